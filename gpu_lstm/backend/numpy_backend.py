@@ -1,0 +1,63 @@
+"""The NumPy backend: any CPU."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.backend.base import Array, Backend
+
+
+class NumpyBackend(Backend):
+    """Arrays are ``numpy.ndarray`` in host memory."""
+
+    name = "numpy"
+
+    def __init__(self, why: str = "numpy"):
+        self.xp = np
+        self.why = why
+
+    def asarray(self, value: Any, dtype: str | None = None) -> Array:  # noqa: D102
+        return np.asarray(value, dtype=dtype)
+
+    def to_numpy(self, x: Array) -> np.ndarray:  # noqa: D102
+        return np.array(x)
+
+    def owns(self, x: Any) -> bool:  # noqa: D102
+        return isinstance(x, np.ndarray)
+
+    def dtype(self, name: str) -> Any:  # noqa: D102
+        return np.dtype(name)
+
+    def matmul(self, a: Array, b: Array, out: Array) -> Array:  # noqa: D102
+        return np.matmul(a, b, out=out)
+
+    def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
+        return np.tanh(x, out=out)
+
+    def multiply(self, a: Array, b: Array, out: Array) -> Array:  # noqa: D102
+        return np.multiply(a, b, out=out)
+
+    def scatter_add(self, target: Array, index: Array, rows: Array) -> None:  # noqa: D102
+        # Sorting first turns scattered additions into a few contiguous sums: np.add.at is many times slower.
+        order = np.argsort(index, kind="stable")
+        present, starts = np.unique(index[order], return_index=True)
+        if present.size:
+            target[present] += np.add.reduceat(rows[order], starts, axis=0)
+
+    def describe(self) -> dict[str, str]:  # noqa: D102
+        return {"backend": self.name, "numpy": np.__version__, "device": _processor()}
+
+
+def _processor() -> str:
+    """Name of the processor, as the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,13 @@
+"""The errors that a user can cause; the command line turns each into one line and exit status 2."""
+
+
+class GpuLstmError(Exception):
+    """Base of every error that gpu_lstm raises on purpose."""
+
+
+class InputError(GpuLstmError, ValueError):
+    """An argument, file or array that can't be used; the message names it and says what was expected."""
+
+
+class BackendError(GpuLstmError, RuntimeError):
+    """A backend or tier that was asked for by name and can't run here; the message says what would help."""

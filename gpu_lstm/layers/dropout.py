@@ -1,0 +1,40 @@
+"""Dropout layer (N. Srivastava et al., Dropout, JMLR 15, 2014), scaled at training time."""
+
+from __future__ import annotations
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.layers.base import Layer, Params, Tape, check_probability
+
+
+class Dropout(Layer):
+    """Each element is zero with probability p, else multiplied by 1/(1-p).
+
+    The mask is a pure function of the shape and the seed given to `forward`, so that a step can be repeated
+    exactly and a resumed training run has no generator to restore.
+
+    Parameters
+    ----------
+    p : float
+        In [0, 1); 0 changes nothing.
+    backend : str, Backend or None
+    dtype : {"float32", "float64"}
+    """
+
+    def __init__(self, p: float, *, backend: str | Backend | None = None, dtype: str = "float32"):
+        super().__init__(backend, dtype)
+        self.p = check_probability("p", p)
+
+    def forward(self, x: Array, seed: tuple[int, ...] | None = None) -> tuple[Array, Tape]:
+        """Drop elements of x; a seed of None means evaluation: x itself comes back."""
+        if seed is None or self.p == 0:
+            return x, Tape(None)
+        xp = self.backend.xp
+        kept = self.backend.uniform(tuple(x.shape), seed, "float32") >= self.p
+        scale = xp.astype(kept, x.dtype)
+        scale *= 1 / (1 - self.p)
+        return x * scale, Tape(scale)
+
+    def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
+        """Gradient dx from dy, through the same mask."""
+        (scale,) = tape.take()
+        return (dy if scale is None else dy * scale), {}

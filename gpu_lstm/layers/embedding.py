@@ -1,0 +1,75 @@
+"""Embedding layer: a row of a table for each token."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.errors import InputError
+from gpu_lstm.layers.base import Layer, Params, Tape, check_size
+
+
+class Embedding(Layer):
+    """y = weight[ids].
+
+    Parameters
+    ----------
+    num_embeddings : int
+        Size of the vocabulary.
+    embedding_dim : int
+        D, size of each vector.
+    backend : str, Backend or None
+    dtype : {"float32", "float64"}
+    seed : int
+        Vectors start normal with standard deviation 1, as PyTorch's do.
+
+    Attributes
+    ----------
+    params : dict
+        ``weight`` (num_embeddings, embedding_dim).
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        backend: str | Backend | None = None,
+        dtype: str = "float32",
+        seed: int = 0,
+    ):
+        super().__init__(backend, dtype)
+        self.num_embeddings = check_size("num_embeddings", num_embeddings)
+        self.embedding_dim = check_size("embedding_dim", embedding_dim)
+        table = np.random.default_rng(seed).standard_normal((num_embeddings, embedding_dim))
+        self.params["weight"] = self.backend.asarray(table.astype(dtype), dtype)
+
+    def forward(self, ids: Array) -> tuple[Array, Tape]:
+        """Look up ids, integers of any shape (...), to y (..., embedding_dim).
+
+        Raises
+        ------
+        InputError
+            ids aren't integers, are outside 0..num_embeddings-1, or belong to another backend.
+        """
+        xp = self.backend.xp
+        self.backend.require("ids", ids, tuple(f"N{axis}" for axis in range(getattr(ids, "ndim", 0))))
+        if not xp.isdtype(ids.dtype, "integral"):
+            raise InputError(f"ids has dtype {ids.dtype}; expected integers")
+        flat = xp.reshape(ids, (-1,))
+        if flat.shape[0] and not (int(xp.min(flat)) >= 0 and int(xp.max(flat)) < self.num_embeddings):
+            raise InputError(
+                f"ids has values {int(xp.min(flat))}..{int(xp.max(flat))}; "
+                f"expected 0..num_embeddings-1={self.num_embeddings - 1}"
+            )
+        y = xp.take(self.params["weight"], flat, axis=0)
+        return xp.reshape(y, (*ids.shape, self.embedding_dim)), Tape(flat)
+
+    def backward(self, tape: Tape, dy: Array) -> tuple[None, Params]:
+        """Gradient of the table from dy (..., embedding_dim); ids have none."""
+        (flat,) = tape.take()
+        gradient = self.backend.xp.zeros_like(self.params["weight"])
+        rows = self.backend.xp.reshape(dy, (-1, self.embedding_dim))
+        self.backend.require("dy", rows, (f"N={flat.shape[0]}", f"embedding_dim={self.embedding_dim}"), self.dtype)
+        self.backend.scatter_add(gradient, flat, rows)
+        return None, {"weight": gradient}

@@ -1,0 +1,70 @@
+"""Linear layer: y = x W^T + b."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.layers.base import Layer, Params, Tape, check_size, sum_rows
+
+
+class Linear(Layer):
+    """y = x W^T + b over the last axis of x.
+
+    Parameters
+    ----------
+    input_size, output_size : int
+    backend : str, Backend or None
+    dtype : {"float32", "float64"}
+    seed : int
+        Weights and bias start uniform in ±1/sqrt(input_size), as PyTorch's do.
+
+    Attributes
+    ----------
+    params : dict
+        ``weight`` (output_size, input_size), ``bias`` (output_size,).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        *,
+        backend: str | Backend | None = None,
+        dtype: str = "float32",
+        seed: int = 0,
+    ):
+        super().__init__(backend, dtype)
+        self.input_size = check_size("input_size", input_size)
+        self.output_size = check_size("output_size", output_size)
+        rng = np.random.default_rng(seed)
+        bound = 1 / math.sqrt(self.input_size)
+        self.add_uniform("weight", (self.output_size, self.input_size), bound, rng)
+        self.add_uniform("bias", (self.output_size,), bound, rng)
+
+    def forward(self, x: Array) -> tuple[Array, Tape]:
+        """Map x (..., input_size) to y (..., output_size).
+
+        Raises
+        ------
+        InputError
+            x has another last axis or dtype, or belongs to another backend.
+        """
+        leading = tuple(f"N{axis}" for axis in range(getattr(x, "ndim", 1) - 1))
+        self.backend.require("x", x, (*leading, f"input_size={self.input_size}"), self.dtype)
+        xp = self.backend.xp
+        rows = xp.reshape(x, (-1, self.input_size))
+        y = xp.matmul(rows, self.params["weight"].T)
+        y += self.params["bias"]
+        return xp.reshape(y, (*x.shape[:-1], self.output_size)), Tape(rows, x.shape)
+
+    def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
+        """Gradients from dy (..., output_size): dx (..., input_size) and those of the parameters."""
+        rows, shape = tape.take()
+        xp = self.backend.xp
+        self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.dtype)
+        dy_rows = xp.reshape(dy, (-1, self.output_size))
+        gradients = {"weight": xp.matmul(dy_rows.T, rows), "bias": sum_rows(self.backend, dy_rows)}
+        return xp.reshape(xp.matmul(dy_rows, self.params["weight"]), shape), gradients

@@ -1,0 +1,281 @@
+"""The LSTM layer: layers x directions around the recurrence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.errors import InputError
+from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_size, sum_rows
+from gpu_lstm.layers.dropout import Dropout
+from gpu_lstm.recurrence import Mask, Plan, make_plan
+
+State = tuple[Array, Array]
+"""h and c, (num_layers * num_directions, B, H) each, in PyTorch's order: layer 0 forward, layer 0 reverse, ..."""
+
+
+class LSTM(Layer):
+    """A stack of LSTM layers, in one or two directions.
+
+    Parameters
+    ----------
+    input_size : int
+        D, size of each step's input.
+    hidden_size : int
+        H, size of h and c.
+    num_layers : int
+        Layers above the first take the outputs of the one below.
+    bidirectional : bool
+        A second recurrence runs from each sequence's last step to its first; outputs are concatenated.
+    dropout : float
+        Probability of dropping an element between layers while training.
+    batch_first : bool
+        x and y are (B, T, .) instead of (T, B, .). Costs a copy of each.
+    forget_bias : float or None
+        Start of the forget gate's bias. None: uniform like the rest; 1 helps long memories
+        (R. Jozefowicz et al., ICML 2015).
+    backend : str, Backend or None
+    dtype : {"float32", "float64"}
+    tier : {"auto", "reference", "pointwise", "sequence"}
+    seed : int
+        Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
+
+    Attributes
+    ----------
+    params : dict
+        For layer k: ``weight_ih_lk`` (4H, D or H * num_directions), ``weight_hh_lk`` (4H, H), ``bias_lk`` (4H,);
+        gate order i, f, g, o; ``_reverse`` is appended for the second direction. PyTorch's names and layout,
+        with PyTorch's two biases added up.
+    plan : Plan
+        Which tier runs; ``plan.why()`` explains it.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        batch_first: bool = False,
+        forget_bias: float | None = None,
+        backend: str | Backend | None = None,
+        dtype: str = "float32",
+        tier: str = "auto",
+        seed: int = 0,
+    ):
+        super().__init__(backend, dtype)
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        self.num_layers = check_size("num_layers", num_layers)
+        self.num_directions = 2 if bidirectional else 1
+        self.batch_first = batch_first
+        self.dropout = Dropout(check_probability("dropout", dropout), backend=self.backend, dtype=dtype)
+        self.plan: Plan = make_plan(self.backend, tier)
+        rng = np.random.default_rng(seed)
+        bound = 1 / math.sqrt(self.hidden_size)
+        for layer in range(self.num_layers):
+            width = self.input_size if layer == 0 else self.hidden_size * self.num_directions
+            for name in self._names(layer):
+                self.add_uniform(f"weight_ih_{name}", (4 * self.hidden_size, width), bound, rng)
+                self.add_uniform(f"weight_hh_{name}", (4 * self.hidden_size, self.hidden_size), bound, rng)
+                self.add_uniform(f"bias_{name}", (4 * self.hidden_size,), bound, rng)
+                if forget_bias is not None:
+                    self.params[f"bias_{name}"][self.hidden_size : 2 * self.hidden_size] = float(forget_bias)
+
+    def forward(
+        self,
+        x: Array,
+        state: tuple[Array | None, Array | None] | None = None,
+        lengths: Sequence[int] | np.ndarray | None = None,
+        seed: tuple[int, ...] | None = None,
+    ) -> tuple[Array, State, Tape]:
+        """Run all layers over all steps.
+
+        Parameters
+        ----------
+        x : (T, B, input_size), or (B, T, input_size) with batch_first
+            At least one step and one sequence.
+        state : (h0, c0), each (num_layers * num_directions, B, H), optional
+            Initial state; None, for the pair or for one of them, is zero.
+        lengths : B whole numbers in 1..T, optional
+            Steps of each sequence, in any order; all have T if not given. What x holds after a sequence's end is
+            ignored, whatever it is, and y is zero there.
+        seed : tuple of int, optional
+            Given while training: seeds the dropout between layers. None means evaluation, without dropout.
+
+        Returns
+        -------
+        y : (T, B, H * num_directions), or batch first
+            h of the last layer at each step.
+        state : (h, c), each (num_layers * num_directions, B, H)
+            The state after each sequence's own last step (its first, for the reverse direction).
+        tape : Tape
+            For `backward`.
+
+        Raises
+        ------
+        InputError
+            An argument has the wrong shape, dtype, device or value; nothing was computed.
+        """
+        xp, backend = self.backend.xp, self.backend
+        order = ("B", "T") if self.batch_first else ("T", "B")
+        backend.require("x", x, (*order, f"input_size={self.input_size}"), self.dtype)
+        if 0 in x.shape:
+            raise InputError(f"x has shape {tuple(x.shape)}; expected at least one step and one sequence")
+        if self.batch_first:
+            x = xp.asarray(xp.permute_dims(x, (1, 0, 2)), copy=True)
+        num_steps, batch, _ = x.shape
+        mask = self._mask(lengths, num_steps, batch)
+        if mask is not None:
+            x = xp.where(mask.valid, x, xp.zeros_like(x))
+        first_h, first_c = self._check_state(("h0", "c0"), state or (None, None), batch)
+        tapes: list[Any] = []
+        finals_h: list[Array] = []
+        finals_c: list[Array] = []
+        for layer in range(self.num_layers):
+            dropped = None
+            if layer > 0:
+                layer_seed = None if seed is None else (*seed, layer)
+                x, dropped = self.dropout.forward(x, layer_seed)
+            outputs, runs = [], []
+            for direction, name in enumerate(self._names(layer)):
+                index = layer * self.num_directions + direction
+                saved = self.plan.run.forward(
+                    backend,
+                    self._project(x, name),
+                    self.params[f"weight_hh_{name}"],
+                    None if first_h is None else first_h[index, ...],
+                    None if first_c is None else first_c[index, ...],
+                    mask,
+                    direction == 1,
+                )
+                y = saved.outputs
+                outputs.append(y if mask is None else xp.where(mask.valid, y, xp.zeros_like(y)))
+                finals_h.append(saved.last[0])
+                finals_c.append(saved.last[1])
+                runs.append(saved)
+            tapes.append((x, dropped, runs))
+            x = outputs[0] if len(outputs) == 1 else xp.concat(outputs, axis=2)
+        if self.batch_first:
+            x = xp.asarray(xp.permute_dims(x, (1, 0, 2)), copy=True)
+        return x, (xp.stack(finals_h), xp.stack(finals_c)), Tape(tapes)
+
+    def backward(
+        self, tape: Tape, dy: Array | None = None, dstate: tuple[Array | None, Array | None] | None = None
+    ) -> tuple[Array, State, Params]:
+        """Backpropagate through time and through all layers.
+
+        Parameters
+        ----------
+        tape : Tape
+            From `forward`; used once.
+        dy : like y, or None
+            Gradient of the loss with respect to y; None is zero. What it holds after a sequence's end is ignored.
+        dstate : (dh, dc), like the final state, or None
+            Gradient with respect to the final state; None, for the pair or for one of them, is zero.
+
+        Returns
+        -------
+        dx : like x
+            Exactly zero after a sequence's end.
+        dstate0 : (dh0, dc0)
+            Gradient of the initial state.
+        gradients : dict
+            Of every parameter, by name.
+
+        Raises
+        ------
+        InputError
+            The tape was used before, or an argument has the wrong shape, dtype or device.
+        """
+        xp, backend = self.backend.xp, self.backend
+        (tapes,) = tape.take()
+        num_steps, batch, _ = tapes[0][0].shape
+        width = self.hidden_size * self.num_directions
+        if dy is not None:
+            order = (batch, num_steps) if self.batch_first else (num_steps, batch)
+            backend.require("dy", dy, (*order, width), self.dtype)
+            if self.batch_first:
+                dy = xp.asarray(xp.permute_dims(dy, (1, 0, 2)), copy=True)
+        dh_last, dc_last = self._check_state(("dh", "dc"), dstate or (None, None), batch)
+        gradients: Params = {}
+        shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
+        dh0, dc0 = (xp.empty(shape, dtype=backend.dtype(self.dtype)) for _ in range(2))
+        for layer in reversed(range(self.num_layers)):
+            x, dropped, runs = tapes.pop()
+            dx = None
+            for direction, name in enumerate(self._names(layer)):
+                index = layer * self.num_directions + direction
+                part = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
+                dz, dh0[index, ...], dc0[index, ...] = self.plan.run.backward(
+                    backend,
+                    runs[direction],
+                    None if dy is None else dy[:, :, part],
+                    None if dh_last is None else dh_last[index, ...],
+                    None if dc_last is None else dc_last[index, ...],
+                )
+                dz_rows = xp.reshape(dz, (num_steps * batch, 4 * self.hidden_size))
+                x_rows = xp.reshape(x, (num_steps * batch, x.shape[2]))
+                h_rows = xp.reshape(runs[direction].before, (num_steps * batch, self.hidden_size))
+                gradients[f"weight_ih_{name}"] = xp.matmul(dz_rows.T, x_rows)
+                gradients[f"weight_hh_{name}"] = xp.matmul(dz_rows.T, h_rows)
+                gradients[f"bias_{name}"] = sum_rows(backend, dz_rows)
+                dx_rows = xp.matmul(dz_rows, self.params[f"weight_ih_{name}"])
+                if dx is None:
+                    dx = xp.reshape(dx_rows, x.shape)
+                else:
+                    dx += xp.reshape(dx_rows, x.shape)
+            dy = dx if dropped is None else self.dropout.backward(dropped, dx)[0]
+        if self.batch_first:
+            dy = xp.asarray(xp.permute_dims(dy, (1, 0, 2)), copy=True)
+        return dy, (dh0, dc0), {name: gradients[name] for name in self.params}
+
+    def zero_state(self, batch: int) -> State:
+        """A state of zeros for `batch` sequences."""
+        shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
+        xp, dtype = self.backend.xp, self.backend.dtype(self.dtype)
+        return xp.zeros(shape, dtype=dtype), xp.zeros(shape, dtype=dtype)
+
+    def _names(self, layer: int) -> list[str]:
+        """Name endings of the layer's directions."""
+        return [f"l{layer}", f"l{layer}_reverse"][: self.num_directions]
+
+    def _project(self, x: Array, name: str) -> Array:
+        """z = x W_ih^T + b for all steps at once: (T, B, 4H)."""
+        xp = self.backend.xp
+        rows = xp.reshape(x, (x.shape[0] * x.shape[1], x.shape[2]))
+        z = xp.matmul(rows, self.params[f"weight_ih_{name}"].T)
+        z += self.params[f"bias_{name}"]
+        return xp.reshape(z, (x.shape[0], x.shape[1], 4 * self.hidden_size))
+
+    def _mask(self, lengths: Sequence[int] | np.ndarray | None, num_steps: int, batch: int) -> Mask | None:
+        """The batch's mask, or None where every sequence has all steps."""
+        if lengths is None:
+            return None
+        host = np.asarray(self.backend.to_numpy(lengths) if self.backend.owns(lengths) else lengths)
+        if host.shape != (batch,) or not np.issubdtype(host.dtype, np.integer):
+            raise InputError(
+                f"lengths has shape {host.shape} and dtype {host.dtype}; expected {batch} whole numbers, one a sequence"
+            )
+        if host.min() < 1 or host.max() > num_steps:
+            raise InputError(f"lengths has values {host.min()}..{host.max()}; expected 1..T={num_steps}")
+        if host.min() == num_steps:
+            return None
+        valid = np.arange(num_steps)[:, None, None] < host[None, :, None]
+        return Mask(host.astype(np.int64), self.backend.asarray(valid, "bool"))
+
+    def _check_state(self, names: tuple[str, str], state: Any, batch: int) -> Any:
+        """Check a pair of state arrays, either of which may be None."""
+        shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
+        if not isinstance(state, tuple | list) or len(state) != 2:
+            raise InputError(f"state is {type(state).__name__}; expected a pair ({', '.join(names)})")
+        for name, array in zip(names, state, strict=True):
+            if array is not None:
+                self.backend.require(name, array, shape, self.dtype)
+        return tuple(state)

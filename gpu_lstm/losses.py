@@ -1,0 +1,110 @@
+"""Losses: each returns the mean loss and its gradient with respect to the prediction, in one call."""
+
+from __future__ import annotations
+
+import math
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.errors import InputError
+
+BITS = 1 / math.log(2)
+"""Bits in a nat."""
+
+
+def softmax_cross_entropy(
+    backend: Backend, logits: Array, targets: Array, ignore_index: int | None = None
+) -> tuple[Array, Array]:
+    """Mean of -log softmax(logits)[target] over all targets that count.
+
+    Parameters
+    ----------
+    backend : Backend
+    logits : (..., V)
+        Overwritten: the gradient is made in its memory.
+    targets : (...), integers in 0..V-1, or `ignore_index`
+    ignore_index : int, optional
+        Targets of this value neither count nor get a gradient.
+
+    Returns
+    -------
+    loss : array of shape ()
+        In nats. 0 where no target counts.
+    dlogits : (..., V)
+
+    Raises
+    ------
+    InputError
+        Shapes don't fit, or a target is out of range.
+    """
+    xp = backend.xp
+    vocabulary = logits.shape[-1]
+    backend.require("targets", targets, tuple(logits.shape[:-1]))
+    backend.require("logits", logits, tuple(logits.shape))
+    flat = xp.reshape(targets, (-1,))
+    rows = xp.reshape(logits, (-1, vocabulary))
+    counts = None
+    if ignore_index is not None:
+        counts = flat != ignore_index
+        flat = xp.where(counts, flat, xp.zeros_like(flat))
+    if flat.shape[0] and not (int(xp.min(flat)) >= 0 and int(xp.max(flat)) < vocabulary):
+        raise InputError(
+            f"targets has values {int(xp.min(flat))}..{int(xp.max(flat))}; expected 0..V-1={vocabulary - 1}"
+        )
+    rows -= xp.max(rows, axis=1, keepdims=True)
+    columns = xp.arange(vocabulary, dtype=flat.dtype)
+    hit = columns[None, :] == flat[:, None]
+    picked = xp.sum(xp.where(hit, rows, xp.zeros_like(rows)), axis=1)
+    gradient = xp.exp(rows)
+    total = xp.sum(gradient, axis=1)
+    losses = xp.log(total) - picked
+    gradient /= total[:, None]
+    gradient -= xp.astype(hit, rows.dtype)
+    if counts is None:
+        number = float(flat.shape[0])
+    else:
+        number = float(xp.sum(xp.astype(counts, rows.dtype)))
+        losses = xp.where(counts, losses, xp.zeros_like(losses))
+        gradient = xp.where(counts[:, None], gradient, xp.zeros_like(gradient))
+    gradient /= max(number, 1.0)
+    rows[...] = gradient
+    return xp.sum(losses) / max(number, 1.0), xp.reshape(rows, logits.shape)
+
+
+def mean_squared(backend: Backend, prediction: Array, target: Array) -> tuple[Array, Array]:
+    """Mean of (prediction - target)^2 over all elements, and its gradient, shaped like `prediction`."""
+    error = _error(backend, prediction, target)
+    return backend.xp.mean(error * error), error * (2 / _count(error))
+
+
+def mean_absolute(backend: Backend, prediction: Array, target: Array) -> tuple[Array, Array]:
+    """Mean of |prediction - target| over all elements; the gradient is 0 where they are equal."""
+    error = _error(backend, prediction, target)
+    return backend.xp.mean(backend.xp.abs(error)), backend.xp.sign(error) / _count(error)
+
+
+def huber(backend: Backend, prediction: Array, target: Array, delta: float = 1.0) -> tuple[Array, Array]:
+    """Mean of e^2/2 where |e| <= delta, else delta (|e| - delta/2) (P. Huber, 1964), and its gradient."""
+    if not delta > 0:
+        raise InputError(f"delta is {delta!r}; expected a number above 0")
+    error = _error(backend, prediction, target)
+    inside = backend.xp.clip(error, -delta, delta)
+    return backend.xp.mean(inside * (error - inside / 2)), inside / _count(error)
+
+
+REGRESSION = {"mse": mean_squared, "mae": mean_absolute, "huber": huber}
+"""The losses that a forecaster can be trained with, by name."""
+
+
+def _error(backend: Backend, prediction: Array, target: Array) -> Array:
+    """Difference of two arrays after checking that they match."""
+    backend.require("prediction", prediction, tuple(prediction.shape))
+    backend.require("target", target, tuple(prediction.shape))
+    if target.dtype != prediction.dtype:
+        raise InputError(f"target has dtype {target.dtype}; expected {prediction.dtype}, as prediction")
+    if 0 in prediction.shape:
+        raise InputError(f"prediction has shape {tuple(prediction.shape)}; expected at least one element")
+    return prediction - target
+
+
+def _count(array: Array) -> int:
+    return math.prod(array.shape)

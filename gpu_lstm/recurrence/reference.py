@@ -1,0 +1,185 @@
+"""The reference tier: the LSTM equations and their derivatives as array expressions.
+
+The same code runs on every backend, and in float64 on NumPy it is the oracle of all other tiers.
+
+Sources: S. Hochreiter and J. Schmidhuber, Long Short-Term Memory, Neural Computation 9(8), 1997;
+F. Gers, J. Schmidhuber and F. Cummins, Learning to Forget, Neural Computation 12(10), 2000 (forget gate);
+P. Werbos, Backpropagation Through Time, Proc. IEEE 78(10), 1990.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.recurrence.contract import Mask, Saved, slots
+
+
+def forward(
+    backend: Backend,
+    z: Array,
+    weight_hh: Array,
+    h0: Array | None,
+    c0: Array | None,
+    mask: Mask | None = None,
+    reverse: bool = False,
+) -> Saved:
+    """Run the recurrence over all steps.
+
+    Per step, with z_t the input's share of the pre-activations::
+
+        i, f, o = sigmoid(z_t + h_{t-1} W_hh^T)     g = tanh(z_t + h_{t-1} W_hh^T)
+        c_t = f c_{t-1} + i g                       h_t = o tanh(c_t)
+
+    Parameters
+    ----------
+    backend : Backend
+    z : (T, B, 4H)
+        ``x W_ih^T + b``, gate order i, f, g, o. Overwritten: it becomes ``saved.gates``.
+    weight_hh : (4H, H)
+    h0, c0 : (B, H) or None
+        Initial state; None is zero.
+    mask : Mask, optional
+        Lengths of the sequences; outside its own steps a sequence keeps its state.
+    reverse : bool
+        Run from the last step to the first.
+
+    Returns
+    -------
+    Saved
+        States and gates of every step; ``saved.outputs`` is h_t, ``saved.last`` the final state.
+    """
+    xp = backend.xp
+    num_steps, batch, width = z.shape
+    hidden = width // 4
+    h = xp.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
+    c = xp.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
+    first = num_steps if reverse else 0
+    h[first, ...] = 0 if h0 is None else h0
+    c[first, ...] = 0 if c0 is None else c0
+    weight_t = weight_hh.T
+    from_h = xp.empty((batch, width), dtype=z.dtype)
+    for t, before, after in slots(num_steps, reverse):
+        z_t, h_t, c_t = z[t, ...], h[after, ...], c[after, ...]
+        z_t += backend.matmul(h[before, ...], weight_t, out=from_h)
+        cell_forward(backend, z_t, c[before, ...], c_t, h_t)
+        if mask is not None and not mask.full(t):
+            h_t[...] = xp.where(mask.valid[t, ...], h_t, h[before, ...])
+            c_t[...] = xp.where(mask.valid[t, ...], c_t, c[before, ...])
+    return Saved(h, c, z, weight_hh, mask, reverse)
+
+
+def backward(
+    backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None
+) -> tuple[Array, Array, Array]:
+    """Backpropagate through all steps, along h and along c.
+
+    Parameters
+    ----------
+    backend : Backend
+    saved : Saved
+        From `forward`. Its gates are overwritten, so it can be used once.
+    dh : (T, B, H) or None
+        Gradient of the loss with respect to each step's output; None is zero.
+    dh_last, dc_last : (B, H) or None
+        Gradient with respect to the final state; None is zero.
+
+    Returns
+    -------
+    dz : (T, B, 4H)
+        Gradient of the pre-activations, in the memory of ``saved.gates``; exactly 0 outside a sequence.
+    dh0, dc0 : (B, H)
+        Gradient of the initial state.
+    """
+    xp = backend.xp
+    gates, h, c, mask = saved.gates, saved.h, saved.c, saved.mask
+    num_steps, batch, hidden = h.shape[0] - 1, h.shape[1], h.shape[2]
+    dh_t = xp.zeros((batch, hidden), dtype=h.dtype)
+    dc_t = xp.zeros((batch, hidden), dtype=h.dtype)
+    if dh_last is not None:
+        dh_t += dh_last
+    if dc_last is not None:
+        dc_t += dc_last
+    for t, before, after in reversed(slots(num_steps, saved.reverse)):
+        dz_t = gates[t, ...]
+        if mask is None or mask.full(t):
+            if dh is not None:
+                dh_t += dh[t, ...]
+            cell_backward(backend, dz_t, c[before, ...], c[after, ...], dh_t, dc_t)
+            backend.matmul(dz_t, saved.weight_hh, out=dh_t)
+        else:
+            # A sequence that has no step t hands its state, and so the state's gradient, through unchanged.
+            valid = mask.valid[t, ...]
+            dh_here, dc_here = dh_t, xp.asarray(dc_t, copy=True)
+            if dh is not None:
+                dh_here = xp.where(valid, dh_t + dh[t, ...], dh_t)
+            cell_backward(backend, dz_t, c[before, ...], c[after, ...], dh_here, dc_here)
+            dz_t[...] = xp.where(valid, dz_t, xp.zeros_like(dz_t))
+            dh_t = xp.where(valid, xp.matmul(dz_t, saved.weight_hh), dh_t)
+            dc_t = xp.where(valid, dc_here, dc_t)
+    return gates, dh_t, dc_t
+
+
+def cell_forward(backend: Backend, z: Array, c_before: Array, c: Array, h: Array) -> None:
+    """One cell: z (B, 4H) becomes the activated gates, c and h (B, H) are written.
+
+    sigmoid(z) = tanh(z/2)/2 + 1/2, so that one tanh does all four gates and nothing can overflow.
+    """
+    scale, shift, _ = _gate_constants(backend, z.shape[1], str(z.dtype).split(".")[-1])
+    z *= scale
+    backend.tanh(z, out=z)
+    z *= scale
+    z += shift
+    i, f, g, o = split_gates(z)
+    backend.multiply(f, c_before, out=c)
+    c += i * g
+    backend.tanh(c, out=h)
+    h *= o
+
+
+def cell_backward(backend: Backend, gates: Array, c_before: Array, c: Array, dh: Array, dc: Array) -> None:
+    """One cell's derivatives: gates (B, 4H) become dz, dc (B, H) at this step becomes dc before it.
+
+    With dh and dc all that arrives at this step's h and c::
+
+        do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)      di = dc g   df = dc c_before   dg = dc i
+        dz_i = di i(1-i)     dz_f = df f(1-f)     dz_g = dg (1-g)(1+g)   dz_o = do o(1-o)   dc_before = dc f
+    """
+    xp = backend.xp
+    _, _, plus = _gate_constants(backend, gates.shape[1], str(gates.dtype).split(".")[-1])
+    i, f, g, o = split_gates(gates)
+    tanh_c = xp.tanh(c)
+    through = tanh_c * tanh_c
+    through -= 1
+    through *= o
+    through *= dh
+    dc -= through
+    slope = 1 - gates
+    di, df, dg, do = split_gates(slope)
+    di *= dc
+    di *= g
+    df *= dc
+    df *= c_before
+    dg *= dc
+    dg *= i
+    do *= dh
+    do *= tanh_c
+    dc *= f
+    gates += plus
+    gates *= slope
+
+
+def split_gates(array: Array) -> tuple[Array, Array, Array, Array]:
+    """Views of the gates i, f, g, o of an array (B, 4H)."""
+    n = array.shape[1] // 4
+    return array[:, :n], array[:, n : 2 * n], array[:, 2 * n : 3 * n], array[:, 3 * n :]
+
+
+@lru_cache(maxsize=64)
+def _gate_constants(backend: Backend, width: int, dtype: str) -> tuple[Array, Array, Array]:
+    """Rows (4H,) that treat the four gates alike: activation = scale tanh(scale z) + shift; plus is 1 at g."""
+    n = width // 4
+    rows = ([0.5] * (2 * n) + [1.0] * n + [0.5] * n, [0.5] * (2 * n) + [0.0] * n + [0.5] * n)
+    plus = [0.0] * (2 * n) + [1.0] * n + [0.0] * n
+    scale, shift, at_g = (backend.asarray(row, dtype) for row in (*rows, plus))
+    return scale, shift, at_g

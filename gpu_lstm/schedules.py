@@ -1,0 +1,38 @@
+"""Learning-rate schedules: functions from the step's number (0, 1, ...) to a factor of the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from gpu_lstm.errors import InputError
+
+Schedule = Callable[[int], float]
+
+
+def constant() -> Schedule:
+    """Always 1."""
+    return lambda step: 1.0
+
+
+def cosine(steps: int, floor: float = 0.0) -> Schedule:
+    """Half a cosine from 1 at step 0 to `floor` at step `steps` and after (Loshchilov and Hutter, SGDR, 2017)."""
+    if steps < 1:
+        raise InputError(f"steps is {steps}; expected at least 1")
+    return lambda step: floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
+
+
+def warm_up(steps: int, then: Schedule) -> Schedule:
+    """Rise linearly, 1/steps, 2/steps, ..., 1, over the first `steps` steps, then follow `then` from its start."""
+    if steps < 0:
+        raise InputError(f"steps is {steps}; expected at least 0")
+    return lambda step: (step + 1) / steps if step < steps else then(step - steps)
+
+
+def make_schedule(name: str, steps: int, warm_up_steps: int = 0) -> Schedule:
+    """The schedule called `name` (constant or cosine) over `steps` steps, after a warm-up."""
+    rest = max(steps - warm_up_steps, 1)
+    makers: dict[str, Callable[[], Schedule]] = {"constant": constant, "cosine": lambda: cosine(rest, 0.02)}
+    if name not in makers:
+        raise InputError(f"schedule is {name!r}; expected one of {', '.join(makers)}")
+    return warm_up(warm_up_steps, makers[name]())

@@ -1,0 +1,1 @@
+"""Sources of the compiled kernels; shipped as data in gpu_lstm.kernels."""

@@ -1,0 +1,46 @@
+"""The command line: ``gpu-lstm train | sample | forecast | evaluate | check | info``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from gpu_lstm import __version__
+from gpu_lstm.cli import check, evaluate, forecast, info, sample, train
+from gpu_lstm.errors import GpuLstmError
+
+COMMANDS = (train, sample, forecast, evaluate, check, info)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and leave with status 2."""
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help shows what there is)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    parser = Parser(prog="gpu-lstm", description="The LSTM, from scratch, on the CPU and on NVIDIA GPUs.")
+    parser.add_argument("--version", action="version", version=f"gpu_lstm {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
+    for command in COMMANDS:
+        command.add_command(commands)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = parser.parse_args(train.with_kind(arguments))
+        status: int = options.run(options)
+        return status
+    except GpuLstmError as error:
+        print(f"gpu-lstm: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"gpu-lstm: {error.strerror or error}{where}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("gpu-lstm: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,384 @@
+"""``gpu-lstm train text|series|classify``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.backend import Backend
+from gpu_lstm.cli.options import (
+    RUNS,
+    Parsers,
+    add_device,
+    add_parser,
+    announce,
+    data_path,
+    positive,
+    quoted,
+)
+from gpu_lstm.data.sequences import read_sequences
+from gpu_lstm.data.series import read_series
+from gpu_lstm.data.text import Vocabulary, encode_file, read_text
+from gpu_lstm.errors import InputError
+from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
+from gpu_lstm.training import Event, Outcome, Run, Settings, checkpoint
+from gpu_lstm.training.loop import read_log
+from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, Task, TextTask, split_sequences, split_series
+
+KINDS = ("text", "series", "classify")
+
+
+def with_kind(arguments: list[str]) -> list[str]:
+    """Complete ``train`` without a kind: text, or with --resume whatever is resumed."""
+    if arguments[:1] == ["train"] and (len(arguments) == 1 or arguments[1].startswith("-")):
+        if any(argument in ("-h", "--help") for argument in arguments[1:2]):
+            return arguments
+        return ["train", "text", *arguments[1:], "--any-kind"]
+    return arguments
+
+
+def add_parser_for(kinds: Parsers, kind: str, about: str, data: str) -> argparse.ArgumentParser:
+    """Add one kind's parser with the options that all kinds have."""
+    parser = add_parser(kinds, kind, run, about)
+    parser.set_defaults(kind=kind)
+    parser.add_argument("data", nargs="?", default=data, help="the user's own data, or the name of shipped data")
+    parser.add_argument("--any-kind", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=f"folder of the run; the next free {RUNS}/{kind} if not given")
+    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an unfinished run, as it was set up")
+    add_device(parser)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same weights, bit for bit")
+    parser.add_argument("--hidden-size", type=positive)
+    parser.add_argument("--num-layers", type=positive, default=1)
+    parser.add_argument("--dropout", type=float)
+    parser.add_argument("--batch", type=positive, help="sequences per step")
+    parser.add_argument("--epochs", type=positive)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--optimizer", choices=("adam", "adamw", "sgd", "rmsprop"))
+    parser.add_argument("--schedule", default="cosine", choices=("cosine", "constant"))
+    parser.add_argument("--warm-up", type=int, default=50, metavar="STEPS")
+    parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")
+    parser.add_argument("--validations", type=positive, default=10, help="how often to validate in the whole run")
+    parser.add_argument("--patience", type=int, default=0, help="validations without gain before it stops; 0 never")
+    return parser
+
+
+def add_command(commands: Parsers) -> None:
+    """Add ``train`` with its kinds."""
+    parser = commands.add_parser(
+        "train",
+        help="train a model: text, series or classify; text if nothing is said",
+        description="Train a model. Without a kind it is text, on the Shakespeare that ships with the package.",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind", parser_class=type(parser))
+    text = add_parser_for(
+        kinds, "text", "a character language model, on a UTF-8 file or a folder of them", "shakespeare"
+    )
+    text.add_argument("--embedding-size", type=positive, default=64)
+    text.add_argument("--length", type=positive, default=64, help="steps of a chunk; the state is carried on")
+    text.add_argument("--validation", type=float, default=0.1, help="share of the text held out, at its end")
+    text.add_argument("--sample-length", type=int, default=160, help="characters of sample at each validation")
+    text.set_defaults(
+        hidden_size=256, dropout=0.1, batch=64, epochs=10, learning_rate=4e-3, optimizer="adam", validations=8
+    )
+    series = add_parser_for(kinds, "series", "a forecaster, on numeric columns of a CSV file", "co2")
+    series.add_argument("--columns", nargs="+", help="column names; all numeric ones if not given")
+    series.add_argument("--horizon", type=positive, default=12, help="steps ahead")
+    series.add_argument("--length", type=positive, default=128, help="known steps of a window")
+    series.add_argument("--memory", type=positive, default=52, help="steps of the slow mean that inputs refer to")
+    series.add_argument("--train", type=float, default=0.7, help="share of the series to train on, at its start")
+    series.add_argument("--validation", type=float, default=0.1, help="share after that; the rest is for evaluate")
+    series.add_argument("--loss", default="mse", choices=("mse", "mae", "huber"))
+    series.set_defaults(
+        hidden_size=64, dropout=0.0, batch=32, epochs=20, learning_rate=3e-3, optimizer="adamw", validations=10
+    )
+    classify = add_parser_for(
+        kinds, "classify", "a classifier of sequences, on a CSV file with a row per step", "japanese_vowels"
+    )
+    classify.add_argument("--columns", nargs="+", help="feature columns; all other numeric ones if not given")
+    classify.add_argument("--label", default="label", help="column of the class")
+    classify.add_argument("--series", default="series", help="column that tells the sequences apart")
+    classify.add_argument("--validation", type=float, default=0.2, help="share of the training sequences held out")
+    classify.add_argument("--one-direction", action="store_true", help="read forward only")
+    classify.set_defaults(
+        hidden_size=64, dropout=0.5, batch=32, epochs=60, learning_rate=3e-3, optimizer="adamw", validations=15
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, or go on training."""
+    if options.resume is not None:
+        return resume(options)
+    backend = announce(options)
+    settings = Settings(
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        optimizer=options.optimizer,
+        options={"weight_decay": 0.1 if options.kind == "classify" else 0.01} if options.optimizer == "adamw" else {},
+        schedule=options.schedule,
+        warm_up=options.warm_up,
+        clip=options.clip,
+        validations=options.validations,
+        patience=options.patience,
+    )
+    if options.seed < 0:
+        raise InputError(f"--seed is {options.seed}; expected at least 0")
+    plain = {
+        k: v for k, v in vars(options).items() if k not in ("run", "out", "resume", "backend", "any_kind", "command")
+    }
+    if options.data not in ("shakespeare", "co2", "japanese_vowels"):
+        plain["data"] = str(Path(options.data).resolve())
+    task, extra = MAKERS[options.kind](plain, backend, None)
+    folder = new_folder(options)
+    run = Run(task, settings, folder, {"options": plain, **extra})
+    return finish(run, options.kind)
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Go on with an unfinished run, from its own description."""
+    folder = options.resume if options.resume.is_dir() else options.resume.parent
+    path = folder / "resume.safetensors" if options.resume.is_dir() else options.resume
+    arrays, description = checkpoint.load(path)
+    if "progress" not in description:
+        raise InputError(f"checkpoint {path} is a model for use, not a run to go on with; expected resume.safetensors")
+    kind = description.get("kind")
+    if kind not in KINDS or (kind != options.kind and not options.any_kind):
+        raise InputError(f"checkpoint {path} is of kind {kind!r}; expected {options.kind!r}")
+    backend = announce(options)
+    try:
+        plain = {**description["options"], "tier": options.tier}
+        settings = Settings(**description["settings"])
+        extra = {k: description[k] for k in EXTRAS[kind]}
+        task, _ = MAKERS[kind](plain, backend, description)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
+    run = Run(task, settings, folder, {"options": plain, **extra})
+    run.resume(arrays, description)
+    if run.step == run.steps:
+        print(f"{folder} is finished: {run.steps} steps done")
+        return 0
+    print(f"going on with {folder} after step {run.step} of {run.steps}")
+    return finish(run, kind)
+
+
+def make_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> tuple[Task, dict[str, Any]]:
+    """Task of a language model, from its options; `known` is the description of a run to go on with."""
+    path = data_path(plain["data"])
+    if known is None:
+        tokens, vocabulary = read_text(path)
+        if len(vocabulary) < 2:
+            raise InputError(f"text {path} has no characters")
+    else:
+        vocabulary = Vocabulary(known["vocabulary"])
+        tokens = encode_file(path, vocabulary)
+        same_data(path, len(tokens), known["amount"], "characters")
+    names = ("embedding_size", "hidden_size", "num_layers", "dropout")
+    model = LanguageModel(len(vocabulary), **{n: plain[n] for n in names}, **common(plain, backend))
+    task = TextTask(model, tokens, plain["batch"], plain["length"], plain["validation"], plain["seed"])
+    return task, {"vocabulary": vocabulary.characters, "amount": len(tokens)}
+
+
+def make_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> tuple[Task, dict[str, Any]]:
+    """Task of a forecaster, from its options."""
+    path = data_path(plain["data"])
+    data = read_series(path, plain["columns"])
+    if known is not None:
+        same_data(path, len(data.values), known["amount"], "steps")
+    parts = (plain["train"], plain["validation"])
+    train = np.asarray(data.values[: split_series(len(data.values), parts)[0]])
+    if len(train) < 2:
+        raise InputError(f"series {path} has {len(data.values)} steps; expected more to train on")
+    names = ("horizon", "memory", "hidden_size", "num_layers", "dropout")
+    model = Forecaster(
+        train.mean(axis=0).tolist(),
+        spread(train),
+        spread(np.diff(train, axis=0)),
+        **{n: plain[n] for n in names},
+        **common(plain, backend),
+    )
+    task = SeriesTask(model, data.values, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
+    return task, {"columns": data.names, "amount": len(data.values)}
+
+
+def make_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> tuple[Task, dict[str, Any]]:
+    """Task of a classifier, from its options."""
+    path = data_path(plain["data"])
+    data = read_sequences(path, plain["label"], plain["series"], plain["columns"])
+    if known is not None:
+        same_data(path, len(data), known["amount"], "sequences")
+    picked, _ = split_sequences(data, plain["validation"], plain["seed"])
+    rows = np.concatenate([data.values[data.starts[n] : data.starts[n + 1]] for n in picked])
+    model = Classifier(
+        rows.mean(axis=0).tolist(),
+        spread(rows),
+        len(data.classes),
+        plain["hidden_size"],
+        plain["num_layers"],
+        not plain["one_direction"],
+        plain["dropout"],
+        **common(plain, backend),
+    )
+    task = ClassifyTask(model, data, plain["batch"], plain["validation"], plain["seed"])
+    return task, {"columns": data.names, "classes": data.classes, "amount": len(data)}
+
+
+MAKERS: dict[str, Callable[..., tuple[Task, dict[str, Any]]]] = {
+    "text": make_text,
+    "series": make_series,
+    "classify": make_classify,
+}
+EXTRAS = {
+    "text": ("vocabulary", "amount"),
+    "series": ("columns", "amount"),
+    "classify": ("columns", "classes", "amount"),
+}
+"""What each maker adds to the description."""
+
+
+def common(plain: dict[str, Any], backend: Backend) -> dict[str, Any]:
+    """Arguments that all models take."""
+    return {"backend": backend, "dtype": plain["dtype"], "tier": plain["tier"], "seed": plain["seed"]}
+
+
+def spread(rows: np.ndarray) -> list[float]:
+    """Standard deviation of each column, 1 for a column that never changes."""
+    deviation = rows.std(axis=0)
+    return [float(value) if value > 0 else 1.0 for value in deviation]
+
+
+def same_data(path: Path, amount: int, expected: int, what: str) -> None:
+    """Refuse to go on with other data than the run began with."""
+    if amount != expected:
+        raise InputError(f"{path} has {amount} {what}; the run to go on with began with {expected}")
+
+
+def new_folder(options: argparse.Namespace) -> Path:
+    """Folder of a new run; an earlier run is never overwritten."""
+    if options.out is not None:
+        out: Path = options.out
+        if (out / "resume.safetensors").exists():
+            raise InputError(
+                f"--out {out} already holds a run; go on with it by --resume {quoted(out)}, or name another"
+            )
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--out {out} is a file; expected a folder")
+        return out
+    folder, number = RUNS / str(options.kind), 1
+    while folder.exists():
+        number += 1
+        folder = RUNS / f"{options.kind}-{number}"
+    return folder
+
+
+def finish(run: Run, kind: str) -> int:
+    """Run the loop under a progress bar, then draw the curve and say what to do next."""
+    model = run.task.model
+    plan = getattr(model, "lstm").plan  # noqa: B009 (every model has one; the base class needn't know)
+    print(f"model: {model.count():,} parameters, {model.dtype}, tier {plan.tier}; run: {run.folder}", flush=True)
+    with stop_on_signal() as stop:
+        outcome = with_progress(run, stop, sample_writer(run, model) if kind == "text" else None)
+    picture = run.folder / "loss.png"
+    log = read_log(run.folder / "log.jsonl")
+    if kind == "series":
+        log = [{k: v for k, v in line.items() if k != "score"} for line in log]  # another unit than the loss
+    from gpu_lstm.cli import draw
+
+    if log:
+        draw.loss_curve(log, picture, run.task.unit, f"{kind}: {run.folder.name}")
+    where = quoted(run.folder)
+    if outcome.end == "stopped":
+        print(
+            f"stopped after step {outcome.step} of {outcome.steps}, saved; go on with: gpu-lstm train --resume {where}"
+        )
+        return 130
+    why = "no better score for long" if outcome.end == "early" else "all steps done"
+    print(f"{why}; best score on held-out data: {outcome.best:.4g}")
+    print(f"model: {run.folder / 'model.safetensors'}   loss curve: {picture}")
+    following = {
+        "text": f'gpu-lstm sample {where} --prompt "ROMEO:"',
+        "series": f"gpu-lstm forecast {where}   or: gpu-lstm evaluate {where}",
+        "classify": f"gpu-lstm evaluate {where}",
+    }
+    print(f"next: {following[kind]}")
+    return 0
+
+
+def sample_writer(run: Run, model: Model) -> Callable[[], str]:
+    """A function that writes a sample with the model as it is now."""
+    assert isinstance(model, LanguageModel)
+    vocabulary = Vocabulary(run.description["vocabulary"])
+    length = run.description["options"]["sample_length"]
+    prompt = vocabulary.encode("\n" if "\n" in vocabulary.characters else vocabulary.characters[1])
+
+    def write() -> str:
+        drawn = model.sample(prompt, length, temperature=0.8, seed=run.step, never=(0,))
+        return vocabulary.decode(np.fromiter(drawn, dtype=np.int64))
+
+    return write
+
+
+def with_progress(run: Run, stop: Callable[[], bool], sample: Callable[[], str] | None) -> Outcome:
+    """Train with a progress bar on a terminal, with a line per validation anywhere."""
+    from tqdm import tqdm
+
+    task = run.task
+    bar = tqdm(
+        total=run.steps * task.items,
+        initial=run.step * task.items,
+        unit=task.item,
+        unit_scale=True,
+        disable=None,
+        dynamic_ncols=True,
+        smoothing=0.05,
+        bar_format="{percentage:3.0f}% |{bar}| {rate_fmt}, {remaining} left, {desc}",
+    )
+    shown: float | None = None
+    begun, first = time.perf_counter(), run.step
+
+    def report(event: Event) -> None:
+        nonlocal shown
+        shown = event.loss if shown is None else 0.95 * shown + 0.05 * event.loss
+        bar.update(task.items)
+        bar.set_description_str(f"{shown:.3f} {task.unit}", refresh=False)
+        if event.score is None:
+            return
+        per_step = (time.perf_counter() - begun) / (event.step - first)
+        text = f"step {event.step}/{event.steps}: {shown:.3f} {task.unit} in training; {event.text}"
+        text += " (best so far)" if event.best else ""
+        left = tqdm.format_interval((event.steps - event.step) * per_step)
+        text += f"; {task.items / per_step:,.0f} {task.item}/s, {left} left"
+        if sample is not None and run.description["options"]["sample_length"] > 0:
+            text += "".join(f"\n    | {line}" for line in sample().strip("\n").split("\n"))
+        tqdm.write(text)
+        sys.stdout.flush()
+
+    with bar:
+        return run.go(report, stop)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second one leaves at once."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        print("\nstopping after this step; once more to leave at once", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

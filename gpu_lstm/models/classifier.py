@@ -1,0 +1,113 @@
+"""Classifier: an LSTM reads a sequence, a linear map of its summary scores the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.layers import LSTM, Dropout, Linear, Params
+from gpu_lstm.losses import softmax_cross_entropy
+from gpu_lstm.models.base import Model, common, gather
+
+
+class Classifier(Model):
+    """Classifies sequences of different lengths by the mean of the LSTM's outputs over each one's own steps.
+
+    Parameters
+    ----------
+    mean, spread : D numbers each
+        Of the training data's features: mean and standard deviation.
+    num_classes : int
+    hidden_size, num_layers : int
+    bidirectional : bool
+    dropout : float
+        On the input, between layers and on the summary, while training.
+    backend, dtype, tier, seed
+        As of the layers.
+    """
+
+    kind: ClassVar[str] = "classify"
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        spread: Sequence[float],
+        num_classes: int,
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        bidirectional: bool = True,
+        dropout: float = 0.0,
+        *,
+        backend: str | Backend | None = None,
+        dtype: str = "float32",
+        tier: str = "auto",
+        seed: int = 0,
+    ):
+        config: dict[str, Any] = {
+            "mean": [float(v) for v in mean],
+            "spread": [float(v) for v in spread],
+            "num_classes": num_classes,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "bidirectional": bidirectional,
+            "dropout": dropout,
+        }
+        self.mean, self.spread = np.array(config["mean"]), np.array(config["spread"])
+        where, seeds = common(backend, dtype, seed)
+        self.lstm = LSTM(
+            len(self.mean),
+            hidden_size,
+            num_layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            forget_bias=1.0,
+            tier=tier,
+            seed=seeds[0],
+            **where,
+        )
+        self.dropout = Dropout(dropout, **where)
+        self.head = Linear(hidden_size * self.lstm.num_directions, num_classes, seed=seeds[1], **where)
+        super().__init__({"lstm": self.lstm, "head": self.head}, config)
+
+    def loss(
+        self, x: np.ndarray, lengths: np.ndarray, labels: np.ndarray, seed: tuple[int, ...] | None = None
+    ) -> tuple[Array, Params]:
+        """Loss in nats and gradients of a batch.
+
+        Parameters
+        ----------
+        x : (T, B, D)
+            In the data's own units, on the host; ignored beyond each sequence's end.
+        lengths : (B,) integers
+        labels : (B,) integers in 0..num_classes-1
+        seed : tuple of int, optional
+            Seeds dropout; None turns it off.
+        """
+        seeds = [None if seed is None else (*seed, place) for place in range(3)]
+        inputs, _ = self.dropout.forward(self._inputs(x), seeds[0])
+        y, _, lstm_tape = self.lstm.forward(inputs, None, lengths, seed=seeds[1])
+        share = self._share(lengths)
+        summary, dropout_tape = self.dropout.forward(self.backend.xp.sum(y * share, axis=0), seeds[2])
+        logits, head_tape = self.head.forward(summary)
+        loss, dlogits = softmax_cross_entropy(self.backend, logits, self.backend.asarray(labels))
+        dsummary, head = self.head.backward(head_tape, dlogits)
+        dsummary, _ = self.dropout.backward(dropout_tape, dsummary)
+        dy = dsummary[None, ...] * share + self.backend.xp.zeros_like(y)
+        _, _, lstm = self.lstm.backward(lstm_tape, dy)
+        return loss, gather({"lstm": lstm, "head": head})
+
+    def logits(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Scores (B, num_classes) of a batch x (T, B, D) with lengths (B,), on the host."""
+        y, _, _ = self.lstm.forward(self._inputs(x), None, lengths)
+        summary = self.backend.xp.sum(y * self._share(lengths), axis=0)
+        return self.backend.to_numpy(self.head.forward(summary)[0])
+
+    def _inputs(self, x: np.ndarray) -> Array:
+        return self.backend.asarray(((x - self.mean) / self.spread).astype(self.dtype), self.dtype)
+
+    def _share(self, lengths: np.ndarray) -> Array:
+        """(1, B, 1) of 1/length: y is zero after a sequence's end, so the scaled sum is the mean."""
+        return self.backend.asarray((1 / np.asarray(lengths, dtype=np.float64))[None, :, None], self.dtype)

@@ -1,0 +1,154 @@
+"""Language model: embedding, LSTM, linear map to the scores of the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.errors import InputError
+from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, Params, State
+from gpu_lstm.losses import softmax_cross_entropy
+from gpu_lstm.models.base import Model, common, gather
+
+
+class LanguageModel(Model):
+    """Predicts each next token from all before it.
+
+    Parameters
+    ----------
+    vocabulary_size : int
+        V, number of different tokens.
+    embedding_size, hidden_size, num_layers : int
+    dropout : float
+        On the outputs of every LSTM layer while training.
+    forget_bias : float
+    backend, dtype, tier, seed
+        As of the layers.
+    """
+
+    kind: ClassVar[str] = "text"
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        embedding_size: int = 64,
+        hidden_size: int = 256,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        forget_bias: float = 1.0,
+        *,
+        backend: str | Backend | None = None,
+        dtype: str = "float32",
+        tier: str = "auto",
+        seed: int = 0,
+    ):
+        config: dict[str, Any] = {
+            "vocabulary_size": vocabulary_size,
+            "embedding_size": embedding_size,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "dropout": dropout,
+            "forget_bias": forget_bias,
+        }
+        where, seeds = common(backend, dtype, seed)
+        self.embedding = Embedding(vocabulary_size, embedding_size, seed=seeds[0], **where)
+        self.lstm = LSTM(
+            embedding_size,
+            hidden_size,
+            num_layers,
+            dropout=dropout,
+            forget_bias=forget_bias,
+            tier=tier,
+            seed=seeds[1],
+            **where,
+        )
+        self.dropout = Dropout(dropout, **where)
+        self.head = Linear(hidden_size, vocabulary_size, seed=seeds[2], **where)
+        super().__init__({"embedding": self.embedding, "lstm": self.lstm, "head": self.head}, config)
+
+    def loss(
+        self, tokens: Array, state: State | None = None, seed: tuple[int, ...] | None = None
+    ) -> tuple[Array, State, Params]:
+        """Loss and gradients of one chunk; the state goes in from the chunk before, its gradient stops there.
+
+        Parameters
+        ----------
+        tokens : (T + 1, B) integers
+            Inputs are the first T, targets the last T.
+        state : State, optional
+            From the chunk before; zero if not given.
+        seed : tuple of int, optional
+            Seeds dropout; None turns it off.
+
+        Returns
+        -------
+        loss : array of shape ()
+            Mean over T B targets, in nats.
+        state : State
+            After the chunk.
+        gradients : dict
+            Named as ``params``.
+        """
+        vectors, embedding_tape = self.embedding.forward(tokens[:-1, :])
+        h, state, lstm_tape = self.lstm.forward(vectors, state, seed=seed)
+        h, dropout_tape = self.dropout.forward(h, None if seed is None else (*seed, 0))
+        logits, head_tape = self.head.forward(h)
+        loss, dlogits = softmax_cross_entropy(self.backend, logits, tokens[1:, :])
+        dh, head = self.head.backward(head_tape, dlogits)
+        dh, _ = self.dropout.backward(dropout_tape, dh)
+        dvectors, _, lstm = self.lstm.backward(lstm_tape, dh)
+        _, embedding = self.embedding.backward(embedding_tape, dvectors)
+        return loss, state, gather({"embedding": embedding, "lstm": lstm, "head": head})
+
+    def logits(self, ids: Array, state: State | None = None) -> tuple[Array, State]:
+        """Scores (T, B, V) of the token after each of ids (T, B), and the state after them."""
+        vectors, _ = self.embedding.forward(ids)
+        h, state, _ = self.lstm.forward(vectors, state)
+        return self.head.forward(h)[0], state
+
+    def evaluate(self, tokens: Array, state: State | None = None) -> tuple[float, State]:
+        """Mean loss in nats of a chunk (T + 1, B), without dropout, and the state after it."""
+        logits, state = self.logits(tokens[:-1, :], state)
+        return float(softmax_cross_entropy(self.backend, logits, tokens[1:, :])[0]), state
+
+    def sample(
+        self, prompt: np.ndarray, length: int, temperature: float = 1.0, seed: int = 0, never: tuple[int, ...] = ()
+    ) -> Iterator[int]:
+        """Draw tokens that continue a prompt, one at a time.
+
+        Parameters
+        ----------
+        prompt : (N,) integers
+            At least one token.
+        length : int
+            Number of tokens to draw.
+        temperature : float
+            Below 1 more certain, 0 always the likeliest.
+        seed : int
+        never : tuple of int
+            Tokens that are not drawn.
+
+        Yields
+        ------
+        int
+        """
+        if not (temperature >= 0 and np.isfinite(temperature)):
+            raise InputError(f"temperature is {temperature!r}; expected a number of at least 0")
+        if len(prompt) == 0:
+            raise InputError("prompt is empty; expected at least one token")
+        rng = np.random.default_rng(seed)
+        ids, state = np.asarray(prompt, dtype=np.int64)[:, None], None
+        for _ in range(length):
+            logits, state = self.logits(self.backend.asarray(ids), state)
+            scores = self.backend.to_numpy(logits[-1, 0, :]).astype(np.float64)
+            scores[list(never)] = -np.inf
+            if temperature == 0:
+                token = int(scores.argmax())
+            else:
+                scores = np.exp((scores - scores.max()) / temperature)
+                token = int(rng.choice(scores.size, p=scores / scores.sum()))
+            yield token
+            ids = np.array([[token]])

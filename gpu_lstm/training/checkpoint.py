@@ -1,0 +1,156 @@
+"""Checkpoints: one safetensors file each, arrays under PyTorch's names, a JSON description in its header.
+
+A file is complete in itself, written beside its final name and renamed, so that a reader finds the old one or
+the new one and never a part. Nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.errors import InputError
+from gpu_lstm.models import MODELS, Model
+
+FORMAT = 1
+
+
+def save(path: Path, arrays: dict[str, np.ndarray], description: dict[str, Any]) -> None:
+    """Write host arrays and a JSON description to `path`, whole or not at all."""
+    from safetensors.numpy import save as to_bytes
+
+    header = {"gpu_lstm": json.dumps({"format": FORMAT, **description})}
+    content = to_bytes({name: np.ascontiguousarray(array) for name, array in arrays.items()}, header)
+    write_whole(path, content)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that after a crash at any moment `path` holds its old content or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    waiting = path.with_name(path.name + ".part")
+    with open(waiting, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(waiting, path)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read arrays and description.
+
+    Raises
+    ------
+    InputError
+        No such file, damaged or half-written, or not written by gpu_lstm.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    try:
+        with safe_open(path, framework="np") as file:
+            header = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"checkpoint {path} is damaged, half-written or no checkpoint: {error}") from None
+    if "gpu_lstm" not in header:
+        raise InputError(f"checkpoint {path} was not written by gpu_lstm: its header has no description")
+    try:
+        description = json.loads(header["gpu_lstm"])
+        if description["format"] != FORMAT:
+            raise InputError(f"checkpoint {path} has format {description['format']!r}; expected {FORMAT}")
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"checkpoint {path} has a damaged description") from None
+    return arrays, description
+
+
+def to_torch_names(params: dict[str, Array], backend: Backend) -> dict[str, np.ndarray]:
+    """Host copies under PyTorch's names: an LSTM's one bias becomes ``bias_ih``, with zeros as ``bias_hh``."""
+    named: dict[str, np.ndarray] = {}
+    for name, array in params.items():
+        host = backend.to_numpy(array)
+        layer, _, last = name.rpartition(".")
+        if last.startswith("bias_l"):
+            named[f"{layer}.bias_ih_{last.removeprefix('bias_')}"] = host
+            named[f"{layer}.bias_hh_{last.removeprefix('bias_')}"] = np.zeros_like(host)
+        else:
+            named[name] = host
+    return named
+
+
+def fill(model: Model, arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Copy arrays under PyTorch's names into the model's parameters.
+
+    Raises
+    ------
+    InputError
+        A name is missing or a shape is another than the description's model has.
+    """
+    expected = to_torch_names(model.params, model.backend)
+    for name, array in expected.items():
+        if name not in arrays or arrays[name].shape != array.shape or arrays[name].dtype != array.dtype:
+            found = f"{arrays[name].dtype} {arrays[name].shape}" if name in arrays else "nothing"
+            raise InputError(
+                f"checkpoint {path} does not fit its own description: {name} is {found}; "
+                f"expected {array.dtype} {array.shape}"
+            )
+    for name, param in model.params.items():
+        layer, _, last = name.rpartition(".")
+        if last.startswith("bias_l"):
+            ending = last.removeprefix("bias_")
+            host = arrays[f"{layer}.bias_ih_{ending}"] + arrays[f"{layer}.bias_hh_{ending}"]
+        else:
+            host = arrays[name]
+        param[...] = model.backend.asarray(host, model.dtype)
+
+
+def describe(model: Model, **more: Any) -> dict[str, Any]:
+    """Description from which `build` makes the model again."""
+    return {"kind": model.kind, "model": model.config, "dtype": model.dtype, **more}
+
+
+def build(description: dict[str, Any], path: Path, backend: Backend, tier: str = "auto") -> Model:
+    """The described model, with its first parameters.
+
+    Raises
+    ------
+    InputError
+        The description is damaged.
+    """
+    try:
+        maker = MODELS[description["kind"]]
+        return maker(**description["model"], dtype=description["dtype"], backend=backend, tier=tier)  # type: ignore[call-arg]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
+
+
+def save_model(path: Path, model: Model, description: dict[str, Any]) -> None:
+    """Write a model for use: parameters under PyTorch's names, and its description."""
+    save(path, to_torch_names(model.params, model.backend), description)
+
+
+def load_model(path: Path, kind: str, backend: Backend, tier: str = "auto") -> tuple[Model, dict[str, Any]]:
+    """Read a model of that kind and its description.
+
+    Raises
+    ------
+    InputError
+        See `load`; or the checkpoint is of another kind of model.
+    """
+    arrays, description = load(path)
+    if description.get("kind") != kind:
+        raise InputError(f"checkpoint {path} is of kind {description.get('kind')!r}; expected {kind!r}")
+    model = build(description, path, backend, tier)
+    fill(model, arrays, path)
+    return model, description

@@ -1,0 +1,282 @@
+"""Tasks: a model with its data, as the training loop sees them.
+
+Each step's batch and dropout are pure functions of the seed and the step's number, so that the same seed gives
+the same weights to the last bit and a resumed run needs no generator states.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from gpu_lstm.backend import Array
+from gpu_lstm.data import series as series_data
+from gpu_lstm.data.sequences import Sequences
+from gpu_lstm.data.text import Tracks
+from gpu_lstm.errors import InputError
+from gpu_lstm.layers import Params
+from gpu_lstm.losses import BITS
+from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
+
+
+class Task(Protocol):
+    """What the training loop needs.
+
+    Attributes
+    ----------
+    model : Model
+    steps_per_epoch : int
+    items, item : int, str
+        How many of what a step reads, for the speed.
+    unit : str
+        Unit of loss and score.
+    """
+
+    model: Model
+    steps_per_epoch: int
+    items: int
+    item: str
+    unit: str
+
+    def step(self, number: int) -> tuple[Array, Params]:
+        """Loss, in nats or as the loss function has it, and gradients of step `number`."""
+
+    def shown(self, loss: float) -> float:
+        """The loss in `unit`."""
+
+    def validate(self) -> tuple[float, str]:
+        """Score on the validation part, lower is better, and the same for people to read."""
+
+    def carried(self) -> dict[str, Array]:
+        """Arrays that the next step depends on besides parameters and the step's number."""
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        """Take back what `carried` gave."""
+
+
+class TextTask:
+    """Language modelling by truncated BPTT: the state is carried from chunk to chunk, its gradient is not.
+
+    Parameters
+    ----------
+    model : LanguageModel
+    tokens : (N,) integers
+        The last `validation` share of them is never trained on.
+    batch, length : int
+        B tracks, T steps of a chunk.
+    validation : float
+        Share in (0, 1).
+    seed : int
+    """
+
+    item, unit = "char", "bits/char"
+
+    def __init__(self, model: LanguageModel, tokens: np.ndarray, batch: int, length: int, validation: float, seed: int):
+        self.model: Model = model
+        self._language = model
+        cut = len(tokens) - int(len(tokens) * check_share(validation))
+        self.train = Tracks(tokens[:cut], batch, length)
+        held_out = tokens[cut:]
+        self.held_out = Tracks(held_out, max(1, min(batch, len(held_out) // (length + 1))), length)
+        self.steps_per_epoch = len(self.train)
+        self.items = batch * length
+        self.seed = seed
+        self._state: tuple[Array, Array] | None = None
+
+    def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
+        chunk = number % self.steps_per_epoch
+        tokens = self.model.backend.asarray(self.train.chunk(chunk))
+        state = self._state if chunk else None
+        loss, self._state, gradients = self._language.loss(tokens, state, (self.seed, number))
+        return loss, gradients
+
+    def shown(self, loss: float) -> float:  # noqa: D102
+        return loss * BITS
+
+    def validate(self) -> tuple[float, str]:  # noqa: D102
+        bits = bits_per_token(self._language, self.held_out)
+        return bits, f"{bits:.3f} bits/char on held-out text"
+
+    def carried(self) -> dict[str, Array]:  # noqa: D102
+        return {} if self._state is None else {"h": self._state[0], "c": self._state[1]}
+
+    def restore(self, arrays: dict[str, Array]) -> None:  # noqa: D102
+        self._state = (arrays["h"], arrays["c"]) if arrays else None
+
+
+class SeriesTask:
+    """Forecasting: each step takes random windows of the first part of the series.
+
+    Parameters
+    ----------
+    model : Forecaster
+    values : (N, S)
+    batch : int
+    length : int
+        Known steps of a window; the first quarter of them only warms the state up.
+    parts : (train, validation)
+        Shares of the series, in time order; what is left is for `gpu-lstm evaluate`.
+    loss : {"mse", "mae", "huber"}
+    seed : int
+    """
+
+    item, unit = "step", "loss"
+
+    def __init__(
+        self,
+        model: Forecaster,
+        values: np.ndarray,
+        batch: int,
+        length: int,
+        parts: tuple[float, float],
+        loss: str,
+        seed: int,
+    ):
+        self.model: Model = model
+        self._forecaster = model
+        self.values, self.batch, self.length, self.loss, self.seed = values, batch, length, loss, seed
+        self.train_end, self.validation_end = split_series(len(values), parts)
+        self.window = length + model.horizon
+        starts = self.train_end - self.window + 1
+        if starts < 1:
+            raise InputError(
+                f"series has {self.train_end} steps to train on; expected at least length + horizon = {self.window}"
+            )
+        if self.validation_end - self.train_end < model.horizon:
+            raise InputError(
+                f"series has {self.validation_end - self.train_end} steps to validate on; "
+                f"expected at least horizon = {model.horizon}"
+            )
+        self._starts = starts
+        self.steps_per_epoch = max(1, -(-starts // batch))
+        self.items = batch * length
+
+    def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
+        rng = np.random.default_rng((self.seed, number))
+        starts = rng.integers(0, self._starts, self.batch)
+        windows = np.stack([self.values[start : start + self.window] for start in starts], axis=1)
+        return self._forecaster.loss(windows, self.length // 4, self.loss, (self.seed, number))
+
+    def shown(self, loss: float) -> float:  # noqa: D102
+        return loss
+
+    def validate(self) -> tuple[float, str]:  # noqa: D102
+        origins = np.arange(self.train_end, self.validation_end - self._forecaster.horizon + 1)
+        forecast = forecast_from(self._forecaster, self.values, origins, self.length)
+        error = series_data.rmse(forecast, series_data.truth(self.values, origins, self._forecaster.horizon))
+        return error, f"RMSE {error:.4g} over {self._forecaster.horizon} steps ahead"
+
+    def carried(self) -> dict[str, Array]:  # noqa: D102
+        return {}
+
+    def restore(self, arrays: dict[str, Array]) -> None:  # noqa: D102
+        del arrays
+
+
+class ClassifyTask:
+    """Classification of sequences of different lengths; every epoch in a new order.
+
+    Parameters
+    ----------
+    model : Classifier
+    data : Sequences
+        Those that the file calls test are left for `gpu-lstm evaluate`.
+    batch : int
+    validation : float
+        Share in (0, 1), drawn at random.
+    seed : int
+    """
+
+    item, unit = "sequence", "nats"
+
+    def __init__(self, model: Classifier, data: Sequences, batch: int, validation: float, seed: int):
+        self.model: Model = model
+        self._classifier = model
+        self.data, self.seed = data, seed
+        self.train, self.held_out = split_sequences(data, validation, seed)
+        self.batch = min(batch, len(self.train))
+        self.items = self.batch
+        self.steps_per_epoch = len(self.train) // self.batch
+
+    def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
+        epoch, place = divmod(number, self.steps_per_epoch)
+        order = np.random.default_rng((self.seed, 1, epoch)).permutation(self.train)
+        picked = order[place * self.batch : (place + 1) * self.batch]
+        return self._classifier.loss(*self.data.batch(picked), seed=(self.seed, number))
+
+    def shown(self, loss: float) -> float:  # noqa: D102
+        return loss
+
+    def validate(self) -> tuple[float, str]:  # noqa: D102
+        loss, accuracy = class_scores(self._classifier, self.data, self.held_out)
+        return loss, f"{loss:.4f} nats, accuracy {accuracy:.1%} on held-out sequences"
+
+    def carried(self) -> dict[str, Array]:  # noqa: D102
+        return {}
+
+    def restore(self, arrays: dict[str, Array]) -> None:  # noqa: D102
+        del arrays
+
+
+def bits_per_token(model: LanguageModel, tracks: Tracks) -> float:
+    """Mean loss in bits over all chunks, the state carried along each track."""
+    total, state = 0.0, None
+    for number in range(len(tracks)):
+        loss, state = model.evaluate(model.backend.asarray(tracks.chunk(number)), state)
+        total += loss
+    return total / len(tracks) * BITS
+
+
+def forecast_from(
+    model: Forecaster, values: np.ndarray, origins: np.ndarray, length: int, block: int = 256
+) -> np.ndarray:
+    """Forecasts (K, horizon, S) from K origins, each knowing up to `length` values before it."""
+    length = min(length, int(origins.min()))
+    parts = []
+    for start in range(0, len(origins), block):
+        known = np.stack([values[k - length : k] for k in origins[start : start + block]], axis=1)
+        parts.append(model.forecast(known).transpose(1, 0, 2))
+    return np.concatenate(parts)
+
+
+def class_scores(model: Classifier, data: Sequences, picked: np.ndarray, block: int = 256) -> tuple[float, float]:
+    """Mean loss in nats and accuracy on some sequences."""
+    loss, right = 0.0, 0
+    for start in range(0, len(picked), block):
+        x, lengths, labels = data.batch(picked[start : start + block])
+        logits = model.logits(x, lengths).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        loss += float(np.sum(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]))
+        right += int(np.sum(logits.argmax(axis=1) == labels))
+    return loss / len(picked), right / len(picked)
+
+
+def split_series(steps: int, parts: tuple[float, float]) -> tuple[int, int]:
+    """Ends of the training and of the validation part of a series."""
+    train, validation = (check_share(part) for part in parts)
+    if train + validation > 1:
+        raise InputError(f"train and validation shares are {train} and {validation}; expected at most 1 together")
+    return int(steps * train), int(steps * (train + validation))
+
+
+def split_sequences(data: Sequences, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the sequences to train on and to validate on: a random draw from those not called test."""
+    usable = np.random.default_rng((seed, 0)).permutation(np.flatnonzero(~data.test))
+    held = max(1, int(len(usable) * check_share(validation)))
+    if len(usable) - held < 1:
+        raise InputError(f"sequences has {len(usable)} to train and validate on; expected at least 2")
+    return usable[held:], usable[:held]
+
+
+def check_share(value: float) -> float:
+    """Return a share if it is in (0, 1).
+
+    Raises
+    ------
+    InputError
+        It isn't.
+    """
+    if not 0 < value < 1:
+        raise InputError(f"share is {value!r}; expected a number between 0 and 1")
+    return float(value)

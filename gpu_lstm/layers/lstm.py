@@ -134,7 +134,7 @@ class LSTM(Layer):
         mask = self._mask(lengths, num_steps, batch)
         if mask is not None:
             x = xp.where(mask.valid, x, xp.zeros_like(x))
-        first_h, first_c = self._check_state(("h0", "c0"), state or (None, None), batch)
+        first_h, first_c = self._check_state(("h0", "c0"), (None, None) if state is None else state, batch)
         tapes: list[Any] = []
         finals_h: list[Array] = []
         finals_c: list[Array] = []
@@ -203,7 +203,7 @@ class LSTM(Layer):
             backend.require("dy", dy, (*order, width), self.dtype)
             if self.batch_first:
                 dy = xp.asarray(xp.permute_dims(dy, (1, 0, 2)), copy=True)
-        dh_last, dc_last = self._check_state(("dh", "dc"), dstate or (None, None), batch)
+        dh_last, dc_last = self._check_state(("dh", "dc"), d(None, None) if state is None else state, batch)
         gradients: Params = {}
         shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
         dh0, dc0 = (xp.empty(shape, dtype=backend.dtype(self.dtype)) for _ in range(2))

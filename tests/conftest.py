@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from gpu_lstm.backend import CupyBackend, NumpyBackend
+from gpu_lstm.errors import BackendError
+
+
+@functools.cache
+def gpu_or_reason():
+    try:
+        return CupyBackend()
+    except BackendError as error:
+        return str(error)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and isinstance(gpu_or_reason(), str):
+        pytest.skip(gpu_or_reason())
+
+
+@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+def backend(request):
+    """NumPy, and CuPy where there is a GPU."""
+    return NumpyBackend() if request.param == "numpy" else gpu_or_reason()

@@ -1,0 +1,141 @@
+"""Choosing a backend, its few operations, the plan of tiers."""
+
+import inspect
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from gpu_lstm import BackendError, InputError
+from gpu_lstm.backend import VARIABLE, Backend, CupyBackend, NumpyBackend, choose
+from gpu_lstm.recurrence import make_plan
+from tests.support import NUMPY, STRICT
+
+
+@pytest.fixture
+def without_cupy(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+
+
+@pytest.fixture
+def without_driver(monkeypatch):
+    """A CuPy whose runtime answers as it does where there is no driver."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    runtime = types.SimpleNamespace(CUDARuntimeError=type("CUDARuntimeError", (RuntimeError,), {}))
+
+    def count():
+        raise runtime.CUDARuntimeError("cudaErrorInsufficientDriver")
+
+    runtime.getDeviceCount = count
+    cupy = types.ModuleType("cupy")
+    cupy.cuda = types.SimpleNamespace(runtime=runtime)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+
+
+def test_auto_says_why_it_fell_back(without_cupy):
+    assert choose("auto").why == choose().why == "numpy (no CuPy)"
+
+
+def test_auto_says_that_the_driver_is_missing(without_driver):
+    assert choose().why == "numpy (CuPy found, no NVIDIA driver)"
+
+
+@pytest.mark.parametrize("name", ["cupy", "cupy:1"])
+def test_a_named_gpu_that_is_not_there_is_an_error(without_cupy, name):
+    with pytest.raises(BackendError, match=r'pip install "gpu-lstm\[cuda13\]"'):
+        choose(name)
+
+
+def test_a_named_gpu_without_driver_is_an_error(without_driver):
+    with pytest.raises(BackendError, match="no usable NVIDIA driver .* install the driver"):
+        choose("cupy")
+
+
+def test_the_environment_variable_names_the_backend(without_cupy, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "numpy")
+    assert choose().why == "numpy (chosen by name)"
+    monkeypatch.setenv(VARIABLE, "cupy")
+    with pytest.raises(BackendError):
+        choose()
+    assert choose("numpy").name == "numpy"
+    monkeypatch.setenv(VARIABLE, "tpu")
+    with pytest.raises(InputError, match=f"environment variable {VARIABLE} is 'tpu'"):
+        choose()
+
+
+@pytest.mark.parametrize("name", ["", "torch", "cupy:", "cupy:x", "cupy:-1", "numpy:0"])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(InputError, match="backend is .*; expected auto, numpy, cupy or cupy:N"):
+        choose(name)
+
+
+def test_a_backend_is_taken_as_it_is():
+    assert choose(NUMPY) is NUMPY
+
+
+@pytest.mark.parametrize("kind", [NumpyBackend, CupyBackend])
+def test_backends_have_the_signatures_of_the_protocol(kind):
+    public = [name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")]
+    assert len(public) >= 10
+    for name in public:
+        assert inspect.signature(getattr(kind, name)) == inspect.signature(getattr(Backend, name)), name
+    assert not [name for name in vars(kind) if callable(getattr(kind, name)) and not hasattr(Backend, name)]
+
+
+@pytest.mark.parametrize("which", [NUMPY, STRICT], ids=["numpy", "generic"])
+def test_scatter_add_sums_repeated_rows(which):
+    rng = np.random.default_rng(0)
+    index, rows = rng.integers(0, 5, 40), rng.standard_normal((40, 3))
+    expected = np.ones((7, 3))
+    np.add.at(expected, index, rows)
+    target = which.asarray(np.ones((7, 3)))
+    which.scatter_add(target, which.asarray(index), which.asarray(rows))
+    np.testing.assert_allclose(which.to_numpy(target), expected, rtol=1e-13)
+
+
+def test_operations(backend):
+    xp = backend.xp
+    a = backend.asarray([[1.0, 2.0], [3.0, 4.0]], "float32")
+    out = xp.empty_like(a)
+    assert backend.to_numpy(backend.matmul(a, a, out=out)).tolist() == [[7, 10], [15, 22]]
+    assert backend.to_numpy(backend.multiply(a, a, out=out)).tolist() == [[1, 4], [9, 16]]
+    np.testing.assert_allclose(backend.to_numpy(backend.tanh(a, out=out)), np.tanh([[1, 2], [3, 4]]), rtol=1e-6)
+    target = xp.zeros((4, 2), dtype=xp.float32)
+    backend.scatter_add(target, backend.asarray([3, 3]), a)
+    assert backend.to_numpy(target)[3].tolist() == [4, 6]
+    drawn = backend.to_numpy(backend.uniform((1000,), (1, 2), "float32"))
+    assert 0 <= drawn.min() < drawn.max() < 1
+    np.testing.assert_array_equal(drawn, backend.to_numpy(backend.uniform((1000,), (1, 2), "float32")))
+    assert np.any(drawn != backend.to_numpy(backend.uniform((1000,), (1, 3), "float32")))
+    backend.synchronize()
+    assert backend.describe()["device"]
+
+
+def test_host_copies_are_copies():
+    x = np.zeros(3)
+    NUMPY.to_numpy(x)[0] = 1
+    assert x[0] == 0
+
+
+@pytest.mark.gpu
+def test_host_arrays_are_refused_on_the_gpu(backend):
+    if backend.name != "numpy":
+        with pytest.raises(InputError, match="x is a numpy.ndarray; expected an array of backend cupy"):
+            backend.require("x", np.zeros((2, 2)), ("T", "B"))
+
+
+def test_the_plan_says_why():
+    plan = make_plan(STRICT)
+    assert plan.tier == "reference"
+    assert "reference: chosen, the fastest that runs here" in plan.why()
+    assert "sequence: not on backend strict" in plan.why()
+    assert "asked for by name" in make_plan(NUMPY, "reference").why()
+
+
+def test_a_tier_that_the_backend_lacks_is_an_error():
+    with pytest.raises(BackendError, match="tier sequence does not exist on backend strict"):
+        make_plan(STRICT, "sequence")
+    with pytest.raises(InputError, match="tier is 'fast'; expected auto"):
+        make_plan(NUMPY, "fast")

@@ -3,8 +3,10 @@
     python -m benchmarks.compare_torch --rounds 9 --out benchmarks/results/cpu_training_step.json
 
 At each size both sides get the same fresh random inputs and weights, 2 threads each; results are compared
-first; then their steps alternate, and the medians' ratio is reported. Peak memory is that of one step in a
-process of its own, above the process before the step.
+first; then their steps alternate, and the medians' ratio is reported. Before each timed step the machine must
+have gone quiet (other processes, and the other side's threads, which spin for a while after their work), and
+one untimed step warms the caches and wakes the threads. Peak memory is that of one step in a process of its
+own, above the process before the step.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,8 @@ def measure(size: Size, tier: str, rounds: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {side: [] for side in steps}
     for _ in range(rounds):
         for side, step in steps.items():
+            wait_until_quiet()
+            step()
             begun = time.perf_counter()
             step()
             times[side].append(time.perf_counter() - begun)
@@ -48,6 +53,22 @@ def measure(size: Size, tier: str, rounds: int) -> dict[str, Any]:
     }
 
 
+def wait_until_quiet(at_most: float = 10.0) -> None:
+    """Sleep until nothing keeps the processors busy, or for `at_most` seconds."""
+
+    def busy() -> int:
+        ticks = [int(n) for n in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+        return sum(ticks[:3]) + sum(ticks[5:8])
+
+    end = time.perf_counter() + at_most
+    while time.perf_counter() < end:
+        before = busy()
+        time.sleep(0.06)
+        if busy() - before <= 1:
+            return
+        time.sleep(0.1)
+
+
 def peak_memory(size: Size, side: str) -> int:
     """Bytes that one step of one side needs at its peak, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.compare_torch", "--memory-of", side, *map(str, size)]
@@ -57,8 +78,8 @@ def peak_memory(size: Size, side: str) -> int:
 def memory_of(side: str, size: Size) -> int:
     """Growth of this process's peak resident memory during a step, from the second step on."""
     x, dy = inputs(size)
-    small = (2, 1, *size[2:])
-    make = torch_step if side == "torch" else lambda *a: our_step(*a, side)
+    small = (2, 1, size[2], size[3])
+    make = torch_step if side == "torch" else partial(our_step, tier=side)
     step = make(size, x, dy)
     make(small, *inputs(small))()  # libraries load and start their threads here
     before = resident("VmRSS")

@@ -33,7 +33,7 @@ def inputs(size: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     return x, rng.standard_normal((steps, batch, hidden_size), dtype=np.float32)
 
 
-def our_step(size: tuple[int, int, int, int], x: np.ndarray, dy: np.ndarray, tier: str) -> Step:
+def our_step(size: tuple[int, int, int, int], x: np.ndarray, dy: np.ndarray, tier: str = "auto") -> Step:
     """Forward and backward of our LSTM at one tier: outputs, dx and all gradients by name."""
     lstm = LSTM(size[2], size[3], tier=tier, backend=choose("numpy"), seed=1)
 
@@ -51,7 +51,7 @@ def torch_step(size: tuple[int, int, int, int], x: np.ndarray, dy: np.ndarray) -
 
     torch.set_num_threads(THREADS)
     ours = LSTM(size[2], size[3], backend=choose("numpy"), seed=1).params
-    lstm = torch.nn.LSTM(size[2], size[3])
+    lstm: Any = torch.nn.LSTM(size[2], size[3])
     with torch.no_grad():
         lstm.weight_ih_l0.copy_(torch.from_numpy(ours["weight_ih_l0"]))
         lstm.weight_hh_l0.copy_(torch.from_numpy(ours["weight_hh_l0"]))

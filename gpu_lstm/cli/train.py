@@ -292,7 +292,7 @@ def finish(run: Run, kind: str) -> int:
     from gpu_lstm.cli import draw
 
     if log:
-        draw.loss_curve(log, picture, run.task.unit, f"{kind}: {run.folder.name}")
+        draw.loss_curve(log, picture, run.task.unit, run.folder.name)
     where = quoted(run.folder)
     if outcome.end == "stopped":
         print(

@@ -203,7 +203,7 @@ class LSTM(Layer):
             backend.require("dy", dy, (*order, width), self.dtype)
             if self.batch_first:
                 dy = xp.asarray(xp.permute_dims(dy, (1, 0, 2)), copy=True)
-        dh_last, dc_last = self._check_state(("dh", "dc"), d(None, None) if state is None else state, batch)
+        dh_last, dc_last = self._check_state(("dh", "dc"), (None, None) if dstate is None else dstate, batch)
         gradients: Params = {}
         shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
         dh0, dc0 = (xp.empty(shape, dtype=backend.dtype(self.dtype)) for _ in range(2))

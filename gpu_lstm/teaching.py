@@ -261,7 +261,7 @@ class LstmLayer:
             # The core goes on to c of the step before; this is what it passes on the way: c feeds c and h.
             dc_list[k] = _column(xp, dc + dh * self.o_list[k].T * (1 - xp.tanh(c) ** 2))
             dh_list[k] = _column(xp, dh)
-            reference.cell_backward(backend, gates, self.c_list[k - 1].T, c, dh, dc)
+            reference.cell_backward(backend, gates, self.c_list[k - 1].T, c, self.h_list[k].T, dh, dc)
             dz_list[k] = gates
             dh = xp.matmul(gates, weight_h)
         dh_list[0], dc_list[0] = _column(xp, dh), _column(xp, dc)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError, teaching
-from gpu_lstm.backend import Backend
 from gpu_lstm.teaching import (
     PARAMETERS,
     IdentityActivator,
@@ -18,15 +17,10 @@ from gpu_lstm.teaching import (
     data_set,
     gradient_check,
 )
+from tests.support import StrictBackend
 
-STRICT = pytest.importorskip("array_api_strict")
 HISTORIES = ("c_list", "h_list", "f_list", "i_list", "o_list", "ct_list")
 DELTAS = ("delta_h_list", "delta_c_list", "delta_x_list", "delta_f_list", "delta_i_list", "delta_o_list")
-
-
-class StrictBackend(Backend):
-    xp = STRICT
-    name = "strict"
 
 
 @pytest.fixture(params=["numpy", "strict", pytest.param("cupy", marks=pytest.mark.gpu)])

@@ -9,7 +9,7 @@ P. Werbos, Backpropagation Through Time, Proc. IEEE 78(10), 1990.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from typing import Any
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.recurrence.contract import Mask, Saved, slots
@@ -57,12 +57,13 @@ def forward(
     first = num_steps if reverse else 0
     h[first, ...] = 0 if h0 is None else h0
     c[first, ...] = 0 if c0 is None else c0
-    weight_t = weight_hh.T
+    weight_t = xp.asarray(weight_hh.T, copy=True)  # BLAS multiplies a few rows much faster by a contiguous matrix
+    constants = _gate_constants(backend, batch, width, z.dtype)
     from_h = xp.empty((batch, width), dtype=z.dtype)
     for t, before, after in slots(num_steps, reverse):
         z_t, h_t, c_t = z[t, ...], h[after, ...], c[after, ...]
         z_t += backend.matmul(h[before, ...], weight_t, out=from_h)
-        cell_forward(backend, z_t, c[before, ...], c_t, h_t)
+        cell_forward(backend, z_t, c[before, ...], c_t, h_t, *constants)
         if mask is not None and not mask.full(t):
             h_t[...] = xp.where(mask.valid[t, ...], h_t, h[before, ...])
             c_t[...] = xp.where(mask.valid[t, ...], c_t, c[before, ...])
@@ -105,7 +106,7 @@ def backward(
         if mask is None or mask.full(t):
             if dh is not None:
                 dh_t += dh[t, ...]
-            cell_backward(backend, dz_t, c[before, ...], c[after, ...], dh_t, dc_t)
+            cell_backward(backend, dz_t, c[before, ...], c[after, ...], h[after, ...], dh_t, dc_t)
             backend.matmul(dz_t, saved.weight_hh, out=dh_t)
         else:
             # A sequence that has no step t hands its state, and so the state's gradient, through unchanged.
@@ -113,19 +114,18 @@ def backward(
             dh_here, dc_here = dh_t, xp.asarray(dc_t, copy=True)
             if dh is not None:
                 dh_here = xp.where(valid, dh_t + dh[t, ...], dh_t)
-            cell_backward(backend, dz_t, c[before, ...], c[after, ...], dh_here, dc_here)
+            cell_backward(backend, dz_t, c[before, ...], c[after, ...], h[after, ...], dh_here, dc_here)
             dz_t[...] = xp.where(valid, dz_t, xp.zeros_like(dz_t))
             dh_t = xp.where(valid, xp.matmul(dz_t, saved.weight_hh), dh_t)
             dc_t = xp.where(valid, dc_here, dc_t)
     return gates, dh_t, dc_t
 
 
-def cell_forward(backend: Backend, z: Array, c_before: Array, c: Array, h: Array) -> None:
+def cell_forward(backend: Backend, z: Array, c_before: Array, c: Array, h: Array, scale: Array, shift: Array) -> None:
     """One cell: z (B, 4H) becomes the activated gates, c and h (B, H) are written.
 
     sigmoid(z) = tanh(z/2)/2 + 1/2, so that one tanh does all four gates and nothing can overflow.
     """
-    scale, shift, _ = _gate_constants(backend, z.shape[1], str(z.dtype).split(".")[-1])
     z *= scale
     backend.tanh(z, out=z)
     z *= scale
@@ -137,23 +137,23 @@ def cell_forward(backend: Backend, z: Array, c_before: Array, c: Array, h: Array
     h *= o
 
 
-def cell_backward(backend: Backend, gates: Array, c_before: Array, c: Array, dh: Array, dc: Array) -> None:
+def cell_backward(backend: Backend, gates: Array, c_before: Array, c: Array, h: Array, dh: Array, dc: Array) -> None:
     """One cell's derivatives: gates (B, 4H) become dz, dc (B, H) at this step becomes dc before it.
 
     With dh and dc all that arrives at this step's h and c::
 
         do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)      di = dc g   df = dc c_before   dg = dc i
         dz_i = di i(1-i)     dz_f = df f(1-f)     dz_g = dg (1-g)(1+g)   dz_o = do o(1-o)   dc_before = dc f
+
+    As h = o tanh(c), the second is dc += dh (o - h tanh(c)).
     """
-    xp = backend.xp
-    _, _, plus = _gate_constants(backend, gates.shape[1], str(gates.dtype).split(".")[-1])
     i, f, g, o = split_gates(gates)
-    tanh_c = xp.tanh(c)
-    through = tanh_c * tanh_c
-    through -= 1
-    through *= o
+    tanh_c = backend.xp.tanh(c)
+    through = tanh_c * h
+    through -= o
     through *= dh
     dc -= through
+    tanh_c *= dh
     slope = 1 - gates
     di, df, dg, do = split_gates(slope)
     di *= dc
@@ -162,10 +162,9 @@ def cell_backward(backend: Backend, gates: Array, c_before: Array, c: Array, dh:
     df *= c_before
     dg *= dc
     dg *= i
-    do *= dh
     do *= tanh_c
     dc *= f
-    gates += plus
+    g += 1
     gates *= slope
 
 
@@ -175,11 +174,14 @@ def split_gates(array: Array) -> tuple[Array, Array, Array, Array]:
     return array[:, :n], array[:, n : 2 * n], array[:, 2 * n : 3 * n], array[:, 3 * n :]
 
 
-@lru_cache(maxsize=64)
-def _gate_constants(backend: Backend, width: int, dtype: str) -> tuple[Array, Array, Array]:
-    """Rows (4H,) that treat the four gates alike: activation = scale tanh(scale z) + shift; plus is 1 at g."""
-    n = width // 4
-    rows = ([0.5] * (2 * n) + [1.0] * n + [0.5] * n, [0.5] * (2 * n) + [0.0] * n + [0.5] * n)
-    plus = [0.0] * (2 * n) + [1.0] * n + [0.0] * n
-    scale, shift, at_g = (backend.asarray(row, dtype) for row in (*rows, plus))
-    return scale, shift, at_g
+def _gate_constants(backend: Backend, batch: int, width: int, dtype: Any) -> tuple[Array, Array]:
+    """(B, 4H) each, to treat the four gates alike: activation = scale tanh(scale z) + shift.
+
+    Full size, because NumPy multiplies equal shapes twice as fast as a matrix by a row.
+    """
+    xp, n = backend.xp, width // 4
+    scale = xp.full((batch, width), 0.5, dtype=dtype)
+    shift = xp.full((batch, width), 0.5, dtype=dtype)
+    scale[:, 2 * n : 3 * n] = 1.0
+    shift[:, 2 * n : 3 * n] = 0.0
+    return scale, shift

@@ -31,12 +31,14 @@ class Backend:
         What the user types to get it: ``numpy``, ``cupy:0``.
     why : str
         One line for people: the backend and the reason it was chosen.
+    kernels : str
+        Which compiled kernels take its arrays: ``cpu``, or none.
     """
 
     xp: Any
     name: str = "generic"
     why: str = "generic"
-    tiers: ClassVar[tuple[str, ...]] = ("reference",)
+    kernels: ClassVar[str] = ""
 
     # -- arrays in and out ---------------------------------------------------------------------------
 
@@ -99,6 +101,13 @@ class Backend:
         """``out[...] = a @ b``; returns `out`."""
         out[...] = self.xp.matmul(a, b)
         return out
+
+    def product(self, a: Array, b: Array, bias: Array | None = None) -> Array:
+        """``a @ b``, plus `bias` on every row, of large matrices; a new array."""
+        c = self.xp.matmul(a, b)
+        if bias is not None:
+            c += bias
+        return c
 
     def tanh(self, x: Array, out: Array) -> Array:
         """``out[...] = tanh(x)``; `out` may be `x`."""

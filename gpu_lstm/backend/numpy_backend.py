@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm.backend import compiled
 from gpu_lstm.backend.base import Array, Backend
 
 
@@ -14,6 +15,7 @@ class NumpyBackend(Backend):
     """Arrays are ``numpy.ndarray`` in host memory."""
 
     name = "numpy"
+    kernels = "cpu"
 
     def __init__(self, why: str = "numpy"):
         self.xp = np
@@ -33,6 +35,13 @@ class NumpyBackend(Backend):
 
     def matmul(self, a: Array, b: Array, out: Array) -> Array:  # noqa: D102
         return np.matmul(a, b, out=out)
+
+    def product(self, a: Array, b: Array, bias: Array | None = None) -> Array:  # noqa: D102
+        # The compiled product, where there is one, for its threads: those of BLAS keep spinning after their work and
+        # slow the compiled recurrence that comes next to a half and less.
+        if compiled.library() is None or a.dtype not in (np.float32, np.float64):
+            return super().product(a, b, bias)
+        return compiled.multiply(a, b, bias)
 
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
         return np.tanh(x, out=out)

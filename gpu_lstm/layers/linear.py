@@ -56,8 +56,7 @@ class Linear(Layer):
         self.backend.require("x", x, (*leading, f"input_size={self.input_size}"), self.dtype)
         xp = self.backend.xp
         rows = xp.reshape(x, (-1, self.input_size))
-        y = xp.matmul(rows, self.params["weight"].T)
-        y += self.params["bias"]
+        y = self.backend.product(rows, self.params["weight"].T, self.params["bias"])
         return xp.reshape(y, (*x.shape[:-1], self.output_size)), Tape(rows, x.shape)
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
@@ -66,5 +65,5 @@ class Linear(Layer):
         xp = self.backend.xp
         self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.dtype)
         dy_rows = xp.reshape(dy, (-1, self.output_size))
-        gradients = {"weight": xp.matmul(dy_rows.T, rows), "bias": sum_rows(self.backend, dy_rows)}
-        return xp.reshape(xp.matmul(dy_rows, self.params["weight"]), shape), gradients
+        gradients = {"weight": self.backend.product(dy_rows.T, rows), "bias": sum_rows(self.backend, dy_rows)}
+        return xp.reshape(self.backend.product(dy_rows, self.params["weight"]), shape), gradients

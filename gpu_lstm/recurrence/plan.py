@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import ModuleType
 
-from gpu_lstm.backend import Backend
+from gpu_lstm.backend import Backend, compiled
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.recurrence import reference
+from gpu_lstm.recurrence import reference, sequence
+from gpu_lstm.recurrence.contract import Tier
 
 TIERS = ("reference", "pointwise", "sequence")
 """From the most readable to the fastest."""
-
-_MODULES: dict[str, ModuleType] = {"reference": reference}
 
 
 @dataclass(frozen=True)
@@ -22,14 +20,14 @@ class Plan:
     Attributes
     ----------
     tier : str
-    run : module
+    run : Tier
         Holds the tier's `forward` and `backward`.
     reasons : tuple of str
-        One line for each tier that was considered.
+        One line for each tier.
     """
 
     tier: str
-    run: ModuleType
+    run: Tier
     reasons: tuple[str, ...]
 
     def why(self) -> str:
@@ -38,35 +36,51 @@ class Plan:
 
 
 def make_plan(backend: Backend, tier: str = "auto") -> Plan:
-    """Pick a tier of `backend`.
+    """Pick a tier for `backend`.
 
     Parameters
     ----------
     backend : Backend
     tier : {"auto", "reference", "pointwise", "sequence"}
-        ``auto`` takes the fastest that the backend has.
+        ``auto`` takes the fastest that runs.
 
     Raises
     ------
     InputError
         No tier has that name.
     BackendError
-        The named tier doesn't run on this backend: nothing falls back in silence.
+        The named tier doesn't run on this backend or this machine: nothing falls back in silence.
     """
     if tier != "auto" and tier not in TIERS:
         raise InputError(f"tier is {tier!r}; expected auto, {', '.join(TIERS)}")
-    if tier != "auto" and tier not in backend.tiers:
-        raise BackendError(f"tier {tier} does not exist on backend {backend.name}; it has {', '.join(backend.tiers)}")
+    obstacles = {name: obstacle(backend, name) for name in TIERS}
+    if tier != "auto" and obstacles[tier]:
+        raise BackendError(f"tier {tier} can't run on backend {backend.name}: {obstacles[tier]}")
+    chosen = tier if tier != "auto" else runnable_tiers(backend)[-1]
     reasons = []
-    chosen = ""
     for name in reversed(TIERS):
-        if name not in backend.tiers:
-            reasons.append(f"{name}: not on backend {backend.name}")
-        elif chosen:
-            reasons.append(f"{name}: slower than {chosen}")
-        elif tier in ("auto", name):
-            chosen = name
-            reasons.append(f"{name}: chosen, {'asked for by name' if tier == name else 'the fastest that runs here'}")
+        if name == chosen:
+            kind = "the fastest that runs here" if tier == "auto" else "asked for by name"
+            extra = f" ({compiled.describe()})" if name == "sequence" else ""
+            reasons.append(f"{name}: chosen, {kind}{extra}")
+        elif obstacles[name]:
+            reasons.append(f"{name}: can't run: {obstacles[name]}")
         else:
-            reasons.append(f"{name}: could run, but {tier} was asked for")
-    return Plan(chosen, _MODULES[chosen], tuple(reasons))
+            reasons.append(f"{name}: could run, but {'it is slower' if tier == 'auto' else f'{tier} was asked for'}")
+    return Plan(chosen, sequence if chosen == "sequence" else reference, tuple(reasons))
+
+
+def runnable_tiers(backend: Backend) -> list[str]:
+    """The tiers that run on this backend and machine, the fastest last."""
+    return [name for name in TIERS if not obstacle(backend, name)]
+
+
+def obstacle(backend: Backend, tier: str) -> str:
+    """Why a tier can't run on this backend and machine; empty where it can."""
+    if tier == "reference":
+        return ""
+    if tier == "pointwise":
+        return f"backend {backend.name} has no kernels for it yet"
+    if backend.kernels != "cpu":
+        return f"backend {backend.name} has no kernels for it yet"
+    return compiled.missing()

@@ -1,0 +1,103 @@
+// The arithmetic of one LSTM cell, forward and backward: the one source for every compiled kernel.
+//
+// Everything is a template over V, the values that are computed on at once: a scalar on a GPU thread, a vector
+// register of scalars T on a CPU. Before including this file, define
+//
+//   CELL                                  how its functions are declared (inline, __device__, ...)
+//   V splat<V>(T)                         all elements of a V set to one number
+//   V power_of_two<T>(V t)                2^k from t = k + Constants<T>::magic
+//
+// No include guard and no headers: a CPU build includes it once for each instruction set, inside a namespace.
+// Vectors must not be lowered before they are inlined into code of their instruction set.
+
+template <typename T>
+struct Constants;
+
+template <>
+struct Constants<float> {
+  static constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+  static constexpr float ln2_high = 0.693145751953125f, ln2_low = 1.428606765330187e-6f;
+  static constexpr float exp_limit = 87.0f, tanh_limit = 10.0f;
+  static constexpr int terms = 7;
+};
+
+template <>
+struct Constants<double> {
+  static constexpr double magic = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double ln2_high = 0.693147180369123816490, ln2_low = 1.90821492927058770002e-10;
+  static constexpr double exp_limit = 708.0, tanh_limit = 20.0;
+  static constexpr int terms = 13;
+};
+
+template <typename T>
+CELL constexpr T inverse_factorial(int n) {
+  T value = 1;
+  for (int k = 2; k <= n; ++k) value /= k;
+  return value;
+}
+
+// x limited to [-limit, limit]; a NaN stays one.
+template <typename T, typename V>
+CELL V clamp(V x, T limit) {
+  const V low = splat<V>(-limit), high = splat<V>(limit);
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+
+// e^x - 1 for |x| <= exp_limit: x = k ln 2 + r with |r| <= ln 2 / 2, a Taylor polynomial of e^r - 1, scaled by 2^k.
+// The polynomial has no constant term, so that the relative error stays small near 0.
+template <typename T, typename V>
+CELL V exp_minus_1(V x) {
+  using C = Constants<T>;
+  const V t = x * T(1.44269504088896340736) + C::magic;
+  const V k = t - C::magic;
+  const V r = (x - k * C::ln2_high) - k * C::ln2_low;
+  V p = splat<V>(inverse_factorial<T>(C::terms));
+#pragma GCC unroll 16
+  for (int n = C::terms - 1; n >= 1; --n) p = p * r + inverse_factorial<T>(n);
+  const V scale = power_of_two<T>(t);
+  return scale * (p * r) + (scale - T(1));
+}
+
+// 1 / (1 + e^-x). Beyond |x| = exp_limit it stays at its value there.
+template <typename T, typename V>
+CELL V sigmoid(V x) {
+  return T(1) / (exp_minus_1<T>(clamp<T>(-x, Constants<T>::exp_limit)) + T(2));
+}
+
+// (e^2x - 1) / (e^2x + 1); exactly 1 in magnitude from tanh_limit on, where the true value rounds to it.
+template <typename T, typename V>
+CELL V tanh_of(V x) {
+  const V e = exp_minus_1<T>(clamp<T>(x, Constants<T>::tanh_limit) * T(2));
+  return e / (e + T(2));
+}
+
+// The four gates of some hidden units: pre-activations z, activated gates, or gradients dz.
+template <typename V>
+struct Gates {
+  V i, f, g, o;
+};
+
+// z becomes the activated gates; c and h are the new state.
+template <typename T, typename V>
+CELL void cell_forward(Gates<V>& z, V c_before, V& c, V& h) {
+  z.i = sigmoid<T>(z.i);
+  z.f = sigmoid<T>(z.f);
+  z.g = tanh_of<T>(z.g);
+  z.o = sigmoid<T>(z.o);
+  c = z.f * c_before + z.i * z.g;
+  h = z.o * tanh_of<T>(c);
+}
+
+// gates become dz; dc, all that arrives at c, becomes dc of the step before. dh is all that arrives at h.
+template <typename T, typename V>
+CELL void cell_backward(Gates<V>& gates, V c_before, V c, V dh, V& dc) {
+  const Gates<V> a = gates;
+  const V tanh_c = tanh_of<T>(c);
+  dc += dh * a.o * (T(1) - tanh_c * tanh_c);
+  gates.i = dc * a.g * a.i * (T(1) - a.i);
+  gates.f = dc * c_before * a.f * (T(1) - a.f);
+  gates.g = dc * a.i * (T(1) - a.g * a.g);
+  gates.o = dh * tanh_c * a.o * (T(1) - a.o);
+  dc = dc * a.f;
+}

@@ -1,0 +1,93 @@
+// The compiled CPU tier: one library, the code of recurrence.h once for each instruction set, chosen at run time.
+// Called through ctypes (gpu_lstm/recurrence/sequence.py), which releases the GIL.
+
+#include <vector>
+
+#include "team.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+namespace avx2 {
+#define VECTOR_BYTES 32
+#define TILE_ROWS 3
+#include "recurrence.h"
+#undef VECTOR_BYTES
+#undef TILE_ROWS
+}  // namespace avx2
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+namespace avx512 {
+#define VECTOR_BYTES 64
+#define TILE_ROWS 6
+#include "recurrence.h"
+#undef VECTOR_BYTES
+#undef TILE_ROWS
+}  // namespace avx512
+#pragma GCC pop_options
+#define WITH_X86 1
+#endif
+
+namespace baseline {
+#define VECTOR_BYTES 16
+#define TILE_ROWS 3
+#include "recurrence.h"
+}  // namespace baseline
+
+namespace {
+
+enum Set { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
+
+int best_set() {
+#ifdef WITH_X86
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl"))
+    return kAvx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kAvx2;
+#endif
+  return kBaseline;
+}
+
+}  // namespace
+
+#ifdef WITH_X86
+#define NAMESPACED(set, body)                                       \
+  if (set == kAvx512) { using namespace avx512; body }              \
+  else if (set == kAvx2) { using namespace avx2; body }             \
+  else { using namespace baseline; body }
+#else
+#define NAMESPACED(set, body) { using namespace baseline; body }
+#endif
+
+#define ENTRIES(T, suffix)                                                                                        \
+  extern "C" void gpu_lstm_forward_##suffix(long set, long steps, long batch, long hidden, T* z, const T* weight,  \
+                                            T* h, T* c, const long* lengths, long reverse, long keep, long threads,\
+                                            long split_batch) {                                                    \
+    NAMESPACED(set, forward<T>({steps, batch, hidden, z, h, c, weight, lengths, reverse != 0, keep != 0, nullptr}, \
+                               threads, split_batch != 0);)                                                       \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_backward_##suffix(long set, long steps, long batch, long hidden, T* gates,              \
+                                             const T* weight, const T* h, const T* c, const T* dy, long dy_row,   \
+                                             T* dh, T* dc, const long* lengths, long reverse, long threads,         \
+                                             long split_batch) {                                                   \
+    NAMESPACED(set, backward<T>({steps, batch, hidden, gates, h, c, weight, dy, dy_row, lengths, reverse != 0, dh, \
+                                 dc, nullptr},                                                                    \
+                                threads, split_batch != 0);)                                                      \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_multiply_##suffix(long set, long rows, long columns, long depth, const T* a, long a_row, \
+                                             long a_column, const T* b, long b_row, long b_column, T* c,          \
+                                             const T* bias, long threads) {                                        \
+    NAMESPACED(set, multiply<T>({rows, columns, depth, a, a_row, a_column, b, b_row, b_column, c, bias, nullptr}, \
+                                threads);)                                                                        \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_activate_##suffix(long set, long tanh_instead, long count, const T* x, T* y) {           \
+    NAMESPACED(set, activate<T>(tanh_instead != 0, count, x, y);)                                                 \
+  }
+
+ENTRIES(float, f32)
+ENTRIES(double, f64)
+
+// The best instruction set of this processor: 0 baseline, 1 AVX2 with FMA, 2 AVX-512.
+extern "C" int gpu_lstm_best_set() { return best_set(); }

@@ -1,0 +1,475 @@
+// The recurrence over a whole sequence, forward and backward, and the matrix products around it.
+//
+// Included once for each instruction set, inside a namespace, with VECTOR_BYTES and TILE_ROWS defined.
+// T is float or double. Arrays are those of gpu_lstm/recurrence/contract.py:
+//   z, gates, dz (T, B, 4H)    h, c (T+1, B, H)    weight_hh (4H, H)    gate order i, f, g, o
+//
+// The one inner loop is `product`: up to TILE_ROWS rows times a panel of up to 4 vectors, all sums in registers.
+// Forward, the 4 vectors of a panel are the four gates of the same hidden units, so that a cell is finished before
+// anything goes back to memory. Backward, they are 4 vectors of hidden units.
+
+#define CELL static inline __attribute__((always_inline))
+
+template <typename T>
+struct Simd {
+  typedef T V __attribute__((vector_size(VECTOR_BYTES)));
+  typedef T Unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+  typedef decltype(V{} < V{}) Bits;
+  static constexpr long width = VECTOR_BYTES / sizeof(T);
+  static constexpr long panel = 4 * width;
+};
+
+template <typename V, typename T>
+CELL V splat(T value) {
+  return V{} + value;
+}
+
+template <typename T, typename V>
+CELL V power_of_two(V t) {
+  using Bits = typename Simd<T>::Bits;
+  constexpr int mantissa = sizeof(T) == 4 ? 23 : 52;
+  return (V)(((Bits)t << mantissa) + (Bits)splat<V>(T(1)));
+}
+
+#include "../cell/lstm_cell.h"
+
+template <typename T>
+CELL typename Simd<T>::V load(const T* p) {
+  return *(const typename Simd<T>::Unaligned*)p;
+}
+
+template <typename T>
+CELL void store(T* p, typename Simd<T>::V v) {
+  *(typename Simd<T>::Unaligned*)p = v;
+}
+
+// The first n elements; the others are 0.
+template <typename T>
+CELL typename Simd<T>::V load(const T* p, long n) {
+  if (n >= Simd<T>::width) return load(p);
+  typename Simd<T>::V v{};
+  for (long k = 0; k < n; ++k) v[k] = p[k];
+  return v;
+}
+
+template <typename T>
+CELL void store(T* p, typename Simd<T>::V v, long n) {
+  if (n >= Simd<T>::width) return store(p, v);
+  for (long k = 0; k < n; ++k) p[k] = v[k];
+}
+
+// sums[r][v] += sum over k of a[r * row + k * column] * panel[(k * N + v) * width ...]
+template <typename T, int M, int N>
+CELL void product(long depth, const T* a, long row, long column, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
+  for (long k = 0; k < depth; ++k) {
+    typename Simd<T>::V b[N];
+#pragma GCC unroll 4
+    for (int v = 0; v < N; ++v) b[v] = load(panel + (k * N + v) * Simd<T>::width);
+#pragma GCC unroll 8
+    for (int r = 0; r < M; ++r) {
+      const T scalar = a[r * row + k * column];
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) sums[r][v] += scalar * b[v];
+    }
+  }
+}
+
+// How many rows the next tile takes of those left: even tiles rather than a full one and a remainder of one.
+inline long tile_rows(long left) {
+  if (left >= 2 * TILE_ROWS || left <= TILE_ROWS) return left < TILE_ROWS ? left : TILE_ROWS;
+  return (left + 1) / 2;
+}
+
+// Calls tile.run<M>(first row) for tiles that cover `rows` rows.
+template <typename Tile>
+CELL void for_tiles(long rows, const Tile& tile) {
+  for (long r = 0; r < rows;) {
+    const long m = tile_rows(rows - r);
+    switch (m) {
+      case 1: tile.template run<1>(r); break;
+      case 2: tile.template run<2>(r); break;
+      case 3: tile.template run<3>(r); break;
+#if TILE_ROWS > 3
+      case 4: tile.template run<4>(r); break;
+      case 5: tile.template run<5>(r); break;
+      case 6: tile.template run<6>(r); break;
+#endif
+    }
+    r += m;
+  }
+}
+
+inline long divide_up(long a, long b) { return (a + b - 1) / b; }
+
+// ------------------------------------------------------------------------------------------------ matrix products
+
+// Rows of A times one panel, into a matrix in memory. `columns` of the panel's N vectors are real.
+enum Start { kZero, kAdd, kBias };
+
+template <typename T, int N>
+struct ProductTile {
+  const T* a;
+  long row, column, depth;  // A(r, k) = a[r * row + k * column]
+  const T* panel;
+  T* to;
+  long pitch, columns;
+  Start start;
+  const T* bias;
+
+  template <int M>
+  void run(long r0) const {
+    constexpr long wide = N * Simd<T>::width;
+    const T* rows_of_a = a + r0 * row;
+    T* rows_of_c = to + r0 * pitch;
+    if (columns == wide) {
+      whole<M>(rows_of_a, rows_of_c, pitch, start);
+      return;
+    }
+    T sums[M * wide];
+    whole<M>(rows_of_a, sums, wide, kZero);
+    for (long r = 0; r < M; ++r)
+      for (long j = 0; j < columns; ++j) {
+        T* p = rows_of_c + r * pitch + j;
+        *p = sums[r * wide + j] + (start == kAdd ? *p : start == kBias ? bias[j] : T(0));
+      }
+  }
+
+  // Alone in its function, so that all sums stay in registers.
+  template <int M>
+  __attribute__((noinline)) void whole(const T* rows_of_a, T* rows_of_c, long pitch_of_c, Start start_with) const {
+    using V = typename Simd<T>::V;
+    constexpr long width = Simd<T>::width;
+    V sums[M][N];
+#pragma GCC unroll 8
+    for (int r = 0; r < M; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) sums[r][v] = V{};
+    product<T, M, N>(depth, rows_of_a, row, column, panel, sums);
+    if (start_with != kZero) {
+      const T* first = start_with == kAdd ? rows_of_c : bias;
+      const long step = start_with == kAdd ? pitch_of_c : 0;
+#pragma GCC unroll 8
+      for (int r = 0; r < M; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) sums[r][v] += load(first + r * step + v * width);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < M; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) store(rows_of_c + r * pitch_of_c + v * width, sums[r][v]);
+  }
+};
+
+// The same with the number of vectors known at run time only.
+template <typename T>
+void add_product(long rows, const T* a, long row, long column, long depth, const T* panel, T* to, long pitch,
+                 long columns, Start start, const T* bias = nullptr) {
+  switch (divide_up(columns, Simd<T>::width)) {
+    case 1: return for_tiles(rows, ProductTile<T, 1>{a, row, column, depth, panel, to, pitch, columns, start, bias});
+    case 2: return for_tiles(rows, ProductTile<T, 2>{a, row, column, depth, panel, to, pitch, columns, start, bias});
+    case 3: return for_tiles(rows, ProductTile<T, 3>{a, row, column, depth, panel, to, pitch, columns, start, bias});
+    default: return for_tiles(rows, ProductTile<T, 4>{a, row, column, depth, panel, to, pitch, columns, start, bias});
+  }
+}
+
+// C (rows, columns) = A (rows, depth) B (depth, columns) [+ bias (columns)]; A and B with any strides.
+// B is packed into panels, one slab of the depth at a time, by all threads; the threads split the rows of C.
+// Rows of A that aren't contiguous are packed too.
+template <typename T>
+struct Product {
+  long rows, columns, depth;
+  const T* a;
+  long a_row, a_column;
+  const T* b;
+  long b_row, b_column;
+  T* c;          // (rows, columns), contiguous
+  const T* bias;  // (columns,) or null
+  T* panels;     // (blocks, kSlab, panel)
+
+  static constexpr long kSlab = 256, kRows = 32 * TILE_ROWS;
+  static constexpr long kPitch = kSlab + 16;  // not a multiple of a page: rows would share the same cache sets
+
+  long blocks() const { return divide_up(columns, Simd<T>::panel); }
+
+  void pack(long block, long k0, long count) const {
+    constexpr long width = Simd<T>::width;
+    const long first = block * Simd<T>::panel, left = columns - first;
+    const long wide = left < Simd<T>::panel ? divide_up(left, width) * width : Simd<T>::panel;
+    const long valid = left < wide ? left : wide;
+    T* to = panels + block * kSlab * Simd<T>::panel;
+    const T* from = b + k0 * b_row + first * b_column;
+    if (b_column == 1) {
+      for (long k = 0; k < count; ++k) {
+        for (long j = 0; j < valid; ++j) to[k * wide + j] = from[k * b_row + j];
+        for (long j = valid; j < wide; ++j) to[k * wide + j] = 0;
+      }
+      return;
+    }
+    // A few k at a time, so that the lines read and the lines written both stay in the first cache.
+    for (long k1 = 0; k1 < count; k1 += 16) {
+      const long end = k1 + 16 < count ? k1 + 16 : count;
+      for (long j = 0; j < wide; ++j)
+        for (long k = k1; k < end; ++k) to[k * wide + j] = j < valid ? from[k * b_row + j * b_column] : T(0);
+    }
+  }
+
+  void run(int member, int members, Barrier& barrier) const {
+    const Range mine = share(rows, member, members), packing = share(blocks(), member, members);
+    std::vector<T> packed_rows(kRows * kPitch);
+    for (long k0 = 0; k0 < depth; k0 += kSlab) {
+      const long count = depth - k0 < kSlab ? depth - k0 : kSlab;
+      if (k0) barrier.wait();
+      for (long block = packing.begin; block < packing.end; ++block) pack(block, k0, count);
+      barrier.wait();
+      for (long r0 = mine.begin; r0 < mine.end; r0 += kRows) {
+        const long n = mine.end - r0 < kRows ? mine.end - r0 : kRows;
+        const T* from = a + r0 * a_row + k0 * a_column;
+        const long row = a_column == 1 ? kPitch : 1, column = a_column == 1 ? 1 : kRows;
+        if (a_column == 1) {
+          for (long r = 0; r < n; ++r)
+            for (long k = 0; k < count; ++k) packed_rows[r * kPitch + k] = from[r * a_row + k];
+        } else {
+          for (long k = 0; k < count; ++k)
+            for (long r = 0; r < n; ++r) packed_rows[k * kRows + r] = from[r * a_row + k * a_column];
+        }
+        for (long block = 0; block < blocks(); ++block) {
+          const long first = block * Simd<T>::panel, left = columns - first;
+          add_product<T>(n, packed_rows.data(), row, column, count, panels + block * kSlab * Simd<T>::panel,
+                         c + r0 * columns + first, columns, left < Simd<T>::panel ? left : Simd<T>::panel,
+                         k0 ? kAdd : bias ? kBias : kZero, bias ? bias + first : nullptr);
+        }
+      }
+    }
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------- forward
+
+template <typename T>
+struct Forward {
+  long steps, batch, hidden;
+  T *z, *h, *c;       // c has one slot only where keep is false
+  const T* weight;    // (4H, H)
+  const long* lengths;  // (B,) or null
+  bool reverse, keep;
+  T* panels;  // blocks of `width` hidden units: [block][k][gate][unit]
+
+  long blocks() const { return divide_up(hidden, Simd<T>::width); }
+  long panel_size() const { return hidden * Simd<T>::panel; }
+
+  void pack(long block) const {
+    constexpr long width = Simd<T>::width;
+    T* to = panels + block * panel_size();
+    // A few k at a time, so that the lines read and the lines written both stay in the first cache.
+    for (long k1 = 0; k1 < hidden; k1 += 16) {
+      const long end = k1 + 16 < hidden ? k1 + 16 : hidden;
+      for (long gate = 0; gate < 4; ++gate)
+        for (long unit = 0; unit < width; ++unit) {
+          const long row = block * width + unit;
+          const T* from = weight + (gate * hidden + row) * hidden;
+          for (long k = k1; k < end; ++k) to[(k * 4 + gate) * width + unit] = row < hidden ? from[k] : T(0);
+        }
+    }
+  }
+
+  struct Tile {
+    const Forward& p;
+    long t, before, after, block;
+    long row0;
+
+    template <int M>
+    __attribute__((noinline)) void run(long r0) const {
+      using V = typename Simd<T>::V;
+      constexpr long width = Simd<T>::width;
+      const long H = p.hidden, first = row0 + r0, units = H - block * width;
+      V sums[M][4];
+#pragma GCC unroll 8
+      for (int r = 0; r < M; ++r)
+#pragma GCC unroll 4
+        for (int gate = 0; gate < 4; ++gate) sums[r][gate] = V{};
+      product<T, M, 4>(H, p.h + (before * p.batch + first) * H, H, 1, p.panels + block * p.panel_size(), sums);
+      const long slot_before = p.keep ? before : 0, slot = p.keep ? after : 0;
+#pragma GCC unroll 8
+      for (int r = 0; r < M; ++r) {
+        const long b = first + r, unit = block * width;
+        T* z = p.z + (t * p.batch + b) * 4 * H + unit;
+        const T* c_before = p.c + (slot_before * p.batch + b) * H + unit;
+        Gates<V> gates{load(z, units) + sums[r][0], load(z + H, units) + sums[r][1],
+                       load(z + 2 * H, units) + sums[r][2], load(z + 3 * H, units) + sums[r][3]};
+        V c, h;
+        cell_forward<T>(gates, load(c_before, units), c, h);
+        if (p.lengths && t >= p.lengths[b]) {
+          c = load(c_before, units);
+          h = load(p.h + (before * p.batch + b) * H + unit, units);
+        }
+        if (p.keep) {
+          store(z, gates.i, units);
+          store(z + H, gates.f, units);
+          store(z + 2 * H, gates.g, units);
+          store(z + 3 * H, gates.o, units);
+        }
+        store(p.c + (slot * p.batch + b) * H + unit, c, units);
+        store(p.h + (after * p.batch + b) * H + unit, h, units);
+      }
+    }
+  };
+
+  void run(int member, int members, Barrier& barrier, bool split_batch) const {
+    const Range mine = share(blocks(), member, members);
+    for (long block = mine.begin; block < mine.end; ++block) pack(block);
+    barrier.wait();
+    const Range rows = split_batch ? share(batch, member, members) : Range{0, batch};
+    const Range units = split_batch ? Range{0, blocks()} : mine;
+    for (long n = 0; n < steps; ++n) {
+      const long t = reverse ? steps - 1 - n : n;
+      for (long block = units.begin; block < units.end; ++block)
+        for_tiles(rows.end - rows.begin, Tile{*this, t, reverse ? t + 1 : t, reverse ? t : t + 1, block, rows.begin});
+      if (!split_batch) barrier.wait();
+    }
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------- backward
+
+template <typename T>
+struct Backward {
+  long steps, batch, hidden;
+  T* gates;  // become dz
+  const T *h, *c, *weight;
+  const T* dy;  // (T, B, H), rows dy_row elements apart; or null
+  long dy_row;
+  const long* lengths;
+  bool reverse;
+  T *dh, *dc;  // (B, H): at first of the final state, at last of the initial one
+  T* panels;   // blocks of up to 4 vectors of hidden units: [block][k = 4H][unit]
+
+  static constexpr long kDepth = 512;  // rows of a panel that stay in cache while all rows of the batch pass by
+
+  long blocks() const { return divide_up(hidden, Simd<T>::panel); }
+  int vectors(long block) const {
+    const long left = divide_up(hidden - block * Simd<T>::panel, Simd<T>::width);
+    return left < 4 ? int(left) : 4;
+  }
+
+  void pack(long block) const {
+    constexpr long panel = Simd<T>::panel;
+    const long wide = vectors(block) * Simd<T>::width, first = block * panel;
+    const long valid = hidden - first < wide ? hidden - first : wide;
+    T* to = panels + block * 4 * hidden * panel;
+    for (long k = 0; k < 4 * hidden; ++k) {
+      const T* from = weight + k * hidden + first;
+      for (long unit = 0; unit < valid; ++unit) to[k * wide + unit] = from[unit];
+      for (long unit = valid; unit < wide; ++unit) to[k * wide + unit] = 0;
+    }
+  }
+
+  bool valid(long t, long b) const { return !lengths || t < lengths[b]; }
+
+  // sums (rows, panel) = dz of step t times a block of weight_hh.
+  void through_weight(long t, long block, Range rows, T* sums) const {
+    constexpr long panel = Simd<T>::panel;
+    const long n = rows.end - rows.begin, wide = vectors(block) * Simd<T>::width;
+    const T* a = gates + (t * batch + rows.begin) * 4 * hidden;
+    for (long k = 0; k < 4 * hidden; k += kDepth) {
+      const long depth = 4 * hidden - k < kDepth ? 4 * hidden - k : kDepth;
+      add_product<T>(n, a + k, 4 * hidden, 1, depth, panels + block * 4 * hidden * panel + k * wide, sums, panel, wide,
+                     k ? kAdd : kZero);
+    }
+  }
+
+  // What arrives at h before step `from` (-1: at the end): through the weights, or as it was where the sequence has
+  // no such step.
+  void cells(long t, long from, long block, Range rows, const T* sums) const {
+    using V = typename Simd<T>::V;
+    constexpr long width = Simd<T>::width, panel = Simd<T>::panel;
+    const long H = hidden, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
+    for (long b = rows.begin; b < rows.end; ++b) {
+      const bool through = from >= 0 && valid(from, b), here = valid(t, b);
+      for (long unit = block * panel; unit < H && unit < (block + 1) * panel; unit += width) {
+        const long left = H - unit;
+        T* kept = dh + b * H + unit;
+        V arrived = through ? load(sums + (b - rows.begin) * panel + unit - block * panel) : load(kept, left);
+        T* z = gates + (t * batch + b) * 4 * H + unit;
+        Gates<V> dz{};
+        if (here) {
+          if (dy) arrived += load(dy + (t * batch + b) * dy_row + unit, left);
+          dz = {load(z, left), load(z + H, left), load(z + 2 * H, left), load(z + 3 * H, left)};
+          V carried = load(dc + b * H + unit, left);
+          cell_backward<T>(dz, load(c + (before * batch + b) * H + unit, left),
+                           load(c + (after * batch + b) * H + unit, left), arrived, carried);
+          store(dc + b * H + unit, carried, left);
+        } else {
+          store(kept, arrived, left);
+        }
+        store(z, dz.i, left);
+        store(z + H, dz.f, left);
+        store(z + 2 * H, dz.g, left);
+        store(z + 3 * H, dz.o, left);
+      }
+    }
+  }
+
+  void run(int member, int members, Barrier& barrier, bool split_batch) const {
+    using V = typename Simd<T>::V;
+    const Range mine = share(blocks(), member, members);
+    for (long block = mine.begin; block < mine.end; ++block) pack(block);
+    barrier.wait();
+    const Range rows = split_batch ? share(batch, member, members) : Range{0, batch};
+    const Range units = split_batch ? Range{0, blocks()} : mine;
+    constexpr long panel = Simd<T>::panel;
+    std::vector<T> sums((rows.end - rows.begin) * panel);
+    long from = -1;
+    for (long n = 0; n < steps; ++n) {
+      const long t = reverse ? n : steps - 1 - n;
+      for (long block = units.begin; block < units.end; ++block) {
+        if (from >= 0) through_weight(from, block, rows, sums.data());
+        cells(t, from, block, rows, sums.data());
+      }
+      if (!split_batch) barrier.wait();
+      from = t;
+    }
+    for (long block = units.begin; block < units.end; ++block) {
+      through_weight(from, block, rows, sums.data());
+      for (long b = rows.begin; b < rows.end; ++b)
+        if (valid(from, b))
+          for (long unit = block * panel; unit < hidden && unit < (block + 1) * panel; unit += Simd<T>::width) {
+            const V arrived = load(sums.data() + (b - rows.begin) * panel + unit - block * panel);
+            store(dh + b * hidden + unit, arrived, hidden - unit);
+          }
+    }
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------- entries
+
+template <typename T>
+void forward(Forward<T> p, int threads, bool split_batch) {
+  std::vector<T> panels(p.blocks() * p.panel_size());
+  p.panels = panels.data();
+  run_team(threads, [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
+}
+
+template <typename T>
+void backward(Backward<T> p, int threads, bool split_batch) {
+  std::vector<T> panels(p.blocks() * 4 * p.hidden * Simd<T>::panel);
+  p.panels = panels.data();
+  run_team(threads, [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
+}
+
+template <typename T>
+void multiply(Product<T> p, int threads) {
+  std::vector<T> panels(p.blocks() * Product<T>::kSlab * Simd<T>::panel);
+  p.panels = panels.data();
+  run_team(threads, [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier); });
+}
+
+// Element-wise activations, for tests of their error.
+template <typename T>
+void activate(bool tanh_instead, long count, const T* x, T* y) {
+  for (long k = 0; k < count; k += Simd<T>::width) {
+    const auto v = load(x + k, count - k);
+    store(y + k, tanh_instead ? tanh_of<T>(v) : sigmoid<T>(v), count - k);
+  }
+}
+
+#undef CELL

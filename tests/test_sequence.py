@@ -1,0 +1,214 @@
+"""The compiled CPU tier: every shape, dtype and option against the float64 reference tier; its error; its threads."""
+
+import math
+import multiprocessing
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from gpu_lstm import LSTM, InputError
+from gpu_lstm.backend import compiled
+from gpu_lstm.recurrence import reference, sequence
+from gpu_lstm.recurrence.contract import Mask
+from tests.support import NUMPY, loss_and_gradients, problem, relative_error
+
+pytestmark = pytest.mark.skipif(compiled.library() is None, reason=f"no compiled library: {compiled.missing()}")
+
+LIMIT = {"float32": 2e-6, "float64": 1e-13}
+SETS = compiled.SETS[: compiled.instruction_set() + 1]
+
+
+@pytest.fixture(params=SETS)
+def instruction_set(request, monkeypatch):
+    monkeypatch.setenv(compiled.OFF_VARIABLE, request.param)
+    return request.param
+
+
+def run(tier, dtype, steps, batch, hidden, lengths=None, reverse=False, send=("dh", "dh_last", "dc_last")):
+    """All results of forward and backward of a tier on a problem that depends on the sizes only."""
+    rng = np.random.default_rng(steps * 1000 + batch * 10 + hidden)
+    z = rng.standard_normal((steps, batch, 4 * hidden)).astype(dtype)
+    weight = (rng.standard_normal((4 * hidden, hidden)) / math.sqrt(hidden)).astype(dtype)
+    h0, c0, dh_last, dc_last = rng.standard_normal((4, batch, hidden)).astype(dtype)
+    both = rng.standard_normal((steps, batch, 2 * hidden)).astype(dtype)
+    dh = both[:, :, hidden:]  # rows that are not contiguous, as of one direction of two
+    mask = None
+    if lengths is not None:
+        mask = Mask(np.asarray(lengths), np.arange(steps)[:, None, None] < np.asarray(lengths)[None, :, None])
+    saved = tier.forward(NUMPY, z, weight, h0, c0, mask, reverse)
+    results = {"h": saved.h.copy(), "c": saved.c.copy()}
+    sent = {"dh": dh, "dh_last": dh_last, "dc_last": dc_last}
+    arguments = [sent[name] if name in send else None for name in sent]
+    results["dz"], results["dh0"], results["dc0"] = tier.backward(NUMPY, saved, *arguments)
+    return results
+
+
+def check(dtype, *sizes, **options):
+    # The float64 oracle starts from the very numbers that the tier got.
+    actual, expected = run(sequence, dtype, *sizes, **options), oracle(dtype, *sizes, **options)
+    for name in expected:
+        assert relative_error(actual[name], expected[name]) < LIMIT[dtype], name
+
+
+def oracle(dtype, *sizes, **options):
+    """The reference tier in float64 on inputs rounded to `dtype`."""
+    return run(Rounded(dtype), "float64", *sizes, **options)
+
+
+class Rounded:
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def forward(self, backend, z, weight, h0, c0, mask, reverse):
+        z, weight, h0, c0 = (array.astype(self.dtype).astype("float64") for array in (z, weight, h0, c0))
+        return reference.forward(backend, z, weight, h0, c0, mask, reverse)
+
+    def backward(self, backend, saved, *sent):
+        return reference.backward(
+            backend, saved, *(None if a is None else a.astype(self.dtype).astype("float64") for a in sent)
+        )
+
+
+@pytest.mark.parametrize("hidden", [1, 3, 8, 17, 32, 50, 128])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("dtype", LIMIT)
+def test_every_small_batch(dtype, steps, hidden, instruction_set):
+    for batch in range(1, 18):
+        check(dtype, steps, batch, hidden)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 17])
+@pytest.mark.parametrize("dtype", LIMIT)
+def test_a_hidden_size_beyond_the_caches(dtype, batch, instruction_set):
+    check(dtype, 2, batch, 530)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("batch, hidden", [(3, 5), (9, 17), (17, 33)])
+@pytest.mark.parametrize("dtype", LIMIT)
+def test_unequal_lengths(dtype, batch, hidden, reverse, instruction_set):
+    lengths = np.random.default_rng(batch).integers(1, 8, batch)
+    check(dtype, 7, batch, hidden, lengths=lengths, reverse=reverse)
+
+
+@pytest.mark.parametrize("send", [(), ("dh",), ("dh_last",), ("dc_last",), ("dh", "dc_last")], ids="+".join)
+def test_any_subset_of_gradients(send):
+    actual, expected = (run(tier, "float64", 5, 6, 17, send=send) for tier in (sequence, reference))
+    for name in expected:
+        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", LIMIT)
+def test_the_whole_layer(dtype):
+    results = {}
+    for tier, kind in (("reference", "float64"), ("sequence", dtype)):
+        lstm = LSTM(5, 19, 2, bidirectional=True, dtype=kind, tier=tier, backend=NUMPY)
+        for param in lstm.params.values():
+            param[...] = param.astype("float32")
+        data = {name: array.astype("float32").astype(kind) for name, array in problem(lstm, 9, 6).items()}
+        data["dy"] = np.round(data["dy"], 2).astype(kind)
+        results[tier] = loss_and_gradients(lstm, data, [9, 1, 4, 9, 6, 2])[1]
+    for name, expected in results["reference"].items():
+        assert relative_error(results["sequence"][name], expected) < (2e-6 if dtype == "float32" else 1e-7), name
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_the_bytes_do_not_depend_on_the_threads(threads, monkeypatch):
+    """Whether threads split the batch or the hidden units, each sum is made by one thread in the same order."""
+    for sizes in ((5, 40, 40), (5, 3, 70)):
+        monkeypatch.setattr(compiled, "SERIAL_WORK", 0)
+        monkeypatch.setenv("GPU_LSTM_NUM_THREADS", "1")
+        one = run(sequence, "float32", *sizes)
+        monkeypatch.setenv("GPU_LSTM_NUM_THREADS", str(threads))
+        for name, array in run(sequence, "float32", *sizes).items():
+            assert array.tobytes() == one[name].tobytes(), name
+
+
+def activation(name, x):
+    y = np.empty_like(x)
+    compiled.call("activate", x.dtype, int(name == "tanh"), x.size, x, y)
+    return y
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("dtype, ulp", [("float32", 4), ("float64", 4)])
+def test_activations_are_within_4_ulp_over_their_range(name, dtype, ulp, instruction_set):
+    limit = 86 if dtype == "float32" else 700
+    grid = np.concatenate([np.linspace(-limit, limit, 200_001), np.linspace(-1, 1, 100_001), np.logspace(-30, 0, 5001)])
+    x = grid.astype(dtype)
+    wide = x.astype(np.longdouble)
+    exact = np.tanh(wide) if name == "tanh" else 1 / (1 + np.exp(-wide))
+    spacing = np.spacing(np.abs(exact.astype(dtype))).astype(np.longdouble)
+    assert float(np.max(np.abs(activation(name, x).astype(np.longdouble) - exact) / spacing)) < ulp
+
+
+@pytest.mark.parametrize("dtype", LIMIT)
+def test_activations_of_extremes(dtype, instruction_set):
+    huge = np.finfo(dtype).max
+    x = np.array([0.0, -0.0, 1e4, -1e4, huge, -huge, np.inf, -np.inf, np.nan, np.finfo(dtype).tiny], dtype=dtype)
+    tanh, sigmoid = activation("tanh", x), activation("sigmoid", x)
+    np.testing.assert_array_equal(tanh[:8], [0, 0, 1, -1, 1, -1, 1, -1])
+    np.testing.assert_allclose(sigmoid[:8], [0.5, 0.5, 1, 0, 1, 0, 1, 0], atol=1e-37)
+    assert np.isnan(tanh[8])
+    assert np.isnan(sigmoid[8])
+    assert tanh[9] == x[9]
+
+
+@pytest.mark.parametrize("dtype, limit", [("float32", 1e-6), ("float64", 1e-14)])
+@pytest.mark.parametrize("rows, depth, columns", [(1, 1, 1), (7, 3, 5), (50, 400, 130), (33, 800, 64), (97, 257, 65)])
+def test_products_with_any_strides(dtype, limit, rows, depth, columns, instruction_set):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((rows, depth)).astype(dtype), rng.standard_normal((depth, columns)).astype(dtype)
+    bias = rng.standard_normal(columns).astype(dtype)
+    expected = a.astype("float64") @ b.astype("float64")
+    for left in (a, np.asfortranarray(a), np.repeat(a, 2, axis=1)[:, ::2]):
+        for right in (b, np.asfortranarray(b)):
+            assert relative_error(compiled.multiply(left, right), expected) < limit
+            assert relative_error(compiled.multiply(left, right, bias), expected + bias) < limit
+
+
+def test_two_python_threads_get_what_each_gets_alone():
+    alone = [run(sequence, "float32", 20, 12, 48 + n) for n in range(2)]
+    together: list = [None, None]
+
+    def work(n):
+        for _ in range(10):
+            together[n] = run(sequence, "float32", 20, 12, 48 + n)
+
+    workers = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for n in range(2):
+        for name in alone[n]:
+            np.testing.assert_array_equal(together[n][name], alone[n][name])
+
+
+def child(queue):
+    queue.put(run(sequence, "float32", 10, 16, 64)["dz"].sum())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_it_works_after_a_fork():
+    expected = run(sequence, "float32", 10, 16, 64)["dz"].sum()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=child, args=(queue,))
+    process.start()
+    assert queue.get(timeout=30) == expected
+    process.join(30)
+
+
+def test_the_thread_count_comes_from_the_usual_variables(monkeypatch):
+    monkeypatch.delenv("GPU_LSTM_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert compiled.threads() == 3
+    monkeypatch.setenv("GPU_LSTM_NUM_THREADS", "2")
+    assert compiled.threads() == 2
+    monkeypatch.setenv("GPU_LSTM_NUM_THREADS", "many")
+    with pytest.raises(InputError, match="GPU_LSTM_NUM_THREADS is 'many'; expected a whole number"):
+        compiled.threads()

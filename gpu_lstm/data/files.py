@@ -6,6 +6,7 @@ import csv
 import gzip
 import lzma
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
@@ -19,6 +20,8 @@ BLOCK = 1 << 20
 """Bytes or rows read at a time."""
 IN_MEMORY = 1 << 28
 """Bytes of converted data above which it is kept in a temporary file instead of in memory."""
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
+"""What reading a damaged file, packed or not, can raise."""
 
 
 def find_file(path: str | Path, what: str) -> Path:
@@ -81,9 +84,10 @@ class Spool:
         tail = () if self._width is None else (self._width,)
         if self._file is None:
             return np.concatenate(self._blocks) if self._blocks else np.empty((0, *tail), self._dtype)
-        self._file.flush()
         rows = self._bytes // (self._dtype.itemsize * (self._width or 1))
-        return np.memmap(self._file, self._dtype, "r", shape=(rows, *tail))
+        with self._file as file:  # the map keeps the closed file's content
+            file.flush()
+            return np.memmap(file, self._dtype, "r", shape=(rows, *tail))
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -104,7 +108,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                     yield rows.line_num, row
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8 text: {error.reason} after line {rows.line_num}") from None
-        except (csv.Error, OSError, EOFError, lzma.LZMAError) as error:
+        except (csv.Error, *UNREADABLE) as error:
             raise InputError(f"{path} can't be read after line {rows.line_num}: {error}") from None
 
 
@@ -141,8 +145,10 @@ def column_index(path: Path, header: list[str], name: str) -> int:
     Raises
     ------
     InputError
-        There is no such column; the message lists those that there are.
+        There is no such column, or more than one; the message lists those that there are.
     """
     if name not in header:
         raise InputError(f"{path} has no column {name!r}; it has {', '.join(map(repr, header[:20]))}")
+    if header.count(name) > 1:
+        raise InputError(f"{path} has {header.count(name)} columns called {name!r}; expected different names")
     return header.index(name)

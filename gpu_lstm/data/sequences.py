@@ -83,7 +83,8 @@ def read_sequences(
     Raises
     ------
     InputError
-        No such file or column, a label that changes within a sequence, or a cell that is no finite number.
+        No such file or column, a label that is missing or changes within a sequence, a sequence whose rows don't
+        follow one another, or a cell that is no finite number.
     """
     path = find_file(path, "sequences")
     rows = read_rows(path)
@@ -96,6 +97,7 @@ def read_sequences(
     block: list[list[float]] = []
     starts, labels, test = [0], [], []
     current: tuple[str, str] | None = None
+    seen: set[tuple[str, str]] = set()
     count = 0
     for line, row in rows:
         if len(row) != len(header):
@@ -103,8 +105,8 @@ def read_sequences(
         if spool is None:
             if not picked:
                 reserved = {*keys, split_key}
-                picked = [k for k, cell in enumerate(row) if k not in reserved and is_number(cell)]
-                names = [header[k] for k in picked]
+                names = [header[k] for k, cell in enumerate(row) if k not in reserved and is_number(cell)]
+                picked = [column_index(path, header, name) for name in names]
                 if not picked:
                     raise InputError(f"{path} has no numeric column besides {series!r} and {label!r}")
             spool = Spool("float64", len(picked))
@@ -115,6 +117,11 @@ def read_sequences(
         if here != current:
             if current is not None:
                 starts.append(count)
+            if here in seen:
+                raise InputError(f"{path}, line {line}: {series} {here[1]!r} goes on after another one; sort the rows")
+            seen.add(here)
+            if not row[keys[1]].strip():
+                raise InputError(f"{path}, line {line}: column {label!r} is empty; expected a label")
             labels.append(row[keys[1]].strip())
             test.append(part == "test")
             current = here
@@ -131,7 +138,7 @@ def read_sequences(
         spool.add(np.array(block))
     starts.append(count)
     texts = set(labels)
-    classes = sorted(texts, key=float) if all(map(is_number, texts)) else sorted(texts)
+    classes = sorted(sorted(texts), key=float) if all(map(is_number, texts)) else sorted(texts)
     if len(classes) < 2:
         raise InputError(f"{path}: column {label!r} has one value, {classes[0]!r}; expected at least two classes")
     number = {text: n for n, text in enumerate(classes)}

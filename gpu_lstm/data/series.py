@@ -55,7 +55,9 @@ def read_series(path: str | Path, columns: Sequence[str] | None = None) -> Serie
     for line, row in rows:
         if spool is None:
             if not picked:
-                picked = [k for k, cell in enumerate(row[: len(header)]) if is_number(cell)]
+                picked = [
+                    column_index(path, header, name) for name, cell in zip(header, row, strict=False) if is_number(cell)
+                ]
                 names = [header[k] for k in picked]
                 if not picked:
                     raise InputError(f"{path} has no numeric column; line {line} is {','.join(row)[:60]!r}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gpu_lstm.data.files import BLOCK, SHIPPED, Spool, find_file, open_bytes
+from gpu_lstm.data.files import BLOCK, SHIPPED, UNREADABLE, Spool, find_file, open_bytes
 from gpu_lstm.errors import InputError
 
 SHAKESPEARE = SHIPPED / "shakespeare.txt.xz"
@@ -125,7 +124,7 @@ def _blocks(path: Path) -> Iterator[str]:
             yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} near byte {done + error.start}") from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} can't be read: {error}") from None
 
 

@@ -148,7 +148,8 @@ class LanguageModel(Model):
             if temperature == 0:
                 token = int(scores.argmax())
             else:
-                scores = np.exp((scores - scores.max()) / temperature)
+                with np.errstate(over="ignore"):  # a score far below the best one is -inf then
+                    scores = np.exp((scores - scores.max()) / temperature)
                 token = int(rng.choice(scores.size, p=scores / scores.sum()))
             yield token
             ids = np.array([[token]])

@@ -25,7 +25,7 @@ def save(path: Path, arrays: dict[str, np.ndarray], description: dict[str, Any])
     from safetensors.numpy import save as to_bytes
 
     header = {"gpu_lstm": json.dumps({"format": FORMAT, **description})}
-    content = to_bytes({name: np.ascontiguousarray(array) for name, array in arrays.items()}, header)
+    content = to_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()}, header)
     write_whole(path, content)
 
 
@@ -68,10 +68,11 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise InputError(f"checkpoint {path} was not written by gpu_lstm: its header has no description")
     try:
         description = json.loads(header["gpu_lstm"])
-        if description["format"] != FORMAT:
-            raise InputError(f"checkpoint {path} has format {description['format']!r}; expected {FORMAT}")
+        written = description["format"]
     except (ValueError, TypeError, KeyError):
         raise InputError(f"checkpoint {path} has a damaged description") from None
+    if written != FORMAT:
+        raise InputError(f"checkpoint {path} has format {written!r}; expected {FORMAT}")
     return arrays, description
 
 

@@ -129,20 +129,21 @@ class Run:
         Raises
         ------
         TrainingError
-            Loss or gradients are not finite. The checkpoints on disk are from before.
+            Loss, gradients or score are not finite. The checkpoints on disk are from before.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
-            end = "finished"
+        patience, end = self.settings.patience, "finished"
+        mode = "a" if self.step else "w"
+        # NumPy's warnings would only repeat what the checks in each step say.
+        with open(self.folder / "log.jsonl", mode, encoding="utf-8") as log, np.errstate(all="ignore"):
             while self.step < self.steps:
+                if patience and self.since_best >= patience:
+                    end = "early"
+                    break
                 event = self._one_step()
                 log.write(json.dumps({k: v for k, v in asdict(event).items() if v not in (None, "")}) + "\n")
                 log.flush()
                 report(event)
-                patience = self.settings.patience
-                if patience and self.since_best >= patience:
-                    end = "early"
-                    break
                 if self.step < self.steps and stop():
                     end = "stopped"
                     break
@@ -155,16 +156,15 @@ class Run:
         norm = clip_by_global_norm(task.model.backend, gradients, self.settings.clip)
         value = float(loss)
         if not (math.isfinite(value) and math.isfinite(norm)):
-            raise TrainingError(
-                f"step {self.step + 1}: loss is {value}, norm of the gradients {norm}; training can't go on. "
-                f"A smaller learning rate helps; the checkpoints in {self.folder} are from before"
-            )
+            raise self._diverged(self.step + 1, f"loss is {value}, norm of the gradients {norm}")
         self.optimizer.update(gradients, self.schedule(self.step))
         self.step += 1
         shown = task.shown(value)
         if self.step not in self._validate_at:
             return Event(self.step, self.steps, shown, norm)
         score, text = task.validate()
+        if not math.isfinite(score):
+            raise self._diverged(self.step, f"score is {score}")
         best = score < self.best
         self.since_best = 0 if best else self.since_best + 1
         if best:
@@ -174,6 +174,12 @@ class Run:
             )
         self.save()
         return Event(self.step, self.steps, shown, norm, score, text, best)
+
+    def _diverged(self, step: int, what: str) -> TrainingError:
+        return TrainingError(
+            f"step {step}: {what}; training can't go on. "
+            f"A smaller learning rate helps; what {self.folder} holds is from before"
+        )
 
     def save(self) -> None:
         """Write ``resume.safetensors``."""
@@ -206,11 +212,18 @@ class Run:
             self.since_best = int(progress["since_best"])
             checkpoint.fill(self.task.model, arrays, path)
             for name, array in self.optimizer.state.items():
-                array[...] = backend.asarray(arrays[f"optimizer.{name}"], dtype)
+                saved = arrays[f"optimizer.{name}"]
+                if saved.shape != tuple(array.shape):
+                    raise ValueError(f"optimizer.{name} is {saved.shape}; expected {tuple(array.shape)}")
+                array[...] = backend.asarray(saved, dtype)
             carried = {n.removeprefix("carried."): a for n, a in arrays.items() if n.startswith("carried.")}
             self.task.restore({name: backend.asarray(array, dtype) for name, array in carried.items()})
-        except (KeyError, TypeError) as error:
+        except InputError:
+            raise
+        except KeyError as error:
             raise InputError(f"checkpoint {path} lacks {error}") from None
+        except (TypeError, ValueError) as error:
+            raise InputError(f"checkpoint {path} is damaged: {error}") from None
         if not 0 <= self.step <= self.steps:
             raise InputError(f"checkpoint {path} is at step {self.step}; expected 0..{self.steps}")
         self._trim_log()

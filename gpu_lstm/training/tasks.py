@@ -75,7 +75,7 @@ class TextTask:
     def __init__(self, model: LanguageModel, tokens: np.ndarray, batch: int, length: int, validation: float, seed: int):
         self.model: Model = model
         self._language = model
-        cut = len(tokens) - int(len(tokens) * check_share(validation))
+        cut = len(tokens) - int(len(tokens) * check_share("validation", validation))
         self.train = Tracks(tokens[:cut], batch, length)
         held_out = tokens[cut:]
         self.held_out = Tracks(held_out, max(1, min(batch, len(held_out) // (length + 1))), length)
@@ -254,7 +254,7 @@ def class_scores(model: Classifier, data: Sequences, picked: np.ndarray, block: 
 
 def split_series(steps: int, parts: tuple[float, float]) -> tuple[int, int]:
     """Ends of the training and of the validation part of a series."""
-    train, validation = (check_share(part) for part in parts)
+    train, validation = (check_share(name, part) for name, part in zip(("train", "validation"), parts, strict=True))
     if train + validation > 1:
         raise InputError(f"train and validation shares are {train} and {validation}; expected at most 1 together")
     return int(steps * train), int(steps * (train + validation))
@@ -263,13 +263,13 @@ def split_series(steps: int, parts: tuple[float, float]) -> tuple[int, int]:
 def split_sequences(data: Sequences, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the sequences to train on and to validate on: a random draw from those not called test."""
     usable = np.random.default_rng((seed, 0)).permutation(np.flatnonzero(~data.test))
-    held = max(1, int(len(usable) * check_share(validation)))
+    held = max(1, int(len(usable) * check_share("validation", validation)))
     if len(usable) - held < 1:
         raise InputError(f"sequences has {len(usable)} to train and validate on; expected at least 2")
     return usable[held:], usable[:held]
 
 
-def check_share(value: float) -> float:
+def check_share(name: str, value: float) -> float:
     """Return a share if it is in (0, 1).
 
     Raises
@@ -278,5 +278,5 @@ def check_share(value: float) -> float:
         It isn't.
     """
     if not 0 < value < 1:
-        raise InputError(f"share is {value!r}; expected a number between 0 and 1")
+        raise InputError(f"{name} is {value!r}; expected a share between 0 and 1")
     return float(value)

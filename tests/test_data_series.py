@@ -1,0 +1,201 @@
+"""Series from CSV files, and the simple forecasts to beat."""
+
+import gzip
+import lzma
+import re
+
+import numpy as np
+import pytest
+
+from gpu_lstm import InputError
+from gpu_lstm.data import files, series
+from gpu_lstm.data.series import CO2, autoregression, persistence, read_series, rmse, truth
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, name="a.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+TABLE = "day,x,place,y\n2020-01-01,1,north,10\n2020-01-02,2.5,south,-2e1\n"
+
+
+def test_columns_with_a_number_in_the_first_row_are_taken(write):
+    data = read_series(write(TABLE))
+    assert data.names == ["x", "y"]
+    assert data.values.dtype == np.float64
+    assert data.values.tolist() == [[1, 10], [2.5, -20]]
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(["y"], [[10], [-20]]), (["y", "x"], [[10, 1], [-20, 2.5]])])
+def test_columns_are_taken_by_name_in_the_order_asked_for(write, columns, expected):
+    data = read_series(write(TABLE), columns)
+    assert data.names == columns
+    assert data.values.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "x\n1\n2\n",
+        "x\r\n1\r\n2\r\n",
+        "x\n1\n2",
+        "\ufeffx\n1\n2\n",
+        "x\n\n1\n\n2\n\n",
+        '"x"\n"1"\n" 2 "\n',
+        " x \n 1 \n2\n",
+        'x,note\n1,"two\nlines"\n2,\'\n',
+    ],
+)
+def test_usual_ways_to_write_csv_read_the_same(write, content):
+    assert read_series(write(content), ["x"]).values.tolist() == [[1], [2]]
+
+
+@pytest.mark.parametrize(("ending", "pack"), [("gz", gzip.compress), ("xz", lzma.compress)])
+def test_packed_files_read_like_plain_ones(write, ending, pack):
+    assert read_series(write(pack(TABLE.encode()), f"a.csv.{ending}")).values.tolist() == [[1, 10], [2.5, -20]]
+
+
+@pytest.mark.parametrize("in_memory", [1 << 28, 1000])
+def test_block_by_block_gives_the_same_values(write, monkeypatch, in_memory):
+    values = np.random.default_rng(0).normal(size=(301, 2))
+    path = write("x,y\n" + "".join(f"{a},{b}\n" for a, b in values.tolist()))
+    monkeypatch.setattr(series, "BLOCK", 20)
+    monkeypatch.setattr(files, "IN_MEMORY", in_memory)
+    read = read_series(path).values
+    assert isinstance(read, np.memmap) == (in_memory == 1000)
+    assert np.array_equal(read, values)
+
+
+def test_a_missing_column_is_told_with_those_that_there_are(write):
+    with pytest.raises(InputError, match=r"a\.csv has no column 'z'; it has 'day', 'x', 'place', 'y'$"):
+        read_series(write(TABLE), ["z"])
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("nan", "nan; expected a finite number"),
+        ("NaN", "NaN; expected a finite number"),
+        ("inf", "inf; expected a finite number"),
+        ("-Infinity", "-Infinity; expected a finite number"),
+        ("1e999", "1e999; expected a finite number"),
+        ("", "empty; expected a number"),
+        ("  ", "empty; expected a number"),
+        ("abc", "'abc'; expected a number"),
+        ("1;2", "'1;2'; expected a number"),
+        ("x" * 500, f"'{'x' * 40}'; expected a number"),
+        ("1\x00", r"'1\x00'; expected a number"),
+    ],
+)
+def test_a_cell_that_is_no_finite_number_is_told_with_line_and_column(write, cell, shown):
+    path = write(f"day,x,y\n1,2,3\n1,2,3\n1,{cell},3\n")
+    with pytest.raises(InputError, match=re.escape(f"a.csv, line 4: column 'x' is {shown}")):
+        read_series(path)
+
+
+def test_a_nan_in_the_first_row_is_refused_too(write):
+    with pytest.raises(InputError, match="line 2: column 'y' is nan"):
+        read_series(write("x,y\n1,nan\n2,3\n"))
+
+
+@pytest.mark.parametrize(("row", "cells"), [("1", 1), ("1,2,3", 3)])
+@pytest.mark.parametrize("before", ["", "1,2\n"])
+def test_a_ragged_row_is_told_with_its_line(write, row, cells, before):
+    line = 2 + before.count("\n")
+    with pytest.raises(InputError, match=rf"line {line}: {cells} cells; expected 2, as in the header"):
+        read_series(write(f"x,y\n{before}{row}\n"))
+
+
+@pytest.mark.parametrize("content", ["x,y\n", "x,y", "\n\n"])
+def test_a_file_without_rows_is_refused(write, content):
+    with pytest.raises(InputError, match="has no rows after its header"):
+        read_series(write(content))
+
+
+def test_a_file_without_numbers_is_refused(write):
+    with pytest.raises(InputError, match=r"has no numeric column; line 2 is '1;2'"):
+        read_series(write("x;y\n1;2\n"))
+
+
+@pytest.mark.parametrize("columns", [None, ["x"]])
+def test_two_columns_of_the_same_name_are_refused(write, columns):
+    with pytest.raises(InputError, match="has 2 columns called 'x'"):
+        read_series(write("x,x\n1,2\n"), columns)
+
+
+def test_bytes_that_are_not_utf_8_are_refused(write):
+    with pytest.raises(InputError, match=r"a\.csv is not UTF-8 text: .* after line \d"):
+        read_series(write("x,größe\n1,2\n".encode("latin-1")))
+
+
+@pytest.mark.parametrize("content", [b"\x1f\x8b\x08", gzip.compress(TABLE.encode())[:-4], b"x\n1\n"])
+def test_a_damaged_packed_file_is_refused(write, content):
+    with pytest.raises(InputError, match=r"a\.csv\.gz can't be read after line \d+: "):
+        read_series(write(content, "a.csv.gz"))
+
+
+def test_a_cell_without_end_is_refused(write):
+    with pytest.raises(InputError, match="can't be read after line 2: field larger"):
+        read_series(write('x\n"' + "1" * 200_000))
+
+
+@pytest.mark.parametrize(("name", "message"), [("b.csv", "does not exist"), (".", "is a folder; expected a file")])
+def test_what_is_no_file_is_refused(tmp_path, name, message):
+    with pytest.raises(InputError, match=message):
+        read_series(tmp_path / name)
+
+
+def test_persistence_repeats_the_last_known_value():
+    values = np.arange(10.0).reshape(5, 2)
+    assert persistence(values, np.array([1, 4]), 2).tolist() == [[[0, 1], [0, 1]], [[6, 7], [6, 7]]]
+
+
+def test_truth_is_what_came_after_each_origin():
+    values = np.arange(10.0).reshape(5, 2)
+    assert truth(values, np.array([1, 3]), 2).tolist() == [[[2, 3], [4, 5]], [[6, 7], [8, 9]]]
+
+
+def test_rmse_by_value():
+    assert rmse(np.array([[[1.0], [2.0]]]), np.array([[[4.0], [6.0]]])) == pytest.approx(np.sqrt(12.5))
+
+
+def ar2(steps, weights, start):
+    """A series without noise that follows an AR(2) model with intercept."""
+    x = [*start]
+    while len(x) < steps:
+        x.append(weights[0] + weights[1] * x[-2] + weights[2] * x[-1])
+    return np.array(x)
+
+
+def test_autoregression_is_exact_on_series_that_are_autoregressive():
+    values = np.column_stack([ar2(60, (0.3, -0.95, 1.6), (1, 2)), ar2(60, (-1, -0.9, 0.5), (3, -1))])
+    origins = np.array([40, 45, 50])
+    forecast = autoregression(values, origins, 10, 40, order=2)
+    assert forecast.shape == (3, 10, 2)
+    np.testing.assert_allclose(forecast, truth(values, origins, 10), rtol=1e-6, atol=1e-8)
+
+
+def test_autoregression_never_looks_past_what_it_may_know():
+    values = np.random.default_rng(0).normal(size=(80, 1))
+    changed = values.copy()
+    changed[60:] = 1e6
+    origins = np.array([50, 60])
+    expected = autoregression(values, origins, 5, 50, order=3)
+    assert np.array_equal(autoregression(changed, origins, 5, 50, order=3), expected)
+
+
+def test_shipped_co2_has_the_known_baselines_over_its_last_fifth():
+    data = read_series(CO2)
+    assert data.names == ["co2"]
+    assert data.values.shape == (2284, 1)
+    fitted = int(len(data.values) * 0.8)
+    origins = np.arange(fitted, len(data.values) - 12 + 1)
+    actual = truth(data.values, origins, 12)
+    assert rmse(autoregression(data.values, origins, 12, fitted), actual) == pytest.approx(1.479, abs=0.002)
+    assert rmse(persistence(data.values, origins, 12), actual) == pytest.approx(2.028, abs=0.002)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
+from gpu_lstm.recurrence import runnable_tiers
 from tests.support import NUMPY, STRICT, central_differences, loss_and_gradients, problem, relative_error
 
 LENGTHS = [2, 4, 1]
@@ -237,6 +238,20 @@ def test_a_tape_is_used_once():
     _, _, tape = lstm.forward(problem(lstm, 3, 2)["x"])
     lstm.backward(tape)
     with pytest.raises(InputError, match="tape was already used"):
+        lstm.backward(tape)
+
+
+@pytest.mark.parametrize("tier", runnable_tiers(NUMPY))
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "lengths"])
+def test_inference_gives_the_same_and_keeps_nothing(tier, lengths):
+    lstm = LSTM(2, 3, 2, bidirectional=True, dtype="float64", backend=NUMPY, tier=tier)
+    data = problem(lstm, 4, 3)
+    state = (data["h0"], data["c0"])
+    y, (h, c), _ = lstm.forward(data["x"], state, lengths)
+    y_only, (h_only, c_only), tape = lstm.forward(data["x"], state, lengths, keep=False)
+    for kept, alone in ((y, y_only), (h, h_only), (c, c_only)):
+        np.testing.assert_array_equal(kept, alone)
+    with pytest.raises(InputError, match="tape is that of a forward call with keep=False"):
         lstm.backward(tape)
 
 

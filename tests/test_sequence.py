@@ -10,7 +10,7 @@ import pytest
 
 from gpu_lstm import LSTM, InputError
 from gpu_lstm.backend import compiled
-from gpu_lstm.recurrence import reference, sequence
+from gpu_lstm.recurrence import pointwise, reference, sequence
 from gpu_lstm.recurrence.contract import Mask
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
@@ -45,9 +45,9 @@ def run(tier, dtype, steps, batch, hidden, lengths=None, reverse=False, send=("d
     return results
 
 
-def check(dtype, *sizes, **options):
+def check(dtype, *sizes, tier=sequence, **options):
     # The float64 oracle starts from the very numbers that the tier got.
-    actual, expected = run(sequence, dtype, *sizes, **options), oracle(dtype, *sizes, **options)
+    actual, expected = run(tier, dtype, *sizes, **options), oracle(dtype, *sizes, **options)
     for name in expected:
         assert relative_error(actual[name], expected[name]) < LIMIT[dtype], name
 
@@ -91,6 +91,14 @@ def test_a_hidden_size_beyond_the_caches(dtype, batch, instruction_set):
 def test_unequal_lengths(dtype, batch, hidden, reverse, instruction_set):
     lengths = np.random.default_rng(batch).integers(1, 8, batch)
     check(dtype, 7, batch, hidden, lengths=lengths, reverse=reverse)
+
+
+@pytest.mark.parametrize("lengths", [None, [3, 1, 5, 4, 5, 2]], ids=["full", "lengths"])
+@pytest.mark.parametrize("hidden", [1, 8, 17, 50])
+@pytest.mark.parametrize("dtype", LIMIT)
+def test_the_pointwise_tier(dtype, hidden, lengths, instruction_set):
+    for reverse in (False, True):
+        check(dtype, 5, 6, hidden, lengths=lengths, reverse=reverse, tier=pointwise)
 
 
 @pytest.mark.parametrize("send", [(), ("dh",), ("dh_last",), ("dc_last",), ("dh", "dc_last")], ids="+".join)

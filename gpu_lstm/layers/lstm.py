@@ -99,6 +99,7 @@ class LSTM(Layer):
         state: tuple[Array | None, Array | None] | None = None,
         lengths: Sequence[int] | np.ndarray | None = None,
         seed: tuple[int, ...] | None = None,
+        keep: bool = True,
     ) -> tuple[Array, State, Tape]:
         """Run all layers over all steps.
 
@@ -113,6 +114,8 @@ class LSTM(Layer):
             ignored, whatever it is, and y is zero there.
         seed : tuple of int, optional
             Given while training: seeds the dropout between layers. None means evaluation, without dropout.
+        keep : bool
+            False for inference: nothing is saved for `backward`, which then refuses the tape.
 
         Returns
         -------
@@ -159,17 +162,19 @@ class LSTM(Layer):
                     None if first_c is None else first_c[index, ...],
                     mask,
                     direction == 1,
+                    keep,
                 )
                 y = saved.outputs
                 outputs.append(y if mask is None else xp.where(mask.valid, y, xp.zeros_like(y)))
                 finals_h.append(saved.last[0])
                 finals_c.append(saved.last[1])
                 runs.append(saved)
-            tapes.append((x, dropped, runs))
+            if keep:
+                tapes.append((x, dropped, runs))
             x = outputs[0] if len(outputs) == 1 else xp.concat(outputs, axis=2)
         if self.batch_first:
             x = xp.asarray(xp.permute_dims(x, (1, 0, 2)), copy=True)
-        return x, (xp.stack(finals_h), xp.stack(finals_c)), Tape(tapes)
+        return x, (xp.stack(finals_h), xp.stack(finals_c)), Tape(tapes or None)
 
     def backward(
         self, tape: Tape, dy: Array | None = None, dstate: tuple[Array | None, Array | None] | None = None
@@ -201,6 +206,8 @@ class LSTM(Layer):
         """
         xp, backend = self.backend.xp, self.backend
         (tapes,) = tape.take()
+        if tapes is None:
+            raise InputError("tape is that of a forward call with keep=False; expected one with keep=True")
         num_steps, batch, _ = tapes[0][0].shape
         width = self.hidden_size * self.num_directions
         if dy is not None:

@@ -101,7 +101,7 @@ class Classifier(Model):
 
     def logits(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Scores (B, num_classes) of a batch x (T, B, D) with lengths (B,), on the host."""
-        y, _, _ = self.lstm.forward(self._inputs(x), None, lengths)
+        y, _, _ = self.lstm.forward(self._inputs(x), None, lengths, keep=False)
         summary = self.backend.xp.sum(y * self._share(lengths), axis=0)
         return self.backend.to_numpy(self.head.forward(summary)[0])
 

@@ -153,7 +153,7 @@ class Forecaster(Model):
             raise InputError(f"history has shape {history.shape}; expected (T, B, S={self.num_series})")
         known = np.asarray(history, dtype=np.float64)
         while known.shape[0] < history.shape[0] + steps:
-            h, _, _ = self.lstm.forward(self.features(known))
+            h, _, _ = self.lstm.forward(self.features(known), keep=False)
             change = self.backend.to_numpy(self.head.forward(h[-1, ...])[0]).astype(np.float64)
             change = change.reshape(-1, self.horizon, self.num_series).transpose(1, 0, 2)
             known = np.concatenate([known, known[-1:] + change * self.spread])

@@ -106,7 +106,7 @@ class LanguageModel(Model):
     def logits(self, ids: Array, state: State | None = None) -> tuple[Array, State]:
         """Scores (T, B, V) of the token after each of ids (T, B), and the state after them."""
         vectors, _ = self.embedding.forward(ids)
-        h, state, _ = self.lstm.forward(vectors, state)
+        h, state, _ = self.lstm.forward(vectors, state, keep=False)
         return self.head.forward(h)[0], state
 
     def evaluate(self, tokens: Array, state: State | None = None) -> tuple[float, State]:

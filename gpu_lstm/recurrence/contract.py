@@ -3,7 +3,7 @@
 Only the recurrence has a loop over time; the products with x and the sums over time are one large matrix
 product each and live in the LSTM layer. A tier is two functions with these signatures::
 
-    forward(backend, z, weight_hh, h0, c0, mask, reverse) -> Saved
+    forward(backend, z, weight_hh, h0, c0, mask, reverse, keep) -> Saved
     backward(backend, saved, dh, dh_last, dc_last)        -> dz, dh0, dc0
 
 T time steps, B sequences, H hidden size; arrays are time-major and C-contiguous.
@@ -48,7 +48,8 @@ class Saved:
     h, c : (T+1, B, H)
         Hidden and cell state. Forward in time, slot 0 is the initial state and slot t+1 the state after
         step t; in reverse, slot T is the initial state and slot t the state after step t. The state of a
-        sequence outside its own steps is that of its nearest step.
+        sequence outside its own steps is that of its nearest step. c has one slot, the last one, where nothing
+        was kept for backward.
     gates : (T, B, 4H)
         Activated gates i, f, g, o, in the memory of the z that forward was given. Backward overwrites them.
     weight_hh : (4H, H)
@@ -78,8 +79,7 @@ class Saved:
     @property
     def last(self) -> tuple[Array, Array]:
         """Final h and c, (B, H) each, views: the state after each sequence's own last step."""
-        slot = 0 if self.reverse else self.h.shape[0] - 1
-        return self.h[slot, ...], self.c[slot, ...]
+        return self.h[0 if self.reverse else -1, ...], self.c[0 if self.reverse else -1, ...]
 
 
 class Tier(Protocol):
@@ -94,8 +94,9 @@ class Tier(Protocol):
         c0: Array | None,
         mask: Mask | None = None,
         reverse: bool = False,
+        keep: bool = True,
     ) -> Saved:
-        """Run the recurrence over all steps."""
+        """Run the recurrence over all steps; where `keep` is false, nothing need be saved for backward."""
 
     def backward(
         self, backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from gpu_lstm.backend import Backend, compiled
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.recurrence import reference, sequence
+from gpu_lstm.recurrence import pointwise, reference, sequence
 from gpu_lstm.recurrence.contract import Tier
 
 TIERS = ("reference", "pointwise", "sequence")
 """From the most readable to the fastest."""
+
+_RUNS: dict[str, Tier] = {"reference": reference, "pointwise": pointwise, "sequence": sequence}
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,13 @@ def make_plan(backend: Backend, tier: str = "auto") -> Plan:
     for name in reversed(TIERS):
         if name == chosen:
             kind = "the fastest that runs here" if tier == "auto" else "asked for by name"
-            extra = f" ({compiled.describe()})" if name == "sequence" else ""
+            extra = f" ({compiled.describe()})" if name != "reference" else ""
             reasons.append(f"{name}: chosen, {kind}{extra}")
         elif obstacles[name]:
             reasons.append(f"{name}: can't run: {obstacles[name]}")
         else:
             reasons.append(f"{name}: could run, but {'it is slower' if tier == 'auto' else f'{tier} was asked for'}")
-    return Plan(chosen, sequence if chosen == "sequence" else reference, tuple(reasons))
+    return Plan(chosen, _RUNS[chosen], tuple(reasons))
 
 
 def runnable_tiers(backend: Backend) -> list[str]:
@@ -79,8 +81,6 @@ def obstacle(backend: Backend, tier: str) -> str:
     """Why a tier can't run on this backend and machine; empty where it can."""
     if tier == "reference":
         return ""
-    if tier == "pointwise":
-        return f"backend {backend.name} has no kernels for it yet"
     if backend.kernels != "cpu":
         return f"backend {backend.name} has no kernels for it yet"
     return compiled.missing()

@@ -9,6 +9,8 @@ P. Werbos, Backpropagation Through Time, Proc. IEEE 78(10), 1990.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gpu_lstm.backend import Array, Backend
@@ -23,6 +25,8 @@ def forward(
     c0: Array | None,
     mask: Mask | None = None,
     reverse: bool = False,
+    keep: bool = True,
+    cell: Callable[..., None] | None = None,
 ) -> Saved:
     """Run the recurrence over all steps.
 
@@ -43,12 +47,17 @@ def forward(
         Lengths of the sequences; outside its own steps a sequence keeps its state.
     reverse : bool
         Run from the last step to the first.
+    keep : bool
+        Whether `backward` will follow. This tier keeps everything in any case.
+    cell : callable, optional
+        Computes one cell, called as `cell_forward` is without its last two arguments; the pointwise tier has its own.
 
     Returns
     -------
     Saved
         States and gates of every step; ``saved.outputs`` is h_t, ``saved.last`` the final state.
     """
+    del keep
     xp = backend.xp
     num_steps, batch, width = z.shape
     hidden = width // 4
@@ -58,12 +67,14 @@ def forward(
     h[first, ...] = 0 if h0 is None else h0
     c[first, ...] = 0 if c0 is None else c0
     weight_t = xp.asarray(weight_hh.T, copy=True)  # BLAS multiplies a few rows much faster by a contiguous matrix
-    constants = _gate_constants(backend, batch, width, z.dtype)
+    if cell is None:
+        scale, shift = _gate_constants(backend, batch, width, z.dtype)
+        cell = partial(cell_forward, scale=scale, shift=shift)
     from_h = xp.empty((batch, width), dtype=z.dtype)
     for t, before, after in slots(num_steps, reverse):
         z_t, h_t, c_t = z[t, ...], h[after, ...], c[after, ...]
         z_t += backend.matmul(h[before, ...], weight_t, out=from_h)
-        cell_forward(backend, z_t, c[before, ...], c_t, h_t, *constants)
+        cell(backend, z_t, c[before, ...], c_t, h_t)
         if mask is not None and not mask.full(t):
             h_t[...] = xp.where(mask.valid[t, ...], h_t, h[before, ...])
             c_t[...] = xp.where(mask.valid[t, ...], c_t, c[before, ...])
@@ -71,7 +82,12 @@ def forward(
 
 
 def backward(
-    backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None
+    backend: Backend,
+    saved: Saved,
+    dh: Array | None,
+    dh_last: Array | None,
+    dc_last: Array | None,
+    cell: Callable[..., None] | None = None,
 ) -> tuple[Array, Array, Array]:
     """Backpropagate through all steps, along h and along c.
 
@@ -84,6 +100,8 @@ def backward(
         Gradient of the loss with respect to each step's output; None is zero.
     dh_last, dc_last : (B, H) or None
         Gradient with respect to the final state; None is zero.
+    cell : callable, optional
+        Computes one cell's derivatives, called as `cell_backward` is; the pointwise tier has its own.
 
     Returns
     -------
@@ -93,6 +111,7 @@ def backward(
         Gradient of the initial state.
     """
     xp = backend.xp
+    cell = cell or cell_backward
     gates, h, c, mask = saved.gates, saved.h, saved.c, saved.mask
     num_steps, batch, hidden = h.shape[0] - 1, h.shape[1], h.shape[2]
     dh_t = xp.zeros((batch, hidden), dtype=h.dtype)
@@ -106,7 +125,7 @@ def backward(
         if mask is None or mask.full(t):
             if dh is not None:
                 dh_t += dh[t, ...]
-            cell_backward(backend, dz_t, c[before, ...], c[after, ...], h[after, ...], dh_t, dc_t)
+            cell(backend, dz_t, c[before, ...], c[after, ...], h[after, ...], dh_t, dc_t)
             backend.matmul(dz_t, saved.weight_hh, out=dh_t)
         else:
             # A sequence that has no step t hands its state, and so the state's gradient, through unchanged.
@@ -114,7 +133,7 @@ def backward(
             dh_here, dc_here = dh_t, xp.asarray(dc_t, copy=True)
             if dh is not None:
                 dh_here = xp.where(valid, dh_t + dh[t, ...], dh_t)
-            cell_backward(backend, dz_t, c[before, ...], c[after, ...], h[after, ...], dh_here, dc_here)
+            cell(backend, dz_t, c[before, ...], c[after, ...], h[after, ...], dh_here, dc_here)
             dz_t[...] = xp.where(valid, dz_t, xp.zeros_like(dz_t))
             dh_t = xp.where(valid, xp.matmul(dz_t, saved.weight_hh), dh_t)
             dc_t = xp.where(valid, dc_here, dc_t)

@@ -21,19 +21,21 @@ def forward(
     c0: Array | None,
     mask: Mask | None = None,
     reverse: bool = False,
+    keep: bool = True,
 ) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
     num_steps, batch, width = z.shape
     hidden = width // 4
     h = np.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
-    c = np.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
-    first = num_steps if reverse else 0
+    c = np.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=z.dtype)
+    first = -1 if reverse else 0
     h[first] = 0 if h0 is None else h0
     c[first] = 0 if c0 is None else c0
     weight_hh = np.ascontiguousarray(weight_hh)
     lengths = None if mask is None else np.ascontiguousarray(mask.lengths, dtype=np.int64)
     split = _split(num_steps, batch, hidden)
-    compiled.call("forward", z.dtype, num_steps, batch, hidden, z, weight_hh, h, c, lengths, int(reverse), 1, *split)
+    flags = (int(reverse), int(keep))
+    compiled.call("forward", z.dtype, num_steps, batch, hidden, z, weight_hh, h, c, lengths, *flags, *split)
     return Saved(h, c, z, weight_hh, mask, reverse)
 
 

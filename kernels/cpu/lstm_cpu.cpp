@@ -82,6 +82,13 @@ int best_set() {
     NAMESPACED(set, multiply<T>({rows, columns, depth, a, a_row, a_column, b, b_row, b_column, c, bias, nullptr}, \
                                 threads);)                                                                        \
   }                                                                                                               \
+  extern "C" void gpu_lstm_cell_forward_##suffix(long set, long batch, long hidden, T* z, const T* c_before, T* c, T* h) { \
+    NAMESPACED(set, cells_forward<T>(batch, hidden, z, c_before, c, h);)                                          \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_cell_backward_##suffix(long set, long batch, long hidden, T* gates, const T* c_before, \
+                                                  const T* c, const T* dh, T* dc) {                               \
+    NAMESPACED(set, cells_backward<T>(batch, hidden, gates, c_before, c, dh, dc);)                                \
+  }                                                                                                               \
   extern "C" void gpu_lstm_activate_##suffix(long set, long tanh_instead, long count, const T* x, T* y) {           \
     NAMESPACED(set, activate<T>(tanh_instead != 0, count, x, y);)                                                 \
   }

@@ -58,6 +58,20 @@ CELL void store(T* p, typename Simd<T>::V v, long n) {
   for (long k = 0; k < n; ++k) p[k] = v[k];
 }
 
+// The four gates of the same units, `apart` elements from one another.
+template <typename T>
+CELL Gates<typename Simd<T>::V> load_gates(const T* p, long apart, long n) {
+  return {load(p, n), load(p + apart, n), load(p + 2 * apart, n), load(p + 3 * apart, n)};
+}
+
+template <typename T>
+CELL void store_gates(T* p, long apart, const Gates<typename Simd<T>::V>& gates, long n) {
+  store(p, gates.i, n);
+  store(p + apart, gates.f, n);
+  store(p + 2 * apart, gates.g, n);
+  store(p + 3 * apart, gates.o, n);
+}
+
 // sums[r][v] += sum over k of a[r * row + k * column] * panel[(k * N + v) * width ...]
 template <typename T, int M, int N>
 CELL void product(long depth, const T* a, long row, long column, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
@@ -294,20 +308,15 @@ struct Forward {
         const long b = first + r, unit = block * width;
         T* z = p.z + (t * p.batch + b) * 4 * H + unit;
         const T* c_before = p.c + (slot_before * p.batch + b) * H + unit;
-        Gates<V> gates{load(z, units) + sums[r][0], load(z + H, units) + sums[r][1],
-                       load(z + 2 * H, units) + sums[r][2], load(z + 3 * H, units) + sums[r][3]};
+        auto gates = load_gates(z, H, units);
+        gates = {gates.i + sums[r][0], gates.f + sums[r][1], gates.g + sums[r][2], gates.o + sums[r][3]};
         V c, h;
         cell_forward<T>(gates, load(c_before, units), c, h);
         if (p.lengths && t >= p.lengths[b]) {
           c = load(c_before, units);
           h = load(p.h + (before * p.batch + b) * H + unit, units);
         }
-        if (p.keep) {
-          store(z, gates.i, units);
-          store(z + H, gates.f, units);
-          store(z + 2 * H, gates.g, units);
-          store(z + 3 * H, gates.o, units);
-        }
+        if (p.keep) store_gates(z, H, gates, units);
         store(p.c + (slot * p.batch + b) * H + unit, c, units);
         store(p.h + (after * p.batch + b) * H + unit, h, units);
       }
@@ -393,7 +402,7 @@ struct Backward {
         Gates<V> dz{};
         if (here) {
           if (dy) arrived += load(dy + (t * batch + b) * dy_row + unit, left);
-          dz = {load(z, left), load(z + H, left), load(z + 2 * H, left), load(z + 3 * H, left)};
+          dz = load_gates(z, H, left);
           V carried = load(dc + b * H + unit, left);
           cell_backward<T>(dz, load(c + (before * batch + b) * H + unit, left),
                            load(c + (after * batch + b) * H + unit, left), arrived, carried);
@@ -401,10 +410,7 @@ struct Backward {
         } else {
           store(kept, arrived, left);
         }
-        store(z, dz.i, left);
-        store(z + H, dz.f, left);
-        store(z + 2 * H, dz.g, left);
-        store(z + 3 * H, dz.o, left);
+        store_gates(z, H, dz, left);
       }
     }
   }
@@ -461,6 +467,37 @@ void multiply(Product<T> p, int threads) {
   std::vector<T> panels(p.blocks() * Product<T>::kSlab * Simd<T>::panel);
   p.panels = panels.data();
   run_team(threads, [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier); });
+}
+
+// One cell for each of `batch` rows of `hidden` units, as the pointwise tier has it: z (B, 4H) becomes the gates.
+template <typename T>
+void cells_forward(long batch, long hidden, T* z, const T* c_before, T* c, T* h) {
+  for (long b = 0; b < batch; ++b)
+    for (long unit = 0; unit < hidden; unit += Simd<T>::width) {
+      const long left = hidden - unit, at = b * hidden + unit;
+      T* p = z + b * 4 * hidden + unit;
+      auto gates = load_gates(p, hidden, left);
+      typename Simd<T>::V c_new, h_new;
+      cell_forward<T>(gates, load(c_before + at, left), c_new, h_new);
+      store_gates(p, hidden, gates, left);
+      store(c + at, c_new, left);
+      store(h + at, h_new, left);
+    }
+}
+
+// The derivatives: gates (B, 4H) become dz, dc (B, H) becomes that of the step before.
+template <typename T>
+void cells_backward(long batch, long hidden, T* gates, const T* c_before, const T* c, const T* dh, T* dc) {
+  for (long b = 0; b < batch; ++b)
+    for (long unit = 0; unit < hidden; unit += Simd<T>::width) {
+      const long left = hidden - unit, at = b * hidden + unit;
+      T* p = gates + b * 4 * hidden + unit;
+      auto dz = load_gates(p, hidden, left);
+      typename Simd<T>::V carried = load(dc + at, left);
+      cell_backward<T>(dz, load(c_before + at, left), load(c + at, left), load(dh + at, left), carried);
+      store_gates(p, hidden, dz, left);
+      store(dc + at, carried, left);
+    }
 }
 
 // Element-wise activations, for tests of their error.

@@ -11,6 +11,7 @@ from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, Params, State
 from gpu_lstm.losses import softmax_cross_entropy
+from gpu_lstm.models import decode
 from gpu_lstm.models.base import Model, common, gather
 
 
@@ -131,25 +132,19 @@ class LanguageModel(Model):
         never : tuple of int
             Tokens that are not drawn.
 
-        Yields
-        ------
-        int
+        Returns
+        -------
+        iterator of int
+            The same tokens from the same seed on every backend and tier, up to rounding.
         """
         if not (temperature >= 0 and np.isfinite(temperature)):
             raise InputError(f"temperature is {temperature!r}; expected a number of at least 0")
         if len(prompt) == 0:
             raise InputError("prompt is empty; expected at least one token")
-        rng = np.random.default_rng(seed)
-        ids, state = np.asarray(prompt, dtype=np.int64)[:, None], None
-        for _ in range(length):
-            logits, state = self.logits(self.backend.asarray(ids), state)
-            scores = self.backend.to_numpy(logits[-1, 0, :]).astype(np.float64)
-            scores[list(never)] = -np.inf
-            if temperature == 0:
-                token = int(scores.argmax())
-            else:
-                with np.errstate(over="ignore"):  # a score far below the best one is -inf then
-                    scores = np.exp((scores - scores.max()) / temperature)
-                token = int(rng.choice(scores.size, p=scores / scores.sum()))
-            yield token
-            ids = np.array([[token]])
+        tokens, rng = np.asarray(prompt, dtype=np.int64), np.random.default_rng(seed)
+        if tokens.min() < 0 or tokens.max() >= self.embedding.num_embeddings:
+            raise InputError(f"prompt has tokens {tokens.min()}..{tokens.max()}; the vocabulary has fewer")
+        if decode.can_compile(self.backend, self.lstm.plan.tier):
+            layers = self.lstm.num_layers
+            return decode.by_compiled_code(self.params, layers, tokens, length, temperature, rng, never)
+        return decode.by_arrays(self.backend, self.logits, tokens, length, temperature, rng, never)

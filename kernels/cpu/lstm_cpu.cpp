@@ -1,6 +1,7 @@
 // The compiled CPU tier: one library, the code of recurrence.h once for each instruction set, chosen at run time.
 // Called through ctypes (gpu_lstm/recurrence/sequence.py), which releases the GIL.
 
+#include <cmath>
 #include <vector>
 
 #include "team.h"
@@ -12,6 +13,8 @@ namespace avx2 {
 #define VECTOR_BYTES 32
 #define TILE_ROWS 3
 #include "recurrence.h"
+#include "generate.h"
+#undef CELL
 #undef VECTOR_BYTES
 #undef TILE_ROWS
 }  // namespace avx2
@@ -22,6 +25,8 @@ namespace avx512 {
 #define VECTOR_BYTES 64
 #define TILE_ROWS 6
 #include "recurrence.h"
+#include "generate.h"
+#undef CELL
 #undef VECTOR_BYTES
 #undef TILE_ROWS
 }  // namespace avx512
@@ -33,6 +38,8 @@ namespace baseline {
 #define VECTOR_BYTES 16
 #define TILE_ROWS 3
 #include "recurrence.h"
+#include "generate.h"
+#undef CELL
 }  // namespace baseline
 
 namespace {
@@ -53,12 +60,12 @@ int best_set() {
 }  // namespace
 
 #ifdef WITH_X86
-#define NAMESPACED(set, body)                                       \
-  if (set == kAvx512) { using namespace avx512; body }              \
-  else if (set == kAvx2) { using namespace avx2; body }             \
-  else { using namespace baseline; body }
+#define NAMESPACED(set, ...)                                       \
+  if (set == kAvx512) { using namespace avx512; __VA_ARGS__ }              \
+  else if (set == kAvx2) { using namespace avx2; __VA_ARGS__ }             \
+  else { using namespace baseline; __VA_ARGS__ }
 #else
-#define NAMESPACED(set, body) { using namespace baseline; body }
+#define NAMESPACED(set, ...) { using namespace baseline; __VA_ARGS__ }
 #endif
 
 #define ENTRIES(T, suffix)                                                                                        \
@@ -88,6 +95,21 @@ int best_set() {
   extern "C" void gpu_lstm_cell_backward_##suffix(long set, long batch, long hidden, T* gates, const T* c_before, \
                                                   const T* c, const T* dh, T* dc) {                               \
     NAMESPACED(set, cells_backward<T>(batch, hidden, gates, c_before, c, dh, dc);)                                \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_generate_##suffix(long set, long vocabulary, long embedding_size, long hidden, long layers, \
+                                             const T* embedding, const T* const* weights, const T* head,          \
+                                             const T* head_bias, T* panels, T* state, T* scores,                  \
+                                             const long* given, long given_count, long count,                     \
+                                             const double* temperature, const double* uniforms,                   \
+                                             const unsigned char* never, long* drawn, long* size, long threads) { \
+    NAMESPACED(set, Generate<T> p{vocabulary, embedding_size, hidden, layers, embedding, weights, head, head_bias, \
+                                  panels, state, scores, given, given_count, count, *temperature, uniforms, never, \
+                                  drawn};                                                                         \
+               if (size) *size = p.size();                                                                        \
+               else if (count == 0 && given_count == 0) p.pack();                                                 \
+               else run_team(threads, [&](int member, int members, Barrier& barrier) {                            \
+                 p.run(member, members, barrier);                                                                 \
+               });)                                                                                               \
   }                                                                                                               \
   extern "C" void gpu_lstm_activate_##suffix(long set, long tanh_instead, long count, const T* x, T* y) {           \
     NAMESPACED(set, activate<T>(tanh_instead != 0, count, x, y);)                                                 \

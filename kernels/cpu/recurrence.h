@@ -259,6 +259,22 @@ struct Product {
 
 // ---------------------------------------------------------------------------------------------------- forward
 
+// The rows of a (4H, depth) matrix that make the four gates of one block of units, as [k][gate][unit].
+template <typename T>
+void pack_gates(const T* weight, long hidden, long depth, long block, T* to) {
+  constexpr long width = Simd<T>::width;
+  // A few k at a time, so that the lines read and the lines written both stay in the first cache.
+  for (long k1 = 0; k1 < depth; k1 += 16) {
+    const long end = k1 + 16 < depth ? k1 + 16 : depth;
+    for (long gate = 0; gate < 4; ++gate)
+      for (long unit = 0; unit < width; ++unit) {
+        const long row = block * width + unit;
+        const T* from = weight + (gate * hidden + row) * depth;
+        for (long k = k1; k < end; ++k) to[(k * 4 + gate) * width + unit] = row < hidden ? from[k] : T(0);
+      }
+  }
+}
+
 template <typename T>
 struct Forward {
   long steps, batch, hidden;
@@ -271,20 +287,7 @@ struct Forward {
   long blocks() const { return divide_up(hidden, Simd<T>::width); }
   long panel_size() const { return hidden * Simd<T>::panel; }
 
-  void pack(long block) const {
-    constexpr long width = Simd<T>::width;
-    T* to = panels + block * panel_size();
-    // A few k at a time, so that the lines read and the lines written both stay in the first cache.
-    for (long k1 = 0; k1 < hidden; k1 += 16) {
-      const long end = k1 + 16 < hidden ? k1 + 16 : hidden;
-      for (long gate = 0; gate < 4; ++gate)
-        for (long unit = 0; unit < width; ++unit) {
-          const long row = block * width + unit;
-          const T* from = weight + (gate * hidden + row) * hidden;
-          for (long k = k1; k < end; ++k) to[(k * 4 + gate) * width + unit] = row < hidden ? from[k] : T(0);
-        }
-    }
-  }
+  void pack(long block) const { pack_gates(weight, hidden, hidden, block, panels + block * panel_size()); }
 
   struct Tile {
     const Forward& p;
@@ -509,4 +512,3 @@ void activate(bool tanh_instead, long count, const T* x, T* y) {
   }
 }
 
-#undef CELL

@@ -1,0 +1,95 @@
+"""Drawing tokens from a language model, one step at a time: with array operations, or all in compiled code.
+
+Both draw the same way from the same random numbers: the first token at which the running sum of
+exp(score / temperature) passes a uniform number times the whole sum.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from gpu_lstm.backend import Array, Backend, compiled
+from gpu_lstm.layers import Params, State
+
+CHUNK = 64
+"""Tokens that are drawn ahead by one compiled call."""
+
+
+def draw(scores: np.ndarray, temperature: float, uniform: float) -> int:
+    """Draw a token from scores (V,) float64; -inf is never drawn; temperature 0 takes the likeliest."""
+    if temperature == 0:
+        return int(scores.argmax())
+    with np.errstate(over="ignore"):  # a score far below the best one is -inf then
+        sums = np.cumsum(np.exp((scores - scores.max()) / temperature))
+    return min(int(np.searchsorted(sums, uniform * sums[-1], side="right")), len(sums) - 1)
+
+
+def by_arrays(
+    backend: Backend,
+    logits: Callable[[Array, State | None], tuple[Array, State]],
+    prompt: np.ndarray,
+    length: int,
+    temperature: float,
+    rng: np.random.Generator,
+    never: tuple[int, ...],
+) -> Iterator[int]:
+    """Draw `length` tokens after a prompt (N,), by one call of `logits` each."""
+    ids, state = np.asarray(prompt, dtype=np.int64)[:, None], None
+    for _ in range(length):
+        scores, state = logits(backend.asarray(ids), state)
+        last = backend.to_numpy(scores[-1, 0, :]).astype(np.float64)
+        last[list(never)] = -np.inf
+        token = draw(last, temperature, rng.random())
+        yield token
+        ids = np.array([[token]])
+
+
+def by_compiled_code(
+    params: Params,
+    num_layers: int,
+    prompt: np.ndarray,
+    length: int,
+    temperature: float,
+    rng: np.random.Generator,
+    never: tuple[int, ...],
+) -> Iterator[int]:
+    """The same in ``kernels/cpu/generate.h``, `CHUNK` tokens a call; `params` are a language model's."""
+    embedding, head, head_bias = params["embedding.weight"], params["head.weight"], params["head.bias"]
+    (vocabulary, width), hidden, dtype = embedding.shape, head.shape[1], embedding.dtype
+    names = (f"lstm.{part}_l{layer}" for layer in range(num_layers) for part in ("weight_ih", "weight_hh", "bias"))
+    weights = [np.ascontiguousarray(params[name]) for name in names]
+    pointers = np.array([array.ctypes.data for array in weights], dtype=np.uintp)
+    barred = np.zeros(vocabulary, dtype=np.uint8)
+    barred[list(never)] = 1
+    state = np.zeros((3, num_layers, hidden), dtype=dtype)
+    scores = np.empty(vocabulary, dtype=dtype)
+    heat = np.array([temperature], dtype=np.float64)
+    work = sum(array.size for array in weights)
+    threads = min(compiled.threads(), max(1, work // compiled.SERIAL_WORK))
+
+    def call(given: np.ndarray, count: int, panels: np.ndarray | None, size: np.ndarray | None = None) -> np.ndarray:
+        drawn = np.empty(count, dtype=np.int64)
+        compiled.call(
+            "generate", dtype, vocabulary, width, hidden, num_layers, embedding, pointers, head, head_bias, panels,
+            state, scores, given, len(given), count, heat, rng.random(count), barred, drawn, size, threads,
+        )  # fmt: skip
+        return drawn
+
+    nothing, size = np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    call(nothing, 0, None, size)
+    panels = np.empty(int(size[0]), dtype=dtype)
+    call(nothing, 0, panels)
+    given = np.ascontiguousarray(prompt, dtype=np.int64)
+    while length > 0:
+        drawn = call(given, min(CHUNK, length), panels)
+        yield from drawn.tolist()
+        length -= len(drawn)
+        given = drawn[-1:]
+
+
+def can_compile(backend: Backend, tier: str) -> bool:
+    """Whether `by_compiled_code` runs for a model of that backend and tier."""
+    return backend.kernels == "cpu" and tier == "sequence" and ctypes.sizeof(ctypes.c_long) == 8

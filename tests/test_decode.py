@@ -1,0 +1,63 @@
+"""Drawing tokens: the compiled generator draws what the array form draws, from the same seed."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gpu_lstm.backend import compiled
+from gpu_lstm.models import LanguageModel
+from gpu_lstm.models.decode import draw
+from tests.support import NUMPY
+
+needs_library = pytest.mark.skipif(compiled.library() is None, reason=f"no compiled library: {compiled.missing()}")
+
+
+def model(tier, dtype, hidden, layers, vocabulary=71):
+    made = LanguageModel(vocabulary, 9, hidden, layers, backend=NUMPY, dtype=dtype, seed=2, tier=tier)
+    for param in made.params.values():
+        param *= 1.5  # a less even choice
+    return made
+
+
+@needs_library
+@pytest.mark.parametrize("kind", compiled.SETS[: compiled.instruction_set() + 1])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("hidden", [1, 17, 130])
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_both_forms_draw_the_same(temperature, hidden, layers, kind, monkeypatch):
+    monkeypatch.setenv(compiled.OFF_VARIABLE, kind)
+    prompt = np.array([3, 1, 2])
+    one, two = (
+        list(model(tier, "float64", hidden, layers).sample(prompt, 140, temperature, seed=4, never=(0, 5)))
+        for tier in ("sequence", "reference")
+    )
+    assert one == two
+    assert len(one) == 140
+    assert not {0, 5} & set(one)
+
+
+@needs_library
+@pytest.mark.parametrize("threads", ["1", "2", "5"])
+def test_the_threads_do_not_change_what_is_drawn(threads, monkeypatch):
+    monkeypatch.setattr(compiled, "SERIAL_WORK", 1)
+    monkeypatch.setenv("GPU_LSTM_NUM_THREADS", threads)
+    drawn = list(model("sequence", "float32", 90, 2).sample(np.array([7]), 100, seed=1))
+    monkeypatch.setenv("GPU_LSTM_NUM_THREADS", "1")
+    assert drawn == list(model("sequence", "float32", 90, 2).sample(np.array([7]), 100, seed=1))
+
+
+@pytest.mark.parametrize("tier", ["auto", "reference"])
+def test_a_stream_may_be_left_early(tier):
+    stream = model(tier, "float32", 8, 1).sample(np.array([1]), 10_000)
+    assert len(list(itertools.islice(stream, 5))) == 5
+
+
+def test_a_draw_follows_the_probabilities():
+    scores = np.log(np.array([0.5, 0.0001, 0.25, 0.2499]))
+    drawn = np.bincount([draw(scores, 1.0, u) for u in np.linspace(0, 1, 1000, endpoint=False)], minlength=4) / 1000
+    np.testing.assert_allclose(drawn, [0.5, 0.0001, 0.25, 0.2499], atol=2e-3)
+    scores[0] = -np.inf
+    assert draw(scores, 1.0, 0.0) == 1
+    assert draw(scores, 0, 0.9) == 2
+    assert draw(np.array([0.0, 1e6]), 1e-3, 0.999999) == 1

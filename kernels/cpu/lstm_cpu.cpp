@@ -107,7 +107,7 @@ int best_set() {
                                   drawn};                                                                         \
                if (size) *size = p.size();                                                                        \
                else if (count == 0 && given_count == 0) p.pack();                                                 \
-               else run_team(threads, [&](int member, int members, Barrier& barrier) {                            \
+               else Team::run(int(threads), [&](int member, int members, Barrier& barrier) {                            \
                  p.run(member, members, barrier);                                                                 \
                });)                                                                                               \
   }                                                                                                               \

@@ -455,21 +455,21 @@ template <typename T>
 void forward(Forward<T> p, int threads, bool split_batch) {
   std::vector<T> panels(p.blocks() * p.panel_size());
   p.panels = panels.data();
-  run_team(threads, [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
+  Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
 }
 
 template <typename T>
 void backward(Backward<T> p, int threads, bool split_batch) {
   std::vector<T> panels(p.blocks() * 4 * p.hidden * Simd<T>::panel);
   p.panels = panels.data();
-  run_team(threads, [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
+  Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
 }
 
 template <typename T>
 void multiply(Product<T> p, int threads) {
   std::vector<T> panels(p.blocks() * Product<T>::kSlab * Simd<T>::panel);
   p.panels = panels.data();
-  run_team(threads, [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier); });
+  Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier); });
 }
 
 // One cell for each of `batch` rows of `hidden` units, as the pointwise tier has it: z (B, 4H) becomes the gates.

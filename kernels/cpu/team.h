@@ -1,10 +1,27 @@
-// Threads that run one job together. They live for one call: nothing is left to spin, to break after a fork, or to
-// be shared by two callers.
+// Threads that run one job together.
+//
+// They are started once and sleep between calls: after a job they look for the next one for some tens of
+// microseconds, which makes a chain of short calls cheap, and then wait on a condition variable, which leaves the
+// processors to others. A second caller at the same time, and a process after fork, are served too.
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
+#include <mutex>
 #include <thread>
 #include <vector>
+
+#ifdef __unix__
+#include <unistd.h>
+#endif
+
+inline void pause_a_moment() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
 
 // All members wait until the last one has arrived.
 class Barrier {
@@ -20,13 +37,10 @@ class Barrier {
       return;
     }
     for (int tries = 0; round_.load(std::memory_order_acquire) == round; ++tries) {
-      if (tries < kSpins) {
-#if defined(__x86_64__) || defined(__i386__)
-        __builtin_ia32_pause();
-#endif
-      } else {
+      if (tries < kSpins)
+        pause_a_moment();
+      else
         std::this_thread::yield();
-      }
     }
   }
 
@@ -37,35 +51,6 @@ class Barrier {
   alignas(64) std::atomic<unsigned> round_{0};
 };
 
-// job(member) on `members` threads, the caller being member 0. Where the system gives fewer threads, it throws
-// nothing: `members` is chosen by the caller, and threads that can't start are replaced by a smaller team.
-template <typename Job>
-void run_team(int members, Job make_job) {
-  std::atomic<int> size{0};
-  std::vector<std::thread> threads;
-  std::atomic<bool> go{false};
-  int started = 1;
-  Barrier* barrier = nullptr;
-  auto body = [&](int member) {
-    while (!go.load(std::memory_order_acquire)) std::this_thread::yield();
-    make_job(member, size.load(), *barrier);
-  };
-  threads.reserve(members);
-  for (; started < members; ++started) {
-    try {
-      threads.emplace_back(body, started);
-    } catch (...) {
-      break;
-    }
-  }
-  Barrier shared(started);
-  barrier = &shared;
-  size.store(started);
-  go.store(true, std::memory_order_release);
-  make_job(0, started, shared);
-  for (auto& thread : threads) thread.join();
-}
-
 struct Range {
   long begin, end;
 };
@@ -74,3 +59,109 @@ struct Range {
 inline Range share(long count, int member, int members) {
   return {count * member / members, count * (member + 1) / members};
 }
+
+class Team {
+ public:
+  // job(member, members, barrier) on `members` threads, or on fewer where the system gives no more; the caller is
+  // member 0.
+  template <typename Job>
+  static void run(int members, const Job& job) {
+    Task task{[](const void* context, int member, int size, Barrier& barrier) {
+                (*static_cast<const Job*>(context))(member, size, barrier);
+              },
+              &job};
+    if (members > 1) {
+      Team& team = instance();
+      std::unique_lock<std::mutex> mine(team.in_use_, std::try_to_lock);
+      if (mine.owns_lock()) {
+        team.grow(members - 1);
+        team.run_with_workers(members, task);
+        return;
+      }
+    }
+    // Alone, or another caller has the workers: its job is as long as ours, so waiting would cost no less.
+    Barrier barrier(1);
+    task.call(task.context, 0, 1, barrier);
+  }
+
+ private:
+  struct Task {
+    void (*call)(const void* context, int member, int members, Barrier& barrier);
+    const void* context;
+  };
+
+  // The team of this process: a child after fork has none of its parent's threads and makes its own.
+  static Team& instance() {
+#ifdef __unix__
+    static std::atomic<Team*> current{nullptr};
+    static std::atomic<long> owner{0};
+    static std::atomic_flag changing = ATOMIC_FLAG_INIT;
+    const long process = getpid();
+    if (owner.load(std::memory_order_acquire) != process) {
+      while (changing.test_and_set(std::memory_order_acquire)) pause_a_moment();
+      if (owner.load(std::memory_order_relaxed) != process) {
+        current.store(new Team, std::memory_order_relaxed);
+        owner.store(process, std::memory_order_release);
+      }
+      changing.clear(std::memory_order_release);
+    }
+    return *current.load(std::memory_order_acquire);
+#else
+    static Team* team = new Team;
+    return *team;
+#endif
+  }
+
+  void grow(int workers) {
+    while (workers_ < workers) {
+      try {
+        std::thread([this, id = workers_ + 1, seen = round_.load()] { work(id, seen); }).detach();
+      } catch (...) {
+        return;
+      }
+      ++workers_;
+    }
+  }
+
+  void run_with_workers(int members, const Task& task) {
+    members_ = members < workers_ + 1 ? members : workers_ + 1;
+    Barrier barrier(members_);
+    barrier_ = &barrier;
+    task_ = task;
+    done_.store(0, std::memory_order_relaxed);
+    {
+      std::lock_guard<std::mutex> lock(sleep_);
+      round_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    task.call(task.context, 0, members_, barrier);
+    for (int tries = 0; done_.load(std::memory_order_acquire) < workers_; ++tries) {
+      if (tries < kSpins)
+        pause_a_moment();
+      else
+        std::this_thread::yield();
+    }
+  }
+
+  void work(int id, unsigned seen) {
+    for (;;) {
+      for (int tries = 0; tries < kSpins && round_.load(std::memory_order_acquire) == seen; ++tries) pause_a_moment();
+      if (round_.load(std::memory_order_acquire) == seen) {
+        std::unique_lock<std::mutex> lock(sleep_);
+        wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
+      }
+      ++seen;  // every worker answers every round, so that none can miss one
+      if (id < members_) task_.call(task_.context, id, members_, *barrier_);
+      done_.fetch_add(1, std::memory_order_release);
+    }
+  }
+
+  static constexpr int kSpins = 2000;
+  std::mutex in_use_, sleep_;
+  std::condition_variable wake_;
+  std::atomic<unsigned> round_{0};
+  std::atomic<int> done_{0};
+  int workers_ = 0, members_ = 0;
+  Barrier* barrier_ = nullptr;
+  Task task_{};
+};

@@ -84,6 +84,22 @@ def test_batch_first_is_time_major_transposed(lengths):
         np.testing.assert_array_equal(gradients[name], gradients_first[name])
 
 
+def test_batch_first_results_are_contiguous():
+    lstm = make(2, 3, batch_first=True)
+    y, _, tape = lstm.forward(np.zeros((4, 5, 2)))
+    dx, _, _ = lstm.backward(tape, np.ones_like(y))
+    assert y.shape == (4, 5, 3)
+    assert y.flags.c_contiguous
+    assert dx.flags.c_contiguous
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "lengths"])
+def test_gradients_are_zero_where_none_arrives(lengths):
+    lstm = make(2, 3, 2, bidirectional=True)
+    for gradient in loss_and_gradients(lstm, problem(lstm, 4, 3), lengths, arrives=())[1].values():
+        assert np.all(gradient == 0)
+
+
 def test_forward_follows_the_equations():
     lstm = make(2, 3)
     data = problem(lstm, 3, 2)
@@ -121,6 +137,19 @@ def test_each_sequence_is_as_if_it_ran_alone(bidirectional):
         assert np.all(dx[length:, b] == 0)
 
 
+def test_the_second_direction_reads_each_sequence_from_its_own_end():
+    both, one = make(2, 3, bidirectional=True), make(2, 3)
+    for name, array in one.params.items():
+        array[...] = both.params[f"{name}_reverse"]
+    x = problem(one, 4, 3)["x"]
+    y, (h, c), _ = both.forward(x, lengths=LENGTHS)
+    for b, length in enumerate(LENGTHS):
+        expected, (h_alone, c_alone), _ = one.forward(x[:length, b : b + 1][::-1].copy())
+        np.testing.assert_allclose(y[:length, b, 3:], expected[::-1, 0], rtol=1e-12)
+        np.testing.assert_allclose(h[1, b], h_alone[0, 0], rtol=1e-12)
+        np.testing.assert_allclose(c[1, b], c_alone[0, 0], rtol=1e-12)
+
+
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf, 1e30])
 def test_what_lies_beyond_a_sequence_is_ignored(rubbish):
     lstm = make(2, 3, 2, bidirectional=True)
@@ -129,11 +158,13 @@ def test_what_lies_beyond_a_sequence_is_ignored(rubbish):
     for b, length in enumerate(LENGTHS):
         spoiled["x"][length:, b] = rubbish
         spoiled["dy"][length:, b] = rubbish
-    on = loss_and_gradients(lstm, data, LENGTHS)[1]
-    off = lstm.forward(spoiled["x"], (data["h0"], data["c0"]), LENGTHS)
-    dx, _, gradients = lstm.backward(off[2], spoiled["dy"], (data["dh"], data["dc"]))
-    for name, gradient in {"x": dx, **gradients}.items():
-        np.testing.assert_array_equal(gradient, on[name])
+    results = []
+    for given in (data, spoiled):
+        y, (h, c), tape = lstm.forward(given["x"], (data["h0"], data["c0"]), LENGTHS)
+        dx, (dh0, dc0), gradients = lstm.backward(tape, given["dy"], (data["dh"], data["dc"]))
+        results.append({"y": y, "h": h, "c": c, "dx": dx, "dh0": dh0, "dc0": dc0} | gradients)
+    for name, clean in results[0].items():
+        np.testing.assert_array_equal(results[1][name], clean, err_msg=name)
 
 
 def test_lengths_that_are_all_full_change_nothing():
@@ -267,6 +298,7 @@ def refusals():
     yield "h0", dict(x=x, state=(state[0], state)), r"h0 has shape \(2, 5\); expected \(1, 2, 5\)"
     yield "c0", dict(x=x, state=(state, state[:, :1])), r"c0 has shape \(1, 1, 5\); expected \(1, 2, 5\)"
     yield "state", dict(x=x, state=state), "state is ndarray; expected a pair"
+    yield "short", dict(x=x, state=()), "state is tuple; expected a pair"
     yield "zero", dict(x=x, lengths=[0, 3]), r"lengths has values 0\.\.3; expected 1\.\.T=3"
     yield "long", dict(x=x, lengths=[1, 4]), r"lengths has values 1\.\.4; expected 1\.\.T=3"
     yield "count", dict(x=x, lengths=[1, 2, 3]), r"lengths has shape \(3,\) .*; expected 2 whole numbers"

@@ -26,6 +26,14 @@ def test_first_update_by_hand():
     np.testing.assert_allclose(first_update("adamw", weight_decay=0.5), [0.95 - 0.1, 1.9 + 0.1], rtol=1e-8)
 
 
+def test_adam_with_an_unchanging_gradient_moves_by_the_rate_each_time():
+    params = {"p": np.array([1.0, 2.0])}
+    optimizer = make_optimizer("adam", NUMPY, params, 0.1)
+    for _ in range(5):
+        optimizer.update({"p": GRADIENT})
+    np.testing.assert_allclose(params["p"], [0.5, 2.5], rtol=1e-7)
+
+
 @pytest.mark.parametrize(
     "name, ours, theirs, their_options",
     [

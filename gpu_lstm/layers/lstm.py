@@ -137,7 +137,7 @@ class LSTM(Layer):
         if 0 in x.shape:
             raise InputError(f"x has shape {tuple(x.shape)}; expected at least one step and one sequence")
         if self.batch_first:
-            x = xp.asarray(xp.permute_dims(x, (1, 0, 2)), copy=True)
+            x = swap_batch_and_time(backend, x)
         num_steps, batch, _ = x.shape
         mask = self._mask(lengths, num_steps, batch)
         if mask is not None:
@@ -173,7 +173,7 @@ class LSTM(Layer):
                 tapes.append((x, dropped, runs))
             x = outputs[0] if len(outputs) == 1 else xp.concat(outputs, axis=2)
         if self.batch_first:
-            x = xp.asarray(xp.permute_dims(x, (1, 0, 2)), copy=True)
+            x = swap_batch_and_time(backend, x)
         return x, (xp.stack(finals_h), xp.stack(finals_c)), Tape(tapes or None)
 
     def backward(
@@ -214,7 +214,7 @@ class LSTM(Layer):
             order = (batch, num_steps) if self.batch_first else (num_steps, batch)
             backend.require("dy", dy, (*order, width), self.dtype)
             if self.batch_first:
-                dy = xp.asarray(xp.permute_dims(dy, (1, 0, 2)), copy=True)
+                dy = swap_batch_and_time(backend, dy)
         dh_last, dc_last = self._check_state(("dh", "dc"), (None, None) if dstate is None else dstate, batch)
         gradients: Params = {}
         shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
@@ -245,7 +245,7 @@ class LSTM(Layer):
                     dx += xp.reshape(dx_rows, x.shape)
             dy = dx if dropped is None else self.dropout.backward(dropped, dx)[0]
         if self.batch_first:
-            dy = xp.asarray(xp.permute_dims(dy, (1, 0, 2)), copy=True)
+            dy = swap_batch_and_time(backend, dy)
         return dy, (dh0, dc0), {name: gradients[name] for name in self.params}
 
     def zero_state(self, batch: int) -> State:
@@ -290,3 +290,11 @@ class LSTM(Layer):
             if array is not None:
                 self.backend.require(name, array, shape, self.dtype)
         return tuple(state)
+
+
+def swap_batch_and_time(backend: Backend, array: Array) -> Array:
+    """Copy of (B, T, N) as (T, B, N) or back, C-contiguous: a copy of the transposed view would keep its strides."""
+    swapped = backend.xp.permute_dims(array, (1, 0, 2))
+    copy = backend.xp.empty(swapped.shape, dtype=array.dtype)
+    copy[...] = swapped
+    return copy

@@ -37,10 +37,13 @@ def softmax_cross_entropy(
         Shapes don't fit, or a target is out of range.
     """
     xp = backend.xp
+    backend.require("logits", logits, (*_any_sizes(logits)[1:], "V"))
     vocabulary = logits.shape[-1]
     backend.require("targets", targets, tuple(logits.shape[:-1]))
-    backend.require("logits", logits, tuple(logits.shape))
-    flat = xp.reshape(targets, (-1,))
+    if not xp.isdtype(targets.dtype, "integral"):
+        raise InputError(f"targets has dtype {targets.dtype}; expected integers")
+    # A narrow type could count neither to V nor down to ignore_index: uint8 would wrap, 261 hitting target 5.
+    flat = xp.astype(xp.reshape(targets, (-1,)), xp.int64, copy=False)
     rows = xp.reshape(logits, (-1, vocabulary))
     counts = None
     if ignore_index is not None:
@@ -97,7 +100,7 @@ REGRESSION = {"mse": mean_squared, "mae": mean_absolute, "huber": huber}
 
 def _error(backend: Backend, prediction: Array, target: Array) -> Array:
     """Difference of two arrays after checking that they match."""
-    backend.require("prediction", prediction, tuple(prediction.shape))
+    backend.require("prediction", prediction, _any_sizes(prediction))
     backend.require("target", target, tuple(prediction.shape))
     if target.dtype != prediction.dtype:
         raise InputError(f"target has dtype {target.dtype}; expected {prediction.dtype}, as prediction")
@@ -108,3 +111,8 @@ def _error(backend: Backend, prediction: Array, target: Array) -> Array:
 
 def _count(array: Array) -> int:
     return math.prod(array.shape)
+
+
+def _any_sizes(array: Array) -> tuple[str, ...]:
+    """A shape for `require` that allows any size on each axis."""
+    return tuple(f"N{axis}" for axis in range(getattr(array, "ndim", 0)))

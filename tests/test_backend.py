@@ -113,6 +113,43 @@ def test_operations(backend):
     assert backend.describe()["device"]
 
 
+@pytest.mark.parametrize("which", [NUMPY, STRICT], ids=["numpy", "generic"])
+@pytest.mark.parametrize("shape", [(), (3,), (0, 3), (2, 0)])
+def test_arrays_keep_shape_and_type_there_and_back(which, shape):
+    for dtype in ("float32", "int64", "bool"):
+        there = which.asarray(np.ones(shape, dtype))
+        assert there.dtype == which.dtype(dtype)
+        assert there.shape == shape
+        np.testing.assert_array_equal(which.to_numpy(there), np.ones(shape, dtype))
+    assert which.asarray(there, "float32").dtype == which.dtype("float32")
+
+
+@pytest.mark.parametrize(
+    "x, shape, dtype, message",
+    [
+        ([1.0], ("N",), None, r"w is a builtins.list; expected an array of backend numpy \(make it one with"),
+        (np.zeros((2, 3)), ("N", "D=4"), None, r"w has shape \(2, 3\); expected \(N, D=4\)"),
+        (np.zeros((2, 3)), (2,), None, r"w has shape \(2, 3\); expected \(2,\)"),
+        (np.zeros(2), ("N",), "float32", "w has dtype float64; expected float32"),
+    ],
+)
+def test_require_says_what_is_wrong(x, shape, dtype, message):
+    with pytest.raises(InputError, match=message):
+        NUMPY.require("w", x, shape, dtype)
+
+
+def test_require_passes_what_fits():
+    x = np.zeros((2, 3), "float32")
+    assert NUMPY.require("w", x, ("N", "D=3"), "float32") is x
+
+
+@pytest.mark.parametrize("which", [NUMPY, STRICT], ids=["numpy", "generic"])
+def test_scatter_add_takes_an_index_too_narrow_to_count_the_rows(which):
+    target = which.asarray(np.zeros((300, 1)))
+    which.scatter_add(target, which.asarray(np.array([5, 255], "uint8")), which.asarray(np.ones((2, 1))))
+    assert np.flatnonzero(which.to_numpy(target)).tolist() == [5, 255]
+
+
 def test_host_copies_are_copies():
     x = np.zeros(3)
     NUMPY.to_numpy(x)[0] = 1

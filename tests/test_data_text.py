@@ -251,7 +251,7 @@ def test_each_chunk_continues_the_one_before(count, batch, length):
     tracks = Tracks(np.arange(count), batch, length)
     chunks = [tracks.chunk(n) for n in range(len(tracks))]
     assert all(chunk.shape == (length + 1, batch) for chunk in chunks)
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in itertools.pairwise(chunks):
         assert np.array_equal(before[-1], after[0])
     joined = np.concatenate([chunk[:-1] for chunk in chunks])
     assert np.array_equal(np.diff(joined, axis=0), np.ones((len(joined) - 1, batch)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import InputError, losses
-from tests.support import NUMPY, central_differences, relative_error
+from tests.support import NUMPY, STRICT, central_differences, relative_error
 
 RNG = np.random.default_rng(0)
 
@@ -55,6 +55,32 @@ def test_cross_entropy_refuses_targets_out_of_range(targets):
 def test_cross_entropy_refuses_shapes():
     with pytest.raises(InputError, match=r"targets has shape \(3,\); expected \(2,\)"):
         cross_entropy(np.zeros((2, 4)), np.array([0, 1, 2]))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint64"])
+@pytest.mark.parametrize("backend", [NUMPY, STRICT], ids=["numpy", "strict"])
+def test_cross_entropy_with_more_classes_than_the_targets_type_can_count(backend, dtype):
+    logits, targets = RNG.standard_normal((3, 300)), np.array([5, 44, 255])
+    expected, expected_gradient = cross_entropy(logits, targets)
+    narrow = backend.asarray(targets.astype(dtype))
+    loss, gradient = losses.softmax_cross_entropy(backend, backend.asarray(logits.copy()), narrow, ignore_index=-100)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-12)
+    assert relative_error(backend.to_numpy(gradient), expected_gradient) < 1e-12
+
+
+def test_losses_refuse_what_is_no_array_of_the_backend():
+    targets = np.array([0, 1])
+    with pytest.raises(InputError, match="targets has dtype float64; expected integers"):
+        cross_entropy(np.zeros((2, 4)), targets.astype(float))
+    with pytest.raises(InputError, match="logits is a builtins.list; expected an array of backend numpy"):
+        losses.softmax_cross_entropy(NUMPY, [[0.0, 1.0]], targets)
+    with pytest.raises(InputError, match=r"logits has shape \(\); expected \(V,\)"):
+        cross_entropy(np.zeros(()), targets)
+    for loss in losses.REGRESSION.values():
+        with pytest.raises(InputError, match="prediction is a builtins.list; expected an array of backend numpy"):
+            loss(NUMPY, [0.0], np.zeros(1))
+        with pytest.raises(InputError, match="target has dtype float32; expected float64"):
+            loss(NUMPY, np.zeros(1), np.zeros(1, "float32"))
 
 
 @pytest.mark.parametrize("name", losses.REGRESSION)

@@ -46,7 +46,9 @@ class Backend:
         """Array of this backend from host data (numbers, lists, NumPy arrays) or from one of its own."""
         if self.owns(value):
             return value if dtype is None else self.xp.astype(value, self.dtype(dtype), copy=False)
-        return self.xp.asarray(np.asarray(value).tolist(), dtype=self.dtype(dtype or str(np.asarray(value).dtype)))
+        host = np.asarray(value)
+        # A nested list can't say the shape of an array without elements.
+        return self.xp.reshape(self.xp.asarray(host.tolist(), dtype=self.dtype(dtype or str(host.dtype))), host.shape)
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Copy of `x` on the host."""
@@ -122,7 +124,7 @@ class Backend:
     def scatter_add(self, target: Array, index: Array, rows: Array) -> None:
         """``target[index[n]] += rows[n]`` for every n, repeated indices adding up, in a fixed order."""
         one_hot = self.xp.astype(
-            index[None, :] == self.xp.arange(target.shape[0], dtype=index.dtype)[:, None], rows.dtype
+            index[None, :] == self.xp.arange(target.shape[0], dtype=self.xp.int64)[:, None], rows.dtype
         )
         target += self.xp.matmul(one_hot, rows)
 

@@ -1,76 +1,96 @@
-"""One training step of our tiers against torch.nn.LSTM on the CPU: time, interleaved in one process, and memory.
+"""One training step and one inference pass of our tiers against torch.nn.LSTM on the CPU: time and memory.
 
     python -m benchmarks.compare_torch --rounds 9 --out benchmarks/results/cpu_training_step.json
+    python -m benchmarks.compare_torch --off-grid --rounds 9 --out benchmarks/results/cpu_off_grid.json
 
 At each size both sides get the same fresh random inputs and weights, 2 threads each; results are compared
-first; then their steps alternate, and the medians' ratio is reported. Before each timed step the machine must
+first; then their steps alternate, with a large matrix product among them, and the medians' ratio is reported, with
+the share of that product's rate that our matrix products reach. Before each timed step the machine must
 have gone quiet (other processes, and the other side's threads, which spin for a while after their work), and
-one untimed step warms the caches and wakes the threads. Peak memory is that of one step in a process of its
-own, above the process before the step.
+one untimed step warms the caches and wakes the threads. Peak memory is that of one training step in a process of
+its own, above the process before the step. With --off-grid, sizes that fill no vector or tile are measured beside
+neighbours that do: the loss is that of operations per second.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grid import SIZES, THREADS, disagreement, flops, inputs, our_step, torch_step
-
-Size = tuple[int, int, int, int]
+from benchmarks.grid import (
+    OFF_GRID,
+    SGEMM,
+    SIZES,
+    Size,
+    disagreement,
+    flops,
+    inputs,
+    our_inference,
+    our_step,
+    sgemm,
+    torch_inference,
+    torch_step,
+)
+from benchmarks.method import compared, interleave, milliseconds, provenance, write
 
 
 def measure(size: Size, tier: str, rounds: int) -> dict[str, Any]:
-    """Interleaved times of both sides at one size."""
+    """Interleaved times of both sides at one size, in training and in inference."""
     x, dy = inputs(size)
-    steps = {"ours": our_step(size, x, dy, tier), "torch": torch_step(size, x, dy)}
-    difference = disagreement(steps["ours"](), steps["torch"]())
-    times: dict[str, list[float]] = {side: [] for side in steps}
-    for _ in range(rounds):
-        for side, step in steps.items():
-            wait_until_quiet()
-            step()
-            begun = time.perf_counter()
-            step()
-            times[side].append(time.perf_counter() - begun)
+    sides: dict[str, tuple[Any, Any]] = {
+        "training": (our_step(size, x, dy, tier), torch_step(size, x, dy)),
+        "inference": (our_inference(size, x, tier), torch_inference(size, x)),
+    }
+    differences = {kind: disagreement(ours(), theirs()) for kind, (ours, theirs) in sides.items()}
+    steps: dict[str, Any] = {"sgemm": sgemm()}
+    for kind, (ours, theirs) in sides.items():
+        steps |= {f"ours {kind}": ours, f"torch {kind}": theirs}
+    times = interleave(steps, rounds)
+    peak = 2 * SGEMM**3 / statistics.median(times["sgemm"]) / 1e9
+    point: dict[str, Any] = {"size": size, "tier": tier, "sgemm_gflops": peak}
+    for kind in sides:
+        comparison = compared(times, f"ours {kind}", f"torch {kind}")
+        gflops = flops(size, kind == "training") / milliseconds(comparison)[0] / 1e6
+        point[kind] = {
+            **comparison,
+            "gflops": gflops,
+            "share_of_sgemm": gflops / peak,
+            "largest_relative_difference": differences[kind],
+        }
+    return point
+
+
+def measure_off_grid(odd: Size, even: Size, tier: str, rounds: int) -> dict[str, Any]:
+    """Share of the operations per second that each side loses in a training step of an odd size."""
+    steps: dict[str, Any] = {}
+    differences = []
+    for name, size in (("odd", odd), ("even", even)):
+        x, dy = inputs(size)
+        steps |= {f"ours {name}": our_step(size, x, dy, tier), f"torch {name}": torch_step(size, x, dy)}
+        differences.append(disagreement(steps[f"ours {name}"](), steps[f"torch {name}"]()))
+    times = interleave(steps, rounds)
     middle = {side: statistics.median(values) for side, values in times.items()}
     return {
-        "size": size,
+        "size": odd,
+        "neighbour": even,
         "tier": tier,
         "seconds": times,
-        "ratio": middle["torch"] / middle["ours"],
-        "gflops": flops(size) / middle["ours"] / 1e9,
-        "largest_relative_difference": difference,
+        "loss": {
+            side: 1 - flops(odd) / middle[f"{side} odd"] / (flops(even) / middle[f"{side} even"])
+            for side in ("ours", "torch")
+        },
+        "ratio": middle["torch odd"] / middle["ours odd"],
+        "largest_relative_difference": max(differences),
     }
 
 
-def wait_until_quiet(at_most: float = 10.0) -> None:
-    """Sleep until nothing keeps the processors busy, or for `at_most` seconds."""
-
-    def busy() -> int:
-        ticks = [int(n) for n in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
-        return sum(ticks[:3]) + sum(ticks[5:8])
-
-    end = time.perf_counter() + at_most
-    while time.perf_counter() < end:
-        before = busy()
-        time.sleep(0.06)
-        if busy() - before <= 1:
-            return
-        time.sleep(0.1)
-
-
 def peak_memory(size: Size, side: str) -> int:
-    """Bytes that one step of one side needs at its peak, in a process of its own."""
+    """Bytes that one training step of one side needs at its peak, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.compare_torch", "--memory-of", side, *map(str, size)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -96,35 +116,48 @@ def resident(field: str) -> int:
     raise RuntimeError(f"no {field} in /proc/self/status")
 
 
-def provenance() -> dict[str, Any]:
-    """What was measured, where and when."""
-    import numpy as np
-    import torch
+def compare_all(tier: str, rounds: int) -> dict[str, Any]:
+    """All sizes, with a table."""
+    points = []
+    print(f"{'T, B, D, H':>22} {'':>9} {'ours ms':>8} {'torch ms':>8} {'ratio':>6} {'GF/s':>5} {'of sgemm':>8} peak MB")
+    for size in SIZES:
+        point = measure(size, tier, rounds)
+        point["peak_bytes"] = {"ours": peak_memory(size, tier), "torch": peak_memory(size, "torch")}
+        points.append(point)
+        memory = " / ".join(f"{value / 1e6:.0f}" for value in point["peak_bytes"].values())
+        for kind, end in (("training", memory), ("inference", f"(sgemm {point['sgemm_gflops']:.0f} GF/s)")):
+            result = point[kind]
+            ours, theirs = milliseconds(result)
+            print(
+                f"{size!s:>22} {kind:>9} {ours:>8.2f} {theirs:>8.2f} {result['ratio']:>6.2f} {result['gflops']:>5.0f} "
+                f"{result['share_of_sgemm']:>8.0%} {end}",
+                flush=True,
+            )
+    means = {kind: statistics.geometric_mean(p[kind]["ratio"] for p in points) for kind in ("training", "inference")}
+    print("geometric mean of the ratios: " + ", ".join(f"{kind} {mean:.2f}" for kind, mean in means.items()))
+    return {"points": points, "geometric_mean_ratio": means}
 
-    from gpu_lstm.backend import NumpyBackend
 
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": NumpyBackend().describe()["device"],
-        "cores": os.cpu_count(),
-        "threads": THREADS,
-        "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "revision": revision.stdout.strip(),
-        "command": "python -m benchmarks.compare_torch " + " ".join(sys.argv[1:]),
-    }
+def compare_off_grid(tier: str, rounds: int) -> dict[str, Any]:
+    """All odd sizes, with a table."""
+    points = []
+    print(f"{'T, B, D, H':>20} {'neighbour':>20} {'loss ours':>9} {'torch':>6} {'ratio at odd size':>18}")
+    for odd, even in OFF_GRID:
+        point = measure_off_grid(odd, even, tier, rounds)
+        points.append(point)
+        loss = point["loss"]
+        print(
+            f"{odd!s:>20} {even!s:>20} {loss['ours']:>9.0%} {loss['torch']:>6.0%} {point['ratio']:>18.2f}", flush=True
+        )
+    return {"points": points}
 
 
 def main() -> None:
-    """Measure all sizes, print a table, write the record."""
+    """Measure, print a table, write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tier", default="auto")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--off-grid", action="store_true", help="odd sizes beside even ones, instead of the grid")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory-of", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -133,27 +166,10 @@ def main() -> None:
         steps, batch, input_size, hidden_size = map(int, numbers)
         print(memory_of(side, (steps, batch, input_size, hidden_size)))
         return
-    record: dict[str, Any] = {**provenance(), "points": []}
-    print(f"{'T, B, D, H':>22} {'ours ms':>9} {'torch ms':>9} {'ratio':>6} {'GF/s':>6} {'memory ours/torch MB':>22}")
-    for size in SIZES:
-        point = measure(size, options.tier, options.rounds)
-        point["peak_bytes"] = {
-            "ours": peak_memory(size, options.tier),
-            "torch": peak_memory(size, "torch"),
-        }
-        record["points"].append(point)
-        ours, theirs = (statistics.median(point["seconds"][side]) * 1e3 for side in ("ours", "torch"))
-        memory = " / ".join(f"{value / 1e6:.0f}" for value in point["peak_bytes"].values())
-        print(
-            f"{size!s:>22} {ours:>9.1f} {theirs:>9.1f} {point['ratio']:>6.2f} {point['gflops']:>6.0f} {memory:>22}",
-            flush=True,
-        )
-    record["geometric_mean_ratio"] = statistics.geometric_mean(p["ratio"] for p in record["points"])
-    print(f"geometric mean of the ratios: {record['geometric_mean_ratio']:.2f}")
-    if options.out:
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    record = provenance("torch")
+    record |= (compare_off_grid if options.off_grid else compare_all)(options.tier, options.rounds)
+    write(record, options.out)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(THREADS))
     main()

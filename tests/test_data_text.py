@@ -1,6 +1,7 @@
 """Text: vocabulary, reading files and folders, chunks."""
 
 import gzip
+import itertools
 import lzma
 
 import numpy as np

@@ -10,5 +10,7 @@ build() { "${CXX:-g++}" "${flags[@]}" "-fsanitize=$1" "${@:3}" driver.cpp -o "$w
 build thread thread &
 build address,undefined address -fno-sanitize-recover=all
 wait $!
-echo "ThreadSanitizer: $(TSAN_OPTIONS=halt_on_error=1 "$work/thread")"
-echo "AddressSanitizer, UBSan: $(ASAN_OPTIONS=detect_stack_use_after_return=1 "$work/address")"
+echo "ThreadSanitizer:"
+TSAN_OPTIONS=halt_on_error=1 "$work/thread"
+echo "AddressSanitizer, UBSan:"
+ASAN_OPTIONS=detect_stack_use_after_return=1 "$work/address"

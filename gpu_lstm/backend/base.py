@@ -99,6 +99,10 @@ class Backend:
 
     # -- operations that namespaces do differently -----------------------------------------------------
 
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array whose elements are not set; `dtype` is one of the namespace's."""
+        return self.xp.empty(shape, dtype=dtype)
+
     def matmul(self, a: Array, b: Array, out: Array) -> Array:
         """``out[...] = a @ b``; returns `out`."""
         out[...] = self.xp.matmul(a, b)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpu_lstm.backend.pool import POOL
 from gpu_lstm.errors import InputError
 
 THREADS_VARIABLES = ("GPU_LSTM_NUM_THREADS", "OMP_NUM_THREADS")
@@ -112,7 +113,7 @@ def call(name: str, dtype: np.dtype, *arguments: int | np.ndarray | None) -> Non
 def multiply(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """``a @ b [+ bias]`` of matrices of one dtype with any strides, on as many threads as pay."""
     (rows, depth), columns = a.shape, b.shape[1]
-    c = np.empty((rows, columns), dtype=a.dtype)
+    c = POOL.empty((rows, columns), a.dtype)
     item = a.itemsize
     work = rows * columns * depth
     used = max(1, min(threads(), rows // 4, work // SERIAL_WORK))

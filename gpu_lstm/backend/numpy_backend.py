@@ -9,6 +9,7 @@ import numpy as np
 
 from gpu_lstm.backend import compiled
 from gpu_lstm.backend.base import Array, Backend
+from gpu_lstm.backend.pool import POOL
 
 
 class NumpyBackend(Backend):
@@ -32,6 +33,9 @@ class NumpyBackend(Backend):
 
     def dtype(self, name: str) -> Any:  # noqa: D102
         return np.dtype(name)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:  # noqa: D102
+        return POOL.empty(shape, dtype)
 
     def matmul(self, a: Array, b: Array, out: Array) -> Array:  # noqa: D102
         return np.matmul(a, b, out=out)

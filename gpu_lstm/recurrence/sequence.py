@@ -26,8 +26,8 @@ def forward(
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
     num_steps, batch, width = z.shape
     hidden = width // 4
-    h = np.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
-    c = np.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=z.dtype)
+    h = backend.empty((num_steps + 1, batch, hidden), z.dtype)
+    c = backend.empty((num_steps + 1 if keep else 1, batch, hidden), z.dtype)
     first = -1 if reverse else 0
     h[first] = 0 if h0 is None else h0
     c[first] = 0 if c0 is None else c0

@@ -2,8 +2,8 @@
 // Called through ctypes (gpu_lstm/recurrence/sequence.py), which releases the GIL.
 
 #include <cmath>
-#include <vector>
 
+#include "scratch.h"
 #include "team.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

@@ -187,8 +187,8 @@ void add_product(long rows, const T* a, long row, long column, long depth, const
 }
 
 // C (rows, columns) = A (rows, depth) B (depth, columns) [+ bias (columns)]; A and B with any strides.
-// B is packed into panels, one slab of the depth at a time, by all threads; the threads split the rows of C.
-// Rows of A that aren't contiguous are packed too.
+// The threads split the rows of C. One slab of the depth at a time, B is packed into panels: by each thread for itself
+// where it has many rows to use them for, else by all together. Rows of A are packed too.
 template <typename T>
 struct Product {
   long rows, columns, depth;
@@ -198,14 +198,16 @@ struct Product {
   long b_row, b_column;
   T* c;          // (rows, columns), contiguous
   const T* bias;  // (columns,) or null
-  T* panels;     // (blocks, kSlab, panel)
+  T* shared;     // panels of all threads: (blocks, kSlab, panel)
 
   static constexpr long kSlab = 256, kRows = 32 * TILE_ROWS;
+  static constexpr long kOwnRows = 96;  // from here on, packing B once more costs less than waiting for others
   static constexpr long kPitch = kSlab + 16;  // not a multiple of a page: rows would share the same cache sets
 
   long blocks() const { return divide_up(columns, Simd<T>::panel); }
+  long panels_size() const { return blocks() * kSlab * Simd<T>::panel; }
 
-  void pack(long block, long k0, long count) const {
+  void pack(T* panels, long block, long k0, long count) const {
     constexpr long width = Simd<T>::width;
     const long first = block * Simd<T>::panel, left = columns - first;
     const long wide = left < Simd<T>::panel ? divide_up(left, width) * width : Simd<T>::panel;
@@ -228,13 +230,16 @@ struct Product {
   }
 
   void run(int member, int members, Barrier& barrier) const {
-    const Range mine = share(rows, member, members), packing = share(blocks(), member, members);
-    std::vector<T> packed_rows(kRows * kPitch);
+    const Range mine = share(rows, member, members);
+    const bool alone = rows >= kOwnRows * members;
+    const Range packing = alone ? Range{0, blocks()} : share(blocks(), member, members);
+    T* panels = alone ? scratch<T, kOwn>(panels_size()) : shared;
+    T* packed_rows = scratch<T, kMember>(kRows * kPitch);
     for (long k0 = 0; k0 < depth; k0 += kSlab) {
       const long count = depth - k0 < kSlab ? depth - k0 : kSlab;
-      if (k0) barrier.wait();
-      for (long block = packing.begin; block < packing.end; ++block) pack(block, k0, count);
-      barrier.wait();
+      if (k0 && !alone) barrier.wait();
+      for (long block = packing.begin; block < packing.end; ++block) pack(panels, block, k0, count);
+      if (!alone) barrier.wait();
       for (long r0 = mine.begin; r0 < mine.end; r0 += kRows) {
         const long n = mine.end - r0 < kRows ? mine.end - r0 : kRows;
         const T* from = a + r0 * a_row + k0 * a_column;
@@ -248,7 +253,7 @@ struct Product {
         }
         for (long block = 0; block < blocks(); ++block) {
           const long first = block * Simd<T>::panel, left = columns - first;
-          add_product<T>(n, packed_rows.data(), row, column, count, panels + block * kSlab * Simd<T>::panel,
+          add_product<T>(n, packed_rows, row, column, count, panels + block * kSlab * Simd<T>::panel,
                          c + r0 * columns + first, columns, left < Simd<T>::panel ? left : Simd<T>::panel,
                          k0 ? kAdd : bias ? kBias : kZero, bias ? bias + first : nullptr);
         }
@@ -303,7 +308,11 @@ struct Forward {
 #pragma GCC unroll 8
       for (int r = 0; r < M; ++r)
 #pragma GCC unroll 4
-        for (int gate = 0; gate < 4; ++gate) sums[r][gate] = V{};
+        for (int gate = 0; gate < 4; ++gate) {
+          sums[r][gate] = V{};
+          // z comes from memory or the last cache: asked for now, it is there when the product is done.
+          __builtin_prefetch(p.z + ((t * p.batch + first + r) * 4 + gate) * H + block * width, 1);
+        }
       product<T, M, 4>(H, p.h + (before * p.batch + first) * H, H, 1, p.panels + block * p.panel_size(), sums);
       const long slot_before = p.keep ? before : 0, slot = p.keep ? after : 0;
 #pragma GCC unroll 8
@@ -426,23 +435,23 @@ struct Backward {
     const Range rows = split_batch ? share(batch, member, members) : Range{0, batch};
     const Range units = split_batch ? Range{0, blocks()} : mine;
     constexpr long panel = Simd<T>::panel;
-    std::vector<T> sums((rows.end - rows.begin) * panel);
+    T* sums = scratch<T, kMember>((rows.end - rows.begin) * panel);
     long from = -1;
     for (long n = 0; n < steps; ++n) {
       const long t = reverse ? n : steps - 1 - n;
       for (long block = units.begin; block < units.end; ++block) {
-        if (from >= 0) through_weight(from, block, rows, sums.data());
-        cells(t, from, block, rows, sums.data());
+        if (from >= 0) through_weight(from, block, rows, sums);
+        cells(t, from, block, rows, sums);
       }
       if (!split_batch) barrier.wait();
       from = t;
     }
     for (long block = units.begin; block < units.end; ++block) {
-      through_weight(from, block, rows, sums.data());
+      through_weight(from, block, rows, sums);
       for (long b = rows.begin; b < rows.end; ++b)
         if (valid(from, b))
           for (long unit = block * panel; unit < hidden && unit < (block + 1) * panel; unit += Simd<T>::width) {
-            const V arrived = load(sums.data() + (b - rows.begin) * panel + unit - block * panel);
+            const V arrived = load(sums + (b - rows.begin) * panel + unit - block * panel);
             store(dh + b * hidden + unit, arrived, hidden - unit);
           }
     }
@@ -453,22 +462,19 @@ struct Backward {
 
 template <typename T>
 void forward(Forward<T> p, int threads, bool split_batch) {
-  std::vector<T> panels(p.blocks() * p.panel_size());
-  p.panels = panels.data();
+  p.panels = scratch<T, kShared>(p.blocks() * p.panel_size());
   Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
 }
 
 template <typename T>
 void backward(Backward<T> p, int threads, bool split_batch) {
-  std::vector<T> panels(p.blocks() * 4 * p.hidden * Simd<T>::panel);
-  p.panels = panels.data();
+  p.panels = scratch<T, kShared>(p.blocks() * 4 * p.hidden * Simd<T>::panel);
   Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
 }
 
 template <typename T>
 void multiply(Product<T> p, int threads) {
-  std::vector<T> panels(p.blocks() * Product<T>::kSlab * Simd<T>::panel);
-  p.panels = panels.data();
+  p.shared = scratch<T, kShared>(p.panels_size());
   Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier); });
 }
 

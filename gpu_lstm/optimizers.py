@@ -42,7 +42,9 @@ class Optimizer:
             f"{slot}.{name}": backend.xp.zeros_like(p) for slot in self.slots for name, p in params.items()
         }
 
-    def update(self, gradients: Params, factor: float = 1.0, max_norm: float | None = None) -> Array | None:
+    def update(
+        self, gradients: Params, factor: float = 1.0, max_norm: float | None = None, loss: Array | None = None
+    ) -> Array | None:
         """Move every parameter by its gradient.
 
         Parameters
@@ -53,7 +55,9 @@ class Optimizer:
             Scales the learning rate (see schedules).
         max_norm : float, optional
             Gradients are scaled so that their joint norm is at most this, as `clip_by_global_norm` does, but without
-            waiting for a device. Where the norm is not finite, no parameter moves.
+            waiting for a device.
+        loss : array of shape (), optional
+            Where it or the norm is not finite, no parameter moves.
 
         Returns
         -------
@@ -78,6 +82,7 @@ class Optimizer:
             [[self.state[f"{slot}.{name}"] for slot in self.slots] for name in self.params],
             self.numbers(self.learning_rate * factor),
             max_norm,
+            loss,
         )
 
     def numbers(self, rate: float) -> tuple[float, ...]:

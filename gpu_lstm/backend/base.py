@@ -259,6 +259,7 @@ class Backend:
         states: Sequence[Sequence[Array]],
         numbers: Sequence[float],
         max_norm: float | None,
+        loss: Array | None,
     ) -> Array | None:
         """One step of an optimizer over all parameters, in place.
 
@@ -270,19 +271,20 @@ class Backend:
         numbers : sequence of float
             Of this step, in the rule's order.
         max_norm : float or None
-            Gradients are scaled so that their joint norm is at most this; nothing moves where it isn't finite.
+            Gradients are scaled so that their joint norm is at most this; nothing moves where the norm isn't finite.
+        loss : array of shape () or None
+            Nothing moves where it isn't finite.
 
         Returns
         -------
         norm : array of shape (), or None
             Before scaling; None where `max_norm` is.
         """
-        norm = None
-        if max_norm is not None:
-            norm = self.norm(gradients)
+        norm = None if max_norm is None else self.norm(gradients)
+        if not all(math.isfinite(float(number)) for number in (norm, loss) if number is not None):
+            return norm
+        if max_norm is not None and norm is not None:
             size = float(norm)
-            if not math.isfinite(size):
-                return norm
             if size > max_norm:
                 for gradient in gradients:
                     gradient *= max_norm / size

@@ -153,7 +153,7 @@ class Run:
     def _one_step(self) -> Event:
         task = self.task
         loss, gradients = task.step(self.step)
-        size = self.optimizer.update(gradients, self.schedule(self.step), self.settings.clip)
+        size = self.optimizer.update(gradients, self.schedule(self.step), self.settings.clip, loss)
         value, norm = task.model.backend.read(loss, size)  # only now, when all is asked of the device
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise self._diverged(self.step + 1, f"loss is {value}, norm of the gradients {norm}")

@@ -37,8 +37,8 @@ class NumpyBackend(Backend):
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:  # noqa: D102
         return POOL.empty(shape, dtype)
 
-    def matmul(self, a: Array, b: Array, out: Array) -> Array:  # noqa: D102
-        return np.matmul(a, b, out=out)
+    def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:  # noqa: D102
+        return super().matmul(a, b, out, add) if add else np.matmul(a, b, out=out)
 
     def product(self, a: Array, b: Array, bias: Array | None = None) -> Array:  # noqa: D102
         # The compiled product, where there is one, for its threads: those of BLAS keep spinning after their work and

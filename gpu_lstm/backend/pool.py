@@ -39,9 +39,10 @@ class Pool:
             return np.empty(shape, dtype)
         block = self._take(count * dtype.itemsize)
         # NumPy arrays and views keep their owner alive and nothing else does, so its end is that of the last of them.
-        owner = (ctypes.c_char * block.size).from_buffer(block)
+        owner: Any = (ctypes.c_char * block.size).from_buffer(block.data)
         weakref.finalize(owner, self._give_back, block).atexit = False
-        return np.frombuffer(owner, dtype, count).reshape(shape)
+        array: np.ndarray = np.frombuffer(owner, dtype, count).reshape(shape)
+        return array
 
     def idle(self) -> int:
         """Bytes that are kept while no array uses them."""

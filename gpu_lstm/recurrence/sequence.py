@@ -32,7 +32,7 @@ def forward(
     h[first] = 0 if h0 is None else h0
     c[first] = 0 if c0 is None else c0
     weight_hh = np.ascontiguousarray(weight_hh)
-    lengths = None if mask is None else np.ascontiguousarray(mask.lengths, dtype=np.int64)
+    lengths = None if mask is None else compiled.longs(mask.lengths)
     split = _split(num_steps, batch, hidden)
     flags = (int(reverse), int(keep))
     compiled.call("forward", z.dtype, num_steps, batch, hidden, z, weight_hh, h, c, lengths, *flags, *split)
@@ -56,7 +56,7 @@ def backward(
         row = dh.strides[1] // item
         if dh.strides != (batch * row * item, row * item, item) or row < hidden:
             dh, row = np.ascontiguousarray(dh), hidden
-    lengths = None if saved.mask is None else np.ascontiguousarray(saved.mask.lengths, dtype=np.int64)
+    lengths = None if saved.mask is None else compiled.longs(saved.mask.lengths)
     split = _split(num_steps, batch, hidden)
     gates, weight_hh, reverse = saved.gates, saved.weight_hh, int(saved.reverse)
     compiled.call(

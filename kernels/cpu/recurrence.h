@@ -186,47 +186,88 @@ void add_product(long rows, const T* a, long row, long column, long depth, const
   }
 }
 
-// C (rows, columns) = A (rows, depth) B (depth, columns) [+ bias (columns)]; A and B with any strides.
+// C (rows, columns) = A (rows, depth) B (depth, columns) [+ bias (columns)] for one or two B with the same A, and the
+// sums of A's rows; A and B with any strides.
 // The threads split the rows of C. One slab of the depth at a time, B is packed into panels: by each thread for itself
 // where it has many rows to use them for, else by all together. Rows of A are packed too.
 template <typename T>
+struct Factor {
+  const T* b;
+  long row, column;  // B(k, j) = b[k * row + j * column]
+  long columns;
+  T* c;  // (rows, columns), contiguous
+
+  long blocks() const { return divide_up(columns, Simd<T>::panel); }
+};
+
+template <typename T>
 struct Product {
-  long rows, columns, depth;
+  long rows, depth;
   const T* a;
   long a_row, a_column;
-  const T* b;
-  long b_row, b_column;
-  T* c;          // (rows, columns), contiguous
-  const T* bias;  // (columns,) or null
-  T* shared;     // panels of all threads: (blocks, kSlab, panel)
+  Factor<T> factors[2];
+  int count;      // of factors
+  const T* bias;  // (columns,) of the first, or null
+  T* sums;        // (rows,): of A's rows, or null
+  T* shared;      // panels of all threads: (blocks of all factors, kSlab, panel)
 
   static constexpr long kSlab = 256, kRows = 32 * TILE_ROWS;
   static constexpr long kOwnRows = 96;  // from here on, packing B once more costs less than waiting for others
   static constexpr long kPitch = kSlab + 16;  // not a multiple of a page: rows would share the same cache sets
+  static constexpr long kPanel = kSlab * Simd<T>::panel;
 
-  long blocks() const { return divide_up(columns, Simd<T>::panel); }
-  long panels_size() const { return blocks() * kSlab * Simd<T>::panel; }
+  long blocks() const { return factors[0].blocks() + (count > 1 ? factors[1].blocks() : 0); }
+  long panels_size() const { return blocks() * kPanel; }
 
-  void pack(T* panels, long block, long k0, long count) const {
+  // Block `n` of all factors' blocks: its factor, the first of its columns.
+  const Factor<T>& factor(long n, long& first) const {
+    const long before = n < factors[0].blocks() ? 0 : factors[0].blocks();
+    first = (n - before) * Simd<T>::panel;
+    return factors[before ? 1 : 0];
+  }
+
+  void pack(T* to, long block, long k0, long slab) const {
     constexpr long width = Simd<T>::width;
-    const long first = block * Simd<T>::panel, left = columns - first;
+    long first;
+    const Factor<T>& f = factor(block, first);
+    const long left = f.columns - first;
     const long wide = left < Simd<T>::panel ? divide_up(left, width) * width : Simd<T>::panel;
     const long valid = left < wide ? left : wide;
-    T* to = panels + block * kSlab * Simd<T>::panel;
-    const T* from = b + k0 * b_row + first * b_column;
-    if (b_column == 1) {
-      for (long k = 0; k < count; ++k) {
-        for (long j = 0; j < valid; ++j) to[k * wide + j] = from[k * b_row + j];
+    const T* from = f.b + k0 * f.row + first * f.column;
+    if (f.column == 1) {
+      for (long k = 0; k < slab; ++k) {
+        for (long j = 0; j < valid; ++j) to[k * wide + j] = from[k * f.row + j];
         for (long j = valid; j < wide; ++j) to[k * wide + j] = 0;
       }
       return;
     }
     // A few k at a time, so that the lines read and the lines written both stay in the first cache.
-    for (long k1 = 0; k1 < count; k1 += 16) {
-      const long end = k1 + 16 < count ? k1 + 16 : count;
+    for (long k1 = 0; k1 < slab; k1 += 16) {
+      const long end = k1 + 16 < slab ? k1 + 16 : slab;
       for (long j = 0; j < wide; ++j)
-        for (long k = k1; k < end; ++k) to[k * wide + j] = j < valid ? from[k * b_row + j * b_column] : T(0);
+        for (long k = k1; k < end; ++k) to[k * wide + j] = j < valid ? from[k * f.row + j * f.column] : T(0);
     }
+  }
+
+  // Row r, column k of the result is at r * row + k * column.
+  void pack_rows(const T* from, long n, long slab, T* to, long& row, long& column) const {
+    if (a_column == 1) {
+      row = kPitch, column = 1;
+      for (long r = 0; r < n; ++r)
+        for (long k = 0; k < slab; ++k) to[r * row + k] = from[r * a_row + k];
+    } else {
+      row = 1, column = kRows;
+      for (long k = 0; k < slab; ++k)
+        for (long r = 0; r < n; ++r) to[k * column + r] = from[r * a_row + k * a_column];
+    }
+  }
+
+  // Slab by slab, so that the rounding errors of long sums stay small.
+  void add_sums(const T* packed, long row, long column, long r0, long n, long slab, bool first) const {
+    T partial[kRows] = {};
+    for (long k = 0; k < slab; ++k)
+      for (long r = 0; r < n; ++r) partial[r] += packed[r * row + k * column];
+    for (long r = 0; r < n; ++r) sums[r0 + r] = (first ? T(0) : sums[r0 + r]) + partial[r];
   }
 
   void run(int member, int members, Barrier& barrier) const {
@@ -234,28 +275,24 @@ struct Product {
     const bool alone = rows >= kOwnRows * members;
     const Range packing = alone ? Range{0, blocks()} : share(blocks(), member, members);
     T* panels = alone ? scratch<T, kOwn>(panels_size()) : shared;
-    T* packed_rows = scratch<T, kMember>(kRows * kPitch);
+    T* packed = scratch<T, kMember>(kRows * kPitch);
     for (long k0 = 0; k0 < depth; k0 += kSlab) {
-      const long count = depth - k0 < kSlab ? depth - k0 : kSlab;
+      const long slab = depth - k0 < kSlab ? depth - k0 : kSlab;
       if (k0 && !alone) barrier.wait();
-      for (long block = packing.begin; block < packing.end; ++block) pack(panels, block, k0, count);
+      for (long block = packing.begin; block < packing.end; ++block) pack(panels + block * kPanel, block, k0, slab);
       if (!alone) barrier.wait();
       for (long r0 = mine.begin; r0 < mine.end; r0 += kRows) {
         const long n = mine.end - r0 < kRows ? mine.end - r0 : kRows;
-        const T* from = a + r0 * a_row + k0 * a_column;
-        const long row = a_column == 1 ? kPitch : 1, column = a_column == 1 ? 1 : kRows;
-        if (a_column == 1) {
-          for (long r = 0; r < n; ++r)
-            for (long k = 0; k < count; ++k) packed_rows[r * kPitch + k] = from[r * a_row + k];
-        } else {
-          for (long k = 0; k < count; ++k)
-            for (long r = 0; r < n; ++r) packed_rows[k * kRows + r] = from[r * a_row + k * a_column];
-        }
+        long row, column;
+        pack_rows(a + r0 * a_row + k0 * a_column, n, slab, packed, row, column);
+        if (sums) add_sums(packed, row, column, r0, n, slab, k0 == 0);
         for (long block = 0; block < blocks(); ++block) {
-          const long first = block * Simd<T>::panel, left = columns - first;
-          add_product<T>(n, packed_rows, row, column, count, panels + block * kSlab * Simd<T>::panel,
-                         c + r0 * columns + first, columns, left < Simd<T>::panel ? left : Simd<T>::panel,
-                         k0 ? kAdd : bias ? kBias : kZero, bias ? bias + first : nullptr);
+          long first;
+          const Factor<T>& f = factor(block, first);
+          const long left = f.columns - first;
+          add_product<T>(n, packed, row, column, slab, panels + block * kPanel, f.c + r0 * f.columns + first, f.columns,
+                         left < Simd<T>::panel ? left : Simd<T>::panel, k0 ? kAdd : bias ? kBias : kZero,
+                         bias ? bias + first : nullptr);
         }
       }
     }
@@ -475,7 +512,7 @@ void backward(Backward<T> p, int threads, bool split_batch) {
 template <typename T>
 void multiply(Product<T> p, int threads) {
   p.shared = scratch<T, kShared>(p.panels_size());
-  Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier); });
+  run_on(threads, p);
 }
 
 // One cell for each of `batch` rows of `hidden` units, as the pointwise tier has it: z (B, 4H) becomes the gates.

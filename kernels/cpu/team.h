@@ -164,3 +164,9 @@ class Team {
   Barrier* barrier_ = nullptr;
   Task task_{};
 };
+
+// job.run(member, members, barrier) on a team.
+template <typename Job>
+void run_on(long threads, const Job& job) {
+  Team::run(int(threads), [&](int member, int members, Barrier& barrier) { job.run(member, members, barrier); });
+}

@@ -35,6 +35,11 @@ struct Entries;
     static constexpr auto cell_backward = gpu_lstm_cell_backward_##suffix; \
     static constexpr auto generate = gpu_lstm_generate_##suffix;          \
     static constexpr auto activate = gpu_lstm_activate_##suffix;          \
+    static constexpr auto weight_gradients = gpu_lstm_weight_gradients_##suffix; \
+    static constexpr auto cross_entropy = gpu_lstm_cross_entropy_##suffix; \
+    static constexpr auto scatter_add = gpu_lstm_scatter_add_##suffix;    \
+    static constexpr auto square_sums = gpu_lstm_square_sums_##suffix;    \
+    static constexpr auto update = gpu_lstm_update_##suffix;              \
   };
 ENTRIES_OF(float, f32)
 ENTRIES_OF(double, f64)
@@ -71,6 +76,53 @@ std::vector<T> product(long set, long rows, long columns, long depth, bool trans
   Entries<T>::multiply(set, rows, columns, depth, a.data(), a_row, a_column, b.data(), b_row, b_column, c.data(),
                        bias.data(), threads);
   return c;
+}
+
+template <typename T>
+std::vector<T> gradients(long set, long rows, long outputs, long threads) {
+  const std::vector<long> columns{3, 21};
+  auto dy = random_numbers<T>(rows * outputs, 1), x0 = random_numbers<T>(rows * columns[0], 2);
+  auto x1 = random_numbers<T>(rows * columns[1], 3);
+  std::vector<T> dw0(outputs * columns[0]), dw1(outputs * columns[1]), db(outputs);
+  const std::vector<const T*> inputs{x0.data(), x1.data()};
+  const std::vector<T*> dw{dw0.data(), dw1.data()};
+  for (long count : {1, 2})
+    Entries<T>::weight_gradients(set, rows, outputs, dy.data(), count, inputs.data(), columns.data(), dw.data(),
+                                 db.data(), threads);
+  for (const auto* part : {&dw1, &db}) dw0.insert(dw0.end(), part->begin(), part->end());
+  return dw0;
+}
+
+// Cross-entropy, embedding gradient, norm and all optimizers.
+template <typename T>
+std::vector<T> training(long set, long rows, long vocabulary, long threads) {
+  auto logits = random_numbers<T>(rows * vocabulary, 1), table = random_numbers<T>(vocabulary * vocabulary, 2);
+  std::vector<long> tokens(rows);
+  for (long n = 0; n < rows; ++n) tokens[n] = n % 4 == 3 ? -7 : n % vocabulary;
+  std::vector<T> losses(rows);
+  const double scale = 0.5;
+  Entries<T>::cross_entropy(set, rows, vocabulary, logits.data(), tokens.data(), 1, -7, &scale, losses.data(), threads);
+  for (long& token : tokens) token = token < 0 ? 0 : token;
+  Entries<T>::scatter_add(set, rows, vocabulary, table.data(), tokens.data(), logits.data(), threads);
+  const std::vector<long> sizes{1, 5000, 33};
+  std::vector<std::vector<T>> parts;
+  std::vector<T*> params, gradients, states;
+  for (unsigned seed = 0; seed < 12; ++seed) parts.push_back(random_numbers<T>(sizes[seed % 3], seed));
+  for (auto& part : parts)
+    for (T& number : part) number = number < 0 ? -number : number;  // squares among the states
+  for (long n = 0; n < 12; ++n)
+    (n < 3 ? params : n < 6 ? gradients : states).push_back(parts[n < 6 ? n : 6 + (n - 6) / 2 + (n % 2 ? 3 : 0)].data());
+  std::vector<double> sums(4);
+  Entries<T>::square_sums(set, 3, sizes.data(), gradients.data(), sums.data(), threads);
+  const std::vector<double> numbers{0.1, 0.9, 0.5, 0.5, 0.5, 0.5, 0.1, 0.9};
+  const std::vector<T*> first_states{states[0], states[2], states[4]};
+  for (long rule = 0; rule < 3; ++rule)
+    Entries<T>::update(set, rule, 3, sizes.data(), params.data(), gradients.data(),
+                       (rule == 2 ? states : first_states).data(), numbers.data(), &scale, threads);
+  for (const auto& part : parts) table.insert(table.end(), part.begin(), part.end());
+  table.insert(table.end(), sums.begin(), sums.end());
+  table.insert(table.end(), losses.begin(), losses.end());
+  return table;
 }
 
 template <typename T>
@@ -150,6 +202,11 @@ void check_all(long set) {
             return product<T>(set, rows, columns, depth, transposed, threads);
           });
         }
+  for (long rows : {1, 7, 300})
+    for (long outputs : {1, 20, 120})
+      check<T>("gradients", 3, [&](long threads) { return gradients<T>(set, rows, outputs, threads); });
+  for (long vocabulary : {1, 5, 83})
+    check<T>("training", 3, [&](long threads) { return training<T>(set, 9, vocabulary, threads); });
   for (long hidden : {1, 7, 33}) check<T>("cells", 1, [&](long) { return cells<T>(set, 3, hidden); });
   for (long hidden : {3, 40})
     check<T>("tokens", 2, [&](long threads) { return tokens<T>(set, 19, 6, hidden, 2, threads); });

@@ -71,5 +71,5 @@ def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
     threads = compiled.threads()
     if num_steps * batch * 4 * hidden * hidden < compiled.SERIAL_WORK:
         threads = 1
-    by_batch = batch >= 4 * threads
+    by_batch = batch >= 3 * threads
     return (min(threads, batch) if by_batch else threads), int(by_batch)

@@ -3,6 +3,10 @@
 
 #include <cmath>
 
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#include <immintrin.h>
+#endif
+
 #include "scratch.h"
 #include "team.h"
 

@@ -33,6 +33,14 @@ CELL V power_of_two(V t) {
 
 #include "../cell/lstm_cell.h"
 
+// All bits set in the first n elements.
+template <typename T>
+CELL typename Simd<T>::Bits first_of(long n) {
+  typename Simd<T>::V index{};
+  for (int k = 0; k < Simd<T>::width; ++k) index[k] = T(k);
+  return index < splat<typename Simd<T>::V>(T(n));
+}
+
 template <typename T>
 CELL typename Simd<T>::V load(const T* p) {
   return *(const typename Simd<T>::Unaligned*)p;
@@ -43,19 +51,46 @@ CELL void store(T* p, typename Simd<T>::V v) {
   *(typename Simd<T>::Unaligned*)p = v;
 }
 
+// Fewer elements than a vector has: where the instruction set has masks, as fast as all of them.
+template <typename T>
+CELL typename Simd<T>::V load_part(const T* p, long n) {
+  using V = typename Simd<T>::V;
+#if VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) return (V)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+  else return (V)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
+#elif VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4) return (V)_mm256_maskload_ps((const float*)p, (__m256i)first_of<T>(n));
+  else return (V)_mm256_maskload_pd((const double*)p, (__m256i)first_of<T>(n));
+#else
+  V v{};
+  for (long k = 0; k < n; ++k) v[k] = p[k];
+  return v;
+#endif
+}
+
+template <typename T>
+CELL void store_part(T* p, typename Simd<T>::V v, long n) {
+#if VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+  else _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
+#elif VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4) _mm256_maskstore_ps((float*)p, (__m256i)first_of<T>(n), (__m256)v);
+  else _mm256_maskstore_pd((double*)p, (__m256i)first_of<T>(n), (__m256d)v);
+#else
+  for (long k = 0; k < n; ++k) p[k] = v[k];
+#endif
+}
+
 // The first n elements; the others are 0.
 template <typename T>
 CELL typename Simd<T>::V load(const T* p, long n) {
-  if (n >= Simd<T>::width) return load(p);
-  typename Simd<T>::V v{};
-  for (long k = 0; k < n; ++k) v[k] = p[k];
-  return v;
+  return n >= Simd<T>::width ? load(p) : load_part(p, n);
 }
 
 template <typename T>
 CELL void store(T* p, typename Simd<T>::V v, long n) {
-  if (n >= Simd<T>::width) return store(p, v);
-  for (long k = 0; k < n; ++k) p[k] = v[k];
+  if (n >= Simd<T>::width) store(p, v);
+  else store_part(p, v, n);
 }
 
 // The four gates of the same units, `apart` elements from one another.

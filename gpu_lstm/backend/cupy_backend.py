@@ -62,6 +62,10 @@ class CupyBackend(Backend):
     def synchronize(self) -> None:  # noqa: D102
         self.device.synchronize()
 
+    def release(self) -> None:  # noqa: D102
+        self.xp.get_default_memory_pool().free_all_blocks()
+        self.xp.get_default_pinned_memory_pool().free_all_blocks()
+
     def describe(self) -> dict[str, str]:  # noqa: D102
         runtime = self.xp.cuda.runtime
         name = runtime.getDeviceProperties(self.device.id)["name"]

@@ -30,10 +30,14 @@ from gpu_lstm.data.text import Vocabulary, encode_file, read_text
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
 from gpu_lstm.training import Event, Outcome, Run, Settings, checkpoint
-from gpu_lstm.training.loop import read_log
+from gpu_lstm.training.folder import BEST, LOG, holds_run, newest, read_log
 from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, Task, TextTask, split_sequences, split_series
 
 KINDS = ("text", "series", "classify")
+CHANGEABLE = ("keep", "save_minutes", "on_nonfinite")
+"""Settings that may be given anew with --resume."""
+NOT_OF_THE_TASK = ("run", "out", "resume", "backend", "any_kind", "command", *CHANGEABLE)
+"""Options that a run's description doesn't keep among those of its task."""
 
 
 def with_kind(arguments: list[str]) -> list[str]:
@@ -68,6 +72,11 @@ def add_parser_for(kinds: Parsers, kind: str, about: str, data: str) -> argparse
     parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")
     parser.add_argument("--validations", type=positive, default=10, help="how often to validate in the whole run")
     parser.add_argument("--patience", type=int, default=0, help="validations without gain before it stops; 0 never")
+    parser.add_argument("--keep", type=positive, help="how many of the last checkpoints to keep (3)")
+    parser.add_argument("--save-minutes", type=float, help="save at least so often, besides at validations (10)")
+    parser.add_argument(
+        "--on-nonfinite", choices=("stop", "skip"), help="what to do with a step whose loss or gradient is NaN (stop)"
+    )
     return parser
 
 
@@ -128,39 +137,54 @@ def run(options: argparse.Namespace) -> int:
         clip=options.clip,
         validations=options.validations,
         patience=options.patience,
+        **given(options),
     )
     if options.seed < 0:
         raise InputError(f"--seed is {options.seed}; expected at least 0")
-    plain = {
-        k: v for k, v in vars(options).items() if k not in ("run", "out", "resume", "backend", "any_kind", "command")
-    }
+    plain = {k: v for k, v in vars(options).items() if k not in NOT_OF_THE_TASK}
     if options.data not in ("shakespeare", "co2", "japanese_vowels"):
         plain["data"] = str(Path(options.data).resolve())
     task, extra = MAKERS[options.kind](plain, backend, None)
     folder = new_folder(options)
-    run = Run(task, settings, folder, {"options": plain, **extra})
+    run = Run(task, settings, folder, {"options": plain, **extra}, tell)
     return finish(run, options.kind)
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings that may be changed when a run goes on, where the user gave them."""
+    return {name: value for name in CHANGEABLE if (value := getattr(options, name)) is not None}
+
+
+def tell(line: str) -> None:
+    """Print a line about what was found amiss and passed over."""
+    print(f"note: {line}", flush=True)
 
 
 def resume(options: argparse.Namespace) -> int:
     """Go on with an unfinished run, from its own description."""
-    folder = options.resume if options.resume.is_dir() else options.resume.parent
-    path = folder / "resume.safetensors" if options.resume.is_dir() else options.resume
-    arrays, description = checkpoint.load(path)
+    if options.resume.is_dir() or not options.resume.exists():
+        folder = options.resume
+        path, arrays, description, passed_over = newest(folder)
+        for line in passed_over:
+            tell(line)
+    else:
+        folder, path = options.resume.parent, options.resume
+        arrays, description = checkpoint.load(path)
     if "progress" not in description:
-        raise InputError(f"checkpoint {path} is a model for use, not a run to go on with; expected resume.safetensors")
+        raise InputError(f"checkpoint {path} is a model for use; expected its run's folder or a resume-....safetensors")
     kind = description.get("kind")
     if kind not in KINDS or (kind != options.kind and not options.any_kind):
         raise InputError(f"checkpoint {path} is of kind {kind!r}; expected {options.kind!r}")
     backend = announce(options)
     try:
+        checkpoint.check_amounts(arrays, description, path)
         plain = {**description["options"], "tier": options.tier}
-        settings = Settings(**description["settings"])
+        settings = Settings(**{**description["settings"], **given(options)})
         extra = {k: description[k] for k in EXTRAS[kind]}
         task, _ = MAKERS[kind](plain, backend, description)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
-    run = Run(task, settings, folder, {"options": plain, **extra})
+    run = Run(task, settings, folder, {"options": plain, **extra}, tell)
     run.resume(arrays, description)
     if run.step == run.steps:
         print(f"{folder} is finished: {run.steps} steps done")
@@ -264,7 +288,7 @@ def new_folder(options: argparse.Namespace) -> Path:
     """Folder of a new run; an earlier run is never overwritten."""
     if options.out is not None:
         out: Path = options.out
-        if (out / "resume.safetensors").exists():
+        if holds_run(out):
             raise InputError(
                 f"--out {out} already holds a run; go on with it by --resume {quoted(out)}, or name another"
             )
@@ -286,7 +310,7 @@ def finish(run: Run, kind: str) -> int:
     with stop_on_signal() as stop:
         outcome = with_progress(run, stop, sample_writer(run, model) if kind == "text" else None)
     picture = run.folder / "loss.png"
-    log = read_log(run.folder / "log.jsonl")
+    log = read_log(run.folder / LOG)
     if kind == "series":
         log = [{k: v for k, v in line.items() if k != "score"} for line in log]  # another unit than the loss
     from gpu_lstm.cli import draw
@@ -301,7 +325,9 @@ def finish(run: Run, kind: str) -> int:
         return 130
     why = "no better score for long" if outcome.end == "early" else "all steps done"
     print(f"{why}; best score on held-out data: {outcome.best:.4g}")
-    print(f"model: {run.folder / 'model.safetensors'}   loss curve: {picture}")
+    if outcome.skipped:
+        print(f"{outcome.skipped} steps were skipped, because loss or gradients were not finite; {LOG} names them")
+    print(f"model: {run.folder / BEST}   loss curve: {picture}")
     following = {
         "text": f'gpu-lstm sample {where} --prompt "ROMEO:"',
         "series": f"gpu-lstm forecast {where}   or: gpu-lstm evaluate {where}",
@@ -345,9 +371,12 @@ def with_progress(run: Run, stop: Callable[[], bool], sample: Callable[[], str] 
 
     def report(event: Event) -> None:
         nonlocal shown
-        shown = event.loss if shown is None else 0.95 * shown + 0.05 * event.loss
+        loss = (shown or 0.0) if event.skipped else event.loss
+        shown = loss if shown is None else 0.95 * shown + 0.05 * loss
         bar.update(task.items)
         bar.set_description_str(f"{shown:.3f} {task.unit}", refresh=False)
+        if event.skipped:
+            tqdm.write(f"step {event.step} skipped: {event.skipped}")
         if event.score is None:
             return
         per_step = (time.perf_counter() - begun) / (event.step - first)
@@ -368,15 +397,16 @@ def with_progress(run: Run, stop: Callable[[], bool], sample: Callable[[], str] 
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second one leaves at once."""
     asked = False
+    numbers = (signal.SIGINT, signal.SIGTERM)
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
         asked = True
+        for each in numbers:  # the system's own handling: nothing can hold it up, and files survive it
+            signal.signal(each, signal.SIG_DFL)
         print("\nstopping after this step; once more to leave at once", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield lambda: asked
     finally:

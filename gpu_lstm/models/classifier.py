@@ -93,7 +93,7 @@ class Classifier(Model):
         summary, dropout_tape = self.dropout.forward(self.backend.xp.sum(y * share, axis=0), seeds[2])
         logits, head_tape = self.head.forward(summary)
         loss, dlogits = softmax_cross_entropy(self.backend, logits, self.backend.asarray(labels))
-        dsummary, head = self.head.backward(head_tape, dlogits)
+        dsummary, head = self.head.backward(head_tape, self.scaled(dlogits))
         dsummary, _ = self.dropout.backward(dropout_tape, dsummary)
         dy = dsummary[None, ...] * share + self.backend.xp.zeros_like(y)
         _, _, lstm = self.lstm.backward(lstm_tape, dy)

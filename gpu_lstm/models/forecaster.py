@@ -128,7 +128,7 @@ class Forecaster(Model):
         prediction, head_tape = self.head.forward(counted)
         target = self.backend.asarray(self.targets(values)[skip:].astype(self.dtype), self.dtype)
         value, dprediction = REGRESSION[loss](self.backend, prediction, target)
-        dcounted, head = self.head.backward(head_tape, dprediction)
+        dcounted, head = self.head.backward(head_tape, self.scaled(dprediction))
         dh = self.backend.xp.zeros_like(h)
         dh[skip:, ...] = self.dropout.backward(dropout_tape, dcounted)[0]
         _, _, lstm = self.lstm.backward(lstm_tape, dh)

@@ -98,7 +98,7 @@ class LanguageModel(Model):
         h, dropout_tape = self.dropout.forward(h, None if seed is None else (*seed, 0))
         logits, head_tape = self.head.forward(h)
         loss, dlogits = softmax_cross_entropy(self.backend, logits, tokens[1:, :])
-        dh, head = self.head.backward(head_tape, dlogits)
+        dh, head = self.head.backward(head_tape, self.scaled(dlogits))
         dh, _ = self.dropout.backward(dropout_tape, dh)
         dvectors, _, lstm = self.lstm.backward(lstm_tape, dh)
         _, embedding = self.embedding.backward(embedding_tape, dvectors)

@@ -102,7 +102,13 @@ class TextTask:
         return {} if self._state is None else {"h": self._state[0], "c": self._state[1]}
 
     def restore(self, arrays: dict[str, Array]) -> None:  # noqa: D102
-        self._state = (arrays["h"], arrays["c"]) if arrays else None
+        state = (arrays["h"], arrays["c"]) if arrays else None
+        lstm = self._language.lstm
+        shape = (lstm.num_layers, self.train.batch, lstm.hidden_size)
+        for name, array in arrays.items():
+            if tuple(array.shape) != shape:
+                raise InputError(f"carried state {name} has shape {tuple(array.shape)}; expected {shape}")
+        self._state = state
 
 
 class SeriesTask:

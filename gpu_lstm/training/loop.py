@@ -274,7 +274,11 @@ class Run:
         content = (json.dumps(line) + "\n").encode()
         if log.write(content) != len(content):
             raise OSError(28, "No space left on device", log.name)
-        values = {"loss": event.loss, "gradient_norm": event.norm, "learning_rate_factor": self.schedule(event.step - 1)}
+        values = {
+            "loss": event.loss,
+            "gradient_norm": event.norm,
+            "learning_rate_factor": self.schedule(event.step - 1),
+        }
         if event.score is not None:
             values["validation_score"] = event.score
         board.add(event.step, values)

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array
 from gpu_lstm.data import series as series_data
+from gpu_lstm.data.loader import Loader
 from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.text import Tracks
 from gpu_lstm.errors import InputError
@@ -83,11 +84,14 @@ class TextTask:
         self.items = batch * length
         self.seed = seed
         self._state: tuple[Array, Array] | None = None
+        self.loader = Loader(self._batch)
+
+    def _batch(self, number: int) -> np.ndarray:
+        return self.train.chunk(number % self.steps_per_epoch)
 
     def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
-        chunk = number % self.steps_per_epoch
-        tokens = self.model.backend.asarray(self.train.chunk(chunk))
-        state = self._state if chunk else None
+        tokens = self.model.backend.asarray(self.loader.get(number))
+        state = self._state if number % self.steps_per_epoch else None
         loss, self._state, gradients = self._language.loss(tokens, state, (self.seed, number))
         return loss, gradients
 
@@ -157,12 +161,14 @@ class SeriesTask:
         self._starts = starts
         self.steps_per_epoch = max(1, -(-starts // batch))
         self.items = batch * length
+        self.loader = Loader(self._batch)
+
+    def _batch(self, number: int) -> np.ndarray:
+        starts = np.random.default_rng((self.seed, number)).integers(0, self._starts, self.batch)
+        return np.stack([self.values[start : start + self.window] for start in starts], axis=1)
 
     def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
-        rng = np.random.default_rng((self.seed, number))
-        starts = rng.integers(0, self._starts, self.batch)
-        windows = np.stack([self.values[start : start + self.window] for start in starts], axis=1)
-        return self._forecaster.loss(windows, self.length // 4, self.loss, (self.seed, number))
+        return self._forecaster.loss(self.loader.get(number), self.length // 4, self.loss, (self.seed, number))
 
     def shown(self, loss: float) -> float:  # noqa: D102
         return loss
@@ -204,12 +210,16 @@ class ClassifyTask:
         self.batch = min(batch, len(self.train))
         self.items = self.batch
         self.steps_per_epoch = len(self.train) // self.batch
+        self.loader = Loader(self._batch)
 
-    def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
+    def _batch(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, place = divmod(number, self.steps_per_epoch)
         order = np.random.default_rng((self.seed, 1, epoch)).permutation(self.train)
         picked = order[place * self.batch : (place + 1) * self.batch]
-        return self._classifier.loss(*self.data.batch(picked), seed=(self.seed, number))
+        return self.data.batch(picked)
+
+    def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
+        return self._classifier.loss(*self.loader.get(number), seed=(self.seed, number))
 
     def shown(self, loss: float) -> float:  # noqa: D102
         return loss

@@ -42,8 +42,8 @@ def step_of(name: str) -> int | None:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a folder holds a run that can be gone on with."""
-    return folder.is_dir() and any(step_of(path.name) is not None for path in folder.iterdir())
+    """Whether a folder holds a run that would be lost if another began there: more than an interrupted first save."""
+    return (folder / MANIFEST).exists() or (folder.is_dir() and any(step_of(path.name) for path in folder.iterdir()))
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -81,8 +81,13 @@ def save(folder: Path, name: str, content: bytes, step: int, keep: int) -> None:
     files = {entry: about for entry, about in files.items() if step_of(entry) is None or entry in kept}
     text = json.dumps({"files": dict(sorted(files.items()))}, indent=1) + "\n"
     checkpoint.write_whole(folder / MANIFEST, text.encode())
+    tidy(folder, files)
+
+
+def tidy(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Remove checkpoints that the manifest's entries don't name, and parts of files that a crash left."""
     for path in folder.iterdir():
-        if (step_of(path.name) is not None and path.name not in kept) or path.name.endswith(".part"):
+        if (step_of(path.name) is not None and path.name not in files) or path.name.endswith(".part"):
             path.unlink(missing_ok=True)
 
 

@@ -8,6 +8,7 @@ recognised by the process' id and start time and the machine's boot.
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import socket
@@ -18,11 +19,7 @@ from pathlib import Path
 
 from gpu_lstm.errors import InputError
 
-try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
-except ImportError:  # no POSIX system
-    flock = None  # type: ignore[assignment]
-
+HAS_FLOCK = importlib.util.find_spec("fcntl") is not None
 NAME = "lock"
 
 
@@ -85,8 +82,10 @@ def locked(folder: Path) -> Iterator[Holder | None]:
 
 def _try_flock(file: int) -> bool | None:
     """Whether the system's lock was free; None where there is no such lock."""
-    if flock is None:
+    if not HAS_FLOCK:
         return None
+    from fcntl import LOCK_EX, LOCK_NB, flock
+
     try:
         flock(file, LOCK_EX | LOCK_NB)
         return True

@@ -181,6 +181,7 @@ class Run:
                 self.note(f"{died}, which trained in {self.folder}, is gone; its lock is taken over")
             folder.cut_log(self.folder / folder.LOG, self.step)
             tensorboard.cut(self.folder, self.step)
+            folder.tidy(self.folder, folder.read_manifest(self.folder))
             with open(self.folder / folder.LOG, "ab", buffering=0) as log:
                 board = tensorboard.EventFile(self.folder)
                 try:

@@ -59,7 +59,11 @@ class EventFile:
     def __init__(self, folder: Path):
         self._file: IO[bytes] = open(folder / NAME, "ab", buffering=0)  # noqa: SIM115 (closed by `close`)
         if self._file.tell() == 0:
-            self._write(b"\x09" + struct.pack("<d", time.time()) + _bytes(3, b"brain.Event:2"))
+            try:
+                self._write(b"\x09" + struct.pack("<d", time.time()) + _bytes(3, b"brain.Event:2"))
+            except OSError:
+                self.close()
+                raise
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """One record with the values of a step, by tag."""

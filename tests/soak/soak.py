@@ -39,7 +39,7 @@ def one_round(folder: Path, number: int) -> int:
         shutil.rmtree(place, ignore_errors=True)
         settings = small.settings(epochs=8, save_minutes=0 if number % 10 == 0 else 10)
         first = Run(make(seed=number), settings, place, {})
-        first.go(lambda event: None, lambda run=first: run.step * 2 >= run.steps)
+        first.go(lambda event: None, lambda: first.step * 2 >= first.steps)  # noqa: B023 (called here)
         again = Run(make(seed=number), settings, place, {})
         again.resume(*newest(place)[1:3])
         steps += again.go(lambda event: None, lambda: False).steps
@@ -52,7 +52,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--allowed", type=float, default=2.0, help="megabytes that memory may grow")
     options = parser.parse_args()
-    begun, sizes, steps = time.monotonic(), [], 0
+    begun, steps = time.monotonic(), 0
+    sizes: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         while time.monotonic() - begun < 60 * options.minutes or len(sizes) < 20:
             steps += one_round(Path(folder), len(sizes))

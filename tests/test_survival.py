@@ -57,7 +57,7 @@ class FullDisk:
         return failing_call
 
     def open(self, *arguments, **options):
-        file, disk = open(*arguments, **options), self
+        file, disk = open(*arguments, **options), self  # noqa: SIM115
 
         class File:
             def write(self, content):
@@ -107,8 +107,9 @@ def test_every_write_may_find_the_disk_full(tmp_path, monkeypatch):
 
 def test_the_directory_is_flushed_after_the_rename(tmp_path, monkeypatch):
     calls = []
-    for name in ("fsync", "replace"):
-        monkeypatch.setattr(os, name, lambda *a, n=name, real=getattr(os, name): (calls.append(n), real(*a))[1])
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda *names: (calls.append("replace"), replace(*names)))
     folder.save(tmp_path, resume_name(1), b"content", 1, keep=1)
     assert calls == ["fsync", "replace", "fsync"] * 2  # the checkpoint, then the manifest
 
@@ -414,11 +415,10 @@ class Broken:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_the_first_gradient_that_is_no_number_is_named(tmp_path, value):
-    told = r"step 8: loss is [\d.]+, norm of the gradients \S+; 1 of 256 numbers in the gradient of weight_hh_l0 of layer lstm"
+    told = r"step 8: loss is [\d.]+, norm .*; 1 of 256 numbers in the gradient of weight_hh_l0 of layer lstm aren't"
     with pytest.raises(TrainingError, match=told):
         train(Broken({8}, value=value), tmp_path)
-    path, _, description, _ = newest(tmp_path)
-    assert description["progress"]["step"] == 5
+    assert newest(tmp_path)[2]["progress"]["step"] == 5
 
 
 def test_steps_are_skipped_if_asked_counted_and_logged(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,33 @@ class NumpyBackend(Backend):
         if present.size:
             target[present] += np.add.reduceat(rows[order], starts, axis=0)
 
+    def available(self) -> int | None:  # noqa: D102
+        return free_memory()
+
     def describe(self) -> dict[str, str]:  # noqa: D102
         return {"backend": self.name, "numpy": np.__version__, "device": _processor()}
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process can still take: of the machine, and of its control group where that has a limit."""
+    found = []
+    try:
+        for line in (root / "proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    except (OSError, ValueError, IndexError):
+        pass
+    for limit, used in (
+        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            left = int((root / limit).read_text()) - int((root / used).read_text())
+            statistics = dict(line.split() for line in (root / limit).with_name("memory.stat").read_text().splitlines())
+            found.append(left + int(statistics.get("inactive_file", 0)))  # files that were read: given up when needed
+        except (OSError, ValueError):
+            pass
+    return min(found) if found else None
 
 
 def _processor() -> str:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
 from gpu_lstm.training import Event, Outcome, Run, Settings, checkpoint
 from gpu_lstm.training.folder import BEST, LOG, holds_run, newest, read_log
+from gpu_lstm.training.memory import Job, check_fits, predict
 from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, Task, TextTask, split_sequences, split_series
 
 KINDS = ("text", "series", "classify")
 CHANGEABLE = ("keep", "save_minutes", "on_nonfinite")
 """Settings that may be given anew with --resume."""
-NOT_OF_THE_TASK = ("run", "out", "resume", "backend", "any_kind", "command", *CHANGEABLE)
+NOT_OF_THE_TASK = ("run", "out", "resume", "backend", "any_kind", "command", "dry_run", *CHANGEABLE)
 """Options that a run's description doesn't keep among those of its task."""
 
 
@@ -72,6 +74,10 @@ def add_parser_for(kinds: Parsers, kind: str, about: str, data: str) -> argparse
     parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")
     parser.add_argument("--validations", type=positive, default=10, help="how often to validate in the whole run")
     parser.add_argument("--patience", type=int, default=0, help="validations without gain before it stops; 0 never")
+    parser.add_argument(
+        "--recompute", action="store_true", help="compute activations twice: far less memory for long sequences"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say how much memory it would take")
     parser.add_argument("--keep", type=positive, help="how many of the last checkpoints to keep (3)")
     parser.add_argument("--save-minutes", type=float, help="save at least so often, besides at validations (10)")
     parser.add_argument(
@@ -144,9 +150,17 @@ def run(options: argparse.Namespace) -> int:
     plain = {k: v for k, v in vars(options).items() if k not in NOT_OF_THE_TASK}
     if options.data not in ("shakespeare", "co2", "japanese_vowels"):
         plain["data"] = str(Path(options.data).resolve())
-    task, extra = MAKERS[options.kind](plain, backend, None)
     folder = new_folder(options)
-    run = Run(task, settings, folder, {"options": plain, **extra}, tell)
+    recipe = PREPARE[options.kind](plain, backend, None)
+    job = Job(
+        options.kind, recipe.config, options.dtype, options.optimizer, recipe.steps, options.batch, options.recompute
+    )
+    if options.dry_run:
+        print("\n".join(predict(job).lines()))
+    check_fits(job, backend.available())
+    if options.dry_run:
+        return 0
+    run = Run(recipe.make(), settings, folder, {"options": plain, **recipe.extra}, tell)
     return finish(run, options.kind)
 
 
@@ -179,9 +193,10 @@ def resume(options: argparse.Namespace) -> int:
     try:
         checkpoint.check_amounts(arrays, description, path)
         plain = {**description["options"], "tier": options.tier}
+        plain["recompute"] = options.recompute or plain.get("recompute", False)
         settings = Settings(**{**description["settings"], **given(options)})
         extra = {k: description[k] for k in EXTRAS[kind]}
-        task, _ = MAKERS[kind](plain, backend, description)
+        task = PREPARE[kind](plain, backend, description).make()
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
     run = Run(task, settings, folder, {"options": plain, **extra}, tell)
@@ -193,8 +208,30 @@ def resume(options: argparse.Namespace) -> int:
     return finish(run, kind)
 
 
-def make_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> tuple[Task, dict[str, Any]]:
-    """Task of a language model, from its options; `known` is the description of a run to go on with."""
+@dataclass(frozen=True)
+class Recipe:
+    """A task that is not made yet: what it needs is known before it takes any memory.
+
+    Attributes
+    ----------
+    config : dict
+        Of the model.
+    steps : int
+        T of a training step.
+    make : callable
+        Makes the task.
+    extra : dict
+        What the run's description gets, see `EXTRAS`.
+    """
+
+    config: dict[str, Any]
+    steps: int
+    make: Callable[[], Task]
+    extra: dict[str, Any]
+
+
+def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
+    """A language model, from its options; `known` is the description of a run to go on with."""
     path = data_path(plain["data"])
     if known is None:
         tokens, vocabulary = read_text(path)
@@ -205,13 +242,17 @@ def make_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | N
         tokens = encode_file(path, vocabulary)
         same_data(path, len(tokens), known["amount"], "characters")
     names = ("embedding_size", "hidden_size", "num_layers", "dropout")
-    model = LanguageModel(len(vocabulary), **{n: plain[n] for n in names}, **common(plain, backend))
-    task = TextTask(model, tokens, plain["batch"], plain["length"], plain["validation"], plain["seed"])
-    return task, {"vocabulary": vocabulary.characters, "amount": len(tokens)}
+    config = {"vocabulary_size": len(vocabulary), **{n: plain[n] for n in names}}
+
+    def make() -> Task:
+        model = LanguageModel(**config, **common(plain, backend))
+        return TextTask(model, tokens, plain["batch"], plain["length"], plain["validation"], plain["seed"])
+
+    return Recipe(config, plain["length"], make, {"vocabulary": vocabulary.characters, "amount": len(tokens)})
 
 
-def make_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> tuple[Task, dict[str, Any]]:
-    """Task of a forecaster, from its options."""
+def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
+    """A forecaster, from its options."""
     path = data_path(plain["data"])
     data = read_series(path, plain["columns"])
     if known is not None:
@@ -221,43 +262,48 @@ def make_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] |
     if len(train) < 2:
         raise InputError(f"series {path} has {len(data.values)} steps; expected more to train on")
     names = ("horizon", "memory", "hidden_size", "num_layers", "dropout")
-    model = Forecaster(
-        train.mean(axis=0).tolist(),
-        spread(train),
-        spread(np.diff(train, axis=0)),
+    config = {
+        "mean": train.mean(axis=0).tolist(),
+        "spread": spread(train),
+        "step_spread": spread(np.diff(train, axis=0)),
         **{n: plain[n] for n in names},
-        **common(plain, backend),
-    )
-    task = SeriesTask(model, data.values, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
-    return task, {"columns": data.names, "amount": len(data.values)}
+    }
+
+    def make() -> Task:
+        model = Forecaster(**config, **common(plain, backend))
+        return SeriesTask(model, data.values, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
+
+    return Recipe(config, plain["length"], make, {"columns": data.names, "amount": len(data.values)})
 
 
-def make_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> tuple[Task, dict[str, Any]]:
-    """Task of a classifier, from its options."""
+def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
+    """A classifier, from its options."""
     path = data_path(plain["data"])
     data = read_sequences(path, plain["label"], plain["series"], plain["columns"])
     if known is not None:
         same_data(path, len(data), known["amount"], "sequences")
     picked, _ = split_sequences(data, plain["validation"], plain["seed"])
     rows = np.concatenate([data.values[data.starts[n] : data.starts[n + 1]] for n in picked])
-    model = Classifier(
-        rows.mean(axis=0).tolist(),
-        spread(rows),
-        len(data.classes),
-        plain["hidden_size"],
-        plain["num_layers"],
-        not plain["one_direction"],
-        plain["dropout"],
-        **common(plain, backend),
-    )
-    task = ClassifyTask(model, data, plain["batch"], plain["validation"], plain["seed"])
-    return task, {"columns": data.names, "classes": data.classes, "amount": len(data)}
+    config = {
+        "mean": rows.mean(axis=0).tolist(),
+        "spread": spread(rows),
+        "num_classes": len(data.classes),
+        "bidirectional": not plain["one_direction"],
+        **{n: plain[n] for n in ("hidden_size", "num_layers", "dropout")},
+    }
+
+    def make() -> Task:
+        model = Classifier(**config, **common(plain, backend))
+        return ClassifyTask(model, data, plain["batch"], plain["validation"], plain["seed"])
+
+    extra = {"columns": data.names, "classes": data.classes, "amount": len(data)}
+    return Recipe(config, int(data.lengths.max()), make, extra)
 
 
-MAKERS: dict[str, Callable[..., tuple[Task, dict[str, Any]]]] = {
-    "text": make_text,
-    "series": make_series,
-    "classify": make_classify,
+PREPARE: dict[str, Callable[..., Recipe]] = {
+    "text": prepare_text,
+    "series": prepare_series,
+    "classify": prepare_classify,
 }
 EXTRAS = {
     "text": ("vocabulary", "amount"),
@@ -269,7 +315,7 @@ EXTRAS = {
 
 def common(plain: dict[str, Any], backend: Backend) -> dict[str, Any]:
     """Arguments that all models take."""
-    return {"backend": backend, "dtype": plain["dtype"], "tier": plain["tier"], "seed": plain["seed"]}
+    return {"backend": backend, **{name: plain[name] for name in ("dtype", "tier", "recompute", "seed")}}
 
 
 def spread(rows: np.ndarray) -> list[float]:

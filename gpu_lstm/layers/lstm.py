@@ -297,7 +297,8 @@ class LSTM(Layer):
                 x, dropped = self.dropout.forward(x, layer_seed)
             name = self._names(layer)[direction]
             z, weight_hh = self._project(x, name), self.params[f"weight_hh_{name}"]
-            saved = self.plan.run.forward(backend, z, weight_hh, *state[place], mask, direction == 1, keep)
+            h0, c0 = state[place]
+            saved = self.plan.run.forward(backend, z, weight_hh, h0, c0, mask, direction == 1, keep)
             tapes.append((x, dropped, saved))
             x = saved.outputs if mask is None else xp.where(mask.valid, saved.outputs, xp.zeros_like(saved.outputs))
             last.append(saved.last)
@@ -343,8 +344,8 @@ class LSTM(Layer):
         for place, (layer, direction) in reversed(list(enumerate(chain))):
             x, dropped, saved = tapes.pop()
             name = self._names(layer)[direction]
-            dz, *first = self.plan.run.backward(backend, saved, dy, *dstate[place])
-            before.insert(0, first)
+            dz, dh0, dc0 = self.plan.run.backward(backend, saved, dy, *dstate[place])
+            before.insert(0, (dh0, dc0))
             rows = x.shape[0] * x.shape[1]
             dz_rows = xp.reshape(dz, (rows, 4 * self.hidden_size))
             gradients[f"weight_ih_{name}"] = self._product(dz_rows.T, xp.reshape(x, (rows, x.shape[2])))

@@ -32,7 +32,7 @@ class Forecaster(Model):
         Steps of the slow running mean.
     hidden_size, num_layers : int
     dropout : float
-    backend, dtype, tier, seed
+    backend, dtype, tier, recompute, seed
         As of the layers.
     """
 
@@ -52,6 +52,7 @@ class Forecaster(Model):
         backend: str | Backend | None = None,
         dtype: str = "float32",
         tier: str = "auto",
+        recompute: bool = False,
         seed: int = 0,
     ):
         config: dict[str, Any] = {
@@ -78,6 +79,7 @@ class Forecaster(Model):
             dropout=dropout,
             forget_bias=1.0,
             tier=tier,
+            recompute=recompute,
             seed=seeds[0],
             **where,
         )

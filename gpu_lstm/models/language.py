@@ -26,7 +26,7 @@ class LanguageModel(Model):
     dropout : float
         On the outputs of every LSTM layer while training.
     forget_bias : float
-    backend, dtype, tier, seed
+    backend, dtype, tier, recompute, seed
         As of the layers.
     """
 
@@ -44,6 +44,7 @@ class LanguageModel(Model):
         backend: str | Backend | None = None,
         dtype: str = "float32",
         tier: str = "auto",
+        recompute: bool = False,
         seed: int = 0,
     ):
         config: dict[str, Any] = {
@@ -63,6 +64,7 @@ class LanguageModel(Model):
             dropout=dropout,
             forget_bias=forget_bias,
             tier=tier,
+            recompute=recompute,
             seed=seeds[1],
             **where,
         )

@@ -175,7 +175,7 @@ class SeriesTask:
 
     def validate(self) -> tuple[float, str]:  # noqa: D102
         origins = np.arange(self.train_end, self.validation_end - self._forecaster.horizon + 1)
-        forecast = forecast_from(self._forecaster, self.values, origins, self.length)
+        forecast = forecast_from(self._forecaster, self.values, origins, self.length, self.batch)
         error = series_data.rmse(forecast, series_data.truth(self.values, origins, self._forecaster.horizon))
         return error, f"RMSE {error:.4g} over {self._forecaster.horizon} steps ahead"
 
@@ -225,7 +225,7 @@ class ClassifyTask:
         return loss
 
     def validate(self) -> tuple[float, str]:  # noqa: D102
-        loss, accuracy = class_scores(self._classifier, self.data, self.held_out)
+        loss, accuracy = class_scores(self._classifier, self.data, self.held_out, self.batch)
         return loss, f"{loss:.4f} nats, accuracy {accuracy:.1%} on held-out sequences"
 
     def carried(self) -> dict[str, Array]:  # noqa: D102

@@ -67,9 +67,8 @@ def slow_writes(place) -> None:
 
         return opening
 
-    checkpoint.open = slow_open(6, 1)
-    loop.open = slow_open(2, 5)
-    tensorboard.open = slow_open(2, 5)
+    for module, pieces, here in ((checkpoint, 6, 1), (loop, 2, 5), (tensorboard, 2, 5)):
+        vars(module)["open"] = slow_open(pieces, here)
 
     def slow(name, here):
         real = getattr(os, name)

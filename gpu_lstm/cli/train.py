@@ -100,6 +100,7 @@ def add_command(commands: Parsers) -> None:
     text.add_argument("--embedding-size", type=positive, default=64)
     text.add_argument("--length", type=positive, default=64, help="steps of a chunk; the state is carried on")
     text.add_argument("--validation", type=float, default=0.1, help="share of the text held out, at its end")
+    text.add_argument("--shuffle-lines", action="store_true", help="take the lines in a new order in every epoch")
     text.add_argument("--sample-length", type=int, default=160, help="characters of sample at each validation")
     text.set_defaults(
         hidden_size=256, dropout=0.1, batch=64, epochs=10, learning_rate=4e-3, optimizer="adam", validations=8
@@ -237,6 +238,8 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
         tokens, vocabulary = read_text(path)
         if len(vocabulary) < 2:
             raise InputError(f"text {path} has no characters")
+        if plain.get("shuffle_lines") and "\n" not in vocabulary.characters:
+            raise InputError(f"text {path} has no lines to shuffle")
     else:
         vocabulary = Vocabulary(known["vocabulary"])
         tokens = encode_file(path, vocabulary)
@@ -246,7 +249,8 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
 
     def make() -> Task:
         model = LanguageModel(**config, **common(plain, backend))
-        return TextTask(model, tokens, plain["batch"], plain["length"], plain["validation"], plain["seed"])
+        newline = int(vocabulary.encode("\n")[0]) if plain.get("shuffle_lines") else None
+        return TextTask(model, tokens, plain["batch"], plain["length"], plain["validation"], plain["seed"], newline)
 
     return Recipe(config, plain["length"], make, {"vocabulary": vocabulary.characters, "amount": len(tokens)})
 

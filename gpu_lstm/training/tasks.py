@@ -14,7 +14,7 @@ from gpu_lstm.backend import Array
 from gpu_lstm.data import series as series_data
 from gpu_lstm.data.loader import Loader
 from gpu_lstm.data.sequences import Sequences
-from gpu_lstm.data.text import Tracks
+from gpu_lstm.data.text import Tracks, shuffle_lines
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.losses import BITS
@@ -69,11 +69,22 @@ class TextTask:
     validation : float
         Share in (0, 1).
     seed : int
+    newline : int, optional
+        The token that ends a line: every epoch takes the lines in a new order.
     """
 
     item, unit = "char", "bits/char"
 
-    def __init__(self, model: LanguageModel, tokens: np.ndarray, batch: int, length: int, validation: float, seed: int):
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokens: np.ndarray,
+        batch: int,
+        length: int,
+        validation: float,
+        seed: int,
+        newline: int | None = None,
+    ):
         self.model: Model = model
         self._language = model
         cut = len(tokens) - int(len(tokens) * check_share("validation", validation))
@@ -84,10 +95,19 @@ class TextTask:
         self.items = batch * length
         self.seed = seed
         self._state: tuple[Array, Array] | None = None
+        self.newline = newline
+        self._order: tuple[int, Tracks] | None = None
         self.loader = Loader(self._batch)
 
     def _batch(self, number: int) -> np.ndarray:
-        return self.train.chunk(number % self.steps_per_epoch)
+        epoch, chunk = divmod(number, self.steps_per_epoch)
+        if self.newline is None:
+            return self.train.chunk(chunk)
+        order = self._order
+        if order is None or order[0] != epoch:
+            tokens = shuffle_lines(self.train.tokens, self.newline, (self.seed, 2, epoch))
+            order = self._order = epoch, Tracks(tokens, self.train.batch, self.train.length)
+        return order[1].chunk(chunk)
 
     def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
         tokens = self.model.backend.asarray(self.loader.get(number))

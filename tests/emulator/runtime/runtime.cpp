@@ -1,0 +1,9 @@
+// The runtime as one translation unit, compiled once for each mode and linked to every kernel.
+
+#include "scheduler.cpp"
+#include "barriers.cpp"
+#include "shared_memory.cpp"
+#include "instrumentation.cpp"
+#ifdef EMULATOR_CHECK
+#include "checker.cpp"
+#endif

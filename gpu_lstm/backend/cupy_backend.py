@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend.base import Array, Backend
+from gpu_lstm.backend.base import Array
+from gpu_lstm.backend.cuda import CudaBackend
+from gpu_lstm.backend.kernels import OPTIONS, Kernel, Launch
 from gpu_lstm.errors import BackendError
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
 
 
-class CupyBackend(Backend):
+class CupyBackend(CudaBackend):
     """Arrays are ``cupy.ndarray`` on one device.
 
     Parameters
@@ -27,7 +29,10 @@ class CupyBackend(Backend):
     """
 
     def __init__(self, device: int = 0):
+        super().__init__()
         self.xp, self.device = _load(device)
+        self._launches: dict[Kernel, Launch] = {}
+        self._cublas, self._cuda_types = _cublas(self.xp)
         self.name = f"cupy:{device}"
         self.why = f"{self.name} ({self.describe()['device']})"
 
@@ -45,14 +50,56 @@ class CupyBackend(Backend):
     def dtype(self, name: str) -> Any:  # noqa: D102
         return np.dtype(name)
 
-    def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:  # noqa: D102
-        return super().matmul(a, b, out, add) if add else self.xp.matmul(a, b, out=out)
+    def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:
+        """``out[...] = a @ b``, added to what `out` holds if `add`, by cuBLAS straight into `out`; returns `out`.
+
+        `out` may be float32 where a and b are float16 or bfloat16; sums are in float32 then, too. float32 means
+        float32: TF32 is not used unless CuPy is told so.
+        """
+        if a.ndim != 2 or not out.flags.c_contiguous:
+            return super().matmul(a, b, out, add)
+        (rows, depth), columns = a.shape, b.shape[1]
+        cublas = self._cublas
+        a_step, a_op = _leading(a, cublas)
+        b_step, b_op = _leading(b, cublas)
+        kind, out_kind = self._cuda_types[str(a.dtype)], self._cuda_types[str(out.dtype)]
+        wide = str(out.dtype) == "float64"
+        one = np.ones((), dtype=np.float64 if wide else np.float32)
+        beta = one if add else np.zeros_like(one)
+        # cuBLAS counts in columns: it computes out^T = b^T a^T.
+        cublas.gemmEx(
+            self.xp.cuda.device.get_cublas_handle(),
+            b_op, a_op, columns, rows, depth,
+            one.ctypes.data, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step,
+            beta.ctypes.data, out.data.ptr, out_kind, columns,
+            cublas.CUBLAS_COMPUTE_64F if wide else cublas.CUBLAS_COMPUTE_32F,
+            cublas.CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
+        return out
 
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
         return self.xp.tanh(x, out=out)
 
     def multiply(self, a: Array, b: Array, out: Array) -> Array:  # noqa: D102
         return self.xp.multiply(a, b, out=out)
+
+    def kernel(self, kernel: Kernel) -> Launch:  # noqa: D102
+        if kernel not in self._launches:
+            self._launches[kernel] = self._compile(kernel)
+        return self._launches[kernel]
+
+    def _compile(self, kernel: Kernel) -> Launch:
+        module = self.xp.RawModule(code=kernel.source, options=OPTIONS, name_expressions=[kernel.expression])
+        try:
+            function = module.get_function(kernel.expression)
+        except Exception as error:  # compiler, loader and missing libraries each raise their own
+            raise not_compiled(kernel, error) from None
+        null = np.uintp(0)  # CuPy has no other form of a null pointer
+
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+            function(grid, block, tuple([null if arg is None else arg for arg in args]))
+
+        return launch
 
     def synchronize(self) -> None:  # noqa: D102
         self.device.synchronize()
@@ -97,6 +144,47 @@ def _load(device: int) -> tuple[Any, Any]:
             "CuPy found, but its first kernel failed", f"CuPy's first kernel failed: {error}; {INSTALL}"
         ) from None
     return cupy, chosen
+
+
+def _cublas(cupy: Any) -> tuple[Any, dict[str, int]]:
+    """CuPy's binding of cuBLAS, and cuBLAS's numbers of the dtypes."""
+    try:
+        from cupy_backends.cuda.libs import cublas
+    except ImportError as error:
+        raise unavailable("CuPy found, no cuBLAS", f"cuBLAS can't be loaded: {error}; {INSTALL}") from None
+    runtime = cupy.cuda.runtime
+    return cublas, {
+        "float32": runtime.CUDA_R_32F,
+        "float64": runtime.CUDA_R_64F,
+        "float16": runtime.CUDA_R_16F,
+        "bfloat16": runtime.CUDA_R_16BF,
+    }
+
+
+def not_compiled(kernel: Kernel, error: Exception) -> BackendError:
+    """Error for a kernel that can't be compiled: what is missing and how to get it, or the compiler's own words."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if "error" in line] or text.strip().splitlines()[:1]
+    said = lines[0] if lines else type(error).__name__
+    if "could not open source file" in text or "cannot open source file" in text:
+        cure = f"CUDA's headers are missing; {INSTALL}"
+    elif "nvrtc" in text.lower() or isinstance(error, ImportError | OSError):
+        cure = f"CUDA's compiler NVRTC is missing or too old for this device; {INSTALL}"
+    else:
+        cure = "tier reference runs without kernels; please report this with the output of `gpu-lstm info`"
+    return BackendError(f"CUDA kernel {kernel.expression} can't be compiled: {said}; {cure}")
+
+
+def _leading(matrix: Array, cublas: Any) -> tuple[int, int]:
+    """Elements from row to row and cuBLAS's operation, for a C-contiguous matrix or a transposed one."""
+    item = matrix.itemsize
+    rows, columns = matrix.shape
+    row, column = (stride // item for stride in matrix.strides)
+    if column == 1 or columns == 1:
+        return max(row, columns) if rows > 1 else columns, cublas.CUBLAS_OP_N
+    if row == 1 or rows == 1:
+        return max(column, rows), cublas.CUBLAS_OP_T
+    raise BackendError(f"matrix has strides {matrix.strides}; expected neighbours in one of its directions")
 
 
 def unavailable(reason: str, message: str) -> BackendError:

@@ -7,8 +7,14 @@
 //   V splat<V>(T)                         all elements of a V set to one number
 //   V power_of_two<T>(V t)                2^k from t = k + Constants<T>::magic
 //
-// No include guard and no headers: a CPU build includes it once for each instruction set, inside a namespace.
-// Vectors must not be lowered before they are inlined into code of their instruction set.
+// No include guard and no headers: a CPU build includes it once for each instruction set, inside a namespace, and
+// NVRTC has no headers. Vectors must not be lowered before they are inlined into code of their instruction set.
+
+#ifdef __CUDACC__
+#define CELL_UNROLL _Pragma("unroll")
+#else
+#define CELL_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 template <typename T>
 struct Constants;
@@ -53,7 +59,7 @@ CELL V exp_minus_1(V x) {
   const V k = t - C::magic;
   const V r = (x - k * C::ln2_high) - k * C::ln2_low;
   V p = splat<V>(inverse_factorial<T>(C::terms));
-#pragma GCC unroll 16
+  CELL_UNROLL
   for (int n = C::terms - 1; n >= 1; --n) p = p * r + inverse_factorial<T>(n);
   const V scale = power_of_two<T>(t);
   return scale * (p * r) + (scale - T(1));

@@ -1,0 +1,77 @@
+"""The CUDA backend with NumPy arrays and emulated launches: all of its host code and all kernels, without a GPU."""
+
+from __future__ import annotations
+
+import functools
+
+import ml_dtypes
+import numpy as np
+
+from gpu_lstm.backend import kernels
+from gpu_lstm.backend.cuda import CudaBackend
+from tests.emulator import build
+
+DTYPES = tuple(kernels.STORAGE)
+
+
+class EmulatedBackend(CudaBackend):
+    """Launches run in the emulator; `launches` records them, `seed` sets the order of threads."""
+
+    name = "emulated"
+    why = "emulated (tests)"
+
+    def __init__(self, mode="fast", seed=0):
+        super().__init__()
+        self.xp = np
+        self.mode, self.seed = mode, seed
+        self.launches = []
+        self._reached = []
+
+    def asarray(self, value, dtype=None):
+        return np.asarray(value, dtype=None if dtype is None else self.dtype(dtype))
+
+    def owns(self, x):
+        return isinstance(x, np.ndarray)
+
+    def to_numpy(self, x):
+        return np.array(x)
+
+    def dtype(self, name):
+        return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+    def matmul(self, a, b, out, add=False):
+        # As cuBLAS does: sums in float32 for 16-bit matrices, one rounding at the end.
+        self.launches.append("matmul")
+        wide = np.promote_types(a.dtype, np.float32)
+        product = a.astype(wide) @ b.astype(wide)
+        out[...] = product + out if add else product
+        return out
+
+    def kernel(self, kernel):
+        module = _module(kernel.source, self.mode)
+
+        def launch(grid, block, args):
+            self.launches.append(kernel.name)
+            # A kernel that takes a table reaches arrays by the addresses in it.
+            reached = self._reached if kernel.file == "optimizer.cu" else ()
+            module.launch(kernel.expression, grid, block, args, seed=self.seed, in_place=reached)
+
+        return launch
+
+    def _table(self, lines):
+        self._reached = [array for arrays in lines for array in arrays if array is not None]
+        return super()._table(lines)
+
+
+@functools.cache
+def _groups():
+    """Kernels by their text: the instances of one text are built together."""
+    groups = {}
+    for kernel in kernels.every_kernel():
+        groups.setdefault(kernel.source, []).append(kernel.expression)
+    return groups
+
+
+@functools.cache
+def _module(source, mode):
+    return build(source, mode=mode, names=_groups()[source])

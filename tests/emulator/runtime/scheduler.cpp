@@ -49,6 +49,10 @@ struct Policy {
   }
 } policy;
 
+constexpr uint32_t middle_priority = 1u << 31;  // at the start all have a higher one
+uint32_t lowest_priority = middle_priority;
+uint32_t random_priority() { return middle_priority | random_number(); }
+
 std::vector<Thread*> runnable;
 void* scheduler_stack = nullptr;
 StackPool stacks;
@@ -182,7 +186,7 @@ void start_block(Cluster& cluster, Index first, uint32_t rank) {
   block.index = {first.x + inside.x, first.y + inside.y, first.z + inside.z};
   block.number = (block.index.z * config.grid[1] + block.index.y) * config.grid[0] + block.index.x;
   block.live = machine.threads_per_block;
-  block.priority = random_number();
+  block.priority = random_priority();
   block.warps.resize((block.live + 31) / 32);
   block.threads.resize(block.live);
   allocate_shared(block);
@@ -196,7 +200,7 @@ void start_block(Cluster& cluster, Index first, uint32_t rank) {
     thread.number = block.number * machine.threads_per_block + i;
     thread.lane = (int)(i % 32);
     thread.warp->live |= 1u << thread.lane;
-    thread.priority = random_number();
+    thread.priority = random_priority();
     check::thread_starts(thread);
     thread.fiber.prepare(stacks.take(), thread.number, thread_main);
     runnable.push_back(&thread);
@@ -312,11 +316,8 @@ void wait(const char* what, Site site) {
 }
 
 void give_way() {
-  // Who is taken off lags behind from now on, or else a thread that polls could keep away whom it waits for.
-  if (random_number.below(4) == 0) {
-    current->priority = random_number() / 2;
-    current->block->priority = random_number() / 2;
-  }
+  // Who is taken off comes last sooner or later, or else a thread that polls could keep away whom it waits for.
+  if (random_number.below(4) == 0) current->priority = current->block->priority = --lowest_priority;
   runnable.push_back(current);
   to_scheduler();
 }
@@ -361,6 +362,7 @@ bool run(const LaunchConfig& config, void (*kernel)()) {
   in_atomic = false;
   steps_without_progress = steps_at_all = 0;
   random_number.seed(config.seed);
+  lowest_priority = middle_priority;
   policy = Policy::of_seed(config.seed);
 
   const unsigned rounding = __builtin_ia32_stmxcsr();

@@ -91,12 +91,13 @@ def build(source: str, *, options: Sequence[str] = (), mode: Mode = "fast", name
 def _compile(source: str, options: Sequence[str], mode: Mode, names: Sequence[str], library: Path, table: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
         text, expanded, object_file, linked = (Path(work, f"kernel{end}") for end in (".cu", ".ii", ".o", ".so"))
+        in_work = f"-fdebug-prefix-map={work}=."  # names as #line has them
         text.write_text(f'#include "emulator.h"\n#line 1 "kernel.cu"\n{source}\n')
-        _gxx(*COMMON, *QUIET, *options, f"-I{INCLUDE}", "-E", "-x", "c++", text, "-o", expanded)
+        _gxx(*COMMON, *QUIET, *options, f"-I{INCLUDE}", "-E", "-x", "c++", text, "-o", expanded, cwd=work)
         kernels = list(dict.fromkeys([*_kernels(expanded.read_text()), *names]))
         with expanded.open("a") as end:
             end.write(_entries(expanded.read_text(), kernels))
-        _gxx(*COMMON, *QUIET, *KERNEL[mode], "-fpreprocessed", "-c", "-x", "c++", expanded, "-o", object_file)
+        _gxx(*COMMON, *QUIET, *KERNEL[mode], in_work, "-fpreprocessed", "-c", "-x", "c++", expanded, "-o", object_file, cwd=work)
         _gxx("-shared", "-Wl,-z,defs", object_file, _runtime(mode), "-o", linked)
         os.replace(linked, library)  # complete or not there: several processes may build at once
         ready = Path(work, "kernels")
@@ -143,9 +144,9 @@ def _runtime(mode: Mode) -> Path:
     return result
 
 
-def _gxx(*arguments: str | Path) -> None:
+def _gxx(*arguments: str | Path, cwd: str | None = None) -> None:
     command = ["g++", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
     if done.returncode:
         raise EmulationError("", "build", f"{done.stderr.strip()}\ncommand: {' '.join(command)}")
 

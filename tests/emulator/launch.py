@@ -43,7 +43,6 @@ class _Region(ctypes.Structure):
     _fields_ = [
         ("begin", ctypes.c_void_p),
         ("bytes", ctypes.c_uint64),
-        ("item_bytes", ctypes.c_uint32),
         ("argument", ctypes.c_int32),
     ]
 
@@ -158,13 +157,13 @@ class Module:
         """`{pc ...}`, `{shared ...}` and `{argument ...}` in a message become lines, names and elements."""
         message = re.sub(r"\{pc ([0-9a-f]+)\}", lambda m: self._line(m[1]), message)
         message = re.sub(r"\{shared (\d+)\}", lambda m: self._shared_name(int(m[1])), message)
-        return re.sub(r"\{argument (-?\d+) (\d+)\}", lambda m: memory.element(int(m[1]), int(m[2])), message)
+        return re.sub(r"\{argument (\d+) (-?\d+)\}", lambda m: memory.element(int(m[1]), int(m[2])), message)
 
     def _line(self, pc: str) -> str:
         """The line of the kernel text from which the code at `pc` was inlined."""
         command = ["addr2line", "-i", "-e", str(self._path), hex(int(pc, 16) - 1)]
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-        lines = [line.split(" ")[0] for line in lines]
+        lines = [re.sub(r"^(\./)+", "", line.split(" ")[0]) for line in lines]
         return next((line for line in lines if not line.startswith(str(INCLUDE))), lines[0])
 
     def _shared_name(self, offset: int) -> str:
@@ -193,7 +192,6 @@ class _Span:
     array: np.ndarray  # one of them
     argument: int
     in_place: bool
-    item_bytes: int
     moved_to: int = 0
 
 
@@ -209,9 +207,7 @@ class _Memory:
         self._spans = _spans([(-1, a, True) for a in in_place] + [(i, a, False) for i, a in arrays])
         self._starts = [span.begin for span in self._spans]
         self._place()
-        self.regions = [
-            _Region(span.moved_to, span.end - span.begin, span.item_bytes, span.argument) for span in self._spans
-        ]
+        self.regions = [_Region(span.moved_to, span.end - span.begin, span.argument) for span in self._spans]
         self._values: list[Any] = []  # keeps alive what arguments point to
         self.arguments = [self._argument(kernel, i, a) for i, a in enumerate(args)]
 
@@ -249,13 +245,10 @@ class _Memory:
         for position, (number, guard) in enumerate(self._guards):
             (touched,) = np.nonzero(guard != CANARY)
             if touched.size:
-                span = self._spans[number]
-                side = (
-                    f"{touched[0]} bytes past the end"
-                    if position % 2
-                    else f"{CANARY_BYTES - touched[-1]} bytes before the start"
-                )
-                return f"something wrote {side} of argument {span.argument}"
+                size = self._spans[number].end - self._spans[number].begin
+                past_the_end = position % 2
+                byte = size + touched[0] if past_the_end else touched[-1] - CANARY_BYTES
+                return f"something wrote to {self.element(number, int(byte))}"
         return None
 
     def element(self, region: int, offset: int) -> str:
@@ -264,7 +257,7 @@ class _Memory:
         name = f"argument {span.argument}" if span.argument >= 0 else "an array of in_place"
         position = offset - (span.array.ctypes.data - span.begin)
         if not 0 <= position < span.array.nbytes:
-            return f"{name}, byte {position}"
+            return f"byte {position} of {name}, which has {span.array.nbytes}"
         index = np.unravel_index(position // span.array.itemsize, span.array.shape)
         return f"{name}[{', '.join(str(int(i)) for i in index)}]"
 
@@ -292,12 +285,11 @@ def _spans(arrays: Sequence[tuple[int, np.ndarray, bool]]) -> list[_Span]:
     spans: list[_Span] = []
     for argument, array, in_place in sorted(arrays, key=lambda entry: entry[1].ctypes.data):
         begin = array.ctypes.data
-        new = _Span(begin, begin + array.nbytes, array, argument, in_place, min(max(array.itemsize, 1), 4))
+        new = _Span(begin, begin + array.nbytes, array, argument, in_place)
         if spans and begin < spans[-1].end:
             last = spans[-1]
             last.end = max(last.end, new.end)
             last.in_place |= in_place
-            last.item_bytes = min(last.item_bytes, new.item_bytes)
             if array.flags.writeable and not last.array.flags.writeable:
                 last.array = array
         else:

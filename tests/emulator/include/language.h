@@ -42,4 +42,4 @@ static constexpr int warpSize = 32;
 
 EMULATOR_INLINE long long clock64() { return emulator::clock(); }
 EMULATOR_INLINE void __nanosleep(unsigned) { emulator::pause(); }
-EMULATOR_INLINE void __trap() { emulator::fail("trap", "the kernel called __trap()"); }
+EMULATOR_INLINE void __trap() { emulator::mistake("trap", "the kernel called __trap()"); }

@@ -65,6 +65,7 @@ void copy(void* to, const volatile void* from, size_t size);  // a plain copy th
 void pause();
 long long clock();
 
-[[noreturn]] void fail(const char* kind, const char* format, ...) __attribute__((format(printf, 2, 3)));
+// A mistake of the kernel, seen on its side of this boundary.
+[[noreturn]] void mistake(const char* kind, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
 }  // namespace emulator

@@ -15,8 +15,8 @@ EMULATOR_INLINE T shuffle(unsigned mask, T value, int from) {
   T values[32];
   const unsigned lanes = warp_exchange(WarpOperation::shuffle, mask, &value, values, sizeof(T));
   if (!(lanes >> from & 1))
-    fail("wrong mask", "a shuffle reads lane %d, which takes no part in it (mask %08x, lanes that took part %08x)", from,
-         mask, lanes);
+    mistake("wrong mask", "a shuffle reads lane %d, which takes no part in it (mask %08x, lanes that took part %08x)",
+            from, mask, lanes);
   copy(&value, &values[from], sizeof(T));
   return value;
 }

@@ -13,6 +13,7 @@ namespace emulator {
 // CUDA lets a barrier pass when the missing threads have returned. Here that is a mistake, and so is a barrier that
 // threads reach at different places of the text, even if all of them come.
 int block_barrier(Site site, int value) {
+  calling_pc = nullptr;
   Thread& self = *current;
   Block& block = *self.block;
   if (!block.at_barrier.empty() && block.barrier_site.occurrence != site.occurrence)
@@ -78,6 +79,7 @@ bool complete(Warp& warp, Rendezvous& meeting) {
 }  // namespace
 
 unsigned warp_exchange(WarpOperation operation, unsigned mask, const void* value, void* values, size_t size) {
+  calling_pc = __builtin_return_address(0);
   Thread& self = *current;
   Warp& warp = *self.warp;
   const unsigned mine = 1u << self.lane;
@@ -129,6 +131,7 @@ void end_phase_if_all_arrived(Cluster& cluster) {
 }  // namespace
 
 void cluster_arrive(Arrival arrival) {
+  calling_pc = __builtin_return_address(0);
   Thread& self = *current;
   Cluster& cluster = *self.block->cluster;
   if (self.arrived_at_cluster)
@@ -141,6 +144,7 @@ void cluster_arrive(Arrival arrival) {
 }
 
 void cluster_wait() {
+  calling_pc = __builtin_return_address(0);
   Thread& self = *current;
   Cluster& cluster = *self.block->cluster;
   if (!self.arrived_at_cluster) fail("cluster barrier", "this thread waits at the cluster's barrier without having arrived");
@@ -157,11 +161,12 @@ void cluster_wait() {
 
 void thread_leaves(Thread& thread) {
   Block& block = *thread.block;
+  calling_pc = nullptr;
   if (!block.at_barrier.empty())
     fail("divergent barrier", "this thread returned, while %zu threads of its block wait in __syncthreads at %s:%d",
          block.at_barrier.size(), block.barrier_site.file, block.barrier_site.line);
   thread.warp->live &= ~(1u << thread.lane);
-  --block.live;
+  if (--block.live == 0) check::block_returns(block);
   --block.cluster->live;
   if (thread.arrived_at_cluster && thread.cluster_phase == block.cluster->phase) --block.cluster->arrived;
   for (size_t i = 0; i < thread.warp->meetings.size();)

@@ -28,16 +28,16 @@ struct ThreadClock {
   uint32_t now = 1;  // moves on whenever others may learn what was done so far
   Knowledge known;
   // By the rules of C++ for fences: a fence before a relaxed store releases, one after a relaxed load acquires.
-  JointClock fenced[2];   // by Scope: what the last fence of that scope or a wider one had before it
-  Knowledge loaded[2];    // learned at the next fence of that scope or a wider one
+  Knowledge fenced[2];  // by Scope: what had been done before the last fence of that scope
+  Knowledge loaded[2];  // by Scope: what a fence of that scope will teach
 };
 
 namespace check {
 void launch_starts();
 void launch_ends();
 void block_starts(Block&);
+void block_returns(Block&);  // its last thread has
 void block_ends(Block&);
-void thread_starts(Thread&);
 void join(JointClock&, Thread&);         // all that the thread did and knows becomes part of the clock
 void learn(Thread&, const JointClock&);  // the thread comes after all that is in the clock
 void reset(JointClock&);
@@ -52,8 +52,8 @@ namespace check {
 inline void launch_starts() {}
 inline void launch_ends() {}
 inline void block_starts(Block&) {}
+inline void block_returns(Block&) {}
 inline void block_ends(Block&) {}
-inline void thread_starts(Thread&) {}
 inline void join(JointClock&, Thread&) {}
 inline void learn(Thread&, const JointClock&) {}
 inline void reset(JointClock&) {}

@@ -9,6 +9,11 @@ namespace emulator {
 
 void copy(void* to, const volatile void* from, size_t size) { std::memcpy(to, (const void*)from, size); }
 
+void must_be_aligned(const volatile void* address, size_t size) {
+  if ((uintptr_t)address % size)
+    fail("misaligned", "an atomic access of %zu bytes at an address that is not a multiple of that", size);
+}
+
 void atomic_end(bool changed) {
   in_atomic = false;
   if (changed)
@@ -18,7 +23,11 @@ void atomic_end(bool changed) {
   step();
 }
 
-extern "C" __attribute__((visibility("default"))) void __sanitizer_cov_trace_pc() { step(); }
+extern "C" __attribute__((visibility("default"))) void __sanitizer_cov_trace_pc() {
+  if (--steps_left >= 0 || !current || in_atomic) return;
+  calling_pc = __builtin_return_address(0);
+  give_way();
+}
 
 #ifndef EMULATOR_CHECK
 
@@ -26,8 +35,8 @@ void fence(Scope) {}
 
 void atomic_begin(const volatile void* address, size_t size, Access, Order) {
   step();
-  if ((uintptr_t)address % (size < 16 ? size : 16))
-    fail("misaligned", "an atomic access of %zu bytes at an address that is not a multiple of that", size);
+  calling_pc = __builtin_return_address(0);
+  must_be_aligned(address, size);
   in_atomic = true;
 }
 

@@ -15,8 +15,7 @@ struct Argument {
 struct Region {
   char* begin;
   uint64_t bytes;
-  uint32_t item_bytes;  // the unit for which accesses are remembered
-  int32_t argument;     // named in reports
+  int32_t argument;  // named in reports
 };
 
 struct LaunchConfig {

@@ -31,7 +31,8 @@ struct Thread {
 
   // While it waits: for what, where, and what it shall get.
   const char* awaits = "";
-  Site site{};
+  Site site{};            // of __syncthreads; else
+  const void* waits_at = nullptr;
   int barrier_result = 0;
 
   bool arrived_at_cluster = false;
@@ -76,6 +77,8 @@ struct Block {
   Site barrier_site{};
   int barrier_sum = 0;
   JointClock barrier_clock;
+
+  struct Shadow* shadow = nullptr;  // check mode
 };
 
 struct Cluster {
@@ -93,12 +96,19 @@ struct Machine {
   void (*kernel)() = nullptr;
   std::vector<std::unique_ptr<Cluster>> clusters;  // that run now
   uint32_t threads_per_block = 0, threads_in_grid = 0;
+  size_t dynamic_shared = 0;  // where it begins in a block's shared memory
   bool failed = false;
 };
 
 // One launch at a time; everything runs on one thread of the operating system.
 extern Machine machine;
 extern Thread* current;  // null while the scheduler runs
+
+// Where the running thread called the runtime, for reports; null when the message itself says where.
+extern const void* calling_pc;
+
+uint32_t offset_in_library(const void*);
+bool is_in_library(const void*);
 
 // Set to run down to the next switch by each step (basic block or memory access) of the instrumented kernel.
 extern int64_t steps_left;
@@ -109,6 +119,8 @@ extern bool in_atomic;
 void make_runnable(Thread&);
 void wait(const char* what, Site = {});  // until make_runnable
 void give_way();                         // to any other thread
+void must_be_aligned(const volatile void*, size_t);
+[[noreturn]] void fail(const char* kind, const char* format, ...) __attribute__((format(printf, 2, 3)));
 void note_progress();                    // something happened that a waiting thread might wait for
 void report_after_block(const Block&, const char* kind, const char* format, ...) __attribute__((format(printf, 3, 4)));
 inline void step() {
@@ -119,13 +131,23 @@ inline void step() {
 
 void thread_leaves(Thread&);
 
+// ---- faults.cpp
+
+// While one lives, an access to memory that isn't there ends the launch with a report, not the process.
+class FaultReports {
+ public:
+  FaultReports();
+  ~FaultReports();
+};
+
 // ---- shared_memory.cpp
 
 void allocate_shared(Block&);
 void poison_shared(Block&);  // when its threads have returned
 void free_shared(Block&);
-size_t shared_bytes_of_block();          // static and dynamic
-size_t dynamic_shared_offset();          // of the dynamic part
+constexpr size_t dynamic_shared_capacity = 227 << 10;  // what sm_90 has for a block
+size_t shared_bytes_of_block();                        // all that may be: static, and dynamic up to that capacity
 size_t static_shared_bytes();
+size_t find_dynamic_shared();  // while no thread runs
 
 }  // namespace emulator

@@ -4,6 +4,8 @@
 #include "barriers.cpp"
 #include "shared_memory.cpp"
 #include "instrumentation.cpp"
+#include "faults.cpp"
 #ifdef EMULATOR_CHECK
+#include "clocks.cpp"
 #include "checker.cpp"
 #endif

@@ -8,12 +8,19 @@
 
 #include "machine.h"
 
+// Where this library is loaded: symbols of the linker.
+extern "C" const char __ehdr_start[] __attribute__((visibility("hidden"))), _end[] __attribute__((visibility("hidden")));
+
 namespace emulator {
 
 Machine machine;
 Thread* current = nullptr;
 int64_t steps_left = 0;
 bool in_atomic = false;
+const void* calling_pc = nullptr;
+
+uint32_t offset_in_library(const void* p) { return (uint32_t)((const char*)p - __ehdr_start); }
+bool is_in_library(const void* p) { return (const char*)p >= __ehdr_start && (const char*)p < _end; }
 
 namespace {
 
@@ -49,6 +56,10 @@ struct Policy {
   }
 } policy;
 
+constexpr uint32_t middle_priority = 1u << 31;  // at the start all have a higher one
+uint32_t lowest_priority = middle_priority;
+uint32_t random_priority() { return middle_priority | random_number(); }
+
 std::vector<Thread*> runnable;
 void* scheduler_stack = nullptr;
 StackPool stacks;
@@ -69,8 +80,10 @@ void report_list(const char* kind, const char* format, va_list arguments) {
   const int length = vsnprintf(config.message, config.message_bytes, format, arguments);
   if (current && length >= 0 && (uint32_t)length < config.message_bytes) {
     const Index b = current->block->index, t = current->index;
-    snprintf(config.message + length, config.message_bytes - length, " [block (%u,%u,%u) thread (%u,%u,%u)]", b.x, b.y,
-             b.z, t.x, t.y, t.z);
+    char where[40] = "";
+    if (calling_pc) snprintf(where, sizeof where, "{pc %x}, ", offset_in_library(calling_pc));
+    snprintf(config.message + length, config.message_bytes - length, " [%sblock (%u,%u,%u) thread (%u,%u,%u)]", where, b.x,
+             b.y, b.z, t.x, t.y, t.z);
   }
 }
 
@@ -93,9 +106,14 @@ std::string where_threads_are() {
     for (auto& block : cluster->blocks)
       for (Thread& thread : block->threads) {
         if (thread.state == State::finished) continue;
-        std::string text = thread.state == State::waiting ? thread.awaits : "run without getting on";
+        std::string text = thread.state == State::waiting ? thread.awaits : "run";
         if (thread.state == State::waiting && thread.site.file)
           text += std::string(" at ") + thread.site.file + ":" + std::to_string(thread.site.line);
+        if (thread.waits_at) {
+          char pc[20];
+          snprintf(pc, sizeof pc, " at {pc %x}", offset_in_library(thread.waits_at));
+          text += pc;
+        }
         auto place = std::find_if(places.begin(), places.end(), [&](const Place& p) { return p.text == text; });
         if (place == places.end()) place = places.insert(places.end(), {text, 0, block->index, thread.index});
         ++place->threads;
@@ -182,7 +200,7 @@ void start_block(Cluster& cluster, Index first, uint32_t rank) {
   block.index = {first.x + inside.x, first.y + inside.y, first.z + inside.z};
   block.number = (block.index.z * config.grid[1] + block.index.y) * config.grid[0] + block.index.x;
   block.live = machine.threads_per_block;
-  block.priority = random_number();
+  block.priority = random_priority();
   block.warps.resize((block.live + 31) / 32);
   block.threads.resize(block.live);
   allocate_shared(block);
@@ -196,8 +214,7 @@ void start_block(Cluster& cluster, Index first, uint32_t rank) {
     thread.number = block.number * machine.threads_per_block + i;
     thread.lane = (int)(i % 32);
     thread.warp->live |= 1u << thread.lane;
-    thread.priority = random_number();
-    check::thread_starts(thread);
+    thread.priority = random_priority();
     thread.fiber.prepare(stacks.take(), thread.number, thread_main);
     runnable.push_back(&thread);
   }
@@ -254,7 +271,7 @@ bool on_time() {
   steps_without_progress += (uint64_t)(slice - steps_left) + 1;
   steps_at_all += (uint64_t)(slice - steps_left) + 1;
   if (steps_without_progress > machine.config->step_limit) {
-    report_stuck("hang", "nothing a waiting thread could wait for has happened for long");
+    report_stuck("hang", "threads run, but nothing happens that another one could wait for");
     return false;
   }
   if (steps_at_all / longest_launch > machine.config->step_limit) {
@@ -284,6 +301,7 @@ void run_threads() {
     draw_slice();
     emulator_switch_stack(&scheduler_stack, current->fiber.pointer);
     Thread& thread = *current;
+    calling_pc = nullptr;
     if (!machine.failed && !thread.fiber.stack.intact())
       report("stack overflow", "local variables take more than the %zu KB that a thread has here", Stack::bytes >> 10);
     current = nullptr;
@@ -308,15 +326,14 @@ void wait(const char* what, Site site) {
   current->state = State::waiting;
   current->awaits = what;
   current->site = site;
+  current->waits_at = calling_pc;
   to_scheduler();
 }
 
 void give_way() {
-  // Who is taken off lags behind from now on, or else a thread that polls could keep away whom it waits for.
-  if (random_number.below(4) == 0) {
-    current->priority = random_number() / 2;
-    current->block->priority = random_number() / 2;
-  }
+  // Who is taken off comes last sooner or later, or else a thread that polls could keep away whom it waits for.
+  if (random_number.below(4) == 0) current->priority = current->block->priority = --lowest_priority;
+  current->waits_at = calling_pc;
   runnable.push_back(current);
   to_scheduler();
 }
@@ -345,6 +362,16 @@ void report_after_block(const Block& block, const char* kind, const char* format
   report(kind, "%s [block (%u,%u,%u)]", message, block.index.x, block.index.y, block.index.z);
 }
 
+void mistake(const char* kind, const char* format, ...) {
+  calling_pc = __builtin_return_address(0);
+  va_list arguments;
+  va_start(arguments, format);
+  report_list(kind, format, arguments);
+  va_end(arguments);
+  to_scheduler();
+  __builtin_trap();
+}
+
 void refuse(const LaunchConfig& config, const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
@@ -359,13 +386,17 @@ bool run(const LaunchConfig& config, void (*kernel)()) {
   machine.failed = false;
   runnable.clear();
   in_atomic = false;
+  calling_pc = nullptr;
+  machine.dynamic_shared = find_dynamic_shared();
   steps_without_progress = steps_at_all = 0;
   random_number.seed(config.seed);
+  lowest_priority = middle_priority;
   policy = Policy::of_seed(config.seed);
 
   const unsigned rounding = __builtin_ia32_stmxcsr();
   __builtin_ia32_ldmxcsr(rounding | 0x8040);  // subnormal floats are zero, as with CuPy's -ftz=true
   if (launch_is_valid()) {
+    const FaultReports until_the_end;
     check::launch_starts();
     run_threads();
     while (!machine.clusters.empty()) end_cluster(*machine.clusters.back());

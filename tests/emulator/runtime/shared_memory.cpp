@@ -18,7 +18,6 @@ namespace emulator {
 
 namespace {
 
-constexpr size_t dynamic_capacity = 227 << 10;  // what sm_90 has for a block
 constexpr size_t guard_bytes = 256;             // looked at when a block ends
 constexpr unsigned char poison = 0xff;          // NaN in every floating-point type, -1 in integers
 
@@ -51,16 +50,16 @@ const Layout& layout() {
   return found;
 }
 
-size_t guard_of_dynamic() { return std::min(guard_bytes, dynamic_capacity - machine.config->shared_bytes); }
+size_t guard_of_dynamic() { return std::min(guard_bytes, dynamic_shared_capacity - machine.config->shared_bytes); }
 
 }  // namespace
 
-size_t dynamic_shared_offset() { return (size_t)emulator_dynamic_shared; }  // asked while no thread runs
+size_t find_dynamic_shared() { return (size_t)emulator_dynamic_shared; }
 size_t shared_bytes_of_block() { return layout().bytes; }
-size_t static_shared_bytes() { return layout().bytes - dynamic_capacity; }
+size_t static_shared_bytes() { return layout().bytes - dynamic_shared_capacity; }
 
 void poison_shared(Block& block) {
-  const size_t dynamic = dynamic_shared_offset(), used = machine.config->shared_bytes;
+  const size_t dynamic = machine.dynamic_shared, used = machine.config->shared_bytes;
   const char* guard = block.shared + dynamic + used;
   if (block.live == 0 && !machine.failed)
     for (size_t i = 0; i < guard_of_dynamic(); ++i)
@@ -70,7 +69,7 @@ void poison_shared(Block& block) {
         return;
       }
   std::memset(block.shared, poison, dynamic + used + guard_of_dynamic());
-  const size_t rest = dynamic + dynamic_capacity;
+  const size_t rest = dynamic + dynamic_shared_capacity;
   std::memset(block.shared + rest, poison, layout().bytes - rest);
 }
 
@@ -83,6 +82,7 @@ void allocate_shared(Block& block) {
 void free_shared(Block& block) { std::free(block.shared); }
 
 void* map_to_block_of_cluster(const void* shared, unsigned rank) {
+  calling_pc = __builtin_return_address(0);
   Cluster& cluster = *current->block->cluster;
   const char* p = (const char*)shared;
   for (auto& block : cluster.blocks) {

@@ -6,12 +6,14 @@ import functools
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import CudaBackend
-from tests.emulator import build
+from tests.emulator import build, missing
 
 DTYPES = tuple(kernels.STORAGE)
+needs_emulator = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 
 class EmulatedBackend(CudaBackend):

@@ -7,12 +7,10 @@ import pytest
 from gpu_lstm import LSTM, BackendError, InputError
 from gpu_lstm.backend import kernels
 from gpu_lstm.recurrence import Mask, make_plan, pointwise_cuda, reference
-from tests import emulator
-from tests.emulated import DTYPES, EmulatedBackend
+from tests.emulated import DTYPES, EmulatedBackend, needs_emulator
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
-if emulator.missing():
-    pytest.skip(emulator.missing(), allow_module_level=True)
+pytestmark = needs_emulator
 
 EMULATED = EmulatedBackend()
 # Stored numbers are rounded: to 11 bits in float16, to 8 in bfloat16; a few steps of them add up.

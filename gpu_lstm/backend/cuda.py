@@ -252,10 +252,10 @@ class CudaBackend(Backend):
 
     def _same_dtype(self, name: str, arrays: Sequence[Array]) -> str:
         """Check arrays of any shape that must have the first one's dtype, and give it."""
-        dtype = str(arrays[0].dtype)
+        dtype = None
         for n, array in enumerate(arrays):
-            self._check(f"{name}[{n}]", array, _any_shape(array), dtype)
-        return dtype
+            dtype = self._check(f"{name}[{n}]", array, _any_shape(array), dtype)
+        return dtype or "float32"
 
     def _whole_numbers(self, index: Array) -> Array:
         """As int64 without gaps."""
@@ -287,4 +287,4 @@ def _scalar(dtype: str, value: float) -> Any:
 
 
 def _any_shape(array: Array) -> tuple[str, ...]:
-    return tuple(f"N{axis}" for axis in range(array.ndim))
+    return tuple(f"N{axis}" for axis in range(getattr(array, "ndim", 0)))

@@ -164,29 +164,36 @@ def read_source(file: str) -> str:
     BackendError
         The sources are not where the package was installed.
     """
-    seen: set[str] = set()
+    path = PurePosixPath("cuda", file)
+    return expand(_text(path), path)
 
-    def expand(path: PurePosixPath) -> str:
-        """The file, with #line directives so that messages name the right one."""
-        text = _folder().joinpath(str(path))
-        try:
-            lines = text.read_text(encoding="utf-8")
-        except OSError as error:
-            raise BackendError(
-                f"CUDA source {path} is missing: {error}; reinstall gpu_lstm (pip install --force-reinstall gpu-lstm)"
-            ) from None
 
-        def include(match: re.Match[str]) -> str:
-            header = _normal(path.parent / match[1])
-            if str(header) in seen:
+def expand(text: str, path: PurePosixPath) -> str:
+    """CUDA text at that place in ``kernels``, with ``#line`` directives so that messages name the right file."""
+    seen: set[PurePosixPath] = set()
+
+    def included(text: str, path: PurePosixPath) -> str:
+        def header(match: re.Match[str]) -> str:
+            name = _normal(path.parent / match[1])
+            if name in seen:
                 return ""
-            seen.add(str(header))
-            line = lines.count("\n", 0, match.start()) + 2
-            return f'{expand(header)}#line {line} "{path}"'
+            seen.add(name)
+            line = text.count("\n", 0, match.start()) + 2
+            return f'{included(_text(name), name)}#line {line} "{path}"'
 
-        return f'#line 1 "{path}"\n' + _INCLUDE.sub(include, lines)
+        return f'#line 1 "{path}"\n' + _INCLUDE.sub(header, text)
 
-    return expand(PurePosixPath("cuda", file))
+    return included(text, path)
+
+
+def _text(path: PurePosixPath) -> str:
+    try:
+        text: str = _folder().joinpath(str(path)).read_text(encoding="utf-8")
+    except OSError as error:
+        raise BackendError(
+            f"CUDA source {path} is missing: {error}; reinstall gpu_lstm (pip install --force-reinstall gpu-lstm)"
+        ) from None
+    return text
 
 
 def _folder() -> Any:

@@ -97,7 +97,20 @@ def _compile(source: str, options: Sequence[str], mode: Mode, names: Sequence[st
         kernels = list(dict.fromkeys([*_kernels(expanded.read_text()), *names]))
         with expanded.open("a") as end:
             end.write(_entries(expanded.read_text(), kernels))
-        _gxx(*COMMON, *QUIET, *KERNEL[mode], in_work, "-fpreprocessed", "-c", "-x", "c++", expanded, "-o", object_file, cwd=work)
+        _gxx(
+            *COMMON,
+            *QUIET,
+            *KERNEL[mode],
+            in_work,
+            "-fpreprocessed",
+            "-c",
+            "-x",
+            "c++",
+            expanded,
+            "-o",
+            object_file,
+            cwd=work,
+        )
         _gxx("-shared", "-Wl,-z,defs", object_file, _runtime(mode), "-o", linked)
         os.replace(linked, library)  # complete or not there: several processes may build at once
         ready = Path(work, "kernels")

@@ -63,6 +63,8 @@ class _LaunchConfig(ctypes.Structure):
         ("region_count", ctypes.c_uint32),
         ("arguments", ctypes.POINTER(_Argument)),
         ("regions", ctypes.POINTER(_Region)),
+        ("guard_count", ctypes.c_uint32),
+        ("guards", ctypes.POINTER(ctypes.c_uint32)),
         ("kind", ctypes.c_void_p),
         ("message", ctypes.c_void_p),
         ("message_bytes", ctypes.c_uint32),
@@ -72,8 +74,9 @@ class _LaunchConfig(ctypes.Structure):
 class Module:
     """The kernels of one CUDA text, built for one mode."""
 
-    def __init__(self, library: Path, kernels: Sequence[str]) -> None:
+    def __init__(self, library: Path, kernels: Sequence[str], guards: Sequence[int]) -> None:
         self.kernels = tuple(kernels)
+        self._guards = guards
         self._path = library
         self._library = ctypes.CDLL(str(library))
         self._lock = threading.Lock()  # the runtime keeps the state of one launch
@@ -138,6 +141,8 @@ class Module:
             region_count=len(memory.regions),
             arguments=(_Argument * len(memory.arguments))(*memory.arguments),
             regions=(_Region * len(memory.regions))(*memory.regions),
+            guard_count=len(self._guards),
+            guards=(ctypes.c_uint32 * len(self._guards))(*self._guards),
             kind=ctypes.addressof(kind),
             message=ctypes.addressof(message),
             message_bytes=len(message),
@@ -168,11 +173,12 @@ class Module:
 
     def _shared_name(self, offset: int) -> str:
         """The shared variable at an offset into a block's shared memory."""
-        command = ["nm", "-S", "-C", "--defined-only", str(self._path)]
+        command = ["readelf", "--syms", "--wide", str(self._path)]
         for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
-            match = re.fullmatch(r"([0-9a-f]+) ([0-9a-f]+) [bBdD] (.*)", line)
-            if match and int(match[1], 16) <= offset < int(match[1], 16) + int(match[2], 16):
-                return f"{match[3]}, byte {offset - int(match[1], 16)}"
+            match = re.match(r"\s*\d+: ([0-9a-f]+)\s+(\d+) TLS .* (\S+)$", line)
+            if match and int(match[1], 16) <= offset < int(match[1], 16) + int(match[2]):
+                name = subprocess.run(["c++filt", match[3]], capture_output=True, text=True, check=True).stdout.strip()
+                return f"{name.split('::')[-1]}, byte {offset - int(match[1], 16)}"
         return f"byte {offset}"
 
 

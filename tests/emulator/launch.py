@@ -151,12 +151,14 @@ class Module:
         entry.restype = ctypes.c_bool
         with self._lock:
             passed = entry(ctypes.byref(config))
-        memory.copy_back()
+        overwritten = memory.copy_back()
         if not passed:
             text = message.value.decode(errors="replace")
             raise EmulationError(name, kind.value.decode(), self._explain(text, memory))
         if overrun := memory.overrun():
             raise EmulationError(name, "out of bounds", overrun)
+        if overwritten is not None:
+            raise EmulationError(name, "read-only", f"something wrote to argument {overwritten}")
 
     def _explain(self, message: str, memory: _Memory) -> str:
         """`{pc ...}`, `{shared ...}` and `{argument ...}` in a message become lines, names and elements."""
@@ -241,10 +243,16 @@ class _Memory:
                 guard[:] = CANARY
                 self._guards.append((number, guard))
 
-    def copy_back(self) -> None:
+    def copy_back(self) -> int | None:
+        """Returns an argument that is read-only and was written all the same."""
+        overwritten = None
         for span in self._spans:
-            if not span.in_place and span.array.flags.writeable:
-                _bytes_at(span.begin, span.end - span.begin)[:] = _bytes_at(span.moved_to, span.end - span.begin)
+            before, after = (_bytes_at(start, span.end - span.begin) for start in (span.begin, span.moved_to))
+            if span.array.flags.writeable:
+                before[:] = after
+            elif not np.array_equal(before, after):
+                overwritten = span.argument
+        return overwritten
 
     def overrun(self) -> str | None:
         """Which array something wrote beside; None if nothing did."""
@@ -253,7 +261,7 @@ class _Memory:
             if touched.size:
                 size = self._spans[number].end - self._spans[number].begin
                 past_the_end = position % 2
-                byte = size + touched[0] if past_the_end else touched[-1] - CANARY_BYTES
+                byte = touched[0] + (size if past_the_end else -CANARY_BYTES)
                 return f"something wrote to {self.element(number, int(byte))}"
         return None
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 from .support import module, needs_compiler
 
-pytestmark = needs_compiler
+pytestmark = [needs_compiler, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
 FORMATS = {"__half": np.dtype(np.float16), "__nv_bfloat16": np.dtype(ml_dtypes.bfloat16)}
 NAMES = tuple(
@@ -23,8 +25,6 @@ NAMES = tuple(
     )
 )
 EVERY = np.arange(1 << 16, dtype=np.uint16)
-
-pytestmark = [needs_compiler, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
 
 def launch(name, *arrays, n):
@@ -109,8 +109,6 @@ def test_fused_multiply_add_is_rounded_once(number):
     a, b, c = operands(number)
     y = np.zeros((6, a.size), FORMATS[number])
     launch(f"compute<{number}>", a, b, c, y, n=a.size)
-    from fractions import Fraction
-
     exact_numbers = EVERY.view(FORMATS[number]).astype(np.float64)
     exact_numbers = np.unique(exact_numbers[np.isfinite(exact_numbers)])
     checked = 0

@@ -12,8 +12,11 @@ from .support import module, needs_compiler
 pytestmark = needs_compiler
 
 NUMBERS = {"__half": np.float16, "__nv_bfloat16": ml_dtypes.bfloat16}
-NAMES = ("product_tf32", "product_of_half_a_warp")
-NAMES += tuple(f"{kernel}<{number}>" for kernel in ("product_16", "product_by_ldmatrix") for number in NUMBERS)
+NAMES = (
+    "product_tf32",
+    "product_of_half_a_warp",
+    *(f"{kernel}<{number}>" for kernel in ("product_16", "product_by_ldmatrix") for number in NUMBERS),
+)
 
 
 @pytest.fixture(params=["fast", "check"])

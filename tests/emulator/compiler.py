@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import getpass
 import hashlib
+import json
 import os
 import platform
 import re
@@ -25,7 +26,7 @@ Mode = Literal["fast", "check"]
 HERE = Path(__file__).parent
 INCLUDE, RUNTIME = HERE / "include", HERE / "runtime"
 
-COMMON = ["-std=c++17", "-g", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-extern-tls-init"]
+COMMON = ["-std=c++17", "-gdwarf-4", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-extern-tls-init"]
 COMMON += ["-ffp-contract=off", "-fno-strict-aliasing"]
 # CUDA texts hold attributes and pragmas that g++ doesn't know.
 QUIET = ["-Wno-attributes", "-Wno-unknown-pragmas"]
@@ -49,7 +50,7 @@ def missing() -> str | None:
     """Why nothing can be emulated on this machine; None where it can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"the CUDA emulator needs x86-64 Linux; this is {platform.machine()} {sys.platform}"
-    for program in ("g++", "addr2line", "nm"):
+    for program in ("g++", "addr2line", "readelf", "c++filt"):
         if shutil.which(program) is None:
             return f"the CUDA emulator needs {program}; install g++ (Debian: apt-get install g++)"
     version = subprocess.run(["g++", "-dumpversion"], capture_output=True, text=True, check=True).stdout.strip()
@@ -82,10 +83,10 @@ def build(source: str, *, options: Sequence[str] = (), mode: Mode = "fast", name
         raise EmulationError("", "build", reason)
     key = _key([source, mode, *options, "|", *names])
     folder = _cache()
-    library, table = folder / f"{key}.so", folder / f"{key}.kernels"
+    library, table = folder / f"{key}.so", folder / f"{key}.json"
     if not table.exists():
         _compile(source, options, mode, names, library, table)
-    return Module(library, table.read_text().splitlines())
+    return Module(library, **json.loads(table.read_text()))
 
 
 def _compile(source: str, options: Sequence[str], mode: Mode, names: Sequence[str], library: Path, table: Path) -> None:
@@ -113,8 +114,8 @@ def _compile(source: str, options: Sequence[str], mode: Mode, names: Sequence[st
         )
         _gxx("-shared", "-Wl,-z,defs", object_file, _runtime(mode), "-o", linked)
         os.replace(linked, library)  # complete or not there: several processes may build at once
-        ready = Path(work, "kernels")
-        ready.write_text("\n".join(kernels))
+        ready = Path(work, "table.json")
+        ready.write_text(json.dumps({"kernels": kernels, "guards": _guards(library)}))
         os.replace(ready, table)
 
 
@@ -129,7 +130,8 @@ def _kernels(text: str) -> Iterable[str]:
 
 def _entries(text: str, kernels: Sequence[str]) -> str:
     """Dynamic shared memory under all its names, and one function for each kernel."""
-    shared = dict.fromkeys(re.findall(r"extern\s+thread_local\s[^;(]*?(\w+)\s*\[\s*\]\s*;", text))
+    arrays = r"\bextern\b[^;{}]*?\bthread_local\b[^;{}]*?\b(\w+)\s*\[\s*\]\s*;"
+    shared = dict.fromkeys(re.findall(arrays, text))
     size = DYNAMIC_SHARED_BYTES
     lines = [
         '\n# 1 "entries"',
@@ -144,6 +146,13 @@ def _entries(text: str, kernels: Sequence[str]) -> str:
             f"(const ::emulator::LaunchConfig* config) {{ return ::emulator::Call<&{kernel}>::launch(config); }}"
         )
     return "\n".join(lines) + "\n"
+
+
+def _guards(library: Path) -> list[int]:
+    """Where g++ keeps notes among the shared variables: that one of class type has been constructed."""
+    command = ["readelf", "--syms", "--wide", str(library)]
+    symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [int(value, 16) for value in re.findall(r"([0-9a-f]+)\s+\d+ TLS .* _ZGV\S+$", symbols, re.MULTILINE)]
 
 
 def _runtime(mode: Mode) -> Path:

@@ -63,6 +63,8 @@ class _LaunchConfig(ctypes.Structure):
         ("region_count", ctypes.c_uint32),
         ("arguments", ctypes.POINTER(_Argument)),
         ("regions", ctypes.POINTER(_Region)),
+        ("guard_count", ctypes.c_uint32),
+        ("guards", ctypes.POINTER(ctypes.c_uint32)),
         ("kind", ctypes.c_void_p),
         ("message", ctypes.c_void_p),
         ("message_bytes", ctypes.c_uint32),
@@ -72,8 +74,9 @@ class _LaunchConfig(ctypes.Structure):
 class Module:
     """The kernels of one CUDA text, built for one mode."""
 
-    def __init__(self, library: Path, kernels: Sequence[str]) -> None:
+    def __init__(self, library: Path, kernels: Sequence[str], guards: Sequence[int]) -> None:
         self.kernels = tuple(kernels)
+        self._guards = guards
         self._path = library
         self._library = ctypes.CDLL(str(library))
         self._lock = threading.Lock()  # the runtime keeps the state of one launch
@@ -138,6 +141,8 @@ class Module:
             region_count=len(memory.regions),
             arguments=(_Argument * len(memory.arguments))(*memory.arguments),
             regions=(_Region * len(memory.regions))(*memory.regions),
+            guard_count=len(self._guards),
+            guards=(ctypes.c_uint32 * len(self._guards))(*self._guards),
             kind=ctypes.addressof(kind),
             message=ctypes.addressof(message),
             message_bytes=len(message),
@@ -146,12 +151,14 @@ class Module:
         entry.restype = ctypes.c_bool
         with self._lock:
             passed = entry(ctypes.byref(config))
-        memory.copy_back()
+        overwritten = memory.copy_back()
         if not passed:
             text = message.value.decode(errors="replace")
             raise EmulationError(name, kind.value.decode(), self._explain(text, memory))
         if overrun := memory.overrun():
             raise EmulationError(name, "out of bounds", overrun)
+        if overwritten is not None:
+            raise EmulationError(name, "read-only", f"something wrote to argument {overwritten}")
 
     def _explain(self, message: str, memory: _Memory) -> str:
         """`{pc ...}`, `{shared ...}` and `{argument ...}` in a message become lines, names and elements."""
@@ -168,11 +175,12 @@ class Module:
 
     def _shared_name(self, offset: int) -> str:
         """The shared variable at an offset into a block's shared memory."""
-        command = ["nm", "-S", "-C", "--defined-only", str(self._path)]
+        command = ["readelf", "--syms", "--wide", str(self._path)]
         for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
-            match = re.fullmatch(r"([0-9a-f]+) ([0-9a-f]+) [bBdD] (.*)", line)
-            if match and int(match[1], 16) <= offset < int(match[1], 16) + int(match[2], 16):
-                return f"{match[3]}, byte {offset - int(match[1], 16)}"
+            match = re.match(r"\s*\d+: ([0-9a-f]+)\s+(\d+) TLS .* (\S+)$", line)
+            if match and int(match[1], 16) <= offset < int(match[1], 16) + int(match[2]):
+                name = subprocess.run(["c++filt", match[3]], capture_output=True, text=True, check=True).stdout.strip()
+                return f"{name.split('::')[-1]}, byte {offset - int(match[1], 16)}"
         return f"byte {offset}"
 
 
@@ -235,10 +243,16 @@ class _Memory:
                 guard[:] = CANARY
                 self._guards.append((number, guard))
 
-    def copy_back(self) -> None:
+    def copy_back(self) -> int | None:
+        """Returns an argument that is read-only and was written all the same."""
+        overwritten = None
         for span in self._spans:
-            if not span.in_place and span.array.flags.writeable:
-                _bytes_at(span.begin, span.end - span.begin)[:] = _bytes_at(span.moved_to, span.end - span.begin)
+            before, after = (_bytes_at(start, span.end - span.begin) for start in (span.begin, span.moved_to))
+            if span.array.flags.writeable:
+                before[:] = after
+            elif not np.array_equal(before, after):
+                overwritten = span.argument
+        return overwritten
 
     def overrun(self) -> str | None:
         """Which array something wrote beside; None if nothing did."""
@@ -247,7 +261,7 @@ class _Memory:
             if touched.size:
                 size = self._spans[number].end - self._spans[number].begin
                 past_the_end = position % 2
-                byte = size + touched[0] if past_the_end else touched[-1] - CANARY_BYTES
+                byte = touched[0] + (size if past_the_end else -CANARY_BYTES)
                 return f"something wrote to {self.element(number, int(byte))}"
         return None
 

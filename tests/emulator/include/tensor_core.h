@@ -13,14 +13,23 @@
 
 namespace emulator {
 
+// What each lane brings, to all lanes.
+template <typename Fragment>
+EMULATOR_INLINE void exchange_fragments(const Fragment& mine, Fragment (&all)[32]) {
+  const unsigned lanes = warp_exchange(WarpOperation::matrix, 0xffffffffu, &mine, all, sizeof mine);
+  if (lanes != 0xffffffffu) mistake("wrong mask", "a matrix operation needs all 32 lanes; here came %08x", lanes);
+}
+
+struct Operands {
+  unsigned a[4], b[2];
+};
+
 // d (16x8) = a (16x16) b (16x8) + c, where Number is __half or __nv_bfloat16. Registers hold two numbers each, low
 // bits first: a[0] row group, a[1] row group + 8, a[2], a[3] the same for columns + 8; b[0] rows 2t.., b[1] rows + 8.
 template <typename Number>
 EMULATOR_INLINE void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4]) {
-  struct Fragment {
-    unsigned a[4], b[2];
-  } mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, all[32];
-  warp_exchange(WarpOperation::matrix, 0xffffffffu, &mine, all, sizeof mine);
+  Operands all[32];
+  exchange_fragments({{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, all);
   const auto number = [](unsigned two, int which) {
     return (float)Number::from_bits((uint16_t)(two >> (16 * which)));
   };
@@ -50,10 +59,8 @@ EMULATOR_INLINE unsigned tf32_from_float(float f) {
 // a[3] (group + 8, t + 4); b[0] (t, group), b[1] (t + 4, group).
 EMULATOR_INLINE void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
                                       const float (&c)[4]) {
-  struct Fragment {
-    unsigned a[4], b[2];
-  } mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, all[32];
-  warp_exchange(WarpOperation::matrix, 0xffffffffu, &mine, all, sizeof mine);
+  Operands all[32];
+  exchange_fragments({{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, all);
   float result[4];
   for (int e = 0; e < 4; ++e) {
     const int row = lane() / 4 + e / 2 * 8, column = lane() % 4 * 2 + e % 2;
@@ -76,7 +83,7 @@ EMULATOR_INLINE void load_matrix(unsigned (&registers)[Count], const void* row) 
     uint16_t numbers[8];
   } mine = {}, all[32];
   if (lane() < 8 * Count) mine = *(const Row*)__builtin_assume_aligned(row, 16);
-  warp_exchange(WarpOperation::matrix, 0xffffffffu, &mine, all, sizeof mine);
+  exchange_fragments(mine, all);
   const int group = lane() / 4, t = lane() % 4;
   for (int i = 0; i < Count; ++i) {
     const Row* matrix = all + 8 * i;

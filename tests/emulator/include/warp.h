@@ -35,6 +35,17 @@ EMULATOR_INLINE T reduce(WarpOperation operation, unsigned mask, T value, Fold f
   return value;
 }
 
+// Lanes with the same value, of those that took part.
+template <typename T>
+EMULATOR_INLINE unsigned matching_lanes(unsigned mask, T value, unsigned& lanes) {
+  T values[32];
+  lanes = warp_exchange(WarpOperation::match, mask, &value, values, sizeof(T)) & mask;
+  unsigned same = 0;
+  for (int i = 0; i < 32; ++i)
+    if (lanes >> i & 1 && __builtin_memcmp(&values[i], &value, sizeof(T)) == 0) same |= 1u << i;
+  return same;
+}
+
 }  // namespace emulator
 
 // `width`: a power of two, the warp falls into groups of so many lanes
@@ -67,16 +78,13 @@ EMULATOR_INLINE int __all_sync(unsigned mask, int predicate) { return __ballot_s
 
 template <typename T>
 EMULATOR_INLINE unsigned __match_any_sync(unsigned mask, T value) {
-  T values[32];
-  const unsigned lanes = emulator::warp_exchange(emulator::WarpOperation::match, mask, &value, values, sizeof(T)) & mask;
-  unsigned same = 0;
-  for (int i = 0; i < 32; ++i)
-    if (lanes >> i & 1 && __builtin_memcmp(&values[i], &value, sizeof(T)) == 0) same |= 1u << i;
-  return same;
+  unsigned lanes;
+  return emulator::matching_lanes(mask, value, lanes);
 }
 template <typename T>
 EMULATOR_INLINE unsigned __match_all_sync(unsigned mask, T value, int* all_same) {
-  const unsigned same = __match_any_sync(mask, value), lanes = mask & emulator::active_lanes();
+  unsigned lanes;
+  const unsigned same = emulator::matching_lanes(mask, value, lanes);
   *all_same = same == lanes;
   return *all_same ? same : 0;
 }

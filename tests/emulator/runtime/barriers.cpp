@@ -85,16 +85,8 @@ unsigned warp_exchange(WarpOperation operation, unsigned mask, const void* value
   const unsigned mine = 1u << self.lane;
   if (!(mask & mine)) fail("wrong mask", "lane %d calls a warp operation whose mask, %08x, leaves it out", self.lane, mask);
   Rendezvous* meeting = nullptr;
-  for (Rendezvous& other : warp.meetings) {
-    if (!(other.mask & mask)) continue;
-    if (other.mask != mask)
-      fail("wrong mask", "lanes %08x %s with mask %08x; this lane comes with mask %08x, which overlaps it", other.arrived,
-           name_of(other.operation), other.mask, mask);
-    if (other.operation != operation || other.size != size)
-      fail("divergent warp", "lanes %08x %s; this lane comes to another operation with the same mask, %08x", other.arrived,
-           name_of(other.operation), mask);
-    meeting = &other;
-  }
+  for (Rendezvous& other : warp.meetings)
+    if (other.mask == mask && other.operation == operation && other.size == size) meeting = &other;
   if (!meeting) {
     warp.meetings.emplace_back();
     meeting = &warp.meetings.back();
@@ -102,8 +94,13 @@ unsigned warp_exchange(WarpOperation operation, unsigned mask, const void* value
     meeting->mask = mask;
     meeting->size = size;
   }
-  unsigned lanes = 0;
   meeting->arrived |= mine;
+  for (const Rendezvous& other : warp.meetings)
+    if (&other != meeting && other.arrived & mask && meeting->arrived & other.mask)  // each waits for the other
+      fail(other.mask == mask ? "divergent warp" : "wrong mask",
+           "lanes %08x %s with mask %08x; this lane comes to another operation, with mask %08x", other.arrived,
+           name_of(other.operation), other.mask, mask);
+  unsigned lanes = 0;
   meeting->guests.push_back({&self, value, values, &lanes});
   if (operation == WarpOperation::barrier) check::join(meeting->clock, self);
   if (complete(warp, *meeting))

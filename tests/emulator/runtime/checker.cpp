@@ -254,6 +254,8 @@ void block_starts(Block& block) {
   block.shadow = shareds.back().get();
   block.shadow->block = &block;
   block.shadow->written = Sparse<uint8_t>(shared_bytes_of_block());
+  for (uint32_t i = 0; i < machine.config->guard_count; ++i)  // by poison_shared
+    std::memset(block.shadow->written.data() + machine.config->guards[i], 1, 8);
 }
 
 void block_ends(Block& block) {

@@ -27,6 +27,8 @@ void on_signal(int number, siginfo_t* info, void* context) {
   calling_pc = (const char*)((ucontext_t*)context)->uc_mcontext.gregs[REG_RIP] + 1;
   if (!is_in_library(calling_pc)) calling_pc = nullptr;
   if (number == SIGFPE) fail("division by zero", "an integer is divided by zero");
+  if (info->si_code == SI_KERNEL)  // the processor names no address: it refused one for its form
+    fail("misaligned", "access to several values at once at an address that is not a multiple of their size");
   if ((uintptr_t)info->si_addr < 4096) fail("null pointer", "access to address %zu", (size_t)info->si_addr);
   fail("out of bounds", "access to %p, where there is no memory", info->si_addr);
 }

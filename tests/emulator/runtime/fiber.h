@@ -64,9 +64,7 @@ class StackPool {
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) __builtin_trap();
     for (size_t i = 0; i < at_once; ++i) {
-      const Stack stack{(char*)memory + i * Stack::bytes};
-      *(uint64_t*)stack.low = Stack::canary;
-      free_.push_back(stack);
+      free_.push_back({(char*)memory + i * Stack::bytes});
     }
   }
 
@@ -80,6 +78,7 @@ struct Fiber {
   // `offset` keeps the tops of stacks from falling into the same lines of the cache.
   void prepare(Stack on, size_t offset, void (*entry)()) {
     stack = on;
+    *(uint64_t*)stack.low = Stack::canary;
     void** top = (void**)(stack.low + Stack::bytes - 64 - offset % 32 * 64);
     *--top = nullptr;  // where entry would return to; keeps its stack aligned
     *--top = (void*)entry;

@@ -28,6 +28,8 @@ struct LaunchConfig {
   uint32_t argument_count, region_count;
   const Argument* arguments;
   const Region* regions;
+  uint32_t guard_count;
+  const uint32_t* guards;  // in shared memory, of g++: bytes that are not zero once a variable is constructed
   char* kind;  // out: kind of mistake, 64 characters
   char* message;
   uint32_t message_bytes;

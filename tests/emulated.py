@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -12,8 +11,29 @@ from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import CudaBackend
 from tests.emulator import build, missing
 
-DTYPES = tuple(kernels.STORAGE)
+try:
+    import ml_dtypes
+except ImportError:  # NumPy has no bfloat16 of its own
+    ml_dtypes = None
+    DTYPES: tuple[str, ...] = ("float32", "float64", "float16")
+else:
+    DTYPES = tuple(kernels.STORAGE)
 needs_emulator = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+
+def dtype_of(name):
+    """NumPy's dtype of that name."""
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def stored(array, dtype):
+    """As the storage dtype has it."""
+    return array.astype(dtype_of(dtype))
+
+
+def on_host(backend, array):
+    """In float64, to compare."""
+    return backend.to_numpy(array).astype(np.float64)
 
 
 class EmulatedBackend(CudaBackend):
@@ -39,7 +59,7 @@ class EmulatedBackend(CudaBackend):
         return np.array(x)
 
     def dtype(self, name):
-        return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+        return dtype_of(name)
 
     def matmul(self, a, b, out, add=False):
         # As cuBLAS does: sums in float32 for 16-bit matrices, one rounding at the end.

@@ -1,16 +1,14 @@
 """The pointwise tier's CUDA kernels and host code, emulated, against the float64 oracle."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError
 from gpu_lstm.backend import kernels
 from gpu_lstm.recurrence import Mask, make_plan, pointwise_cuda, reference
-from tests.emulated import DTYPES, EmulatedBackend, needs_emulator
+from tests.conftest import gpu_or_reason
+from tests.emulated import DTYPES, EmulatedBackend, needs_emulator, on_host, stored
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
-
-pytestmark = needs_emulator
 
 EMULATED = EmulatedBackend()
 # Stored numbers are rounded: to 11 bits in float16, to 8 in bfloat16; a few steps of them add up.
@@ -18,11 +16,6 @@ TOLERANCE = {"float64": 1e-14, "float32": 2e-6, "float16": 4e-3, "bfloat16": 4e-
 SHAPES = [(1, 1, 1), (3, 1, 33), (4, 5, 33), (5, 3, 8), (3, 2, 1), (2, 9, 40)]
 """T, B, H: single units, odd sizes, whole packs of every dtype, several blocks."""
 LENGTHS = {1: [1], 2: [3, 1], 3: [2, 5, 1], 5: [4, 1, 3, 2, 2], 9: [1, 2, 1, 2, 2, 1, 1, 2, 1]}
-
-
-def rounded(array, dtype):
-    """As the storage dtype has it, in float64."""
-    return array.astype(EMULATED.dtype(dtype)).astype(np.float64)
 
 
 def example(shape, dtype, seed=0):
@@ -33,22 +26,22 @@ def example(shape, dtype, seed=0):
     shapes |= dict.fromkeys(("h0", "c0", "dh_last", "dc_last"), (batch, hidden)) | {"dh": (steps, batch, hidden)}
     data = {name: rng.standard_normal(size) for name, size in shapes.items()}
     data["weight_hh"] /= np.sqrt(hidden)
-    return {name: rounded(array, dtype) for name, array in data.items()}
+    return {name: stored(array, dtype).astype(np.float64) for name, array in data.items()}
 
 
 def run(tier, backend, data, dtype, mask=None, reverse=False, keep=True):
     """All results of the contract, as float64."""
-    here = {name: array.astype(backend.dtype(dtype)) for name, array in data.items()}
+    here = {name: backend.asarray(stored(array, dtype)) for name, array in data.items()}
+    if mask is not None:
+        mask = Mask(mask.lengths, backend.asarray(mask.valid))
     saved = tier.forward(backend, here["z"], here["weight_hh"], here["h0"], here["c0"], mask, reverse, keep)
-    results = {"h": saved.h.copy(), "c": saved.last[1].copy()}
+    results = {"h": on_host(backend, saved.h), "c": on_host(backend, saved.last[1])}
     if keep:
-        results["gates"] = np.where(True if mask is None else mask.valid, saved.gates, 0)
-        results |= zip(
-            ("dz", "dh0", "dc0"),
-            tier.backward(backend, saved, here["dh"], here["dh_last"], here["dc_last"]),
-            strict=True,
-        )
-    return {name: array.astype(np.float64) for name, array in results.items()}
+        valid = True if mask is None else backend.to_numpy(mask.valid)
+        results["gates"] = np.where(valid, on_host(backend, saved.gates), 0)
+        gradients = tier.backward(backend, saved, here["dh"], here["dh_last"], here["dc_last"])
+        results |= {name: on_host(backend, a) for name, a in zip(("dz", "dh0", "dc0"), gradients, strict=True)}
+    return results
 
 
 def compare(backend, shape, dtype, lengths, reverse=False, seed=0):
@@ -68,10 +61,23 @@ def compare(backend, shape, dtype, lengths, reverse=False, seed=0):
 @pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_forward_and_backward_equal_the_oracle(shape, dtype, lengths):
-    compare(EMULATED, shape, dtype, lengths, reverse=lengths)
+def test_forward_and_backward_equal_the_oracle(cuda, shape, dtype, lengths):
+    compare(cuda, shape, dtype, lengths, reverse=lengths)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(20, 64, 512), (7, 3, 1000), (300, 17, 130)], ids=str)
+def test_a_gpu_gives_the_same_bits_every_time(shape, dtype):
+    device = gpu_or_reason()
+    first, second = (run(pointwise_cuda, device, example(shape, dtype), dtype) for _ in range(2))
+    expected = run(reference, NUMPY, example(shape, dtype), "float64")
+    for name, array in first.items():
+        np.testing.assert_array_equal(second[name], array)
+        assert relative_error(array, expected[name]) < 20 * TOLERANCE[dtype], name
+
+
+@needs_emulator
 @pytest.mark.parametrize("seed", range(24))
 def test_the_order_of_threads_changes_nothing(seed):
     shape = (3, 9, 40)
@@ -81,6 +87,7 @@ def test_the_order_of_threads_changes_nothing(seed):
         np.testing.assert_array_equal(actual[name], expected[name])
 
 
+@needs_emulator
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(2, 2, 5), (2, 2, 8)], ids=str)
 def test_check_mode_finds_nothing(shape, dtype):
@@ -92,25 +99,25 @@ def test_check_mode_finds_nothing(shape, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("hidden", [5, 8])
-def test_inference_gives_the_same_and_keeps_nothing(dtype, hidden):
+def test_inference_gives_the_same_and_keeps_nothing(cuda, dtype, hidden):
     data = example((4, 3, hidden), dtype)
-    kept, lean = (run(pointwise_cuda, EMULATED, data, dtype, keep=keep) for keep in (True, False))
+    kept, lean = (run(pointwise_cuda, cuda, data, dtype, keep=keep) for keep in (True, False))
     for name in lean:
         np.testing.assert_array_equal(lean[name], kept[name])
-    z = data["z"].astype(EMULATED.dtype(dtype))
-    saved = pointwise_cuda.forward(EMULATED, z, data["weight_hh"].astype(z.dtype), None, None, keep=False)
+    z, weight_hh = (cuda.asarray(stored(data[name], dtype)) for name in ("z", "weight_hh"))
+    saved = pointwise_cuda.forward(cuda, z, weight_hh, None, None, keep=False)
     assert saved.c.shape[0] == 1
 
 
-def test_arrays_that_start_at_odd_places_take_the_scalar_path():
+def test_arrays_that_start_at_odd_places_take_the_scalar_path(cuda):
     data = example((3, 2, 8), "float32")
-    expected = run(pointwise_cuda, EMULATED, data, "float32")
-    z = np.empty(data["z"].size + 1, np.float32)[1:].reshape(data["z"].shape)
-    z[...] = data["z"]
+    expected = run(pointwise_cuda, cuda, data, "float32")
+    z = cuda.xp.empty((data["z"].size + 1,), dtype=np.float32)[1:].reshape(data["z"].shape)
+    z[...] = cuda.asarray(data["z"].astype(np.float32))
     assert not kernels.aligned(16, z)
-    weight_hh, h0, c0 = (data[name].astype(np.float32) for name in ("weight_hh", "h0", "c0"))
-    saved = pointwise_cuda.forward(EMULATED, z, weight_hh, h0, c0)
-    np.testing.assert_allclose(saved.h, expected["h"], rtol=1e-6, atol=1e-6)
+    weight_hh, h0, c0 = (cuda.asarray(data[name].astype(np.float32)) for name in ("weight_hh", "h0", "c0"))
+    saved = pointwise_cuda.forward(cuda, z, weight_hh, h0, c0)
+    np.testing.assert_allclose(on_host(cuda, saved.h), expected["h"], rtol=1e-6, atol=1e-6)
 
 
 class CountingNamespace:
@@ -131,6 +138,7 @@ class CountingNamespace:
         return counted
 
 
+@needs_emulator
 @pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
 def test_a_step_is_two_launches_each_way_and_allocates_nothing(lengths):
     counts = []
@@ -150,9 +158,9 @@ def test_a_step_is_two_launches_each_way_and_allocates_nothing(lengths):
 
 
 @pytest.mark.parametrize("lengths", [None, [3, 6, 1]], ids=["full", "lengths"])
-def test_the_layer_runs_on_it(lengths):
+def test_the_layer_runs_on_it(cuda, lengths):
     results = []
-    for backend, tier in ((NUMPY, "reference"), (EMULATED, "auto")):
+    for backend, tier in ((NUMPY, "reference"), (cuda, "auto")):
         lstm = LSTM(3, 5, 2, bidirectional=True, backend=backend, tier=tier, dtype="float64")
         results.append(loss_and_gradients(lstm, problem(lstm, 6, 3), lengths))
     assert lstm.plan.tier == "pointwise"
@@ -160,12 +168,12 @@ def test_the_layer_runs_on_it(lengths):
         assert relative_error(results[1][1][name], expected) < 1e-13, name
 
 
-def test_gradients_that_nobody_sent_are_zeros():
+def test_gradients_that_nobody_sent_are_zeros(cuda):
     results = []
-    for tier, backend in ((reference, NUMPY), (pointwise_cuda, EMULATED)):
-        data = example((4, 3, 2), "float64")
+    for tier, backend in ((reference, NUMPY), (pointwise_cuda, cuda)):
+        data = {name: backend.asarray(array) for name, array in example((4, 3, 2), "float64").items()}
         saved = tier.forward(backend, data["z"], data["weight_hh"], None, None)
-        results.append(tier.backward(backend, saved, None, data["dh_last"], None))
+        results.append([on_host(backend, a) for a in tier.backward(backend, saved, None, data["dh_last"], None)])
     for expected, actual in zip(*results, strict=True):
         assert relative_error(actual, expected) < 1e-13
 
@@ -208,4 +216,3 @@ def test_too_many_cells_are_refused_by_name():
 def test_16_bit_layers_are_refused_by_name():
     with pytest.raises(InputError, match="dtype is float16; expected one of float32, float64"):
         LSTM(2, 3, backend=EMULATED, dtype="float16")
-    assert np.dtype(ml_dtypes.bfloat16) == EMULATED.dtype("bfloat16")

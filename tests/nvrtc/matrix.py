@@ -103,7 +103,7 @@ def render(needs: Needs, version: str) -> str:
     lines = [
         "# What the kernels need",
         "",
-        "Registers a thread on each architecture, and bytes of static shared memory a block; none spills to local memory.",
+        "Registers a thread on each architecture, bytes of static shared memory a block; none spills to local memory.",
         "Written by `python -m tests.nvrtc.matrix --write`; a test tells when the sources have changed since.",
         "",
         f"NVRTC {version}, sources {digest()}",

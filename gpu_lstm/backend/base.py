@@ -151,6 +151,10 @@ class Backend:
 
     # -- operations that namespaces do differently -----------------------------------------------------
 
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array whose elements are not set; `dtype` is one of the namespace's."""
+        return self.xp.empty(shape, dtype=dtype)
+
     def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:
         """``out[...] = a @ b``, added to what `out` holds if `add`; returns `out`."""
         c = self.xp.matmul(a, b)
@@ -163,6 +167,10 @@ class Backend:
         if bias is not None:
             c += bias
         return c
+
+    def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:
+        """``dy.T @ x`` for each x of `inputs`, (N, K) each, and the sum of the rows of `dy` (N, M)."""
+        return [self.xp.matmul(dy.T, x) for x in inputs], sum_rows(self.xp, dy)
 
     def tanh(self, x: Array, out: Array) -> Array:
         """``out[...] = tanh(x)``; `out` may be `x`."""
@@ -284,14 +292,25 @@ class Backend:
         norm = None if max_norm is None else self.norm(gradients)
         if not all(math.isfinite(float(number)) for number in (norm, loss) if number is not None):
             return norm
-        if max_norm is not None and norm is not None:
-            size = float(norm)
-            if size > max_norm:
-                for gradient in gradients:
-                    gradient *= max_norm / size
-        for param, gradient, state in zip(params, gradients, states, strict=True):
-            optimizer.move(param, gradient, state, numbers)
+        size = 0.0 if norm is None else float(norm)
+        scale = 1.0 if max_norm is None or size <= max_norm else max_norm / size
+        self.move(optimizer, params, gradients, states, numbers, scale)
         return norm
+
+    def move(
+        self,
+        optimizer: Rule,
+        params: Sequence[Array],
+        gradients: Sequence[Array],
+        states: Sequence[Sequence[Array]],
+        numbers: Sequence[float],
+        scale: float,
+    ) -> None:
+        """The part of `update` that moves the parameters, by their gradients times `scale`."""
+        for param, gradient, state in zip(params, gradients, states, strict=True):
+            if scale != 1:
+                gradient *= scale
+            optimizer.move(param, gradient, state, numbers)
 
     def kernel(self, kernel: Kernel) -> Launch:
         """A CUDA kernel, compiled at its first use and kept.
@@ -309,6 +328,15 @@ class Backend:
     def describe(self) -> dict[str, str]:
         """Device and library names with versions, for ``gpu-lstm info`` and for recorded results."""
         return {"backend": self.name, "namespace": self.xp.__name__}
+
+
+def sum_rows(xp: Any, rows: Array) -> Array:
+    """Sum over the first axis of (N, M), in blocks of 64 rows and then over them: the rounding errors stay small."""
+    whole = rows.shape[0] // 64 * 64
+    total = xp.sum(rows[whole:, :], axis=0)
+    if whole:
+        total += xp.sum(xp.sum(xp.reshape(rows[:whole, :], (whole // 64, 64, rows.shape[1])), axis=1), axis=0)
+    return total
 
 
 def out_of_range(name: str, low: int, high: int, size: int, what: str) -> InputError:

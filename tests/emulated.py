@@ -12,9 +12,8 @@ from gpu_lstm.backend.cuda import CudaBackend
 from tests.emulator import build, missing
 
 try:
-    import ml_dtypes
+    from ml_dtypes import bfloat16
 except ImportError:  # NumPy has no bfloat16 of its own
-    ml_dtypes = None
     DTYPES: tuple[str, ...] = ("float32", "float64", "float16")
 else:
     DTYPES = tuple(kernels.STORAGE)
@@ -23,7 +22,7 @@ needs_emulator = pytest.mark.skipif(missing() is not None, reason=str(missing())
 
 def dtype_of(name):
     """NumPy's dtype of that name."""
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+    return np.dtype(bfloat16 if name == "bfloat16" else name)
 
 
 def stored(array, dtype):

@@ -1,5 +1,6 @@
 """Finding, naming and compiling the CUDA sources; the cell's arithmetic as a GPU thread does it; planted mistakes."""
 
+import ctypes
 import shutil
 import subprocess
 import sys
@@ -160,6 +161,72 @@ def test_cupy_gets_null_pointers_as_numbers_and_compiles_once():
         backend.kernel(kernel)((1,), (32,), ("array", None, np.int64(3)))
     assert calls == [("mean_loss<float>", (1,), (32,), ("array", np.uintp(0), 3))] * 2
     assert made == [{"code": kernel.source, "options": kernels.OPTIONS, "name_expressions": ["mean_loss<float>"]}]
+
+
+class Located(np.ndarray):
+    """NumPy's array with CuPy's way to say where it lies."""
+
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self.ctypes.data)
+
+
+CUDA_TYPES = {0: np.float32, 1: np.float64, 2: np.float16}
+
+
+class Cublas:
+    """gemmEx by its definition: column-major matrices at addresses, leading dimensions, host scalars."""
+
+    CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F, CUBLAS_GEMM_DEFAULT = 0, 1, 68, 70, -1
+
+    def gemmEx(self, handle, op_a, op_b, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, *how):
+        compute = np.float64 if how[0] == self.CUBLAS_COMPUTE_64F else np.float32
+        assert how == ((70 if c_type == 1 else 68), -1)
+
+        def matrix(address, kind, rows, columns, leading):
+            assert leading >= rows
+            size = (leading * (columns - 1) + rows) * np.dtype(CUDA_TYPES[kind]).itemsize
+            memory = np.frombuffer((ctypes.c_char * size).from_address(address), CUDA_TYPES[kind])
+            item = memory.itemsize
+            return np.lib.stride_tricks.as_strided(memory, (rows, columns), (item, leading * item))
+
+        first = matrix(a, a_type, m, k, lda) if op_a == 0 else matrix(a, a_type, k, m, lda).T
+        second = matrix(b, b_type, k, n, ldb) if op_b == 0 else matrix(b, b_type, n, k, ldb).T
+        scales = [np.frombuffer((ctypes.c_char * 8).from_address(s), compute)[0] for s in (alpha, beta)]
+        out = matrix(c, c_type, m, n, ldc)
+        kept = scales[1] * out.astype(compute) if scales[1] else 0
+        out[...] = scales[0] * (first.astype(compute) @ second.astype(compute)) + kept
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 3), (5, 1, 3), (5, 4, 1), (1, 4, 1), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize(
+    "dtype, out_dtype", [("float32",) * 2, ("float64",) * 2, ("float16",) * 2, ("float16", "float32")]
+)
+def test_cublas_is_asked_for_the_right_product(shape, transposed, dtype, out_dtype, add):
+    rows, columns, depth = shape
+    rng = np.random.default_rng(0)
+
+    def located(rows, columns, turn, dtype):
+        array = rng.standard_normal((columns, rows) if turn else (rows, columns)).astype(dtype).view(Located)
+        return array.T if turn else array
+
+    a, b = located(rows, depth, transposed[0], dtype), located(depth, columns, transposed[1], dtype)
+    out = located(rows, columns, False, out_dtype)
+    wide = np.float64 if dtype == "float64" else np.float32
+    expected = np.asarray(a, wide) @ np.asarray(b, wide) + (np.asarray(out, wide) if add else 0)
+    backend = cupy_that_raises(None)
+    backend._cublas, backend._cuda_types = Cublas(), {"float32": 0, "float64": 1, "float16": 2}
+    device = types.SimpleNamespace(get_cublas_handle=lambda: 0)
+    backend.xp.cuda = types.SimpleNamespace(device=device)
+    assert backend.matmul(a, b, out=out, add=add) is out
+    np.testing.assert_allclose(np.asarray(out), expected, rtol=1e-3 if "16" in out_dtype else 1e-5, atol=1e-3)
+
+
+def test_a_matrix_with_gaps_in_both_directions_is_refused():
+    with pytest.raises(BackendError, match="expected neighbours in one of its directions"):
+        cupy_backend._leading(np.zeros((6, 6), np.float32)[::2, ::2], Cublas())
 
 
 def test_a_backend_without_cuda_says_so():

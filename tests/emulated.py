@@ -57,9 +57,6 @@ class EmulatedBackend(CudaBackend):
     def to_numpy(self, x):
         return np.array(x)
 
-    def dtype(self, name):
-        return dtype_of(name)
-
     def matmul(self, a, b, out, add=False):
         # As cuBLAS does: sums in float32 for 16-bit matrices, one rounding at the end.
         self.launches.append("matmul")

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpu_lstm.backend import kernels
 from gpu_lstm.backend.base import Array, Backend, Rule, out_of_range
-from gpu_lstm.errors import InputError
+from gpu_lstm.errors import BackendError, InputError
 
 CHUNK = 4096
 """Elements that a block of the optimizer takes, as ``kernels/cuda/optimizer.cu`` has it."""
@@ -30,6 +30,22 @@ class CudaBackend(Backend):
     def __init__(self) -> None:
         self._checks: dict[tuple[str, str, int], int] = {}
         self._ranges: Array = None
+
+    def dtype(self, name: str) -> Any:
+        """NumPy's dtype of that name; bfloat16 is that of ml_dtypes, as CuPy has it.
+
+        Raises
+        ------
+        BackendError
+            ml_dtypes is asked for and not installed.
+        """
+        if name != "bfloat16":
+            return np.dtype(name)
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise BackendError("dtype bfloat16 needs ml_dtypes; install it with `pip install ml_dtypes`") from None
+        return np.dtype(ml_dtypes.bfloat16)
 
     # -- checks that are read later ----------------------------------------------------------------------
 

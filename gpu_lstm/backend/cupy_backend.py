@@ -13,6 +13,10 @@ from gpu_lstm.errors import BackendError
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
 
+_NUMBERS = {dtype: np.array([0, 1], dtype) for dtype in ("float32", "float64")}
+_SCALARS = {dtype: (both[:1].ctypes.data, both[1:].ctypes.data) for dtype, both in _NUMBERS.items()}
+"""Where cuBLAS reads 0 and 1."""
+
 
 class CupyBackend(CudaBackend):
     """Arrays are ``cupy.ndarray`` on one device.
@@ -38,7 +42,7 @@ class CupyBackend(CudaBackend):
 
     def asarray(self, value: Any, dtype: str | None = None) -> Array:  # noqa: D102
         with self.device:
-            return self.xp.asarray(value, dtype=dtype)
+            return self.xp.asarray(value, dtype=None if dtype is None else self.dtype(dtype))
 
     def to_numpy(self, x: Array) -> np.ndarray:  # noqa: D102
         host: np.ndarray = self.xp.asnumpy(x)
@@ -47,14 +51,11 @@ class CupyBackend(CudaBackend):
     def owns(self, x: Any) -> bool:  # noqa: D102
         return isinstance(x, self.xp.ndarray) and x.device == self.device
 
-    def dtype(self, name: str) -> Any:  # noqa: D102
-        return np.dtype(name)
-
     def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:
         """``out[...] = a @ b``, added to what `out` holds if `add`, by cuBLAS straight into `out`; returns `out`.
 
         `out` may be float32 where a and b are float16 or bfloat16; sums are in float32 then, too. float32 means
-        float32: TF32 is not used unless CuPy is told so.
+        float32: TF32 is not used.
         """
         if a.ndim != 2 or not out.flags.c_contiguous:
             return super().matmul(a, b, out, add)
@@ -64,14 +65,13 @@ class CupyBackend(CudaBackend):
         b_step, b_op = _leading(b, cublas)
         kind, out_kind = self._cuda_types[str(a.dtype)], self._cuda_types[str(out.dtype)]
         wide = str(out.dtype) == "float64"
-        one = np.ones((), dtype=np.float64 if wide else np.float32)
-        beta = one if add else np.zeros_like(one)
+        zero, one = _SCALARS["float64" if wide else "float32"]
         # cuBLAS counts in columns: it computes out^T = b^T a^T.
         cublas.gemmEx(
             self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
-            one.ctypes.data, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step,
-            beta.ctypes.data, out.data.ptr, out_kind, columns,
+            one, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step,
+            one if add else zero, out.data.ptr, out_kind, columns,
             cublas.CUBLAS_COMPUTE_64F if wide else cublas.CUBLAS_COMPUTE_32F,
             cublas.CUBLAS_GEMM_DEFAULT,
         )  # fmt: skip

@@ -61,6 +61,20 @@ void atomic_end(bool changed);
 
 void copy(void* to, const volatile void* from, size_t size);  // a plain copy that no instrumentation sees
 
+// ---- asynchronous.h
+
+void copy_async(void* shared, const void* global, unsigned bytes, unsigned from_bytes);
+void copy_async_commit();
+void copy_async_wait(int groups_under_way);
+
+void mbarrier_init(uint64_t* barrier, unsigned count);
+void mbarrier_arrive(uint64_t* barrier, unsigned expected_bytes);
+bool mbarrier_test(uint64_t* barrier, unsigned parity);
+void mbarrier_wait(uint64_t* barrier, unsigned parity);
+void store_async(void* address, const void* value, size_t size, uint64_t* barrier);
+
+// ---- others
+
 // Lets others run: a thread that only waits should say so.
 void pause();
 long long clock();

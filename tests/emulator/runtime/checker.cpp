@@ -277,6 +277,11 @@ void block_returns(Block& block) {
   }
 }
 
+void access(const volatile void* address, size_t size, Access access, bool atomic, const void* pc) {
+  if (access != Access::store) look_at_all(address, size, false, atomic, pc);
+  if (access != Access::load) look_at_all(address, size, true, atomic, pc);
+}
+
 }  // namespace check
 
 void atomic_begin(const volatile void* address, size_t size, Access access, Order order) {
@@ -284,8 +289,7 @@ void atomic_begin(const volatile void* address, size_t size, Access access, Orde
   calling_pc = __builtin_return_address(0);
   must_be_aligned(address, size);
   in_atomic = true;
-  if (access != Access::store) look_at_all(address, size, false, true, calling_pc);
-  if (access != Access::load) look_at_all(address, size, true, true, calling_pc);
+  check::access(address, size, access, true, calling_pc);
   check::synchronize(address, access, order);
 }
 

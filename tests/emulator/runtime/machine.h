@@ -16,6 +16,15 @@ struct Block;
 struct Cluster;
 struct Warp;
 
+// One cp.async.
+struct Copy {
+  void* to;
+  const void* from;
+  unsigned bytes, from_bytes;
+  int group;
+  const void* pc;
+};
+
 enum class State { runnable, waiting, finished };
 
 struct Thread {
@@ -37,6 +46,9 @@ struct Thread {
 
   bool arrived_at_cluster = false;
   uint32_t cluster_phase = 0;  // of that arrival
+
+  std::vector<Copy> copies;  // by cp.async, not waited for
+  int copy_group = 0;        // that is not committed
 
   ThreadClock clock;  // check mode
 };
@@ -130,6 +142,13 @@ inline void step() {
 // ---- barriers.cpp
 
 void thread_leaves(Thread&);
+
+// ---- asynchronous.cpp
+
+bool stores_under_way();  // by st.async
+void deliver_store(uint32_t random);
+void forget_barriers(const Block&);
+void forget_stores();
 
 // ---- faults.cpp
 

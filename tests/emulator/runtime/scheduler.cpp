@@ -235,6 +235,7 @@ void end_cluster(Cluster& cluster) {
   for (auto& block : cluster.blocks) {
     for (Thread& thread : block->threads) stacks.give_back(thread.fiber.stack);
     check::block_ends(*block);
+    forget_barriers(*block);
     free_shared(*block);
   }
   machine.clusters.erase(std::find_if(machine.clusters.begin(), machine.clusters.end(),
@@ -292,6 +293,10 @@ void run_threads() {
     while (!to_start.empty() && machine.clusters.size() < resident) {
       start_cluster(to_start.back());
       to_start.pop_back();
+    }
+    if (stores_under_way() && (runnable.empty() || random_number.below(16) == 0)) {
+      deliver_store(random_number());
+      continue;
     }
     if (runnable.empty()) {
       if (!machine.clusters.empty()) report_stuck("deadlock", "no thread can run");
@@ -400,6 +405,7 @@ bool run(const LaunchConfig& config, void (*kernel)()) {
     check::launch_starts();
     run_threads();
     while (!machine.clusters.empty()) end_cluster(*machine.clusters.back());
+    forget_stores();
     check::launch_ends();
   }
   __builtin_ia32_ldmxcsr(rounding);

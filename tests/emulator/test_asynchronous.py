@@ -20,7 +20,7 @@ MISTAKES = [
     ("all_to_all", "wrong_parity", "deadlock", "race|uninitialised"),
     ("all_to_all", "too_many_arrivals", "mbarrier", "mbarrier"),
     ("all_to_all", "wrong_bytes", "deadlock", "deadlock"),
-    ("producer_consumer", "no_wait", "hang", "race"),
+    ("producer_consumer", "no_wait", "hang", "race|uninitialised"),
     ("producer_consumer", "no_barrier", "mbarrier", "mbarrier|race"),
 ]
 KERNELS = ("pipeline", "all_to_all", "producer_consumer")

@@ -25,9 +25,9 @@ __attribute__((const)) Index block_index();
 __attribute__((const)) Index block_size();
 __attribute__((const)) Index grid_size();
 __attribute__((const)) int lane();
-__attribute__((const)) Index cluster_index();     // this block within its cluster
-__attribute__((const)) Index cluster_size();      // blocks in a cluster
-__attribute__((const)) unsigned cluster_rank();   // this block within its cluster, x fastest
+__attribute__((const)) Index cluster_index();    // this block within its cluster
+__attribute__((const)) Index cluster_size();     // blocks in a cluster
+__attribute__((const)) unsigned cluster_rank();  // this block within its cluster, x fastest
 __attribute__((const)) unsigned cluster_blocks();
 
 // ---- barriers
@@ -52,8 +52,8 @@ void* map_to_block_of_cluster(const void* shared, unsigned rank);
 enum class Scope { block, device };
 void fence(Scope);
 
-enum class Access { load, store, exchange };   // exchange: reads and writes
-enum class Order { relaxed, synchronizing };   // synchronizing: a load acquires, a store releases
+enum class Access { load, store, exchange };  // exchange: reads and writes
+enum class Order { relaxed, synchronizing };  // synchronizing: a load acquires, a store releases
 
 // Between these two nothing else runs.
 void atomic_begin(const volatile void* address, size_t size, Access, Order);

@@ -1,6 +1,15 @@
 // cp.async, mbarrier and st.async: right, and with what one may forget.
 
-enum Mistake { none, no_wait, waits_too_little, no_barrier, no_init_barrier, wrong_parity, too_many_arrivals, wrong_bytes };
+enum Mistake {
+  none,
+  no_wait,
+  waits_too_little,
+  no_barrier,
+  no_init_barrier,
+  wrong_parity,
+  too_many_arrivals,
+  wrong_bytes
+};
 
 // y = x, block by block of 4 * blockDim floats, two of them under way at the same time. n: floats, the last block may
 // be part of one

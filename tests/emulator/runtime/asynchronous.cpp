@@ -91,7 +91,8 @@ void mbarrier_arrive(uint64_t* address, unsigned expected_bytes) {
   step();
   calling_pc = __builtin_return_address(0);
   MemoryBarrier& barrier = find(address);
-  if (barrier.pending == 0) fail("mbarrier", "more arrivals than the %u the barrier was initialised for", barrier.count);
+  if (barrier.pending == 0)
+    fail("mbarrier", "more arrivals than the %u the barrier was initialised for", barrier.count);
   barrier.bytes += expected_bytes;
   --barrier.pending;
   check::join(barrier.clock, *current);

@@ -65,8 +65,8 @@ class Sparse {
 // An array of the launch, or the shared memory of a block.
 struct Shadow {
   const char *begin = nullptr, *end = nullptr;
-  Block* block = nullptr;   // of shared memory
-  int region = 0;           // of an array
+  Block* block = nullptr;  // of shared memory
+  int region = 0;          // of an array
   Sparse<Cell> cells;
   Sparse<uint8_t> written;  // of shared memory, by bytes
 
@@ -81,7 +81,6 @@ std::vector<std::unique_ptr<Shadow>> arrays;   // in the order of addresses
 std::vector<std::unique_ptr<Shadow>> shareds;  // of the blocks that run
 Shadow* last_array = nullptr;
 uint32_t eviction = 0;
-
 
 // ---- words for reports
 
@@ -121,10 +120,10 @@ const char* verb(bool write, bool atomic) {
 
 Shadow* shadow_of(const char* p) {
   Block& mine = *current->block;
-  if (p >= mine.shared && p < mine.shared + shared_bytes_of_block())
-    return mine.shadow;
+  if (p >= mine.shared && p < mine.shared + shared_bytes_of_block()) return mine.shadow;
   if (last_array && last_array->contains(p)) return last_array;
-  auto after = std::upper_bound(arrays.begin(), arrays.end(), p, [](const char* q, const auto& s) { return q < s->begin; });
+  auto after =
+      std::upper_bound(arrays.begin(), arrays.end(), p, [](const char* q, const auto& s) { return q < s->begin; });
   if (after != arrays.begin() && (*(after - 1))->contains(p)) return last_array = (after - 1)->get();
   for (auto& shared : shareds)
     if (shared->contains(p)) return shared.get();
@@ -159,13 +158,16 @@ void must_be_reachable(const Shadow& shadow, const char* p, size_t size, bool wr
   const size_t offset = (size_t)(p - shadow.begin), used = machine.config->shared_bytes;
   const size_t in_dynamic = offset - machine.dynamic_shared;
   if (offset + size > machine.dynamic_shared && in_dynamic < dynamic_shared_capacity && in_dynamic + size > used)
-    fail("out of bounds", "%s of %zu bytes at byte %zu of dynamic shared memory, which has %zu", what, size, in_dynamic, used);
+    fail("out of bounds", "%s of %zu bytes at byte %zu of dynamic shared memory, which has %zu", what, size, in_dynamic,
+         used);
   if (shadow.block == current->block) return;
   if (shadow.block->cluster != current->block->cluster)
     fail("out of bounds", "%s of the shared memory of a block outside of the cluster", what);
   if (shadow.block->cluster->phase == 0)
-    fail("cluster barrier", "%s of the shared memory of another block before the cluster's first barrier: that block "
-         "may not have started", what);
+    fail("cluster barrier",
+         "%s of the shared memory of another block before the cluster's first barrier: that block "
+         "may not have started",
+         what);
   if (shadow.block->live == 0)
     fail("cluster barrier", "%s of the shared memory of another block that has returned", what);
 }
@@ -182,8 +184,9 @@ void look(Shadow& shadow, Cell& cell, const char* p, const Record& mine) {
     }
     const bool before = check::comes_after(self, r.thread - 1, r.time);
     if (!before && r.bytes & mine.bytes && (r.write || mine.write) && !(r.atomic && mine.atomic))
-      fail("race", "%s of %s, after the %s by %s at {pc %x}: nothing puts one before the other", verb(mine.write, mine.atomic),
-           place_in(shadow, p).c_str(), verb(r.write, r.atomic), who(r.thread - 1).c_str(), r.pc);
+      fail("race", "%s of %s, after the %s by %s at {pc %x}: nothing puts one before the other",
+           verb(mine.write, mine.atomic), place_in(shadow, p).c_str(), verb(r.write, r.atomic),
+           who(r.thread - 1).c_str(), r.pc);
     // What conflicts with the old access and comes after this one comes after the old one as well.
     if (before && !(r.bytes & ~mine.bytes) && (mine.write || !r.write) && (r.atomic || !mine.atomic)) {
       if (place && !place->thread) place = nullptr;
@@ -272,7 +275,8 @@ void block_returns(Block& block) {
     if (!shadow.written[offset]) continue;
     for (const Record& r : shadow.cells[((uintptr_t)shadow.begin + offset) / 4 - shadow.first_cell()].records)
       if (r.thread && (r.thread - 1) / machine.threads_per_block != block.number && (*all.times)[r.thread - 1] < r.time)
-        fail("cluster barrier", "this block returns, and nothing makes it wait for the %s of its shared memory by %s at {pc %x}",
+        fail("cluster barrier",
+             "this block returns, and nothing makes it wait for the %s of its shared memory by %s at {pc %x}",
              verb(r.write, r.atomic), who(r.thread - 1).c_str(), r.pc);
   }
 }
@@ -321,14 +325,14 @@ struct SourcePlace {
 };
 
 #define EMULATOR_PC __builtin_return_address(0)
-#define EMULATOR_CALLBACKS(size)                                                                                     \
-  void __tsan_read##size(void* p) { plain(p, size, false, EMULATOR_PC); }                                            \
-  void __tsan_write##size(void* p) { plain(p, size, true, EMULATOR_PC); }                                            \
-  void __tsan_unaligned_read##size(void* p) { plain(p, size, false, EMULATOR_PC); }                                  \
-  void __tsan_unaligned_write##size(void* p) { plain(p, size, true, EMULATOR_PC); }                                  \
-  void __tsan_volatile_read##size(void* p) { volatile_access(p, size, Access::load, EMULATOR_PC); }                  \
-  void __tsan_volatile_write##size(void* p) { volatile_access(p, size, Access::store, EMULATOR_PC); }                \
-  void __tsan_unaligned_volatile_read##size(void* p) { volatile_access(p, size, Access::load, EMULATOR_PC); }        \
+#define EMULATOR_CALLBACKS(size)                                                                              \
+  void __tsan_read##size(void* p) { plain(p, size, false, EMULATOR_PC); }                                     \
+  void __tsan_write##size(void* p) { plain(p, size, true, EMULATOR_PC); }                                     \
+  void __tsan_unaligned_read##size(void* p) { plain(p, size, false, EMULATOR_PC); }                           \
+  void __tsan_unaligned_write##size(void* p) { plain(p, size, true, EMULATOR_PC); }                           \
+  void __tsan_volatile_read##size(void* p) { volatile_access(p, size, Access::load, EMULATOR_PC); }           \
+  void __tsan_volatile_write##size(void* p) { volatile_access(p, size, Access::store, EMULATOR_PC); }         \
+  void __tsan_unaligned_volatile_read##size(void* p) { volatile_access(p, size, Access::load, EMULATOR_PC); } \
   void __tsan_unaligned_volatile_write##size(void* p) { volatile_access(p, size, Access::store, EMULATOR_PC); }
 
 extern "C" {

@@ -38,7 +38,7 @@ void launch_ends();
 void block_starts(Block&);
 void block_returns(Block&);  // its last thread has
 void block_ends(Block&);
-void join(JointClock&, Thread&);         // all that the thread did and knows becomes part of the clock
+void join(JointClock&, Thread&);  // all that the thread did and knows becomes part of the clock
 void join(JointClock&, const JointClock&);
 void learn(Thread&, const JointClock&);  // the thread comes after all that is in the clock
 void reset(JointClock&);

@@ -40,7 +40,7 @@ struct Thread {
 
   // While it waits: for what, where, and what it shall get.
   const char* awaits = "";
-  Site site{};            // of __syncthreads; else
+  Site site{};  // of __syncthreads; else
   const void* waits_at = nullptr;
   int barrier_result = 0;
 
@@ -99,7 +99,7 @@ struct Cluster {
 
   uint32_t arrived = 0, phase = 0;
   std::vector<Thread*> waiting;
-  JointClock barrier_clock;      // of the phase that is under way
+  JointClock barrier_clock;  // of the phase that is under way
   JointClock last_phase_clock;
 };
 
@@ -133,7 +133,7 @@ void wait(const char* what, Site = {});  // until make_runnable
 void give_way();                         // to any other thread
 void must_be_aligned(const volatile void*, size_t);
 [[noreturn]] void fail(const char* kind, const char* format, ...) __attribute__((format(printf, 2, 3)));
-void note_progress();                    // something happened that a waiting thread might wait for
+void note_progress();  // something happened that a waiting thread might wait for
 void report_after_block(const Block&, const char* kind, const char* format, ...) __attribute__((format(printf, 3, 4)));
 inline void step() {
   if (--steps_left < 0 && current && !in_atomic) give_way();

@@ -9,7 +9,8 @@
 #include "machine.h"
 
 // Where this library is loaded: symbols of the linker.
-extern "C" const char __ehdr_start[] __attribute__((visibility("hidden"))), _end[] __attribute__((visibility("hidden")));
+extern "C" const char __ehdr_start[] __attribute__((visibility("hidden"))),
+    _end[] __attribute__((visibility("hidden")));
 
 namespace emulator {
 
@@ -82,8 +83,8 @@ void report_list(const char* kind, const char* format, va_list arguments) {
     const Index b = current->block->index, t = current->index;
     char where[40] = "";
     if (calling_pc) snprintf(where, sizeof where, "{pc %x}, ", offset_in_library(calling_pc));
-    snprintf(config.message + length, config.message_bytes - length, " [%sblock (%u,%u,%u) thread (%u,%u,%u)]", where, b.x,
-             b.y, b.z, t.x, t.y, t.z);
+    snprintf(config.message + length, config.message_bytes - length, " [%sblock (%u,%u,%u) thread (%u,%u,%u)]", where,
+             b.x, b.y, b.z, t.x, t.y, t.z);
   }
 }
 
@@ -154,9 +155,12 @@ void to_scheduler() { emulator_switch_stack(&current->fiber.pointer, scheduler_s
 
 uint64_t precedence(const Thread& thread) {
   switch (policy.favour) {
-    case Policy::blocks: return thread.block->priority;
-    case Policy::threads: return thread.priority;
-    default: return 0;
+    case Policy::blocks:
+      return thread.block->priority;
+    case Policy::threads:
+      return thread.priority;
+    default:
+      return 0;
   }
 }
 
@@ -250,7 +254,8 @@ bool launch_is_valid() {
     threads *= config.block[i];
     in_cluster *= config.cluster[i];
     if (config.cluster[i] == 0 || config.grid[i] % config.cluster[i] != 0) {
-      report("launch", "grid dimension %d, %u, is not a multiple of the cluster's, %u", i, config.grid[i], config.cluster[i]);
+      report("launch", "grid dimension %d, %u, is not a multiple of the cluster's, %u", i, config.grid[i],
+             config.cluster[i]);
       return false;
     }
   }
@@ -262,7 +267,8 @@ bool launch_is_valid() {
   else if (blocks * threads > 1u << 31)
     report("launch", "%llu threads are more than the emulator takes", (unsigned long long)(blocks * threads));
   else if (static_shared_bytes() + config.shared_bytes > (227 << 10))
-    report("launch", "%zu bytes of shared memory; expected at most 227 KB", static_shared_bytes() + config.shared_bytes);
+    report("launch", "%zu bytes of shared memory; expected at most 227 KB",
+           static_shared_bytes() + config.shared_bytes);
   machine.threads_per_block = (uint32_t)threads;
   machine.threads_in_grid = (uint32_t)(threads * blocks);
   return !machine.failed;

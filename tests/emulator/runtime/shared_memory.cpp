@@ -18,8 +18,8 @@ namespace emulator {
 
 namespace {
 
-constexpr size_t guard_bytes = 256;             // looked at when a block ends
-constexpr unsigned char poison = 0xff;          // NaN in every floating-point type, -1 in integers
+constexpr size_t guard_bytes = 256;     // looked at when a block ends
+constexpr unsigned char poison = 0xff;  // NaN in every floating-point type, -1 in integers
 
 struct Layout {
   size_t bytes = 0, alignment = 128;
@@ -64,8 +64,8 @@ void poison_shared(Block& block) {
   if (block.live == 0 && !machine.failed)
     for (size_t i = 0; i < guard_of_dynamic(); ++i)
       if ((unsigned char)guard[i] != poison) {
-        report_after_block(block, "out of bounds", "something wrote past the end of dynamic shared memory, at byte %zu of %zu",
-                           used + i, used);
+        report_after_block(block, "out of bounds",
+                           "something wrote past the end of dynamic shared memory, at byte %zu of %zu", used + i, used);
         return;
       }
   std::memset(block.shared, poison, dynamic + used + guard_of_dynamic());

@@ -128,6 +128,8 @@ class Module:
         """
         if name not in self.kernels:
             raise EmulationError(name, "launch", f"no such kernel; there are {', '.join(self.kernels) or 'none'}")
+        if resident is not None and resident < 1:
+            raise EmulationError(name, "launch", f"resident is {resident}; expected at least 1")
         memory = _Memory(name, args, in_place)
         kind, message = ctypes.create_string_buffer(64), ctypes.create_string_buffer(4000)
         config = _LaunchConfig(

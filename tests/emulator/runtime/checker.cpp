@@ -1,8 +1,8 @@
 // Check mode: every access of instrumented code is looked at before it happens. Is it inside of what the thread may
 // touch, has the shared memory that it reads been written, and does it come after all accesses that it conflicts with?
 //
-// As in ThreadSanitizer, four bytes of memory have a cell of four records; when more is to be remembered, a random
-// record is forgotten. So a race may go unseen, but what is reported is one.
+// As in ThreadSanitizer, four bytes of memory have a cell of four records; when more is to be remembered, one of
+// them is forgotten. So a race may go unseen, but what is reported is one.
 
 #include <sys/mman.h>
 
@@ -80,7 +80,7 @@ namespace {
 std::vector<std::unique_ptr<Shadow>> arrays;   // in the order of addresses
 std::vector<std::unique_ptr<Shadow>> shareds;  // of the blocks that run
 Shadow* last_array = nullptr;
-uint32_t eviction = 0;
+uint32_t forgotten = 0;
 
 // ---- words for reports
 
@@ -174,30 +174,20 @@ void must_be_reachable(const Shadow& shadow, const char* p, size_t size, bool wr
 
 // ---- races
 
-void look(Shadow& shadow, Cell& cell, const char* p, const Record& mine) {
-  const Thread& self = *current;
-  Record* place = nullptr;
+void look(const Shadow& shadow, Cell& cell, const char* p, const Record& mine) {
   for (Record& r : cell.records) {
-    if (!r.thread) {
-      if (!place) place = &r;
-      continue;
-    }
-    const bool before = check::comes_after(self, r.thread - 1, r.time);
+    if (!r.thread) continue;
+    const bool before = check::comes_after(*current, r.thread - 1, r.time);
     if (!before && r.bytes & mine.bytes && (r.write || mine.write) && !(r.atomic && mine.atomic))
       fail("race", "%s of %s, after the %s by %s at {pc %x}: nothing puts one before the other",
            verb(mine.write, mine.atomic), place_in(shadow, p).c_str(), verb(r.write, r.atomic),
            who(r.thread - 1).c_str(), r.pc);
-    // What conflicts with the old access and comes after this one comes after the old one as well.
-    if (before && !(r.bytes & ~mine.bytes) && (mine.write || !r.write) && (r.atomic || !mine.atomic)) {
-      if (place && !place->thread) place = nullptr;
-      if (place)
-        r.thread = 0;
-      else
-        place = &r;
-    }
+    // Forget what this access stands for as well: who comes after this one comes after the old one.
+    if (before && !(r.bytes & ~mine.bytes) && (mine.write || !r.write) && (r.atomic || !mine.atomic)) r.thread = 0;
   }
-  if (!place) place = &cell.records[eviction++ % 4];
-  *place = mine;
+  Record* end = std::end(cell.records);
+  Record* place = std::find_if(cell.records, end, [](const Record& r) { return !r.thread; });
+  *(place == end ? &cell.records[forgotten++ % 4] : place) = mine;
 }
 
 void look_at_all(const volatile void* address, size_t size, bool write, bool atomic, const void* pc) {

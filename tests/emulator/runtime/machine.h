@@ -40,8 +40,8 @@ struct Thread {
 
   // While it waits: for what, where, and what it shall get.
   const char* awaits = "";
-  Site site{};  // of __syncthreads; else
-  const void* waits_at = nullptr;
+  Site site{};                     // of __syncthreads
+  const void* waits_at = nullptr;  // of all others, and where it was taken off while it ran
   int barrier_result = 0;
 
   bool arrived_at_cluster = false;
@@ -131,13 +131,16 @@ extern bool in_atomic;
 void make_runnable(Thread&);
 void wait(const char* what, Site = {});  // until make_runnable
 void give_way();                         // to any other thread
-void must_be_aligned(const volatile void*, size_t);
+void note_progress();                    // something happened that a waiting thread might wait for
 [[noreturn]] void fail(const char* kind, const char* format, ...) __attribute__((format(printf, 2, 3)));
-void note_progress();  // something happened that a waiting thread might wait for
 void report_after_block(const Block&, const char* kind, const char* format, ...) __attribute__((format(printf, 3, 4)));
 inline void step() {
   if (--steps_left < 0 && current && !in_atomic) give_way();
 }
+
+// ---- instrumentation.cpp
+
+void must_be_aligned(const volatile void*, size_t);
 
 // ---- barriers.cpp
 
@@ -166,7 +169,6 @@ void poison_shared(Block&);  // when its threads have returned
 void free_shared(Block&);
 constexpr size_t dynamic_shared_capacity = 227 << 10;  // what sm_90 has for a block
 size_t shared_bytes_of_block();                        // all that may be: static, and dynamic up to that capacity
-size_t static_shared_bytes();
-size_t find_dynamic_shared();  // while no thread runs
+size_t find_dynamic_shared();                          // while no thread runs
 
 }  // namespace emulator

@@ -56,7 +56,6 @@ size_t guard_of_dynamic() { return std::min(guard_bytes, dynamic_shared_capacity
 
 size_t find_dynamic_shared() { return (size_t)emulator_dynamic_shared; }
 size_t shared_bytes_of_block() { return layout().bytes; }
-size_t static_shared_bytes() { return layout().bytes - dynamic_shared_capacity; }
 
 void poison_shared(Block& block) {
   const size_t dynamic = machine.dynamic_shared, used = machine.config->shared_bytes;

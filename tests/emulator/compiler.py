@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import getpass
 import hashlib
 import json
 import os
@@ -26,11 +25,11 @@ Mode = Literal["fast", "check"]
 HERE = Path(__file__).parent
 INCLUDE, RUNTIME = HERE / "include", HERE / "runtime"
 
-COMMON = ["-std=c++17", "-gdwarf-4", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-extern-tls-init"]
-COMMON += ["-ffp-contract=off", "-fno-strict-aliasing"]
+COMMON = ["-std=c++17", "-gdwarf-4", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing"]
+RUNTIME_OPTIONS = {"fast": ["-O2"], "check": ["-O2", "-DEMULATOR_CHECK"]}
 # CUDA texts hold attributes and pragmas that g++ doesn't know.
-QUIET = ["-Wno-attributes", "-Wno-unknown-pragmas"]
-KERNEL = {
+KERNEL = [*COMMON, "-fno-extern-tls-init", "-fno-gnu-unique", "-Wno-attributes", "-Wno-unknown-pragmas", "-x", "c++"]
+KERNEL_OPTIONS = {
     "fast": ["-O2", "-fsanitize-coverage=trace-pc"],
     "check": [
         "-O1",
@@ -40,7 +39,6 @@ KERNEL = {
         "--param=tsan-instrument-func-entry-exit=0",
     ],
 }
-RUNTIME_OPTIONS = {"fast": ["-O2"], "check": ["-O2", "-DEMULATOR_CHECK"]}
 
 DYNAMIC_SHARED_BYTES = 227 * 1024
 
@@ -72,7 +70,7 @@ def build(source: str, *, options: Sequence[str] = (), mode: Mode = "fast", name
         "fast": threads in a random order. "check": also races, bounds, alignment, uninitialised shared memory.
     names
         Template instances to launch by these names, such as `forward<float, true>`. Kernels declared
-        extern "C" need no mention.
+        `extern "C" __global__` need no mention.
 
     Raises
     ------
@@ -92,26 +90,14 @@ def build(source: str, *, options: Sequence[str] = (), mode: Mode = "fast", name
 def _compile(source: str, options: Sequence[str], mode: Mode, names: Sequence[str], library: Path, table: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
         text, expanded, object_file, linked = (Path(work, f"kernel{end}") for end in (".cu", ".ii", ".o", ".so"))
-        in_work = f"-fdebug-prefix-map={work}=."  # names as #line has them
         text.write_text(f'#include "emulator.h"\n#line 1 "kernel.cu"\n{source}\n')
-        _gxx(*COMMON, *QUIET, *options, f"-I{INCLUDE}", "-E", "-x", "c++", text, "-o", expanded, cwd=work)
+        _gxx(*KERNEL, *options, f"-I{INCLUDE}", "-E", text, "-o", expanded, cwd=work)
         kernels = list(dict.fromkeys([*_kernels(expanded.read_text()), *names]))
         with expanded.open("a") as end:
             end.write(_entries(expanded.read_text(), kernels))
-        _gxx(
-            *COMMON,
-            *QUIET,
-            *KERNEL[mode],
-            in_work,
-            "-fpreprocessed",
-            "-c",
-            "-x",
-            "c++",
-            expanded,
-            "-o",
-            object_file,
-            cwd=work,
-        )
+        names_as_in_text = f"-fdebug-prefix-map={work}=."
+        compile_only: list[str | Path] = ["-fpreprocessed", "-c", expanded, "-o", object_file]
+        _gxx(*KERNEL, *KERNEL_OPTIONS[mode], names_as_in_text, *compile_only, cwd=work)
         _gxx("-shared", "-Wl,-z,defs", object_file, _runtime(mode), "-o", linked)
         os.replace(linked, library)  # complete or not there: several processes may build at once
         ready = Path(work, "table.json")
@@ -174,8 +160,10 @@ def _gxx(*arguments: str | Path, cwd: str | None = None) -> None:
 
 
 def _cache() -> Path:
-    folder = Path(tempfile.gettempdir(), f"gpu-lstm-emulator-{getpass.getuser()}")
+    folder = Path(tempfile.gettempdir(), f"gpu-lstm-emulator-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise EmulationError("", "build", f"{folder} belongs to somebody else")
     return folder
 
 

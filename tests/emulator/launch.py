@@ -23,6 +23,9 @@ CANARY_BYTES = 1024  # of the guard, looked at after a launch
 STEP_LIMIT = 200_000_000
 
 
+_one_launch = threading.Lock()  # a runtime keeps the state of one, and handles the signals of the process
+
+
 class EmulationError(RuntimeError):
     """A mistake of a kernel, or of the one who launches it.
 
@@ -79,7 +82,6 @@ class Module:
         self._guards = guards
         self._path = library
         self._library = ctypes.CDLL(str(library))
-        self._lock = threading.Lock()  # the runtime keeps the state of one launch
 
     def launch(
         self,
@@ -126,6 +128,8 @@ class Module:
         """
         if name not in self.kernels:
             raise EmulationError(name, "launch", f"no such kernel; there are {', '.join(self.kernels) or 'none'}")
+        if resident is not None and resident < 1:
+            raise EmulationError(name, "launch", f"resident is {resident}; expected at least 1")
         memory = _Memory(name, args, in_place)
         kind, message = ctypes.create_string_buffer(64), ctypes.create_string_buffer(4000)
         config = _LaunchConfig(
@@ -149,7 +153,7 @@ class Module:
         )
         entry = self._library[f"emulator_kernel_{self.kernels.index(name)}"]
         entry.restype = ctypes.c_bool
-        with self._lock:
+        with _one_launch:
             passed = entry(ctypes.byref(config))
         overwritten = memory.copy_back()
         if not passed:

@@ -93,8 +93,14 @@ def test_names_and_sizes(launch):
         launch("add", (0,), (32,), args)
     with pytest.raises(EmulationError, match=r"add: launch: grid is \(1, 1, 1, 1\)"):
         launch("add", (1, 1, 1, 1), (32,), args)
-    with pytest.raises(EmulationError, match="much_shared: launch: 232452 bytes of shared memory"):
+    with pytest.raises(
+        EmulationError, match="much_shared: launch: 232452 bytes of dynamic shared memory; expected at most 232448"
+    ):
         launch("much_shared", (1,), (1,), (x,), shared_mem=227 * 1024 + 4)
+    with pytest.raises(EmulationError, match=r"add: launch: a grid of \(1,65536,1\) blocks"):
+        launch("add", (1, 65536), (1,), args)
+    with pytest.raises(EmulationError, match="add: launch: resident is 0"):
+        launch("add", (1,), (32,), args, resident=0)
     launch("much_shared", (1,), (10,), (x,), shared_mem=227 * 1024)
     assert (x == 1).all()
 

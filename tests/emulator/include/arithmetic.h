@@ -101,16 +101,21 @@ EMULATOR_INLINE unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) 
   return result;
 }
 
-// CUDA's min and max: numbers of one kind, mixed widths and signs as in C; a NaN loses against a number.
+namespace emulator {
 template <typename A, typename B>
-EMULATOR_INLINE std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>, std::common_type_t<A, B>> min(A a, B b) {
-  using T = std::common_type_t<A, B>;
+using Common = std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>, std::common_type_t<A, B>>;
+}  // namespace emulator
+
+// Numbers of mixed widths and signs as in C; a NaN loses against a number.
+template <typename A, typename B>
+EMULATOR_INLINE emulator::Common<A, B> min(A a, B b) {
+  using T = emulator::Common<A, B>;
   if constexpr (std::is_floating_point_v<T>) return std::fmin((T)a, (T)b);
   return (T)b < (T)a ? (T)b : (T)a;
 }
 template <typename A, typename B>
-EMULATOR_INLINE std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>, std::common_type_t<A, B>> max(A a, B b) {
-  using T = std::common_type_t<A, B>;
+EMULATOR_INLINE emulator::Common<A, B> max(A a, B b) {
+  using T = emulator::Common<A, B>;
   if constexpr (std::is_floating_point_v<T>) return std::fmax((T)a, (T)b);
   return (T)a < (T)b ? (T)b : (T)a;
 }

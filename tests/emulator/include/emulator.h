@@ -26,5 +26,6 @@
 #include "memory.h"
 #include "warp.h"
 #include "cluster.h"
+#include "asynchronous.h"
 #include "tensor_core.h"
 #include "launch.h"

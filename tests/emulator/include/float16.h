@@ -36,9 +36,9 @@ struct Binary16 {
   static uint16_t encode(float f) {
     const uint32_t bits = bits_as<uint32_t>(f), magnitude = bits & 0x7fffffffu;
     const uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
-    if (magnitude > 0x7f800000u) return 0x7fff;                        // NaN
-    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);   // rounds to 2^16 or more
-    if (magnitude < 0x38800000u) {                                     // below 2^-14: 0.5 has a unit of 2^-24
+    if (magnitude > 0x7f800000u) return 0x7fff;                       // NaN
+    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);  // rounds to 2^16 or more
+    if (magnitude < 0x38800000u) {                                    // below 2^-14: 0.5 has a unit of 2^-24
       const float sum = bits_as<float>(magnitude) + 0.5f;
       return (uint16_t)(sign | (bits_as<uint32_t>(sum) - 0x3f000000u));
     }
@@ -115,7 +115,9 @@ using nv_bfloat162 = __nv_bfloat162;
 
 // ---- names that both formats share
 
-#define EMULATOR_16 template <typename F> EMULATOR_INLINE
+#define EMULATOR_16     \
+  template <typename F> \
+  EMULATOR_INLINE
 #define EMULATOR_NUMBER emulator::Float16<F>
 #define EMULATOR_PAIR emulator::Float16Pair<F>
 EMULATOR_16 EMULATOR_NUMBER __hadd(EMULATOR_NUMBER a, EMULATOR_NUMBER b) { return a + b; }
@@ -161,29 +163,29 @@ EMULATOR_16 float __high2float(EMULATOR_PAIR a) { return a.y; }
 
 // ---- names that each format has for itself: `name` is half or bfloat16
 
-#define EMULATOR_FLOAT16(T, T2, name)                                                                    \
-  EMULATOR_INLINE float __##name##2float(T a) { return a; }                                              \
-  EMULATOR_INLINE int __##name##2int_rn(T a) { return __float2int_rn(a); }                               \
-  EMULATOR_INLINE int __##name##2int_rz(T a) { return __float2int_rz(a); }                               \
-  EMULATOR_INLINE T __float2##name(float f) { return f; }                                                \
-  EMULATOR_INLINE T __float2##name##_rn(float f) { return f; }                                           \
-  EMULATOR_INLINE T __double2##name(double d) { return d; }                                              \
-  EMULATOR_INLINE T __int2##name##_rn(int i) { return i; }                                               \
-  EMULATOR_INLINE unsigned short __##name##_as_ushort(T a) { return a.bits; }                            \
-  EMULATOR_INLINE short __##name##_as_short(T a) { return (short)a.bits; }                               \
-  EMULATOR_INLINE T __ushort_as_##name(unsigned short bits) { return T::from_bits(bits); }               \
-  EMULATOR_INLINE T __short_as_##name(short bits) { return T::from_bits((unsigned short)bits); }         \
-  EMULATOR_INLINE T2 __##name##2##name##2(T a) { return {a, a}; }                                        \
-  EMULATOR_INLINE T2 __halves2##name##2(T low, T high) { return {low, high}; }                           \
-  EMULATOR_INLINE T2 make_##name##2(T low, T high) { return {low, high}; }                               \
-  EMULATOR_INLINE T __low2##name(T2 a) { return a.x; }                                                   \
-  EMULATOR_INLINE T __high2##name(T2 a) { return a.y; }                                                  \
-  EMULATOR_INLINE T2 __low2##name##2(T2 a) { return {a.x, a.x}; }                                        \
-  EMULATOR_INLINE T2 __high2##name##2(T2 a) { return {a.y, a.y}; }                                       \
-  EMULATOR_INLINE T2 __lowhigh2highlow(T2 a) { return {a.y, a.x}; }                                      \
-  EMULATOR_INLINE float2 __##name##22float2(T2 a) { return {a.x, a.y}; }                                 \
-  EMULATOR_INLINE T2 __float2##name##2_rn(float f) { return {f, f}; }                                    \
-  EMULATOR_INLINE T2 __float22##name##2_rn(float2 f) { return {f.x, f.y}; }                              \
+#define EMULATOR_FLOAT16(T, T2, name)                                                            \
+  EMULATOR_INLINE float __##name##2float(T a) { return a; }                                      \
+  EMULATOR_INLINE int __##name##2int_rn(T a) { return __float2int_rn(a); }                       \
+  EMULATOR_INLINE int __##name##2int_rz(T a) { return __float2int_rz(a); }                       \
+  EMULATOR_INLINE T __float2##name(float f) { return f; }                                        \
+  EMULATOR_INLINE T __float2##name##_rn(float f) { return f; }                                   \
+  EMULATOR_INLINE T __double2##name(double d) { return d; }                                      \
+  EMULATOR_INLINE T __int2##name##_rn(int i) { return i; }                                       \
+  EMULATOR_INLINE unsigned short __##name##_as_ushort(T a) { return a.bits; }                    \
+  EMULATOR_INLINE short __##name##_as_short(T a) { return (short)a.bits; }                       \
+  EMULATOR_INLINE T __ushort_as_##name(unsigned short bits) { return T::from_bits(bits); }       \
+  EMULATOR_INLINE T __short_as_##name(short bits) { return T::from_bits((unsigned short)bits); } \
+  EMULATOR_INLINE T2 __##name##2##name##2(T a) { return {a, a}; }                                \
+  EMULATOR_INLINE T2 __halves2##name##2(T low, T high) { return {low, high}; }                   \
+  EMULATOR_INLINE T2 make_##name##2(T low, T high) { return {low, high}; }                       \
+  EMULATOR_INLINE T __low2##name(T2 a) { return a.x; }                                           \
+  EMULATOR_INLINE T __high2##name(T2 a) { return a.y; }                                          \
+  EMULATOR_INLINE T2 __low2##name##2(T2 a) { return {a.x, a.x}; }                                \
+  EMULATOR_INLINE T2 __high2##name##2(T2 a) { return {a.y, a.y}; }                               \
+  EMULATOR_INLINE T2 __lowhigh2highlow(T2 a) { return {a.y, a.x}; }                              \
+  EMULATOR_INLINE float2 __##name##22float2(T2 a) { return {a.x, a.y}; }                         \
+  EMULATOR_INLINE T2 __float2##name##2_rn(float f) { return {f, f}; }                            \
+  EMULATOR_INLINE T2 __float22##name##2_rn(float2 f) { return {f.x, f.y}; }                      \
   EMULATOR_INLINE T2 __floats2##name##2_rn(float low, float high) { return {low, high}; }
 
 EMULATOR_FLOAT16(__half, __half2, half)

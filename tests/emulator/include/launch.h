@@ -29,8 +29,10 @@ struct Call<Kernel> {
     const Argument& given = config.arguments[I];
     const char wanted = kind_of<T>();
     if (given.size != sizeof(T) || (wanted != '?' && given.kind != '?' && given.kind != wanted)) {
-      refuse(config, "argument %zu has %u bytes of kind '%c'; the kernel's parameter has %zu of kind '%c' "
-             "(p: pointer, i: integer, f: floating point)", I, given.size, given.kind, sizeof(T), wanted);
+      refuse(config,
+             "argument %zu has %u bytes of kind '%c'; the kernel's parameter has %zu of kind '%c' "
+             "(p: pointer, i: integer, f: floating point)",
+             I, given.size, given.kind, sizeof(T), wanted);
       return false;
     }
     __builtin_memcpy((void*)&std::get<I>(arguments), given.value, sizeof(T));
@@ -52,9 +54,3 @@ struct Call<Kernel> {
 };
 
 }  // namespace emulator
-
-// After the kernel text, one of these for each kernel that Python may launch.
-#define EMULATOR_EXPORT(symbol, ...)                                                                     \
-  extern "C" __attribute__((visibility("default"))) bool symbol(const ::emulator::LaunchConfig* config) {\
-    return ::emulator::Call<&__VA_ARGS__>::launch(config);                                               \
-  }

@@ -28,9 +28,13 @@ EMULATOR_INLINE T load_atomic(const T* address, Order order) {
   return value;
 }
 template <typename T>
-EMULATOR_INLINE T load_relaxed(const T* address) { return load_atomic(address, Order::relaxed); }
+EMULATOR_INLINE T load_relaxed(const T* address) {
+  return load_atomic(address, Order::relaxed);
+}
 template <typename T>
-EMULATOR_INLINE T load_acquire(const T* address) { return load_atomic(address, Order::synchronizing); }
+EMULATOR_INLINE T load_acquire(const T* address) {
+  return load_atomic(address, Order::synchronizing);
+}
 
 // st.relaxed, st.release
 template <typename T>
@@ -40,9 +44,13 @@ EMULATOR_INLINE void store_atomic(T* address, Same<T> value, Order order) {
   atomic_end(true);
 }
 template <typename T>
-EMULATOR_INLINE void store_relaxed(T* address, Same<T> value) { store_atomic<T>(address, value, Order::relaxed); }
+EMULATOR_INLINE void store_relaxed(T* address, Same<T> value) {
+  store_atomic<T>(address, value, Order::relaxed);
+}
 template <typename T>
-EMULATOR_INLINE void store_release(T* address, Same<T> value) { store_atomic<T>(address, value, Order::synchronizing); }
+EMULATOR_INLINE void store_release(T* address, Same<T> value) {
+  store_atomic<T>(address, value, Order::synchronizing);
+}
 
 // atom.acq_rel.add, red.release.add
 template <typename T>
@@ -52,15 +60,19 @@ EMULATOR_INLINE T add_acquire_release(T* address, Same<T> value) {
 
 }  // namespace emulator
 
-#define EMULATOR_ATOMIC(name, expression)                                                                \
-  template <typename T>                                                                                  \
-  EMULATOR_INLINE T name(T* address, emulator::Same<T> value) {                                          \
-    return emulator::atomic(address, [=](T before) -> T { return expression; });                         \
-  }                                                                                                      \
-  template <typename T>                                                                                  \
-  EMULATOR_INLINE T name##_block(T* address, emulator::Same<T> value) { return name(address, value); }   \
-  template <typename T>                                                                                  \
-  EMULATOR_INLINE T name##_system(T* address, emulator::Same<T> value) { return name(address, value); }
+#define EMULATOR_ATOMIC(name, expression)                                        \
+  template <typename T>                                                          \
+  EMULATOR_INLINE T name(T* address, emulator::Same<T> value) {                  \
+    return emulator::atomic(address, [=](T before) -> T { return expression; }); \
+  }                                                                              \
+  template <typename T>                                                          \
+  EMULATOR_INLINE T name##_block(T* address, emulator::Same<T> value) {          \
+    return name(address, value);                                                 \
+  }                                                                              \
+  template <typename T>                                                          \
+  EMULATOR_INLINE T name##_system(T* address, emulator::Same<T> value) {         \
+    return name(address, value);                                                 \
+  }
 
 EMULATOR_ATOMIC(atomicAdd, before + value)
 EMULATOR_ATOMIC(atomicSub, before - value)
@@ -69,26 +81,55 @@ EMULATOR_ATOMIC(atomicMin, value < before ? value : before)
 EMULATOR_ATOMIC(atomicMax, before < value ? value : before)
 EMULATOR_ATOMIC(atomicInc, before >= value ? T(0) : T(before + 1))
 EMULATOR_ATOMIC(atomicDec, before == 0 || before > value ? value : T(before - 1))
-EMULATOR_ATOMIC(atomicAnd, before & value)
+EMULATOR_ATOMIC(atomicAnd, before& value)
 EMULATOR_ATOMIC(atomicOr, before | value)
 EMULATOR_ATOMIC(atomicXor, before ^ value)
 #undef EMULATOR_ATOMIC
 
 template <typename T>
 EMULATOR_INLINE T atomicCAS(T* address, emulator::Same<T> expected, emulator::Same<T> desired) {
-  return emulator::atomic(address, [=](T before) {
-    return __builtin_memcmp(&before, &expected, sizeof(T)) == 0 ? desired : before;
-  });
+  return emulator::atomic(
+      address, [=](T before) { return __builtin_memcmp(&before, &expected, sizeof(T)) == 0 ? desired : before; });
 }
 
 // Caches are not modelled: all these are plain loads and stores.
-template <typename T> EMULATOR_INLINE T __ldg(const T* address) { return *address; }
-template <typename T> EMULATOR_INLINE T __ldcg(const T* address) { return *address; }
-template <typename T> EMULATOR_INLINE T __ldca(const T* address) { return *address; }
-template <typename T> EMULATOR_INLINE T __ldcs(const T* address) { return *address; }
-template <typename T> EMULATOR_INLINE T __ldlu(const T* address) { return *address; }
-template <typename T> EMULATOR_INLINE T __ldcv(const T* address) { return *(const volatile T*)address; }
-template <typename T> EMULATOR_INLINE void __stcg(T* address, emulator::Same<T> value) { *address = value; }
-template <typename T> EMULATOR_INLINE void __stcs(T* address, emulator::Same<T> value) { *address = value; }
-template <typename T> EMULATOR_INLINE void __stwb(T* address, emulator::Same<T> value) { *address = value; }
-template <typename T> EMULATOR_INLINE void __stwt(T* address, emulator::Same<T> value) { *address = value; }
+template <typename T>
+EMULATOR_INLINE T __ldg(const T* address) {
+  return *address;
+}
+template <typename T>
+EMULATOR_INLINE T __ldcg(const T* address) {
+  return *address;
+}
+template <typename T>
+EMULATOR_INLINE T __ldca(const T* address) {
+  return *address;
+}
+template <typename T>
+EMULATOR_INLINE T __ldcs(const T* address) {
+  return *address;
+}
+template <typename T>
+EMULATOR_INLINE T __ldlu(const T* address) {
+  return *address;
+}
+template <typename T>
+EMULATOR_INLINE T __ldcv(const T* address) {
+  return *(const volatile T*)address;
+}
+template <typename T>
+EMULATOR_INLINE void __stcg(T* address, emulator::Same<T> value) {
+  *address = value;
+}
+template <typename T>
+EMULATOR_INLINE void __stcs(T* address, emulator::Same<T> value) {
+  *address = value;
+}
+template <typename T>
+EMULATOR_INLINE void __stwb(T* address, emulator::Same<T> value) {
+  *address = value;
+}
+template <typename T>
+EMULATOR_INLINE void __stwt(T* address, emulator::Same<T> value) {
+  *address = value;
+}

@@ -25,9 +25,9 @@ __attribute__((const)) Index block_index();
 __attribute__((const)) Index block_size();
 __attribute__((const)) Index grid_size();
 __attribute__((const)) int lane();
-__attribute__((const)) Index cluster_index();     // this block within its cluster
-__attribute__((const)) Index cluster_size();      // blocks in a cluster
-__attribute__((const)) unsigned cluster_rank();   // this block within its cluster, x fastest
+__attribute__((const)) Index cluster_index();    // this block within its cluster
+__attribute__((const)) Index cluster_size();     // blocks in a cluster
+__attribute__((const)) unsigned cluster_rank();  // this block within its cluster, x fastest
 __attribute__((const)) unsigned cluster_blocks();
 
 // ---- barriers
@@ -52,14 +52,28 @@ void* map_to_block_of_cluster(const void* shared, unsigned rank);
 enum class Scope { block, device };
 void fence(Scope);
 
-enum class Access { load, store, exchange };   // exchange: reads and writes
-enum class Order { relaxed, synchronizing };   // synchronizing: a load acquires, a store releases
+enum class Access { load, store, exchange };  // exchange: reads and writes
+enum class Order { relaxed, synchronizing };  // synchronizing: a load acquires, a store releases
 
 // Between these two nothing else runs.
 void atomic_begin(const volatile void* address, size_t size, Access, Order);
 void atomic_end(bool changed);
 
 void copy(void* to, const volatile void* from, size_t size);  // a plain copy that no instrumentation sees
+
+// ---- asynchronous.h
+
+void copy_async(void* shared, const void* global, unsigned bytes, unsigned from_bytes);
+void copy_async_commit();
+void copy_async_wait(int groups_under_way);
+
+void mbarrier_init(uint64_t* barrier, unsigned count);
+void mbarrier_arrive(uint64_t* barrier, unsigned expected_bytes);
+bool mbarrier_test(uint64_t* barrier, unsigned parity);
+void mbarrier_wait(uint64_t* barrier, unsigned parity);
+void store_async(void* address, const void* value, size_t size, uint64_t* barrier);
+
+// ---- others
 
 // Lets others run: a thread that only waits should say so.
 void pause();

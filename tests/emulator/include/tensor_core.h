@@ -30,9 +30,7 @@ template <typename Number>
 EMULATOR_INLINE void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], const float (&c)[4]) {
   Operands all[32];
   exchange_fragments({{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, all);
-  const auto number = [](unsigned two, int which) {
-    return (float)Number::from_bits((uint16_t)(two >> (16 * which)));
-  };
+  const auto number = [](unsigned two, int which) { return (float)Number::from_bits((uint16_t)(two >> (16 * which))); };
   float result[4];
   for (int e = 0; e < 4; ++e) {
     const int row = lane() / 4 + e / 2 * 8, column = lane() % 4 * 2 + e % 2;

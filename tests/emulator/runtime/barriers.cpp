@@ -17,11 +17,11 @@ int block_barrier(Site site, int value) {
   Thread& self = *current;
   Block& block = *self.block;
   if (!block.at_barrier.empty() && block.barrier_site.occurrence != site.occurrence)
-    fail("divergent barrier", "__syncthreads at %s:%d, while %zu threads of the block wait in the one at %s:%d", site.file,
-         site.line, block.at_barrier.size(), block.barrier_site.file, block.barrier_site.line);
+    fail("divergent barrier", "__syncthreads at %s:%d, while %zu threads of the block wait in the one at %s:%d",
+         site.file, site.line, block.at_barrier.size(), block.barrier_site.file, block.barrier_site.line);
   if (block.live != machine.threads_per_block)
-    fail("divergent barrier", "__syncthreads at %s:%d after %u threads of the block have returned", site.file, site.line,
-         machine.threads_per_block - block.live);
+    fail("divergent barrier", "__syncthreads at %s:%d after %u threads of the block have returned", site.file,
+         site.line, machine.threads_per_block - block.live);
   block.barrier_site = site;
   block.barrier_sum += value != 0;
   check::join(block.barrier_clock, self);
@@ -51,12 +51,18 @@ namespace {
 
 const char* name_of(WarpOperation operation) {
   switch (operation) {
-    case WarpOperation::barrier: return "wait in __syncwarp";
-    case WarpOperation::shuffle: return "wait in a shuffle";
-    case WarpOperation::vote: return "wait in a vote";
-    case WarpOperation::match: return "wait in a match";
-    case WarpOperation::reduce: return "wait in a warp reduction";
-    default: return "wait in a matrix operation of the warp";
+    case WarpOperation::barrier:
+      return "wait in __syncwarp";
+    case WarpOperation::shuffle:
+      return "wait in a shuffle";
+    case WarpOperation::vote:
+      return "wait in a vote";
+    case WarpOperation::match:
+      return "wait in a match";
+    case WarpOperation::reduce:
+      return "wait in a warp reduction";
+    default:
+      return "wait in a matrix operation of the warp";
   }
 }
 
@@ -66,8 +72,7 @@ bool complete(Warp& warp, Rendezvous& meeting) {
   for (const auto& to : meeting.guests) {
     *to.lanes = meeting.arrived;
     for (const auto& from : meeting.guests)
-      if (meeting.size)
-        std::memcpy((char*)to.values + meeting.size * from.thread->lane, from.value, meeting.size);
+      if (meeting.size) std::memcpy((char*)to.values + meeting.size * from.thread->lane, from.value, meeting.size);
     if (meeting.operation == WarpOperation::barrier) check::learn(*to.thread, meeting.clock);
     if (to.thread->state == State::waiting) make_runnable(*to.thread);
   }
@@ -83,7 +88,8 @@ unsigned warp_exchange(WarpOperation operation, unsigned mask, const void* value
   Thread& self = *current;
   Warp& warp = *self.warp;
   const unsigned mine = 1u << self.lane;
-  if (!(mask & mine)) fail("wrong mask", "lane %d calls a warp operation whose mask, %08x, leaves it out", self.lane, mask);
+  if (!(mask & mine))
+    fail("wrong mask", "lane %d calls a warp operation whose mask, %08x, leaves it out", self.lane, mask);
   Rendezvous* meeting = nullptr;
   for (Rendezvous& other : warp.meetings)
     if (other.mask == mask && other.operation == operation && other.size == size) meeting = &other;
@@ -144,7 +150,8 @@ void cluster_wait() {
   calling_pc = __builtin_return_address(0);
   Thread& self = *current;
   Cluster& cluster = *self.block->cluster;
-  if (!self.arrived_at_cluster) fail("cluster barrier", "this thread waits at the cluster's barrier without having arrived");
+  if (!self.arrived_at_cluster)
+    fail("cluster barrier", "this thread waits at the cluster's barrier without having arrived");
   if (self.cluster_phase == cluster.phase) {
     cluster.waiting.push_back(&self);
     wait("wait at the cluster's barrier");

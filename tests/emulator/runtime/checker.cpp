@@ -1,8 +1,8 @@
 // Check mode: every access of instrumented code is looked at before it happens. Is it inside of what the thread may
 // touch, has the shared memory that it reads been written, and does it come after all accesses that it conflicts with?
 //
-// As in ThreadSanitizer, four bytes of memory have a cell of four records; when more is to be remembered, a random
-// record is forgotten. So a race may go unseen, but what is reported is one.
+// As in ThreadSanitizer, four bytes of memory have a cell of four records; when more is to be remembered, one of
+// them is forgotten. So a race may go unseen, but what is reported is one.
 
 #include <sys/mman.h>
 
@@ -65,8 +65,8 @@ class Sparse {
 // An array of the launch, or the shared memory of a block.
 struct Shadow {
   const char *begin = nullptr, *end = nullptr;
-  Block* block = nullptr;   // of shared memory
-  int region = 0;           // of an array
+  Block* block = nullptr;  // of shared memory
+  int region = 0;          // of an array
   Sparse<Cell> cells;
   Sparse<uint8_t> written;  // of shared memory, by bytes
 
@@ -80,8 +80,7 @@ namespace {
 std::vector<std::unique_ptr<Shadow>> arrays;   // in the order of addresses
 std::vector<std::unique_ptr<Shadow>> shareds;  // of the blocks that run
 Shadow* last_array = nullptr;
-uint32_t eviction = 0;
-
+uint32_t forgotten = 0;
 
 // ---- words for reports
 
@@ -121,10 +120,10 @@ const char* verb(bool write, bool atomic) {
 
 Shadow* shadow_of(const char* p) {
   Block& mine = *current->block;
-  if (p >= mine.shared && p < mine.shared + shared_bytes_of_block())
-    return mine.shadow;
+  if (p >= mine.shared && p < mine.shared + shared_bytes_of_block()) return mine.shadow;
   if (last_array && last_array->contains(p)) return last_array;
-  auto after = std::upper_bound(arrays.begin(), arrays.end(), p, [](const char* q, const auto& s) { return q < s->begin; });
+  auto after =
+      std::upper_bound(arrays.begin(), arrays.end(), p, [](const char* q, const auto& s) { return q < s->begin; });
   if (after != arrays.begin() && (*(after - 1))->contains(p)) return last_array = (after - 1)->get();
   for (auto& shared : shareds)
     if (shared->contains(p)) return shared.get();
@@ -159,42 +158,36 @@ void must_be_reachable(const Shadow& shadow, const char* p, size_t size, bool wr
   const size_t offset = (size_t)(p - shadow.begin), used = machine.config->shared_bytes;
   const size_t in_dynamic = offset - machine.dynamic_shared;
   if (offset + size > machine.dynamic_shared && in_dynamic < dynamic_shared_capacity && in_dynamic + size > used)
-    fail("out of bounds", "%s of %zu bytes at byte %zu of dynamic shared memory, which has %zu", what, size, in_dynamic, used);
+    fail("out of bounds", "%s of %zu bytes at byte %zu of dynamic shared memory, which has %zu", what, size, in_dynamic,
+         used);
   if (shadow.block == current->block) return;
   if (shadow.block->cluster != current->block->cluster)
     fail("out of bounds", "%s of the shared memory of a block outside of the cluster", what);
   if (shadow.block->cluster->phase == 0)
-    fail("cluster barrier", "%s of the shared memory of another block before the cluster's first barrier: that block "
-         "may not have started", what);
+    fail("cluster barrier",
+         "%s of the shared memory of another block before the cluster's first barrier: that block "
+         "may not have started",
+         what);
   if (shadow.block->live == 0)
     fail("cluster barrier", "%s of the shared memory of another block that has returned", what);
 }
 
 // ---- races
 
-void look(Shadow& shadow, Cell& cell, const char* p, const Record& mine) {
-  const Thread& self = *current;
-  Record* place = nullptr;
+void look(const Shadow& shadow, Cell& cell, const char* p, const Record& mine) {
   for (Record& r : cell.records) {
-    if (!r.thread) {
-      if (!place) place = &r;
-      continue;
-    }
-    const bool before = check::comes_after(self, r.thread - 1, r.time);
+    if (!r.thread) continue;
+    const bool before = check::comes_after(*current, r.thread - 1, r.time);
     if (!before && r.bytes & mine.bytes && (r.write || mine.write) && !(r.atomic && mine.atomic))
-      fail("race", "%s of %s, after the %s by %s at {pc %x}: nothing puts one before the other", verb(mine.write, mine.atomic),
-           place_in(shadow, p).c_str(), verb(r.write, r.atomic), who(r.thread - 1).c_str(), r.pc);
-    // What conflicts with the old access and comes after this one comes after the old one as well.
-    if (before && !(r.bytes & ~mine.bytes) && (mine.write || !r.write) && (r.atomic || !mine.atomic)) {
-      if (place && !place->thread) place = nullptr;
-      if (place)
-        r.thread = 0;
-      else
-        place = &r;
-    }
+      fail("race", "%s of %s, after the %s by %s at {pc %x}: nothing puts one before the other",
+           verb(mine.write, mine.atomic), place_in(shadow, p).c_str(), verb(r.write, r.atomic),
+           who(r.thread - 1).c_str(), r.pc);
+    // Forget what this access stands for as well: who comes after this one comes after the old one.
+    if (before && !(r.bytes & ~mine.bytes) && (mine.write || !r.write) && (r.atomic || !mine.atomic)) r.thread = 0;
   }
-  if (!place) place = &cell.records[eviction++ % 4];
-  *place = mine;
+  Record* end = std::end(cell.records);
+  Record* place = std::find_if(cell.records, end, [](const Record& r) { return !r.thread; });
+  *(place == end ? &cell.records[forgotten++ % 4] : place) = mine;
 }
 
 void look_at_all(const volatile void* address, size_t size, bool write, bool atomic, const void* pc) {
@@ -272,9 +265,15 @@ void block_returns(Block& block) {
     if (!shadow.written[offset]) continue;
     for (const Record& r : shadow.cells[((uintptr_t)shadow.begin + offset) / 4 - shadow.first_cell()].records)
       if (r.thread && (r.thread - 1) / machine.threads_per_block != block.number && (*all.times)[r.thread - 1] < r.time)
-        fail("cluster barrier", "this block returns, and nothing makes it wait for the %s of its shared memory by %s at {pc %x}",
+        fail("cluster barrier",
+             "this block returns, and nothing makes it wait for the %s of its shared memory by %s at {pc %x}",
              verb(r.write, r.atomic), who(r.thread - 1).c_str(), r.pc);
   }
+}
+
+void access(const volatile void* address, size_t size, Access access, bool atomic, const void* pc) {
+  if (access != Access::store) look_at_all(address, size, false, atomic, pc);
+  if (access != Access::load) look_at_all(address, size, true, atomic, pc);
 }
 
 }  // namespace check
@@ -284,8 +283,7 @@ void atomic_begin(const volatile void* address, size_t size, Access access, Orde
   calling_pc = __builtin_return_address(0);
   must_be_aligned(address, size);
   in_atomic = true;
-  if (access != Access::store) look_at_all(address, size, false, true, calling_pc);
-  if (access != Access::load) look_at_all(address, size, true, true, calling_pc);
+  check::access(address, size, access, true, calling_pc);
   check::synchronize(address, access, order);
 }
 
@@ -317,14 +315,14 @@ struct SourcePlace {
 };
 
 #define EMULATOR_PC __builtin_return_address(0)
-#define EMULATOR_CALLBACKS(size)                                                                                     \
-  void __tsan_read##size(void* p) { plain(p, size, false, EMULATOR_PC); }                                            \
-  void __tsan_write##size(void* p) { plain(p, size, true, EMULATOR_PC); }                                            \
-  void __tsan_unaligned_read##size(void* p) { plain(p, size, false, EMULATOR_PC); }                                  \
-  void __tsan_unaligned_write##size(void* p) { plain(p, size, true, EMULATOR_PC); }                                  \
-  void __tsan_volatile_read##size(void* p) { volatile_access(p, size, Access::load, EMULATOR_PC); }                  \
-  void __tsan_volatile_write##size(void* p) { volatile_access(p, size, Access::store, EMULATOR_PC); }                \
-  void __tsan_unaligned_volatile_read##size(void* p) { volatile_access(p, size, Access::load, EMULATOR_PC); }        \
+#define EMULATOR_CALLBACKS(size)                                                                              \
+  void __tsan_read##size(void* p) { plain(p, size, false, EMULATOR_PC); }                                     \
+  void __tsan_write##size(void* p) { plain(p, size, true, EMULATOR_PC); }                                     \
+  void __tsan_unaligned_read##size(void* p) { plain(p, size, false, EMULATOR_PC); }                           \
+  void __tsan_unaligned_write##size(void* p) { plain(p, size, true, EMULATOR_PC); }                           \
+  void __tsan_volatile_read##size(void* p) { volatile_access(p, size, Access::load, EMULATOR_PC); }           \
+  void __tsan_volatile_write##size(void* p) { volatile_access(p, size, Access::store, EMULATOR_PC); }         \
+  void __tsan_unaligned_volatile_read##size(void* p) { volatile_access(p, size, Access::load, EMULATOR_PC); } \
   void __tsan_unaligned_volatile_write##size(void* p) { volatile_access(p, size, Access::store, EMULATOR_PC); }
 
 extern "C" {

@@ -38,9 +38,11 @@ void launch_ends();
 void block_starts(Block&);
 void block_returns(Block&);  // its last thread has
 void block_ends(Block&);
-void join(JointClock&, Thread&);         // all that the thread did and knows becomes part of the clock
+void join(JointClock&, Thread&);  // all that the thread did and knows becomes part of the clock
+void join(JointClock&, const JointClock&);
 void learn(Thread&, const JointClock&);  // the thread comes after all that is in the clock
 void reset(JointClock&);
+void access(const volatile void*, size_t, Access, bool atomic, const void* pc);  // by the running thread
 }  // namespace check
 
 #else
@@ -55,8 +57,10 @@ inline void block_starts(Block&) {}
 inline void block_returns(Block&) {}
 inline void block_ends(Block&) {}
 inline void join(JointClock&, Thread&) {}
+inline void join(JointClock&, const JointClock&) {}
 inline void learn(Thread&, const JointClock&) {}
 inline void reset(JointClock&) {}
+inline void access(const volatile void*, size_t, Access, bool, const void*) {}
 }  // namespace check
 
 #endif

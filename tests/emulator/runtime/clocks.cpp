@@ -87,6 +87,8 @@ void join(JointClock& clock, Thread& thread) {
   (*clock.times)[thread.number] = thread.clock.now++;
 }
 
+void join(JointClock& clock, const JointClock& other) { join_knowledge(clock, other.times); }
+
 void learn(Thread& thread, const JointClock& clock) { thread.clock.known = merged(thread.clock.known, clock.times); }
 
 void reset(JointClock& clock) { clock = {}; }

@@ -41,7 +41,7 @@ FaultReports::FaultReports() {
   own.ss_sp = stack;
   own.ss_size = stack_bytes;
   sigaltstack(&own, &stack_before);
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = on_signal;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // the handler doesn't return: it leaves for the scheduler
   for (int i = 0; i < 3; ++i) sigaction(signals[i], &action, &actions_before[i]);

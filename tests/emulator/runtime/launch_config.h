@@ -20,7 +20,7 @@ struct Region {
 
 struct LaunchConfig {
   uint32_t grid[3], block[3], cluster[3];
-  uint32_t shared_bytes;       // dynamic shared memory
+  uint32_t shared_bytes;  // dynamic shared memory
   uint32_t cooperative;
   uint32_t resident_clusters;  // how many run at the same time when not cooperative
   uint64_t seed;
@@ -30,7 +30,7 @@ struct LaunchConfig {
   const Region* regions;
   uint32_t guard_count;
   const uint32_t* guards;  // in shared memory, of g++: bytes that are not zero once a variable is constructed
-  char* kind;  // out: kind of mistake, 64 characters
+  char* kind;              // out: kind of mistake, 64 characters
   char* message;
   uint32_t message_bytes;
 };

@@ -16,6 +16,15 @@ struct Block;
 struct Cluster;
 struct Warp;
 
+// One cp.async.
+struct Copy {
+  void* to;
+  const void* from;
+  unsigned bytes, from_bytes;
+  int group;
+  const void* pc;
+};
+
 enum class State { runnable, waiting, finished };
 
 struct Thread {
@@ -31,12 +40,15 @@ struct Thread {
 
   // While it waits: for what, where, and what it shall get.
   const char* awaits = "";
-  Site site{};            // of __syncthreads; else
-  const void* waits_at = nullptr;
+  Site site{};                     // of __syncthreads
+  const void* waits_at = nullptr;  // of all others, and where it was taken off while it ran
   int barrier_result = 0;
 
   bool arrived_at_cluster = false;
   uint32_t cluster_phase = 0;  // of that arrival
+
+  std::vector<Copy> copies;  // by cp.async, not waited for
+  int copy_group = 0;        // that is not committed
 
   ThreadClock clock;  // check mode
 };
@@ -87,7 +99,7 @@ struct Cluster {
 
   uint32_t arrived = 0, phase = 0;
   std::vector<Thread*> waiting;
-  JointClock barrier_clock;      // of the phase that is under way
+  JointClock barrier_clock;  // of the phase that is under way
   JointClock last_phase_clock;
 };
 
@@ -119,17 +131,27 @@ extern bool in_atomic;
 void make_runnable(Thread&);
 void wait(const char* what, Site = {});  // until make_runnable
 void give_way();                         // to any other thread
-void must_be_aligned(const volatile void*, size_t);
-[[noreturn]] void fail(const char* kind, const char* format, ...) __attribute__((format(printf, 2, 3)));
 void note_progress();                    // something happened that a waiting thread might wait for
+[[noreturn]] void fail(const char* kind, const char* format, ...) __attribute__((format(printf, 2, 3)));
 void report_after_block(const Block&, const char* kind, const char* format, ...) __attribute__((format(printf, 3, 4)));
 inline void step() {
   if (--steps_left < 0 && current && !in_atomic) give_way();
 }
 
+// ---- instrumentation.cpp
+
+void must_be_aligned(const volatile void*, size_t);
+
 // ---- barriers.cpp
 
 void thread_leaves(Thread&);
+
+// ---- asynchronous.cpp
+
+bool stores_under_way();  // by st.async
+void deliver_store(uint32_t random);
+void forget_barriers(const Block&);
+void forget_stores();
 
 // ---- faults.cpp
 
@@ -147,7 +169,6 @@ void poison_shared(Block&);  // when its threads have returned
 void free_shared(Block&);
 constexpr size_t dynamic_shared_capacity = 227 << 10;  // what sm_90 has for a block
 size_t shared_bytes_of_block();                        // all that may be: static, and dynamic up to that capacity
-size_t static_shared_bytes();
-size_t find_dynamic_shared();  // while no thread runs
+size_t find_dynamic_shared();                          // while no thread runs
 
 }  // namespace emulator

@@ -2,6 +2,7 @@
 
 #include "scheduler.cpp"
 #include "barriers.cpp"
+#include "asynchronous.cpp"
 #include "shared_memory.cpp"
 #include "instrumentation.cpp"
 #include "faults.cpp"

@@ -9,7 +9,8 @@
 #include "machine.h"
 
 // Where this library is loaded: symbols of the linker.
-extern "C" const char __ehdr_start[] __attribute__((visibility("hidden"))), _end[] __attribute__((visibility("hidden")));
+extern "C" const char __ehdr_start[] __attribute__((visibility("hidden"))),
+    _end[] __attribute__((visibility("hidden")));
 
 namespace emulator {
 
@@ -82,8 +83,8 @@ void report_list(const char* kind, const char* format, va_list arguments) {
     const Index b = current->block->index, t = current->index;
     char where[40] = "";
     if (calling_pc) snprintf(where, sizeof where, "{pc %x}, ", offset_in_library(calling_pc));
-    snprintf(config.message + length, config.message_bytes - length, " [%sblock (%u,%u,%u) thread (%u,%u,%u)]", where, b.x,
-             b.y, b.z, t.x, t.y, t.z);
+    snprintf(config.message + length, config.message_bytes - length, " [%sblock (%u,%u,%u) thread (%u,%u,%u)]", where,
+             b.x, b.y, b.z, t.x, t.y, t.z);
   }
 }
 
@@ -139,11 +140,8 @@ size_t clusters_in_grid() {
 
 void report_stuck(const char* kind, const char* what) {
   const bool all = machine.config->cooperative || machine.clusters.size() == clusters_in_grid();
-  const Thread* running = current;
-  current = nullptr;
   report(kind, "%s: of the threads that have not returned, %s%s", what, where_threads_are().c_str(),
          all ? "" : "; the launch is not cooperative, so that blocks may wait for others that have not started");
-  current = const_cast<Thread*>(running);
 }
 
 // ---- switching
@@ -152,11 +150,21 @@ void draw_slice() { steps_left = slice = 1 + random_number.below(2 * policy.mean
 
 void to_scheduler() { emulator_switch_stack(&current->fiber.pointer, scheduler_stack); }
 
+// The fiber is left where it is, never to go on.
+[[noreturn]] void end_launch(const char* kind, const char* format, va_list arguments) {
+  report_list(kind, format, arguments);
+  to_scheduler();
+  __builtin_trap();
+}
+
 uint64_t precedence(const Thread& thread) {
   switch (policy.favour) {
-    case Policy::blocks: return thread.block->priority;
-    case Policy::threads: return thread.priority;
-    default: return 0;
+    case Policy::blocks:
+      return thread.block->priority;
+    case Policy::threads:
+      return thread.priority;
+    default:
+      return 0;
   }
 }
 
@@ -235,6 +243,7 @@ void end_cluster(Cluster& cluster) {
   for (auto& block : cluster.blocks) {
     for (Thread& thread : block->threads) stacks.give_back(thread.fiber.stack);
     check::block_ends(*block);
+    forget_barriers(*block);
     free_shared(*block);
   }
   machine.clusters.erase(std::find_if(machine.clusters.begin(), machine.clusters.end(),
@@ -249,19 +258,24 @@ bool launch_is_valid() {
     threads *= config.block[i];
     in_cluster *= config.cluster[i];
     if (config.cluster[i] == 0 || config.grid[i] % config.cluster[i] != 0) {
-      report("launch", "grid dimension %d, %u, is not a multiple of the cluster's, %u", i, config.grid[i], config.cluster[i]);
+      report("launch", "grid dimension %d, %u, is not a multiple of the cluster's, %u", i, config.grid[i],
+             config.cluster[i]);
       return false;
     }
   }
   if (blocks == 0 || threads == 0 || threads > 1024 || config.block[2] > 64)
     report("launch", "%llu blocks of %llu threads; expected at least one, and at most 1024 threads in a block",
            (unsigned long long)blocks, (unsigned long long)threads);
+  else if (config.grid[1] > 65535 || config.grid[2] > 65535)
+    report("launch", "a grid of (%u,%u,%u) blocks; expected at most 65535 in y and z", config.grid[0], config.grid[1],
+           config.grid[2]);
   else if (in_cluster > 16)
     report("launch", "clusters of %llu blocks; expected at most 16", (unsigned long long)in_cluster);
   else if (blocks * threads > 1u << 31)
     report("launch", "%llu threads are more than the emulator takes", (unsigned long long)(blocks * threads));
-  else if (static_shared_bytes() + config.shared_bytes > (227 << 10))
-    report("launch", "%zu bytes of shared memory; expected at most 227 KB", static_shared_bytes() + config.shared_bytes);
+  else if (config.shared_bytes > dynamic_shared_capacity)
+    report("launch", "%u bytes of dynamic shared memory; expected at most %zu", config.shared_bytes,
+           dynamic_shared_capacity);
   machine.threads_per_block = (uint32_t)threads;
   machine.threads_in_grid = (uint32_t)(threads * blocks);
   return !machine.failed;
@@ -292,6 +306,10 @@ void run_threads() {
     while (!to_start.empty() && machine.clusters.size() < resident) {
       start_cluster(to_start.back());
       to_start.pop_back();
+    }
+    if (stores_under_way() && (runnable.empty() || random_number.below(16) == 0)) {
+      deliver_store(random_number());
+      continue;
     }
     if (runnable.empty()) {
       if (!machine.clusters.empty()) report_stuck("deadlock", "no thread can run");
@@ -347,10 +365,14 @@ long long clock() { return (long long)(steps_at_all + (uint64_t)(slice - steps_l
 void fail(const char* kind, const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  report_list(kind, format, arguments);
-  va_end(arguments);
-  to_scheduler();  // never to return
-  __builtin_trap();
+  end_launch(kind, format, arguments);
+}
+
+void mistake(const char* kind, const char* format, ...) {
+  calling_pc = __builtin_return_address(0);
+  va_list arguments;
+  va_start(arguments, format);
+  end_launch(kind, format, arguments);
 }
 
 void report_after_block(const Block& block, const char* kind, const char* format, ...) {
@@ -360,16 +382,6 @@ void report_after_block(const Block& block, const char* kind, const char* format
   vsnprintf(message, sizeof message, format, arguments);
   va_end(arguments);
   report(kind, "%s [block (%u,%u,%u)]", message, block.index.x, block.index.y, block.index.z);
-}
-
-void mistake(const char* kind, const char* format, ...) {
-  calling_pc = __builtin_return_address(0);
-  va_list arguments;
-  va_start(arguments, format);
-  report_list(kind, format, arguments);
-  va_end(arguments);
-  to_scheduler();
-  __builtin_trap();
 }
 
 void refuse(const LaunchConfig& config, const char* format, ...) {
@@ -400,6 +412,7 @@ bool run(const LaunchConfig& config, void (*kernel)()) {
     check::launch_starts();
     run_threads();
     while (!machine.clusters.empty()) end_cluster(*machine.clusters.back());
+    forget_stores();
     check::launch_ends();
   }
   __builtin_ia32_ldmxcsr(rounding);

@@ -18,8 +18,8 @@ namespace emulator {
 
 namespace {
 
-constexpr size_t guard_bytes = 256;             // looked at when a block ends
-constexpr unsigned char poison = 0xff;          // NaN in every floating-point type, -1 in integers
+constexpr size_t guard_bytes = 256;     // looked at when a block ends
+constexpr unsigned char poison = 0xff;  // NaN in every floating-point type, -1 in integers
 
 struct Layout {
   size_t bytes = 0, alignment = 128;
@@ -56,7 +56,6 @@ size_t guard_of_dynamic() { return std::min(guard_bytes, dynamic_shared_capacity
 
 size_t find_dynamic_shared() { return (size_t)emulator_dynamic_shared; }
 size_t shared_bytes_of_block() { return layout().bytes; }
-size_t static_shared_bytes() { return layout().bytes - dynamic_shared_capacity; }
 
 void poison_shared(Block& block) {
   const size_t dynamic = machine.dynamic_shared, used = machine.config->shared_bytes;
@@ -64,8 +63,8 @@ void poison_shared(Block& block) {
   if (block.live == 0 && !machine.failed)
     for (size_t i = 0; i < guard_of_dynamic(); ++i)
       if ((unsigned char)guard[i] != poison) {
-        report_after_block(block, "out of bounds", "something wrote past the end of dynamic shared memory, at byte %zu of %zu",
-                           used + i, used);
+        report_after_block(block, "out of bounds",
+                           "something wrote past the end of dynamic shared memory, at byte %zu of %zu", used + i, used);
         return;
       }
   std::memset(block.shared, poison, dynamic + used + guard_of_dynamic());

@@ -1,11 +1,14 @@
 """The pointwise tier's CUDA kernels and host code, emulated, against the float64 oracle."""
 
+import mmap
+
 import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError
 from gpu_lstm.backend import kernels
 from gpu_lstm.recurrence import Mask, make_plan, pointwise_cuda, reference
+from tests import emulator
 from tests.conftest import gpu_or_reason
 from tests.emulated import DTYPES, EmulatedBackend, needs_emulator, on_host, stored
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
@@ -216,3 +219,32 @@ def test_too_many_cells_are_refused_by_name():
 def test_16_bit_layers_are_refused_by_name():
     with pytest.raises(InputError, match="dtype is float16; expected one of float32, float64"):
         LSTM(2, 3, backend=EMULATED, dtype="float16")
+
+
+@needs_emulator
+def test_more_than_2_to_the_31_elements():
+    """z of 2^31 + 8192 numbers, of which a step's are touched: address space, hardly any memory."""
+    steps, hidden = 2**19 + 2, 1024
+    t = steps - 1
+
+    def vast(*shape, dtype):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        no_reserve = 0x4000  # Linux's MAP_NORESERVE, which Python 3.11 doesn't name
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
+        return np.frombuffer(memory, dtype).reshape(shape)
+
+    z = vast(steps, 1, 4 * hidden, dtype=np.float16)
+    h, c = vast(steps + 1, 1, hidden, dtype=np.float16), vast(steps + 1, 1, hidden, dtype=np.float32)
+    assert z.size > 2**31
+    z[t] = np.linspace(-3, 3, 4 * hidden)
+    c[t] = 0.5
+    expected = pointwise_cuda.forward(
+        EMULATED, z[t:].copy(), np.zeros((4 * hidden, hidden), np.float16), None, np.full((1, hidden), 0.5)
+    )
+    kernel = kernels.gates_forward("float16", 8, True, False)
+    module = emulator.build(kernel.source, names=[kernel.expression])
+    slots = [np.int64(n) for n in (t, t, t + 1, t, t + 1)]
+    arguments = (z, h, c, None, *slots, np.uint32(1), np.uint32(hidden))
+    module.launch(kernel.expression, (1,), (hidden // 8,), arguments, in_place=(z, h, c))
+    for array, whole in ((h[t + 1], expected.h[1]), (c[t + 1], expected.c[1]), (z[t], expected.gates[0])):
+        np.testing.assert_array_equal(array, whole)

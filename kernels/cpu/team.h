@@ -1,7 +1,7 @@
 // Threads that run one job together.
 //
-// They are started once and sleep between calls: after a job they look for the next one for some tens of
-// microseconds, which makes a chain of short calls cheap, and then wait on a condition variable, which leaves the
+// They are started once and sleep between calls: after a job they look for the next one for some tenths of
+// milliseconds, which makes a chain of short calls cheap, and then wait on a condition variable, which leaves the
 // processors to others. A second caller at the same time, and a process after fork, are served too.
 #pragma once
 
@@ -198,7 +198,7 @@ class Team {
     }
   }
 
-  static constexpr int kSpins = 2000;
+  static constexpr int kSpins = 16000;
   std::mutex in_use_, sleep_;
   std::condition_variable wake_;
   std::atomic<unsigned> round_{0};

@@ -224,9 +224,16 @@ def test_cublas_is_asked_for_the_right_product(shape, transposed, dtype, out_dty
     np.testing.assert_allclose(np.asarray(out), expected, rtol=1e-3 if "16" in out_dtype else 1e-5, atol=1e-3)
 
 
-def test_a_matrix_with_gaps_in_both_directions_is_refused():
-    with pytest.raises(BackendError, match="expected neighbours in one of its directions"):
-        cupy_backend._leading(np.zeros((6, 6), np.float32)[::2, ::2], Cublas())
+def test_what_cublas_has_no_form_for_goes_another_way():
+    gaps = np.zeros((6, 6), np.float32)[::2, ::2]
+    assert cupy_backend._form(gaps, Cublas()) is None
+    assert cupy_backend._form(np.zeros((2, 2, 2), np.float32), Cublas()) is None
+    assert cupy_backend._form(np.zeros((4, 6), np.float32)[:, :3], Cublas()) == (6, 0)
+    backend = cupy_that_raises(None)
+    backend.xp.matmul, backend._cublas = np.matmul, Cublas()
+    a, out = np.ones((6, 6), np.float32), np.ones((3, 3), np.float32)
+    backend.matmul(a[::2, ::2], a[:3, :3], out=out, add=True)
+    np.testing.assert_array_equal(out, 4)
 
 
 def test_a_backend_without_cuda_says_so():

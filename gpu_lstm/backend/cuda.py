@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_lstm.backend import kernels
-from gpu_lstm.backend.base import Array, Backend, Rule, out_of_range
+from gpu_lstm.backend.base import Array, Backend, Rule, out_of_range, sum_rows
 from gpu_lstm.errors import BackendError, InputError
 
 CHUNK = 4096
@@ -46,6 +46,15 @@ class CudaBackend(Backend):
         except ImportError:
             raise BackendError("dtype bfloat16 needs ml_dtypes; install it with `pip install ml_dtypes`") from None
         return np.dtype(ml_dtypes.bfloat16)
+
+    def product(self, a: Array, b: Array, bias: Array | None = None) -> Array:  # noqa: D102
+        c = self.matmul(a, b, out=self.xp.empty((a.shape[0], b.shape[1]), dtype=a.dtype))
+        if bias is not None:
+            c += bias
+        return c
+
+    def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:  # noqa: D102
+        return [self.product(dy.T, x) for x in inputs], sum_rows(self.xp, dy)
 
     # -- checks that are read later ----------------------------------------------------------------------
 
@@ -187,7 +196,7 @@ class CudaBackend(Backend):
         return loss
 
     def norm(self, arrays: Sequence[Array]) -> Array:  # noqa: D102
-        arrays = [array for array in arrays if array.size]
+        arrays = [self._contiguous(array) for array in arrays if array.size]
         if not arrays:
             return self.xp.zeros((), dtype=self.xp.float64)
         dtype = self._same_dtype("arrays", arrays)
@@ -205,6 +214,7 @@ class CudaBackend(Backend):
         loss: Array | None,
     ) -> Array | None:
         xp = self.xp
+        gradients = [self._contiguous(gradient) for gradient in gradients]
         dtype = self._same_dtype("gradients", gradients)
         arithmetic = kernels.ARITHMETIC[dtype]
         lines = []
@@ -278,7 +288,9 @@ class CudaBackend(Backend):
         return self._contiguous(self.xp.astype(index, self.xp.int64, copy=False))
 
     def _contiguous(self, array: Array) -> Array:
-        return array if array.flags.c_contiguous else self.xp.ascontiguousarray(array)
+        """The array, or a copy without gaps; what is no array comes back for `_check` to refuse."""
+        gaps = self.owns(array) and not array.flags.c_contiguous
+        return self.xp.ascontiguousarray(array) if gaps else array
 
 
 def _blocks(items: int, each: int) -> int:

@@ -57,12 +57,12 @@ class CupyBackend(CudaBackend):
         `out` may be float32 where a and b are float16 or bfloat16; sums are in float32 then, too. float32 means
         float32: TF32 is not used.
         """
-        if a.ndim != 2 or not out.flags.c_contiguous:
+        cublas = self._cublas
+        a_form, b_form = _form(a, cublas), _form(b, cublas)
+        if a_form is None or b_form is None or not out.flags.c_contiguous or 0 in (*a.shape, *b.shape):
             return super().matmul(a, b, out, add)
         (rows, depth), columns = a.shape, b.shape[1]
-        cublas = self._cublas
-        a_step, a_op = _leading(a, cublas)
-        b_step, b_op = _leading(b, cublas)
+        (a_step, a_op), (b_step, b_op) = a_form, b_form
         kind, out_kind = self._cuda_types[str(a.dtype)], self._cuda_types[str(out.dtype)]
         wide = str(out.dtype) == "float64"
         zero, one = _SCALARS["float64" if wide else "float32"]
@@ -175,16 +175,17 @@ def not_compiled(kernel: Kernel, error: Exception) -> BackendError:
     return BackendError(f"CUDA kernel {kernel.expression} can't be compiled: {said}; {cure}")
 
 
-def _leading(matrix: Array, cublas: Any) -> tuple[int, int]:
-    """Elements from row to row and cuBLAS's operation, for a C-contiguous matrix or a transposed one."""
-    item = matrix.itemsize
-    rows, columns = matrix.shape
+def _form(matrix: Array, cublas: Any) -> tuple[int, int] | None:
+    """Elements from row to row and cuBLAS's operation, for a matrix in rows or in columns; None where it has gaps."""
+    if matrix.ndim != 2:
+        return None
+    item, (rows, columns) = matrix.itemsize, matrix.shape
     row, column = (stride // item for stride in matrix.strides)
-    if column == 1 or columns == 1:
-        return max(row, columns) if rows > 1 else columns, cublas.CUBLAS_OP_N
-    if row == 1 or rows == 1:
-        return max(column, rows), cublas.CUBLAS_OP_T
-    raise BackendError(f"matrix has strides {matrix.strides}; expected neighbours in one of its directions")
+    if (column == 1 or columns == 1) and (rows == 1 or row >= columns):
+        return (row if rows > 1 else columns), cublas.CUBLAS_OP_N
+    if (row == 1 or rows == 1) and (columns == 1 or column >= rows):
+        return (column if columns > 1 else rows), cublas.CUBLAS_OP_T
+    return None
 
 
 def unavailable(reason: str, message: str) -> BackendError:

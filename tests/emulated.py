@@ -66,7 +66,7 @@ class EmulatedBackend(CudaBackend):
         return out
 
     def kernel(self, kernel):
-        module = _module(kernel.source, self.mode)
+        module = module_of(kernel, self.mode)
 
         def launch(grid, block, args):
             self.launches.append(kernel.name)
@@ -93,3 +93,8 @@ def _groups():
 @functools.cache
 def _module(source, mode):
     return build(source, mode=mode, names=_groups()[source])
+
+
+def module_of(kernel, mode):
+    """The emulator's module that has this kernel, built once."""
+    return _module(kernel.source, mode)

@@ -1,10 +1,8 @@
 """Finding, naming and compiling the CUDA sources; the cell's arithmetic as a GPU thread does it; planted mistakes."""
 
-import ctypes
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 
 import gpu_lstm
 from gpu_lstm import BackendError
-from gpu_lstm.backend import cupy_backend, kernels
+from gpu_lstm.backend import kernels
 from tests import emulator
 from tests.emulated import EmulatedBackend, needs_emulator
 from tests.nvrtc import matrix
@@ -100,140 +98,6 @@ def test_nvcc_compiles_the_cell(tmp_path):
     command = ["nvcc", "-std=c++17", "-arch=sm_80", "-ptx", "-Werror", "all-warnings", str(source), "-o", "/dev/null"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-# -- compiling on CuPy ------------------------------------------------------------------------------------------------
-
-
-def cupy_that_raises(error):
-    """As much of CuPy as compiling a kernel needs."""
-
-    class RawModule:
-        def __init__(self, **arguments):
-            self.arguments = arguments
-
-        def get_function(self, name):
-            raise error
-
-    backend = object.__new__(cupy_backend.CupyBackend)
-    backend.xp, backend._launches, backend.name = types.SimpleNamespace(RawModule=RawModule), {}, "cupy:0"
-    return backend
-
-
-@pytest.mark.parametrize(
-    "error, message",
-    [
-        (
-            RuntimeError('gates.cu(1): catastrophic error: cannot open source file "cuda_fp16.h"\n1 error'),
-            r'check_range can\'t be compiled: .*cuda_fp16.h".*headers are missing.*pip install "gpu-lstm\[cuda13\]"',
-        ),
-        (ImportError("libnvrtc.so.13: cannot open shared object file"), r"NVRTC is missing or too old.*pip install"),
-        (
-            RuntimeError("nvrtc: error: invalid value for --gpu-architecture (-arch)"),
-            r"NVRTC is missing or too old for this device; install it",
-        ),
-        (
-            RuntimeError('cuda/embedding.cu(9): error: identifier "x" is undefined\n\n1 error detected'),
-            r'cuda/embedding.cu\(9\): error: identifier "x" is undefined; tier reference runs without kernels',
-        ),
-    ],
-)
-def test_a_kernel_that_cannot_be_compiled_is_one_line_with_the_cure(error, message):
-    with pytest.raises(BackendError, match=message) as raised:
-        cupy_that_raises(error).kernel(kernels.check_range())
-    assert "\n" not in str(raised.value)
-
-
-def test_cupy_gets_null_pointers_as_numbers_and_compiles_once():
-    made, calls = [], []
-
-    class RawModule:
-        def __init__(self, **arguments):
-            made.append(arguments)
-
-        def get_function(self, name):
-            return lambda *launch: calls.append((name, *launch))
-
-    backend = cupy_that_raises(None)
-    backend.xp.RawModule = RawModule
-    kernel = kernels.mean_loss("float32")
-    for _ in range(2):
-        backend.kernel(kernel)((1,), (32,), ("array", None, np.int64(3)))
-    assert calls == [("mean_loss<float>", (1,), (32,), ("array", np.uintp(0), 3))] * 2
-    assert made == [{"code": kernel.source, "options": kernels.OPTIONS, "name_expressions": ["mean_loss<float>"]}]
-
-
-class Located(np.ndarray):
-    """NumPy's array with CuPy's way to say where it lies."""
-
-    @property
-    def data(self):
-        return types.SimpleNamespace(ptr=self.ctypes.data)
-
-
-CUDA_TYPES = {0: np.float32, 1: np.float64, 2: np.float16}
-
-
-class Cublas:
-    """gemmEx by its definition: column-major matrices at addresses, leading dimensions, host scalars."""
-
-    CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F, CUBLAS_GEMM_DEFAULT = 0, 1, 68, 70, -1
-
-    def gemmEx(self, handle, op_a, op_b, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, *how):
-        compute = np.float64 if how[0] == self.CUBLAS_COMPUTE_64F else np.float32
-        assert how == ((70 if c_type == 1 else 68), -1)
-
-        def matrix(address, kind, rows, columns, leading):
-            assert leading >= rows
-            size = (leading * (columns - 1) + rows) * np.dtype(CUDA_TYPES[kind]).itemsize
-            memory = np.frombuffer((ctypes.c_char * size).from_address(address), CUDA_TYPES[kind])
-            item = memory.itemsize
-            return np.lib.stride_tricks.as_strided(memory, (rows, columns), (item, leading * item))
-
-        first = matrix(a, a_type, m, k, lda) if op_a == 0 else matrix(a, a_type, k, m, lda).T
-        second = matrix(b, b_type, k, n, ldb) if op_b == 0 else matrix(b, b_type, n, k, ldb).T
-        scales = [np.frombuffer((ctypes.c_char * 8).from_address(s), compute)[0] for s in (alpha, beta)]
-        out = matrix(c, c_type, m, n, ldc)
-        kept = scales[1] * out.astype(compute) if scales[1] else 0
-        out[...] = scales[0] * (first.astype(compute) @ second.astype(compute)) + kept
-
-
-@pytest.mark.parametrize("add", [False, True])
-@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)], ids=str)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 3), (5, 1, 3), (5, 4, 1), (1, 4, 1), (2, 3, 5)], ids=str)
-@pytest.mark.parametrize(
-    "dtype, out_dtype", [("float32",) * 2, ("float64",) * 2, ("float16",) * 2, ("float16", "float32")]
-)
-def test_cublas_is_asked_for_the_right_product(shape, transposed, dtype, out_dtype, add):
-    rows, columns, depth = shape
-    rng = np.random.default_rng(0)
-
-    def located(rows, columns, turn, dtype):
-        array = rng.standard_normal((columns, rows) if turn else (rows, columns)).astype(dtype).view(Located)
-        return array.T if turn else array
-
-    a, b = located(rows, depth, transposed[0], dtype), located(depth, columns, transposed[1], dtype)
-    out = located(rows, columns, False, out_dtype)
-    wide = np.float64 if dtype == "float64" else np.float32
-    expected = np.asarray(a, wide) @ np.asarray(b, wide) + (np.asarray(out, wide) if add else 0)
-    backend = cupy_that_raises(None)
-    backend._cublas, backend._cuda_types = Cublas(), {"float32": 0, "float64": 1, "float16": 2}
-    device = types.SimpleNamespace(get_cublas_handle=lambda: 0)
-    backend.xp.cuda = types.SimpleNamespace(device=device)
-    assert backend.matmul(a, b, out=out, add=add) is out
-    np.testing.assert_allclose(np.asarray(out), expected, rtol=1e-3 if "16" in out_dtype else 1e-5, atol=1e-3)
-
-
-def test_what_cublas_has_no_form_for_goes_another_way():
-    gaps = np.zeros((6, 6), np.float32)[::2, ::2]
-    assert cupy_backend._form(gaps, Cublas()) is None
-    assert cupy_backend._form(np.zeros((2, 2, 2), np.float32), Cublas()) is None
-    assert cupy_backend._form(np.zeros((4, 6), np.float32)[:, :3], Cublas()) == (6, 0)
-    backend = cupy_that_raises(None)
-    backend.xp.matmul, backend._cublas = np.matmul, Cublas()
-    a, out = np.ones((6, 6), np.float32), np.ones((3, 3), np.float32)
-    backend.matmul(a[::2, ::2], a[:3, :3], out=out, add=True)
-    np.testing.assert_array_equal(out, 4)
 
 
 def test_a_backend_without_cuda_says_so():

@@ -275,7 +275,7 @@ def test_an_update_in_any_order_of_threads():
 
 
 @needs_emulator
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if "16" in dtype])
 @pytest.mark.parametrize("backend", [EMULATED, CHECKED], ids=["fast", "check"])
 def test_16_bit_gradients_move_float32_parameters(backend, dtype):
     rng = np.random.default_rng(0)

@@ -155,6 +155,31 @@ def test_more_ranges_than_are_kept_are_read_before():
         backend.read()
 
 
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda b: b.take_rows(b.xp.ones((2, 2)), b.xp.zeros((1,))), "index has dtype float64; expected integers"),
+        (lambda b: b.take_rows(b.xp.ones((2, 2)), b.asarray([[0]])), r"index has shape \(1, 1\); expected \(N,\)"),
+        (lambda b: b.take_rows(b.asarray([[1]]), b.asarray([0])), "table has dtype int64; expected one of float32"),
+        (lambda b: b.take_rows(b.xp.ones((2, 3)).T, b.asarray([0])), "table is not C-contiguous"),
+        (
+            lambda b: b.scatter_add(b.xp.ones((2, 3)), b.asarray([0]), b.xp.ones((1, 2))),
+            r"rows has shape \(1, 2\); expected \(N=1, M=3\)",
+        ),
+        (lambda b: b.softmax_cross_entropy(b.xp.ones((2, 3)).T, b.asarray([0]), None), "logits is not C-contiguous"),
+        (
+            lambda b: b.softmax_cross_entropy(b.xp.ones((3, 2)), b.asarray([0]), None),
+            r"targets has shape \(1,\); expected \(N=3,\)",
+        ),
+        (lambda b: b.dropout(b.asarray([1]), 0.5, (1,)), "x has dtype int64; expected one of float32"),
+        (lambda b: b.take_rows([1.0], b.asarray([0])), "table is a builtins.list; expected an array of backend"),
+    ],
+)
+def test_what_the_kernels_cannot_take_is_refused(cuda, call, message):
+    with pytest.raises(InputError, match=message):
+        call(cuda)
+
+
 # -- dropout ----------------------------------------------------------------------------------------------------------
 
 PHILOX = """

@@ -61,7 +61,7 @@ class CudaBackend(Backend):
     def require_range(  # noqa: D102
         self, name: str, index: Array, size: int, what: str, besides: int | None = None
     ) -> None:
-        index = self._whole_numbers(index)
+        index = self._whole_numbers(name, index, _any_shape(index))
         if not index.size:
             return
         key = (name, what, size)
@@ -114,7 +114,7 @@ class CudaBackend(Backend):
 
     def take_rows(self, table: Array, index: Array) -> Array:  # noqa: D102
         dtype = self._check("table", table, ("V", "M"))
-        index = self._whole_numbers(index)
+        index = self._whole_numbers("index", index, ("N",))
         (size, width), (count,) = table.shape, index.shape
         out = self.xp.empty((count, width), dtype=table.dtype)
         if out.size:
@@ -125,7 +125,7 @@ class CudaBackend(Backend):
 
     def scatter_add(self, target: Array, index: Array, rows: Array) -> None:  # noqa: D102
         dtype = self._check("target", target, ("V", "M"))
-        index = self._whole_numbers(index)
+        index = self._whole_numbers("index", index, ("N",))
         (size, width), (count,) = target.shape, index.shape
         self._check("rows", rows, (f"N={count}", f"M={width}"), dtype)
         if rows.size:
@@ -165,8 +165,8 @@ class CudaBackend(Backend):
     def softmax_cross_entropy(self, logits: Array, targets: Array, ignore_index: int | None) -> Array:  # noqa: D102
         xp = self.xp
         dtype = self._check("logits", logits, ("N", "V"))
-        targets = self._whole_numbers(targets)
         rows, vocabulary = logits.shape
+        targets = self._whole_numbers("targets", targets, (f"N={rows}",))
         arithmetic = self.dtype(kernels.ARITHMETIC[dtype])
         loss = xp.zeros((), dtype=arithmetic)
         if not logits.size:
@@ -283,8 +283,11 @@ class CudaBackend(Backend):
             dtype = self._check(f"{name}[{n}]", array, _any_shape(array), dtype)
         return dtype or "float32"
 
-    def _whole_numbers(self, index: Array) -> Array:
-        """As int64 without gaps."""
+    def _whole_numbers(self, name: str, index: Array, shape: tuple[Any, ...]) -> Array:
+        """As int64 without gaps, once it is known to be an array of whole numbers of this backend."""
+        self.require(name, index, shape)
+        if not self.xp.isdtype(index.dtype, "integral"):
+            raise InputError(f"{name} has dtype {index.dtype}; expected integers")
         return self._contiguous(self.xp.astype(index, self.xp.int64, copy=False))
 
     def _contiguous(self, array: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from gpu_lstm.errors import BackendError
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
 
-_NUMBERS = {dtype: np.array([0, 1], dtype) for dtype in ("float32", "float64")}
-_SCALARS = {dtype: (both[:1].ctypes.data, both[1:].ctypes.data) for dtype, both in _NUMBERS.items()}
-"""Where cuBLAS reads 0 and 1."""
+_NUMBERS = [np.array([0, 1], dtype) for dtype in ("float32", "float64")]
+_SCALARS = [(both[:1].ctypes.data, both[1:].ctypes.data) for both in _NUMBERS]
+"""Where cuBLAS reads 0 and 1, in float32 and in float64."""
 
 
 class CupyBackend(CudaBackend):
@@ -36,7 +37,7 @@ class CupyBackend(CudaBackend):
         super().__init__()
         self.xp, self.device = _load(device)
         self._launches: dict[Kernel, Launch] = {}
-        self._cublas, self._cuda_types = _cublas(self.xp)
+        self._cublas, self._kinds = self._load_cublas()
         self.name = f"cupy:{device}"
         self.why = f"{self.name} ({self.describe()['device']})"
 
@@ -63,17 +64,15 @@ class CupyBackend(CudaBackend):
             return super().matmul(a, b, out, add)
         (rows, depth), columns = a.shape, b.shape[1]
         (a_step, a_op), (b_step, b_op) = a_form, b_form
-        kind, out_kind = self._cuda_types[str(a.dtype)], self._cuda_types[str(out.dtype)]
-        wide = str(out.dtype) == "float64"
-        zero, one = _SCALARS["float64" if wide else "float32"]
+        (kind, _), (out_kind, compute) = self._kinds[a.dtype], self._kinds[out.dtype]
+        zero, one = _SCALARS[compute == cublas.CUBLAS_COMPUTE_64F]
         # cuBLAS counts in columns: it computes out^T = b^T a^T.
         cublas.gemmEx(
             self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
             one, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step,
             one if add else zero, out.data.ptr, out_kind, columns,
-            cublas.CUBLAS_COMPUTE_64F if wide else cublas.CUBLAS_COMPUTE_32F,
-            cublas.CUBLAS_GEMM_DEFAULT,
+            compute, cublas.CUBLAS_GEMM_DEFAULT,
         )  # fmt: skip
         return out
 
@@ -100,6 +99,25 @@ class CupyBackend(CudaBackend):
             function(grid, block, tuple([null if arg is None else arg for arg in args]))
 
         return launch
+
+    def _load_cublas(self) -> tuple[Any, dict[Any, tuple[int, int]]]:
+        """CuPy's binding of cuBLAS; by dtype cuBLAS's number of it and of the arithmetic.
+
+        Dtypes are keys as they are: NumPy needs microseconds to tell a dtype's name, at every step of a loop.
+        """
+        try:
+            from cupy_backends.cuda.libs import cublas
+        except ImportError as error:
+            raise unavailable("CuPy found, no cuBLAS", f"cuBLAS can't be loaded: {error}; {INSTALL}") from None
+        runtime = self.xp.cuda.runtime
+        kinds = {
+            self.dtype("float32"): (runtime.CUDA_R_32F, cublas.CUBLAS_COMPUTE_32F),
+            self.dtype("float64"): (runtime.CUDA_R_64F, cublas.CUBLAS_COMPUTE_64F),
+            self.dtype("float16"): (runtime.CUDA_R_16F, cublas.CUBLAS_COMPUTE_32F),
+        }
+        with contextlib.suppress(BackendError):  # without ml_dtypes there are no such arrays
+            kinds[self.dtype("bfloat16")] = (runtime.CUDA_R_16BF, cublas.CUBLAS_COMPUTE_32F)
+        return cublas, kinds
 
     def synchronize(self) -> None:  # noqa: D102
         self.device.synchronize()
@@ -144,21 +162,6 @@ def _load(device: int) -> tuple[Any, Any]:
             "CuPy found, but its first kernel failed", f"CuPy's first kernel failed: {error}; {INSTALL}"
         ) from None
     return cupy, chosen
-
-
-def _cublas(cupy: Any) -> tuple[Any, dict[str, int]]:
-    """CuPy's binding of cuBLAS, and cuBLAS's numbers of the dtypes."""
-    try:
-        from cupy_backends.cuda.libs import cublas
-    except ImportError as error:
-        raise unavailable("CuPy found, no cuBLAS", f"cuBLAS can't be loaded: {error}; {INSTALL}") from None
-    runtime = cupy.cuda.runtime
-    return cublas, {
-        "float32": runtime.CUDA_R_32F,
-        "float64": runtime.CUDA_R_64F,
-        "float16": runtime.CUDA_R_16F,
-        "bfloat16": runtime.CUDA_R_16BF,
-    }
 
 
 def not_compiled(kernel: Kernel, error: Exception) -> BackendError:

@@ -47,10 +47,12 @@ def forward(
     grid, block = _geometry(batch * hidden // width)
     sizes = np.uint32(batch), np.uint32(hidden)
     weight_t = weight_hh.T
+    numbers = [np.int64(n) for n in range(num_steps + 1)]
     for t, before, after in slots(num_steps, reverse):
-        backend.matmul(h[before, ...], weight_t, out=z[t, ...], add=True)
-        c_slots = (before, after) if keep else (0, 0)
-        cell(grid, block, (z, h, c, lengths, *map(np.int64, (t, before, after, *c_slots)), *sizes))
+        backend.matmul(h[before], weight_t, out=z[t], add=True)
+        step, old, new = numbers[t], numbers[before], numbers[after]
+        in_c = (old, new) if keep else (numbers[0], numbers[0])
+        cell(grid, block, (z, h, c, lengths, step, old, new, *in_c, *sizes))
     return Saved(h, c, z, weight_hh, mask, reverse)
 
 
@@ -72,10 +74,10 @@ def backward(
     cell = backend.kernel(kernels.gates_backward(dtype, width, mask is not None))
     grid, block = _geometry(batch * hidden // width)
     sizes = np.uint32(batch), np.uint32(hidden)
+    numbers = [np.int64(n) for n in range(num_steps + 1)]
     for t, before, after in reversed(slots(num_steps, saved.reverse)):
-        arrays = (gates, c, dh, dh_t, dc_t, lengths)
-        cell(grid, block, (*arrays, *map(np.int64, (t, before, after)), *sizes))
-        backend.matmul(gates[t, ...], weight_hh, out=dh_t, add=mask is not None)
+        cell(grid, block, (gates, c, dh, dh_t, dc_t, lengths, numbers[t], numbers[before], numbers[after], *sizes))
+        backend.matmul(gates[t], weight_hh, out=dh_t, add=mask is not None)
     return gates, dh_t, dc_t
 
 

@@ -82,7 +82,7 @@ def build(source: str, *, options: Sequence[str] = (), mode: Mode = "fast", name
     key = _key([source, mode, *options, "|", *names])
     folder = _cache()
     library, table = folder / f"{key}.so", folder / f"{key}.json"
-    if not table.exists():
+    if not (library.exists() and table.exists()):
         _compile(source, options, mode, names, library, table)
     return Module(library, **json.loads(table.read_text()))
 

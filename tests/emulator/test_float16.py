@@ -18,6 +18,7 @@ NAMES = tuple(
     for number, pair in (("__half", "__half2"), ("__nv_bfloat16", "__nv_bfloat162"))
     for name in (
         f"widen<{number}>",
+        f"by_value<{number}>",
         f"narrow<float, {number}>",
         f"narrow<double, {number}>",
         f"compute<{number}>",
@@ -148,3 +149,10 @@ def test_names(number):
     wide = np.array([low, low, high, np.float32(low) + np.float32(high), 0.1, 2049 if number == "__half" else 257])
     np.testing.assert_array_equal(y[:6], wide.astype(np.float32).astype(dtype).view(np.uint16))
     assert y[6] == 1
+
+
+def test_arguments_by_value(number):
+    y = np.zeros(1, np.float32)
+    scalar = FORMATS[number].type(1.5)
+    module("float16.cu", "fast", NAMES).launch(f"by_value<{number}>", (1,), (1,), (scalar, y))
+    assert y[0] == 1.5

@@ -42,6 +42,7 @@ extern "C" __global__ void deep(int* x) {
 }
 extern "C" __global__ void divide(int* x, int y) { x[0] = 7 / y; }
 extern "C" __global__ void trap() { __trap(); }
+extern "C" __global__ void asserts(int x) { assert(x == 5); }
 extern "C" __global__ void much_shared(float* x) {
   extern __shared__ float memory[];
   memory[threadIdx.x] = 1.0f;
@@ -224,6 +225,12 @@ def test_division_by_zero(launch):
 def test_trap(launch):
     with pytest.raises(EmulationError, match=r"trap: trap: .*launch\.cu:125"):
         launch("trap", (1,), (1,), ())
+
+
+def test_assert(launch):
+    launch("asserts", (1,), (1,), (np.int32(5),))
+    with pytest.raises(EmulationError, match=r"asserts: assertion: x == 5 \[launch\.cu:126"):
+        launch("asserts", (1,), (1,), (np.int32(6),))
 
 
 def test_local_variables_of_another_thread():

@@ -42,4 +42,6 @@ static constexpr int warpSize = 32;
 
 EMULATOR_INLINE long long clock64() { return emulator::clock(); }
 EMULATOR_INLINE void __nanosleep(unsigned) { emulator::pause(); }
+#undef assert
+#define assert(condition) ((condition) ? (void)0 : ::emulator::mistake("assertion", "%s", #condition))
 EMULATOR_INLINE void __trap() { emulator::mistake("trap", "the kernel called __trap()"); }

@@ -37,6 +37,11 @@ __global__ void in_pairs(const T2* a, const T2* b, T2* y, int n) {
   }
 }
 
+template <typename T>
+__global__ void by_value(T x, float* y) {
+  *y = x;
+}
+
 // The names that each format has for itself.
 extern "C" __global__ void names_of_half(const float* x, unsigned short* y) {
   y[0] = __half_as_ushort(__float2half(x[0]));

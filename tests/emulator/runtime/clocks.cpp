@@ -89,7 +89,10 @@ void join(JointClock& clock, Thread& thread) {
 
 void join(JointClock& clock, const JointClock& other) { join_knowledge(clock, other.times); }
 
-void learn(Thread& thread, const JointClock& clock) { thread.clock.known = merged(thread.clock.known, clock.times); }
+void learn(Thread& thread, const JointClock& clock) {
+  Knowledge& known = thread.clock.known;
+  known = known == clock.last_joined ? clock.times : merged(known, clock.times);  // what was joined is in it
+}
 
 void reset(JointClock& clock) { clock = {}; }
 

@@ -32,7 +32,6 @@ struct Thread {
   Block* block = nullptr;
   Warp* warp = nullptr;
   Index index{};
-  uint32_t rank = 0;    // in its block
   uint32_t number = 0;  // in the grid
   int lane = 0;
   State state = State::runnable;

@@ -218,7 +218,6 @@ void start_block(Cluster& cluster, Index first, uint32_t rank) {
     thread.block = &block;
     thread.warp = &block.warps[i / 32];
     thread.index = unravel(i, config.block);
-    thread.rank = i;
     thread.number = block.number * machine.threads_per_block + i;
     thread.lane = (int)(i % 32);
     thread.warp->live |= 1u << thread.lane;

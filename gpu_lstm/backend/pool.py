@@ -56,12 +56,13 @@ class Pool:
             self._collect(0)
 
     def _take(self, size: int) -> np.ndarray:
-        """The smallest free block of at least `size` bytes that isn't far too large, or a new one."""
+        """The smallest free block of at least `size` bytes, if not far too large, or a new one in place of others."""
         with self._lock:
             self._collect(LARGEST_IDLE)
-            fits = [n for n, block in enumerate(self._free) if size <= block.size <= size + size // 2]
+            fits = [n for n, block in enumerate(self._free) if size <= block.size <= 4 * size]
             if fits:
                 return self._free.pop(min(fits, key=lambda n: self._free[n].size))
+            self._collect(max(0, sum(block.size for block in self._free) - size))
         whole = np.empty(size + ALIGNMENT, np.uint8)
         start = -whole.ctypes.data % ALIGNMENT
         return whole[start : start + size]

@@ -278,6 +278,7 @@ class LSTM(Layer):
             y[start:stop, ...] = y_part
             # Copies: the states are views of arrays with all steps, which would stay as long as they do.
             state = [tuple(xp.asarray(s, copy=True) for s in pair) for pair in after]
+            del y_part, after, tape  # before the next segment takes its memory
         return y, state, kept
 
     def _forward_segment(

@@ -168,8 +168,8 @@ def _cache() -> Path:
 
 
 def _key(parts: Sequence[str]) -> str:
-    """A digest of the parts, the emulator and the compiler."""
-    return hashlib.sha256("\0".join([_own_key(), *parts]).encode()).hexdigest()[:20]
+    """A digest of the parts, the emulator, where it is (reports tell its own lines by that) and the compiler."""
+    return hashlib.sha256("\0".join([_own_key(), str(HERE), *parts]).encode()).hexdigest()[:20]
 
 
 @functools.cache

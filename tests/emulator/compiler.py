@@ -176,4 +176,5 @@ def _key(parts: Sequence[str]) -> str:
 def _own_key() -> str:
     files = [Path(__file__), *sorted(INCLUDE.iterdir()), *sorted(RUNTIME.iterdir())]
     version = subprocess.run(["g++", "--version"], capture_output=True, check=True).stdout
-    return hashlib.sha256(b"\0".join([version, *(file.read_bytes() for file in files)])).hexdigest()
+    # The folder, too: reports name lines by the paths that a library was compiled from.
+    return hashlib.sha256(b"\0".join([version, str(HERE).encode(), *(file.read_bytes() for file in files)])).hexdigest()

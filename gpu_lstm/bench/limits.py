@@ -25,7 +25,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from gpu_lstm.bench.grid import Size
 
@@ -109,19 +108,19 @@ def phases(size: Size, item: int, kind: str = "training", waits: tuple[int, int]
     """
     steps, batch, d, h = size
     n, gates = steps * batch, 4 * h
-    each = {"cache": float(steps * gates * h * item), "barriers": steps * waits[0], "launches": steps * waits[1]}
+    each = (steps * gates * h * item, steps * waits[0], steps * waits[1])
     kept = n * gates if kind == "training" else 0
     forward = {
         "input projection": Work(2 * n * gates * d, item * (n * d + gates * d + n * gates)),
         "recurrence forward": Work(
-            2 * n * gates * h + GATE_OPERATIONS["forward"] * n * h, item * (n * gates + kept + 2 * n * h), **each
+            2 * n * gates * h + GATE_OPERATIONS["forward"] * n * h, item * (n * gates + kept + 2 * n * h), *each
         ),
     }
     if kind == "inference":
         return forward
     return forward | {
         "recurrence backward": Work(
-            2 * n * gates * h + GATE_OPERATIONS["backward"] * n * h, item * (2 * n * gates + 4 * n * h), **each
+            2 * n * gates * h + GATE_OPERATIONS["backward"] * n * h, item * (2 * n * gates + 4 * n * h), *each
         ),
         "weight gradients": Work(2 * n * gates * (d + h), item * (n * gates + n * (d + h) + gates * (d + h + 1))),
         "input gradient": Work(2 * n * gates * d, item * (n * gates + gates * d + n * d)),
@@ -141,9 +140,7 @@ def seconds(work: Work, ceilings: Ceilings, cached: bool = False) -> float:
     return busy + work.barriers * ceilings.barrier + work.launches * ceilings.launch
 
 
-def floor(
-    size: Size, item: int, kind: str, ceilings: Ceilings, waits: tuple[int, int] = (0, 0)
-) -> dict[str, float]:
+def floor(size: Size, item: int, kind: str, ceilings: Ceilings, waits: tuple[int, int] = (0, 0)) -> dict[str, float]:
     """Least seconds of each phase of a step on a machine."""
     cached = step_bytes(size, item, kind)["total"] <= ceilings.cache_bytes
     return {name: seconds(work, ceilings, cached) for name, work in phases(size, item, kind, waits).items()}
@@ -158,8 +155,9 @@ def step_bytes(
     """Bytes that a step of our layers holds at its peak, beside x, the weights and the gradient of the outputs.
 
     In training that is the end of a layer's backward pass: of this layer and those below, gates (T, B, 4H), in whose
-    place dz is made, h and c (T+1, B, H); the gradient of this layer's inputs and outputs; the gradients of all weights
-    so far. An inference pass of one layer keeps h and one slot of c. ``kernels/cpu`` packs a product's weights once more.
+    place dz is made, h and c (T+1, B, H); the gradient of this layer's inputs and outputs; the gradients of all
+    weights so far. An inference pass of one layer keeps h and one slot of c. ``kernels/cpu`` packs the weights of a
+    product once more.
 
     Parameters
     ----------
@@ -224,12 +222,8 @@ def _rates(**tera: float) -> dict[str, float]:
 
 
 DEVICES = [
-    Device(
-        "Tesla T4", 320e9, 4e6, _rates(float32=8.1, float16=65), "NVIDIA T4 datasheet, 2019"
-    ),
-    Device(
-        "V100 SXM2", 900e9, 6e6, _rates(float64=7.8, float32=15.7, float16=125), "NVIDIA V100 datasheet, 2020"
-    ),
+    Device("Tesla T4", 320e9, 4e6, _rates(float32=8.1, float16=65), "NVIDIA T4 datasheet, 2019"),
+    Device("V100 SXM2", 900e9, 6e6, _rates(float64=7.8, float32=15.7, float16=125), "NVIDIA V100 datasheet, 2020"),
     Device(
         "A100 SXM 80 GB",
         2039e9,
@@ -237,9 +231,7 @@ DEVICES = [
         _rates(float64=9.7, float32=19.5, tf32=156, float16=312, bfloat16=312),
         "NVIDIA A100 datasheet, 2021",
     ),
-    Device(
-        "L4", 300e9, 48e6, _rates(float32=30.3, tf32=60, float16=121, bfloat16=121), "NVIDIA L4 datasheet, 2023"
-    ),
+    Device("L4", 300e9, 48e6, _rates(float32=30.3, tf32=60, float16=121, bfloat16=121), "NVIDIA L4 datasheet, 2023"),
     Device(
         "RTX 4090",
         1008e9,

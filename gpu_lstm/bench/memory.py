@@ -2,9 +2,10 @@
 
     python -m gpu_lstm.bench.memory SIDE T B D H DTYPE BACKEND      prints bytes
 
-On a CPU the figure is the growth of the peak resident set during the second of two steps (the first, a small one, loads
-libraries and starts threads), so it counts every allocation that was touched, compiled code's too, in pages of
-4 KB. On a GPU it is what the allocator holds more after the step than before (CuPy's pool, PyTorch's caching allocator).
+On a CPU the figure is the growth of the peak resident set during the second of two steps (the first, a small one,
+loads libraries and starts threads), so it counts every allocation that was touched, compiled code's too, in pages of
+4 KB. On a GPU it is what the allocator holds more after the step than before (CuPy's pool) or held at its peak
+(PyTorch's caching allocator).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ RESERVE = 0.9
 
 
 def needed(size: Size, dtype: str, kind: str) -> float:
-    """Bytes that measuring a point takes, by the model: oracle, inputs, and the hungriest side, which holds twice ours."""
+    """Bytes that measuring a point takes, by the model: oracle, inputs, and a side that holds three times ours."""
     steps, batch, d, h = size
     data = steps * batch * (d + h) + 2 * 4 * h * (d + h + 1)
     ours, oracle = (step_bytes(size, ITEM[name], kind)["total"] for name in (dtype, "float64"))

@@ -47,9 +47,9 @@ class Problem:
     def __post_init__(self) -> None:
         steps, batch, input_size, hidden_size = self.size
         rng = np.random.default_rng()
-        draw = functools.partial(rng.standard_normal, dtype=np.dtype(self.dtype).type)
-        self.x = draw((steps, batch, input_size))
-        self.dy = draw((steps, batch, hidden_size))
+        kind = np.dtype(self.dtype).type
+        self.x: np.ndarray = rng.standard_normal((steps, batch, input_size), dtype=kind)
+        self.dy: np.ndarray = rng.standard_normal((steps, batch, hidden_size), dtype=kind)
         start = LSTM(input_size, hidden_size, backend=NumpyBackend(), dtype=self.dtype, seed=int(rng.integers(1 << 31)))
         self.weights: dict[str, np.ndarray] = start.params
 

@@ -120,7 +120,9 @@ def as_csv(record: dict[str, Any]) -> str:
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for point in record["points"]:
-        where = {key: point[key] for key in ("backend", "kind", "dtype")} | dict(zip("TBDH", point["size"], strict=True))
+        where = {key: point[key] for key in ("backend", "kind", "dtype")} | dict(
+            zip("TBDH", point["size"], strict=True)
+        )
         if "skipped" in point:
             writer.writerow(where | {"remark": point["skipped"]})
         for name, side in point.get("sides", {}).items():

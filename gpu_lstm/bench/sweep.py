@@ -69,7 +69,7 @@ class Sweep:
                     continue
                 try:
                     if kind == self.kinds[0] or not machine.product_by:
-                        machine.measure(self.patience)
+                        machine.measure(self.patience, rounds=1 if machine.product_by else 3)
                     measured = self.measure(Problem(size, kind, self.dtype, backend), machine)
                     if self.memory and kind == "training" and size in hungry:
                         measured |= peaks(measured, size, self.dtype, backend.name)
@@ -100,7 +100,12 @@ class Sweep:
                 "seconds": seconds,
             }
         ours = [side.name for side in our_sides(problem.backend, self.tiers) if side.name in times]
-        point: Point = {"ours": ours[0] if ours else None, "sides": results, "floor": floors, "product_flops": ceilings.flops}
+        point: Point = {
+            "ours": ours[0] if ours else None,
+            "sides": results,
+            "floor": floors,
+            "product_flops": ceilings.flops,
+        }
         if ours and problem.kind == "training":
             point["phases"] = phases(problem, ours[0], self.rounds)
         return point
@@ -157,9 +162,9 @@ def waits_of(backend: Backend) -> tuple[int, int]:
 
 
 def peaks(point: Point, size: Size, dtype: str, backend: str) -> Point:
-    """Peak memory of our tiers and of torch.nn.LSTM, beside what the model says."""
-    wanted = [name for name in point["sides"] if name in ("sequence", "pointwise", "reference", "torch")]
-    measured = {name: memory.peak(name, size, dtype, backend) for name in wanted if "median" in point["sides"][name]}
+    """Peak memory of our fastest tier and of torch.nn.LSTM, beside what the model says of ours."""
+    wanted = [name for name in (point["ours"], "torch") if "median" in point["sides"].get(name, {})]
+    measured = {name: memory.peak(name, size, dtype, backend) for name in wanted}
     model = limits.step_bytes(size, limits.ITEM[dtype])["total"]
     return {"peak_bytes": measured, "model_bytes": model}
 

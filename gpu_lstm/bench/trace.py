@@ -224,7 +224,14 @@ def replaced(owner: Any, attribute: str, value: Any) -> Iterator[None]:
 
 # -- what to make of the spans -----------------------------------------------------------------------------------------
 
-PHASES = ("input projection", "recurrence forward", "recurrence backward", "weight gradients", "input gradient", "optimizer")
+PHASES = (
+    "input projection",
+    "recurrence forward",
+    "recurrence backward",
+    "weight gradients",
+    "input gradient",
+    "optimizer",
+)
 """Of a training step of one LSTM layer; the rest is ``other``."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -130,7 +131,7 @@ def check(problem: Problem, sides: list[Side]) -> tuple[dict[str, Point], dict[s
         except Exception as failure:  # whatever another library raises, the others go on
             results[side.name] = {"error": None, "remark": f"failed: {one_line(failure)}"}
             continue
-        results[side.name] = {"error": error}
+        results[side.name] = {"error": error if math.isfinite(error) else None}
         if problem.right(error):
             steps[side.name] = step
         else:

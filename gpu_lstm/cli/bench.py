@@ -21,7 +21,7 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.recurrence import TIERS, make_plan
 from gpu_lstm.training.checkpoint import write_whole
 
-PATIENCE = {"small": Patience(1.0, 15.0), "full": Patience(10.0)}
+PATIENCE = {"small": Patience(1.0, 10.0), "full": Patience(10.0)}
 """How long to wait for a quiet machine; as for ``small`` in all other grids."""
 
 

@@ -105,11 +105,11 @@ class Patience:
             if before is None:
                 time.sleep(0.01)
                 return
-            time.sleep(0.06)
+            time.sleep(0.03)
             quiet = (busy_ticks() or 0) - before <= 1
             if quiet or time.perf_counter() >= end:
                 break
-            time.sleep(0.1)
+            time.sleep(0.05)
         self.noisy += not quiet
         self.left -= time.perf_counter() - begun
 

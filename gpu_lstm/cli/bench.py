@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"backend: {backend.why}")
     names = ", ".join(peer.name for peer in sweep.peers)
     print(f"beside: {names or 'no other library'}; {len(sweep)} points, {sweep.rounds} rounds; results: {out}\n")
-    with terminated_as_interrupted():
+    with interrupted_by_signals():
         status = measure(sweep, found, out)
     print(summary(found))
     print(f"page: {out / 'report.html'}   numbers: {out / 'record.json'}, {out / 'record.csv'}")
@@ -237,14 +237,15 @@ def name_of(path: Path) -> str:
 
 
 @contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that the record says how it ended."""
+def interrupted_by_signals() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C, and Ctrl-C as such in a background job too, so that the record says how it ended."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

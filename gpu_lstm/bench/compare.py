@@ -78,6 +78,10 @@ def page(a: dict[str, Any], b: dict[str, Any], names: tuple[str, str]) -> str:
     }
     changed = sum(line["changed"] for line in lines)
     tiles = [{"value": f"{changed} of {len(lines)}", "text": "changed by more than the noise"}]
+    tiles += [
+        {"value": f"{value:.2f} x", "text": f"the large product's rate on {backend}: the machines themselves"}
+        for backend, value in machines(a, b).items()
+    ]
     for kind, title in report.KINDS.items():
         ratios = [line["ratio"] for line in lines if line["kind"] == kind and line["side"] == fastest(b)]
         if ratios:
@@ -94,6 +98,16 @@ def page(a: dict[str, Any], b: dict[str, Any], names: tuple[str, str]) -> str:
         numbers = [f"{line[part]:.3f}" for part in ("ratio", "low", "high")]
         table.append([*where, *numbers, "yes" if line["changed"] else "no"])
     return report.fill(f"gpu_lstm bench: {names[1]} against {names[0]}", tiles, [group], about, table)
+
+
+def machines(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:
+    """How many times as fast the large product was in B, by backend: what changed before a line of ours was run."""
+    before = {(one["backend"], one["dtype"]): one["flops"] for one in a.get("machines", [])}
+    return {
+        one["backend"]: one["flops"] / before[one["backend"], one["dtype"]]
+        for one in b.get("machines", [])
+        if (one["backend"], one["dtype"]) in before
+    }
 
 
 def fastest(record: dict[str, Any]) -> str | None:

@@ -217,6 +217,8 @@ def run_compare(options: argparse.Namespace) -> int:
             f"{line['kind']:>9} {', '.join(map(str, line['size'])):>20} {line['side']:>13} {line['ratio']:>13.2f} "
             f"{line['low']:>6.2f} {line['high']:>6.2f}  {'CHANGED' if line['changed'] else ''}"
         )
+    for backend, value in compare.machines(a, b).items():
+        print(f"the machines themselves: {backend} {value:.2f} times as fast in the large product")
     changed = sum(line["changed"] for line in found)
     print(f"{changed} of {len(found)} changed by more than the noise (the middle halves don't overlap)")
     out = new_folder(options.out, "compare")

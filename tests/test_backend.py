@@ -105,10 +105,13 @@ def test_operations(backend):
     target = xp.zeros((4, 2), dtype=xp.float32)
     backend.scatter_add(target, backend.asarray([3, 3]), a)
     assert backend.to_numpy(target)[3].tolist() == [4, 6]
-    drawn = backend.to_numpy(backend.uniform((1000,), (1, 2), "float32"))
-    assert 0 <= drawn.min() < drawn.max() < 1
-    np.testing.assert_array_equal(drawn, backend.to_numpy(backend.uniform((1000,), (1, 2), "float32")))
-    assert np.any(drawn != backend.to_numpy(backend.uniform((1000,), (1, 3), "float32")))
+    ones = backend.asarray(np.ones((10, 100)), "float32")
+    dropped, again = backend.dropout(ones, 0.25, (1, 2))
+    assert set(np.unique(backend.to_numpy(dropped))) == {0, np.float32(4 / 3)}
+    assert 0.2 < np.mean(backend.to_numpy(dropped) == 0) < 0.3
+    np.testing.assert_array_equal(backend.to_numpy(again(ones)), backend.to_numpy(dropped))
+    np.testing.assert_array_equal(backend.to_numpy(backend.dropout(ones, 0.25, (1, 2))[0]), backend.to_numpy(dropped))
+    assert np.any(backend.to_numpy(backend.dropout(ones, 0.25, (1, 3))[0] != dropped))
     backend.synchronize()
     assert backend.describe()["device"]
 

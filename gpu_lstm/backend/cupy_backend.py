@@ -45,19 +45,14 @@ class CupyBackend(Backend):
     def dtype(self, name: str) -> Any:  # noqa: D102
         return np.dtype(name)
 
-    def matmul(self, a: Array, b: Array, out: Array) -> Array:  # noqa: D102
-        return self.xp.matmul(a, b, out=out)
+    def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:  # noqa: D102
+        return super().matmul(a, b, out, add) if add else self.xp.matmul(a, b, out=out)
 
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
         return self.xp.tanh(x, out=out)
 
     def multiply(self, a: Array, b: Array, out: Array) -> Array:  # noqa: D102
         return self.xp.multiply(a, b, out=out)
-
-    def uniform(self, shape: tuple[int, ...], seed: tuple[int, ...], dtype: str) -> Array:  # noqa: D102
-        number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
-        generator = self.xp.random.Generator(self.xp.random.Philox4x3210(number))
-        return generator.random(shape, dtype=np.dtype(dtype))
 
     def synchronize(self) -> None:  # noqa: D102
         self.device.synchronize()

@@ -99,13 +99,3 @@ def check_probability(name: str, value: float) -> float:
     if not 0 <= value < 1:
         raise InputError(f"{name} is {value!r}; expected a probability in [0, 1)")
     return float(value)
-
-
-def sum_rows(backend: Backend, rows: Array) -> Array:
-    """Sum over the first axis of (N, M), in blocks of 64 rows and then over them: the rounding errors stay small."""
-    xp = backend.xp
-    whole = rows.shape[0] // 64 * 64
-    total = xp.sum(rows[whole:, :], axis=0)
-    if whole:
-        total += xp.sum(xp.sum(xp.reshape(rows[:whole, :], (whole // 64, 64, rows.shape[1])), axis=1), axis=0)
-    return total

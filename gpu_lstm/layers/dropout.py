@@ -28,13 +28,10 @@ class Dropout(Layer):
         """Drop elements of x; a seed of None means evaluation: x itself comes back."""
         if seed is None or self.p == 0:
             return x, Tape(None)
-        xp = self.backend.xp
-        kept = self.backend.uniform(tuple(x.shape), seed, "float32") >= self.p
-        scale = xp.astype(kept, x.dtype)
-        scale *= 1 / (1 - self.p)
-        return x * scale, Tape(scale)
+        y, again = self.backend.dropout(x, self.p, seed)
+        return y, Tape(again)
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
         """Gradient dx from dy, through the same mask."""
-        (scale,) = tape.take()
-        return (dy if scale is None else dy * scale), {}
+        (again,) = tape.take()
+        return (dy if again is None else again(dy)), {}

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_size, sum_rows
+from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_size
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.recurrence import Mask, Plan, make_plan
 
@@ -79,9 +79,9 @@ class LSTM(Layer):
         self.dropout = Dropout(check_probability("dropout", dropout), backend=self.backend, dtype=dtype)
         self.plan: Plan = make_plan(self.backend, tier)
         # The reference tier is the oracle: it stays with the array namespace in its large products too.
-        self._product = (
-            partial(Backend.product, self.backend) if self.plan.tier == "reference" else self.backend.product
-        )
+        products = Backend if self.plan.tier == "reference" else type(self.backend)
+        self._product = partial(products.product, self.backend)
+        self._weight_gradients = partial(products.weight_gradients, self.backend)
         rng = np.random.default_rng(seed)
         bound = 1 / math.sqrt(self.hidden_size)
         for layer in range(self.num_layers):
@@ -235,9 +235,8 @@ class LSTM(Layer):
                 dz_rows = xp.reshape(dz, (num_steps * batch, 4 * self.hidden_size))
                 x_rows = xp.reshape(x, (num_steps * batch, x.shape[2]))
                 h_rows = xp.reshape(runs[direction].before, (num_steps * batch, self.hidden_size))
-                gradients[f"weight_ih_{name}"] = self._product(dz_rows.T, x_rows)
-                gradients[f"weight_hh_{name}"] = self._product(dz_rows.T, h_rows)
-                gradients[f"bias_{name}"] = sum_rows(backend, dz_rows)
+                weights, gradients[f"bias_{name}"] = self._weight_gradients(dz_rows, [x_rows, h_rows])
+                gradients[f"weight_ih_{name}"], gradients[f"weight_hh_{name}"] = weights
                 dx_rows = self._product(dz_rows, self.params[f"weight_ih_{name}"])
                 if dx is None:
                     dx = xp.reshape(dx_rows, x.shape)

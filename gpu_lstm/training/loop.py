@@ -13,7 +13,7 @@ import numpy as np
 
 from gpu_lstm.errors import GpuLstmError, InputError
 from gpu_lstm.layers.base import check_size
-from gpu_lstm.optimizers import Optimizer, clip_by_global_norm, make_optimizer
+from gpu_lstm.optimizers import Optimizer, make_optimizer
 from gpu_lstm.schedules import make_schedule
 from gpu_lstm.training import checkpoint
 from gpu_lstm.training.tasks import Task
@@ -153,11 +153,10 @@ class Run:
     def _one_step(self) -> Event:
         task = self.task
         loss, gradients = task.step(self.step)
-        norm = clip_by_global_norm(task.model.backend, gradients, self.settings.clip)
-        value = float(loss)
+        size = self.optimizer.update(gradients, self.schedule(self.step), self.settings.clip, loss)
+        value, norm = task.model.backend.read(loss, size)  # only now, when all is asked of the device
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise self._diverged(self.step + 1, f"loss is {value}, norm of the gradients {norm}")
-        self.optimizer.update(gradients, self.schedule(self.step))
         self.step += 1
         shown = task.shown(value)
         if self.step not in self._validate_at:

@@ -24,7 +24,7 @@ from gpu_lstm.bench.method import compared, interleave, milliseconds
 from gpu_lstm.cli.options import data_path
 from gpu_lstm.data.text import read_text
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.optimizers import Adam, clip_by_global_norm
+from gpu_lstm.optimizers import Adam
 from gpu_lstm.training.checkpoint import to_torch_names
 from gpu_lstm.training.tasks import TextTask
 
@@ -61,9 +61,8 @@ def our_training(task: TextTask) -> Callable[[], float]:
 
     def step() -> float:
         loss, gradients = task.step(optimizer.updates)
-        clip_by_global_norm(model.backend, gradients, CLIP)
-        optimizer.update(gradients)
-        return float(loss)
+        value, _ = model.backend.read(loss, optimizer.update(gradients, max_norm=CLIP, loss=loss))
+        return value
 
     return step
 

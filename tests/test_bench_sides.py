@@ -186,7 +186,7 @@ def test_a_watched_step_computes_the_same_and_leaves_nothing_behind(tier):
     optimizer = Adam(NUMPY, model.params)
     with trace.tracing({**model.layers, "dropout": model.dropout}, optimizer) as tracer, tracer.span("step"):
         loss, _, gradients = model.loss(tokens, seed=(1,))
-        optimizer.update(gradients)
+        optimizer.update(gradients, max_norm=1.0)
     assert loss == expected[0]
     assert all(np.array_equal(gradients[name], expected[2][name]) for name in gradients)
     assert functions == (compiled.call, reference.cell_forward, reference.cell_backward)
@@ -201,33 +201,21 @@ def test_every_operation_of_a_step_is_seen_under_what_it_is_part_of(tier):
     optimizer = Adam(NUMPY, model.params)
     with trace.tracing({**model.layers, "dropout": model.dropout}, optimizer) as tracer, tracer.span("step"):
         _, _, gradients = model.loss(tokens, seed=(1,))
-        optimizer.update(gradients)
+        optimizer.update(gradients, max_norm=1.0)
     calls = {row.path: row.calls for row in trace.table(tracer.spans)}
     assert calls["step", "lstm forward"] == calls["step", "lstm backward"] == 1
     assert calls["step", "lstm forward", "input projection"] == 2
     assert calls["step", "lstm forward", "recurrence forward"] == 2
     assert calls["step", "lstm backward", "recurrence backward"] == 2
     assert calls["step", "lstm backward", "input gradient"] == 2
-    assert calls["step", "lstm backward", "weight gradients"] >= 4
+    assert calls["step", "lstm backward", "weight gradients"] == 2
     for name in ("embedding forward", "embedding backward", "head forward", "head backward", "loss", "optimizer"):
         assert calls["step", name] == 1
-    assert calls["step", "dropout forward"] == 1
+    assert calls["step", "dropout forward"] == calls["step", "optimizer", "norm"] == 1
     if tier == "reference":
         assert calls["step", "lstm forward", "recurrence forward", "cell forward"] == 2 * 6
     if tier == "sequence":
         assert calls["step", "lstm forward", "recurrence forward", "kernel forward"] == 2
-
-
-def test_input_gradient_and_weight_gradients_are_told_apart_whatever_the_size():
-    lstm_size = (4, 4, 4, 4)  # T B = 4H: the products' shapes are equal
-    problem = Problem(lstm_size)
-    lstm = problem.lstm("reference")
-    with trace.tracing({"lstm": lstm}) as tracer:
-        _, _, tape = lstm.forward(problem.x)
-        lstm.backward(tape, problem.dy)
-    names = [span.name for span in tracer.spans if span.parent and span.parent.name == "lstm backward"]
-    assert names.count("input gradient") == 1
-    assert names.count("weight gradients") == 3
 
 
 def test_own_time_is_what_inner_spans_leave():

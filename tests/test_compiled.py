@@ -35,7 +35,9 @@ def on_threads(monkeypatch, compute):
     return results[0]
 
 
-@pytest.mark.parametrize("rows, outputs, widths", [(1, 1, [1]), (300, 130, [17, 65]), (1000, 12, [3]), (70, 400, [5, 9])])
+@pytest.mark.parametrize(
+    "rows, outputs, widths", [(1, 1, [1]), (300, 130, [17, 65]), (1000, 12, [3]), (70, 400, [5, 9])]
+)
 def test_weight_gradients(dtype, rows, outputs, widths, monkeypatch):
     rng = np.random.default_rng(0)
     dy = rng.standard_normal((rows, outputs)).astype(dtype)

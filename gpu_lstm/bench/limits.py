@@ -157,7 +157,7 @@ def step_bytes(
     In training that is the end of a layer's backward pass: of this layer and those below, gates (T, B, 4H), in whose
     place dz is made, h and c (T+1, B, H); the gradient of this layer's inputs and outputs; the gradients of all
     weights so far. An inference pass of one layer keeps h and one slot of c. ``kernels/cpu`` packs the weights of a
-    product once more.
+    product once more. What the pool of large arrays keeps idle between them (``backend/pool.py``) is not counted.
 
     Parameters
     ----------

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_lstm.backend import Backend, choose
+from gpu_lstm.backend.pool import POOL
 from gpu_lstm.bench import peers
 from gpu_lstm.bench.grid import Size
 from gpu_lstm.bench.limits import ITEM, step_bytes
@@ -95,6 +96,7 @@ def measure(name: str, size: Size, dtype: str, backend: Backend) -> int:
 def give_back_free_memory() -> None:
     """Hand what is free inside this process back to the system, else a step would take it unseen (glibc only)."""
     gc.collect()
+    POOL.clear()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -16,7 +16,7 @@ from gpu_lstm.bench.machine import Machine
 from gpu_lstm.bench.method import Patience, clock_for, interleave, spread
 from gpu_lstm.bench.peers import Side, our_sides
 from gpu_lstm.bench.problem import TOLERANCE, Problem, Step
-from gpu_lstm.optimizers import Adam, clip_by_global_norm
+from gpu_lstm.optimizers import Adam
 from gpu_lstm.recurrence import runnable_tiers
 
 Point = dict[str, Any]
@@ -150,9 +150,7 @@ def phases(problem: Problem, tier: str, rounds: int) -> dict[str, float]:
         with trace.tracing({"lstm": lstm}, optimizer) as tracer, tracer.span("step"):
             _, _, tape = lstm.forward(x)
             _, _, gradients = lstm.backward(tape, dy)
-            with tracer.span("optimizer"):
-                clip_by_global_norm(problem.backend, gradients, 1.0)
-            optimizer.update(gradients)
+            optimizer.update(gradients, max_norm=1.0)
         taken.append(trace.by_phase(tracer.spans, "step"))
     return {phase: statistics.median(one[phase] for one in taken[1:]) for phase in taken[0]}
 

@@ -15,13 +15,21 @@ from typing import Any
 
 from gpu_lstm.backend import Backend, compiled
 from gpu_lstm.layers import LSTM, Layer
-from gpu_lstm.layers import lstm as lstm_module
 from gpu_lstm.models import language
 from gpu_lstm.optimizers import Optimizer
 from gpu_lstm.recurrence import reference
 from gpu_lstm.recurrence.plan import Plan
 
-BACKEND_OPERATIONS = ("matmul", "product", "tanh", "multiply", "scatter_add", "uniform")
+HOUSEKEEPING = {
+    "asarray", "to_numpy", "owns", "require", "require_range", "dtype", "empty", "synchronize", "describe", "update",
+}  # fmt: skip
+"""Methods of a backend that are no operations of a step; ``update`` is what an optimizer's own span holds."""
+
+
+def operations(backend: Backend) -> list[str]:
+    """Methods of a backend that compute something."""
+    public = [name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")]
+    return [name for name in public if name not in HOUSEKEEPING and callable(getattr(backend, name))]
 
 
 @dataclass
@@ -174,7 +182,7 @@ def tracing(
                 _watch_lstm(tracer, stack, watch, title, layer)
             watch(layer, "forward", f"{title} forward")
             watch(layer, "backward", f"{title} backward")
-        for operation in BACKEND_OPERATIONS:
+        for operation in operations(backend):
             watch(backend, operation, operation)
         watch(reference, "cell_forward", "cell forward")
         watch(reference, "cell_backward", "cell backward")
@@ -193,10 +201,8 @@ def tracing(
 def _watch_lstm(tracer: Tracer, stack: ExitStack, watch: Callable[..., None], title: str, layer: LSTM) -> None:
     """The phases of an LSTM: its large products, told apart by where and on what they work, and its recurrence."""
 
-    def role(a: Any, b: Any, *_: Any) -> str:
-        if not tracer.inside(f"{title} backward"):
-            return "input projection"
-        return "input gradient" if any(b is weight for weight in layer.params.values()) else "weight gradients"
+    def role(*_: Any) -> str:
+        return "input gradient" if tracer.inside(f"{title} backward") else "input projection"
 
     class Watched:
         forward = staticmethod(tracer.watch(layer.plan.run.forward, "recurrence forward"))
@@ -204,7 +210,7 @@ def _watch_lstm(tracer: Tracer, stack: ExitStack, watch: Callable[..., None], ti
 
     stack.enter_context(replaced(layer, "plan", Plan(layer.plan.tier, Watched(), layer.plan.reasons)))
     watch(layer, "_product", role)
-    watch(lstm_module, "sum_rows", "weight gradients")
+    watch(layer, "_weight_gradients", "weight gradients")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from gpu_lstm.cli.options import Parsers, add_device, add_parser, announce, data
 from gpu_lstm.data.text import read_text
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.optimizers import Adam, clip_by_global_norm
+from gpu_lstm.optimizers import Adam
 from gpu_lstm.training.checkpoint import write_whole
 from gpu_lstm.training.tasks import TextTask
 
@@ -54,15 +54,9 @@ def run(options: argparse.Namespace) -> int:
     task = TextTask(model, tokens, options.batch, options.length, validation=0.1, seed=0)
     optimizer = Adam(backend, model.params)
 
-    def step(number: int, tracer: trace.Tracer | None = None) -> None:
+    def step(number: int) -> None:
         loss, gradients = task.step(number % task.steps_per_epoch)
-        if tracer is None:
-            clip_by_global_norm(backend, gradients, 1.0)
-        else:
-            with tracer.span("clip"):
-                clip_by_global_norm(backend, gradients, 1.0)
-        optimizer.update(gradients)
-        float(loss)
+        backend.read(loss, optimizer.update(gradients, max_norm=1.0, loss=loss))
 
     for number in range(WARM_UP):
         step(number)
@@ -70,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     with trace.tracing(layers, optimizer, {"batch": (task.train, "chunk")}) as tracer:
         for number in range(WARM_UP, WARM_UP + options.steps):
             with tracer.span("training step"):
-                step(number, tracer)
+                step(number)
     about = record.provenance(record.command_line("gpu-lstm")) | {
         "backend": backend.name,
         "tier": model.lstm.plan.tier,

@@ -32,6 +32,8 @@ GATE_OPERATIONS = {"forward": 100, "backward": 60}
 """Per hidden unit and step, beside the products."""
 ADAM_OPERATIONS, ADAM_ACCESSES = 12, 7
 """Per parameter."""
+SLAB, SLAB_ROWS = 256, 200
+"""Depth of the slabs that ``kernels/cpu`` packs, and the rows of the other factor that it packs beside them."""
 ITEM = {"float64": 8, "float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}
 """Bytes of a number."""
 
@@ -150,14 +152,13 @@ def floor(size: Size, item: int, kind: str, ceilings: Ceilings, waits: tuple[int
 
 
 def step_bytes(
-    size: Size, item: int, kind: str = "training", num_layers: int = 1, packed: bool = True
+    size: Size, item: int, kind: str = "training", num_layers: int = 1, threads: int = 0
 ) -> dict[str, float]:
     """Bytes that a step of our layers holds at its peak, beside x, the weights and the gradient of the outputs.
 
     In training that is the end of a layer's backward pass: of this layer and those below, gates (T, B, 4H), in whose
     place dz is made, h and c (T+1, B, H); the gradient of this layer's inputs and outputs; the gradients of all
-    weights so far. An inference pass of one layer keeps h and one slot of c. ``kernels/cpu`` packs the weights of a
-    product once more. What the pool of large arrays keeps idle between them (``backend/pool.py``) is not counted.
+    weights so far. An inference pass of one layer keeps h and one slot of c. What the pool of large arrays keeps idle between them (``backend/pool.py``) is not counted.
 
     Parameters
     ----------
@@ -167,8 +168,8 @@ def step_bytes(
     kind : {"training", "inference"}
         Inference of one layer only.
     num_layers : int
-    packed : bool
-        Whether to count the packed copy.
+    threads : int
+        Of compiled code, which packs W_hh once more and, in each thread, slabs of a product's factors; 0 without.
 
     Returns
     -------
@@ -178,7 +179,7 @@ def step_bytes(
     steps, batch, d, h = size
     row = item * batch
     states = 2 * row * h
-    pack = item * 4 * h * max(d, h) if packed else 0
+    pack = item * (4 * h * h + threads * SLAB * (d + h + SLAB_ROWS)) if threads else 0
     if kind == "inference":
         return {"total": 5 * row * h * steps + states + pack, "per_step_and_layer": 5 * row * h}
     widths = [d] + [h] * (num_layers - 1)

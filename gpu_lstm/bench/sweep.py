@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpu_lstm.backend import Backend
-from gpu_lstm.bench import limits, memory, trace
+from gpu_lstm.bench import limits, memory, threads, trace
 from gpu_lstm.bench.grid import Size, line
 from gpu_lstm.bench.machine import Machine
 from gpu_lstm.bench.method import Patience, clock_for, interleave, spread
@@ -164,7 +164,8 @@ def peaks(point: Point, size: Size, dtype: str, backend: str) -> Point:
     """Peak memory of our fastest tier and of torch.nn.LSTM, beside what the model says of ours."""
     wanted = [name for name in (point["ours"], "torch") if "median" in point["sides"].get(name, {})]
     measured = {name: memory.peak(name, size, dtype, backend) for name in wanted}
-    model = limits.step_bytes(size, limits.ITEM[dtype])["total"]
+    compiled = backend == "numpy" and point["ours"] in ("sequence", "pointwise")
+    model = limits.step_bytes(size, limits.ITEM[dtype], threads=threads.count() if compiled else 0)["total"]
     return {"peak_bytes": measured, "model_bytes": model}
 
 

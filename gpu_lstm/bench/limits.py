@@ -158,7 +158,8 @@ def step_bytes(
 
     In training that is the end of a layer's backward pass: of this layer and those below, gates (T, B, 4H), in whose
     place dz is made, h and c (T+1, B, H); the gradient of this layer's inputs and outputs; the gradients of all
-    weights so far. An inference pass of one layer keeps h and one slot of c. What the pool of large arrays keeps idle between them (``backend/pool.py``) is not counted.
+    weights so far. An inference pass of one layer keeps h and one slot of c. What the pool of large arrays keeps
+    idle (``backend/pool.py``) is not counted.
 
     Parameters
     ----------

@@ -105,7 +105,8 @@ def test_whole_training_of_a_language_model(benchmark, text, tmp_path, tier):
         outcomes.append(run.go(lambda event: None, lambda: False))
 
     benchmark.pedantic(train, rounds=2)
-    assert outcomes[0].best == outcomes[1].best < math.log2(len(vocabulary))
+    (best,) = {outcome.best for outcome in outcomes}  # the same seed, the same model
+    assert best < math.log2(len(vocabulary))
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,19 @@
     python -m benchmarks.record --gpu        # on a machine with an NVIDIA GPU: tests and checks first, then the grids
     python -m benchmarks.record --only cpu_model
 
-Each run writes ``results/NAME.json``; what is there is replaced only by a run that ended well.
+Each run writes ``results/NAME.json``, and a page where it makes one; what is there is replaced only by a run that ended well.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.tables import RESULTS
+from gpu_lstm.training.checkpoint import write_whole
 
 ROUNDS = "9"
 CPU = {
@@ -43,14 +42,11 @@ def make(name: str, arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         subprocess.run([sys.executable, *arguments, "--out", str(out)], check=True)
-        written = out / "record.json" if out.is_dir() else out
-        # The record's command shall be one that others can type, and not name a temporary place.
-        text = written.read_text(encoding="utf-8").replace(f" --out {out}", "")
-        waiting = RESULTS / f"{name}.json.part"
-        waiting.write_text(text, encoding="utf-8")
-        os.replace(waiting, RESULTS / f"{name}.json")
-        if out.is_dir():
-            shutil.copy(out / "report.html", RESULTS / f"{name}.html")
+        files = {"json": out / "record.json", "html": out / "report.html"} if out.is_dir() else {"json": out}
+        for ending, path in files.items():
+            # The record's command shall be one that others can type, and not name a temporary place.
+            text = path.read_text(encoding="utf-8").replace(f" --out {out}", "")
+            write_whole(RESULTS / f"{name}.{ending}", text.encode())
 
 
 def main() -> None:

@@ -4,7 +4,8 @@
     python -m benchmarks.record --gpu        # on a machine with an NVIDIA GPU: tests and checks first, then the grids
     python -m benchmarks.record --only cpu_model
 
-Each run writes ``results/NAME.json``, and a page where it makes one; what is there is replaced only by a run that ended well.
+Each run writes ``results/NAME.json``, and a page where it makes one; what is there is replaced only by a run that ended
+well.
 """
 
 from __future__ import annotations

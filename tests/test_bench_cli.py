@@ -184,11 +184,13 @@ def test_train_and_infer_choose_the_kind(here):
         (["--compare", "a.json", "b.json"], "record a.json does not exist"),
         (["--compare", "file", "file"], "record file can't be read"),
         (["--compare", "other.json", "other.json"], "record other.json is none of gpu-lstm bench"),
+        (["--compare", "script.json", "script.json"], "record script.json is none of gpu-lstm bench"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(here, capsys, arguments, message):
     (here / "file").write_text("not a record")
     (here / "other.json").write_text("{}")
+    (here / "script.json").write_text('{"format": 1, "points": [{"size": [1, 2, 3, 4]}]}')
     (here / "taken").mkdir()
     (here / "taken" / "record.json").write_text("{}")
     assert main(["bench", *arguments]) == 2

@@ -103,7 +103,12 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"record {path} does not exist") from None
     except (OSError, ValueError) as error:
         raise InputError(f"record {path} can't be read: {error}") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("points"), list):
+    parts = ("points", "machines")  # the compare scripts' records have no machines
+    if (
+        not isinstance(record, dict)
+        or record.get("format") != FORMAT
+        or not all(isinstance(record.get(part), list) for part in parts)
+    ):
         raise InputError(f"record {path} is none of gpu-lstm bench (format {FORMAT})")
     return record
 

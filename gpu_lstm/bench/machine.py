@@ -12,7 +12,7 @@ import numpy as np
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.bench import limits, threads
-from gpu_lstm.bench.method import Patience, clock_for, interleave, spread
+from gpu_lstm.bench.method import Patience, clock_for, interleave
 from gpu_lstm.bench.peers import installed
 
 SIDE = 2048
@@ -62,17 +62,17 @@ class Machine:
         )
         for name, times in interleave(steps, rounds, patience, dict.fromkeys(steps, self.clock)).items():
             self.seconds[name] = self.seconds.get(name, []) + times
-        self.product_by = min(self.products, key=lambda name: spread(self.seconds[f"product {name}"])["median"])
+        self.product_by = min(self.products, key=lambda name: min(self.seconds[f"product {name}"]))
 
     def ceilings(self) -> limits.Ceilings:
-        """Rates from the medians."""
-        middle = {name: spread(times)["median"] for name, times in self.seconds.items()}
+        """Rates from the best times: what the machine can do when nothing disturbs it."""
+        best = {name: min(times) for name, times in self.seconds.items()}
         return limits.Ceilings(
-            flops=2 * self.side**3 / middle[f"product {self.product_by}"],
-            memory=self.copied["copy"] / middle["copy"],
-            cache=self.copied["copy in cache"] / middle["copy in cache"],
+            flops=2 * self.side**3 / best[f"product {self.product_by}"],
+            memory=self.copied["copy"] / best["copy"],
+            cache=self.copied["copy in cache"] / best["copy in cache"],
             cache_bytes=self.cache_bytes,
-            launch=middle["launches"] / LAUNCHES if "launches" in middle else 0.0,
+            launch=best["launches"] / LAUNCHES if "launches" in best else 0.0,
         )
 
     def describe(self) -> dict[str, Any]:

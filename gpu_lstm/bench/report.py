@@ -352,7 +352,8 @@ def other_devices(points: list[Any]) -> Chart | None:
     point = largest(points)
     if point is None:
         return None
-    size, dtype, factor = tuple(point["size"]), point["dtype"], over_floor(points)
+    size, dtype = tuple(point["size"]), point["dtype"]
+    factor = max(1.0, over_floor(points))  # a busy machine may have shown its own limits too low
     rows = []
     for device in limits.DEVICES:
         bars = []

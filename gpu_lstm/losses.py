@@ -34,7 +34,8 @@ def softmax_cross_entropy(
     Raises
     ------
     InputError
-        Shapes don't fit, or a target is out of range.
+        Shapes don't fit, or a target is out of range; on a GPU the latter is told by ``backend.read(loss)``, and such
+        targets have loss and gradient 0 until then.
     """
     xp = backend.xp
     backend.require("logits", logits, (*_any_sizes(logits)[1:], "V"))

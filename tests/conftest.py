@@ -25,3 +25,15 @@ def pytest_runtest_setup(item):
 def backend(request):
     """NumPy, and CuPy where there is a GPU."""
     return NumpyBackend() if request.param == "numpy" else gpu_or_reason()
+
+
+@pytest.fixture(params=["emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
+def cuda(request):
+    """The CUDA kernels: on the CPU, and on a GPU where there is one."""
+    if request.param == "cupy":
+        return gpu_or_reason()
+    from tests.emulated import EmulatedBackend, missing
+
+    if missing():
+        pytest.skip(missing())
+    return EmulatedBackend()

@@ -13,13 +13,14 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from gpu_lstm.errors import InputError
+from gpu_lstm.backend.kernels import Kernel, Launch
+from gpu_lstm.errors import BackendError, InputError
 
 Array = Any
 """An array of a backend's namespace: ``numpy.ndarray``, ``cupy.ndarray``, ..."""
 
 DTYPES = ("float32", "float64")
-"""Computing types. float16 and bfloat16 storage belongs to the fused CUDA tiers."""
+"""Computing types of layers and models. The recurrence's CUDA tiers and kernels store in float16 and bfloat16 too."""
 
 
 class Rule(Protocol):
@@ -49,7 +50,7 @@ class Backend:
     why : str
         One line for people: the backend and the reason it was chosen.
     kernels : str
-        Which compiled kernels take its arrays: ``cpu``, or none.
+        Which compiled kernels take its arrays: ``cpu``, ``cuda``, or none.
     """
 
     xp: Any
@@ -311,8 +312,25 @@ class Backend:
                 gradient *= scale
             optimizer.move(param, gradient, state, numbers)
 
+    def kernel(self, kernel: Kernel) -> Launch:
+        """A CUDA kernel, compiled at its first use and kept.
+
+        Raises
+        ------
+        BackendError
+            It can't be compiled here, or the backend has no CUDA kernels.
+        """
+        raise BackendError(f"backend {self.name} has no CUDA kernels; asked for {kernel.expression}")
+
     def synchronize(self) -> None:
         """Wait until everything asked of the device is done."""
+
+    def release(self) -> None:
+        """Give memory that is held but unused back to the device, after it ran out."""
+
+    def available(self) -> int | None:
+        """Bytes of the device's memory that are free to use; None where it can't be told."""
+        return None
 
     def describe(self) -> dict[str, str]:
         """Device and library names with versions, for ``gpu-lstm info`` and for recorded results."""

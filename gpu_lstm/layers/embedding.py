@@ -50,7 +50,8 @@ class Embedding(Layer):
         Raises
         ------
         InputError
-            ids aren't integers, are outside 0..num_embeddings-1, or belong to another backend.
+            ids aren't integers, are outside 0..num_embeddings-1, or belong to another backend. On a GPU the second is
+            told by ``backend.read``, when the loss is read.
         """
         xp = self.backend.xp
         self.backend.require("ids", ids, tuple(f"N{axis}" for axis in range(getattr(ids, "ndim", 0))))

@@ -30,9 +30,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_model import CELLS, bytes_of
-from benchmarks.grid import SIZES, Size
-from benchmarks.method import installed, write
 from gpu_lstm.backend import Backend, CupyBackend, kernels
+from gpu_lstm.bench.grid import STANDARD as SIZES
+from gpu_lstm.bench.grid import Size
+from gpu_lstm.bench.peers import installed
+from gpu_lstm.bench.record import write
 from gpu_lstm.errors import BackendError
 from gpu_lstm.layers import LSTM
 from gpu_lstm.recurrence import runnable_tiers

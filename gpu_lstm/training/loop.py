@@ -90,6 +90,20 @@ class Settings:
         if self.on_nonfinite not in ("stop", "skip"):
             raise InputError(f"on_nonfinite is {self.on_nonfinite!r}; expected stop or skip")
 
+    @classmethod
+    def read(cls, saved: Any, path: Path) -> Settings:
+        """From a checkpoint's description.
+
+        Raises
+        ------
+        InputError
+            It is damaged: not the settings' names, or values of another type.
+        """
+        try:
+            return cls(**saved)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"checkpoint {path} has damaged settings: {error}") from None
+
 
 @dataclass(frozen=True)
 class Event:

@@ -46,6 +46,10 @@ class Optimizer:
         if gradients.keys() != self.params.keys():
             odd = sorted(gradients.keys() ^ self.params.keys())
             raise InputError(f"gradients has not the parameters' names; these are on one side only: {odd}")
+        for name, param in self.params.items():
+            gradient = gradients[name]
+            if not (self.backend.owns(gradient) and gradient.shape == param.shape and gradient.dtype == param.dtype):
+                self.backend.require(f"gradient of {name}", gradient, tuple(param.shape), str(param.dtype))
         self.updates += 1
         for name, param in self.params.items():
             self.move(name, param, gradients[name], self.learning_rate * factor)

@@ -101,6 +101,12 @@ def check_probability(name: str, value: float) -> float:
     return float(value)
 
 
+def any_shape(x: Any) -> tuple[str, ...]:
+    """A shape for `Backend.require` that allows any size on each of x's axes."""
+    rank = getattr(x, "ndim", 0)
+    return tuple(f"N{axis}" for axis in range(rank)) if isinstance(rank, int) else ()
+
+
 def sum_rows(backend: Backend, rows: Array) -> Array:
     """Sum over the first axis of (N, M), in blocks of 64 rows and then over them: the rounding errors stay small."""
     xp = backend.xp

@@ -372,7 +372,14 @@ class LSTM(Layer):
         """The batch's mask, or None where every sequence has all steps."""
         if lengths is None:
             return None
-        host = np.asarray(self.backend.to_numpy(lengths) if self.backend.owns(lengths) else lengths)
+        try:
+            host = np.asarray(self.backend.to_numpy(lengths) if self.backend.owns(lengths) else lengths)
+        except ValueError:
+            raise InputError(
+                f"lengths is a {type(lengths).__name__} of no regular shape; expected {batch} of them"
+            ) from None
+        if isinstance(lengths, np.ma.MaskedArray):
+            raise InputError("lengths is a masked array; expected whole numbers")
         if host.shape != (batch,) or not np.issubdtype(host.dtype, np.integer):
             raise InputError(
                 f"lengths has shape {host.shape} and dtype {host.dtype}; expected {batch} whole numbers, one a sequence"

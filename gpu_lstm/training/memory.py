@@ -93,7 +93,8 @@ def _lstm(job: Job, inputs: int, directions: int = 1) -> _Lstm:
 
     A layer's input is the h of the one below, or a copy of its own where there is dropout or a second direction.
     """
-    hidden, layers = job.config["hidden_size"], job.config["num_layers"]
+    hidden: int = job.config["hidden_size"]
+    layers: int = job.config["num_layers"]
     width = hidden * directions
     inner = (2 if job.config["dropout"] > 0 else 0) + (1 if directions == 2 else 0)
     parts = segments(job.steps, job.batch)

@@ -2,8 +2,8 @@
 
     python -m tests.soak.fuzz --examples 100000
 
-Each either loads as something valid or raises our own error; nothing else comes out, it takes less than a second of processor time, and
-memory stays below ten times the file's size (and six megabytes for tables and blocks).
+Each either loads as something valid or raises our own error; nothing else comes out, it takes less than a second of
+processor time, and memory stays below ten times the file's size (and six megabytes for tables and blocks).
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def change_bytes(content: bytes) -> st.SearchStrategy[bytes]:
     return st.lists(edit | early, min_size=1, max_size=4).map(apply)
 
 
-ODD = (
-    st.none() | st.booleans() | st.integers() | st.sampled_from([0, -1, 1, 10**9, 2**31, 2**63, 10**30])
-    | st.floats() | st.text(max_size=5) | st.just("text") | st.just([]) | st.just({}) | st.lists(st.integers(), max_size=3)
+ODD: st.SearchStrategy[Any] = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.sampled_from([0, -1, 1, 10**9, 2**31, 2**63, 10**30]), st.floats(),
+    st.text(max_size=5), st.just("text"), st.just([]), st.just({}), st.lists(st.integers(), max_size=3),
 )  # fmt: skip
 
 

@@ -181,6 +181,21 @@ def test_a_damaged_manifest_is_told(stopped, content):
         newest(stopped)
 
 
+def test_a_named_checkpoint_goes_on_beside_a_damaged_manifest(stopped, tmp_path):
+    whole = text_task()
+    train(whole, tmp_path / "whole")
+    (stopped / MANIFEST).write_text("{")
+    flip(stopped / resume_name(5))
+    tear(stopped / resume_name(10))
+    task, lines = text_task(), []
+    run = Run(task, settings(), stopped, {"options": {"a": 1}}, lines.append)
+    run.resume(*checkpoint.load(stopped / resume_name(13)))
+    run.go(lambda event: None, lambda: False)
+    assert weights(task) == weights(whole)
+    assert lines == [f"the manifest of {stopped} was damaged; it names what can be read now"]
+    assert newest(stopped)[0].name == resume_name(21)
+
+
 def test_a_folder_without_a_run_is_told(tmp_path):
     with pytest.raises(InputError, match="no checkpoint to go on from"):
         newest(tmp_path)
@@ -543,7 +558,8 @@ def test_out_of_memory_releases_what_is_held_names_sizes_and_leaves_all_usable(t
         return real(number)
 
     task.step = step
-    with pytest.raises(TrainingError, match=r"step 7 ran out of memory: .*1,234,567 bytes; a smaller --batch") as told:
+    named = r"step 7 ran out of memory: .*1,234,567 bytes \(parameters and gradients \d.* optimizer \d.*\); a smaller"
+    with pytest.raises(TrainingError, match=named) as told:
         train(task, tmp_path)
     assert device.released == 1
     assert told.value.__context__ is None

@@ -54,7 +54,7 @@ class Model:
 
 
 def check_host(name: str, value: Any, shape: tuple[int | str, ...], whole: bool = False) -> np.ndarray:
-    """A host array of numbers (whole numbers, where asked for) and of that shape; ``"T"`` stands for any size, ``"S=3"`` for 3.
+    """A host array of (whole) numbers and of that shape; ``"T"`` stands for any size, ``"S=3"`` for 3.
 
     Raises
     ------

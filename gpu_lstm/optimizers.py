@@ -74,6 +74,10 @@ class Optimizer:
             raise InputError(f"gradients has not the parameters' names; these are on one side only: {odd}")
         if max_norm is not None:
             _check_max_norm(max_norm)
+        for name, param in self.params.items():
+            gradient = gradients[name]
+            if not (self.backend.owns(gradient) and gradient.shape == param.shape and gradient.dtype == param.dtype):
+                self.backend.require(f"gradient of {name}", gradient, tuple(param.shape), str(param.dtype))
         self.updates += 1
         return self.backend.update(
             self,

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from gpu_lstm.backend import CupyBackend, NumpyBackend
+from gpu_lstm.backend import CupyBackend, NumpyBackend, pool
 from gpu_lstm.errors import BackendError
 
 
@@ -37,3 +37,9 @@ def cuda(request):
     if missing():
         pytest.skip(missing())
     return EmulatedBackend()
+
+
+@pytest.fixture
+def without_pool(monkeypatch):
+    """Every array from NumPy itself: what is needed at once, without the blocks that the pool keeps for later."""
+    monkeypatch.setattr(pool, "SMALLEST", 1 << 62)

@@ -6,7 +6,6 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from gpu_lstm.backend import pool
 from gpu_lstm.bench import limits, memory, threads
 from gpu_lstm.bench.limits import Ceilings, Link, Work
 from gpu_lstm.layers import LSTM
@@ -72,12 +71,6 @@ def test_bytes_count_at_the_rate_of_the_cache_where_all_fits_into_it():
     assert slow["input projection"] == 4 * (30 + 80 + 96) / 10
     assert fast["input projection"] == 4 * (30 + 80 + 96) / 1000
     assert limits.floor(SIZE, 4, "training", Ceilings(1e30, 10))["recurrence forward"] == 4 * (96 + 96 + 48) / 10
-
-
-@pytest.fixture
-def without_pool(monkeypatch):
-    """Every array from NumPy itself: what is needed at once, without the blocks that the pool keeps for later."""
-    monkeypatch.setattr(pool, "SMALLEST", 1 << 62)
 
 
 def traced_peak(size, num_layers, tier, kind):
@@ -171,24 +164,8 @@ def test_a_faster_device_is_predicted_to_be_faster():
 
 
 def test_a_size_that_does_not_fit_says_what_it_needs_and_what_there_is(monkeypatch):
-    monkeypatch.setattr(memory, "free", lambda backend: 2e9)
+    monkeypatch.setattr(NUMPY, "available", lambda: 2e9, raising=False)
     assert memory.obstacle((64, 32, 128, 128), "float32", "training", NUMPY) == ""
     text = memory.obstacle((4096, 1024, 1024, 1024), "float32", "training", NUMPY)
     assert text.startswith("needs about ")
     assert text.endswith("; 2.0 GB are free")
-
-
-def test_free_memory_is_some_amount():
-    assert memory.free(NUMPY) > 1e6
-
-
-def test_free_memory_of_a_gpu_is_what_the_runtime_says():
-    class Fake:
-        name = "cupy:0"
-
-        class xp:
-            class cuda:
-                class runtime:
-                    memGetInfo = staticmethod(lambda: (3e9, 8e9))
-
-    assert memory.free(Fake()) == 3e9

@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from gpu_lstm.backend import compiled
 from gpu_lstm.layers import LSTM, lstm
 from gpu_lstm.layers.lstm import segments
 from gpu_lstm.recurrence import runnable_tiers
@@ -104,8 +105,9 @@ def kept_and_peak(one, x):
     return kept, peak
 
 
+@pytest.mark.skipif(bool(compiled.missing()), reason="takes long without the compiled tier")
 @pytest.mark.parametrize("layers", [1, 2])
-def test_a_long_sequence_needs_a_twentieth_of_the_memory(layers):
+def test_a_long_sequence_needs_a_twentieth_of_the_memory(without_pool, layers):
     x = np.random.default_rng(0).standard_normal((100_000, 1, 8), dtype=np.float32)
     plain, again = (LSTM(8, 16, layers, backend=NUMPY, recompute=recompute) for recompute in (False, True))
     for before, after in zip(kept_and_peak(plain, x), kept_and_peak(again, x), strict=True):

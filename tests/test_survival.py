@@ -181,6 +181,21 @@ def test_a_damaged_manifest_is_told(stopped, content):
         newest(stopped)
 
 
+def test_a_named_checkpoint_goes_on_beside_a_damaged_manifest(stopped, tmp_path):
+    whole = text_task()
+    train(whole, tmp_path / "whole")
+    (stopped / MANIFEST).write_text("{")
+    flip(stopped / resume_name(5))
+    tear(stopped / resume_name(10))
+    task, lines = text_task(), []
+    run = Run(task, settings(), stopped, {"options": {"a": 1}}, lines.append)
+    run.resume(*checkpoint.load(stopped / resume_name(13)))
+    run.go(lambda event: None, lambda: False)
+    assert weights(task) == weights(whole)
+    assert lines == [f"the manifest of {stopped} was damaged; it names what can be read now"]
+    assert newest(stopped)[0].name == resume_name(21)
+
+
 def test_a_folder_without_a_run_is_told(tmp_path):
     with pytest.raises(InputError, match="no checkpoint to go on from"):
         newest(tmp_path)
@@ -241,7 +256,7 @@ def test_a_second_process_is_refused_with_the_first_one_s_id(tmp_path):
         "import sys, time; from pathlib import Path; from gpu_lstm.training.lock import locked\n"
         "with locked(Path(sys.argv[1])):\n print('held', flush=True); time.sleep(60)"
     )
-    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen([sys.executable, "-P", "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(InputError, match=f"in use by process {other.pid} on "):
@@ -333,7 +348,7 @@ def test_a_second_signal_leaves_at_once(tmp_path):
     )
     (tmp_path / "t.txt").write_text("to be or not to be, that is the question\n" * 400)
     process = subprocess.Popen(
-        [sys.executable, "-c", slow], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [sys.executable, "-P", "-c", slow], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
     log = tmp_path / "run/log.jsonl"
     while process.poll() is None and not (log.exists() and log.stat().st_size > 1000):
@@ -543,7 +558,8 @@ def test_out_of_memory_releases_what_is_held_names_sizes_and_leaves_all_usable(t
         return real(number)
 
     task.step = step
-    with pytest.raises(TrainingError, match=r"step 7 ran out of memory: .*1,234,567 bytes; a smaller --batch") as told:
+    named = r"step 7 ran out of memory: .*1,234,567 bytes \(parameters and gradients \d.* optimizer \d.*\); a smaller"
+    with pytest.raises(TrainingError, match=named) as told:
         train(task, tmp_path)
     assert device.released == 1
     assert told.value.__context__ is None

@@ -40,7 +40,7 @@ class NumpyBackend(Backend):
         return np.array(x)
 
     def owns(self, x: Any) -> bool:  # noqa: D102
-        return isinstance(x, np.ndarray)
+        return type(x) in (np.ndarray, np.memmap)  # other kinds have a meaning of their own: a mask, units
 
     def dtype(self, name: str) -> Any:  # noqa: D102
         return np.dtype(name)

@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import gc
 import importlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,31 +38,11 @@ def needed(size: Size, dtype: str, kind: str) -> float:
     return max(oracle + 8 * data, 3 * ours + ITEM["float64"] * data + 2 * ITEM[dtype] * data)
 
 
-def free(backend: Backend) -> float:
-    """Bytes that this process may still take on the backend's device."""
-    if backend.name.startswith("cupy"):
-        return float(backend.xp.cuda.runtime.memGetInfo()[0])
-    amounts = []
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        fields = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        amounts.append(fields["MemAvailable"])
-    except (OSError, KeyError, ValueError, IndexError):
-        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-            amounts.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    try:  # a container's limit
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        if limit != "max":
-            amounts.append(int(limit) - int((group / "memory.current").read_text(encoding="ascii")))
-    except (OSError, ValueError):
-        pass
-    return float(min(amounts)) if amounts else float("inf")
-
-
 def obstacle(size: Size, dtype: str, kind: str, backend: Backend) -> str:
     """Why a point can't be measured here for want of memory; empty where it can."""
-    need, have = needed(size, dtype, kind), free(backend)
+    need, have = needed(size, dtype, kind), backend.available()
+    if have is None:
+        return ""
     return "" if need <= RESERVE * have else f"needs about {need / 1e9:.1f} GB of memory; {have / 1e9:.1f} GB are free"
 
 

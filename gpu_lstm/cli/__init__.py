@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f": {error.filename}" if error.filename else ""
         print(f"gpu-lstm: {error.strerror or error}{where}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"gpu-lstm: out of memory: {error or 'no size told'}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("gpu-lstm: interrupted", file=sys.stderr)
         return 130

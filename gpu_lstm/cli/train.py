@@ -197,7 +197,7 @@ def resume(options: argparse.Namespace) -> int:
         checkpoint.check_amounts(arrays, description, path)
         plain = {**description["options"], "tier": options.tier}
         plain["recompute"] = options.recompute or plain.get("recompute", False)
-        settings = Settings(**{**description["settings"], **given(options)})
+        settings = Settings.read({**description["settings"], **given(options)}, path)
         extra = {k: description[k] for k in EXTRAS[kind]}
         task = PREPARE[kind](plain, backend, description).make()
     except (KeyError, TypeError, AttributeError) as error:

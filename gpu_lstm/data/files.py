@@ -102,6 +102,25 @@ class Stored:
         return array if dtype is None else array.astype(dtype)
 
 
+def write_all(file: IO[bytes], block: np.ndarray) -> None:
+    """Write a contiguous array to an unbuffered temporary file.
+
+    Raises
+    ------
+    InputError
+        The disk with the temporary files is full.
+    """
+    content = memoryview(block.data).cast("B")
+    try:
+        while content:
+            content = content[file.write(content) :]
+    except OSError as error:
+        raise InputError(
+            f"folder {tempfile.gettempdir()} has no room for {len(content):,} bytes more of converted data: "
+            f"{error.strerror}; the environment variable TMPDIR names another"
+        ) from None
+
+
 class Spool:
     """Collects blocks of one array along its first axis, in memory or, once large, in a temporary file."""
 
@@ -113,29 +132,15 @@ class Spool:
         self._file: IO[bytes] | None = None
 
     def add(self, block: np.ndarray) -> None:
-        """Append a block, (n,) or (n, width).
-
-        Raises
-        ------
-        InputError
-            The disk with the temporary files is full.
-        """
+        """Append a block, (n,) or (n, width); see `write_all` for what it raises."""
         block = np.ascontiguousarray(block, dtype=self._dtype)
         self._bytes += block.nbytes
         self._blocks.append(block)
         if self._file is not None or self._bytes > IN_MEMORY:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as what is read of it)
-            try:
-                for waiting in self._blocks:
-                    content = memoryview(waiting.data).cast("B")
-                    while content:
-                        content = content[self._file.write(content) :]
-            except OSError as error:
-                raise InputError(
-                    f"folder {tempfile.gettempdir()} has no room for the {self._bytes:,} bytes converted until now: "
-                    f"{error.strerror}; the environment variable TMPDIR names another"
-                ) from None
+            for waiting in self._blocks:
+                write_all(self._file, waiting)
             self._blocks.clear()
 
     def finish(self) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpu_lstm.data.files import BLOCK, SHIPPED, UNREADABLE, Spool, Stored, find_file, open_bytes
+from gpu_lstm.data.files import BLOCK, SHIPPED, UNREADABLE, Spool, Stored, find_file, open_bytes, write_all
 from gpu_lstm.errors import InputError
 
 SHAKESPEARE = SHIPPED / "shakespeare.txt.xz"
@@ -138,7 +138,7 @@ def _blocks(path: Path) -> Iterator[str]:
         raise InputError(f"{path} can't be read: {error}") from None
 
 
-SHUFFLED = 1 << 23
+SHUFFLED = 1 << 22
 """Tokens that are shuffled at a time."""
 
 
@@ -164,10 +164,9 @@ def shuffle_lines(tokens: np.ndarray, newline: int, seed: tuple[int, ...]) -> np
     buckets = -(-len(tokens) // SHUFFLED)
     if buckets <= 1:
         return _take_lines(np.asarray(tokens), newline, rng.permutation)
-    spool = Spool(str(tokens.dtype))
-    extents: list[list[tuple[int, int]]] = [[] for _ in range(buckets)]
-    with tempfile.TemporaryFile() as file:
-        start = place = 0
+    spool, sizes = Spool(str(tokens.dtype)), []
+    with tempfile.TemporaryFile(buffering=0) as file:
+        start = 0
         while start < len(tokens):
             block = np.asarray(tokens[start : start + SHUFFLED])
             last = np.flatnonzero(block == newline)[-1:]
@@ -176,18 +175,18 @@ def shuffle_lines(tokens: np.ndarray, newline: int, seed: tuple[int, ...]) -> np
             ends = _line_ends(block, newline)
             bucket = rng.integers(0, buckets, len(ends))
             order = np.argsort(bucket, kind="stable")
-            file.write(_take_lines(block, newline, lambda count, order=order: order).data)  # type: ignore[misc]
-            sizes = np.bincount(bucket, np.diff(ends, prepend=0), buckets).astype(np.int64)
-            for k in np.flatnonzero(sizes).tolist():
-                extents[k].append((place, int(sizes[k])))
-                place += int(sizes[k])
+            write_all(file, _take_lines(block, newline, lambda count, order=order: order))  # type: ignore[misc]
+            sizes.append(np.bincount(bucket, np.diff(ends, prepend=0), buckets).astype(np.uint32))
             start += len(block)
-        file.flush()
-        stored = Stored(file, tokens.dtype, 0, place)
-        for parts in extents:
+        # Where each block's share of each bucket begins, in the order in which all were written.
+        shares = np.stack(sizes)
+        stored, begins = Stored(file, tokens.dtype, 0, start), np.cumsum(shares.sum(axis=1, dtype=np.int64))
+        begins -= shares.sum(axis=1, dtype=np.int64)
+        for share in shares.T:
+            parts = [stored[at : at + size] for at, size in zip(begins.tolist(), share.tolist(), strict=True) if size]
+            begins += share
             if parts:
-                whole = np.concatenate([np.asarray(stored[at : at + size]) for at, size in parts])
-                spool.add(_take_lines(whole, newline, rng.permutation))
+                spool.add(_take_lines(np.concatenate([np.asarray(part) for part in parts]), newline, rng.permutation))
     return spool.finish()
 
 

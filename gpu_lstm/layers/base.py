@@ -99,3 +99,9 @@ def check_probability(name: str, value: float) -> float:
     if not 0 <= value < 1:
         raise InputError(f"{name} is {value!r}; expected a probability in [0, 1)")
     return float(value)
+
+
+def any_shape(x: Any) -> tuple[str, ...]:
+    """A shape for `Backend.require` that allows any size on each of x's axes."""
+    rank = getattr(x, "ndim", 0)
+    return tuple(f"N{axis}" for axis in range(rank)) if isinstance(rank, int) else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers.base import Layer, Params, Tape, check_probability
+from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_probability
 
 
 class Dropout(Layer):
@@ -25,13 +25,15 @@ class Dropout(Layer):
         self.p = check_probability("p", p)
 
     def forward(self, x: Array, seed: tuple[int, ...] | None = None) -> tuple[Array, Tape]:
-        """Drop elements of x; a seed of None means evaluation: x itself comes back."""
+        """Drop elements of x, of any shape; a seed of None means evaluation: x itself comes back."""
+        self.backend.require("x", x, any_shape(x), self.dtype)
         if seed is None or self.p == 0:
-            return x, Tape(None)
+            return x, Tape(None, tuple(x.shape))
         y, again = self.backend.dropout(x, self.p, seed)
-        return y, Tape(again)
+        return y, Tape(again, tuple(x.shape))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
         """Gradient dx from dy, through the same mask."""
-        (again,) = tape.take()
+        again, shape = tape.take()
+        self.backend.require("dy", dy, shape, self.dtype)
         return (dy if again is None else again(dy)), {}

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.base import Layer, Params, Tape, check_size
+from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_size
 
 
 class Embedding(Layer):
@@ -54,19 +54,19 @@ class Embedding(Layer):
             told by ``backend.read``, when the loss is read.
         """
         xp = self.backend.xp
-        self.backend.require("ids", ids, tuple(f"N{axis}" for axis in range(getattr(ids, "ndim", 0))))
+        self.backend.require("ids", ids, any_shape(ids))
         if not xp.isdtype(ids.dtype, "integral"):
             raise InputError(f"ids has dtype {ids.dtype}; expected integers")
         flat = xp.reshape(ids, (-1,))
         self.backend.require_range("ids", flat, self.num_embeddings, "num_embeddings")
         y = self.backend.take_rows(self.params["weight"], flat)
-        return xp.reshape(y, (*ids.shape, self.embedding_dim)), Tape(flat)
+        return xp.reshape(y, (*ids.shape, self.embedding_dim)), Tape(flat, tuple(ids.shape))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[None, Params]:
         """Gradient of the table from dy (..., embedding_dim); ids have none."""
-        (flat,) = tape.take()
+        flat, shape = tape.take()
         gradient = self.backend.xp.zeros_like(self.params["weight"])
-        rows = self.backend.xp.reshape(dy, (-1, self.embedding_dim))
-        self.backend.require("dy", rows, (f"N={flat.shape[0]}", f"embedding_dim={self.embedding_dim}"), self.dtype)
+        self.backend.require("dy", dy, (*shape, f"embedding_dim={self.embedding_dim}"), self.dtype)
+        rows = self.backend.xp.reshape(dy, (flat.shape[0], self.embedding_dim))
         self.backend.scatter_add(gradient, flat, rows)
         return None, {"weight": gradient}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers.base import Layer, Params, Tape, check_size
+from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_size
 
 
 class Linear(Layer):
@@ -52,8 +52,7 @@ class Linear(Layer):
         InputError
             x has another last axis or dtype, or belongs to another backend.
         """
-        leading = tuple(f"N{axis}" for axis in range(getattr(x, "ndim", 1) - 1))
-        self.backend.require("x", x, (*leading, f"input_size={self.input_size}"), self.dtype)
+        self.backend.require("x", x, (*any_shape(x)[:-1], f"input_size={self.input_size}"), self.dtype)
         xp = self.backend.xp
         rows = xp.reshape(x, (-1, self.input_size))
         y = self.backend.product(rows, self.params["weight"].T, self.params["bias"])

@@ -161,10 +161,10 @@ class LSTM(Layer):
                 first = [
                     tuple(None if s is None else s[k, ...] for s in (first_h, first_c)) for k in self._places(chain)
                 ]
-                y, last, segments = self._forward_chain(chain, x, first, mask, seed, keep)
+                y, last, pieces = self._forward_chain(chain, x, first, mask, seed, keep)
                 outputs.append(y)
                 finals += last
-                kept.append(segments)
+                kept.append(pieces)
             if keep:
                 tapes.append((x, dropped, kept))
             x = outputs[0] if len(outputs) == 1 else xp.concat(outputs, axis=2)
@@ -300,7 +300,8 @@ class LSTM(Layer):
             z, weight_hh = self._project(x, name), self.params[f"weight_hh_{name}"]
             h0, c0 = state[place]
             saved = self.plan.run.forward(backend, z, weight_hh, h0, c0, mask, direction == 1, keep)
-            tapes.append((x, dropped, saved))
+            if keep:
+                tapes.append((x, dropped, saved))
             x = saved.outputs if mask is None else xp.where(mask.valid, saved.outputs, xp.zeros_like(saved.outputs))
             last.append(saved.last)
         return x, last, tapes
@@ -371,7 +372,14 @@ class LSTM(Layer):
         """The batch's mask, or None where every sequence has all steps."""
         if lengths is None:
             return None
-        host = np.asarray(self.backend.to_numpy(lengths) if self.backend.owns(lengths) else lengths)
+        try:
+            host = np.asarray(self.backend.to_numpy(lengths) if self.backend.owns(lengths) else lengths)
+        except ValueError:
+            raise InputError(
+                f"lengths is a {type(lengths).__name__} of no regular shape; expected {batch} of them"
+            ) from None
+        if isinstance(lengths, np.ma.MaskedArray):
+            raise InputError("lengths is a masked array; expected whole numbers")
         if host.shape != (batch,) or not np.issubdtype(host.dtype, np.integer):
             raise InputError(
                 f"lengths has shape {host.shape} and dtype {host.dtype}; expected {batch} whole numbers, one a sequence"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from gpu_lstm.backend import Array, Backend, choose
+from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Layer, Params
 
 
@@ -48,6 +51,28 @@ class Model:
     def count(self) -> int:
         """Number of parameters."""
         return sum(int(array.size) for array in self.params.values())
+
+
+def check_host(name: str, value: Any, shape: tuple[int | str, ...], whole: bool = False) -> np.ndarray:
+    """A host array of (whole) numbers and of that shape; ``"T"`` stands for any size, ``"S=3"`` for 3.
+
+    Raises
+    ------
+    InputError
+        It is none.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise InputError(f"{name} has no regular shape") from None
+    if array.dtype.kind not in ("iu" if whole else "iuf") or isinstance(value, np.ma.MaskedArray):
+        wanted = "whole numbers" if whole else "numbers"
+        raise InputError(f"{name} is a {type(value).__name__} of dtype {array.dtype}; expected an array of {wanted}")
+    sizes = [int(str(part).split("=")[-1]) if str(part)[-1].isdigit() else None for part in shape]
+    fits = len(sizes) == array.ndim and all(w is None or w == s for w, s in zip(sizes, array.shape, strict=True))
+    if not fits or 0 in array.shape:
+        raise InputError(f"{name} has shape {array.shape}; expected ({', '.join(map(str, shape))}), none of them 0")
+    return array
 
 
 def gather(parts: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:

@@ -10,7 +10,7 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.losses import softmax_cross_entropy
-from gpu_lstm.models.base import Model, common, gather
+from gpu_lstm.models.base import Model, check_host, common, gather
 
 
 class Classifier(Model):
@@ -88,6 +88,8 @@ class Classifier(Model):
         seed : tuple of int, optional
             Seeds dropout; None turns it off.
         """
+        lengths = check_host("lengths", lengths, ("B",), whole=True)
+        labels = check_host("labels", labels, (len(lengths),), whole=True)
         seeds = [None if seed is None else (*seed, place) for place in range(3)]
         inputs, _ = self.dropout.forward(self._inputs(x), seeds[0])
         y, _, lstm_tape = self.lstm.forward(inputs, None, lengths, seed=seeds[1])
@@ -108,6 +110,7 @@ class Classifier(Model):
         return self.backend.to_numpy(self.head.forward(summary)[0])
 
     def _inputs(self, x: np.ndarray) -> Array:
+        x = check_host("x", x, ("T", "B", f"D={len(self.mean)}"))
         return self.backend.asarray(((x - self.mean) / self.spread).astype(self.dtype), self.dtype)
 
     def _share(self, lengths: np.ndarray) -> Array:

@@ -12,7 +12,7 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.layers.base import check_size
 from gpu_lstm.losses import REGRESSION
-from gpu_lstm.models.base import Model, common, gather
+from gpu_lstm.models.base import Model, check_host, common, gather
 
 
 class Forecaster(Model):
@@ -122,6 +122,7 @@ class Forecaster(Model):
         """
         if loss not in REGRESSION:
             raise InputError(f"loss is {loss!r}; expected one of {', '.join(REGRESSION)}")
+        values = check_host("values", values, ("T", "B", f"S={self.num_series}"))
         steps = values.shape[0] - self.horizon
         if not 0 <= skip < steps:
             raise InputError(f"values has {values.shape[0]} steps; expected more than skip + horizon")
@@ -151,8 +152,7 @@ class Forecaster(Model):
         (steps, B, S)
         """
         steps = self.horizon if steps is None else check_size("steps", steps)
-        if history.ndim != 3 or history.shape[2] != self.num_series or 0 in history.shape:
-            raise InputError(f"history has shape {history.shape}; expected (T, B, S={self.num_series})")
+        history = check_host("history", history, ("T", "B", f"S={self.num_series}"))
         known = np.asarray(history, dtype=np.float64)
         while known.shape[0] < history.shape[0] + steps:
             h, _, _ = self.lstm.forward(self.features(known), keep=False)

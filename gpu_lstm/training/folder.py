@@ -70,6 +70,31 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
         ) from None
 
 
+def repair_manifest(folder: Path) -> bool:
+    """Write a damaged manifest anew, with the checkpoints that can be read; whether that was needed."""
+    try:
+        read_manifest(folder)
+        return False
+    except InputError:
+        files = {}
+    for path in folder.glob("*.safetensors"):
+        try:
+            description = checkpoint.load(path)[1]
+            step = step_of(path.name)
+            step = int(description["step"]) if step is None else step
+        except (InputError, KeyError, TypeError, ValueError, OverflowError):
+            continue
+        content = path.read_bytes()
+        files[path.name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "step": step}
+    _write_manifest(folder, files)
+    return True
+
+
+def _write_manifest(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    text = json.dumps({"files": dict(sorted(files.items()))}, indent=1) + "\n"
+    checkpoint.write_whole(folder / MANIFEST, text.encode())
+
+
 def save(folder: Path, name: str, content: bytes, step: int, keep: int) -> None:
     """Write a checkpoint and the manifest; drop all but the last `keep` resume checkpoints up to `step`."""
     checkpoint.write_whole(folder / name, content)
@@ -79,8 +104,7 @@ def save(folder: Path, name: str, content: bytes, step: int, keep: int) -> None:
     steps = sorted(number for entry in files if (number := step_of(entry)) is not None and number <= step)
     kept = {resume_name(number) for number in steps[-keep:]}
     files = {entry: about for entry, about in files.items() if step_of(entry) is None or entry in kept}
-    text = json.dumps({"files": dict(sorted(files.items()))}, indent=1) + "\n"
-    checkpoint.write_whole(folder / MANIFEST, text.encode())
+    _write_manifest(folder, files)
     tidy(folder, files)
 
 
@@ -135,7 +159,10 @@ def newest(folder: Path) -> tuple[Path, dict[str, np.ndarray], dict[str, Any], l
 
 def check_best(folder: Path, step: int) -> str:
     """A line on the best model where it can't be used and won't be written again by going on from `step`."""
-    files = read_manifest(folder)
+    try:
+        files = read_manifest(folder)
+    except InputError:
+        return ""
     if BEST not in files or files[BEST]["step"] > step:
         return ""
     reason = trouble(folder, BEST, files)

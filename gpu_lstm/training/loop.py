@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,8 +26,10 @@ from gpu_lstm.schedules import make_schedule
 from gpu_lstm.training import checkpoint, folder, tensorboard
 from gpu_lstm.training.lock import locked
 from gpu_lstm.training.loss_scale import LossScaler
+from gpu_lstm.training.memory import readable
 from gpu_lstm.training.tasks import Task
 
+Result = TypeVar("Result")
 MOST_SKIPS = 50
 """Steps in a row that may be skipped before training stops in any case."""
 
@@ -89,6 +91,20 @@ class Settings:
             raise InputError(f"save_minutes is {self.save_minutes!r}; expected at least 0")
         if self.on_nonfinite not in ("stop", "skip"):
             raise InputError(f"on_nonfinite is {self.on_nonfinite!r}; expected stop or skip")
+
+    @classmethod
+    def read(cls, saved: Any, path: Path) -> Settings:
+        """From a checkpoint's description.
+
+        Raises
+        ------
+        InputError
+            It is damaged: not the settings' names, or values of another type.
+        """
+        try:
+            return cls(**saved)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"checkpoint {path} has damaged settings: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -181,6 +197,8 @@ class Run:
                 self.note(f"{died}, which trained in {self.folder}, is gone; its lock is taken over")
             folder.cut_log(self.folder / folder.LOG, self.step)
             tensorboard.cut(self.folder, self.step)
+            if folder.repair_manifest(self.folder):
+                self.note(f"the manifest of {self.folder} was damaged; it names what can be read now")
             folder.tidy(self.folder, folder.read_manifest(self.folder))
             with open(self.folder / folder.LOG, "ab", buffering=0) as log:
                 board = tensorboard.EventFile(self.folder)
@@ -212,7 +230,7 @@ class Run:
     def _one_step(self) -> Event:
         task, before = self.task, self.task.carried()
         task.model.loss_scale = self.scaler.scale
-        loss, gradients = self._compute()
+        loss, gradients = self._within_memory(lambda: task.step(self.step))
         if self.scaler.scale != 1:
             for gradient in gradients.values():
                 gradient *= 1 / self.scaler.scale
@@ -244,7 +262,7 @@ class Run:
         shown = task.shown(value)
         if self.step not in self._validate_at:
             return Event(self.step, self.steps, shown, norm, skipped=skipped)
-        score, text = task.validate()
+        score, text = self._within_memory(task.validate)
         if not math.isfinite(score):
             raise self._diverged(self.step, f"score is {score}")
         best = score < self.best
@@ -253,15 +271,18 @@ class Run:
             self.best = score
         return Event(self.step, self.steps, shown, norm, score, text, best, skipped)
 
-    def _compute(self) -> tuple[Any, Params]:
-        """The task's step; where memory runs out, what we hold of it is given back first."""
+    def _within_memory(self, action: Callable[[], Result]) -> Result:
+        """Do it; where memory runs out, what we hold of it is given back before the error is raised."""
         try:
-            return self.task.step(self.step)
+            return action()
         except MemoryError as error:  # NumPy's and CuPy's are kinds of it
             told = str(error)
-        self.task.model.backend.release()
+        model, slots = self.task.model, len(self.optimizer.slots)
+        size = sum(int(array.nbytes) for array in model.params.values())
+        model.backend.release()
         raise TrainingError(
-            f"step {self.step + 1} ran out of memory: {told or 'no size told'}; a smaller --batch or --length, "
+            f"step {self.step + 1} ran out of memory: {told or 'no size told'} (parameters and gradients "
+            f"{readable(2 * size)}, optimizer {readable(slots * size)}); a smaller --batch or --length, "
             f"or --recompute, needs less (--dry-run says how much). What {self.folder} holds is from before"
         )
 

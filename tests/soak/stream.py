@@ -66,7 +66,7 @@ def write_text(path: Path, size: int) -> None:
 def train_in_child(path: Path, options: list[str], steps: int) -> dict[str, float]:
     """Train for some steps in a process of its own; what it reports."""
     sizes = ["--hidden-size", "128", "--batch", "32", "--sample-length", "0", "--out", str(path.parent / "run")]
-    command = [sys.executable, "-c", CHILD, str(steps), str(path), *sizes, *options]
+    command = [sys.executable, "-P", "-c", CHILD, str(steps), str(path), *sizes, *options]
     (path.parent / "run").mkdir(exist_ok=True)
     for old in (path.parent / "run").iterdir():
         old.unlink()

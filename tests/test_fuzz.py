@@ -1,0 +1,9 @@
+"""A few hundred files from strangers; the recorded 100,000 are those of `python -m tests.soak.fuzz`."""
+
+from tests.soak import fuzz
+
+
+def test_no_file_brings_anything_but_our_own_error(tmp_path):
+    counts = fuzz.fuzz(600, tmp_path)
+    assert counts.total() >= 500
+    assert min(counts["valid"], counts["refused"]) > 30

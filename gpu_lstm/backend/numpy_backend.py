@@ -71,6 +71,7 @@ class NumpyBackend(Backend):
         return np.multiply(a, b, out=out)
 
     def scatter_add(self, target: Array, index: Array, rows: Array) -> None:  # noqa: D102
+        rows = np.ascontiguousarray(rows)
         if compilable(target, rows):
             threads = compiled.threads_for(rows.size, rows.shape[1] // LANES)
             compiled.call("scatter_add", target.dtype, *rows.shape, target, compiled.longs(index), rows, threads)
@@ -82,18 +83,22 @@ class NumpyBackend(Backend):
             target[present] += np.add.reduceat(rows[order], starts, axis=0)
 
     def softmax_cross_entropy(self, logits: Array, targets: Array, ignore_index: int | None) -> Array:  # noqa: D102
-        if not compilable(logits):
+        rows = np.ascontiguousarray(logits, logits.dtype.newbyteorder("="))
+        if not compilable(rows):
             return super().softmax_cross_entropy(logits, targets, ignore_index)
         number = len(targets) if ignore_index is None else np.count_nonzero(targets != ignore_index)
         scale = 1 / max(number, 1)
-        losses = np.empty(len(targets), logits.dtype)
+        losses = np.empty(len(targets), rows.dtype)
         compiled.call(
-            "cross_entropy", logits.dtype, *logits.shape, logits, compiled.longs(targets), ignore_index is not None,
-            ignore_index or 0, doubles([scale]), losses, compiled.threads_for(EXP_COST * logits.size, len(targets)),
+            "cross_entropy", rows.dtype, *rows.shape, rows, compiled.longs(targets), ignore_index is not None,
+            ignore_index or 0, doubles([scale]), losses, compiled.threads_for(EXP_COST * rows.size, len(targets)),
         )  # fmt: skip
-        return np.sum(losses, dtype=np.float64).astype(logits.dtype) * logits.dtype.type(scale)
+        if rows is not logits:
+            logits[...] = rows
+        return np.sum(losses, dtype=np.float64).astype(rows.dtype) * rows.dtype.type(scale)
 
     def norm(self, arrays: Sequence[Array]) -> Array:  # noqa: D102
+        arrays = [np.ascontiguousarray(array) for array in arrays]
         if not compilable(*arrays):
             return super().norm(arrays)
         sizes = compiled.longs([array.size for array in arrays])
@@ -111,7 +116,7 @@ class NumpyBackend(Backend):
         numbers: Sequence[float],
         scale: float,
     ) -> None:
-        flat = [array for state in states for array in state]
+        flat, gradients = [array for state in states for array in state], [np.ascontiguousarray(g) for g in gradients]
         if not compilable(*params, *gradients, *flat):
             return super().move(optimizer, params, gradients, states, numbers, scale)
         sizes = compiled.longs([param.size for param in params])

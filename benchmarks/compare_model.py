@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import THREADS
-from benchmarks.method import compared, interleave, milliseconds, provenance, write
 from gpu_lstm.backend import choose
+from gpu_lstm.bench import record as records
+from gpu_lstm.bench import threads
+from gpu_lstm.bench.method import compared, interleave, milliseconds
 from gpu_lstm.cli.options import data_path
 from gpu_lstm.data.text import read_text
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.optimizers import Adam, clip_by_global_norm
+from gpu_lstm.optimizers import Adam
 from gpu_lstm.training.checkpoint import to_torch_names
 from gpu_lstm.training.tasks import TextTask
 
@@ -37,7 +38,7 @@ def torch_model(model: LanguageModel) -> Any:
     """The same model in PyTorch, with a copy of the weights."""
     import torch
 
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads.count())
     vocabulary, width = model.params["embedding.weight"].shape
     hidden = model.params["head.weight"].shape[1]
     theirs: Any = torch.nn.ModuleDict(
@@ -60,9 +61,8 @@ def our_training(task: TextTask) -> Callable[[], float]:
 
     def step() -> float:
         loss, gradients = task.step(optimizer.updates)
-        clip_by_global_norm(model.backend, gradients, CLIP)
-        optimizer.update(gradients)
-        return float(loss)
+        value, _ = model.backend.read(loss, optimizer.update(gradients, max_norm=CLIP, loss=loss))
+        return value
 
     return step
 
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    record: dict[str, Any] = provenance("torch")
+    record: dict[str, Any] = records.provenance(records.command_line("python -m benchmarks.compare_model"))
     tokens, vocabulary = read_text(data_path("shakespeare"))
     model = LanguageModel(len(vocabulary), backend=choose("numpy"), tier=options.tier)
     theirs = torch_model(model)
@@ -155,7 +155,7 @@ def main() -> None:
     for kind, rate in (("training", "characters_per_second"), ("sampling", "tokens_per_second")):
         ours, torch = record[kind][rate].values()
         print(f"{kind}: {rate.replace('_', ' ')} {ours:,.0f}, PyTorch {torch:,.0f}, ratio {record[kind]['ratio']:.2f}")
-    write(record, options.out)
+    records.write(record, options.out)
 
 
 if __name__ == "__main__":

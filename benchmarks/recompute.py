@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.compare_torch import resident
-from benchmarks.method import compared, interleave, provenance, write
 from gpu_lstm.backend import NumpyBackend
+from gpu_lstm.bench import record as records
+from gpu_lstm.bench.memory import resident
+from gpu_lstm.bench.method import compared, interleave
 from gpu_lstm.layers import LSTM
 
 SIZE = (100_000, 1, 64, 256)
@@ -59,7 +60,7 @@ def main() -> None:
     if options.growth is not None:
         print(growth(bool(options.growth)))
         return
-    record = provenance()
+    record = records.provenance(records.command_line("python -m benchmarks.recompute"))
     command = [sys.executable, "-m", "benchmarks.recompute", "--growth"]
     peaks = [int(subprocess.run([*command, str(n)], check=True, capture_output=True, text=True).stdout) for n in (0, 1)]
     times = interleave({"plain": step(False), "recompute": step(True)}, options.rounds)
@@ -72,7 +73,7 @@ def main() -> None:
         f"(T, B, D, H) = {SIZE}: peak {peaks[0] / 1e6:.1f} MB plain, {peaks[1] / 1e6:.1f} MB with recomputation, "
         f"{peaks[0] / peaks[1]:.1f} times smaller; time {record['ratio']:.2f} times"
     )
-    write(record, options.out)
+    records.write(record, options.out)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def softmax_cross_entropy(
     Raises
     ------
     InputError
-        Shapes don't fit, or a target is out of range.
+        Shapes don't fit, or a target is out of range; on a GPU the latter is told by ``backend.read(loss)``, and such
+        targets have loss and gradient 0 until then.
     """
     xp = backend.xp
     backend.require("logits", logits, (*_any_sizes(logits)[1:], "V"))
@@ -51,32 +52,9 @@ def softmax_cross_entropy(
     # A narrow type could count neither to V nor down to ignore_index: uint8 would wrap, 261 hitting target 5.
     flat = xp.astype(xp.reshape(targets, (-1,)), xp.int64, copy=False)
     rows = xp.reshape(logits, (-1, vocabulary))
-    counts = None
-    if ignore_index is not None:
-        counts = flat != ignore_index
-        flat = xp.where(counts, flat, xp.zeros_like(flat))
-    if flat.shape[0] and not (int(xp.min(flat)) >= 0 and int(xp.max(flat)) < vocabulary):
-        raise InputError(
-            f"targets has values {int(xp.min(flat))}..{int(xp.max(flat))}; expected 0..V-1={vocabulary - 1}"
-        )
-    rows -= xp.max(rows, axis=1, keepdims=True)
-    columns = xp.arange(vocabulary, dtype=flat.dtype)
-    hit = columns[None, :] == flat[:, None]
-    picked = xp.sum(xp.where(hit, rows, xp.zeros_like(rows)), axis=1)
-    gradient = xp.exp(rows)
-    total = xp.sum(gradient, axis=1)
-    losses = xp.log(total) - picked
-    gradient /= total[:, None]
-    gradient -= xp.astype(hit, rows.dtype)
-    if counts is None:
-        number = float(flat.shape[0])
-    else:
-        number = float(xp.sum(xp.astype(counts, rows.dtype)))
-        losses = xp.where(counts, losses, xp.zeros_like(losses))
-        gradient = xp.where(counts[:, None], gradient, xp.zeros_like(gradient))
-    gradient /= max(number, 1.0)
-    rows[...] = gradient
-    return xp.sum(losses) / max(number, 1.0), xp.reshape(rows, logits.shape)
+    backend.require_range("targets", flat, vocabulary, "V", ignore_index)
+    loss = backend.softmax_cross_entropy(rows, flat, ignore_index)
+    return loss, xp.reshape(rows, logits.shape)
 
 
 def mean_squared(backend: Backend, prediction: Array, target: Array) -> tuple[Array, Array]:

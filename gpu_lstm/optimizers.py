@@ -7,7 +7,7 @@ updates in ``optimizer.updates``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from gpu_lstm.backend import Array, Backend
@@ -28,6 +28,7 @@ class Optimizer:
         Multiplied by the factor given to `update`.
     """
 
+    rule: str = ""
     slots: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, backend: Backend, params: Params, learning_rate: float):
@@ -41,36 +42,77 @@ class Optimizer:
             f"{slot}.{name}": backend.xp.zeros_like(p) for slot in self.slots for name, p in params.items()
         }
 
-    def update(self, gradients: Params, factor: float = 1.0) -> None:
-        """Move every parameter by its gradient; `factor` scales the learning rate (see schedules)."""
+    def update(
+        self, gradients: Params, factor: float = 1.0, max_norm: float | None = None, loss: Array | None = None
+    ) -> Array | None:
+        """Move every parameter by its gradient.
+
+        Parameters
+        ----------
+        gradients : mapping of str to array
+            May be overwritten.
+        factor : float
+            Scales the learning rate (see schedules).
+        max_norm : float, optional
+            Gradients are scaled so that their joint norm is at most this, as `clip_by_global_norm` does, but without
+            waiting for a device.
+        loss : array of shape (), optional
+            Where it or the norm is not finite, no parameter moves.
+
+        Returns
+        -------
+        norm : array of shape (), or None
+            Before scaling; None where `max_norm` is.
+
+        Raises
+        ------
+        InputError
+            The gradients have not the parameters' names, or max_norm is not above 0.
+        """
         if gradients.keys() != self.params.keys():
             odd = sorted(gradients.keys() ^ self.params.keys())
             raise InputError(f"gradients has not the parameters' names; these are on one side only: {odd}")
+        if max_norm is not None:
+            _check_max_norm(max_norm)
         for name, param in self.params.items():
             gradient = gradients[name]
             if not (self.backend.owns(gradient) and gradient.shape == param.shape and gradient.dtype == param.dtype):
                 self.backend.require(f"gradient of {name}", gradient, tuple(param.shape), str(param.dtype))
         self.updates += 1
-        for name, param in self.params.items():
-            self.move(name, param, gradients[name], self.learning_rate * factor)
+        return self.backend.update(
+            self,
+            list(self.params.values()),
+            [gradients[name] for name in self.params],
+            [[self.state[f"{slot}.{name}"] for slot in self.slots] for name in self.params],
+            self.numbers(self.learning_rate * factor),
+            max_norm,
+            loss,
+        )
 
-    def move(self, name: str, param: Array, gradient: Array, rate: float) -> None:
-        """Update one parameter."""
+    def numbers(self, rate: float) -> tuple[float, ...]:
+        """The numbers that `move` takes at this update."""
+        raise NotImplementedError
+
+    def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:
+        """Update one parameter and its state in place."""
         raise NotImplementedError
 
 
 class SGD(Optimizer):
     """Gradient descent with momentum: v = momentum v + gradient, p -= rate v (PyTorch's form)."""
 
-    slots = ("velocity",)
+    rule, slots = "sgd", ("velocity",)
 
     def __init__(self, backend: Backend, params: Params, learning_rate: float = 0.1, momentum: float = 0.0):
         super().__init__(backend, params, learning_rate)
         self.momentum = _fraction("momentum", momentum)
 
-    def move(self, name: str, param: Array, gradient: Array, rate: float) -> None:  # noqa: D102
-        velocity = self.state[f"velocity.{name}"]
-        velocity *= self.momentum
+    def numbers(self, rate: float) -> tuple[float, ...]:  # noqa: D102
+        return rate, self.momentum
+
+    def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
+        (velocity,), (rate, momentum) = state, numbers
+        velocity *= momentum
         velocity += gradient
         param -= rate * velocity
 
@@ -78,7 +120,7 @@ class SGD(Optimizer):
 class RMSProp(Optimizer):
     """p -= rate gradient / (sqrt(mean of squares) + eps) (T. Tieleman and G. Hinton, 2012)."""
 
-    slots = ("square",)
+    rule, slots = "rmsprop", ("square",)
 
     def __init__(
         self,
@@ -92,17 +134,20 @@ class RMSProp(Optimizer):
         self.decay = _fraction("decay", decay)
         self.eps = eps
 
-    def move(self, name: str, param: Array, gradient: Array, rate: float) -> None:  # noqa: D102
-        square = self.state[f"square.{name}"]
-        square *= self.decay
-        square += (1 - self.decay) * gradient * gradient
-        param -= rate * gradient / (self.backend.xp.sqrt(square) + self.eps)
+    def numbers(self, rate: float) -> tuple[float, ...]:  # noqa: D102
+        return rate, self.decay, 1 - self.decay, self.eps
+
+    def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
+        (square,), (rate, decay, rest, eps) = state, numbers
+        square *= decay
+        square += rest * gradient * gradient
+        param -= rate * gradient / (self.backend.xp.sqrt(square) + eps)
 
 
 class Adam(Optimizer):
     """Adam (D. Kingma and J. Ba, 2015), with both moments' bias corrected."""
 
-    slots = ("mean", "square")
+    rule, slots = "adam", ("mean", "square")
     weight_decay = 0.0
 
     def __init__(
@@ -119,19 +164,33 @@ class Adam(Optimizer):
         self.beta2 = _fraction("beta2", beta2)
         self.eps = eps
 
-    def move(self, name: str, param: Array, gradient: Array, rate: float) -> None:  # noqa: D102
-        mean, square = self.state[f"mean.{name}"], self.state[f"square.{name}"]
-        if self.weight_decay:
-            param *= 1 - rate * self.weight_decay
-        mean *= self.beta1
-        mean += (1 - self.beta1) * gradient
-        square *= self.beta2
-        square += (1 - self.beta2) * gradient * gradient
+    def numbers(self, rate: float) -> tuple[float, ...]:
+        """Step size and root of the second moment's correction hold both biases' corrections."""
+        return (
+            rate / (1 - self.beta1**self.updates),
+            math.sqrt(1 - self.beta2**self.updates),
+            self.beta1,
+            1 - self.beta1,
+            self.beta2,
+            1 - self.beta2,
+            self.eps,
+            1 - rate * self.weight_decay,
+        )
+
+    def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
+        mean, square = state
+        step_size, root, beta1, rest1, beta2, rest2, eps, shrink = numbers
+        if shrink != 1:
+            param *= shrink
+        mean *= beta1
+        mean += rest1 * gradient
+        square *= beta2
+        square += rest2 * gradient * gradient
         divisor = self.backend.xp.sqrt(square)
-        divisor /= math.sqrt(1 - self.beta2**self.updates)
-        divisor += self.eps
+        divisor /= root
+        divisor += eps
         step = mean / divisor
-        step *= rate / (1 - self.beta1**self.updates)
+        step *= step_size
         param -= step
 
 
@@ -172,19 +231,17 @@ def clip_by_global_norm(backend: Backend, gradients: Params, max_norm: float) ->
     float
         The norm before clipping.
     """
-    if not max_norm > 0:
-        raise InputError(f"max_norm is {max_norm!r}; expected a number above 0")
-    xp = backend.xp
-    total = None
-    for gradient in gradients.values():
-        flat = xp.reshape(gradient, (-1,))
-        square = xp.vecdot(flat, flat)
-        total = square if total is None else total + square
-    norm = math.sqrt(float(total)) if total is not None else 0.0
+    _check_max_norm(max_norm)
+    norm = float(backend.norm(list(gradients.values())))
     if norm > max_norm:
         for gradient in gradients.values():
             gradient *= max_norm / norm
     return norm
+
+
+def _check_max_norm(max_norm: float) -> None:
+    if not max_norm > 0:
+        raise InputError(f"max_norm is {max_norm!r}; expected a number above 0")
 
 
 def _fraction(name: str, value: float) -> float:

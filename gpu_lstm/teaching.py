@@ -25,8 +25,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend, choose
+from gpu_lstm.backend.base import sum_rows
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.base import check_dtype, check_size, sum_rows
+from gpu_lstm.layers.base import check_dtype, check_size
 from gpu_lstm.recurrence import reference
 
 PARAMETERS = ("Wfh", "Wfx", "bf", "Wih", "Wix", "bi", "Woh", "Wox", "bo", "Wch", "Wcx", "bc")
@@ -274,7 +275,7 @@ class LstmLayer:
         dz_rows = xp.concat(dz_list[1:], axis=0)
         h_rows, x_rows = (xp.concat([v.T for v in vectors], axis=0) for vectors in (self.h_list[:-1], self.x_list[1:]))
         weight_h_grad, weight_x_grad = xp.matmul(dz_rows.T, h_rows), xp.matmul(dz_rows.T, x_rows)
-        bias_grad = _column(xp, sum_rows(backend, dz_rows))
+        bias_grad = _column(xp, sum_rows(xp, dz_rows))
         for number, gate in enumerate(GATES):
             part = slice(number * self.state_width, (number + 1) * self.state_width)
             setattr(self, f"W{gate}h_grad", weight_h_grad[part, :])

@@ -10,6 +10,7 @@ import pytest
 from gpu_lstm import BackendError, InputError
 from gpu_lstm.backend import VARIABLE, Backend, CupyBackend, NumpyBackend, choose
 from gpu_lstm.recurrence import make_plan
+from tests.emulated import EmulatedBackend
 from tests.support import NUMPY, STRICT
 
 
@@ -75,13 +76,15 @@ def test_a_backend_is_taken_as_it_is():
     assert choose(NUMPY) is NUMPY
 
 
-@pytest.mark.parametrize("kind", [NumpyBackend, CupyBackend])
+@pytest.mark.parametrize("kind", [NumpyBackend, CupyBackend, EmulatedBackend])
 def test_backends_have_the_signatures_of_the_protocol(kind):
     public = [name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")]
     assert len(public) >= 10
     for name in public:
-        assert inspect.signature(getattr(kind, name)) == inspect.signature(getattr(Backend, name)), name
-    assert not [name for name in vars(kind) if callable(getattr(kind, name)) and not hasattr(Backend, name)]
+        ours, theirs = (inspect.signature(getattr(of, name)).parameters.values() for of in (kind, Backend))
+        assert [(p.name, p.default) for p in ours] == [(p.name, p.default) for p in theirs], name
+    more = [name for name in dir(kind) if callable(getattr(kind, name)) and not hasattr(Backend, name)]
+    assert not [name for name in more if not name.startswith("_")]
 
 
 @pytest.mark.parametrize("which", [NUMPY, STRICT], ids=["numpy", "generic"])
@@ -105,10 +108,13 @@ def test_operations(backend):
     target = xp.zeros((4, 2), dtype=xp.float32)
     backend.scatter_add(target, backend.asarray([3, 3]), a)
     assert backend.to_numpy(target)[3].tolist() == [4, 6]
-    drawn = backend.to_numpy(backend.uniform((1000,), (1, 2), "float32"))
-    assert 0 <= drawn.min() < drawn.max() < 1
-    np.testing.assert_array_equal(drawn, backend.to_numpy(backend.uniform((1000,), (1, 2), "float32")))
-    assert np.any(drawn != backend.to_numpy(backend.uniform((1000,), (1, 3), "float32")))
+    ones = backend.asarray(np.ones((10, 100)), "float32")
+    dropped, again = backend.dropout(ones, 0.25, (1, 2))
+    assert set(np.unique(backend.to_numpy(dropped))) == {0, np.float32(4 / 3)}
+    assert 0.2 < np.mean(backend.to_numpy(dropped) == 0) < 0.3
+    np.testing.assert_array_equal(backend.to_numpy(again(ones)), backend.to_numpy(dropped))
+    np.testing.assert_array_equal(backend.to_numpy(backend.dropout(ones, 0.25, (1, 2))[0]), backend.to_numpy(dropped))
+    assert np.any(backend.to_numpy(backend.dropout(ones, 0.25, (1, 3))[0] != dropped))
     backend.synchronize()
     assert backend.describe()["device"]
 

@@ -106,6 +106,26 @@ def test_clipping_leaves_small_gradients_alone():
         clip_by_global_norm(NUMPY, gradients, 0)
 
 
+def test_an_update_clips_as_clipping_does():
+    params = [{"a": np.zeros(1), "b": np.zeros((1, 1))} for _ in range(2)]
+    gradients = [{"a": np.array([3.0]), "b": np.array([[4.0]])} for _ in range(2)]
+    norm = make_optimizer("sgd", NUMPY, params[0], 0.1).update(gradients[0], max_norm=1.0)
+    assert float(norm) == clip_by_global_norm(NUMPY, gradients[1], 1.0)
+    assert make_optimizer("sgd", NUMPY, params[1], 0.1).update(gradients[1]) is None
+    for name in params[0]:
+        np.testing.assert_array_equal(params[0][name], params[1][name])
+    with pytest.raises(InputError, match="max_norm is -1"):
+        make_optimizer("sgd", NUMPY, params[0], 0.1).update(gradients[0], max_norm=-1)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nothing_moves_where_the_norm_is_no_number(bad):
+    params = {"p": np.array([1.0, 2.0])}
+    norm = make_optimizer("adam", NUMPY, params, 0.1).update({"p": np.array([1.0, bad])}, max_norm=1.0)
+    assert not math.isfinite(norm)
+    np.testing.assert_array_equal(params["p"], [1, 2])
+
+
 def test_schedules_by_value():
     assert [constant()(step) for step in (0, 99)] == [1, 1]
     half = cosine(10, floor=0.2)

@@ -107,7 +107,7 @@ def kept_and_peak(one, x):
 
 @pytest.mark.skipif(bool(compiled.missing()), reason="takes long without the compiled tier")
 @pytest.mark.parametrize("layers", [1, 2])
-def test_a_long_sequence_needs_a_twentieth_of_the_memory(layers):
+def test_a_long_sequence_needs_a_twentieth_of_the_memory(without_pool, layers):
     x = np.random.default_rng(0).standard_normal((100_000, 1, 8), dtype=np.float32)
     plain, again = (LSTM(8, 16, layers, backend=NUMPY, recompute=recompute) for recompute in (False, True))
     for before, after in zip(kept_and_peak(plain, x), kept_and_peak(again, x), strict=True):

@@ -219,7 +219,9 @@ def test_the_schedule_sets_each_step_s_rate(tmp_path, schedule):
     run = Run(task, settings(schedule=schedule, warm_up=3), tmp_path, {})
     factors = []
     update = run.optimizer.update
-    run.optimizer.update = lambda gradients, factor: (factors.append(factor), update(gradients, factor))
+    run.optimizer.update = lambda gradients, factor, *more: (factors.append(factor), update(gradients, factor, *more))[
+        1
+    ]
     run.go(lambda event: None, lambda: False)
     assert factors == [run.schedule(step) for step in range(run.steps)]
     assert factors[:3] == pytest.approx([1 / 3, 2 / 3, 1])

@@ -7,17 +7,35 @@ where the namespace offers a faster way (writing into an existing array).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from gpu_lstm.errors import InputError
+from gpu_lstm.backend.kernels import Kernel, Launch
+from gpu_lstm.errors import BackendError, InputError
 
 Array = Any
 """An array of a backend's namespace: ``numpy.ndarray``, ``cupy.ndarray``, ..."""
 
 DTYPES = ("float32", "float64")
-"""Computing types. float16 and bfloat16 storage belongs to the fused CUDA tiers."""
+"""Computing types of layers and models. The recurrence's CUDA tiers and kernels store in float16 and bfloat16 too."""
+
+
+class Rule(Protocol):
+    """How an optimizer moves one parameter, for `Backend.update`.
+
+    Attributes
+    ----------
+    rule : str
+        Name of the compiled form: ``adam``, ``sgd``, ``rmsprop``.
+    """
+
+    rule: str
+
+    def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:
+        """Update `param` and `state` in place, as array expressions."""
 
 
 class Backend:
@@ -32,7 +50,7 @@ class Backend:
     why : str
         One line for people: the backend and the reason it was chosen.
     kernels : str
-        Which compiled kernels take its arrays: ``cpu``, or none.
+        Which compiled kernels take its arrays: ``cpu``, ``cuda``, or none.
     """
 
     xp: Any
@@ -97,11 +115,50 @@ class Backend:
         """The namespace's dtype object of that name."""
         return self.xp.bool if name == "bool" else getattr(self.xp, name)
 
+    def require_range(self, name: str, index: Array, size: int, what: str, besides: int | None = None) -> None:
+        """Check that the whole numbers of `index` are in 0..size-1, or equal to `besides`.
+
+        Where that would make the host wait for a device, `read` raises instead; whatever takes the numbers until
+        then stays inside its arrays.
+
+        Parameters
+        ----------
+        name, what : str
+            The argument's name and that of `size`, for the message.
+
+        Raises
+        ------
+        InputError
+            A number is outside.
+        """
+        xp = self.xp
+        if besides is not None:
+            index = xp.where(index != besides, index, xp.zeros_like(index))
+        if 0 not in index.shape:
+            low, high = int(xp.min(index)), int(xp.max(index))
+            if low < 0 or high >= size:
+                raise out_of_range(name, low, high, size, what)
+
+    def read(self, *scalars: Array) -> tuple[float, ...]:
+        """Numbers of some arrays of shape (): the one place where a training step waits for its device.
+
+        Raises
+        ------
+        InputError
+            A number that `require_range` was given since the last `read` is out of range.
+        """
+        return tuple(float(scalar) for scalar in scalars)
+
     # -- operations that namespaces do differently -----------------------------------------------------
 
-    def matmul(self, a: Array, b: Array, out: Array) -> Array:
-        """``out[...] = a @ b``; returns `out`."""
-        out[...] = self.xp.matmul(a, b)
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array whose elements are not set; `dtype` is one of the namespace's."""
+        return self.xp.empty(shape, dtype=dtype)
+
+    def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:
+        """``out[...] = a @ b``, added to what `out` holds if `add`; returns `out`."""
+        c = self.xp.matmul(a, b)
+        out[...] = out + c if add else c
         return out
 
     def product(self, a: Array, b: Array, bias: Array | None = None) -> Array:
@@ -110,6 +167,10 @@ class Backend:
         if bias is not None:
             c += bias
         return c
+
+    def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:
+        """``dy.T @ x`` for each x of `inputs`, (N, K) each, and the sum of the rows of `dy` (N, M)."""
+        return [self.xp.matmul(dy.T, x) for x in inputs], sum_rows(self.xp, dy)
 
     def tanh(self, x: Array, out: Array) -> Array:
         """``out[...] = tanh(x)``; `out` may be `x`."""
@@ -121,6 +182,12 @@ class Backend:
         out[...] = a * b
         return out
 
+    # -- what a training step does around its matrix products and the recurrence ---------------------------
+
+    def take_rows(self, table: Array, index: Array) -> Array:
+        """``table[index]``, rows (N, M) of a table (V, M); `index` (N,) has passed `require_range`."""
+        return self.xp.take(table, index, axis=0)
+
     def scatter_add(self, target: Array, index: Array, rows: Array) -> None:
         """``target[index[n]] += rows[n]`` for every n, repeated indices adding up, in a fixed order."""
         one_hot = self.xp.astype(
@@ -128,10 +195,132 @@ class Backend:
         )
         target += self.xp.matmul(one_hot, rows)
 
-    def uniform(self, shape: tuple[int, ...], seed: tuple[int, ...], dtype: str) -> Array:
-        """Numbers in [0, 1), a pure function of `shape`, `seed` and the backend: there is no state to save."""
+    def dropout(self, x: Array, p: float, seed: tuple[int, ...]) -> tuple[Array, Callable[[Array], Array]]:
+        """Zero each element with probability `p`, multiply the others by 1/(1-p).
+
+        Which ones is a pure function of the shape, the seed and the backend: there is no state to save.
+
+        Returns
+        -------
+        y : like x
+        again : callable
+            Does the same to the same elements of another array.
+        """
+        xp = self.xp
         generator = np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed)))
-        return self.asarray(generator.random(shape, dtype=np.dtype(dtype).type), dtype)
+        kept = self.asarray(generator.random(tuple(x.shape), dtype=np.float32) >= p)
+        scale = xp.astype(kept, x.dtype)
+        scale *= 1 / (1 - p)
+        return x * scale, lambda dy: dy * scale
+
+    def softmax_cross_entropy(self, logits: Array, targets: Array, ignore_index: int | None) -> Array:
+        """Mean of -log softmax(logits)[target] over the targets that count; the gradient replaces `logits`.
+
+        Parameters
+        ----------
+        logits : (N, V)
+        targets : (N,) int64
+            They have passed `require_range`.
+        ignore_index : int or None
+            Targets of this value don't count.
+
+        Returns
+        -------
+        loss : array of shape ()
+        """
+        xp = self.xp
+        counts = None
+        if ignore_index is not None:
+            counts = targets != ignore_index
+            targets = xp.where(counts, targets, xp.zeros_like(targets))
+        logits -= xp.max(logits, axis=1, keepdims=True)
+        hit = xp.arange(logits.shape[1], dtype=targets.dtype)[None, :] == targets[:, None]
+        picked = xp.sum(xp.where(hit, logits, xp.zeros_like(logits)), axis=1)
+        gradient = xp.exp(logits)
+        total = xp.sum(gradient, axis=1)
+        losses = xp.log(total) - picked
+        gradient /= total[:, None]
+        gradient -= xp.astype(hit, logits.dtype)
+        if counts is None:
+            number = float(targets.shape[0])
+        else:
+            number = float(xp.sum(xp.astype(counts, logits.dtype)))
+            losses = xp.where(counts, losses, xp.zeros_like(losses))
+            gradient = xp.where(counts[:, None], gradient, xp.zeros_like(gradient))
+        gradient /= max(number, 1.0)
+        logits[...] = gradient
+        return xp.sum(losses) / max(number, 1.0)
+
+    def norm(self, arrays: Sequence[Array]) -> Array:
+        """2-norm of all elements of all arrays together, of shape ()."""
+        xp = self.xp
+        total = xp.zeros((), dtype=xp.float64)
+        for array in arrays:
+            flat = xp.reshape(array, (-1,))
+            total = total + xp.astype(xp.vecdot(flat, flat), xp.float64)
+        return xp.sqrt(total)
+
+    def update(
+        self,
+        optimizer: Rule,
+        params: Sequence[Array],
+        gradients: Sequence[Array],
+        states: Sequence[Sequence[Array]],
+        numbers: Sequence[float],
+        max_norm: float | None,
+        loss: Array | None,
+    ) -> Array | None:
+        """One step of an optimizer over all parameters, in place.
+
+        Parameters
+        ----------
+        optimizer : Rule
+        params, gradients, states
+            One entry a parameter; the gradients may be overwritten.
+        numbers : sequence of float
+            Of this step, in the rule's order.
+        max_norm : float or None
+            Gradients are scaled so that their joint norm is at most this; nothing moves where the norm isn't finite.
+        loss : array of shape () or None
+            Nothing moves where it isn't finite.
+
+        Returns
+        -------
+        norm : array of shape (), or None
+            Before scaling; None where `max_norm` is.
+        """
+        norm = None if max_norm is None else self.norm(gradients)
+        if not all(math.isfinite(float(number)) for number in (norm, loss) if number is not None):
+            return norm
+        size = 0.0 if norm is None else float(norm)
+        scale = 1.0 if max_norm is None or size <= max_norm else max_norm / size
+        self.move(optimizer, params, gradients, states, numbers, scale)
+        return norm
+
+    def move(
+        self,
+        optimizer: Rule,
+        params: Sequence[Array],
+        gradients: Sequence[Array],
+        states: Sequence[Sequence[Array]],
+        numbers: Sequence[float],
+        scale: float,
+    ) -> None:
+        """The part of `update` that moves the parameters, by their gradients times `scale`."""
+        for param, gradient, state in zip(params, gradients, states, strict=True):
+            if scale != 1:
+                gradient *= scale
+            optimizer.move(param, gradient, state, numbers)
+
+    def kernel(self, kernel: Kernel) -> Launch:
+        """A CUDA kernel, compiled at its first use and kept.
+
+        Raises
+        ------
+        BackendError
+            It can't be compiled here, or the backend has no CUDA kernels.
+        """
+        raise BackendError(f"backend {self.name} has no CUDA kernels; asked for {kernel.expression}")
 
     def synchronize(self) -> None:
         """Wait until everything asked of the device is done."""
@@ -146,3 +335,17 @@ class Backend:
     def describe(self) -> dict[str, str]:
         """Device and library names with versions, for ``gpu-lstm info`` and for recorded results."""
         return {"backend": self.name, "namespace": self.xp.__name__}
+
+
+def sum_rows(xp: Any, rows: Array) -> Array:
+    """Sum over the first axis of (N, M), in blocks of 64 rows and then over them: the rounding errors stay small."""
+    whole = rows.shape[0] // 64 * 64
+    total = xp.sum(rows[whole:, :], axis=0)
+    if whole:
+        total += xp.sum(xp.sum(xp.reshape(rows[:whole, :], (whole // 64, 64, rows.shape[1])), axis=1), axis=0)
+    return total
+
+
+def out_of_range(name: str, low: int, high: int, size: int, what: str) -> InputError:
+    """The error of `Backend.require_range`."""
+    return InputError(f"{name} has values {low}..{high}; expected 0..{what}-1={size - 1}")

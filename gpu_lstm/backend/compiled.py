@@ -10,16 +10,20 @@ import ctypes
 import functools
 import importlib.machinery
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from gpu_lstm.backend.pool import POOL
 from gpu_lstm.errors import InputError
 
 THREADS_VARIABLES = ("GPU_LSTM_NUM_THREADS", "OMP_NUM_THREADS")
 OFF_VARIABLE = "GPU_LSTM_COMPILED"
 SERIAL_WORK = 1 << 18
 """Multiply-adds below which a second thread costs more than it saves."""
+LONG = np.dtype("l")
+"""C's long, in which all whole numbers are passed."""
 SETS = ("baseline", "avx2", "avx512")
 """Instruction sets in the library, by number."""
 
@@ -112,10 +116,36 @@ def call(name: str, dtype: np.dtype, *arguments: int | np.ndarray | None) -> Non
 def multiply(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """``a @ b [+ bias]`` of matrices of one dtype with any strides, on as many threads as pay."""
     (rows, depth), columns = a.shape, b.shape[1]
-    c = np.empty((rows, columns), dtype=a.dtype)
+    c = POOL.empty((rows, columns), a.dtype)
     item = a.itemsize
-    work = rows * columns * depth
-    used = max(1, min(threads(), rows // 4, work // SERIAL_WORK))
     strides = [stride // item for array in (a, b) for stride in array.strides]
+    used = threads_for(rows * columns * depth, rows // 4)
     call("multiply", a.dtype, rows, columns, depth, a, *strides[:2], b, *strides[2:], c, bias, used)
     return c
+
+
+def weight_gradients(dy: np.ndarray, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """``dy.T @ x`` for one or two x, and the sum of dy's rows; contiguous matrices of one dtype."""
+    rows, outputs = dy.shape
+    dw = [POOL.empty((outputs, x.shape[1]), dy.dtype) for x in inputs]
+    db = np.empty(outputs, dy.dtype)
+    columns = np.array([x.shape[1] for x in inputs])
+    used = threads_for(rows * outputs * int(columns.sum()), outputs // 4)
+    x, columns = pointers(inputs), longs(columns)
+    call("weight_gradients", dy.dtype, rows, outputs, dy, len(inputs), x, columns, pointers(dw), db, used)
+    return dw, db
+
+
+def threads_for(work: int, most: int) -> int:
+    """Threads that pay for so many multiply-adds, at most `most`."""
+    return max(1, min(threads(), most, work // SERIAL_WORK))
+
+
+def pointers(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Addresses of arrays, as an array of C pointers."""
+    return np.array([array.ctypes.data for array in arrays], dtype=np.uintp)
+
+
+def longs(numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+    """An array of C longs."""
+    return np.ascontiguousarray(numbers, dtype=LONG)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend.base import Array, Backend
+from gpu_lstm.backend.base import Array
+from gpu_lstm.backend.cuda import CudaBackend
+from gpu_lstm.backend.kernels import OPTIONS, Kernel, Launch
 from gpu_lstm.errors import BackendError
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
 
+_NUMBERS = [np.array([0, 1], dtype) for dtype in ("float32", "float64")]
+_SCALARS = [(both[:1].ctypes.data, both[1:].ctypes.data) for both in _NUMBERS]
+"""Where cuBLAS reads 0 and 1, in float32 and in float64."""
 
-class CupyBackend(Backend):
+
+class CupyBackend(CudaBackend):
     """Arrays are ``cupy.ndarray`` on one device.
 
     Parameters
@@ -27,13 +34,16 @@ class CupyBackend(Backend):
     """
 
     def __init__(self, device: int = 0):
+        super().__init__()
         self.xp, self.device = _load(device)
+        self._launches: dict[Kernel, Launch] = {}
+        self._cublas, self._kinds = self._load_cublas()
         self.name = f"cupy:{device}"
         self.why = f"{self.name} ({self.describe()['device']})"
 
     def asarray(self, value: Any, dtype: str | None = None) -> Array:  # noqa: D102
         with self.device:
-            return self.xp.asarray(value, dtype=dtype)
+            return self.xp.asarray(value, dtype=None if dtype is None else self.dtype(dtype))
 
     def to_numpy(self, x: Array) -> np.ndarray:  # noqa: D102
         host: np.ndarray = self.xp.asnumpy(x)
@@ -42,11 +52,29 @@ class CupyBackend(Backend):
     def owns(self, x: Any) -> bool:  # noqa: D102
         return isinstance(x, self.xp.ndarray) and x.device == self.device
 
-    def dtype(self, name: str) -> Any:  # noqa: D102
-        return np.dtype(name)
+    def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:
+        """``out[...] = a @ b``, added to what `out` holds if `add`, by cuBLAS straight into `out`; returns `out`.
 
-    def matmul(self, a: Array, b: Array, out: Array) -> Array:  # noqa: D102
-        return self.xp.matmul(a, b, out=out)
+        `out` may be float32 where a and b are float16 or bfloat16; sums are in float32 then, too. float32 means
+        float32: TF32 is not used.
+        """
+        cublas = self._cublas
+        a_form, b_form = _form(a, cublas), _form(b, cublas)
+        if a_form is None or b_form is None or not out.flags.c_contiguous or 0 in (*a.shape, *b.shape):
+            return super().matmul(a, b, out, add)
+        (rows, depth), columns = a.shape, b.shape[1]
+        (a_step, a_op), (b_step, b_op) = a_form, b_form
+        (kind, _), (out_kind, compute) = self._kinds[a.dtype], self._kinds[out.dtype]
+        zero, one = _SCALARS[compute == cublas.CUBLAS_COMPUTE_64F]
+        # cuBLAS counts in columns: it computes out^T = b^T a^T.
+        cublas.gemmEx(
+            self.xp.cuda.device.get_cublas_handle(),
+            b_op, a_op, columns, rows, depth,
+            one, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step,
+            one if add else zero, out.data.ptr, out_kind, columns,
+            compute, cublas.CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
+        return out
 
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
         return self.xp.tanh(x, out=out)
@@ -54,10 +82,42 @@ class CupyBackend(Backend):
     def multiply(self, a: Array, b: Array, out: Array) -> Array:  # noqa: D102
         return self.xp.multiply(a, b, out=out)
 
-    def uniform(self, shape: tuple[int, ...], seed: tuple[int, ...], dtype: str) -> Array:  # noqa: D102
-        number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
-        generator = self.xp.random.Generator(self.xp.random.Philox4x3210(number))
-        return generator.random(shape, dtype=np.dtype(dtype))
+    def kernel(self, kernel: Kernel) -> Launch:  # noqa: D102
+        if kernel not in self._launches:
+            self._launches[kernel] = self._compile(kernel)
+        return self._launches[kernel]
+
+    def _compile(self, kernel: Kernel) -> Launch:
+        module = self.xp.RawModule(code=kernel.source, options=OPTIONS, name_expressions=[kernel.expression])
+        try:
+            function = module.get_function(kernel.expression)
+        except Exception as error:  # compiler, loader and missing libraries each raise their own
+            raise not_compiled(kernel, error) from None
+        null = np.uintp(0)  # CuPy has no other form of a null pointer
+
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+            function(grid, block, tuple([null if arg is None else arg for arg in args]))
+
+        return launch
+
+    def _load_cublas(self) -> tuple[Any, dict[Any, tuple[int, int]]]:
+        """CuPy's binding of cuBLAS; by dtype cuBLAS's number of it and of the arithmetic.
+
+        Dtypes are keys as they are: NumPy needs microseconds to tell a dtype's name, at every step of a loop.
+        """
+        try:
+            from cupy_backends.cuda.libs import cublas
+        except ImportError as error:
+            raise unavailable("CuPy found, no cuBLAS", f"cuBLAS can't be loaded: {error}; {INSTALL}") from None
+        runtime = self.xp.cuda.runtime
+        kinds = {
+            self.dtype("float32"): (runtime.CUDA_R_32F, cublas.CUBLAS_COMPUTE_32F),
+            self.dtype("float64"): (runtime.CUDA_R_64F, cublas.CUBLAS_COMPUTE_64F),
+            self.dtype("float16"): (runtime.CUDA_R_16F, cublas.CUBLAS_COMPUTE_32F),
+        }
+        with contextlib.suppress(BackendError):  # without ml_dtypes there are no such arrays
+            kinds[self.dtype("bfloat16")] = (runtime.CUDA_R_16BF, cublas.CUBLAS_COMPUTE_32F)
+        return cublas, kinds
 
     def synchronize(self) -> None:  # noqa: D102
         self.device.synchronize()
@@ -111,6 +171,33 @@ def _load(device: int) -> tuple[Any, Any]:
             "CuPy found, but its first kernel failed", f"CuPy's first kernel failed: {error}; {INSTALL}"
         ) from None
     return cupy, chosen
+
+
+def not_compiled(kernel: Kernel, error: Exception) -> BackendError:
+    """Error for a kernel that can't be compiled: what is missing and how to get it, or the compiler's own words."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if "error" in line] or text.strip().splitlines()[:1]
+    said = lines[0] if lines else type(error).__name__
+    if "could not open source file" in text or "cannot open source file" in text:
+        cure = f"CUDA's headers are missing; {INSTALL}"
+    elif "nvrtc" in text.lower() or isinstance(error, ImportError | OSError):
+        cure = f"CUDA's compiler NVRTC is missing or too old for this device; {INSTALL}"
+    else:
+        cure = "tier reference runs without kernels; please report this with the output of `gpu-lstm info`"
+    return BackendError(f"CUDA kernel {kernel.expression} can't be compiled: {said}; {cure}")
+
+
+def _form(matrix: Array, cublas: Any) -> tuple[int, int] | None:
+    """Elements from row to row and cuBLAS's operation, for a matrix in rows or in columns; None where it has gaps."""
+    if matrix.ndim != 2:
+        return None
+    item, (rows, columns) = matrix.itemsize, matrix.shape
+    row, column = (stride // item for stride in matrix.strides)
+    if (column == 1 or columns == 1) and (rows == 1 or row >= columns):
+        return (row if rows > 1 else columns), cublas.CUBLAS_OP_N
+    if (row == 1 or rows == 1) and (columns == 1 or column >= rows):
+        return (column if columns > 1 else rows), cublas.CUBLAS_OP_T
+    return None
 
 
 def unavailable(reason: str, message: str) -> BackendError:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpu_lstm.backend import compiled
-from gpu_lstm.backend.base import Array, Backend
+from gpu_lstm.backend.base import Array, Backend, Rule
+from gpu_lstm.backend.pool import POOL
+
+RULES = ("sgd", "rmsprop", "adam")
+"""Optimizer rules of ``kernels/cpu/training.h``, by number."""
+BLOCK = 4096
+"""Elements of a block there."""
+LANES = 16
+"""Numbers in the widest register."""
+EXP_COST, UPDATE_COST = 16, 8
+"""What an element costs there, in multiply-adds."""
 
 
 class NumpyBackend(Backend):
@@ -34,8 +45,11 @@ class NumpyBackend(Backend):
     def dtype(self, name: str) -> Any:  # noqa: D102
         return np.dtype(name)
 
-    def matmul(self, a: Array, b: Array, out: Array) -> Array:  # noqa: D102
-        return np.matmul(a, b, out=out)
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:  # noqa: D102
+        return POOL.empty(shape, dtype)
+
+    def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:  # noqa: D102
+        return super().matmul(a, b, out, add) if add else np.matmul(a, b, out=out)
 
     def product(self, a: Array, b: Array, bias: Array | None = None) -> Array:  # noqa: D102
         # The compiled product, where there is one, for its threads: those of BLAS keep spinning after their work and
@@ -44,6 +58,12 @@ class NumpyBackend(Backend):
             return super().product(a, b, bias)
         return compiled.multiply(a, b, bias)
 
+    def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:  # noqa: D102
+        inputs = [np.ascontiguousarray(x) for x in inputs]
+        if len(inputs) > 2 or not compilable(dy, *inputs):
+            return super().weight_gradients(dy, inputs)
+        return compiled.weight_gradients(dy, inputs)
+
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
         return np.tanh(x, out=out)
 
@@ -51,17 +71,84 @@ class NumpyBackend(Backend):
         return np.multiply(a, b, out=out)
 
     def scatter_add(self, target: Array, index: Array, rows: Array) -> None:  # noqa: D102
+        rows = np.ascontiguousarray(rows)
+        if compilable(target, rows):
+            threads = compiled.threads_for(rows.size, rows.shape[1] // LANES)
+            compiled.call("scatter_add", target.dtype, *rows.shape, target, compiled.longs(index), rows, threads)
+            return
         # Sorting first turns scattered additions into a few contiguous sums: np.add.at is many times slower.
         order = np.argsort(index, kind="stable")
         present, starts = np.unique(index[order], return_index=True)
         if present.size:
             target[present] += np.add.reduceat(rows[order], starts, axis=0)
 
+    def softmax_cross_entropy(self, logits: Array, targets: Array, ignore_index: int | None) -> Array:  # noqa: D102
+        native = logits.dtype.newbyteorder("=")
+        if not logits.flags.c_contiguous or logits.dtype.str != native.str:
+            plain = np.ascontiguousarray(logits, native)
+            loss = self.softmax_cross_entropy(plain, targets, ignore_index)
+            logits[...] = plain
+            return loss
+        if not compilable(logits):
+            return super().softmax_cross_entropy(logits, targets, ignore_index)
+        number = len(targets) if ignore_index is None else np.count_nonzero(targets != ignore_index)
+        scale = 1 / max(number, 1)
+        losses = np.empty(len(targets), logits.dtype)
+        compiled.call(
+            "cross_entropy", logits.dtype, *logits.shape, logits, compiled.longs(targets), ignore_index is not None,
+            ignore_index or 0, doubles([scale]), losses, compiled.threads_for(EXP_COST * logits.size, len(targets)),
+        )  # fmt: skip
+        return np.sum(losses, dtype=np.float64).astype(logits.dtype) * logits.dtype.type(scale)
+
+    def norm(self, arrays: Sequence[Array]) -> Array:  # noqa: D102
+        if not compilable(*arrays):
+            return super().norm(arrays)
+        sizes = compiled.longs([array.size for array in arrays])
+        sums = np.zeros(int(np.sum(-(-sizes // BLOCK))))
+        threads = compiled.threads_for(int(sizes.sum()), len(sums))
+        compiled.call("square_sums", arrays[0].dtype, len(arrays), sizes, compiled.pointers(arrays), sums, threads)
+        return np.sqrt(np.sum(sums))
+
+    def move(  # noqa: D102
+        self,
+        optimizer: Rule,
+        params: Sequence[Array],
+        gradients: Sequence[Array],
+        states: Sequence[Sequence[Array]],
+        numbers: Sequence[float],
+        scale: float,
+    ) -> None:
+        gradients = [np.ascontiguousarray(gradient) for gradient in gradients]
+        flat = [array for state in states for array in state]
+        if not compilable(*params, *gradients, *flat):
+            return super().move(optimizer, params, gradients, states, numbers, scale)
+        sizes = compiled.longs([param.size for param in params])
+        compiled.call(
+            "update", params[0].dtype, RULES.index(optimizer.rule), len(params), sizes, compiled.pointers(params),
+            compiled.pointers(gradients), compiled.pointers(flat), doubles(numbers), doubles([scale]),
+            compiled.threads_for(UPDATE_COST * int(sizes.sum()), len(params)),
+        )  # fmt: skip
+
     def available(self) -> int | None:  # noqa: D102
         return free_memory()
 
     def describe(self) -> dict[str, str]:  # noqa: D102
         return {"backend": self.name, "numpy": np.__version__, "device": _processor()}
+
+
+def compilable(*arrays: np.ndarray) -> bool:
+    """Whether the compiled library is there and takes these arrays: contiguous, of one dtype that it has."""
+    return (
+        compiled.library() is not None
+        and len(arrays) > 0
+        and arrays[0].dtype in (np.float32, np.float64)
+        and all(array.dtype == arrays[0].dtype and array.flags.c_contiguous for array in arrays)
+    )
+
+
+def doubles(numbers: Sequence[float]) -> np.ndarray:
+    """An array of C doubles."""
+    return np.array(numbers, dtype=np.float64)
 
 
 def free_memory(root: Path = Path("/")) -> int | None:

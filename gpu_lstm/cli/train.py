@@ -30,6 +30,7 @@ from gpu_lstm.data.series import read_series
 from gpu_lstm.data.text import Vocabulary, encode_file, read_text
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
+from gpu_lstm.recurrence import runnable_tiers
 from gpu_lstm.training import Event, Outcome, Run, Settings, checkpoint
 from gpu_lstm.training.folder import BEST, LOG, holds_run, newest, read_log
 from gpu_lstm.training.memory import Job, check_fits, predict
@@ -154,8 +155,9 @@ def run(options: argparse.Namespace) -> int:
     folder = new_folder(options)
     recipe = PREPARE[options.kind](plain, backend, None)
     job = Job(
-        options.kind, recipe.config, options.dtype, options.optimizer, recipe.steps, options.batch, options.recompute
-    )
+        options.kind, recipe.config, options.dtype, options.optimizer, recipe.steps, options.batch, options.recompute,
+        fused=len(runnable_tiers(backend)) > 1,
+    )  # fmt: skip
     if options.dry_run:
         print("\n".join(predict(job).lines()))
     check_fits(job, backend.available())

@@ -105,13 +105,3 @@ def any_shape(x: Any) -> tuple[str, ...]:
     """A shape for `Backend.require` that allows any size on each of x's axes."""
     rank = getattr(x, "ndim", 0)
     return tuple(f"N{axis}" for axis in range(rank)) if isinstance(rank, int) else ()
-
-
-def sum_rows(backend: Backend, rows: Array) -> Array:
-    """Sum over the first axis of (N, M), in blocks of 64 rows and then over them: the rounding errors stay small."""
-    xp = backend.xp
-    whole = rows.shape[0] // 64 * 64
-    total = xp.sum(rows[whole:, :], axis=0)
-    if whole:
-        total += xp.sum(xp.sum(xp.reshape(rows[:whole, :], (whole // 64, 64, rows.shape[1])), axis=1), axis=0)
-    return total

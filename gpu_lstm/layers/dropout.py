@@ -29,14 +29,11 @@ class Dropout(Layer):
         self.backend.require("x", x, any_shape(x), self.dtype)
         if seed is None or self.p == 0:
             return x, Tape(None, tuple(x.shape))
-        xp = self.backend.xp
-        kept = self.backend.uniform(tuple(x.shape), seed, "float32") >= self.p
-        scale = xp.astype(kept, x.dtype)
-        scale *= 1 / (1 - self.p)
-        return x * scale, Tape(scale, tuple(x.shape))
+        y, again = self.backend.dropout(x, self.p, seed)
+        return y, Tape(again, tuple(x.shape))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
         """Gradient dx from dy, through the same mask."""
-        scale, shape = tape.take()
+        again, shape = tape.take()
         self.backend.require("dy", dy, shape, self.dtype)
-        return (dy if scale is None else dy * scale), {}
+        return (dy if again is None else again(dy)), {}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_size, sum_rows
+from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_size
 
 
 class Linear(Layer):
@@ -64,5 +64,6 @@ class Linear(Layer):
         xp = self.backend.xp
         self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.dtype)
         dy_rows = xp.reshape(dy, (-1, self.output_size))
-        gradients = {"weight": self.backend.product(dy_rows.T, rows), "bias": sum_rows(self.backend, dy_rows)}
-        return xp.reshape(self.backend.product(dy_rows, self.params["weight"]), shape), gradients
+        (dweight,), dbias = self.backend.weight_gradients(dy_rows, [rows])
+        dx = self.backend.product(dy_rows, self.params["weight"])
+        return xp.reshape(dx, shape), {"weight": dweight, "bias": dbias}

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_size, sum_rows
+from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_size
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.recurrence import Mask, Plan, make_plan
 
@@ -86,9 +86,9 @@ class LSTM(Layer):
         self.dropout = Dropout(check_probability("dropout", dropout), backend=self.backend, dtype=dtype)
         self.plan: Plan = make_plan(self.backend, tier)
         # The reference tier is the oracle: it stays with the array namespace in its large products too.
-        self._product = (
-            partial(Backend.product, self.backend) if self.plan.tier == "reference" else self.backend.product
-        )
+        products = Backend if self.plan.tier == "reference" else type(self.backend)
+        self._product = partial(products.product, self.backend)
+        self._weight_gradients = partial(products.weight_gradients, self.backend)
         rng = np.random.default_rng(seed)
         bound = 1 / math.sqrt(self.hidden_size)
         for layer in range(self.num_layers):
@@ -278,6 +278,7 @@ class LSTM(Layer):
             y[start:stop, ...] = y_part
             # Copies: the states are views of arrays with all steps, which would stay as long as they do.
             state = [tuple(xp.asarray(s, copy=True) for s in pair) for pair in after]
+            del y_part, after, tape  # before the next segment takes its memory
         return y, state, kept
 
     def _forward_segment(
@@ -349,11 +350,9 @@ class LSTM(Layer):
             before.insert(0, (dh0, dc0))
             rows = x.shape[0] * x.shape[1]
             dz_rows = xp.reshape(dz, (rows, 4 * self.hidden_size))
-            gradients[f"weight_ih_{name}"] = self._product(dz_rows.T, xp.reshape(x, (rows, x.shape[2])))
-            gradients[f"weight_hh_{name}"] = self._product(
-                dz_rows.T, xp.reshape(saved.before, (rows, self.hidden_size))
-            )
-            gradients[f"bias_{name}"] = sum_rows(backend, dz_rows)
+            inputs = [xp.reshape(x, (rows, x.shape[2])), xp.reshape(saved.before, (rows, self.hidden_size))]
+            weights, gradients[f"bias_{name}"] = self._weight_gradients(dz_rows, inputs)
+            gradients[f"weight_ih_{name}"], gradients[f"weight_hh_{name}"] = weights
             dx = xp.reshape(self._product(dz_rows, self.params[f"weight_ih_{name}"]), x.shape)
             dy = dx if dropped is None else self.dropout.backward(dropped, dx)[0]
         return dy, before, gradients

@@ -6,7 +6,6 @@ exp(score / temperature) passes a uniform number times the whole sum.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -61,28 +60,28 @@ def by_compiled_code(
     (vocabulary, width), hidden, dtype = embedding.shape, head.shape[1], embedding.dtype
     names = (f"lstm.{part}_l{layer}" for layer in range(num_layers) for part in ("weight_ih", "weight_hh", "bias"))
     weights = [np.ascontiguousarray(params[name]) for name in names]
-    pointers = np.array([array.ctypes.data for array in weights], dtype=np.uintp)
+    pointers = compiled.pointers(weights)
     barred = np.zeros(vocabulary, dtype=np.uint8)
     barred[list(never)] = 1
     state = np.zeros((3, num_layers, hidden), dtype=dtype)
     scores = np.empty(vocabulary, dtype=dtype)
     heat = np.array([temperature], dtype=np.float64)
     work = sum(array.size for array in weights)
-    threads = min(compiled.threads(), max(1, work // compiled.SERIAL_WORK))
+    threads = compiled.threads_for(work, hidden)
 
     def call(given: np.ndarray, count: int, panels: np.ndarray | None, size: np.ndarray | None = None) -> np.ndarray:
-        drawn = np.empty(count, dtype=np.int64)
+        drawn = np.empty(count, dtype=compiled.LONG)
         compiled.call(
             "generate", dtype, vocabulary, width, hidden, num_layers, embedding, pointers, head, head_bias, panels,
             state, scores, given, len(given), count, heat, rng.random(count), barred, drawn, size, threads,
         )  # fmt: skip
         return drawn
 
-    nothing, size = np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    nothing, size = compiled.longs([]), compiled.longs([0])
     call(nothing, 0, None, size)
     panels = np.empty(int(size[0]), dtype=dtype)
     call(nothing, 0, panels)
-    given = np.ascontiguousarray(prompt, dtype=np.int64)
+    given = compiled.longs(prompt)
     while length > 0:
         drawn = call(given, min(CHUNK, length), panels)
         yield from drawn.tolist()
@@ -92,4 +91,4 @@ def by_compiled_code(
 
 def can_compile(backend: Backend, tier: str) -> bool:
     """Whether `by_compiled_code` runs for a model of that backend and tier."""
-    return backend.kernels == "cpu" and tier == "sequence" and ctypes.sizeof(ctypes.c_long) == 8
+    return backend.kernels == "cpu" and tier == "sequence"

@@ -117,7 +117,8 @@ class LanguageModel(Model):
         """Mean loss in nats of a chunk (T + 1, B), without dropout, and the state after it."""
         self.backend.require("tokens", tokens, ("T + 1", "B"))
         logits, state = self.logits(tokens[:-1, :], state)
-        return float(softmax_cross_entropy(self.backend, logits, tokens[1:, :])[0]), state
+        (loss,) = self.backend.read(softmax_cross_entropy(self.backend, logits, tokens[1:, :])[0])
+        return loss, state
 
     def sample(
         self, prompt: np.ndarray, length: int, temperature: float = 1.0, seed: int = 0, never: tuple[int, ...] = ()

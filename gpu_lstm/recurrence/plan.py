@@ -6,13 +6,18 @@ from dataclasses import dataclass
 
 from gpu_lstm.backend import Backend, compiled
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.recurrence import pointwise, reference, sequence
+from gpu_lstm.recurrence import pointwise, pointwise_cuda, reference, sequence
 from gpu_lstm.recurrence.contract import Tier
 
 TIERS = ("reference", "pointwise", "sequence")
 """From the most readable to the fastest."""
 
-_RUNS: dict[str, Tier] = {"reference": reference, "pointwise": pointwise, "sequence": sequence}
+_RUNS: dict[str, dict[str, Tier]] = {
+    "": {},
+    "cpu": {"pointwise": pointwise, "sequence": sequence},
+    "cuda": {"pointwise": pointwise_cuda},
+}
+"""By the kernels that take a backend's arrays; the reference tier needs none."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,13 @@ def make_plan(backend: Backend, tier: str = "auto") -> Plan:
     for name in reversed(TIERS):
         if name == chosen:
             kind = "the fastest that runs here" if tier == "auto" else "asked for by name"
-            extra = f" ({compiled.describe()})" if name != "reference" else ""
+            extra = f" ({_described(backend)})" if name != "reference" else ""
             reasons.append(f"{name}: chosen, {kind}{extra}")
         elif obstacles[name]:
             reasons.append(f"{name}: can't run: {obstacles[name]}")
         else:
             reasons.append(f"{name}: could run, but {'it is slower' if tier == 'auto' else f'{tier} was asked for'}")
-    return Plan(chosen, _RUNS[chosen], tuple(reasons))
+    return Plan(chosen, _RUNS[backend.kernels].get(chosen, reference), tuple(reasons))
 
 
 def runnable_tiers(backend: Backend) -> list[str]:
@@ -81,6 +86,11 @@ def obstacle(backend: Backend, tier: str) -> str:
     """Why a tier can't run on this backend and machine; empty where it can."""
     if tier == "reference":
         return ""
-    if backend.kernels != "cpu":
+    if tier not in _RUNS[backend.kernels]:
         return f"backend {backend.name} has no kernels for it yet"
-    return compiled.missing()
+    return compiled.missing() if backend.kernels == "cpu" else ""
+
+
+def _described(backend: Backend) -> str:
+    """The kernels, for people."""
+    return compiled.describe() if backend.kernels == "cpu" else "fused CUDA kernels, cuBLAS at each step"

@@ -61,8 +61,8 @@ def forward(
     xp = backend.xp
     num_steps, batch, width = z.shape
     hidden = width // 4
-    h = xp.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
-    c = xp.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
+    h = backend.empty((num_steps + 1, batch, hidden), z.dtype)
+    c = backend.empty((num_steps + 1, batch, hidden), z.dtype)
     first = num_steps if reverse else 0
     h[first, ...] = 0 if h0 is None else h0
     c[first, ...] = 0 if c0 is None else c0

@@ -26,13 +26,13 @@ def forward(
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
     num_steps, batch, width = z.shape
     hidden = width // 4
-    h = np.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
-    c = np.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=z.dtype)
+    h = backend.empty((num_steps + 1, batch, hidden), z.dtype)
+    c = backend.empty((num_steps + 1 if keep else 1, batch, hidden), z.dtype)
     first = -1 if reverse else 0
     h[first] = 0 if h0 is None else h0
     c[first] = 0 if c0 is None else c0
     weight_hh = np.ascontiguousarray(weight_hh)
-    lengths = None if mask is None else np.ascontiguousarray(mask.lengths, dtype=np.int64)
+    lengths = None if mask is None else compiled.longs(mask.lengths)
     split = _split(num_steps, batch, hidden)
     flags = (int(reverse), int(keep))
     compiled.call("forward", z.dtype, num_steps, batch, hidden, z, weight_hh, h, c, lengths, *flags, *split)
@@ -56,7 +56,7 @@ def backward(
         row = dh.strides[1] // item
         if dh.strides != (batch * row * item, row * item, item) or row < hidden:
             dh, row = np.ascontiguousarray(dh), hidden
-    lengths = None if saved.mask is None else np.ascontiguousarray(saved.mask.lengths, dtype=np.int64)
+    lengths = None if saved.mask is None else compiled.longs(saved.mask.lengths)
     split = _split(num_steps, batch, hidden)
     gates, weight_hh, reverse = saved.gates, saved.weight_hh, int(saved.reverse)
     compiled.call(
@@ -71,5 +71,5 @@ def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
     threads = compiled.threads()
     if num_steps * batch * 4 * hidden * hidden < compiled.SERIAL_WORK:
         threads = 1
-    by_batch = batch >= 4 * threads
+    by_batch = batch >= 3 * threads
     return (min(threads, batch) if by_batch else threads), int(by_batch)

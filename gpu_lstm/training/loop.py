@@ -21,7 +21,7 @@ import numpy as np
 from gpu_lstm.errors import GpuLstmError, InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.layers.base import check_size
-from gpu_lstm.optimizers import Optimizer, clip_by_global_norm, make_optimizer
+from gpu_lstm.optimizers import Optimizer, make_optimizer
 from gpu_lstm.schedules import make_schedule
 from gpu_lstm.training import checkpoint, folder, tensorboard
 from gpu_lstm.training.lock import locked
@@ -234,19 +234,20 @@ class Run:
         if self.scaler.scale != 1:
             for gradient in gradients.values():
                 gradient *= 1 / self.scaler.scale
-        norm = clip_by_global_norm(task.model.backend, gradients, self.settings.clip)
-        value = float(loss)
+        # Where a number isn't finite, nothing moves. It is read only now, when all is asked of the device.
+        size = self.optimizer.update(gradients, self.schedule(self.step), self.settings.clip, loss)
+        value, norm = task.model.backend.read(loss, size)
         finite = math.isfinite(value) and math.isfinite(norm)
         skipped = ""
         if finite:
-            self.optimizer.update(gradients, self.schedule(self.step))
             self._skipped_in_a_row = 0
         else:
+            self.optimizer.updates -= 1
             skipped = f"loss is {value}, norm of the gradients {norm}"
-            name, count, size = first_nonfinite(task.model.backend, gradients)
+            name, count, total = first_nonfinite(task.model.backend, gradients)
             if name:
                 layer, _, last = name.rpartition(".")
-                skipped += f"; {count} of {size} numbers in the gradient of {last} of layer {layer} aren't finite"
+                skipped += f"; {count} of {total} numbers in the gradient of {last} of layer {layer} aren't finite"
             overflow = math.isfinite(value) and not self.scaler.exhausted
             if not overflow:
                 if self.settings.on_nonfinite == "stop":

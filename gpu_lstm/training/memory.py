@@ -18,8 +18,10 @@ SLOTS = {"sgd": 1, "rmsprop": 1, "adam": 2, "adamw": 2}
 """Arrays of the parameters' size in an optimizer's state."""
 UPDATE_TEMPORARIES = 3
 """Arrays of the largest parameter's size that an optimizer needs while it updates one."""
+BLAS = 24_000_000
+"""Bytes that OpenBLAS packs matrices into, where products aren't our own; measured with two threads."""
 LOSS_COPIES, LOSS_FLAGS = 3, 1
-"""Arrays of the logits' size alive in `softmax_cross_entropy`, logits included; and arrays of booleans."""
+"""Arrays of the logits' size, theirs included, in `softmax_cross_entropy` as array expressions; and of booleans."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Job:
     steps: int
     batch: int
     recompute: bool = False
+    fused: bool = True  # products, cross-entropy and optimizers run in compiled kernels
 
     @property
     def item(self) -> int:
@@ -72,10 +75,11 @@ def predict(job: Job) -> Prediction:
     hidden = job.config["hidden_size"]
     largest = job.item * max(amounts["embedding"], 4 * hidden * hidden, amounts["head"])
     moments = {"text": _text, "series": _series, "classify": _classify}[job.kind](job)
-    update = UPDATE_TEMPORARIES * largest
+    blas = 0 if job.fused else BLAS
+    update = 0 if job.fused else UPDATE_TEMPORARIES * largest
     packed = job.item * 4 * hidden * hidden  # the recurrent weights, as the compiled tier wants them
     return Prediction(
-        parameters, SLOTS[job.optimizer] * parameters, parameters, round(max(*moments, update - packed)) + packed
+        parameters, SLOTS[job.optimizer] * parameters, parameters, round(max(*moments, update - packed)) + packed + blas
     )
 
 
@@ -124,7 +128,8 @@ def _text(job: Job) -> list[float]:
     lstm = _lstm(job, config["embedding_size"])
     kept = lstm.kept + rows * config["embedding_size"] * item + 3 * 8 * (job.steps + 1) * job.batch
     dropped = config["dropout"] > 0
-    loss = kept + (2 * states if dropped else lstm.output) + logits * (LOSS_COPIES * item + LOSS_FLAGS)
+    loss = kept + (2 * states if dropped else lstm.output)
+    loss += logits * (item if job.fused else LOSS_COPIES * item + LOSS_FLAGS)
     through_dropout = kept + 4 * states + logits * item if dropped else 0  # two masked and two unmasked, mask included
     backward = kept + (states if dropped else lstm.output) + logits * item + states + lstm.backward
     return [loss, through_dropout, backward]

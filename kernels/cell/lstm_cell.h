@@ -7,8 +7,14 @@
 //   V splat<V>(T)                         all elements of a V set to one number
 //   V power_of_two<T>(V t)                2^k from t = k + Constants<T>::magic
 //
-// No include guard and no headers: a CPU build includes it once for each instruction set, inside a namespace.
-// Vectors must not be lowered before they are inlined into code of their instruction set.
+// No include guard and no headers: a CPU build includes it once for each instruction set, inside a namespace, and
+// NVRTC has no headers. Vectors must not be lowered before they are inlined into code of their instruction set.
+
+#ifdef __CUDACC__
+#define CELL_UNROLL _Pragma("unroll")
+#else
+#define CELL_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 template <typename T>
 struct Constants;
@@ -30,10 +36,16 @@ struct Constants<double> {
 };
 
 template <typename T>
-CELL constexpr T inverse_factorial(int n) {
-  T value = 1;
-  for (int k = 2; k <= n; ++k) value /= k;
-  return value;
+struct InverseFactorials {
+  T of[Constants<T>::terms + 1];
+};
+
+// 1/n! for each n. A constant, because NVRTC divides no constants by itself.
+template <typename T>
+CELL constexpr InverseFactorials<T> inverse_factorials() {
+  InverseFactorials<T> inverse = {{T(1)}};
+  for (int n = 1; n <= Constants<T>::terms; ++n) inverse.of[n] = inverse.of[n - 1] / n;
+  return inverse;
 }
 
 // x limited to [-limit, limit]; a NaN stays one.
@@ -52,9 +64,10 @@ CELL V exp_minus_1(V x) {
   const V t = x * T(1.44269504088896340736) + C::magic;
   const V k = t - C::magic;
   const V r = (x - k * C::ln2_high) - k * C::ln2_low;
-  V p = splat<V>(inverse_factorial<T>(C::terms));
-#pragma GCC unroll 16
-  for (int n = C::terms - 1; n >= 1; --n) p = p * r + inverse_factorial<T>(n);
+  constexpr InverseFactorials<T> inverse = inverse_factorials<T>();
+  V p = splat<V>(inverse.of[C::terms]);
+  CELL_UNROLL
+  for (int n = C::terms - 1; n >= 1; --n) p = p * r + inverse.of[n];
   const V scale = power_of_two<T>(t);
   return scale * (p * r) + (scale - T(1));
 }

@@ -2,8 +2,12 @@
 // Called through ctypes (gpu_lstm/recurrence/sequence.py), which releases the GIL.
 
 #include <cmath>
-#include <vector>
 
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#include <immintrin.h>
+#endif
+
+#include "scratch.h"
 #include "team.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -14,6 +18,7 @@ namespace avx2 {
 #define TILE_ROWS 3
 #include "recurrence.h"
 #include "generate.h"
+#include "training.h"
 #undef CELL
 #undef VECTOR_BYTES
 #undef TILE_ROWS
@@ -26,6 +31,7 @@ namespace avx512 {
 #define TILE_ROWS 6
 #include "recurrence.h"
 #include "generate.h"
+#include "training.h"
 #undef CELL
 #undef VECTOR_BYTES
 #undef TILE_ROWS
@@ -39,6 +45,7 @@ namespace baseline {
 #define TILE_ROWS 3
 #include "recurrence.h"
 #include "generate.h"
+#include "training.h"
 #undef CELL
 }  // namespace baseline
 
@@ -86,7 +93,17 @@ int best_set() {
   extern "C" void gpu_lstm_multiply_##suffix(long set, long rows, long columns, long depth, const T* a, long a_row, \
                                              long a_column, const T* b, long b_row, long b_column, T* c,          \
                                              const T* bias, long threads) {                                        \
-    NAMESPACED(set, multiply<T>({rows, columns, depth, a, a_row, a_column, b, b_row, b_column, c, bias, nullptr}, \
+    NAMESPACED(set, multiply<T>({rows, depth, a, a_row, a_column, {{b, b_row, b_column, columns, c}, {}}, 1, bias, \
+                                 nullptr, nullptr},                                                               \
+                                threads);)                                                                        \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_weight_gradients_##suffix(long set, long rows, long outputs, const T* dy, long count,   \
+                                                     const T* const* x, const long* columns, T* const* dw, T* db,  \
+                                                     long threads) {                                              \
+    NAMESPACED(set, multiply<T>({outputs, rows, dy, 1, outputs,                                                    \
+                                 {{x[0], columns[0], 1, columns[0], dw[0]},                                        \
+                                  {x[count - 1], columns[count - 1], 1, columns[count - 1], dw[count - 1]}},       \
+                                 int(count), nullptr, db, nullptr},                                               \
                                 threads);)                                                                        \
   }                                                                                                               \
   extern "C" void gpu_lstm_cell_forward_##suffix(long set, long batch, long hidden, T* z, const T* c_before, T* c, T* h) { \
@@ -107,9 +124,27 @@ int best_set() {
                                   drawn};                                                                         \
                if (size) *size = p.size();                                                                        \
                else if (count == 0 && given_count == 0) p.pack();                                                 \
-               else Team::run(int(threads), [&](int member, int members, Barrier& barrier) {                            \
-                 p.run(member, members, barrier);                                                                 \
-               });)                                                                                               \
+               else run_on(threads, p);)                                                                                               \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_cross_entropy_##suffix(long set, long rows, long vocabulary, T* logits,                 \
+                                                  const long* targets, long ignore, long ignored,                 \
+                                                  const double* scale, T* losses, long threads) {                 \
+    NAMESPACED(set, run_on(threads, CrossEntropy<T>{rows, vocabulary, logits, targets, ignore != 0, ignored,       \
+                                                    T(*scale), losses});)                                         \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_scatter_add_##suffix(long set, long rows, long columns, T* target, const long* index,   \
+                                                const T* from, long threads) {                                    \
+    NAMESPACED(set, run_on(threads, ScatterAdd<T>{rows, columns, target, index, from});)                           \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_square_sums_##suffix(long set, long count, const long* sizes, const T* const* arrays,   \
+                                                double* sums, long threads) {                                     \
+    NAMESPACED(set, run_on(threads, SquareSums<T>{{count, sizes}, arrays, sums});)                                 \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_update_##suffix(long set, long rule, long count, const long* sizes, T* const* params,   \
+                                           const T* const* gradients, T* const* states, const double* numbers,     \
+                                           const double* scale, long threads) {                                   \
+    NAMESPACED(set, run_on(threads, Update<T>{{count, sizes}, Rule(rule), params, gradients, states, numbers,      \
+                                              T(*scale)});)                                                       \
   }                                                                                                               \
   extern "C" void gpu_lstm_activate_##suffix(long set, long tanh_instead, long count, const T* x, T* y) {           \
     NAMESPACED(set, activate<T>(tanh_instead != 0, count, x, y);)                                                 \

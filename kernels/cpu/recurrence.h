@@ -33,6 +33,14 @@ CELL V power_of_two(V t) {
 
 #include "../cell/lstm_cell.h"
 
+// All bits set in the first n elements.
+template <typename T>
+CELL typename Simd<T>::Bits first_of(long n) {
+  typename Simd<T>::V index{};
+  for (int k = 0; k < Simd<T>::width; ++k) index[k] = T(k);
+  return index < splat<typename Simd<T>::V>(T(n));
+}
+
 template <typename T>
 CELL typename Simd<T>::V load(const T* p) {
   return *(const typename Simd<T>::Unaligned*)p;
@@ -43,19 +51,46 @@ CELL void store(T* p, typename Simd<T>::V v) {
   *(typename Simd<T>::Unaligned*)p = v;
 }
 
+// Fewer elements than a vector has: where the instruction set has masks, as fast as all of them.
+template <typename T>
+CELL typename Simd<T>::V load_part(const T* p, long n) {
+  using V = typename Simd<T>::V;
+#if VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) return (V)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+  else return (V)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
+#elif VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4) return (V)_mm256_maskload_ps((const float*)p, (__m256i)first_of<T>(n));
+  else return (V)_mm256_maskload_pd((const double*)p, (__m256i)first_of<T>(n));
+#else
+  V v{};
+  for (long k = 0; k < n; ++k) v[k] = p[k];
+  return v;
+#endif
+}
+
+template <typename T>
+CELL void store_part(T* p, typename Simd<T>::V v, long n) {
+#if VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+  else _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
+#elif VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4) _mm256_maskstore_ps((float*)p, (__m256i)first_of<T>(n), (__m256)v);
+  else _mm256_maskstore_pd((double*)p, (__m256i)first_of<T>(n), (__m256d)v);
+#else
+  for (long k = 0; k < n; ++k) p[k] = v[k];
+#endif
+}
+
 // The first n elements; the others are 0.
 template <typename T>
 CELL typename Simd<T>::V load(const T* p, long n) {
-  if (n >= Simd<T>::width) return load(p);
-  typename Simd<T>::V v{};
-  for (long k = 0; k < n; ++k) v[k] = p[k];
-  return v;
+  return n >= Simd<T>::width ? load(p) : load_part(p, n);
 }
 
 template <typename T>
 CELL void store(T* p, typename Simd<T>::V v, long n) {
-  if (n >= Simd<T>::width) return store(p, v);
-  for (long k = 0; k < n; ++k) p[k] = v[k];
+  if (n >= Simd<T>::width) store(p, v);
+  else store_part(p, v, n);
 }
 
 // The four gates of the same units, `apart` elements from one another.
@@ -186,70 +221,118 @@ void add_product(long rows, const T* a, long row, long column, long depth, const
   }
 }
 
-// C (rows, columns) = A (rows, depth) B (depth, columns) [+ bias (columns)]; A and B with any strides.
-// B is packed into panels, one slab of the depth at a time, by all threads; the threads split the rows of C.
-// Rows of A that aren't contiguous are packed too.
+// C (rows, columns) = A (rows, depth) B (depth, columns) [+ bias (columns)] for one or two B with the same A, and the
+// sums of A's rows; A and B with any strides.
+// The threads split the rows of C. One slab of the depth at a time, B is packed into panels: by each thread for itself
+// where it has many rows to use them for, else by all together. Rows of A are packed too.
 template <typename T>
-struct Product {
-  long rows, columns, depth;
-  const T* a;
-  long a_row, a_column;
+struct Factor {
   const T* b;
-  long b_row, b_column;
-  T* c;          // (rows, columns), contiguous
-  const T* bias;  // (columns,) or null
-  T* panels;     // (blocks, kSlab, panel)
-
-  static constexpr long kSlab = 256, kRows = 32 * TILE_ROWS;
-  static constexpr long kPitch = kSlab + 16;  // not a multiple of a page: rows would share the same cache sets
+  long row, column;  // B(k, j) = b[k * row + j * column]
+  long columns;
+  T* c;  // (rows, columns), contiguous
 
   long blocks() const { return divide_up(columns, Simd<T>::panel); }
+};
 
-  void pack(long block, long k0, long count) const {
+template <typename T>
+struct Product {
+  long rows, depth;
+  const T* a;
+  long a_row, a_column;
+  Factor<T> factors[2];
+  int count;      // of factors
+  const T* bias;  // (columns,) of the first, or null
+  T* sums;        // (rows,): of A's rows, or null
+  T* shared;      // panels of all threads: (up to kBlocks, kSlab, panel)
+
+  static constexpr long kSlab = 256, kRows = 32 * TILE_ROWS;
+  static constexpr long kOwnRows = 96;  // from here on, packing B once more costs less than waiting for others
+  static constexpr long kPitch = kSlab + 16;  // not a multiple of a page: rows would share the same cache sets
+  static constexpr long kPanel = kSlab * Simd<T>::panel;
+  static constexpr long kBlocks = 2048 / Simd<T>::panel;  // that many columns are packed at a time
+
+  long blocks() const { return factors[0].blocks() + (count > 1 ? factors[1].blocks() : 0); }
+  long panels_size() const { return (blocks() < kBlocks ? blocks() : kBlocks) * kPanel; }
+
+  // Block `n` of all factors' blocks: its factor, the first of its columns.
+  const Factor<T>& factor(long n, long& first) const {
+    const long before = n < factors[0].blocks() ? 0 : factors[0].blocks();
+    first = (n - before) * Simd<T>::panel;
+    return factors[before ? 1 : 0];
+  }
+
+  void pack(T* to, long block, long k0, long slab) const {
     constexpr long width = Simd<T>::width;
-    const long first = block * Simd<T>::panel, left = columns - first;
+    long first;
+    const Factor<T>& f = factor(block, first);
+    const long left = f.columns - first;
     const long wide = left < Simd<T>::panel ? divide_up(left, width) * width : Simd<T>::panel;
     const long valid = left < wide ? left : wide;
-    T* to = panels + block * kSlab * Simd<T>::panel;
-    const T* from = b + k0 * b_row + first * b_column;
-    if (b_column == 1) {
-      for (long k = 0; k < count; ++k) {
-        for (long j = 0; j < valid; ++j) to[k * wide + j] = from[k * b_row + j];
+    const T* from = f.b + k0 * f.row + first * f.column;
+    if (f.column == 1) {
+      for (long k = 0; k < slab; ++k) {
+        for (long j = 0; j < valid; ++j) to[k * wide + j] = from[k * f.row + j];
         for (long j = valid; j < wide; ++j) to[k * wide + j] = 0;
       }
       return;
     }
     // A few k at a time, so that the lines read and the lines written both stay in the first cache.
-    for (long k1 = 0; k1 < count; k1 += 16) {
-      const long end = k1 + 16 < count ? k1 + 16 : count;
+    for (long k1 = 0; k1 < slab; k1 += 16) {
+      const long end = k1 + 16 < slab ? k1 + 16 : slab;
       for (long j = 0; j < wide; ++j)
-        for (long k = k1; k < end; ++k) to[k * wide + j] = j < valid ? from[k * b_row + j * b_column] : T(0);
+        for (long k = k1; k < end; ++k) to[k * wide + j] = j < valid ? from[k * f.row + j * f.column] : T(0);
     }
   }
 
+  // Row r, column k of the result is at r * row + k * column.
+  void pack_rows(const T* from, long n, long slab, T* to, long& row, long& column) const {
+    if (a_column == 1) {
+      row = kPitch, column = 1;
+      for (long r = 0; r < n; ++r)
+        for (long k = 0; k < slab; ++k) to[r * row + k] = from[r * a_row + k];
+    } else {
+      row = 1, column = kRows;
+      for (long k = 0; k < slab; ++k)
+        for (long r = 0; r < n; ++r) to[k * column + r] = from[r * a_row + k * a_column];
+    }
+  }
+
+  // Slab by slab, so that the rounding errors of long sums stay small.
+  void add_sums(const T* packed, long row, long column, long r0, long n, long slab, bool first) const {
+    T partial[kRows] = {};
+    for (long k = 0; k < slab; ++k)
+      for (long r = 0; r < n; ++r) partial[r] += packed[r * row + k * column];
+    for (long r = 0; r < n; ++r) sums[r0 + r] = (first ? T(0) : sums[r0 + r]) + partial[r];
+  }
+
   void run(int member, int members, Barrier& barrier) const {
-    const Range mine = share(rows, member, members), packing = share(blocks(), member, members);
-    std::vector<T> packed_rows(kRows * kPitch);
+    for (long first = 0; first < blocks(); first += kBlocks)
+      run_blocks({first, first + kBlocks < blocks() ? first + kBlocks : blocks()}, member, members, barrier);
+  }
+
+  void run_blocks(Range part, int member, int members, Barrier& barrier) const {
+    const Range mine = share(rows, member, members);
+    const bool alone = rows >= kOwnRows * members;
+    const Range packing = alone ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
+    T* panels = alone ? scratch<T, kOwn>(panels_size()) : shared;
+    T* packed = scratch<T, kMember>(kRows * kPitch);
     for (long k0 = 0; k0 < depth; k0 += kSlab) {
-      const long count = depth - k0 < kSlab ? depth - k0 : kSlab;
-      if (k0) barrier.wait();
-      for (long block = packing.begin; block < packing.end; ++block) pack(block, k0, count);
-      barrier.wait();
+      const long slab = depth - k0 < kSlab ? depth - k0 : kSlab;
+      if ((k0 || part.begin) && !alone) barrier.wait();
+      for (long n = packing.begin; n < packing.end; ++n) pack(panels + n * kPanel, part.begin + n, k0, slab);
+      if (!alone) barrier.wait();
       for (long r0 = mine.begin; r0 < mine.end; r0 += kRows) {
         const long n = mine.end - r0 < kRows ? mine.end - r0 : kRows;
-        const T* from = a + r0 * a_row + k0 * a_column;
-        const long row = a_column == 1 ? kPitch : 1, column = a_column == 1 ? 1 : kRows;
-        if (a_column == 1) {
-          for (long r = 0; r < n; ++r)
-            for (long k = 0; k < count; ++k) packed_rows[r * kPitch + k] = from[r * a_row + k];
-        } else {
-          for (long k = 0; k < count; ++k)
-            for (long r = 0; r < n; ++r) packed_rows[k * kRows + r] = from[r * a_row + k * a_column];
-        }
-        for (long block = 0; block < blocks(); ++block) {
-          const long first = block * Simd<T>::panel, left = columns - first;
-          add_product<T>(n, packed_rows.data(), row, column, count, panels + block * kSlab * Simd<T>::panel,
-                         c + r0 * columns + first, columns, left < Simd<T>::panel ? left : Simd<T>::panel,
+        long row, column;
+        pack_rows(a + r0 * a_row + k0 * a_column, n, slab, packed, row, column);
+        if (sums && part.begin == 0) add_sums(packed, row, column, r0, n, slab, k0 == 0);
+        for (long block = part.begin; block < part.end; ++block) {
+          long first;
+          const Factor<T>& f = factor(block, first);
+          const long left = f.columns - first;
+          add_product<T>(n, packed, row, column, slab, panels + (block - part.begin) * kPanel,
+                         f.c + r0 * f.columns + first, f.columns, left < Simd<T>::panel ? left : Simd<T>::panel,
                          k0 ? kAdd : bias ? kBias : kZero, bias ? bias + first : nullptr);
         }
       }
@@ -303,7 +386,11 @@ struct Forward {
 #pragma GCC unroll 8
       for (int r = 0; r < M; ++r)
 #pragma GCC unroll 4
-        for (int gate = 0; gate < 4; ++gate) sums[r][gate] = V{};
+        for (int gate = 0; gate < 4; ++gate) {
+          sums[r][gate] = V{};
+          // z comes from memory or the last cache: asked for now, it is there when the product is done.
+          __builtin_prefetch(p.z + ((t * p.batch + first + r) * 4 + gate) * H + block * width, 1);
+        }
       product<T, M, 4>(H, p.h + (before * p.batch + first) * H, H, 1, p.panels + block * p.panel_size(), sums);
       const long slot_before = p.keep ? before : 0, slot = p.keep ? after : 0;
 #pragma GCC unroll 8
@@ -426,23 +513,23 @@ struct Backward {
     const Range rows = split_batch ? share(batch, member, members) : Range{0, batch};
     const Range units = split_batch ? Range{0, blocks()} : mine;
     constexpr long panel = Simd<T>::panel;
-    std::vector<T> sums((rows.end - rows.begin) * panel);
+    T* sums = scratch<T, kMember>((rows.end - rows.begin) * panel);
     long from = -1;
     for (long n = 0; n < steps; ++n) {
       const long t = reverse ? n : steps - 1 - n;
       for (long block = units.begin; block < units.end; ++block) {
-        if (from >= 0) through_weight(from, block, rows, sums.data());
-        cells(t, from, block, rows, sums.data());
+        if (from >= 0) through_weight(from, block, rows, sums);
+        cells(t, from, block, rows, sums);
       }
       if (!split_batch) barrier.wait();
       from = t;
     }
     for (long block = units.begin; block < units.end; ++block) {
-      through_weight(from, block, rows, sums.data());
+      through_weight(from, block, rows, sums);
       for (long b = rows.begin; b < rows.end; ++b)
         if (valid(from, b))
           for (long unit = block * panel; unit < hidden && unit < (block + 1) * panel; unit += Simd<T>::width) {
-            const V arrived = load(sums.data() + (b - rows.begin) * panel + unit - block * panel);
+            const V arrived = load(sums + (b - rows.begin) * panel + unit - block * panel);
             store(dh + b * hidden + unit, arrived, hidden - unit);
           }
     }
@@ -453,23 +540,20 @@ struct Backward {
 
 template <typename T>
 void forward(Forward<T> p, int threads, bool split_batch) {
-  std::vector<T> panels(p.blocks() * p.panel_size());
-  p.panels = panels.data();
+  p.panels = scratch<T, kShared>(p.blocks() * p.panel_size());
   Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
 }
 
 template <typename T>
 void backward(Backward<T> p, int threads, bool split_batch) {
-  std::vector<T> panels(p.blocks() * 4 * p.hidden * Simd<T>::panel);
-  p.panels = panels.data();
+  p.panels = scratch<T, kShared>(p.blocks() * 4 * p.hidden * Simd<T>::panel);
   Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
 }
 
 template <typename T>
 void multiply(Product<T> p, int threads) {
-  std::vector<T> panels(p.blocks() * Product<T>::kSlab * Simd<T>::panel);
-  p.panels = panels.data();
-  Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier); });
+  p.shared = scratch<T, kShared>(p.panels_size());
+  run_on(threads, p);
 }
 
 // One cell for each of `batch` rows of `hidden` units, as the pointwise tier has it: z (B, 4H) becomes the gates.

@@ -1,7 +1,7 @@
 // Threads that run one job together.
 //
-// They are started once and sleep between calls: after a job they look for the next one for some tens of
-// microseconds, which makes a chain of short calls cheap, and then wait on a condition variable, which leaves the
+// They are started once and sleep between calls: after a job they look for the next one for some tenths of
+// milliseconds, which makes a chain of short calls cheap, and then wait on a condition variable, which leaves the
 // processors to others. A second caller at the same time, and a process after fork, are served too.
 #pragma once
 
@@ -9,10 +9,12 @@
 #include <condition_variable>
 #include <mutex>
 #include <thread>
-#include <vector>
 
 #ifdef __unix__
 #include <unistd.h>
+#endif
+#ifdef __linux__
+#include <sched.h>
 #endif
 
 inline void pause_a_moment() {
@@ -59,6 +61,42 @@ struct Range {
 inline Range share(long count, int member, int members) {
   return {count * member / members, count * (member + 1) / members};
 }
+
+// Keeps the members of a team on different processors. A thread that is woken may be put beside the one that woke it,
+// and as both are busy then, it can take the system many milliseconds to part them.
+class Places {
+ public:
+#ifdef __linux__
+  // Called by each member as its job begins.
+  void settle(int member) {
+    if (member >= kMost) return;
+    int here = sched_getcpu();
+    bool taken = false;
+    for (int other = 0; other < member; ++other) taken = taken || at_[other].load(std::memory_order_relaxed) == here;
+    if (taken) here = move_away(member);
+    at_[member].store(here, std::memory_order_relaxed);
+  }
+
+ private:
+  // To a processor that no member before this one is on, if the thread may use one.
+  int move_away(int member) {
+    cpu_set_t allowed, free;
+    if (sched_getaffinity(0, sizeof allowed, &allowed)) return sched_getcpu();
+    free = allowed;
+    for (int other = 0; other < member; ++other) {
+      const int cpu = at_[other].load(std::memory_order_relaxed);
+      if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_CLR(cpu, &free);
+    }
+    if (CPU_COUNT(&free) && !sched_setaffinity(0, sizeof free, &free)) sched_setaffinity(0, sizeof allowed, &allowed);
+    return sched_getcpu();
+  }
+
+  static constexpr int kMost = 256;
+  std::atomic<int> at_[kMost] = {};
+#else
+  void settle(int) {}
+#endif
+};
 
 class Team {
  public:
@@ -129,6 +167,7 @@ class Team {
     barrier_ = &barrier;
     task_ = task;
     done_.store(0, std::memory_order_relaxed);
+    places_.settle(0);
     {
       std::lock_guard<std::mutex> lock(sleep_);
       round_.fetch_add(1, std::memory_order_release);
@@ -151,17 +190,27 @@ class Team {
         wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
       }
       ++seen;  // every worker answers every round, so that none can miss one
-      if (id < members_) task_.call(task_.context, id, members_, *barrier_);
+      if (id < members_) {
+        places_.settle(id);
+        task_.call(task_.context, id, members_, *barrier_);
+      }
       done_.fetch_add(1, std::memory_order_release);
     }
   }
 
-  static constexpr int kSpins = 2000;
+  static constexpr int kSpins = 16000;
   std::mutex in_use_, sleep_;
   std::condition_variable wake_;
   std::atomic<unsigned> round_{0};
   std::atomic<int> done_{0};
   int workers_ = 0, members_ = 0;
   Barrier* barrier_ = nullptr;
+  Places places_;
   Task task_{};
 };
+
+// job.run(member, members, barrier) on a team.
+template <typename Job>
+void run_on(long threads, const Job& job) {
+  Team::run(int(threads), [&](int member, int members, Barrier& barrier) { job.run(member, members, barrier); });
+}

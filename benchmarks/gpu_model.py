@@ -1,0 +1,84 @@
+"""What the CUDA kernels move and how long that takes, on paper: the tables of kernels/cuda/README.md.
+
+python -m benchmarks.gpu_model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpu_lstm.backend import kernels
+
+BANDWIDTH = 3e12
+"""Bytes per second of device memory: an H100's, rounded."""
+CELLS = 2**20
+"""B H of a step in the tables."""
+PRODUCT_RATES = {"float32": 60e12, "float16": 600e12}
+"""Operations per second of a large product, an H100's, rounded down."""
+KERNELS = ("training", "inference", "backward")
+HOST_MICROSECONDS = 8.0
+"""What a launch from Python costs the host: assumed, to be measured."""
+LAUNCHES = {"pointwise": (2, 2), "reference": (11, 19)}
+"""Launches a step, forward and backward: this tier's, counted by a test; and those of plain array expressions."""
+
+
+def sizes(dtype: str) -> tuple[int, int]:
+    """Bytes of a stored number and of a number of the state."""
+    return (
+        {"float64": 8, "float32": 4}.get(dtype, 2),
+        {"float64": 8}.get(kernels.ARITHMETIC[dtype], 4),
+    )
+
+
+def bytes_of(kernel: str, dtype: str) -> int:
+    """Bytes that a gate kernel reads and writes for each cell, one element of c.
+
+    Forward reads z (4) and c; training writes gates (4), c and h; inference writes c and h. Backward reads gates (4),
+    c before and after, dy, dh and dc, and writes dz (4) and dc.
+    """
+    stored, state = sizes(dtype)
+    if kernel == "backward":
+        return (4 + 1 + 4) * stored + (2 + 1 + 1 + 1) * state
+    return (4 + 1 + (4 if kernel == "training" else 0)) * stored + 2 * state
+
+
+def microseconds(kernel: str, dtype: str, cells: int = CELLS) -> float:
+    """Time that the bytes take."""
+    return bytes_of(kernel, dtype) * cells / BANDWIDTH * 1e6
+
+
+def gate_table() -> Iterator[str]:
+    """Lines of the table of the gate kernels."""
+    yield "| storage | " + " | ".join(f"{kernel}: bytes a cell | us at 1M cells" for kernel in KERNELS) + " |"
+    yield "| --- |" + " ---: | ---: |" * len(KERNELS)
+    for dtype in kernels.STORAGE:
+        cells = (f"{bytes_of(kernel, dtype)} | {microseconds(kernel, dtype):.1f}" for kernel in KERNELS)
+        yield f"| {dtype} | " + " | ".join(cells) + " |"
+
+
+def step_table() -> Iterator[str]:
+    """Lines of the table of a forward step in training: W_hh from memory each step, the gates, and the host."""
+    yield "| B | H | storage | W_hh, MB | product, us | gates, us | device, us | host, us | bound by |"
+    yield "| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |"
+    for batch, hidden in ((64, 512), (64, 1024), (256, 2048)):
+        for dtype, rate in PRODUCT_RATES.items():
+            stored, _ = sizes(dtype)
+            weight = 4 * hidden * hidden * stored
+            product = max(weight / BANDWIDTH, 8 * batch * hidden * hidden / rate) * 1e6
+            gates = microseconds("training", dtype, batch * hidden)
+            host = LAUNCHES["pointwise"][0] * HOST_MICROSECONDS
+            bound = "host" if host > product + gates else "device"
+            yield (
+                f"| {batch} | {hidden} | {dtype} | {weight / 1e6:.1f} | {product:.2f} | {gates:.2f} "
+                f"| {product + gates:.1f} | {host:.0f} | {bound} |"
+            )
+
+
+def main() -> None:
+    """Print the tables."""
+    for table in (gate_table(), step_table()):
+        print("\n".join(table) + "\n")
+
+
+if __name__ == "__main__":
+    main()

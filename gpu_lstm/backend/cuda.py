@@ -1,0 +1,321 @@
+"""What CUDA kernels do for a training step: checks, launch geometry and order, independent of who launches them.
+
+`CupyBackend` launches on a GPU; the tests launch the same kernels on the same arguments in an emulator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpu_lstm.backend import kernels
+from gpu_lstm.backend.base import Array, Backend, Rule, out_of_range, sum_rows
+from gpu_lstm.errors import BackendError, InputError
+
+CHUNK = 4096
+"""Elements that a block of the optimizer takes, as ``kernels/cuda/optimizer.cu`` has it."""
+_RANGES = 16
+"""Arguments whose range may be checked between two calls of `read`."""
+_LARGEST_GRID = 2**31 - 1
+
+
+class CudaBackend(Backend):
+    """A backend whose arrays CUDA kernels take. Nothing here but `read` waits for the device."""
+
+    kernels: ClassVar[str] = "cuda"
+
+    def __init__(self) -> None:
+        self._checks: dict[tuple[str, str, int], int] = {}
+        self._ranges: Array = None
+
+    def dtype(self, name: str) -> Any:
+        """NumPy's dtype of that name; bfloat16 is that of ml_dtypes, as CuPy has it.
+
+        Raises
+        ------
+        BackendError
+            ml_dtypes is asked for and not installed.
+        """
+        if name != "bfloat16":
+            return np.dtype(name)
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise BackendError("dtype bfloat16 needs ml_dtypes; install it with `pip install ml_dtypes`") from None
+        return np.dtype(ml_dtypes.bfloat16)
+
+    def product(self, a: Array, b: Array, bias: Array | None = None) -> Array:  # noqa: D102
+        c = self.matmul(a, b, out=self.xp.empty((a.shape[0], b.shape[1]), dtype=a.dtype))
+        if bias is not None:
+            c += bias
+        return c
+
+    def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:  # noqa: D102
+        return [self.product(dy.T, x) for x in inputs], sum_rows(self.xp, dy)
+
+    # -- checks that are read later ----------------------------------------------------------------------
+
+    def require_range(  # noqa: D102
+        self, name: str, index: Array, size: int, what: str, besides: int | None = None
+    ) -> None:
+        index = self._whole_numbers(name, index, _any_shape(index))
+        if not index.size:
+            return
+        key = (name, what, size)
+        if self._ranges is None:
+            self._clear_ranges()
+        if key not in self._checks and len(self._checks) == _RANGES:
+            self.read()
+        place = self._checks.setdefault(key, len(self._checks))
+        low, high = self._ranges[0, place : place + 1], self._ranges[1, place : place + 1]
+        self.kernel(kernels.check_range())(
+            (min(_blocks(index.size, kernels.BLOCK), 1024),),
+            (kernels.BLOCK,),
+            (
+                index,
+                np.int64(index.size),
+                np.int64(size),
+                np.int32(besides is not None),
+                np.int64(besides or 0),
+                low,
+                high,
+            ),
+        )
+
+    def read(self, *scalars: Array) -> tuple[float, ...]:  # noqa: D102
+        xp = self.xp
+        # One copy to the host for all; whole numbers beyond 2^53 lose digits, in a message only.
+        parts = [xp.reshape(xp.asarray(scalar, dtype=xp.float64), (1,)) for scalar in scalars]
+        checks, self._checks = self._checks, {}
+        if checks:
+            parts.append(xp.astype(xp.reshape(self._ranges, (-1,)), xp.float64))
+            self._clear_ranges()
+        if not parts:
+            return ()
+        values = self.to_numpy(xp.concat(parts))
+        ranges = values[len(scalars) :].reshape(2, -1) if checks else None
+        for (name, what, size), place in checks.items():
+            low, high = (int(bound) for bound in ranges[:, place]) if ranges is not None else (0, -1)
+            if low <= high:
+                raise out_of_range(name, low, high, size, what)
+        return tuple(float(value) for value in values[: len(scalars)])
+
+    def _clear_ranges(self) -> None:
+        """No number was out of range: smallest above largest."""
+        xp = self.xp
+        bounds = np.iinfo(np.int64)
+        self._ranges = xp.empty((2, _RANGES), dtype=xp.int64)
+        self._ranges[0, :], self._ranges[1, :] = bounds.max, bounds.min
+
+    # -- a training step around its matrix products and the recurrence --------------------------------------
+
+    def take_rows(self, table: Array, index: Array) -> Array:  # noqa: D102
+        dtype = self._check("table", table, ("V", "M"))
+        index = self._whole_numbers("index", index, ("N",))
+        (size, width), (count,) = table.shape, index.shape
+        out = self.xp.empty((count, width), dtype=table.dtype)
+        if out.size:
+            self.kernel(kernels.take_rows(dtype))(
+                (_grid("index", count),), (_warps(width),), (table, index, out, np.int64(size), np.int64(width))
+            )
+        return out
+
+    def scatter_add(self, target: Array, index: Array, rows: Array) -> None:  # noqa: D102
+        dtype = self._check("target", target, ("V", "M"))
+        index = self._whole_numbers("index", index, ("N",))
+        (size, width), (count,) = target.shape, index.shape
+        self._check("rows", rows, (f"N={count}", f"M={width}"), dtype)
+        if rows.size:
+            self.kernel(kernels.scatter_add(dtype))(
+                (_grid("index", count), _grid("target", _blocks(width, 32), 65535)),
+                (32 * kernels.SCATTER_WARPS,),
+                (target, index, rows, np.int64(count), np.int64(size), np.int64(width)),
+            )
+
+    def dropout(self, x: Array, p: float, seed: tuple[int, ...]) -> tuple[Array, Callable[[Array], Array]]:  # noqa: D102
+        low, high = np.random.SeedSequence(seed).generate_state(2)
+
+        def drop(x: Array) -> Array:
+            """The mask of this seed on x."""
+            x = self._contiguous(x)
+            dtype = self._check("x", x, _any_shape(x))
+            y = self.xp.empty_like(x)
+            width = 4 if kernels.aligned(4 * x.dtype.itemsize, x, y) else 1
+            if x.size:
+                self.kernel(kernels.dropout(dtype, width))(
+                    (min(_blocks(x.size, 4 * kernels.BLOCK), 65535),),
+                    (kernels.BLOCK,),
+                    (
+                        x,
+                        y,
+                        np.int64(x.size),
+                        low,
+                        high,
+                        np.uint32(min(round(p * 2**32), 2**32 - 1)),
+                        _scalar(dtype, 1 / (1 - p)),
+                    ),
+                )
+            return y
+
+        return drop(x), drop
+
+    def softmax_cross_entropy(self, logits: Array, targets: Array, ignore_index: int | None) -> Array:  # noqa: D102
+        xp = self.xp
+        dtype = self._check("logits", logits, ("N", "V"))
+        rows, vocabulary = logits.shape
+        targets = self._whole_numbers("targets", targets, (f"N={rows}",))
+        arithmetic = self.dtype(kernels.ARITHMETIC[dtype])
+        loss = xp.zeros((), dtype=arithmetic)
+        if not logits.size:
+            return loss
+        number = None
+        if ignore_index is not None:
+            number = xp.empty((1,), dtype=xp.int64)
+            self.kernel(kernels.count_targets())(
+                (1,), (1024,), (targets, np.int64(rows), np.int64(ignore_index), number)
+            )
+        losses = xp.empty((rows,), dtype=arithmetic)
+        self.kernel(kernels.cross_entropy(dtype))(
+            (_grid("logits", rows),),
+            (_warps(vocabulary),),
+            (
+                logits,
+                targets,
+                losses,
+                number,
+                np.int32(ignore_index is not None),
+                np.int64(ignore_index or 0),
+                np.int64(rows),
+                np.int64(vocabulary),
+            ),
+        )
+        self.kernel(kernels.mean_loss(dtype))((1,), (1024,), (losses, number, np.int64(rows), loss))
+        return loss
+
+    def norm(self, arrays: Sequence[Array]) -> Array:  # noqa: D102
+        arrays = [self._contiguous(array) for array in arrays if array.size]
+        if not arrays:
+            return self.xp.zeros((), dtype=self.xp.float64)
+        dtype = self._same_dtype("arrays", arrays)
+        table, chunks = self._table([(None, array) for array in arrays])
+        return self._norm(dtype, table, len(arrays), chunks)
+
+    def update(  # noqa: D102
+        self,
+        optimizer: Rule,
+        params: Sequence[Array],
+        gradients: Sequence[Array],
+        states: Sequence[Sequence[Array]],
+        numbers: Sequence[float],
+        max_norm: float | None,
+        loss: Array | None,
+    ) -> Array | None:
+        xp = self.xp
+        gradients = [self._contiguous(gradient) for gradient in gradients]
+        dtype = self._same_dtype("gradients", gradients)
+        arithmetic = kernels.ARITHMETIC[dtype]
+        lines = []
+        for n, (param, gradient, state) in enumerate(zip(params, gradients, states, strict=True)):
+            self._check(f"params[{n}]", param, tuple(gradient.shape), arithmetic)
+            for array in state:
+                self._check(f"states[{n}]", array, tuple(gradient.shape), arithmetic)
+            if gradient.size:
+                lines.append((param, gradient, *state))
+        if not lines:
+            return None if max_norm is None else xp.zeros((), dtype=xp.float64)
+        table, chunks = self._table(lines)
+        norm = None if max_norm is None else self._norm(dtype, table, len(lines), chunks)
+        if loss is not None:
+            loss = xp.asarray(loss, dtype=self.dtype(arithmetic))
+        padded = [*numbers, *[0.0] * (8 - len(numbers))]
+        self.kernel(kernels.update(dtype, optimizer.rule))(
+            (_grid("gradients", chunks),),
+            (kernels.BLOCK,),
+            (
+                table,
+                np.int32(len(lines)),
+                norm,
+                _scalar(dtype, max_norm or 0.0),
+                loss,
+                *(_scalar(dtype, number) for number in padded),
+            ),
+        )
+        return norm
+
+    def _norm(self, dtype: str, table: Array, lines: int, chunks: int) -> Array:
+        """Norm of the gradients in a table, in two launches."""
+        xp, arithmetic = self.xp, self.dtype(kernels.ARITHMETIC[dtype])
+        sums, norm = xp.empty((chunks,), dtype=arithmetic), xp.empty((), dtype=arithmetic)
+        self.kernel(kernels.sum_of_squares(dtype))(
+            (_grid("gradients", chunks),), (kernels.BLOCK,), (table, np.int32(lines), sums)
+        )
+        self.kernel(kernels.norm_of_sums(dtype))((1,), (1024,), (sums, np.int64(chunks), norm))
+        return norm
+
+    def _table(self, lines: Sequence[Sequence[Array | None]]) -> tuple[Array, int]:
+        """``Line`` structures of ``optimizer.cu``, one for parameter, gradient and states; and the number of chunks."""
+        rows, chunks = [], 0
+        for arrays in lines:
+            size = math.prod(arrays[1].shape)  # type: ignore[union-attr]
+            addresses = [0 if array is None else kernels.address(array) for array in arrays]
+            rows.append([*addresses, *[0] * (4 - len(addresses)), size, chunks])
+            chunks += _blocks(size, CHUNK)
+        return self.asarray(np.array(rows, dtype=np.int64)), chunks
+
+    # -- what every launch needs -----------------------------------------------------------------------------
+
+    def _check(self, name: str, array: Array, shape: tuple[Any, ...], dtype: str | None = None) -> str:
+        """Refuse what a kernel can't take: another device, shape or dtype, or gaps in memory. Gives the dtype."""
+        self.require(name, array, shape, dtype)
+        if str(array.dtype) not in kernels.STORAGE:
+            raise InputError(f"{name} has dtype {array.dtype}; expected one of {', '.join(kernels.STORAGE)}")
+        if not array.flags.c_contiguous:
+            raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
+        return str(array.dtype)
+
+    def _same_dtype(self, name: str, arrays: Sequence[Array]) -> str:
+        """Check arrays of any shape that must have the first one's dtype, and give it."""
+        dtype = None
+        for n, array in enumerate(arrays):
+            dtype = self._check(f"{name}[{n}]", array, _any_shape(array), dtype)
+        return dtype or "float32"
+
+    def _whole_numbers(self, name: str, index: Array, shape: tuple[Any, ...]) -> Array:
+        """As int64 without gaps, once it is known to be an array of whole numbers of this backend."""
+        self.require(name, index, shape)
+        if not self.xp.isdtype(index.dtype, "integral"):
+            raise InputError(f"{name} has dtype {index.dtype}; expected integers")
+        return self._contiguous(self.xp.astype(index, self.xp.int64, copy=False))
+
+    def _contiguous(self, array: Array) -> Array:
+        """The array, or a copy without gaps; what is no array comes back for `_check` to refuse."""
+        gaps = self.owns(array) and not array.flags.c_contiguous
+        return self.xp.ascontiguousarray(array) if gaps else array
+
+
+def _blocks(items: int, each: int) -> int:
+    return -(-items // each)
+
+
+def _warps(width: int) -> int:
+    """Threads for a row of that width: whole warps, 32..256."""
+    return min(max(_blocks(width, 32) * 32, 32), kernels.BLOCK)
+
+
+def _grid(name: str, blocks: int, largest: int = _LARGEST_GRID) -> int:
+    """The number of blocks, if a grid can have so many."""
+    if blocks > largest:
+        raise InputError(f"{name} needs {blocks} blocks of a CUDA grid; expected at most {largest}")
+    return blocks
+
+
+def _scalar(dtype: str, value: float) -> Any:
+    """A number in the arithmetic of a storage dtype, for a kernel's argument."""
+    return np.dtype(kernels.ARITHMETIC[dtype]).type(value)
+
+
+def _any_shape(array: Array) -> tuple[str, ...]:
+    return tuple(f"N{axis}" for axis in range(getattr(array, "ndim", 0)))

@@ -1,0 +1,219 @@
+"""The CUDA kernels by name: where their sources are, and every instance that the package launches.
+
+Sources are ``kernels/cuda/*.cu`` with the headers they include put in place, so that a compiler needs no search path
+and CuPy's cache on disk, whose key is the source, sees a change of any of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gpu_lstm.errors import BackendError
+
+Launch = Callable[[tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None]
+"""A compiled kernel, called with grid, block and arguments: arrays, NumPy scalars, or None for a null pointer."""
+
+STORAGE = {"float32": "float", "float64": "double", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+"""What CUDA C++ calls each dtype that a kernel takes."""
+ARITHMETIC = {"float32": "float32", "float64": "float64", "float16": "float32", "bfloat16": "float32"}
+"""The dtype that each is computed in; states and sums are kept in it."""
+OPTIONS = ("-std=c++17", "-lineinfo")
+"""Compiler options besides those that CuPy adds."""
+BLOCK = 256
+"""Threads of a block, where nothing asks for another number."""
+SCATTER_WARPS = 8
+RULES = ("sgd", "rmsprop", "adam")
+
+_HEADERS = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
+_INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One instance of a kernel.
+
+    Attributes
+    ----------
+    file : str
+        In ``kernels/cuda``.
+    name : str
+    arguments : tuple of str
+        Template arguments, in C++.
+    """
+
+    file: str
+    name: str
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def expression(self) -> str:
+        """As C++ names it: ``gates_forward<float, 4, true, false>``."""
+        return f"{self.name}<{', '.join(self.arguments)}>" if self.arguments else self.name
+
+    @property
+    def source(self) -> str:
+        """All that the compiler needs."""
+        headers = sorted({_HEADERS[argument] for argument in self.arguments if argument in _HEADERS})
+        return "".join(f"#include <{header}>\n" for header in headers) + read_source(self.file)
+
+
+def gates_forward(dtype: str, neighbours: int, keep: bool, masked: bool) -> Kernel:
+    """The cell of one time step; `neighbours` hidden units a thread."""
+    return Kernel("gates.cu", "gates_forward", (STORAGE[dtype], str(neighbours), _bool(keep), _bool(masked)))
+
+
+def gates_backward(dtype: str, neighbours: int, masked: bool) -> Kernel:
+    """Its derivatives."""
+    return Kernel("gates.cu", "gates_backward", (STORAGE[dtype], str(neighbours), _bool(masked)))
+
+
+def count_targets() -> Kernel:
+    """How many targets count."""
+    return Kernel("cross_entropy.cu", "count_targets")
+
+
+def cross_entropy(dtype: str) -> Kernel:
+    """Loss and gradient of each row."""
+    return Kernel("cross_entropy.cu", "cross_entropy", (STORAGE[dtype],))
+
+
+def mean_loss(dtype: str) -> Kernel:
+    """Mean of the rows' losses."""
+    return Kernel("cross_entropy.cu", "mean_loss", (STORAGE[ARITHMETIC[dtype]],))
+
+
+def check_range() -> Kernel:
+    """Smallest and largest number out of range."""
+    return Kernel("embedding.cu", "check_range")
+
+
+def take_rows(dtype: str) -> Kernel:
+    """Rows of a table by number."""
+    return Kernel("embedding.cu", "take_rows", (STORAGE[dtype],))
+
+
+def scatter_add(dtype: str) -> Kernel:
+    """Rows added to rows of a table by number."""
+    return Kernel("embedding.cu", "scatter_add", (STORAGE[dtype], str(SCATTER_WARPS)))
+
+
+def dropout(dtype: str, neighbours: int) -> Kernel:
+    """Mask and scale."""
+    return Kernel("dropout.cu", "dropout", (STORAGE[dtype], str(neighbours)))
+
+
+def sum_of_squares(dtype: str) -> Kernel:
+    """Of each chunk of the gradients."""
+    return Kernel("optimizer.cu", "sum_of_squares", (STORAGE[dtype],))
+
+
+def norm_of_sums(dtype: str) -> Kernel:
+    """Root of the sum over all chunks."""
+    return Kernel("optimizer.cu", "norm_of_sums", (STORAGE[ARITHMETIC[dtype]],))
+
+
+def update(dtype: str, rule: str) -> Kernel:
+    """An optimizer's step over all parameters; `dtype` is that of the gradients."""
+    return Kernel("optimizer.cu", "update", (STORAGE[dtype], rule))
+
+
+def neighbours(dtype: str) -> int:
+    """Elements of that dtype in 16 bytes."""
+    return 16 // {"float32": 4, "float64": 8}.get(dtype, 2)
+
+
+def address(array: Any) -> int:
+    """Where an array's first element lies, on a GPU or on the host."""
+    interface = getattr(array, "__cuda_array_interface__", None) or array.__array_interface__
+    return int(interface["data"][0])
+
+
+def aligned(size: int, *arrays: Any) -> bool:
+    """Whether accesses of that many bytes, 16 at most, may start at each array's first element."""
+    return all(address(array) % min(size, 16) == 0 for array in arrays)
+
+
+def every_kernel() -> Iterator[Kernel]:
+    """Each instance that a backend may launch, once."""
+    both = (False, True)
+    yield from (count_targets(), check_range())
+    for dtype in STORAGE:
+        for width in (1, neighbours(dtype)):
+            yield from (gates_forward(dtype, width, keep, masked) for keep, masked in product(both, both))
+            yield from (gates_backward(dtype, width, masked) for masked in both)
+        yield from (cross_entropy(dtype), take_rows(dtype), scatter_add(dtype), sum_of_squares(dtype))
+        yield from (dropout(dtype, width) for width in (1, 4))
+        yield from (update(dtype, rule) for rule in RULES)
+    for dtype in ("float32", "float64"):
+        yield from (mean_loss(dtype), norm_of_sums(dtype))
+
+
+@functools.cache
+def read_source(file: str) -> str:
+    """Text of a file in ``kernels/cuda`` with each header it includes put in place, once.
+
+    Raises
+    ------
+    BackendError
+        The sources are not where the package was installed.
+    """
+    path = PurePosixPath("cuda", file)
+    return expand(_text(path), path)
+
+
+def expand(text: str, path: PurePosixPath) -> str:
+    """CUDA text at that place in ``kernels``, with ``#line`` directives so that messages name the right file."""
+    seen: set[PurePosixPath] = set()
+
+    def included(text: str, path: PurePosixPath) -> str:
+        def header(match: re.Match[str]) -> str:
+            name = _normal(path.parent / match[1])
+            if name in seen:
+                return ""
+            seen.add(name)
+            line = text.count("\n", 0, match.start()) + 2
+            return f'{included(_text(name), name)}#line {line} "{path}"'
+
+        return f'#line 1 "{path}"\n' + _INCLUDE.sub(header, text)
+
+    return included(text, path)
+
+
+def _text(path: PurePosixPath) -> str:
+    try:
+        text: str = _folder().joinpath(str(path)).read_text(encoding="utf-8")
+    except OSError as error:
+        raise BackendError(
+            f"CUDA source {path} is missing: {error}; reinstall gpu_lstm (pip install --force-reinstall gpu-lstm)"
+        ) from None
+    return text
+
+
+def _folder() -> Any:
+    """``kernels``: a part of the installed package, or beside it in a checkout."""
+    try:
+        return importlib.resources.files("gpu_lstm.kernels")
+    except ModuleNotFoundError:
+        return Path(__file__).resolve().parents[2] / "kernels"
+
+
+def _normal(path: PurePosixPath) -> PurePosixPath:
+    """The path without ``..``."""
+    parts: list[str] = []
+    for part in path.parts:
+        if part == "..":
+            parts.pop()
+        else:
+            parts.append(part)
+    return PurePosixPath(*parts)
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"

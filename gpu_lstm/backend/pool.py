@@ -1,0 +1,101 @@
+"""Memory of large NumPy arrays, kept for the next ones.
+
+The system hands out memory as pages that it clears at first touch, which takes about as long as the recurrence's own
+pass over them; steps of equal size, as in training, need not pay for that more than once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import threading
+import weakref
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+SMALLEST = 1 << 16
+"""Bytes from which an array's memory is kept; NumPy does well with smaller ones."""
+LARGEST_IDLE = 1 << 28
+"""Bytes that are kept at most while no array uses them."""
+ALIGNMENT = 64
+"""Bytes of a cache line and of the widest vector register."""
+HUGE = 1 << 22
+"""Bytes from which larger pages pay."""
+
+
+class Pool:
+    """Blocks of memory that are free, because every array that lay in them is gone."""
+
+    def __init__(self) -> None:
+        self._free: list[memoryview] = []  # the one freed last at the end
+        self._returned: deque[memoryview] = deque()
+        self._lock = threading.Lock()
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An array whose elements are not set, like ``numpy.empty``; a large one starts on a cache line."""
+        dtype = np.dtype(dtype)
+        count = math.prod(shape)
+        if count * dtype.itemsize < SMALLEST:
+            return np.empty(shape, dtype)
+        block = self._take(count * dtype.itemsize)
+        # NumPy arrays and views keep their owner alive and nothing else does, so its end is that of the last of them.
+        owner: Any = (ctypes.c_char * block.nbytes).from_buffer(block)
+        weakref.finalize(owner, self._give_back, block).atexit = False
+        array: np.ndarray = np.frombuffer(owner, dtype, count).reshape(shape)
+        return array
+
+    def idle(self) -> int:
+        """Bytes that are kept while no array uses them."""
+        with self._lock:
+            self._collect(LARGEST_IDLE)
+            return sum(block.nbytes for block in self._free)
+
+    def clear(self) -> None:
+        """Give all idle memory back to the system."""
+        with self._lock:
+            self._collect(0)
+
+    def _take(self, size: int) -> memoryview:
+        """The smallest free block of at least `size` bytes, if not far too large, or a new one in place of others."""
+        with self._lock:
+            self._collect(LARGEST_IDLE)
+            fits = [n for n, block in enumerate(self._free) if size <= block.nbytes <= 4 * size]
+            if fits:
+                return self._free.pop(min(fits, key=lambda n: self._free[n].nbytes))
+            self._collect(max(0, sum(block.nbytes for block in self._free) - size))
+        return new_block(size)
+
+    def _give_back(self, block: memoryview) -> None:
+        # Runs wherever the last array ends, which can be inside the lock of this very thread: so it never waits.
+        self._returned.append(block)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._collect(LARGEST_IDLE)
+            finally:
+                self._lock.release()
+
+    def _collect(self, keep: int) -> None:
+        """Take in what came back; drop the blocks that were freed first until at most `keep` bytes are left."""
+        while self._returned:
+            self._free.append(self._returned.popleft())
+        while sum(block.nbytes for block in self._free) > keep:
+            self._free.pop(0)
+
+
+def new_block(size: int) -> memoryview:
+    """Bytes straight from the system, which gets them back as soon as nobody holds them; they start on a cache line."""
+    if hasattr(mmap, "MAP_ANONYMOUS"):
+        block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            block.madvise(mmap.MADV_HUGEPAGE)
+        return memoryview(block)
+    whole = np.empty(size + ALIGNMENT, np.uint8)
+    start = -whole.ctypes.data % ALIGNMENT
+    return whole[start : start + size].data
+
+
+POOL = Pool()
+"""The pool of this process."""

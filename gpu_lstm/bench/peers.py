@@ -1,0 +1,341 @@
+"""Other libraries on the same problem, one function each, and our own tiers beside them.
+
+A function takes a `Problem` and returns its `Step`: a call that computes the results, complete and under our names.
+What can be prepared once (weights, compilation, the inputs' transfer) is prepared outside of that call.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.backend import Backend
+from gpu_lstm.bench import threads
+from gpu_lstm.bench.problem import KINDS, Problem, Step
+from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.recurrence import runnable_tiers
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to compute a problem.
+
+    Attributes
+    ----------
+    name : str
+        In tables and records; what ``--peers`` takes.
+    about : str
+        One line for people.
+    make : callable
+    packages : tuple of str
+        It needs them installed.
+    kinds : tuple of str
+    dtypes : tuple of str
+    devices : tuple of str
+        ``cpu``, ``gpu``.
+    own_stream : bool
+        On a GPU it works on streams of its own, so device events of the current stream don't time it.
+    """
+
+    name: str
+    about: str
+    make: Callable[[Problem], Step]
+    packages: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = KINDS
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    devices: tuple[str, ...] = ("cpu", "gpu")
+    own_stream: bool = False
+
+    def fits(self, problem: Problem) -> bool:
+        """Whether this side can compute the problem at all."""
+        device = "gpu" if problem.on_gpu else "cpu"
+        return problem.kind in self.kinds and problem.dtype in self.dtypes and device in self.devices
+
+
+def installed(package: str) -> str | None:
+    """Version of a package, None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def our_sides(backend: Backend, tiers: Iterable[str] | None = None) -> list[Side]:
+    """Our tiers on a backend, the fastest first; those named, or all that can run."""
+    named = list(reversed(runnable_tiers(backend))) if tiers is None else list(tiers)
+    return [Side(tier, f"gpu_lstm, tier {tier}", partial(Problem.our_step, tier=tier)) for tier in named]
+
+
+def choose(names: Iterable[str] | None) -> list[Side]:
+    """The peers of these names; None: all that are installed.
+
+    Raises
+    ------
+    InputError
+        No peer has that name.
+    BackendError
+        It is not installed; the message says how to install it.
+    """
+    if names is None:
+        return [peer for peer in PEERS if all(map(installed, peer.packages))]
+    known = {peer.name: peer for peer in PEERS}
+    chosen = []
+    for name in names:
+        if name not in known:
+            raise InputError(f"peer is {name!r}; expected none, or some of {', '.join(known)}")
+        lacking = [package for package in known[name].packages if not installed(package)]
+        if lacking:
+            raise BackendError(f"peer {name} is not installed; `pip install {' '.join(lacking)}` brings it")
+        chosen.append(known[name])
+    return chosen
+
+
+# -- PyTorch -----------------------------------------------------------------------------------------------------------
+
+
+def _torch() -> Any:
+    """PyTorch, with our number of threads, and float32 meaning float32."""
+    torch: Any = importlib.import_module("torch")
+    torch.set_num_threads(threads.count())
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return torch
+
+
+def _torch_step(problem: Problem, run: Callable[[Any], Any], parameters: dict[str, Any]) -> Step:
+    """A step around ``y = run(x)`` whose parameters are leaves with our names."""
+    torch = _torch()
+    x = torch.from_numpy(problem.x).to(problem.device)
+    if problem.kind == "inference":
+
+        def infer() -> dict[str, Any]:
+            with torch.inference_mode():
+                return {"y": run(x)}
+
+        return infer
+    dy = torch.from_numpy(problem.dy).to(problem.device)
+    leaves = {"dx": x.requires_grad_(), **parameters}
+
+    def train() -> dict[str, Any]:
+        for leaf in leaves.values():
+            leaf.grad = None
+        y = run(x)
+        y.backward(dy)
+        return {"y": y, **{name: leaf.grad for name, leaf in leaves.items()}}
+
+    return train
+
+
+def torch_lstm(problem: Problem) -> Step:
+    """torch.nn.LSTM; cuDNN on a GPU. Its second bias is zero and not trained, as ours has one."""
+    torch = _torch()
+    dtype = getattr(torch, problem.dtype)
+    lstm: Any = torch.nn.LSTM(problem.size[2], problem.size[3], device=problem.device, dtype=dtype)
+    names = {"weight_ih_l0": "weight_ih_l0", "weight_hh_l0": "weight_hh_l0", "bias_ih_l0": "bias_l0"}
+    with torch.no_grad():
+        for theirs, ours in names.items():
+            getattr(lstm, theirs).copy_(torch.from_numpy(problem.weights[ours]))
+        lstm.bias_hh_l0.zero_()
+    lstm.bias_hh_l0.requires_grad_(False)
+    lstm.train(problem.kind == "training")
+    return _torch_step(problem, lambda x: lstm(x)[0], {ours: getattr(lstm, theirs) for theirs, ours in names.items()})
+
+
+def torch_cell(problem: Problem, compiled: bool = False) -> Step:
+    """The equations by hand, one step after the other; with `compiled`, one torch.compile serves all sizes."""
+    torch = _torch()
+    leaves = {name: torch.from_numpy(array.copy()).to(problem.device) for name, array in problem.weights.items()}
+    leaves = {name: leaf.requires_grad_(problem.kind == "training") for name, leaf in leaves.items()}
+    cell = _compiled_cell(problem.kind, problem.device) if compiled else _cell
+
+    def run(x: Any) -> Any:
+        z = torch.nn.functional.linear(x, leaves["weight_ih_l0"], leaves["bias_l0"])
+        h = c = x.new_zeros(problem.size[1], problem.size[3])
+        outputs = []
+        for z_t in z.unbind():
+            h, c = cell(z_t, h, c, leaves["weight_hh_l0"])
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    return _torch_step(problem, run, leaves)
+
+
+def _cell(z: Any, h: Any, c: Any, weight_hh: Any) -> tuple[Any, Any]:
+    i, f, g, o = (z + h @ weight_hh.T).chunk(4, 1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+_COMPILED: dict[tuple[str, str], Any] = {}
+
+
+def _compiled_cell(kind: str, device: str) -> Any:
+    """One compiled cell for each kind and device, with sizes left open."""
+    if (kind, device) not in _COMPILED:
+        _COMPILED[kind, device] = _torch().compile(_cell, dynamic=True)
+    return _COMPILED[kind, device]
+
+
+# -- ONNX Runtime ------------------------------------------------------------------------------------------------------
+
+
+def onnx_runtime(problem: Problem) -> Step:
+    """The LSTM operator of ONNX; gate order i, o, f, g, input and recurrent bias one after the other."""
+    onnx: Any = importlib.import_module("onnx")
+    runtime: Any = importlib.import_module("onnxruntime")
+    steps, batch, _, hidden = problem.size
+
+    def reorder(array: np.ndarray) -> np.ndarray:
+        i, f, g, o = np.split(array, 4)
+        return np.concatenate([i, o, f, g])[None]
+
+    bias = reorder(problem.weights["bias_l0"])
+    weights = {
+        "W": reorder(problem.weights["weight_ih_l0"]),
+        "R": reorder(problem.weights["weight_hh_l0"]),
+        "B": np.concatenate([bias, np.zeros_like(bias)], axis=1),
+    }
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y"], hidden_size=hidden)],
+        "lstm",
+        [helper.make_tensor_value_info("X", kind, problem.size[:3])],
+        [helper.make_tensor_value_info("Y", kind, (steps, 1, batch, hidden))],
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads.count(), 1
+    session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda: {"y": session.run(["Y"], {"X": problem.x})[0][:, 0]}
+
+
+# -- JAX, Keras --------------------------------------------------------------------------------------------------------
+
+
+def _jax(problem: Problem) -> Any:
+    jax: Any = importlib.import_module("jax")
+    jax.config.update("jax_enable_x64", problem.dtype == "float64")
+    jax.config.update("jax_default_matmul_precision", "highest")  # float32 means float32 on a GPU too
+    return jax
+
+
+def _jax_step(problem: Problem, jax: Any, run: Callable[[dict[str, Any]], Any], weights: dict[str, Any]) -> Step:
+    """A jitted step around ``y = run(values)``; values are the weights and x, under the names of their gradients."""
+    platform = "gpu" if problem.on_gpu else "cpu"
+    on = jax.devices(platform)[int(problem.device.partition(":")[2] or 0)]
+    values = {name: jax.device_put(array, on) for name, array in {**weights, "dx": problem.x}.items()}
+    dy = jax.device_put(problem.dy, on)
+    if problem.kind == "inference":
+        infer = jax.jit(run)
+        return lambda: {"y": jax.block_until_ready(infer(values))}
+
+    def loss(values: dict[str, Any], dy: Any) -> tuple[Any, Any]:
+        y = run(values)
+        return jax.numpy.vdot(y, dy), y
+
+    both = jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+    def train() -> dict[str, Any]:
+        (_, y), gradients = jax.block_until_ready(both(values, dy))
+        return {"y": y, **gradients}
+
+    return train
+
+
+def jax_scan(problem: Problem) -> Step:
+    """lax.scan over the steps, jitted; the inputs' product is outside of the scan."""
+    jax = _jax(problem)
+    jnp = jax.numpy
+
+    def run(values: dict[str, Any]) -> Any:
+        def step(state: tuple[Any, Any], z: Any) -> tuple[tuple[Any, Any], Any]:
+            h, c = state
+            i, f, g, o = jnp.split(z + h @ values["weight_hh_l0"].T, 4, axis=1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (h, c), h
+
+        z = values["dx"] @ values["weight_ih_l0"].T + values["bias_l0"]
+        start = jnp.zeros((problem.size[1], problem.size[3]), dtype=z.dtype)
+        return jax.lax.scan(step, (start, start), z)[1]
+
+    return _jax_step(problem, jax, run, problem.weights)
+
+
+def keras_lstm(problem: Problem) -> Step:
+    """keras.layers.LSTM on its JAX backend, jitted; it reads (B, T, D) and holds the weights transposed."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras: Any = importlib.import_module("keras")
+    if keras.backend.backend() != "jax":
+        raise BackendError(f"Keras runs on {keras.backend.backend()} here (KERAS_BACKEND); expected jax")
+    steps, batch, width, hidden = problem.size
+    jax = _jax(problem)
+    layer = keras.layers.LSTM(hidden, return_sequences=True, dtype=problem.dtype)
+    layer.build((batch, steps, width))
+
+    def run(values: dict[str, Any]) -> Any:
+        weights = [values["weight_ih_l0"].T, values["weight_hh_l0"].T, values["bias_l0"]]
+        state = [variable.value for variable in layer.non_trainable_variables]
+        return layer.stateless_call(weights, state, values["dx"].swapaxes(0, 1))[0].swapaxes(0, 1)
+
+    return _jax_step(problem, jax, run, problem.weights)
+
+
+# -- thinc -------------------------------------------------------------------------------------------------------------
+
+
+def thinc_lstm(problem: Problem) -> Step:
+    """The LSTM operations of thinc (spaCy's layers); gate order f, i, o, g, one flat array of parameters."""
+    thinc: Any = importlib.import_module("thinc.api")
+    ops = thinc.get_ops("numpy")
+    steps, batch, width, hidden = problem.size
+
+    def reorder(array: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
+        parts = np.split(array, 4)
+        return np.concatenate([parts[k] for k in order])
+
+    ours = ("weight_ih_l0", "bias_l0", "weight_hh_l0", "bias_l0")
+    parts = [reorder(problem.weights[name], (1, 0, 3, 2)) for name in ours]
+    parts[3] = np.zeros_like(parts[3])
+    flat = np.concatenate([part.ravel() for part in parts])
+    start = np.zeros((1, 1, hidden), dtype=np.float32)
+    x, lengths = problem.x.reshape(-1, width), np.full(steps, batch, dtype="i")
+    if problem.kind == "inference":
+        return lambda: {"y": ops.lstm_forward_inference(flat, start, start, x, lengths).reshape(steps, batch, hidden)}
+
+    def train() -> dict[str, Any]:
+        y, saved = ops.lstm_forward_training(flat, start, start, x, lengths)
+        dx, gradient = ops.backprop_lstm(problem.dy.reshape(-1, hidden), lengths, flat, saved)
+        ends = np.cumsum([part.size for part in parts])
+        pieces = [piece.reshape(part.shape) for piece, part in zip(np.split(gradient, ends[:-1]), parts, strict=True)]
+        found = {name: reorder(piece, (1, 0, 3, 2)) for name, piece in zip(ours[:3], pieces, strict=False)}
+        return {"y": y.reshape(steps, batch, hidden), "dx": dx.reshape(steps, batch, width), **found}
+
+    return train
+
+
+PEERS = [
+    Side("torch", "torch.nn.LSTM", torch_lstm, ("torch",)),
+    Side("torch-cell", "the cell written by hand in PyTorch", torch_cell, ("torch",)),
+    Side("torch-compile", "the same cell under torch.compile", partial(torch_cell, compiled=True), ("torch",)),
+    Side(
+        "onnxruntime",
+        "ONNX Runtime's LSTM operator",
+        onnx_runtime,
+        ("onnx", "onnxruntime"),
+        kinds=("inference",),
+        dtypes=("float32",),
+        devices=("cpu",),
+    ),
+    Side("jax", "JAX, lax.scan under jit", jax_scan, ("jax", "jaxlib"), own_stream=True),
+    Side("keras", "keras.layers.LSTM on JAX", keras_lstm, ("keras", "jax", "jaxlib"), own_stream=True),
+    Side("thinc", "thinc's LSTM operations", thinc_lstm, ("thinc",), dtypes=("float32",), devices=("cpu",)),
+]
+"""All that can be measured beside ours."""

@@ -1,0 +1,110 @@
+"""The pointwise tier on a GPU: at each step one product by cuBLAS and one fused kernel (``kernels/cuda/gates.cu``).
+
+Two launches a step, forward and backward; all memory is there before the loop starts, and nothing waits for the host.
+float16 and bfloat16 arrays are taken, too: c and its gradient, and the gradient of h, are float32 then.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpu_lstm.backend import Array, Backend, kernels
+from gpu_lstm.errors import InputError
+from gpu_lstm.recurrence.contract import Mask, Saved, slots
+
+MOST_CELLS = 2**31 - 1
+"""Largest B H; the number of steps has no limit but memory."""
+
+
+def forward(
+    backend: Backend,
+    z: Array,
+    weight_hh: Array,
+    h0: Array | None,
+    c0: Array | None,
+    mask: Mask | None = None,
+    reverse: bool = False,
+    keep: bool = True,
+) -> Saved:
+    """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`.
+
+    Raises
+    ------
+    InputError
+        An array has another dtype, shape or device, has gaps, or is too large.
+    """
+    xp = backend.xp
+    num_steps, batch, hidden, dtype = _check(backend, z, weight_hh)
+    state = backend.dtype(kernels.ARITHMETIC[dtype])
+    h = xp.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
+    c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=state)
+    first = -1 if reverse else 0
+    h[first, ...] = 0 if h0 is None else h0
+    c[first, ...] = 0 if c0 is None else c0
+    lengths = None if mask is None else backend.asarray(mask.lengths, "int64")
+    width = _neighbours(dtype, hidden, z, h, c)
+    cell = backend.kernel(kernels.gates_forward(dtype, width, keep, mask is not None))
+    grid, block = _geometry(batch * hidden // width)
+    sizes = np.uint32(batch), np.uint32(hidden)
+    weight_t = weight_hh.T
+    numbers = [np.int64(n) for n in range(num_steps + 1)]
+    for t, before, after in slots(num_steps, reverse):
+        backend.matmul(h[before], weight_t, out=z[t], add=True)
+        step, old, new = numbers[t], numbers[before], numbers[after]
+        in_c = (old, new) if keep else (numbers[0], numbers[0])
+        cell(grid, block, (z, h, c, lengths, step, old, new, *in_c, *sizes))
+    return Saved(h, c, z, weight_hh, mask, reverse)
+
+
+def backward(
+    backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None
+) -> tuple[Array, Array, Array]:
+    """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
+    xp = backend.xp
+    gates, c, mask, weight_hh = saved.gates, saved.c, saved.mask, saved.weight_hh
+    num_steps, batch, hidden, dtype = _check(backend, gates, weight_hh)
+    dh_t, dc_t = (xp.empty((batch, hidden), dtype=c.dtype) for _ in range(2))
+    dh_t[...] = 0 if dh_last is None else dh_last
+    dc_t[...] = 0 if dc_last is None else dc_last
+    if dh is not None:
+        backend.require("dh", dh, (num_steps, batch, hidden), dtype)
+        dh = xp.ascontiguousarray(dh)  # one direction's part of a wider array has gaps
+    lengths = None if mask is None else backend.asarray(mask.lengths, "int64")
+    width = _neighbours(dtype, hidden, gates, c, dh_t, dc_t, *([] if dh is None else [dh]))
+    cell = backend.kernel(kernels.gates_backward(dtype, width, mask is not None))
+    grid, block = _geometry(batch * hidden // width)
+    sizes = np.uint32(batch), np.uint32(hidden)
+    numbers = [np.int64(n) for n in range(num_steps + 1)]
+    for t, before, after in reversed(slots(num_steps, saved.reverse)):
+        cell(grid, block, (gates, c, dh, dh_t, dc_t, lengths, numbers[t], numbers[before], numbers[after], *sizes))
+        backend.matmul(gates[t], weight_hh, out=dh_t, add=mask is not None)
+    return gates, dh_t, dc_t
+
+
+def _check(backend: Backend, z: Array, weight_hh: Array) -> tuple[int, int, int, str]:
+    """Sizes and dtype, once all is as the kernels need it."""
+    backend.require("z", z, ("T", "B", "4H"))
+    dtype, (num_steps, batch, width) = str(z.dtype), z.shape
+    if dtype not in kernels.STORAGE:
+        raise InputError(f"z has dtype {dtype}; expected one of {', '.join(kernels.STORAGE)}")
+    if width % 4:
+        raise InputError(f"z has shape {tuple(z.shape)}; expected (T, B, 4H), four gates of H units")
+    hidden = width // 4
+    backend.require("weight_hh", weight_hh, (f"4H={width}", f"H={hidden}"), dtype)
+    if batch * hidden > MOST_CELLS:
+        raise InputError(f"z has B H = {batch * hidden} cells; expected at most {MOST_CELLS} (split the batch)")
+    for name, array in (("z", z), ("weight_hh", weight_hh)):
+        if not array.flags.c_contiguous:
+            raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
+    return num_steps, batch, hidden, dtype
+
+
+def _neighbours(dtype: str, hidden: int, *arrays: Array) -> int:
+    """Hidden units a thread takes: as many as fill 16 bytes, or one where rows or arrays don't start at such places."""
+    width = kernels.neighbours(dtype)
+    return width if hidden % width == 0 and kernels.aligned(16, *arrays) else 1
+
+
+def _geometry(items: int) -> tuple[tuple[int], tuple[int]]:
+    """Grid and block with a thread for each item."""
+    return (-(-items // kernels.BLOCK),), (kernels.BLOCK,)

@@ -1,0 +1,172 @@
+// What a training step does around the recurrence and the products: cross-entropy, embedding gradient, optimizers.
+//
+// Included after recurrence.h, once for each instruction set. Sums are made in an order that does not depend on the
+// number of threads. The loops over plain arrays are left to the compiler to vectorise.
+
+template <typename T>
+CELL T sum_of(typename Simd<T>::V v) {
+  T total = 0;
+  for (long k = 0; k < Simd<T>::width; ++k) total += v[k];
+  return total;
+}
+
+// Rows of logits (N, V) become the gradient of scale * sum of losses; losses (N,) get -log softmax at the target.
+// Rows whose target is `ignored` get zeros, where `ignore` is set.
+template <typename T>
+struct CrossEntropy {
+  long rows, vocabulary;
+  T* logits;
+  const long* targets;
+  bool ignore;
+  long ignored;
+  T scale;
+  T* losses;
+
+  void one(long n) const {
+    using V = typename Simd<T>::V;
+    constexpr long width = Simd<T>::width;
+    T* row = logits + n * vocabulary;
+    if (ignore && targets[n] == ignored) {
+      for (long j = 0; j < vocabulary; ++j) row[j] = 0;
+      losses[n] = 0;
+      return;
+    }
+    T top = row[0];
+    for (long j = 1; j < vocabulary; ++j) top = row[j] > top ? row[j] : top;
+    const T at_target = row[targets[n]] - top;
+    V sums{};
+    for (long j = 0; j < vocabulary; j += width) {
+      const long left = vocabulary - j;
+      V e = exp_minus_1<T>(clamp<T>(load(row + j, left) - top, Constants<T>::exp_limit)) + T(1);
+      for (long k = left; k < width; ++k) e[k] = 0;
+      sums += e;
+      store(row + j, e, left);
+    }
+    const T total = sum_of<T>(sums), factor = scale / total;
+    for (long j = 0; j < vocabulary; ++j) row[j] *= factor;
+    row[targets[n]] -= scale;
+    // A NaN among the logits has reached the total; comparisons passed it over in `top`.
+    losses[n] = T(std::log(total)) - at_target;
+  }
+
+  void run(int member, int members, Barrier&) const {
+    const Range mine = share(rows, member, members);
+    for (long n = mine.begin; n < mine.end; ++n) one(n);
+  }
+};
+
+// target[index[n]] += from[n] for all n in turn; the threads split the columns.
+template <typename T>
+struct ScatterAdd {
+  long rows, columns;
+  T* target;          // (V, columns)
+  const long* index;  // (rows,)
+  const T* from;      // (rows, columns)
+
+  void run(int member, int members, Barrier&) const {
+    const Range blocks = share(divide_up(columns, Simd<T>::width), member, members);
+    const long first = blocks.begin * Simd<T>::width, end = blocks.end * Simd<T>::width;
+    const long last = end < columns ? end : columns;
+    for (long n = 0; n < rows; ++n) {
+      T* to = target + index[n] * columns;
+      const T* row = from + n * columns;
+      for (long j = first; j < last; ++j) to[j] += row[j];
+    }
+  }
+};
+
+// Several arrays, cut into blocks that the threads share.
+struct Blocks {
+  static constexpr long kSize = 4096;
+  long count;
+  const long* sizes;
+
+  // visit(array, first element, number of elements, number of the block) for the member's blocks.
+  template <typename Visit>
+  void each(int member, int members, const Visit& visit) const {
+    long total = 0;
+    for (long n = 0; n < count; ++n) total += divide_up(sizes[n], kSize);
+    const Range mine = share(total, member, members);
+    long block = 0;
+    for (long n = 0; n < count; ++n)
+      for (long first = 0; first < sizes[n]; first += kSize, ++block)
+        if (block >= mine.begin && block < mine.end)
+          visit(n, first, sizes[n] - first < kSize ? sizes[n] - first : kSize, block);
+  }
+};
+
+// The sum of squares of each block.
+template <typename T>
+struct SquareSums {
+  Blocks blocks;
+  const T* const* arrays;
+  double* sums;  // (number of blocks,)
+
+  void run(int member, int members, Barrier&) const {
+    using V = typename Simd<T>::V;
+    blocks.each(member, members, [&](long n, long first, long size, long block) {
+      V sum{};
+      for (long k = 0; k < size; k += Simd<T>::width) {
+        const V v = load(arrays[n] + first + k, size - k);
+        sum += v * v;
+      }
+      double total = 0;
+      for (long k = 0; k < Simd<T>::width; ++k) total += double(sum[k]);
+      sums[block] = total;
+    });
+  }
+};
+
+enum Rule { kSgd, kRmsprop, kAdam };
+
+// One step of an optimizer (gpu_lstm/optimizers.py: `numbers` are those of its `move`), with gradients times `scale`.
+template <typename T>
+struct Update {
+  Blocks blocks;
+  Rule rule;
+  T* const* params;
+  const T* const* gradients;
+  T* const* states;  // those of the first array, those of the second, ...
+  const double* numbers;
+  T scale;
+
+  void run(int member, int members, Barrier&) const {
+    blocks.each(member, members, [&](long n, long first, long size, long) {
+      T* p = params[n] + first;
+      const T* g = gradients[n] + first;
+      switch (rule) {
+        case kSgd: return sgd(size, p, g, states[n] + first);
+        case kRmsprop: return rmsprop(size, p, g, states[n] + first);
+        case kAdam: return adam(size, p, g, states[2 * n] + first, states[2 * n + 1] + first);
+      }
+    });
+  }
+
+  void sgd(long size, T* __restrict p, const T* __restrict g, T* __restrict velocity) const {
+    const T rate = T(numbers[0]), momentum = T(numbers[1]);
+    for (long k = 0; k < size; ++k) {
+      velocity[k] = momentum * velocity[k] + scale * g[k];
+      p[k] -= rate * velocity[k];
+    }
+  }
+
+  void rmsprop(long size, T* __restrict p, const T* __restrict g, T* __restrict square) const {
+    const T rate = T(numbers[0]), decay = T(numbers[1]), rest = T(numbers[2]), eps = T(numbers[3]);
+    for (long k = 0; k < size; ++k) {
+      const T gradient = scale * g[k];
+      square[k] = decay * square[k] + rest * gradient * gradient;
+      p[k] -= rate * gradient / (std::sqrt(square[k]) + eps);
+    }
+  }
+
+  void adam(long size, T* __restrict p, const T* __restrict g, T* __restrict mean, T* __restrict square) const {
+    const T step = T(numbers[0]), inverse_root = T(1 / numbers[1]), beta1 = T(numbers[2]), rest1 = T(numbers[3]);
+    const T beta2 = T(numbers[4]), rest2 = T(numbers[5]), eps = T(numbers[6]), shrink = T(numbers[7]);
+    for (long k = 0; k < size; ++k) {
+      const T gradient = scale * g[k];
+      mean[k] = beta1 * mean[k] + rest1 * gradient;
+      square[k] = beta2 * square[k] + rest2 * gradient * gradient;
+      p[k] = shrink * p[k] - step * mean[k] / (std::sqrt(square[k]) * inverse_root + eps);
+    }
+  }
+};

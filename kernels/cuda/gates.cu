@@ -1,0 +1,125 @@
+// The LSTM cell over a whole batch, one time step a launch. The recurrent product is cuBLAS's, before and after.
+//
+// Each thread takes N neighbouring hidden units of one sequence: N elements fill 16 bytes where hidden is a multiple
+// of N and all arrays are aligned, else N is 1. Arrays of all T steps come in whole, and t, a slot of h and a slot of c
+// pick the step, so that the loop on the host makes no views.
+
+#include "common.cuh"
+#include "cell.cuh"
+
+// Where a thread works: sequence b, units u..u+N-1.
+template <int N>
+struct Place {
+  unsigned b, u;
+  bool inside;
+
+  __device__ Place(unsigned batch, unsigned hidden) {
+    const unsigned item = blockIdx.x * blockDim.x + threadIdx.x, in_row = hidden / N;
+    b = item / in_row;
+    u = (item - b * in_row) * N;
+    inside = b < batch;
+  }
+};
+
+template <int N, typename S>
+__device__ __forceinline__ Gates<Pack<S, N>> load_gates(const S* from, unsigned hidden) {
+  return {load<N>(from), load<N>(from + hidden), load<N>(from + 2ll * hidden), load<N>(from + 3ll * hidden)};
+}
+
+template <int N, typename S>
+__device__ __forceinline__ void store_gates(S* to, unsigned hidden, const Gates<Pack<S, N>>& gates) {
+  store<N>(to, gates.i);
+  store<N>(to + hidden, gates.f);
+  store<N>(to + 2ll * hidden, gates.g);
+  store<N>(to + 3ll * hidden, gates.o);
+}
+
+template <typename T, int N, typename S>
+__device__ __forceinline__ Gates<T> unit(const Gates<Pack<S, N>>& gates, int k) {
+  return {T(gates.i.at[k]), T(gates.f.at[k]), T(gates.g.at[k]), T(gates.o.at[k])};
+}
+
+template <typename T, int N, typename S>
+__device__ __forceinline__ void set_unit(Gates<Pack<S, N>>& gates, int k, const Gates<T>& values) {
+  gates.i.at[k] = S(values.i);
+  gates.f.at[k] = S(values.f);
+  gates.g.at[k] = S(values.g);
+  gates.o.at[k] = S(values.o);
+}
+
+// z becomes the activated gates where Keep (training), c and h of the next slot are written. Masked: a sequence
+// without a step t keeps its state, and its z stays.
+template <typename S, int N, bool Keep, bool Masked>
+__global__ void gates_forward(S* z,                   // (T, B, 4H) pre-activations
+                              S* h,                   // (T + 1, B, H)
+                              Arithmetic<S>* c,       // (T + 1, B, H), or (1, B, H) where not Keep
+                              const int64* lengths,   // (B,) if Masked
+                              int64 t, int64 h_before, int64 h_after, int64 c_before, int64 c_after,
+                              unsigned batch, unsigned hidden) {
+  using T = Arithmetic<S>;
+  const Place<N> place(batch, hidden);
+  if (!place.inside) return;
+  const int64 cells = int64(batch) * hidden, here = int64(place.b) * hidden + place.u;
+  Pack<T, N> state = load<N>(c + c_before * cells + here);
+  Pack<S, N> output;
+  if (Masked && t >= lengths[place.b]) {
+    output = load<N>(h + h_before * cells + here);
+  } else {
+    S* const at = z + (t * batch + place.b) * 4 * hidden + place.u;
+    Gates<Pack<S, N>> gates = load_gates<N>(at, hidden);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      Gates<T> one = unit<T, N>(gates, k);
+      T next, out;
+      cell_forward<T>(one, state.at[k], next, out);
+      state.at[k] = next;
+      output.at[k] = S(out);
+      if (Keep) set_unit<T, N>(gates, k, one);
+    }
+    if (Keep) store_gates<N>(at, hidden, gates);
+  }
+  store<N>(c + c_after * cells + here, state);
+  store<N>(h + h_after * cells + here, output);
+}
+
+// The gates become dz; dc moves to the step before. dh holds what arrives from the step after. Masked: a sequence
+// without a step t gets dz = 0 and keeps dh and dc; the others' dh is cleared, because dz W_hh is then added to it.
+template <typename S, int N, bool Masked>
+__global__ void gates_backward(S* gates,                // (T, B, 4H)
+                               const Arithmetic<S>* c,  // (T + 1, B, H)
+                               const S* dy,             // (T, B, H); null: zeros
+                               Arithmetic<S>* dh,       // (B, H)
+                               Arithmetic<S>* dc,       // (B, H)
+                               const int64* lengths,    // (B,) if Masked
+                               int64 t, int64 c_before, int64 c_after, unsigned batch, unsigned hidden) {
+  using T = Arithmetic<S>;
+  const Place<N> place(batch, hidden);
+  if (!place.inside) return;
+  const int64 cells = int64(batch) * hidden, here = int64(place.b) * hidden + place.u, row = t * batch + place.b;
+  S* const at = gates + row * 4 * hidden + place.u;
+  if (Masked && t >= lengths[place.b]) {
+    Pack<S, N> zeros;
+#pragma unroll
+    for (int k = 0; k < N; ++k) zeros.at[k] = S(0.0f);
+    store_gates<N>(at, hidden, {zeros, zeros, zeros, zeros});
+    return;
+  }
+  Gates<Pack<S, N>> saved = load_gates<N>(at, hidden);
+  const Pack<T, N> before = load<N>(c + c_before * cells + here), after = load<N>(c + c_after * cells + here);
+  Pack<T, N> from_h = load<N>(dh + here), from_c = load<N>(dc + here);
+  if (dy) {
+    const Pack<S, N> outside = load<N>(dy + row * hidden + place.u);
+#pragma unroll
+    for (int k = 0; k < N; ++k) from_h.at[k] += T(outside.at[k]);
+  }
+#pragma unroll
+  for (int k = 0; k < N; ++k) {
+    Gates<T> one = unit<T, N>(saved, k);
+    cell_backward<T>(one, before.at[k], after.at[k], from_h.at[k], from_c.at[k]);
+    set_unit<T, N>(saved, k, one);
+    from_h.at[k] = T(0);
+  }
+  store_gates<N>(at, hidden, saved);
+  store<N>(dc + here, from_c);
+  if (Masked) store<N>(dh + here, from_h);
+}

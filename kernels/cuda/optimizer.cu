@@ -1,0 +1,112 @@
+// One step of an optimizer over all parameters in one launch, and the norm of all gradients.
+//
+// A table has one line for each parameter; a block takes one chunk of `chunk` elements of one of them.
+
+#include "common.cuh"
+
+constexpr int64 chunk = 4096;
+
+template <typename G>
+struct Line {
+  Arithmetic<G>* param;
+  const G* gradient;
+  Arithmetic<G>* state[2];
+  int64 size;
+  int64 first_chunk;  // chunks of all lines before
+};
+
+// The line that a chunk belongs to: the last one that starts at or before it.
+template <typename G>
+__device__ const Line<G>& line_of(const Line<G>* table, int lines, int64 number) {
+  int low = 0, high = lines - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (table[middle].first_chunk <= number)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return table[low];
+}
+
+// The sum of squares of each chunk of gradients, in a fixed order.
+template <typename G>
+__global__ void sum_of_squares(const Line<G>* table, int lines, Arithmetic<G>* sums) {
+  using T = Arithmetic<G>;
+  const Line<G>& line = line_of(table, lines, blockIdx.x);
+  const int64 first = (blockIdx.x - line.first_chunk) * chunk;
+  const int64 end = first + chunk < line.size ? first + chunk : line.size;
+  T sum = T(0);
+  for (int64 k = first + threadIdx.x; k < end; k += blockDim.x) sum += T(line.gradient[k]) * T(line.gradient[k]);
+  sum = over_block<Sum>(sum);
+  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
+// The root of their sum, in a fixed order; one block.
+template <typename T>
+__global__ void norm_of_sums(const T* sums, int64 count, T* norm) {
+  T sum = T(0);
+  for (int64 k = threadIdx.x; k < count; k += blockDim.x) sum += sums[k];
+  sum = over_block<Sum>(sum);
+  if (threadIdx.x == 0) *norm = square_root(sum);
+}
+
+// The rules, as gpu_lstm/optimizers.py has them; a..h are its `numbers`.
+template <typename T>
+struct sgd {
+  static constexpr int states = 1;
+  T rate, momentum;
+  __device__ sgd(T a, T b, T, T, T, T, T, T) : rate(a), momentum(b) {}
+  __device__ void move(T& param, T gradient, T (&state)[2]) const {
+    state[0] = momentum * state[0] + gradient;
+    param -= rate * state[0];
+  }
+};
+
+template <typename T>
+struct rmsprop {
+  static constexpr int states = 1;
+  T rate, decay, rest, eps;
+  __device__ rmsprop(T a, T b, T c, T d, T, T, T, T) : rate(a), decay(b), rest(c), eps(d) {}
+  __device__ void move(T& param, T gradient, T (&state)[2]) const {
+    state[0] = decay * state[0] + rest * gradient * gradient;
+    param -= rate * gradient / (square_root(state[0]) + eps);
+  }
+};
+
+template <typename T>
+struct adam {
+  static constexpr int states = 2;
+  T step_size, root, beta1, rest1, beta2, rest2, eps, shrink;
+  __device__ adam(T a, T b, T c, T d, T e, T f, T g, T h)
+      : step_size(a), root(b), beta1(c), rest1(d), beta2(e), rest2(f), eps(g), shrink(h) {}
+  __device__ void move(T& param, T gradient, T (&state)[2]) const {
+    state[0] = beta1 * state[0] + rest1 * gradient;
+    state[1] = beta2 * state[1] + rest2 * gradient * gradient;
+    param = param * shrink - step_size * (state[0] / (square_root(state[1]) / root + eps));
+  }
+};
+
+// Gradients are scaled by max_norm / norm where the norm is larger. Nothing moves where norm or loss isn't finite.
+template <typename G, template <typename> class Rule>
+__global__ void update(const Line<G>* table, int lines,
+                       const Arithmetic<G>* norm,  // null: no clipping
+                       Arithmetic<G> max_norm,
+                       const Arithmetic<G>* loss,  // may be null
+                       Arithmetic<G> a, Arithmetic<G> b, Arithmetic<G> c, Arithmetic<G> d, Arithmetic<G> e,
+                       Arithmetic<G> f, Arithmetic<G> g, Arithmetic<G> h) {
+  using T = Arithmetic<G>;
+  if ((norm && !is_finite(*norm)) || (loss && !is_finite(*loss))) return;
+  const T scale = norm && *norm > max_norm ? max_norm / *norm : T(1);
+  const Rule<T> rule(a, b, c, d, e, f, g, h);
+  const Line<G>& line = line_of(table, lines, blockIdx.x);
+  const int64 first = (blockIdx.x - line.first_chunk) * chunk;
+  const int64 end = first + chunk < line.size ? first + chunk : line.size;
+  for (int64 k = first + threadIdx.x; k < end; k += blockDim.x) {
+    T param = line.param[k], state[2];
+    for (int s = 0; s < Rule<T>::states; ++s) state[s] = line.state[s][k];
+    rule.move(param, T(line.gradient[k]) * scale, state);
+    line.param[k] = param;
+    for (int s = 0; s < Rule<T>::states; ++s) line.state[s][k] = state[s];
+  }
+}

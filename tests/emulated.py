@@ -1,0 +1,100 @@
+"""The CUDA backend with NumPy arrays and emulated launches: all of its host code and all kernels, without a GPU."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from gpu_lstm.backend import kernels
+from gpu_lstm.backend.cuda import CudaBackend
+from tests.emulator import build, missing
+
+try:
+    from ml_dtypes import bfloat16
+except ImportError:  # NumPy has no bfloat16 of its own
+    DTYPES: tuple[str, ...] = ("float32", "float64", "float16")
+else:
+    DTYPES = tuple(kernels.STORAGE)
+needs_emulator = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+
+def dtype_of(name):
+    """NumPy's dtype of that name."""
+    return np.dtype(bfloat16 if name == "bfloat16" else name)
+
+
+def stored(array, dtype):
+    """As the storage dtype has it."""
+    return array.astype(dtype_of(dtype))
+
+
+def on_host(backend, array):
+    """In float64, to compare."""
+    return backend.to_numpy(array).astype(np.float64)
+
+
+class EmulatedBackend(CudaBackend):
+    """Launches run in the emulator; `launches` records them, `seed` sets the order of threads."""
+
+    name = "emulated"
+    why = "emulated (tests)"
+
+    def __init__(self, mode="fast", seed=0):
+        super().__init__()
+        self.xp = np
+        self.mode, self.seed = mode, seed
+        self.launches = []
+        self._reached = []
+
+    def asarray(self, value, dtype=None):
+        return np.asarray(value, dtype=None if dtype is None else self.dtype(dtype))
+
+    def owns(self, x):
+        return isinstance(x, np.ndarray)
+
+    def to_numpy(self, x):
+        return np.array(x)
+
+    def matmul(self, a, b, out, add=False):
+        # As cuBLAS does: sums in float32 for 16-bit matrices, one rounding at the end.
+        self.launches.append("matmul")
+        wide = np.promote_types(a.dtype, np.float32)
+        product = a.astype(wide) @ b.astype(wide)
+        out[...] = product + out if add else product
+        return out
+
+    def kernel(self, kernel):
+        module = module_of(kernel, self.mode)
+
+        def launch(grid, block, args):
+            self.launches.append(kernel.name)
+            # A kernel that takes a table reaches arrays by the addresses in it.
+            reached = self._reached if kernel.file == "optimizer.cu" else ()
+            module.launch(kernel.expression, grid, block, args, seed=self.seed, in_place=reached)
+
+        return launch
+
+    def _table(self, lines):
+        self._reached = [array for arrays in lines for array in arrays if array is not None]
+        return super()._table(lines)
+
+
+@functools.cache
+def _groups():
+    """Kernels by their text: the instances of one text are built together."""
+    groups = {}
+    for kernel in kernels.every_kernel():
+        groups.setdefault(kernel.source, []).append(kernel.expression)
+    return groups
+
+
+@functools.cache
+def _module(source, mode):
+    return build(source, mode=mode, names=_groups()[source])
+
+
+def module_of(kernel, mode):
+    """The emulator's module that has this kernel, built once."""
+    return _module(kernel.source, mode)

@@ -1,0 +1,224 @@
+// Calls every entry of the compiled CPU tier on small shapes, for a build with sanitizers (run.sh).
+//
+// All arrays are separate heap blocks of exactly the needed size, so that one element too far is seen. Every result
+// must be the same, byte for byte, on 1 thread and on several, and from two callers at once.
+
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <random>
+
+#include "../../kernels/cpu/lstm_cpu.cpp"
+
+namespace {
+
+int failures = 0;
+
+template <typename T>
+std::vector<T> random_numbers(long count, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::uniform_real_distribution<double> draw(-1, 1);
+  std::vector<T> numbers(count);
+  for (T& number : numbers) number = T(draw(generator));
+  return numbers;
+}
+
+template <typename T>
+struct Entries;
+#define ENTRIES_OF(T, suffix)                                             \
+  template <>                                                             \
+  struct Entries<T> {                                                     \
+    static constexpr auto forward = gpu_lstm_forward_##suffix;            \
+    static constexpr auto backward = gpu_lstm_backward_##suffix;          \
+    static constexpr auto multiply = gpu_lstm_multiply_##suffix;          \
+    static constexpr auto cell_forward = gpu_lstm_cell_forward_##suffix;  \
+    static constexpr auto cell_backward = gpu_lstm_cell_backward_##suffix; \
+    static constexpr auto generate = gpu_lstm_generate_##suffix;          \
+    static constexpr auto activate = gpu_lstm_activate_##suffix;          \
+    static constexpr auto weight_gradients = gpu_lstm_weight_gradients_##suffix; \
+    static constexpr auto cross_entropy = gpu_lstm_cross_entropy_##suffix; \
+    static constexpr auto scatter_add = gpu_lstm_scatter_add_##suffix;    \
+    static constexpr auto square_sums = gpu_lstm_square_sums_##suffix;    \
+    static constexpr auto update = gpu_lstm_update_##suffix;              \
+  };
+ENTRIES_OF(float, f32)
+ENTRIES_OF(double, f64)
+
+// All results of forward and backward, one after the other.
+template <typename T>
+std::vector<T> recurrence(long set, long steps, long batch, long hidden, bool lengths, bool reverse, bool keep,
+                          long threads, bool split_batch) {
+  auto z = random_numbers<T>(steps * batch * 4 * hidden, 1), weight = random_numbers<T>(4 * hidden * hidden, 2);
+  auto h = random_numbers<T>((steps + 1) * batch * hidden, 3);
+  auto c = random_numbers<T>((keep ? steps + 1 : 1) * batch * hidden, 4);
+  auto dy = random_numbers<T>(steps * batch * hidden, 5), dh = random_numbers<T>(batch * hidden, 6);
+  auto dc = random_numbers<T>(batch * hidden, 7);
+  std::vector<long> ends(batch);
+  for (long b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
+  const long* limits = lengths ? ends.data() : nullptr;
+  Entries<T>::forward(set, steps, batch, hidden, z.data(), weight.data(), h.data(), c.data(), limits, reverse, keep,
+                      threads, split_batch);
+  std::vector<T> all(h);
+  if (keep)
+    Entries<T>::backward(set, steps, batch, hidden, z.data(), weight.data(), h.data(), c.data(), dy.data(), hidden,
+                         dh.data(), dc.data(), limits, reverse, threads, split_batch);
+  for (const auto* part : {&c, &z, &dh, &dc}) all.insert(all.end(), part->begin(), part->end());
+  return all;
+}
+
+template <typename T>
+std::vector<T> product(long set, long rows, long columns, long depth, bool transposed, long threads) {
+  auto a = random_numbers<T>(rows * depth, 1), b = random_numbers<T>(depth * columns, 2);
+  auto bias = random_numbers<T>(columns, 3);
+  std::vector<T> c(rows * columns);
+  const long a_row = transposed ? 1 : depth, a_column = transposed ? rows : 1;
+  const long b_row = transposed ? 1 : columns, b_column = transposed ? depth : 1;
+  Entries<T>::multiply(set, rows, columns, depth, a.data(), a_row, a_column, b.data(), b_row, b_column, c.data(),
+                       bias.data(), threads);
+  return c;
+}
+
+template <typename T>
+std::vector<T> gradients(long set, long rows, long outputs, long threads) {
+  const std::vector<long> columns{3, 21};
+  auto dy = random_numbers<T>(rows * outputs, 1), x0 = random_numbers<T>(rows * columns[0], 2);
+  auto x1 = random_numbers<T>(rows * columns[1], 3);
+  std::vector<T> dw0(outputs * columns[0]), dw1(outputs * columns[1]), db(outputs);
+  const std::vector<const T*> inputs{x0.data(), x1.data()};
+  const std::vector<T*> dw{dw0.data(), dw1.data()};
+  for (long count : {1, 2})
+    Entries<T>::weight_gradients(set, rows, outputs, dy.data(), count, inputs.data(), columns.data(), dw.data(),
+                                 db.data(), threads);
+  for (const auto* part : {&dw1, &db}) dw0.insert(dw0.end(), part->begin(), part->end());
+  return dw0;
+}
+
+// Cross-entropy, embedding gradient, norm and all optimizers.
+template <typename T>
+std::vector<T> training(long set, long rows, long vocabulary, long threads) {
+  auto logits = random_numbers<T>(rows * vocabulary, 1), table = random_numbers<T>(vocabulary * vocabulary, 2);
+  std::vector<long> tokens(rows);
+  for (long n = 0; n < rows; ++n) tokens[n] = n % 4 == 3 ? -7 : n % vocabulary;
+  std::vector<T> losses(rows);
+  const double scale = 0.5;
+  Entries<T>::cross_entropy(set, rows, vocabulary, logits.data(), tokens.data(), 1, -7, &scale, losses.data(), threads);
+  for (long& token : tokens) token = token < 0 ? 0 : token;
+  Entries<T>::scatter_add(set, rows, vocabulary, table.data(), tokens.data(), logits.data(), threads);
+  const std::vector<long> sizes{1, 5000, 33};
+  std::vector<std::vector<T>> parts;
+  std::vector<T*> params, gradients, states;
+  for (unsigned seed = 0; seed < 12; ++seed) parts.push_back(random_numbers<T>(sizes[seed % 3], seed));
+  for (auto& part : parts)
+    for (T& number : part) number = number < 0 ? -number : number;  // squares among the states
+  for (long n = 0; n < 12; ++n)
+    (n < 3 ? params : n < 6 ? gradients : states).push_back(parts[n < 6 ? n : 6 + (n - 6) / 2 + (n % 2 ? 3 : 0)].data());
+  std::vector<double> sums(4);
+  Entries<T>::square_sums(set, 3, sizes.data(), gradients.data(), sums.data(), threads);
+  const std::vector<double> numbers{0.1, 0.9, 0.5, 0.5, 0.5, 0.5, 0.1, 0.9};
+  const std::vector<T*> first_states{states[0], states[2], states[4]};
+  for (long rule = 0; rule < 3; ++rule)
+    Entries<T>::update(set, rule, 3, sizes.data(), params.data(), gradients.data(),
+                       (rule == 2 ? states : first_states).data(), numbers.data(), &scale, threads);
+  for (const auto& part : parts) table.insert(table.end(), part.begin(), part.end());
+  table.insert(table.end(), sums.begin(), sums.end());
+  table.insert(table.end(), losses.begin(), losses.end());
+  return table;
+}
+
+template <typename T>
+std::vector<T> cells(long set, long batch, long hidden) {
+  auto z = random_numbers<T>(batch * 4 * hidden, 1), before = random_numbers<T>(batch * hidden, 2);
+  auto dh = random_numbers<T>(batch * hidden, 3), dc = random_numbers<T>(batch * hidden, 4);
+  std::vector<T> c(batch * hidden), h(batch * hidden);
+  Entries<T>::cell_forward(set, batch, hidden, z.data(), before.data(), c.data(), h.data());
+  Entries<T>::cell_backward(set, batch, hidden, z.data(), before.data(), c.data(), dh.data(), dc.data());
+  Entries<T>::activate(set, 0, long(dh.size()), dh.data(), h.data());
+  Entries<T>::activate(set, 1, long(dc.size()), dc.data(), c.data());
+  z.insert(z.end(), c.begin(), c.end());
+  return z;
+}
+
+template <typename T>
+std::vector<T> tokens(long set, long vocabulary, long embedding, long hidden, long layers, long threads) {
+  auto table = random_numbers<T>(vocabulary * embedding, 1), head = random_numbers<T>(vocabulary * hidden, 2);
+  auto head_bias = random_numbers<T>(vocabulary, 3);
+  std::vector<std::vector<T>> parts;
+  for (long layer = 0; layer < layers; ++layer) {
+    parts.push_back(random_numbers<T>(4 * hidden * (layer ? hidden : embedding), unsigned(10 + layer)));
+    parts.push_back(random_numbers<T>(4 * hidden * hidden, unsigned(20 + layer)));
+    parts.push_back(random_numbers<T>(4 * hidden, unsigned(30 + layer)));
+  }
+  std::vector<const T*> weights;
+  for (const auto& part : parts) weights.push_back(part.data());
+  std::vector<T> state(3 * layers * hidden), scores(vocabulary);
+  const std::vector<long> given{0, vocabulary - 1};
+  std::vector<long> drawn(8);
+  std::vector<double> uniforms(drawn.size(), 0.4);
+  std::vector<unsigned char> never(vocabulary);
+  never[0] = 1;
+  const double temperature = 1;
+  long size = 0;
+  std::vector<T> panels;
+  auto call = [&](long given_count, long count, T* to, long* sized) {
+    Entries<T>::generate(set, vocabulary, embedding, hidden, layers, table.data(), weights.data(), head.data(),
+                         head_bias.data(), to, state.data(), scores.data(), given.data(), given_count, count,
+                         &temperature, uniforms.data(), never.data(), drawn.data(), sized, threads);
+  };
+  call(0, 0, nullptr, &size);
+  panels.resize(size);
+  call(0, 0, panels.data(), nullptr);
+  call(long(given.size()), long(drawn.size()), panels.data(), nullptr);
+  return std::vector<T>(drawn.begin(), drawn.end());
+}
+
+// `compute` gives the same on `threads` threads as on one, and from two callers at once.
+template <typename T>
+void check(const char* what, long threads, const std::function<std::vector<T>(long threads)>& compute) {
+  const auto expected = compute(1);
+  std::vector<T> from_other;
+  std::thread other([&] { from_other = compute(threads); });
+  const auto mine = compute(threads);
+  other.join();
+  if (mine != expected || from_other != expected) {
+    if (++failures <= 10) std::printf("%s: another result on %ld threads\n", what, threads);
+  }
+}
+
+template <typename T>
+void check_all(long set) {
+  for (long hidden : {1, 5, 17, 35})
+    for (long batch : {1, 3, 8, 13})
+      for (long option = 0; option < 8; ++option)
+        for (bool split_batch : {false, true})
+          check<T>("recurrence", 3, [&](long threads) {
+            return recurrence<T>(set, 4, batch, hidden, option & 1, option & 2, !(option & 4),
+                                 split_batch && threads > batch ? batch : threads, split_batch);
+          });
+  for (bool transposed : {false, true})
+    for (long rows : {1, 7, 70})
+      for (long columns : {1, 17, 130})
+        for (long depth : {1, 300}) {
+          check<T>("product", 3, [&](long threads) {
+            return product<T>(set, rows, columns, depth, transposed, threads);
+          });
+        }
+  for (long rows : {1, 7, 300})
+    for (long outputs : {1, 20, 120})
+      check<T>("gradients", 3, [&](long threads) { return gradients<T>(set, rows, outputs, threads); });
+  for (long vocabulary : {1, 5, 83})
+    check<T>("training", 3, [&](long threads) { return training<T>(set, 9, vocabulary, threads); });
+  for (long hidden : {1, 7, 33}) check<T>("cells", 1, [&](long) { return cells<T>(set, 3, hidden); });
+  for (long hidden : {3, 40})
+    check<T>("tokens", 2, [&](long threads) { return tokens<T>(set, 19, 6, hidden, 2, threads); });
+}
+
+}  // namespace
+
+int main() {
+  for (long set = 0; set <= gpu_lstm_best_set(); ++set) {
+    check_all<float>(set);
+    check_all<double>(set);
+  }
+  std::printf("%s\n", failures ? "FAILED" : "clean");
+  return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+}

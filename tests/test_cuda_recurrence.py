@@ -1,0 +1,250 @@
+"""The pointwise tier's CUDA kernels and host code, emulated, against the float64 oracle."""
+
+import mmap
+
+import numpy as np
+import pytest
+
+from gpu_lstm import LSTM, BackendError, InputError
+from gpu_lstm.backend import kernels
+from gpu_lstm.recurrence import Mask, make_plan, pointwise_cuda, reference
+from tests import emulator
+from tests.conftest import gpu_or_reason
+from tests.emulated import DTYPES, EmulatedBackend, needs_emulator, on_host, stored
+from tests.support import NUMPY, loss_and_gradients, problem, relative_error
+
+EMULATED = EmulatedBackend()
+# Stored numbers are rounded: to 11 bits in float16, to 8 in bfloat16; a few steps of them add up.
+TOLERANCE = {"float64": 1e-14, "float32": 2e-6, "float16": 4e-3, "bfloat16": 4e-2}
+SHAPES = [(1, 1, 1), (3, 1, 33), (4, 5, 33), (5, 3, 8), (3, 2, 1), (2, 9, 40)]
+"""T, B, H: single units, odd sizes, whole packs of every dtype, several blocks."""
+LENGTHS = {1: [1], 2: [3, 1], 3: [2, 5, 1], 5: [4, 1, 3, 2, 2], 9: [1, 2, 1, 2, 2, 1, 1, 2, 1]}
+
+
+def example(shape, dtype, seed=0):
+    """Contract arguments and incoming gradients, exact in `dtype`, as float64."""
+    steps, batch, hidden = shape
+    rng = np.random.default_rng(seed)
+    shapes = {"z": (steps, batch, 4 * hidden), "weight_hh": (4 * hidden, hidden)}
+    shapes |= dict.fromkeys(("h0", "c0", "dh_last", "dc_last"), (batch, hidden)) | {"dh": (steps, batch, hidden)}
+    data = {name: rng.standard_normal(size) for name, size in shapes.items()}
+    data["weight_hh"] /= np.sqrt(hidden)
+    return {name: stored(array, dtype).astype(np.float64) for name, array in data.items()}
+
+
+def run(tier, backend, data, dtype, mask=None, reverse=False, keep=True):
+    """All results of the contract, as float64."""
+    here = {name: backend.asarray(stored(array, dtype)) for name, array in data.items()}
+    if mask is not None:
+        mask = Mask(mask.lengths, backend.asarray(mask.valid))
+    saved = tier.forward(backend, here["z"], here["weight_hh"], here["h0"], here["c0"], mask, reverse, keep)
+    results = {"h": on_host(backend, saved.h), "c": on_host(backend, saved.last[1])}
+    if keep:
+        valid = True if mask is None else backend.to_numpy(mask.valid)
+        results["gates"] = np.where(valid, on_host(backend, saved.gates), 0)
+        gradients = tier.backward(backend, saved, here["dh"], here["dh_last"], here["dc_last"])
+        results |= {name: on_host(backend, a) for name, a in zip(("dz", "dh0", "dc0"), gradients, strict=True)}
+    return results
+
+
+def compare(backend, shape, dtype, lengths, reverse=False, seed=0):
+    data = example(shape, dtype, seed)
+    mask = None
+    if lengths:
+        steps, batch, _ = shape
+        counts = np.minimum(np.array(LENGTHS[batch]), steps)
+        mask = Mask(counts, np.arange(steps)[:, None, None] < counts[None, :, None])
+    expected = run(reference, NUMPY, data, "float64", mask, reverse)
+    actual = run(pointwise_cuda, backend, data, dtype, mask, reverse)
+    for name, array in expected.items():
+        assert relative_error(actual[name], array) < TOLERANCE[dtype], name
+    return actual
+
+
+@pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_forward_and_backward_equal_the_oracle(cuda, shape, dtype, lengths):
+    compare(cuda, shape, dtype, lengths, reverse=lengths)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(20, 64, 512), (7, 3, 1000), (300, 17, 130)], ids=str)
+def test_a_gpu_gives_the_same_bits_every_time(shape, dtype):
+    device = gpu_or_reason()
+    first, second = (run(pointwise_cuda, device, example(shape, dtype), dtype) for _ in range(2))
+    expected = run(reference, NUMPY, example(shape, dtype), "float64")
+    for name, array in first.items():
+        np.testing.assert_array_equal(second[name], array)
+        assert relative_error(array, expected[name]) < 20 * TOLERANCE[dtype], name
+
+
+@needs_emulator
+@pytest.mark.parametrize("seed", range(24))
+def test_the_order_of_threads_changes_nothing(seed):
+    shape = (3, 9, 40)
+    expected = compare(EMULATED, shape, "float32", lengths=True)
+    actual = compare(EmulatedBackend(seed=seed), shape, "float32", lengths=True)
+    for name in expected:
+        np.testing.assert_array_equal(actual[name], expected[name])
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(2, 2, 5), (2, 2, 8)], ids=str)
+def test_check_mode_finds_nothing(shape, dtype):
+    checked = EmulatedBackend("check")
+    compare(checked, shape, dtype, lengths=True)
+    compare(checked, shape, dtype, lengths=False)
+    run(pointwise_cuda, checked, example(shape, dtype), dtype, keep=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("hidden", [5, 8])
+def test_inference_gives_the_same_and_keeps_nothing(cuda, dtype, hidden):
+    data = example((4, 3, hidden), dtype)
+    kept, lean = (run(pointwise_cuda, cuda, data, dtype, keep=keep) for keep in (True, False))
+    for name in lean:
+        np.testing.assert_array_equal(lean[name], kept[name])
+    z, weight_hh = (cuda.asarray(stored(data[name], dtype)) for name in ("z", "weight_hh"))
+    saved = pointwise_cuda.forward(cuda, z, weight_hh, None, None, keep=False)
+    assert saved.c.shape[0] == 1
+
+
+def test_arrays_that_start_at_odd_places_take_the_scalar_path(cuda):
+    data = example((3, 2, 8), "float32")
+    expected = run(pointwise_cuda, cuda, data, "float32")
+    z = cuda.xp.empty((data["z"].size + 1,), dtype=np.float32)[1:].reshape(data["z"].shape)
+    z[...] = cuda.asarray(data["z"].astype(np.float32))
+    assert not kernels.aligned(16, z)
+    weight_hh, h0, c0 = (cuda.asarray(data[name].astype(np.float32)) for name in ("weight_hh", "h0", "c0"))
+    saved = pointwise_cuda.forward(cuda, z, weight_hh, h0, c0)
+    np.testing.assert_allclose(on_host(cuda, saved.h), expected["h"], rtol=1e-6, atol=1e-6)
+
+
+class CountingNamespace:
+    """NumPy, counting every call that makes an array."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __getattr__(self, name):
+        value = getattr(np, name)
+        if not callable(value) or isinstance(value, type):
+            return value
+
+        def counted(*args, **kwargs):
+            self.calls += 1
+            return value(*args, **kwargs)
+
+        return counted
+
+
+@needs_emulator
+@pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
+def test_a_step_is_two_launches_each_way_and_allocates_nothing(lengths):
+    counts = []
+    for steps in (3, 11):
+        backend = EmulatedBackend()
+        backend.xp = CountingNamespace()
+        data = {name: array.astype(np.float32) for name, array in example((steps, 2, 4), "float32").items()}
+        given = np.array([2, 1])
+        mask = Mask(given, np.arange(steps)[:, None, None] < given[None, :, None]) if lengths else None
+        saved = pointwise_cuda.forward(backend, data["z"], data["weight_hh"], data["h0"], data["c0"], mask)
+        assert backend.launches == ["matmul", "gates_forward"] * steps
+        backend.launches.clear()
+        pointwise_cuda.backward(backend, saved, data["dh"], None, None)
+        assert backend.launches == ["gates_backward", "matmul"] * steps
+        counts.append(backend.xp.calls)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("lengths", [None, [3, 6, 1]], ids=["full", "lengths"])
+def test_the_layer_runs_on_it(cuda, lengths):
+    results = []
+    for backend, tier in ((NUMPY, "reference"), (cuda, "auto")):
+        lstm = LSTM(3, 5, 2, bidirectional=True, backend=backend, tier=tier, dtype="float64")
+        results.append(loss_and_gradients(lstm, problem(lstm, 6, 3), lengths))
+    assert lstm.plan.tier == "pointwise"
+    for name, expected in results[0][1].items():
+        assert relative_error(results[1][1][name], expected) < 1e-13, name
+
+
+def test_gradients_that_nobody_sent_are_zeros(cuda):
+    results = []
+    for tier, backend in ((reference, NUMPY), (pointwise_cuda, cuda)):
+        data = {name: backend.asarray(array) for name, array in example((4, 3, 2), "float64").items()}
+        saved = tier.forward(backend, data["z"], data["weight_hh"], None, None)
+        results.append([on_host(backend, a) for a in tier.backward(backend, saved, None, data["dh_last"], None)])
+    for expected, actual in zip(*results, strict=True):
+        assert relative_error(actual, expected) < 1e-13
+
+
+def test_the_plan_says_what_runs():
+    assert "pointwise: chosen, the fastest that runs here (fused CUDA kernels" in make_plan(EMULATED).why()
+    assert "sequence: can't run: backend emulated has no kernels for it yet" in make_plan(EMULATED).why()
+    with pytest.raises(BackendError, match="tier sequence can't run on backend emulated"):
+        make_plan(EMULATED, "sequence")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"z": np.zeros((2, 3, 6), np.float32)}, r"z has shape \(2, 3, 6\); expected \(T, B, 4H\)"),
+        (
+            {"z": np.zeros((2, 3, 8), np.int32)},
+            "z has dtype int32; expected one of float32, float64, float16, bfloat16",
+        ),
+        ({"z": np.zeros((2, 3, 16), np.float32)[:, :, ::2]}, "z is not C-contiguous"),
+        ({"weight_hh": np.zeros((8, 3), np.float32)}, r"weight_hh has shape \(8, 3\); expected \(4H=8, H=2\)"),
+        ({"weight_hh": np.zeros((8, 2))}, "weight_hh has dtype float64; expected float32"),
+        ({"weight_hh": np.zeros((2, 8), np.float32).T}, "weight_hh is not C-contiguous"),
+        ({"z": [1.0]}, "z is a builtins.list; expected an array of backend emulated"),
+    ],
+)
+def test_what_the_kernels_cannot_take_is_refused(change, message):
+    given = {"z": np.zeros((2, 3, 8), np.float32), "weight_hh": np.zeros((8, 2), np.float32)} | change
+    with pytest.raises(InputError, match=message):
+        pointwise_cuda.forward(EMULATED, given["z"], given["weight_hh"], None, None)
+
+
+def test_too_many_cells_are_refused_by_name():
+    huge = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (1, 2**20, 4 * 2**12), (0, 0, 0))
+    huge.flags.writeable = False
+    with pytest.raises(InputError, match="z has B H = 4294967296 cells; expected at most 2147483647"):
+        pointwise_cuda.forward(EMULATED, huge, np.zeros((4 * 2**12, 2**12), np.float32), None, None)
+
+
+def test_16_bit_layers_are_refused_by_name():
+    with pytest.raises(InputError, match="dtype is float16; expected one of float32, float64"):
+        LSTM(2, 3, backend=EMULATED, dtype="float16")
+
+
+@needs_emulator
+def test_more_than_2_to_the_31_elements():
+    """z of 2^31 + 8192 numbers, of which a step's are touched: address space, hardly any memory."""
+    steps, hidden = 2**19 + 2, 1024
+    t = steps - 1
+
+    def vast(*shape, dtype):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        no_reserve = 0x4000  # Linux's MAP_NORESERVE, which Python 3.11 doesn't name
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
+        return np.frombuffer(memory, dtype).reshape(shape)
+
+    z = vast(steps, 1, 4 * hidden, dtype=np.float16)
+    h, c = vast(steps + 1, 1, hidden, dtype=np.float16), vast(steps + 1, 1, hidden, dtype=np.float32)
+    assert z.size > 2**31
+    z[t] = np.linspace(-3, 3, 4 * hidden)
+    c[t] = 0.5
+    expected = pointwise_cuda.forward(
+        EMULATED, z[t:].copy(), np.zeros((4 * hidden, hidden), np.float16), None, np.full((1, hidden), 0.5)
+    )
+    kernel = kernels.gates_forward("float16", 8, True, False)
+    module = emulator.build(kernel.source, names=[kernel.expression])
+    slots = [np.int64(n) for n in (t, t, t + 1, t, t + 1)]
+    arguments = (z, h, c, None, *slots, np.uint32(1), np.uint32(hidden))
+    module.launch(kernel.expression, (1,), (hidden // 8,), arguments, in_place=(z, h, c))
+    for array, whole in ((h[t + 1], expected.h[1]), (c[t + 1], expected.c[1]), (z[t], expected.gates[0])):
+        np.testing.assert_array_equal(array, whole)

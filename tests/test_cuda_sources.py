@@ -1,0 +1,220 @@
+"""Finding, naming and compiling the CUDA sources; the cell's arithmetic as a GPU thread does it; planted mistakes."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+
+import gpu_lstm
+from gpu_lstm import BackendError
+from gpu_lstm.backend import kernels
+from tests import emulator
+from tests.emulated import EmulatedBackend, needs_emulator
+from tests.nvrtc import matrix
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# -- sources ----------------------------------------------------------------------------------------------------------
+
+
+def test_headers_are_put_in_place_once_with_their_names():
+    text = kernels.read_source("gates.cu")
+    assert "#include" not in text
+    assert text.count("struct ArithmeticOf {") == text.count("struct Constants;") == 1
+    assert text.startswith('#line 1 "cuda/gates.cu"\n')
+    lines, place = {}, ("", 0)
+    for line in text.splitlines():
+        if line.startswith("#line"):
+            _, number, name = line.split()
+            place = name.strip('"'), int(number) - 1
+        else:
+            place = place[0], place[1] + 1
+            lines[place] = line
+    for (name, number), line in lines.items():
+        original = (ROOT / "kernels" / name).read_text().splitlines()[number - 1]
+        assert line == original or original.startswith("#include"), (name, number)
+
+
+def test_an_instance_asks_for_the_headers_of_its_types():
+    assert kernels.gates_forward("float16", 8, True, False).source.startswith("#include <cuda_fp16.h>\n")
+    assert kernels.gates_forward("bfloat16", 1, True, False).source.startswith("#include <cuda_bf16.h>\n")
+    assert "#include" not in kernels.gates_forward("float32", 4, True, False).source
+
+
+def test_kernels_have_names_that_cpp_understands():
+    assert kernels.gates_backward("bfloat16", 8, True).expression == "gates_backward<__nv_bfloat16, 8, true>"
+    assert kernels.check_range().expression == "check_range"
+    names = [kernel.expression for kernel in kernels.every_kernel()]
+    assert len(names) == len(set(names))
+
+
+def test_a_missing_source_is_one_message():
+    with pytest.raises(BackendError, match=r"CUDA source cuda/none.cu is missing: .*; reinstall gpu_lstm"):
+        kernels.read_source("none.cu")
+
+
+def test_a_bare_checkout_finds_its_sources(tmp_path):
+    """Without an installed package, as with PYTHONPATH only."""
+    script = (
+        "import sys; sys.modules['gpu_lstm.kernels'] = None\n"
+        "from gpu_lstm.backend import kernels; print(len(kernels.read_source('gates.cu')))\n"
+        "assert not any(name.split('.')[0] == 'cupy' for name in sys.modules)"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(kernels.read_source("gates.cu"))
+
+
+def test_the_wheel_holds_the_sources():
+    import tomllib
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]["gpu_lstm.kernels"]
+    for path in (ROOT / "kernels").rglob("*"):
+        if path.suffix in (".cu", ".cuh", ".h"):
+            place = path.relative_to(ROOT / "kernels")
+            assert any(place.match(pattern) for pattern in patterns), place
+
+
+def test_the_table_of_resources_is_of_these_sources():
+    recorded = matrix.TABLE.read_text()
+    assert f"sources {matrix.digest()}\n" in recorded, "write it again: python -m tests.nvrtc.matrix --write"
+    rows = [line.split("`")[1] for line in recorded.splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(kernel.expression for kernel in kernels.every_kernel())
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_nvcc_compiles_the_cell(tmp_path):
+    instance = (
+        "template __global__ void gates_forward<float, 4, true, true>(float*, float*, float*, const int64*, int64, "
+        "int64, int64, int64, int64, unsigned, unsigned);\n"
+    )
+    source = tmp_path / "gates.cu"
+    source.write_text(kernels.read_source("gates.cu") + instance)
+    command = ["nvcc", "-std=c++17", "-arch=sm_80", "-ptx", "-Werror", "all-warnings", str(source), "-o", "/dev/null"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_backend_without_cuda_says_so():
+    with pytest.raises(BackendError, match="backend numpy has no CUDA kernels; asked for check_range"):
+        gpu_lstm.backend.NumpyBackend().kernel(kernels.check_range())
+
+
+# -- the cell's arithmetic --------------------------------------------------------------------------------------------
+
+ACTIVATE = """
+#include "common.cuh"
+#include "cell.cuh"
+template <typename T>
+__global__ void activate(const T* x, T* y, int64 count, int tanh_instead) {
+  for (int64 n = blockIdx.x * blockDim.x + threadIdx.x; n < count; n += gridDim.x * blockDim.x)
+    y[n] = tanh_instead ? tanh_of<T>(x[n]) : sigmoid<T>(x[n]);
+}
+"""
+
+
+def activation(name, x):
+    source = kernels.expand(ACTIVATE, PurePosixPath("cuda", "activate.cu"))
+    module = emulator.build(source, names=["activate<float>", "activate<double>"])
+    y = np.empty_like(x)
+    kernel = f"activate<{'float' if x.itemsize == 4 else 'double'}>"
+    module.launch(kernel, (1,), (32,), (x, y, np.int64(x.size), np.int32(name == "tanh")))
+    return y
+
+
+@needs_emulator
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_activations_are_within_4_ulp_over_their_range(name, dtype):
+    limit = 86 if dtype == "float32" else 700
+    grid = np.concatenate([np.linspace(-limit, limit, 100_001), np.linspace(-1, 1, 50_001), np.logspace(-30, 0, 5001)])
+    x = grid.astype(dtype)
+    wide = x.astype(np.longdouble)
+    exact = np.tanh(wide) if name == "tanh" else 1 / (1 + np.exp(-wide))
+    spacing = np.spacing(np.abs(exact.astype(dtype))).astype(np.longdouble)
+    assert float(np.max(np.abs(activation(name, x).astype(np.longdouble) - exact) / spacing)) < 4
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_activations_of_extremes(dtype):
+    huge = np.finfo(dtype).max
+    x = np.array([0.0, -0.0, 1e4, -1e4, huge, -huge, np.inf, -np.inf, np.nan], dtype=dtype)
+    tanh, sigmoid = activation("tanh", x), activation("sigmoid", x)
+    np.testing.assert_array_equal(tanh[:8], [0, 0, 1, -1, 1, -1, 1, -1])
+    np.testing.assert_allclose(sigmoid[:8], [0.5, 0.5, 1, 0, 1, 0, 1, 0], atol=1e-37)
+    # Flushed to zero they would lose a gradient for good: even the smallest is a normal number.
+    assert sigmoid[:8].min() >= np.finfo(dtype).tiny
+    assert np.isnan(tanh[8])
+    assert np.isnan(sigmoid[8])
+
+
+# -- planted mistakes -------------------------------------------------------------------------------------------------
+
+
+def planted(kernel, right, wrong):
+    source = kernel.source
+    assert right in source
+    return emulator.build(source.replace(right, wrong), mode="check", names=[kernel.expression])
+
+
+def mean_loss_arguments():
+    return (1,), (96,), (np.ones(96, np.float32), None, np.int64(96), np.zeros((), np.float32))
+
+
+def cross_entropy_arguments():
+    logits = np.random.default_rng(0).standard_normal((1, 70)).astype(np.float32)
+    numbers = np.int32(0), np.int64(0), np.int64(1), np.int64(70)
+    return (1,), (96,), (logits, np.array([69]), np.zeros(1, np.float32), None, *numbers)
+
+
+def take_rows_arguments():
+    return (
+        (1,),
+        (32,),
+        (np.ones((3, 4), np.float32), np.array([3]), np.ones((1, 4), np.float32), np.int64(3), np.int64(4)),
+    )
+
+
+def scatter_arguments():
+    index, rows = np.zeros(300, np.int64), np.ones((300, 4), np.float32)
+    sizes = np.int64(300), np.int64(1), np.int64(4)
+    return (300, 1), (256,), (np.zeros((1, 4), np.float32), index, rows, *sizes)
+
+
+def gates_arguments():
+    arrays = np.ones((1, 1, 32), np.float32), np.zeros((2, 1, 8), np.float32), np.zeros((2, 1, 8), np.float32)
+    slots = [np.int64(n) for n in (0, 0, 1, 0, 1)]
+    return (1,), (32,), (*arrays, None, *slots, np.uint32(1), np.uint32(8))
+
+
+MEAN, ROW, GATES = kernels.mean_loss("float32"), kernels.cross_entropy("float32"), ("float32", 4, True, False)
+MISTAKES = [
+    (MEAN, "  value = parts[0];", "  value = parts[warp + 1];", mean_loss_arguments),
+    (MEAN, "= value;\n  __syncthreads();", "= value;", mean_loss_arguments),
+    (ROW, "  __syncthreads();  // x[target]", "  // x[target]", cross_entropy_arguments),
+    (kernels.take_rows("float32"), "value < size ? value : size - 1", "value", take_rows_arguments),
+    (kernels.scatter_add("float32"), "= m;\n    __syncthreads();", "= m;", scatter_arguments),
+    (kernels.gates_forward(*GATES), "inside = b < batch;", "inside = true;", gates_arguments),
+    (kernels.gates_forward(*GATES), "(item - b * in_row) * N;", "item - b * in_row;", gates_arguments),
+]
+
+
+@needs_emulator
+@pytest.mark.parametrize("kernel, right, wrong, arguments", MISTAKES)
+def test_a_mistake_in_one_of_these_kernels_is_found(kernel, right, wrong, arguments):
+    with pytest.raises(emulator.EmulationError):
+        planted(kernel, right, wrong).launch(kernel.expression, *arguments())
+    EmulatedBackend("check").kernel(kernel)(*arguments())
+
+
+@needs_emulator
+def test_a_report_names_the_line():
+    kernel, right, wrong, arguments = MISTAKES[2]
+    with pytest.raises(emulator.EmulationError, match=r"cuda/cross_entropy\.cu:\d+"):
+        planted(kernel, right, wrong).launch(kernel.expression, *arguments())

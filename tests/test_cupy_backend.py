@@ -1,0 +1,306 @@
+"""The CuPy backend itself, on a CuPy of NumPy arrays, emulated kernels and cuBLAS by its definition.
+
+What only a real CuPy can show is under `-m gpu`; here every line of the backend runs, addresses and all.
+"""
+
+import ctypes
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from gpu_lstm import LSTM, BackendError
+from gpu_lstm.backend import CupyBackend, choose, cupy_backend, kernels
+from gpu_lstm.models import LanguageModel
+from gpu_lstm.optimizers import make_optimizer
+from tests.emulated import module_of, needs_emulator
+from tests.support import NUMPY, loss_and_gradients, problem, relative_error
+
+CUDA_TYPES = {0: np.float32, 1: np.float64, 2: np.float16}
+
+
+class Device:
+    """cupy.cuda.Device"""
+
+    def __init__(self, number):
+        self.id = number
+
+    def __eq__(self, other):
+        return isinstance(other, Device) and self.id == other.id
+
+    def __hash__(self):
+        return self.id
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def use(self):
+        pass
+
+    def synchronize(self):
+        pass
+
+
+class Located(np.ndarray):
+    """An array with CuPy's way to say where it lies."""
+
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self.ctypes.data)
+
+    @property
+    def device(self):
+        return Device(0)
+
+
+class Cublas:
+    """gemmEx by its definition: column-major matrices at addresses, leading dimensions, host scalars."""
+
+    CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F, CUBLAS_GEMM_DEFAULT = 0, 1, 68, 70, -1
+    calls = 0
+
+    def gemmEx(self, handle, op_a, op_b, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, *how):
+        self.calls += 1
+        compute = np.float64 if how[0] == self.CUBLAS_COMPUTE_64F else np.float32
+        assert handle == 7
+        assert how == ((70 if c_type == 1 else 68), -1)
+
+        def matrix(address, kind, rows, columns, leading):
+            assert leading >= rows
+            size = (leading * (columns - 1) + rows) * np.dtype(CUDA_TYPES[kind]).itemsize
+            memory = np.frombuffer((ctypes.c_char * size).from_address(address), CUDA_TYPES[kind])
+            item = memory.itemsize
+            return np.lib.stride_tricks.as_strided(memory, (rows, columns), (item, leading * item))
+
+        first = matrix(a, a_type, m, k, lda) if op_a == 0 else matrix(a, a_type, k, m, lda).T
+        second = matrix(b, b_type, k, n, ldb) if op_b == 0 else matrix(b, b_type, n, k, ldb).T
+        scales = [np.frombuffer((ctypes.c_char * 8).from_address(s), compute)[0] for s in (alpha, beta)]
+        out = matrix(c, c_type, m, n, ldc)
+        kept = scales[1] * out.astype(compute) if scales[1] else 0
+        out[...] = scales[0] * (first.astype(compute) @ second.astype(compute)) + kept
+
+
+class RawModule:
+    """cupy.RawModule: compiles when a function is asked for."""
+
+    error = None
+
+    def __init__(self, *, code, options, name_expressions):
+        assert options == kernels.OPTIONS
+        self.code, self.names = code, name_expressions
+
+    def get_function(self, name):
+        if self.error is not None:
+            raise self.error
+        (kernel,) = (k for k in kernels.every_kernel() if k.source == self.code and k.expression == name)
+        module = module_of(kernel, "fast")
+
+        def function(grid, block, args):
+            assert all(arg is not None for arg in args), "not every CuPy takes None as a null pointer"
+            # The emulator wants a null pointer as None; addresses in a table it has to be told of.
+            given = [None if isinstance(arg, np.uint64) and arg == 0 else arg for arg in args]
+            module.launch(name, grid, block, given, in_place=reached(kernel, given))
+
+        return function
+
+
+def reached(kernel, args):
+    """Arrays that a kernel reaches by the addresses in its table."""
+    if kernel.name not in ("sum_of_squares", "update"):
+        return []
+    gradient = {v: k for k, v in kernels.STORAGE.items()}[kernel.arguments[0]]
+    kinds = [kernels.ARITHMETIC[gradient], gradient, *[kernels.ARITHMETIC[gradient]] * 2]
+    arrays = []
+    for *addresses, size, _ in args[0].tolist():
+        for address, kind in zip(addresses, kinds, strict=True):
+            if address:
+                memory = (ctypes.c_char * (size * np.dtype(kind).itemsize)).from_address(address)
+                arrays.append(np.frombuffer(memory, kind))
+    return arrays
+
+
+def fake_cupy():
+    cupy = types.ModuleType("cupy")
+
+    def wrapped(value):
+        if not callable(value) or isinstance(value, type):
+            return value
+
+        def call(*args, **kwargs):
+            result = value(*args, **kwargs)
+            return result.view(Located) if isinstance(result, np.ndarray | np.floating | np.integer) else result
+
+        return call
+
+    cupy.__getattr__ = lambda name: wrapped(getattr(np, name))
+    cupy.ndarray, cupy.RawModule, cupy.__version__ = Located, RawModule, "14.0"
+    cupy.asarray = lambda value, dtype=None: np.asarray(value, dtype=dtype).view(Located)
+    cupy.asnumpy = lambda array: np.array(array, subok=False)
+    runtime = types.SimpleNamespace(
+        CUDARuntimeError=type("CUDARuntimeError", (RuntimeError,), {}),
+        getDeviceCount=lambda: 1,
+        getDeviceProperties=lambda number: {"name": b"A GPU"},
+        runtimeGetVersion=lambda: 13000,
+        driverGetVersion=lambda: 13010,
+        CUDA_R_32F=0,
+        CUDA_R_64F=1,
+        CUDA_R_16F=2,
+        CUDA_R_16BF=14,
+    )
+    device = types.SimpleNamespace(get_cublas_handle=lambda: 7)
+    cupy.cuda = types.SimpleNamespace(runtime=runtime, Device=Device, device=device)
+    return cupy
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    libs = types.ModuleType("cupy_backends.cuda.libs")
+    libs.cublas = Cublas()
+    module = fake_cupy()
+    for name, stand_in in {
+        "cupy": module,
+        "cupy_backends": types.ModuleType("cupy_backends"),
+        "cupy_backends.cuda": types.ModuleType("cupy_backends.cuda"),
+        "cupy_backends.cuda.libs": libs,
+    }.items():
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    return module
+
+
+def test_it_says_what_it_is(cupy):
+    backend = choose("cupy")
+    assert backend.why == "cupy:0 (A GPU)"
+    assert backend.describe()["driver"] == "13010"
+    assert choose("auto").name == "cupy:0"
+    with pytest.raises(BackendError, match=r"device 1 asked for; expected one of 0\.\.0"):
+        CupyBackend(1)
+
+
+def test_without_cublas_it_cannot_run(cupy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", types.ModuleType("cupy_backends.cuda.libs"))
+    with pytest.raises(BackendError, match=r"cuBLAS can't be loaded: .*pip install"):
+        CupyBackend()
+    assert choose("auto").why == "numpy (CuPy found, no cuBLAS)"
+
+
+@needs_emulator
+@pytest.mark.parametrize("lengths", [None, [3, 6, 1]], ids=["full", "lengths"])
+@pytest.mark.parametrize("dtype, limit", [("float64", 1e-12), ("float32", 5e-6)])
+def test_the_lstm_equals_the_oracle(cupy, dtype, limit, lengths):
+    backend = CupyBackend()
+    oracle = LSTM(3, 8, 2, bidirectional=True, backend=NUMPY, tier="reference", dtype="float64")
+    lstm = LSTM(3, 8, 2, bidirectional=True, backend=backend, dtype=dtype)
+    assert lstm.plan.tier == "pointwise"
+    data = problem(oracle, 6, 3)
+    for name, param in oracle.params.items():
+        lstm.params[name][...] = backend.asarray(param, dtype)
+    expected = loss_and_gradients(oracle, data, lengths)[1]
+    actual = loss_and_gradients(lstm, {name: array.astype(dtype) for name, array in data.items()}, lengths)[1]
+    for name, array in expected.items():
+        assert relative_error(actual[name], array) < limit, name
+    assert backend._cublas.calls > 0
+
+
+@needs_emulator
+def test_training_steps_equal_those_on_numpy(cupy):
+    tokens = np.random.default_rng(0).integers(0, 7, (6, 3))
+    results = []
+    for backend in (NUMPY, CupyBackend()):
+        model = LanguageModel(7, 3, 5, 2, backend=backend, dtype="float64")
+        optimizer = make_optimizer("adam", backend, model.params, 0.01)
+        for _ in range(2):
+            loss, _, gradients = model.loss(backend.asarray(tokens))
+            read = backend.read(loss, optimizer.update(gradients, max_norm=0.5, loss=loss))
+        results.append((read, {name: backend.to_numpy(param) for name, param in model.params.items()}))
+    np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-12)
+    for name, param in results[0][1].items():
+        assert relative_error(results[1][1][name], param) < 1e-12, name
+
+
+# -- products ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 3), (5, 1, 3), (5, 4, 1), (1, 4, 1), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize(
+    "dtype, out_dtype", [("float32",) * 2, ("float64",) * 2, ("float16",) * 2, ("float16", "float32")]
+)
+def test_cublas_is_asked_for_the_right_product(cupy, shape, transposed, dtype, out_dtype, add):
+    rows, columns, depth = shape
+    rng = np.random.default_rng(0)
+
+    def located(rows, columns, turn, dtype):
+        array = rng.standard_normal((columns, rows) if turn else (rows, columns)).astype(dtype).view(Located)
+        return array.T if turn else array
+
+    a, b = located(rows, depth, transposed[0], dtype), located(depth, columns, transposed[1], dtype)
+    out = located(rows, columns, False, out_dtype)
+    wide = np.float64 if dtype == "float64" else np.float32
+    expected = np.asarray(a, wide) @ np.asarray(b, wide) + (np.asarray(out, wide) if add else 0)
+    backend = CupyBackend()
+    assert backend.matmul(a, b, out=out, add=add) is out
+    assert backend._cublas.calls == 1
+    np.testing.assert_allclose(np.asarray(out), expected, rtol=1e-3 if "16" in out_dtype else 1e-5, atol=1e-3)
+
+
+def test_what_cublas_has_no_form_for_goes_another_way(cupy):
+    gaps = np.zeros((6, 6), np.float32)[::2, ::2]
+    assert cupy_backend._form(gaps, Cublas) is None
+    assert cupy_backend._form(np.zeros((2, 2, 2), np.float32), Cublas) is None
+    assert cupy_backend._form(np.zeros((4, 6), np.float32)[:, :3], Cublas) == (6, 0)
+    backend = CupyBackend()
+    a, out = cupy.ones((6, 6), dtype=np.float32), cupy.ones((3, 3), dtype=np.float32)
+    backend.matmul(a[::2, ::2], a[:3, :3], out=out, add=True)
+    np.testing.assert_array_equal(out, 4)
+    assert backend._cublas.calls == 0
+
+
+# -- compiling --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (
+            RuntimeError('gates.cu(1): catastrophic error: cannot open source file "cuda_fp16.h"\n1 error'),
+            r'check_range can\'t be compiled: .*cuda_fp16.h".*headers are missing.*pip install "gpu-lstm\[cuda13\]"',
+        ),
+        (ImportError("libnvrtc.so.13: cannot open shared object file"), r"NVRTC is missing or too old.*pip install"),
+        (
+            RuntimeError("nvrtc: error: invalid value for --gpu-architecture (-arch)"),
+            r"NVRTC is missing or too old for this device; install it",
+        ),
+        (
+            RuntimeError('cuda/embedding.cu(9): error: identifier "x" is undefined\n\n1 error detected'),
+            r'cuda/embedding.cu\(9\): error: identifier "x" is undefined; tier reference runs without kernels',
+        ),
+    ],
+)
+def test_a_kernel_that_cannot_be_compiled_is_one_line_with_the_cure(cupy, monkeypatch, error, message):
+    monkeypatch.setattr(RawModule, "error", error)
+    with pytest.raises(BackendError, match=message) as raised:
+        CupyBackend().kernel(kernels.check_range())
+    assert "\n" not in str(raised.value)
+
+
+def test_a_kernel_is_compiled_once_and_gets_null_pointers_as_numbers(cupy):
+    made, calls = [], []
+
+    class Recorded:
+        def __init__(self, **arguments):
+            made.append(arguments)
+
+        def get_function(self, name):
+            return lambda *launch: calls.append((name, *launch))
+
+    cupy.RawModule = Recorded
+    backend, kernel = CupyBackend(), kernels.mean_loss("float32")
+    for _ in range(2):
+        backend.kernel(kernel)((1,), (32,), ("array", None, np.int64(3)))
+    assert calls == [("mean_loss<float>", (1,), (32,), ("array", np.uintp(0), 3))] * 2
+    assert made == [{"code": kernel.source, "options": kernels.OPTIONS, "name_expressions": ["mean_loss<float>"]}]

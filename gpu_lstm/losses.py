@@ -40,7 +40,7 @@ def softmax_cross_entropy(
     xp = backend.xp
     backend.require("logits", logits, (*_any_sizes(logits)[1:], "V"))
     vocabulary = logits.shape[-1]
-    if not xp.isdtype(logits.dtype, "real floating") or vocabulary == 0:
+    if not _is_float(logits) or vocabulary == 0:
         raise InputError(
             f"logits has dtype {logits.dtype} and V={vocabulary}; expected a float dtype and V of at least 1"
         )
@@ -88,11 +88,16 @@ def _error(backend: Backend, prediction: Array, target: Array) -> Array:
     backend.require("target", target, tuple(prediction.shape))
     if target.dtype != prediction.dtype:
         raise InputError(f"target has dtype {target.dtype}; expected {prediction.dtype}, as prediction")
-    if not backend.xp.isdtype(prediction.dtype, "real floating"):
+    if not _is_float(prediction):
         raise InputError(f"prediction has dtype {prediction.dtype}; expected a float dtype")
     if 0 in prediction.shape:
         raise InputError(f"prediction has shape {tuple(prediction.shape)}; expected at least one element")
     return prediction - target
+
+
+def _is_float(array: Array) -> bool:
+    """Whether an array holds floating-point numbers, by name: namespaces don't know bfloat16."""
+    return str(array.dtype).rpartition(".")[2].startswith(("float", "bfloat", ">f", "<f"))
 
 
 def _count(array: Array) -> int:

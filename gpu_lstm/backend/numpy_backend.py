@@ -83,19 +83,21 @@ class NumpyBackend(Backend):
             target[present] += np.add.reduceat(rows[order], starts, axis=0)
 
     def softmax_cross_entropy(self, logits: Array, targets: Array, ignore_index: int | None) -> Array:  # noqa: D102
-        rows = np.ascontiguousarray(logits, logits.dtype.newbyteorder("="))
-        if not compilable(rows):
+        if not (logits.flags.c_contiguous and logits.dtype.isnative):
+            plain = np.ascontiguousarray(logits, logits.dtype.newbyteorder("="))
+            loss = self.softmax_cross_entropy(plain, targets, ignore_index)
+            logits[...] = plain
+            return loss
+        if not compilable(logits):
             return super().softmax_cross_entropy(logits, targets, ignore_index)
         number = len(targets) if ignore_index is None else np.count_nonzero(targets != ignore_index)
         scale = 1 / max(number, 1)
-        losses = np.empty(len(targets), rows.dtype)
+        losses = np.empty(len(targets), logits.dtype)
         compiled.call(
-            "cross_entropy", rows.dtype, *rows.shape, rows, compiled.longs(targets), ignore_index is not None,
-            ignore_index or 0, doubles([scale]), losses, compiled.threads_for(EXP_COST * rows.size, len(targets)),
+            "cross_entropy", logits.dtype, *logits.shape, logits, compiled.longs(targets), ignore_index is not None,
+            ignore_index or 0, doubles([scale]), losses, compiled.threads_for(EXP_COST * logits.size, len(targets)),
         )  # fmt: skip
-        if rows is not logits:
-            logits[...] = rows
-        return np.sum(losses, dtype=np.float64).astype(rows.dtype) * rows.dtype.type(scale)
+        return np.sum(losses, dtype=np.float64).astype(logits.dtype) * logits.dtype.type(scale)
 
     def norm(self, arrays: Sequence[Array]) -> Array:  # noqa: D102
         arrays = [np.ascontiguousarray(array) for array in arrays]

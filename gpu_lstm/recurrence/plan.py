@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gpu_lstm.backend import Backend, compiled
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.recurrence import pointwise, pointwise_cuda, reference, sequence
+from gpu_lstm.recurrence import onchip, pointwise, pointwise_cuda, reference, sequence, sequence_cuda
 from gpu_lstm.recurrence.contract import Tier
 
 TIERS = ("reference", "pointwise", "sequence")
@@ -15,7 +15,7 @@ TIERS = ("reference", "pointwise", "sequence")
 _RUNS: dict[str, dict[str, Tier]] = {
     "": {},
     "cpu": {"pointwise": pointwise, "sequence": sequence},
-    "cuda": {"pointwise": pointwise_cuda},
+    "cuda": {"pointwise": pointwise_cuda, "sequence": sequence_cuda},
 }
 """By the kernels that take a backend's arrays; the reference tier needs none."""
 

@@ -19,6 +19,9 @@ _NUMBERS = [np.array([0, 1], dtype) for dtype in ("float32", "float64")]
 _SCALARS = [(both[:1].ctypes.data, both[1:].ctypes.data) for both in _NUMBERS]
 """Where cuBLAS reads 0 and 1, in float32 and in float64."""
 
+ALWAYS_THERE = 48 * 1024
+"""Bytes of shared memory that a block may have without being allowed more."""
+
 
 class CupyBackend(CudaBackend):
     """Arrays are ``cupy.ndarray`` on one device.
@@ -108,10 +111,8 @@ class CupyBackend(CudaBackend):
             raise not_compiled(kernel, error) from None
         null = np.uintp(0)  # CuPy has no other form of a null pointer
 
-        def launch(
-            grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int = 0
-        ) -> None:
-            if shared_bytes > function.max_dynamic_shared_size_bytes:
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int = 0) -> None:
+            if shared_bytes > ALWAYS_THERE and shared_bytes > function.max_dynamic_shared_size_bytes:
                 function.max_dynamic_shared_size_bytes = shared_bytes
             if kernel.cooperative:
                 self._require_resident(kernel, function, math.prod(grid), math.prod(block), shared_bytes)

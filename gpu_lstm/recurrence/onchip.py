@@ -1,4 +1,4 @@
-"""How the sequence tier lays a recurrence out on a GPU so that W_hh stays on chip: which blocks hold what, at what cost.
+"""How the sequence tier keeps W_hh on chip: which blocks of a GPU hold what part, and what a step costs.
 
 Blocks form teams. A team takes a slice of the batch, its blocks share the hidden units, and at each step they hand each
 other h (in backward dz). Three forms::
@@ -39,6 +39,10 @@ L2_RATE = 40e3
 """Bytes a microsecond that each of many multiprocessors gets from L2: 5.5 TB/s over 132."""
 PRODUCT_RATE = {"float32": 128 * CLOCK, "float64": 64 * CLOCK, "float16": 600 * CLOCK, "bfloat16": 600 * CLOCK}
 """Multiply-adds a microsecond and multiprocessor; tensor cores at 60 % of what mma.sync reaches at most."""
+POINTWISE_HOST = 16.0
+"""Microseconds a step that the pointwise tier's two launches cost the host: assumed, to be measured."""
+POINTWISE_PRODUCT_RATE = {"float32": 30e6, "float64": 15e6, "float16": 300e6, "bfloat16": 300e6}
+"""Multiply-adds a microsecond of a large product of cuBLAS, on an H100."""
 CELL_INSTRUCTIONS = 200
 CELL_LATENCY = 0.2
 """Microseconds of one cell's chain of sigmoid, tanh and their divisions: an estimate."""
@@ -138,6 +142,22 @@ def choose(device: Device, direction: str, batch: int, hidden: int, dtype: str) 
         f"shared memory a block; {device.shared_bytes / 1024:.0f} are there on each of {device.multiprocessors} "
         "multiprocessors"
     )
+
+
+def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> bool:
+    """Whether a layout fits and its step is expected to be no longer than one of the pointwise tier."""
+    layout = choose(device, direction, batch, hidden, dtype)
+    if isinstance(layout, str):
+        return False
+    share_of_h100 = device.multiprocessors / 132
+    product = batch * 4 * hidden * hidden / (POINTWISE_PRODUCT_RATE[dtype] * share_of_h100)
+    return layout.microseconds <= max(POINTWISE_HOST, product)
+
+
+def most_that_pays(device: Device, direction: str, hidden: int, dtype: str) -> int:
+    """The largest power of two as a batch size, up to 4096, where it does; 0 for none."""
+    sizes = [2**n for n in range(13)]
+    return max((size for size in sizes if pays(device, direction, size, hidden, dtype)), default=0)
 
 
 def obstacle(device: Device, hidden: int, dtype: str) -> str:

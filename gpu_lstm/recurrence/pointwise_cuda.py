@@ -83,20 +83,25 @@ def backward(
 
 def check(backend: Backend, z: Array, weight_hh: Array) -> tuple[int, int, int, str]:
     """T, B, H and dtype, once all is as the kernels need it."""
-    backend.require("z", z, ("T", "B", "4H"))
-    dtype, (num_steps, batch, width) = str(z.dtype), z.shape
-    if dtype not in kernels.STORAGE:
-        raise InputError(f"z has dtype {dtype}; expected one of {', '.join(kernels.STORAGE)}")
-    if width % 4:
-        raise InputError(f"z has shape {tuple(z.shape)}; expected (T, B, 4H), four gates of H units")
-    hidden = width // 4
-    backend.require("weight_hh", weight_hh, (f"4H={width}", f"H={hidden}"), dtype)
+    num_steps, batch, hidden, dtype = check_z(backend, z)
+    backend.require("weight_hh", weight_hh, (f"4H={4 * hidden}", f"H={hidden}"), dtype)
     if batch * hidden > MOST_CELLS:
         raise InputError(f"z has B H = {batch * hidden} cells; expected at most {MOST_CELLS} (split the batch)")
     for name, array in (("z", z), ("weight_hh", weight_hh)):
         if not array.flags.c_contiguous:
             raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
     return num_steps, batch, hidden, dtype
+
+
+def check_z(backend: Backend, z: Array) -> tuple[int, int, int, str]:
+    """T, B, H and dtype, once z has a shape and a dtype that the kernels take."""
+    backend.require("z", z, ("T", "B", "4H"))
+    dtype, (num_steps, batch, width) = str(z.dtype), z.shape
+    if dtype not in kernels.STORAGE:
+        raise InputError(f"z has dtype {dtype}; expected one of {', '.join(kernels.STORAGE)}")
+    if width % 4:
+        raise InputError(f"z has shape {tuple(z.shape)}; expected (T, B, 4H), four gates of H units")
+    return num_steps, batch, width // 4, dtype
 
 
 def _neighbours(dtype: str, hidden: int, *arrays: Array) -> int:

@@ -3,7 +3,8 @@
 // Blocks form teams (team.cuh). A team takes `slice` sequences; each of its `members` blocks takes `share` hidden units:
 // all four rows of W_hh for each of them in forward, their columns in backward. In a step, a block multiplies its part by
 // all of h (by all of dz in backward), finishes the cells of its units, and shows its part of the new h (dz) to its team.
-// Warps split rows and k; their sums meet in shared memory and are added in a fixed order.
+// Warps split rows and k; their sums meet in shared memory and are added in a fixed order. Steps that no sequence of a
+// team has cost it neither product nor barrier.
 //
 //   shared memory: weights (rows, pitch), 2 buffers (8 N, pitch) of h or dz if Team::local, sums (split, 8 N, rows | 1)
 
@@ -116,6 +117,13 @@ struct Work {
     sequences = min(layout.slice, layout.batch - first_sequence);
   }
   __device__ bool one_tile() const { return layout.slice <= 8 * N; }
+  // Steps that one of the team's sequences has.
+  __device__ int64 active_steps(const int64* lengths, int64 steps) const {
+    if (!lengths) return steps;
+    int64 most = 0;
+    for (unsigned i = 0; i < sequences; ++i) most = max(most, lengths[first_sequence + i]);
+    return most;
+  }
 };
 
 struct Place {
@@ -182,11 +190,13 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
       shown[i] = column < work.sequences && k < hidden ? h0[int64(column) * hidden + k] : S(0.0f);
     }
   }
-  team.arrive();
 
   T state[CELLS];
+  const int64 active_steps = work.active_steps(lengths, steps);
+  int64 number = 0;  // of active steps
   for (int64 step = 0; step < steps; ++step) {
     const int64 t = reverse ? steps - 1 - step : step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
+    const bool active = t < active_steps, others_follow = active && number + 1 < active_steps;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> gates[CELLS];
 #pragma unroll
@@ -196,11 +206,16 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
         gates[n] = load_gates<T>(z + (t * layout.batch + place.sequence) * 4 * hidden + place.cell % hidden, hidden);
         if (step == 0 || !work.one_tile()) state[n] = c[(keep ? before : 0) * cells + place.cell];
       }
-      if (tile == 0) team.wait();
-      product_of_shown<Team, N>(weights, rows, hidden, layout, shown + step % 2 * buffer,
-                                h + before * cells + int64(work.first_sequence + tile) * hidden,
-                                work.sequences - tile, packs, sums);
-      __syncthreads();
+      if (active) {
+        if (tile == 0) {
+          if (number == 0) team.arrive();  // with what comes before the first of these steps
+          team.wait();
+        }
+        product_of_shown<Team, N>(weights, rows, hidden, layout, shown + number % 2 * buffer,
+                                  h + before * cells + int64(work.first_sequence + tile) * hidden,
+                                  work.sequences - tile, packs, sums);
+        __syncthreads();
+      }
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {
         const Place place(work, tile, n);
@@ -223,13 +238,14 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
         }
         h[after * cells + place.cell] = output;
         if (keep || step + 1 == steps || !work.one_tile()) c[(keep ? after : 0) * cells + place.cell] = state[n];
-        if (step + 1 < steps)
-          team.give(shown + (step + 1) % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit,
+        if (others_follow)
+          team.give(shown + (number + 1) % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit,
                     output, layout.members);
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
-    if (step + 1 < steps) team.arrive();
+    if (others_follow) team.arrive();
+    number += active;
   }
 }
 
@@ -286,10 +302,13 @@ __device__ __forceinline__ void backward(S* gates, const S* weight_hh, const Ari
     team.wait();  // others write here from the first step on
   }
 
-  T from_h[CELLS], from_c[CELLS];  // dh of a sequence that has no such step, dc
+  const int64 active_steps = work.active_steps(lengths, steps);
+  int64 number = 0, shown_step = 0;  // of active steps; the one whose dz the team shows
+  T from_h[CELLS], from_c[CELLS];    // dh of a sequence that has no such step, dc
   for (int64 step = 0; step <= steps; ++step) {
     const bool last = step == steps;  // only the product, for the initial state
     const int64 t = reverse ? step : steps - 1 - step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
+    const bool active = !last && t < active_steps, multiplies = number > 0 && (active || last);
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> saved[CELLS];
       T c_before[CELLS], c_after[CELLS], outside[CELLS];
@@ -304,10 +323,9 @@ __device__ __forceinline__ void backward(S* gates, const S* weight_hh, const Ari
         c_before[n] = c[before * cells + place.cell], c_after[n] = c[after * cells + place.cell];
         outside[n] = dy ? T(dy[row * hidden + place.cell % hidden]) : T(0);
       }
-      if (step > 0) {
+      if (multiplies) {
         if (tile == 0) team.wait();
-        const int64 shown_step = reverse ? t - 1 : t + 1;
-        product_of_shown<Team, N>(weights, rows, depth, layout, shown + (step - 1) % 2 * buffer,
+        product_of_shown<Team, N>(weights, rows, depth, layout, shown + (number - 1) % 2 * buffer,
                                   gates + (shown_step * layout.batch + work.first_sequence + tile) * depth,
                                   work.sequences - tile, packs, sums);
         __syncthreads();
@@ -316,7 +334,7 @@ __device__ __forceinline__ void backward(S* gates, const S* weight_hh, const Ari
       for (int n = 0; n < CELLS; ++n) {
         const Place place(work, tile, n);
         if (!place.inside) continue;
-        if (step > 0) from_h[n] += total<N>(sums, rows, layout.split, place.column, place.unit);
+        if (multiplies) from_h[n] += total<N>(sums, rows, layout.split, place.column, place.unit);
         if (!last) {
           Gates<T> one = {T(0), T(0), T(0), T(0)};
           if (!lengths || t < lengths[place.sequence]) {
@@ -325,17 +343,22 @@ __device__ __forceinline__ void backward(S* gates, const S* weight_hh, const Ari
             from_h[n] = T(0);
           }
           store_gates(gates + (t * layout.batch + place.sequence) * depth + place.cell % hidden, hidden, one);
-          S* const here = shown + step % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;
-          team.give(here, S(one.i), layout.members);
-          team.give(here + hidden, S(one.f), layout.members);
-          team.give(here + 2 * hidden, S(one.g), layout.members);
-          team.give(here + 3 * hidden, S(one.o), layout.members);
+          if (active) {
+            S* const here = shown + number % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;
+            team.give(here, S(one.i), layout.members);
+            team.give(here + hidden, S(one.f), layout.members);
+            team.give(here + 2 * hidden, S(one.g), layout.members);
+            team.give(here + 3 * hidden, S(one.o), layout.members);
+          }
         }
         if (last || !work.one_tile()) dh[place.cell] = from_h[n], dc[place.cell] = from_c[n];
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
-    if (!last) team.arrive();
+    if (active) {
+      team.arrive();
+      shown_step = t, ++number;
+    }
   }
 }
 

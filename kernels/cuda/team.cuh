@@ -40,6 +40,7 @@ struct Cluster {
   // To the same place in every block's shared memory.
   template <typename S>
   __device__ void give(S* shared, S value, unsigned members) const {
+#pragma unroll 1
     for (unsigned rank = 0; rank < members; ++rank) *in_block(shared, rank) = value;
   }
 

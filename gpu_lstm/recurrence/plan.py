@@ -115,5 +115,5 @@ def _described(backend: Backend, tier: str, hidden_size: int | None, dtype: str,
     said = f"persistent CUDA kernels that keep W_hh on chip; at H = {hidden_size}, B = {batch}, {dtype}, {plan}"
     if not auto:
         return said
-    most = (onchip.most_that_pays(backend.limits, direction, hidden_size, dtype) for direction in onchip.DIRECTIONS)
-    return said + "; larger batches than B = {} forward and {} backward take the pointwise tier".format(*most)
+    limits = [onchip.most_that_pays(backend.limits, direction, hidden_size, dtype) for direction in onchip.DIRECTIONS]
+    return said + "; larger batches than B = {} forward and {} backward take the pointwise tier".format(*limits)

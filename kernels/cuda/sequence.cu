@@ -71,6 +71,7 @@ __device__ __forceinline__ void product(const S* weights, unsigned rows, unsigne
   for (unsigned item = threadIdx.x / 32; item < items; item += blockDim.x / 32) {
     const unsigned first = item / layout.split * 32, part = item % layout.split;
     Part sum;
+#pragma unroll 1
     for (unsigned chunk = chunks * part / layout.split; chunk < chunks * (part + 1) / layout.split; ++chunk)
       sum.add(weights + first * layout.pitch, rows - first, layout.pitch, columns, chunk * Part::depth);
 #pragma unroll

@@ -440,3 +440,36 @@ def test_a_step_waits_for_the_device_only_to_read_loss_and_norm(monkeypatch):
     loss, _, gradients = model.loss(np.arange(12).reshape(4, 3) % 7, seed=(1,))
     norm = optimizer.update(gradients, max_norm=1.0, loss=loss)
     assert all(math.isfinite(number) for number in backend.read(loss, norm))
+
+
+@needs_emulator
+def test_the_launches_of_a_step_grow_by_four_for_each_time_step_and_layer():
+    counts = []
+    for steps in (3, 8):
+        backend = EmulatedBackend()
+        model = LanguageModel(7, 3, 5, 2, dropout=0.5, backend=backend)
+        loss, _, gradients = model.loss(np.arange((steps + 1) * 3).reshape(-1, 3) % 7, seed=(1,))
+        make_optimizer("adam", backend, model.params, 0.01).update(gradients, max_norm=1.0, loss=loss)
+        counts.append(len(backend.launches))
+    assert counts[1] - counts[0] == 4 * 5 * 2
+    assert counts[0] - 4 * 3 * 2 < 32  # all else together
+
+
+@needs_emulator
+def test_a_run_of_the_training_loop_equals_that_on_numpy(tmp_path):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    from gpu_lstm.training.folder import read_log
+    from gpu_lstm.training.loop import Run, Settings
+    from gpu_lstm.training.tasks import TextTask
+
+    tokens = np.random.default_rng(1).integers(0, 6, 200)
+    logs = []
+    for backend in (NUMPY, EMULATED):
+        model = LanguageModel(6, 4, 8, backend=backend, dtype="float64")
+        task = TextTask(model, tokens, batch=4, length=8, validation=0.2, seed=0)
+        folder = tmp_path / backend.name
+        run = Run(task, Settings(epochs=2, learning_rate=0.01, warm_up=3, validations=2), folder, {})
+        assert run.go(lambda event: None, lambda: False).end == "finished"
+        logs.append([(line["loss"], line["norm"]) for line in read_log(folder / "log.jsonl")])
+        assert (folder / "model.safetensors").exists()
+    np.testing.assert_allclose(logs[1], logs[0], rtol=1e-11)

@@ -128,18 +128,20 @@ def test_a_known_vocabulary_encodes_another_file(tmp_path):
     assert encode_file(tmp_path / "a.txt", Vocabulary(UNKNOWN + "ab")).tolist() == [1, 2, 0]
 
 
-def test_tokens_larger_than_memory_are_mapped_from_a_file_with_the_same_values(tmp_path, monkeypatch, small_blocks):
+def test_tokens_larger_than_memory_are_read_from_a_file_with_the_same_values(tmp_path, monkeypatch, small_blocks):
     (tmp_path / "a.txt").write_text("the quick brown fox " * 20, encoding="utf-8")
     expected, _ = read_text(tmp_path / "a.txt")
     monkeypatch.setattr(files, "IN_MEMORY", 50)
     tokens, _ = read_text(tmp_path / "a.txt")
-    assert isinstance(tokens, np.memmap)
-    assert not isinstance(expected, np.memmap)
+    assert isinstance(tokens, files.Stored)
+    assert isinstance(expected, np.ndarray)
+    assert (len(tokens), tokens.shape) == (len(expected), expected.shape)
+    assert np.array_equal(tokens[7:90][3:], expected[10:90])
     assert tokens.dtype == expected.dtype
     assert np.array_equal(tokens, expected)
 
 
-def test_mapped_tokens_make_the_same_chunks(tmp_path, monkeypatch, small_blocks):
+def test_tokens_in_a_file_make_the_same_chunks(tmp_path, monkeypatch, small_blocks):
     (tmp_path / "a.txt").write_text("the quick brown fox " * 20, encoding="utf-8")
     expected = Tracks(read_text(tmp_path / "a.txt")[0], 4, 8).chunk(3)
     monkeypatch.setattr(files, "IN_MEMORY", 50)

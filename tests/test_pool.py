@@ -45,9 +45,20 @@ def test_memory_comes_back_only_with_the_last_view(memory):
     other = memory.empty((4, COUNT), "float32")
     assert other.ctypes.data != address
     del view
-    assert address_of(memory, (8, COUNT)) != address, "too small for this one"
     assert address_of(memory, (4, COUNT)) == address
-    assert address_of(memory, (3, COUNT)) == address, "large enough"
+    assert address_of(memory, (1, COUNT)) == address, "large enough"
+
+
+def test_a_new_block_takes_the_place_of_others(memory):
+    small = [memory.empty((COUNT,), "float32") for _ in range(4)]
+    del small
+    assert memory.idle() == 4 * COUNT * 4
+    large = memory.empty((3, COUNT), "float32")
+    assert memory.idle() == COUNT * 4
+    del large
+    tiny = memory.empty((COUNT // 4,), "float32")
+    assert memory.idle() == 3 * COUNT * 4, "the smallest that fits, if not more than four times too large"
+    del tiny
 
 
 def test_views_of_other_libraries_keep_it_too(memory):

@@ -325,6 +325,13 @@ class Backend:
     def synchronize(self) -> None:
         """Wait until everything asked of the device is done."""
 
+    def release(self) -> None:
+        """Give memory that is held but unused back to the device, after it ran out."""
+
+    def available(self) -> int | None:
+        """Bytes of the device's memory that are free to use; None where it can't be told."""
+        return None
+
     def describe(self) -> dict[str, str]:
         """Device and library names with versions, for ``gpu-lstm info`` and for recorded results."""
         return {"backend": self.name, "namespace": self.xp.__name__}

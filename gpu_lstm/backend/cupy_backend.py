@@ -152,6 +152,15 @@ class CupyBackend(CudaBackend):
     def synchronize(self) -> None:  # noqa: D102
         self.device.synchronize()
 
+    def release(self) -> None:  # noqa: D102
+        self.xp.get_default_memory_pool().free_all_blocks()
+        self.xp.get_default_pinned_memory_pool().free_all_blocks()
+
+    def available(self) -> int | None:  # noqa: D102
+        with self.device:
+            free: int = self.xp.cuda.runtime.memGetInfo()[0]
+        return free + int(self.xp.get_default_memory_pool().free_bytes())
+
     def describe(self) -> dict[str, str]:  # noqa: D102
         runtime = self.xp.cuda.runtime
         name = runtime.getDeviceProperties(self.device.id)["name"]

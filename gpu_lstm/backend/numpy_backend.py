@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,9 @@ class NumpyBackend(Backend):
             compiled.threads_for(UPDATE_COST * int(sizes.sum()), len(params)),
         )  # fmt: skip
 
+    def available(self) -> int | None:  # noqa: D102
+        return free_memory()
+
     def describe(self) -> dict[str, str]:  # noqa: D102
         return {"backend": self.name, "numpy": np.__version__, "device": _processor()}
 
@@ -137,6 +141,28 @@ def compilable(*arrays: np.ndarray) -> bool:
 def doubles(numbers: Sequence[float]) -> np.ndarray:
     """An array of C doubles."""
     return np.array(numbers, dtype=np.float64)
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process can still take: of the machine, and of its control group where that has a limit."""
+    found = []
+    try:
+        for line in (root / "proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    except (OSError, ValueError, IndexError):
+        pass
+    for limit, used in (
+        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            left = int((root / limit).read_text()) - int((root / used).read_text())
+            statistics = dict(line.split() for line in (root / limit).with_name("memory.stat").read_text().splitlines())
+            found.append(left + int(statistics.get("inactive_file", 0)))  # files that were read: given up when needed
+        except (OSError, ValueError):
+            pass
+    return min(found) if found else None
 
 
 def _processor() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import threading
 import weakref
 from collections import deque
@@ -21,14 +22,16 @@ LARGEST_IDLE = 1 << 28
 """Bytes that are kept at most while no array uses them."""
 ALIGNMENT = 64
 """Bytes of a cache line and of the widest vector register."""
+HUGE = 1 << 22
+"""Bytes from which larger pages pay."""
 
 
 class Pool:
     """Blocks of memory that are free, because every array that lay in them is gone."""
 
     def __init__(self) -> None:
-        self._free: list[np.ndarray] = []  # the one freed last at the end
-        self._returned: deque[np.ndarray] = deque()
+        self._free: list[memoryview] = []  # the one freed last at the end
+        self._returned: deque[memoryview] = deque()
         self._lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -39,7 +42,7 @@ class Pool:
             return np.empty(shape, dtype)
         block = self._take(count * dtype.itemsize)
         # NumPy arrays and views keep their owner alive and nothing else does, so its end is that of the last of them.
-        owner: Any = (ctypes.c_char * block.size).from_buffer(block.data)
+        owner: Any = (ctypes.c_char * block.nbytes).from_buffer(block)
         weakref.finalize(owner, self._give_back, block).atexit = False
         array: np.ndarray = np.frombuffer(owner, dtype, count).reshape(shape)
         return array
@@ -48,25 +51,24 @@ class Pool:
         """Bytes that are kept while no array uses them."""
         with self._lock:
             self._collect(LARGEST_IDLE)
-            return sum(block.size for block in self._free)
+            return sum(block.nbytes for block in self._free)
 
     def clear(self) -> None:
         """Give all idle memory back to the system."""
         with self._lock:
             self._collect(0)
 
-    def _take(self, size: int) -> np.ndarray:
-        """The smallest free block of at least `size` bytes that isn't far too large, or a new one."""
+    def _take(self, size: int) -> memoryview:
+        """The smallest free block of at least `size` bytes, if not far too large, or a new one in place of others."""
         with self._lock:
             self._collect(LARGEST_IDLE)
-            fits = [n for n, block in enumerate(self._free) if size <= block.size <= size + size // 2]
+            fits = [n for n, block in enumerate(self._free) if size <= block.nbytes <= 4 * size]
             if fits:
-                return self._free.pop(min(fits, key=lambda n: self._free[n].size))
-        whole = np.empty(size + ALIGNMENT, np.uint8)
-        start = -whole.ctypes.data % ALIGNMENT
-        return whole[start : start + size]
+                return self._free.pop(min(fits, key=lambda n: self._free[n].nbytes))
+            self._collect(max(0, sum(block.nbytes for block in self._free) - size))
+        return new_block(size)
 
-    def _give_back(self, block: np.ndarray) -> None:
+    def _give_back(self, block: memoryview) -> None:
         # Runs wherever the last array ends, which can be inside the lock of this very thread: so it never waits.
         self._returned.append(block)
         if self._lock.acquire(blocking=False):
@@ -79,8 +81,20 @@ class Pool:
         """Take in what came back; drop the blocks that were freed first until at most `keep` bytes are left."""
         while self._returned:
             self._free.append(self._returned.popleft())
-        while sum(block.size for block in self._free) > keep:
+        while sum(block.nbytes for block in self._free) > keep:
             self._free.pop(0)
+
+
+def new_block(size: int) -> memoryview:
+    """Bytes straight from the system, which gets them back as soon as nobody holds them; they start on a cache line."""
+    if hasattr(mmap, "MAP_ANONYMOUS"):
+        block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            block.madvise(mmap.MADV_HUGEPAGE)
+        return memoryview(block)
+    whole = np.empty(size + ALIGNMENT, np.uint8)
+    start = -whole.ctypes.data % ALIGNMENT
+    return whole[start : start + size].data
 
 
 POOL = Pool()

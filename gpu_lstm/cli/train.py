@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,17 @@ from gpu_lstm.data.series import read_series
 from gpu_lstm.data.text import Vocabulary, encode_file, read_text
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
+from gpu_lstm.recurrence import runnable_tiers
 from gpu_lstm.training import Event, Outcome, Run, Settings, checkpoint
-from gpu_lstm.training.loop import read_log
+from gpu_lstm.training.folder import BEST, LOG, holds_run, newest, read_log
+from gpu_lstm.training.memory import Job, check_fits, predict
 from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, Task, TextTask, split_sequences, split_series
 
 KINDS = ("text", "series", "classify")
+CHANGEABLE = ("keep", "save_minutes", "on_nonfinite")
+"""Settings that may be given anew with --resume."""
+NOT_OF_THE_TASK = ("run", "out", "resume", "backend", "any_kind", "command", "dry_run", *CHANGEABLE)
+"""Options that a run's description doesn't keep among those of its task."""
 
 
 def with_kind(arguments: list[str]) -> list[str]:
@@ -68,6 +75,15 @@ def add_parser_for(kinds: Parsers, kind: str, about: str, data: str) -> argparse
     parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")
     parser.add_argument("--validations", type=positive, default=10, help="how often to validate in the whole run")
     parser.add_argument("--patience", type=int, default=0, help="validations without gain before it stops; 0 never")
+    parser.add_argument(
+        "--recompute", action="store_true", help="compute activations twice: far less memory for long sequences"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say how much memory it would take")
+    parser.add_argument("--keep", type=positive, help="how many of the last checkpoints to keep (3)")
+    parser.add_argument("--save-minutes", type=float, help="save at least so often, besides at validations (10)")
+    parser.add_argument(
+        "--on-nonfinite", choices=("stop", "skip"), help="what to do with a step whose loss or gradient is NaN (stop)"
+    )
     return parser
 
 
@@ -85,6 +101,7 @@ def add_command(commands: Parsers) -> None:
     text.add_argument("--embedding-size", type=positive, default=64)
     text.add_argument("--length", type=positive, default=64, help="steps of a chunk; the state is carried on")
     text.add_argument("--validation", type=float, default=0.1, help="share of the text held out, at its end")
+    text.add_argument("--shuffle-lines", action="store_true", help="take the lines in a new order in every epoch")
     text.add_argument("--sample-length", type=int, default=160, help="characters of sample at each validation")
     text.set_defaults(
         hidden_size=256, dropout=0.1, batch=64, epochs=10, learning_rate=4e-3, optimizer="adam", validations=8
@@ -128,39 +145,64 @@ def run(options: argparse.Namespace) -> int:
         clip=options.clip,
         validations=options.validations,
         patience=options.patience,
+        **given(options),
     )
     if options.seed < 0:
         raise InputError(f"--seed is {options.seed}; expected at least 0")
-    plain = {
-        k: v for k, v in vars(options).items() if k not in ("run", "out", "resume", "backend", "any_kind", "command")
-    }
+    plain = {k: v for k, v in vars(options).items() if k not in NOT_OF_THE_TASK}
     if options.data not in ("shakespeare", "co2", "japanese_vowels"):
         plain["data"] = str(Path(options.data).resolve())
-    task, extra = MAKERS[options.kind](plain, backend, None)
     folder = new_folder(options)
-    run = Run(task, settings, folder, {"options": plain, **extra})
+    recipe = PREPARE[options.kind](plain, backend, None)
+    job = Job(
+        options.kind, recipe.config, options.dtype, options.optimizer, recipe.steps, options.batch, options.recompute,
+        fused=len(runnable_tiers(backend)) > 1,
+    )  # fmt: skip
+    if options.dry_run:
+        print("\n".join(predict(job).lines()))
+    check_fits(job, backend.available())
+    if options.dry_run:
+        return 0
+    run = Run(recipe.make(), settings, folder, {"options": plain, **recipe.extra}, tell)
     return finish(run, options.kind)
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings that may be changed when a run goes on, where the user gave them."""
+    return {name: value for name in CHANGEABLE if (value := getattr(options, name)) is not None}
+
+
+def tell(line: str) -> None:
+    """Print a line about what was found amiss and passed over."""
+    print(f"note: {line}", flush=True)
 
 
 def resume(options: argparse.Namespace) -> int:
     """Go on with an unfinished run, from its own description."""
-    folder = options.resume if options.resume.is_dir() else options.resume.parent
-    path = folder / "resume.safetensors" if options.resume.is_dir() else options.resume
-    arrays, description = checkpoint.load(path)
+    if options.resume.is_dir() or not options.resume.exists():
+        folder = options.resume
+        path, arrays, description, passed_over = newest(folder)
+        for line in passed_over:
+            tell(line)
+    else:
+        folder, path = options.resume.parent, options.resume
+        arrays, description = checkpoint.load(path)
     if "progress" not in description:
-        raise InputError(f"checkpoint {path} is a model for use, not a run to go on with; expected resume.safetensors")
+        raise InputError(f"checkpoint {path} is a model for use; expected its run's folder or a resume-....safetensors")
     kind = description.get("kind")
     if kind not in KINDS or (kind != options.kind and not options.any_kind):
         raise InputError(f"checkpoint {path} is of kind {kind!r}; expected {options.kind!r}")
     backend = announce(options)
     try:
+        checkpoint.check_amounts(arrays, description, path)
         plain = {**description["options"], "tier": options.tier}
-        settings = Settings(**description["settings"])
+        plain["recompute"] = options.recompute or plain.get("recompute", False)
+        settings = Settings(**{**description["settings"], **given(options)})
         extra = {k: description[k] for k in EXTRAS[kind]}
-        task, _ = MAKERS[kind](plain, backend, description)
-    except (KeyError, TypeError) as error:
+        task = PREPARE[kind](plain, backend, description).make()
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
-    run = Run(task, settings, folder, {"options": plain, **extra})
+    run = Run(task, settings, folder, {"options": plain, **extra}, tell)
     run.resume(arrays, description)
     if run.step == run.steps:
         print(f"{folder} is finished: {run.steps} steps done")
@@ -169,25 +211,54 @@ def resume(options: argparse.Namespace) -> int:
     return finish(run, kind)
 
 
-def make_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> tuple[Task, dict[str, Any]]:
-    """Task of a language model, from its options; `known` is the description of a run to go on with."""
+@dataclass(frozen=True)
+class Recipe:
+    """A task that is not made yet: what it needs is known before it takes any memory.
+
+    Attributes
+    ----------
+    config : dict
+        Of the model.
+    steps : int
+        T of a training step.
+    make : callable
+        Makes the task.
+    extra : dict
+        What the run's description gets, see `EXTRAS`.
+    """
+
+    config: dict[str, Any]
+    steps: int
+    make: Callable[[], Task]
+    extra: dict[str, Any]
+
+
+def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
+    """A language model, from its options; `known` is the description of a run to go on with."""
     path = data_path(plain["data"])
     if known is None:
         tokens, vocabulary = read_text(path)
         if len(vocabulary) < 2:
             raise InputError(f"text {path} has no characters")
+        if plain.get("shuffle_lines") and "\n" not in vocabulary.characters:
+            raise InputError(f"text {path} has no lines to shuffle")
     else:
         vocabulary = Vocabulary(known["vocabulary"])
         tokens = encode_file(path, vocabulary)
         same_data(path, len(tokens), known["amount"], "characters")
     names = ("embedding_size", "hidden_size", "num_layers", "dropout")
-    model = LanguageModel(len(vocabulary), **{n: plain[n] for n in names}, **common(plain, backend))
-    task = TextTask(model, tokens, plain["batch"], plain["length"], plain["validation"], plain["seed"])
-    return task, {"vocabulary": vocabulary.characters, "amount": len(tokens)}
+    config = {"vocabulary_size": len(vocabulary), **{n: plain[n] for n in names}}
+
+    def make() -> Task:
+        model = LanguageModel(**config, **common(plain, backend))
+        newline = int(vocabulary.encode("\n")[0]) if plain.get("shuffle_lines") else None
+        return TextTask(model, tokens, plain["batch"], plain["length"], plain["validation"], plain["seed"], newline)
+
+    return Recipe(config, plain["length"], make, {"vocabulary": vocabulary.characters, "amount": len(tokens)})
 
 
-def make_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> tuple[Task, dict[str, Any]]:
-    """Task of a forecaster, from its options."""
+def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
+    """A forecaster, from its options."""
     path = data_path(plain["data"])
     data = read_series(path, plain["columns"])
     if known is not None:
@@ -197,43 +268,48 @@ def make_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] |
     if len(train) < 2:
         raise InputError(f"series {path} has {len(data.values)} steps; expected more to train on")
     names = ("horizon", "memory", "hidden_size", "num_layers", "dropout")
-    model = Forecaster(
-        train.mean(axis=0).tolist(),
-        spread(train),
-        spread(np.diff(train, axis=0)),
+    config = {
+        "mean": train.mean(axis=0).tolist(),
+        "spread": spread(train),
+        "step_spread": spread(np.diff(train, axis=0)),
         **{n: plain[n] for n in names},
-        **common(plain, backend),
-    )
-    task = SeriesTask(model, data.values, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
-    return task, {"columns": data.names, "amount": len(data.values)}
+    }
+
+    def make() -> Task:
+        model = Forecaster(**config, **common(plain, backend))
+        return SeriesTask(model, data.values, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
+
+    return Recipe(config, plain["length"], make, {"columns": data.names, "amount": len(data.values)})
 
 
-def make_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> tuple[Task, dict[str, Any]]:
-    """Task of a classifier, from its options."""
+def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
+    """A classifier, from its options."""
     path = data_path(plain["data"])
     data = read_sequences(path, plain["label"], plain["series"], plain["columns"])
     if known is not None:
         same_data(path, len(data), known["amount"], "sequences")
     picked, _ = split_sequences(data, plain["validation"], plain["seed"])
     rows = np.concatenate([data.values[data.starts[n] : data.starts[n + 1]] for n in picked])
-    model = Classifier(
-        rows.mean(axis=0).tolist(),
-        spread(rows),
-        len(data.classes),
-        plain["hidden_size"],
-        plain["num_layers"],
-        not plain["one_direction"],
-        plain["dropout"],
-        **common(plain, backend),
-    )
-    task = ClassifyTask(model, data, plain["batch"], plain["validation"], plain["seed"])
-    return task, {"columns": data.names, "classes": data.classes, "amount": len(data)}
+    config = {
+        "mean": rows.mean(axis=0).tolist(),
+        "spread": spread(rows),
+        "num_classes": len(data.classes),
+        "bidirectional": not plain["one_direction"],
+        **{n: plain[n] for n in ("hidden_size", "num_layers", "dropout")},
+    }
+
+    def make() -> Task:
+        model = Classifier(**config, **common(plain, backend))
+        return ClassifyTask(model, data, plain["batch"], plain["validation"], plain["seed"])
+
+    extra = {"columns": data.names, "classes": data.classes, "amount": len(data)}
+    return Recipe(config, int(data.lengths.max()), make, extra)
 
 
-MAKERS: dict[str, Callable[..., tuple[Task, dict[str, Any]]]] = {
-    "text": make_text,
-    "series": make_series,
-    "classify": make_classify,
+PREPARE: dict[str, Callable[..., Recipe]] = {
+    "text": prepare_text,
+    "series": prepare_series,
+    "classify": prepare_classify,
 }
 EXTRAS = {
     "text": ("vocabulary", "amount"),
@@ -245,7 +321,7 @@ EXTRAS = {
 
 def common(plain: dict[str, Any], backend: Backend) -> dict[str, Any]:
     """Arguments that all models take."""
-    return {"backend": backend, "dtype": plain["dtype"], "tier": plain["tier"], "seed": plain["seed"]}
+    return {"backend": backend, **{name: plain[name] for name in ("dtype", "tier", "recompute", "seed")}}
 
 
 def spread(rows: np.ndarray) -> list[float]:
@@ -264,7 +340,7 @@ def new_folder(options: argparse.Namespace) -> Path:
     """Folder of a new run; an earlier run is never overwritten."""
     if options.out is not None:
         out: Path = options.out
-        if (out / "resume.safetensors").exists():
+        if holds_run(out):
             raise InputError(
                 f"--out {out} already holds a run; go on with it by --resume {quoted(out)}, or name another"
             )
@@ -286,7 +362,7 @@ def finish(run: Run, kind: str) -> int:
     with stop_on_signal() as stop:
         outcome = with_progress(run, stop, sample_writer(run, model) if kind == "text" else None)
     picture = run.folder / "loss.png"
-    log = read_log(run.folder / "log.jsonl")
+    log = read_log(run.folder / LOG)
     if kind == "series":
         log = [{k: v for k, v in line.items() if k != "score"} for line in log]  # another unit than the loss
     from gpu_lstm.cli import draw
@@ -301,7 +377,9 @@ def finish(run: Run, kind: str) -> int:
         return 130
     why = "no better score for long" if outcome.end == "early" else "all steps done"
     print(f"{why}; best score on held-out data: {outcome.best:.4g}")
-    print(f"model: {run.folder / 'model.safetensors'}   loss curve: {picture}")
+    if outcome.skipped:
+        print(f"{outcome.skipped} steps were skipped, because loss or gradients were not finite; {LOG} names them")
+    print(f"model: {run.folder / BEST}   loss curve: {picture}")
     following = {
         "text": f'gpu-lstm sample {where} --prompt "ROMEO:"',
         "series": f"gpu-lstm forecast {where}   or: gpu-lstm evaluate {where}",
@@ -345,9 +423,12 @@ def with_progress(run: Run, stop: Callable[[], bool], sample: Callable[[], str] 
 
     def report(event: Event) -> None:
         nonlocal shown
-        shown = event.loss if shown is None else 0.95 * shown + 0.05 * event.loss
+        loss = (shown or 0.0) if event.skipped else event.loss
+        shown = loss if shown is None else 0.95 * shown + 0.05 * loss
         bar.update(task.items)
         bar.set_description_str(f"{shown:.3f} {task.unit}", refresh=False)
+        if event.skipped:
+            tqdm.write(f"step {event.step} skipped: {event.skipped}")
         if event.score is None:
             return
         per_step = (time.perf_counter() - begun) / (event.step - first)
@@ -368,15 +449,16 @@ def with_progress(run: Run, stop: Callable[[], bool], sample: Callable[[], str] 
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second one leaves at once."""
     asked = False
+    numbers = (signal.SIGINT, signal.SIGTERM)
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
         asked = True
+        for each in numbers:  # the system's own handling: nothing can hold it up, and files survive it
+            signal.signal(each, signal.SIG_DFL)
         print("\nstopping after this step; once more to leave at once", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield lambda: asked
     finally:

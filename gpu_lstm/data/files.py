@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import lzma
+import os
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from gpu_lstm.errors import InputError
 SHIPPED = Path(__file__).parent / "shipped"
 BLOCK = 1 << 20
 """Bytes or rows read at a time."""
-IN_MEMORY = 1 << 28
+IN_MEMORY = 1 << 26
 """Bytes of converted data above which it is kept in a temporary file instead of in memory."""
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 """What reading a damaged file, packed or not, can raise."""
@@ -57,6 +58,50 @@ def open_bytes(path: Path) -> IO[bytes]:
         raise InputError(f"{path} can't be read: {error.strerror}") from None
 
 
+class _Descriptor:
+    """A file that stays open for as long as this object lives."""
+
+    def __init__(self, file: IO[bytes]):
+        self._number = os.dup(file.fileno())
+        file.close()
+
+    def fileno(self) -> int:
+        return self._number
+
+    def __del__(self) -> None:
+        os.close(self._number)
+
+
+class Stored:
+    """One-dimensional array in a file, read piece by piece: a slice is another, `numpy.asarray` reads it.
+
+    A mapped file would do the same, but every page that was ever touched would count as memory of the process.
+    """
+
+    def __init__(self, file: IO[bytes] | _Descriptor, dtype: np.dtype, start: int, stop: int):
+        self._file, self.dtype, self._start, self._stop = file, dtype, start, stop
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(N,)."""
+        return (len(self),)
+
+    def __getitem__(self, part: slice) -> Stored:
+        start, stop, step = part.indices(len(self))
+        if step != 1:
+            raise InputError(f"step of a slice is {step}; expected 1")
+        return Stored(self._file, self.dtype, self._start + start, self._start + max(start, stop))
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        size = self.dtype.itemsize
+        content = os.pread(self._file.fileno(), len(self) * size, self._start * size)
+        array = np.frombuffer(content, self.dtype)
+        return array if dtype is None else array.astype(dtype)
+
+
 class Spool:
     """Collects blocks of one array along its first axis, in memory or, once large, in a temporary file."""
 
@@ -68,25 +113,42 @@ class Spool:
         self._file: IO[bytes] | None = None
 
     def add(self, block: np.ndarray) -> None:
-        """Append a block, (n,) or (n, width)."""
+        """Append a block, (n,) or (n, width).
+
+        Raises
+        ------
+        InputError
+            The disk with the temporary files is full.
+        """
         block = np.ascontiguousarray(block, dtype=self._dtype)
         self._bytes += block.nbytes
         self._blocks.append(block)
         if self._file is not None or self._bytes > IN_MEMORY:
             if self._file is None:
-                self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the array mapped onto it)
-            for waiting in self._blocks:
-                self._file.write(waiting.data)
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as what is read of it)
+            try:
+                for waiting in self._blocks:
+                    content = memoryview(waiting.data).cast("B")
+                    while content:
+                        content = content[self._file.write(content) :]
+            except OSError as error:
+                raise InputError(
+                    f"folder {tempfile.gettempdir()} has no room for the {self._bytes:,} bytes converted until now: "
+                    f"{error.strerror}; the environment variable TMPDIR names another"
+                ) from None
             self._blocks.clear()
 
     def finish(self) -> np.ndarray:
-        """The whole array; mapped from the file where it was too large for memory."""
+        """The whole array; where it was too large for memory, in a file: `Stored`, or mapped where it has rows."""
         tail = () if self._width is None else (self._width,)
         if self._file is None:
             return np.concatenate(self._blocks) if self._blocks else np.empty((0, *tail), self._dtype)
         rows = self._bytes // (self._dtype.itemsize * (self._width or 1))
+        if self._width is None and hasattr(os, "pread"):
+            return cast(
+                np.ndarray, Stored(_Descriptor(self._file), self._dtype, 0, rows)
+            )  # has what is used of an array
         with self._file as file:  # the map keeps the closed file's content
-            file.flush()
             return np.memmap(file, self._dtype, "r", shape=(rows, *tail))
 
 

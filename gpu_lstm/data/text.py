@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+import functools
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gpu_lstm.data.files import BLOCK, SHIPPED, UNREADABLE, Spool, find_file, open_bytes
+from gpu_lstm.data.files import BLOCK, SHIPPED, UNREADABLE, Spool, Stored, find_file, open_bytes
 from gpu_lstm.errors import InputError
 
 SHAKESPEARE = SHIPPED / "shakespeare.txt.xz"
@@ -39,12 +42,18 @@ class Vocabulary:
 
     def encode(self, text: str) -> np.ndarray:
         """Tokens of the text's characters, (N,) of the smallest unsigned type that fits."""
-        known = np.array([ord(c) for c in self.characters[1:]], dtype=np.uint32)
+        table = self._table
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        if not known.size:
-            return np.zeros(codes.shape, self.dtype)
-        place = np.minimum(np.searchsorted(known, codes), known.size - 1)
-        return np.where(known[place] == codes, place + 1, 0).astype(self.dtype)
+        tokens: np.ndarray = table[np.minimum(codes, len(table) - 1)]
+        return tokens
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
+        """Token of every code point up to one beyond the last known one, which stands for all that follow."""
+        known = np.array([ord(c) for c in self.characters[1:]], dtype=np.int64)
+        table = np.zeros(int(known.max(initial=0)) + 2, self.dtype)
+        table[known] = np.arange(1, len(self.characters))
+        return table
 
     def decode(self, tokens: np.ndarray) -> str:
         """Text of tokens."""
@@ -78,11 +87,12 @@ def read_text(path: str | Path) -> tuple[np.ndarray, Vocabulary]:
         Nothing there, empty, unreadable, or not UTF-8.
     """
     files = _files(path)
-    seen: set[str] = set()
+    seen = np.zeros(sys.maxunicode + 1, dtype=bool)
     for file in files:
         for block in _blocks(file):
-            seen.update(block)
-    vocabulary = Vocabulary(UNKNOWN + "".join(sorted(seen - {UNKNOWN})))
+            seen[np.frombuffer(block.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)] = True
+    seen[ord(UNKNOWN)] = False
+    vocabulary = Vocabulary(UNKNOWN + "".join(map(chr, np.flatnonzero(seen).tolist())))
     return _encode(files, vocabulary), vocabulary
 
 
@@ -126,6 +136,79 @@ def _blocks(path: Path) -> Iterator[str]:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} near byte {done + error.start}") from None
     except UNREADABLE as error:
         raise InputError(f"{path} can't be read: {error}") from None
+
+
+SHUFFLED = 1 << 23
+"""Tokens that are shuffled at a time."""
+
+
+def shuffle_lines(tokens: np.ndarray, newline: int, seed: tuple[int, ...]) -> np.ndarray:
+    """The lines of a token sequence in random order, a pure function of the seed; larger than memory if need be.
+
+    First every line goes to a random one of as many buckets as make each fit into memory; then each bucket's lines
+    are shuffled, and the buckets follow one another. A line longer than `SHUFFLED` tokens is cut.
+
+    Parameters
+    ----------
+    tokens : (N,) unsigned integers
+        In memory or in a file, see `gpu_lstm.data.files.Stored`.
+    newline : int
+        The token that ends a line.
+    seed : tuple of int
+
+    Returns
+    -------
+    (N,) unsigned integers
+    """
+    rng = np.random.default_rng(seed)
+    buckets = -(-len(tokens) // SHUFFLED)
+    if buckets <= 1:
+        return _take_lines(np.asarray(tokens), newline, rng.permutation)
+    spool = Spool(str(tokens.dtype))
+    extents: list[list[tuple[int, int]]] = [[] for _ in range(buckets)]
+    with tempfile.TemporaryFile() as file:
+        start = place = 0
+        while start < len(tokens):
+            block = np.asarray(tokens[start : start + SHUFFLED])
+            last = np.flatnonzero(block == newline)[-1:]
+            if len(last) and start + len(block) < len(tokens):
+                block = block[: int(last[0]) + 1]
+            ends = _line_ends(block, newline)
+            bucket = rng.integers(0, buckets, len(ends))
+            order = np.argsort(bucket, kind="stable")
+            file.write(_take_lines(block, newline, lambda count, order=order: order).data)  # type: ignore[misc]
+            sizes = np.bincount(bucket, np.diff(ends, prepend=0), buckets).astype(np.int64)
+            for k in np.flatnonzero(sizes).tolist():
+                extents[k].append((place, int(sizes[k])))
+                place += int(sizes[k])
+            start += len(block)
+        file.flush()
+        stored = Stored(file, tokens.dtype, 0, place)
+        for parts in extents:
+            if parts:
+                whole = np.concatenate([np.asarray(stored[at : at + size]) for at, size in parts])
+                spool.add(_take_lines(whole, newline, rng.permutation))
+    return spool.finish()
+
+
+def _line_ends(tokens: np.ndarray, newline: int) -> np.ndarray:
+    """Where each line ends; the last one may lack its newline."""
+    ends = np.flatnonzero(tokens == newline) + 1
+    return ends if len(ends) and ends[-1] == len(tokens) else np.append(ends, len(tokens))
+
+
+def _take_lines(tokens: np.ndarray, newline: int, order: Callable[[int], np.ndarray]) -> np.ndarray:
+    """The lines in the order that `order` gives for their number."""
+    ends = _line_ends(tokens, newline)
+    lengths = np.diff(ends, prepend=0)
+    picked = order(len(ends))
+    lengths_now = lengths[picked]
+    # What must be added to a token's new place to get its old one is the same for all tokens of a line.
+    moved = (ends - lengths)[picked] - (np.cumsum(lengths_now) - lengths_now)
+    index = np.repeat(moved.astype(np.int32), lengths_now)
+    index += np.arange(len(tokens), dtype=np.int32)
+    taken: np.ndarray = tokens[index]
+    return taken
 
 
 class Tracks:

@@ -19,9 +19,12 @@ class Model:
         Every layer's arrays under ``layer.parameter``, the very arrays that the layers use.
     config : dict
         Arguments that make this model again; plain JSON values.
+    loss_scale : float
+        By which `loss` multiplies all gradients, for half precision; the loss itself stays as it is.
     """
 
     kind: ClassVar[str]
+    loss_scale: float = 1.0
 
     def __init__(self, layers: Mapping[str, Layer], config: dict[str, Any]):
         self.layers = dict(layers)
@@ -37,6 +40,10 @@ class Model:
     def dtype(self) -> str:
         """float32 or float64."""
         return next(iter(self.layers.values())).dtype
+
+    def scaled(self, gradient: Array) -> Array:
+        """The loss' gradient times `loss_scale`."""
+        return gradient if self.loss_scale == 1 else gradient * self.loss_scale
 
     def count(self) -> int:
         """Number of parameters."""

@@ -25,7 +25,7 @@ class Classifier(Model):
     bidirectional : bool
     dropout : float
         On the input, between layers and on the summary, while training.
-    backend, dtype, tier, seed
+    backend, dtype, tier, recompute, seed
         As of the layers.
     """
 
@@ -44,6 +44,7 @@ class Classifier(Model):
         backend: str | Backend | None = None,
         dtype: str = "float32",
         tier: str = "auto",
+        recompute: bool = False,
         seed: int = 0,
     ):
         config: dict[str, Any] = {
@@ -65,6 +66,7 @@ class Classifier(Model):
             dropout=dropout,
             forget_bias=1.0,
             tier=tier,
+            recompute=recompute,
             seed=seeds[0],
             **where,
         )
@@ -93,7 +95,7 @@ class Classifier(Model):
         summary, dropout_tape = self.dropout.forward(self.backend.xp.sum(y * share, axis=0), seeds[2])
         logits, head_tape = self.head.forward(summary)
         loss, dlogits = softmax_cross_entropy(self.backend, logits, self.backend.asarray(labels))
-        dsummary, head = self.head.backward(head_tape, dlogits)
+        dsummary, head = self.head.backward(head_tape, self.scaled(dlogits))
         dsummary, _ = self.dropout.backward(dropout_tape, dsummary)
         dy = dsummary[None, ...] * share + self.backend.xp.zeros_like(y)
         _, _, lstm = self.lstm.backward(lstm_tape, dy)

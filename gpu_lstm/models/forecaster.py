@@ -32,7 +32,7 @@ class Forecaster(Model):
         Steps of the slow running mean.
     hidden_size, num_layers : int
     dropout : float
-    backend, dtype, tier, seed
+    backend, dtype, tier, recompute, seed
         As of the layers.
     """
 
@@ -52,6 +52,7 @@ class Forecaster(Model):
         backend: str | Backend | None = None,
         dtype: str = "float32",
         tier: str = "auto",
+        recompute: bool = False,
         seed: int = 0,
     ):
         config: dict[str, Any] = {
@@ -78,6 +79,7 @@ class Forecaster(Model):
             dropout=dropout,
             forget_bias=1.0,
             tier=tier,
+            recompute=recompute,
             seed=seeds[0],
             **where,
         )
@@ -128,7 +130,7 @@ class Forecaster(Model):
         prediction, head_tape = self.head.forward(counted)
         target = self.backend.asarray(self.targets(values)[skip:].astype(self.dtype), self.dtype)
         value, dprediction = REGRESSION[loss](self.backend, prediction, target)
-        dcounted, head = self.head.backward(head_tape, dprediction)
+        dcounted, head = self.head.backward(head_tape, self.scaled(dprediction))
         dh = self.backend.xp.zeros_like(h)
         dh[skip:, ...] = self.dropout.backward(dropout_tape, dcounted)[0]
         _, _, lstm = self.lstm.backward(lstm_tape, dh)

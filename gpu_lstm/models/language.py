@@ -26,7 +26,7 @@ class LanguageModel(Model):
     dropout : float
         On the outputs of every LSTM layer while training.
     forget_bias : float
-    backend, dtype, tier, seed
+    backend, dtype, tier, recompute, seed
         As of the layers.
     """
 
@@ -44,6 +44,7 @@ class LanguageModel(Model):
         backend: str | Backend | None = None,
         dtype: str = "float32",
         tier: str = "auto",
+        recompute: bool = False,
         seed: int = 0,
     ):
         config: dict[str, Any] = {
@@ -63,6 +64,7 @@ class LanguageModel(Model):
             dropout=dropout,
             forget_bias=forget_bias,
             tier=tier,
+            recompute=recompute,
             seed=seeds[1],
             **where,
         )
@@ -98,7 +100,7 @@ class LanguageModel(Model):
         h, dropout_tape = self.dropout.forward(h, None if seed is None else (*seed, 0))
         logits, head_tape = self.head.forward(h)
         loss, dlogits = softmax_cross_entropy(self.backend, logits, tokens[1:, :])
-        dh, head = self.head.backward(head_tape, dlogits)
+        dh, head = self.head.backward(head_tape, self.scaled(dlogits))
         dh, _ = self.dropout.backward(dropout_tape, dh)
         dvectors, _, lstm = self.lstm.backward(lstm_tape, dh)
         _, embedding = self.embedding.backward(embedding_tape, dvectors)

@@ -26,13 +26,19 @@ class Mask:
     Attributes
     ----------
     lengths : numpy.ndarray of int64, (B,)
-        Steps of each sequence, 1..T, on the host.
+        Steps of each sequence, 0..T, on the host.
     valid : bool array, (T, B, 1)
         True where step t belongs to sequence b, on the backend.
     """
 
     lengths: np.ndarray
     valid: Array
+
+    def part(self, start: int, stop: int) -> Mask | None:
+        """The mask of steps start..stop-1; None where all of them belong to every sequence."""
+        if self.lengths.min() >= stop:
+            return None
+        return Mask(np.clip(self.lengths - start, 0, stop - start), self.valid[start:stop, ...])
 
     def full(self, t: int) -> bool:
         """Whether step `t` belongs to every sequence."""

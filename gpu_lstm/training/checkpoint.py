@@ -8,36 +8,46 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend import Array, Backend, compiled
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import MODELS, Model
+from gpu_lstm.models.amounts import model_amounts
 
 FORMAT = 1
 
 
-def save(path: Path, arrays: dict[str, np.ndarray], description: dict[str, Any]) -> None:
-    """Write host arrays and a JSON description to `path`, whole or not at all."""
+def pack(arrays: dict[str, np.ndarray], description: dict[str, Any]) -> bytes:
+    """A checkpoint's content: host arrays and a JSON description."""
     from safetensors.numpy import save as to_bytes
 
     header = {"gpu_lstm": json.dumps({"format": FORMAT, **description})}
-    content = to_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()}, header)
-    write_whole(path, content)
+    return bytes(to_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()}, header))
+
+
+def save(path: Path, arrays: dict[str, np.ndarray], description: dict[str, Any]) -> None:
+    """Write host arrays and a JSON description to `path`, whole or not at all."""
+    write_whole(path, pack(arrays, description))
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that after a crash at any moment `path` holds its old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     waiting = path.with_name(path.name + ".part")
-    with open(waiting, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(waiting, path)
+    try:
+        with open(waiting, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(waiting, path)
+    except OSError:
+        waiting.unlink(missing_ok=True)  # a full disk needs the room
+        raise
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -69,7 +79,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         description = json.loads(header["gpu_lstm"])
         written = description["format"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise InputError(f"checkpoint {path} has a damaged description") from None
     if written != FORMAT:
         raise InputError(f"checkpoint {path} has format {written!r}; expected {FORMAT}")
@@ -118,7 +128,48 @@ def fill(model: Model, arrays: dict[str, np.ndarray], path: Path) -> None:
 
 def describe(model: Model, **more: Any) -> dict[str, Any]:
     """Description from which `build` makes the model again."""
-    return {"kind": model.kind, "model": model.config, "dtype": model.dtype, **more}
+    return {"kind": model.kind, "model": model.config, "dtype": model.dtype, "versions": versions(model), **more}
+
+
+def versions(model: Model) -> dict[str, str]:
+    """What the bytes of a run depend on besides its description: libraries, device, tier and threads."""
+    from gpu_lstm import __version__
+
+    lstm = model.layers["lstm"]
+    tier: str = lstm.plan.tier  # type: ignore[attr-defined]  # every model has an LSTM
+    found = {"gpu_lstm": __version__, "python": platform.python_version(), **model.backend.describe(), "tier": tier}
+    if tier != "reference" and model.backend.kernels == "cpu":
+        found["compiled"] = compiled.describe()
+    return found
+
+
+def differences(then: Any, now: dict[str, str]) -> str:
+    """One line on versions that changed since a checkpoint was written; empty where none did."""
+    then = then if isinstance(then, dict) else {}
+    changed = [
+        f"{name} {then.get(name, 'unknown')} then, {now.get(name, 'none')} now"
+        for name in {**then, **now}
+        if then.get(name) != now.get(name)
+    ]
+    return "going on, though not to the last bit as before: " + "; ".join(changed) if changed else ""
+
+
+def check_amounts(arrays: dict[str, np.ndarray], description: dict[str, Any], path: Path) -> None:
+    """Refuse a description whose model is far larger than the arrays beside it, before anything is allocated.
+
+    Raises
+    ------
+    InputError
+        It isn't, or the description is damaged.
+    """
+    try:
+        amounts = model_amounts(description["kind"], description["model"])
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
+    expected = amounts["embedding"] + amounts["lstm"] + amounts["lstm_biases"] + amounts["head"]
+    found = sum(array.size for name, array in arrays.items() if not name.startswith(("optimizer.", "carried.")))
+    if expected > 2 * found + 65536:
+        raise InputError(f"checkpoint {path} does not fit its own description: {found} numbers; expected {expected}")
 
 
 def build(description: dict[str, Any], path: Path, backend: Backend, tier: str = "auto") -> Model:
@@ -152,6 +203,7 @@ def load_model(path: Path, kind: str, backend: Backend, tier: str = "auto") -> t
     arrays, description = load(path)
     if description.get("kind") != kind:
         raise InputError(f"checkpoint {path} is of kind {description.get('kind')!r}; expected {kind!r}")
+    check_amounts(arrays, description, path)
     model = build(description, path, backend, tier)
     fill(model, arrays, path)
     return model, description

@@ -1,9 +1,16 @@
-"""The training loop: steps, validation, early stop, checkpoints to go on from."""
+"""The training loop: steps, validation, early stop, checkpoints to go on from.
+
+Batches and dropout are pure functions of the seed and the step's number (see `tasks`), so the step's number is both
+the position in the data and the state of all generators. A checkpoint adds to it the weights, the optimizer's state,
+the carried LSTM state, the loss scale, the best score, the patience counter, the description and the versions.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,15 +19,21 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.errors import GpuLstmError, InputError
+from gpu_lstm.layers import Params
 from gpu_lstm.layers.base import check_size
 from gpu_lstm.optimizers import Optimizer, make_optimizer
 from gpu_lstm.schedules import make_schedule
-from gpu_lstm.training import checkpoint
+from gpu_lstm.training import checkpoint, folder, tensorboard
+from gpu_lstm.training.lock import locked
+from gpu_lstm.training.loss_scale import LossScaler
 from gpu_lstm.training.tasks import Task
+
+MOST_SKIPS = 50
+"""Steps in a row that may be skipped before training stops in any case."""
 
 
 class TrainingError(GpuLstmError):
-    """Training can't go on: the loss or a gradient is no longer a finite number."""
+    """Training can't go on: the loss or a gradient is no longer a finite number, or memory ran out."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,12 @@ class Settings:
         How often to validate, evenly spread over the run.
     patience : int
         Stop after this many validations in a row without a better score; 0 never stops early.
+    keep : int
+        How many of the last checkpoints to keep, besides the best model.
+    save_minutes : float
+        Save at the latest after so many minutes, besides at every validation; 0 saves after every step.
+    on_nonfinite : {"stop", "skip"}
+        What to do where the loss or a gradient is NaN or infinite.
     """
 
     epochs: int
@@ -54,6 +73,9 @@ class Settings:
     clip: float = 1.0
     validations: int = 10
     patience: int = 0
+    keep: int = 3
+    save_minutes: float = 10.0
+    on_nonfinite: str = "stop"
 
     def __post_init__(self) -> None:
         check_size("epochs", self.epochs)
@@ -62,11 +84,16 @@ class Settings:
             raise InputError(f"patience and warm_up are {self.patience} and {self.warm_up}; expected at least 0")
         if not (self.clip > 0 and math.isfinite(self.clip)):
             raise InputError(f"clip is {self.clip!r}; expected a number above 0")
+        check_size("keep", self.keep)
+        if not self.save_minutes >= 0:
+            raise InputError(f"save_minutes is {self.save_minutes!r}; expected at least 0")
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise InputError(f"on_nonfinite is {self.on_nonfinite!r}; expected stop or skip")
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened at a step; `score` and `text` are there after a validation."""
+    """What happened at a step; `score` and `text` are there after a validation, `skipped` says why it didn't count."""
 
     step: int
     steps: int
@@ -75,6 +102,7 @@ class Event:
     score: float | None = None
     text: str = ""
     best: bool = False
+    skipped: str = ""
 
 
 @dataclass
@@ -85,34 +113,47 @@ class Outcome:
     step: int
     steps: int
     best: float
+    skipped: int = 0
 
 
 class Run:
-    """One training run: a task, an optimizer and a folder.
-
-    The folder gets ``model.safetensors`` (the best model so far, for use), ``resume.safetensors`` (all that is
-    needed to go on) and ``log.jsonl`` (one line a step).
+    """One training run: a task, an optimizer and a folder, see `gpu_lstm.training.folder`.
 
     Parameters
     ----------
     task : Task
     settings : Settings
-    folder : Path
+    path : Path
+        Folder of the run.
     description : dict
-        Stored in both checkpoints beside the model's own.
+        Stored in all checkpoints beside the model's own.
+    note : callable, optional
+        Called with lines for people: what was found amiss and passed over.
     """
 
-    def __init__(self, task: Task, settings: Settings, folder: Path, description: dict[str, Any]):
-        self.task, self.settings, self.folder = task, settings, folder
+    def __init__(
+        self,
+        task: Task,
+        settings: Settings,
+        path: Path,
+        description: dict[str, Any],
+        note: Callable[[str], None] = lambda line: None,
+    ):
+        self.task, self.settings, self.folder, self.note = task, settings, path, note
         self.steps = settings.epochs * task.steps_per_epoch
         self.schedule = make_schedule(settings.schedule, self.steps, min(settings.warm_up, self.steps))
         self.optimizer: Optimizer = make_optimizer(
             settings.optimizer, task.model.backend, task.model.params, settings.learning_rate, **settings.options
         )
+        self.scaler = LossScaler.for_dtype(task.model.dtype)
         self.description = checkpoint.describe(task.model, settings=asdict(settings), **description)
         self.step = 0
         self.best = math.inf
         self.since_best = 0
+        self.skipped = self._skipped_in_a_row = 0
+        self._saved: int | None = None
+        self._log_files: tuple[int, ...] = ()
+        self._saved_at = time.monotonic()
         every = max(1, self.steps // settings.validations)
         self._validate_at = {*range(every, self.steps - every // 2, every), self.steps}
 
@@ -129,38 +170,80 @@ class Run:
         Raises
         ------
         TrainingError
-            Loss, gradients or score are not finite. The checkpoints on disk are from before.
+            Loss, gradients or score are not finite, or memory ran out. The checkpoints on disk are from before.
+        InputError
+            Another process trains in this folder.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         patience, end = self.settings.patience, "finished"
-        mode = "a" if self.step else "w"
         # NumPy's warnings would only repeat what the checks in each step say.
-        with open(self.folder / "log.jsonl", mode, encoding="utf-8") as log, np.errstate(all="ignore"):
-            while self.step < self.steps:
-                if patience and self.since_best >= patience:
-                    end = "early"
-                    break
-                event = self._one_step()
-                log.write(json.dumps({k: v for k, v in asdict(event).items() if v not in (None, "")}) + "\n")
-                log.flush()
-                report(event)
-                if self.step < self.steps and stop():
-                    end = "stopped"
-                    break
-        self.save()
-        return Outcome(end, self.step, self.steps, self.best)
+        with locked(self.folder) as died, np.errstate(all="ignore"):
+            if died is not None:
+                self.note(f"{died}, which trained in {self.folder}, is gone; its lock is taken over")
+            folder.cut_log(self.folder / folder.LOG, self.step)
+            tensorboard.cut(self.folder, self.step)
+            folder.tidy(self.folder, folder.read_manifest(self.folder))
+            with open(self.folder / folder.LOG, "ab", buffering=0) as log:
+                board = tensorboard.EventFile(self.folder)
+                try:
+                    self._log_files = (log.fileno(), board.fileno())
+                    if self.step == 0:
+                        self.save()
+                    while self.step < self.steps:
+                        if patience and self.since_best >= patience:
+                            end = "early"
+                            break
+                        event = self._one_step()
+                        self._log(event, log, board)
+                        if event.best:
+                            self._save_best()
+                        since = time.monotonic() - self._saved_at
+                        if event.score is not None or since >= 60 * self.settings.save_minutes:
+                            self.save()
+                        report(event)
+                        if self.step < self.steps and stop():
+                            end = "stopped"
+                            break
+                    if self._saved != self.step:
+                        self.save()
+                finally:
+                    board.close()
+        return Outcome(end, self.step, self.steps, self.best, self.skipped)
 
     def _one_step(self) -> Event:
-        task = self.task
-        loss, gradients = task.step(self.step)
+        task, before = self.task, self.task.carried()
+        task.model.loss_scale = self.scaler.scale
+        loss, gradients = self._compute()
+        if self.scaler.scale != 1:
+            for gradient in gradients.values():
+                gradient *= 1 / self.scaler.scale
+        # Where a number isn't finite, nothing moves. It is read only now, when all is asked of the device.
         size = self.optimizer.update(gradients, self.schedule(self.step), self.settings.clip, loss)
-        value, norm = task.model.backend.read(loss, size)  # only now, when all is asked of the device
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            raise self._diverged(self.step + 1, f"loss is {value}, norm of the gradients {norm}")
+        value, norm = task.model.backend.read(loss, size)
+        finite = math.isfinite(value) and math.isfinite(norm)
+        skipped = ""
+        if finite:
+            self._skipped_in_a_row = 0
+        else:
+            self.optimizer.updates -= 1
+            skipped = f"loss is {value}, norm of the gradients {norm}"
+            name, count, total = first_nonfinite(task.model.backend, gradients)
+            if name:
+                layer, _, last = name.rpartition(".")
+                skipped += f"; {count} of {total} numbers in the gradient of {last} of layer {layer} aren't finite"
+            overflow = math.isfinite(value) and not self.scaler.exhausted
+            if not overflow:
+                if self.settings.on_nonfinite == "stop":
+                    raise self._diverged(self.step + 1, skipped)
+                self._skipped_in_a_row += 1
+                if self._skipped_in_a_row >= MOST_SKIPS:
+                    raise self._diverged(self.step + 1, f"{MOST_SKIPS} steps in a row were skipped; {skipped}")
+            self.skipped += 1
+            task.restore(before)
+        self.scaler.update(finite)
         self.step += 1
         shown = task.shown(value)
         if self.step not in self._validate_at:
-            return Event(self.step, self.steps, shown, norm)
+            return Event(self.step, self.steps, shown, norm, skipped=skipped)
         score, text = task.validate()
         if not math.isfinite(score):
             raise self._diverged(self.step, f"score is {score}")
@@ -168,11 +251,19 @@ class Run:
         self.since_best = 0 if best else self.since_best + 1
         if best:
             self.best = score
-            checkpoint.save_model(
-                self.folder / "model.safetensors", task.model, {**self.description, "step": self.step, "score": score}
-            )
-        self.save()
-        return Event(self.step, self.steps, shown, norm, score, text, best)
+        return Event(self.step, self.steps, shown, norm, score, text, best, skipped)
+
+    def _compute(self) -> tuple[Any, Params]:
+        """The task's step; where memory runs out, what we hold of it is given back first."""
+        try:
+            return self.task.step(self.step)
+        except MemoryError as error:  # NumPy's and CuPy's are kinds of it
+            told = str(error)
+        self.task.model.backend.release()
+        raise TrainingError(
+            f"step {self.step + 1} ran out of memory: {told or 'no size told'}; a smaller --batch or --length, "
+            f"or --recompute, needs less (--dry-run says how much). What {self.folder} holds is from before"
+        )
 
     def _diverged(self, step: int, what: str) -> TrainingError:
         return TrainingError(
@@ -180,8 +271,28 @@ class Run:
             f"A smaller learning rate helps; what {self.folder} holds is from before"
         )
 
+    def _log(self, event: Event, log: Any, board: tensorboard.EventFile) -> None:
+        line = {k: v for k, v in asdict(event).items() if v not in (None, "") and v == v}
+        content = (json.dumps(line) + "\n").encode()
+        if log.write(content) != len(content):
+            raise OSError(28, "No space left on device", log.name)
+        values = {
+            "loss": event.loss,
+            "gradient_norm": event.norm,
+            "learning_rate_factor": self.schedule(event.step - 1),
+        }
+        if event.score is not None:
+            values["validation_score"] = event.score
+        board.add(event.step, values)
+
+    def _save_best(self) -> None:
+        model = self.task.model
+        about = {**self.description, "step": self.step, "score": self.best}
+        content = checkpoint.pack(checkpoint.to_torch_names(model.params, model.backend), about)
+        folder.save(self.folder, folder.BEST, content, self.step, self.settings.keep)
+
     def save(self) -> None:
-        """Write ``resume.safetensors``."""
+        """Write a checkpoint to go on from, after all that was logged until now."""
         backend = self.task.model.backend
         arrays = checkpoint.to_torch_names(self.task.model.params, backend)
         for prefix, part in (("optimizer", self.optimizer.state), ("carried", self.task.carried())):
@@ -191,8 +302,15 @@ class Run:
             "updates": self.optimizer.updates,
             "best": self.best if math.isfinite(self.best) else None,
             "since_best": self.since_best,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "loss_scale": self.scaler.state(),
         }
-        checkpoint.save(self.folder / "resume.safetensors", arrays, {**self.description, "progress": progress})
+        for file in self._log_files:
+            os.fsync(file)
+        content = checkpoint.pack(arrays, {**self.description, "progress": progress})
+        folder.save(self.folder, folder.resume_name(self.step), content, self.step, self.settings.keep)
+        self._saved, self._saved_at = self.step, time.monotonic()
 
     def resume(self, arrays: dict[str, np.ndarray], description: dict[str, Any]) -> None:
         """Go on from what `save` wrote: the next step will be what it would have been.
@@ -202,47 +320,51 @@ class Run:
         InputError
             The arrays don't fit this run.
         """
-        path = self.folder / "resume.safetensors"
         backend, dtype = self.task.model.backend, self.task.model.dtype
+        path = self.folder
         try:
             progress = description["progress"]
-            self.step, self.optimizer.updates = int(progress["step"]), int(progress["updates"])
-            self.best = math.inf if progress["best"] is None else float(progress["best"])
-            self.since_best = int(progress["since_best"])
-            checkpoint.fill(self.task.model, arrays, path)
-            for name, array in self.optimizer.state.items():
-                saved = arrays[f"optimizer.{name}"]
-                if saved.shape != tuple(array.shape):
-                    raise ValueError(f"optimizer.{name} is {saved.shape}; expected {tuple(array.shape)}")
-                array[...] = backend.asarray(saved, dtype)
+            step, updates = int(progress["step"]), int(progress["updates"])
+            path = self.folder / folder.resume_name(step)
+            if not 0 <= updates <= step <= self.steps:
+                raise InputError(f"checkpoint {path} is at step {step}; expected 0..{self.steps}")
+            best = math.inf if progress["best"] is None else float(progress["best"])
+            since_best, skipped = int(progress["since_best"]), int(progress.get("skipped", 0))
+            in_a_row = int(progress.get("skipped_in_a_row", 0))
+            if "loss_scale" in progress:
+                self.scaler.restore(progress["loss_scale"])
+            saved = {name: arrays[f"optimizer.{name}"] for name in self.optimizer.state}
+            for name, array in saved.items():
+                wanted = self.optimizer.state[name]
+                if array.shape != tuple(wanted.shape) or array.dtype != np.dtype(dtype):
+                    raise ValueError(f"optimizer.{name} is {array.dtype} {array.shape}; expected {tuple(wanted.shape)}")
             carried = {n.removeprefix("carried."): a for n, a in arrays.items() if n.startswith("carried.")}
             self.task.restore({name: backend.asarray(array, dtype) for name, array in carried.items()})
+            checkpoint.fill(self.task.model, arrays, path)
         except InputError:
             raise
         except KeyError as error:
             raise InputError(f"checkpoint {path} lacks {error}") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
             raise InputError(f"checkpoint {path} is damaged: {error}") from None
-        if not 0 <= self.step <= self.steps:
-            raise InputError(f"checkpoint {path} is at step {self.step}; expected 0..{self.steps}")
-        self._trim_log()
+        for name, array in saved.items():
+            self.optimizer.state[name][...] = backend.asarray(array, dtype)
+        self.step, self.optimizer.updates, self.best, self.since_best = step, updates, best, since_best
+        self.skipped, self._skipped_in_a_row = skipped, in_a_row
+        self._saved = step
+        for line in (
+            checkpoint.differences(description.get("versions"), self.description["versions"]),
+            folder.check_best(self.folder, step),
+        ):
+            if line:
+                self.note(line)
 
-    def _trim_log(self) -> None:
-        """Drop the log's lines from after the checkpoint, which will be written again."""
-        path = self.folder / "log.jsonl"
-        kept = [line for line in read_log(path) if line["step"] <= self.step]
-        checkpoint.write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines of a log; a torn last line, from a process that was killed, is left out."""
-    lines = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-                lines.append(entry)
-    return lines
+def first_nonfinite(backend: Any, gradients: Params) -> tuple[str, int, int]:
+    """Name of the first gradient with NaN or infinity, how many numbers of it, of how many; an empty name for none."""
+    xp = backend.xp
+    for name, gradient in gradients.items():
+        bad = int(xp.sum(xp.astype(~xp.isfinite(gradient), xp.int64)))
+        if bad:
+            return name, bad, math.prod(gradient.shape)
+    return "", 0, 0

@@ -12,8 +12,9 @@ import numpy as np
 
 from gpu_lstm.backend import Array
 from gpu_lstm.data import series as series_data
+from gpu_lstm.data.loader import Loader
 from gpu_lstm.data.sequences import Sequences
-from gpu_lstm.data.text import Tracks
+from gpu_lstm.data.text import Tracks, shuffle_lines
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.losses import BITS
@@ -68,11 +69,22 @@ class TextTask:
     validation : float
         Share in (0, 1).
     seed : int
+    newline : int, optional
+        The token that ends a line: every epoch takes the lines in a new order.
     """
 
     item, unit = "char", "bits/char"
 
-    def __init__(self, model: LanguageModel, tokens: np.ndarray, batch: int, length: int, validation: float, seed: int):
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokens: np.ndarray,
+        batch: int,
+        length: int,
+        validation: float,
+        seed: int,
+        newline: int | None = None,
+    ):
         self.model: Model = model
         self._language = model
         cut = len(tokens) - int(len(tokens) * check_share("validation", validation))
@@ -83,11 +95,23 @@ class TextTask:
         self.items = batch * length
         self.seed = seed
         self._state: tuple[Array, Array] | None = None
+        self.newline = newline
+        self._order: tuple[int, Tracks] | None = None
+        self.loader = Loader(self._batch)
+
+    def _batch(self, number: int) -> np.ndarray:
+        epoch, chunk = divmod(number, self.steps_per_epoch)
+        if self.newline is None:
+            return self.train.chunk(chunk)
+        order = self._order
+        if order is None or order[0] != epoch:
+            tokens = shuffle_lines(self.train.tokens, self.newline, (self.seed, 2, epoch))
+            order = self._order = epoch, Tracks(tokens, self.train.batch, self.train.length)
+        return order[1].chunk(chunk)
 
     def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
-        chunk = number % self.steps_per_epoch
-        tokens = self.model.backend.asarray(self.train.chunk(chunk))
-        state = self._state if chunk else None
+        tokens = self.model.backend.asarray(self.loader.get(number))
+        state = self._state if number % self.steps_per_epoch else None
         loss, self._state, gradients = self._language.loss(tokens, state, (self.seed, number))
         return loss, gradients
 
@@ -102,7 +126,13 @@ class TextTask:
         return {} if self._state is None else {"h": self._state[0], "c": self._state[1]}
 
     def restore(self, arrays: dict[str, Array]) -> None:  # noqa: D102
-        self._state = (arrays["h"], arrays["c"]) if arrays else None
+        state = (arrays["h"], arrays["c"]) if arrays else None
+        lstm = self._language.lstm
+        shape = (lstm.num_layers, self.train.batch, lstm.hidden_size)
+        for name, array in arrays.items():
+            if tuple(array.shape) != shape:
+                raise InputError(f"carried state {name} has shape {tuple(array.shape)}; expected {shape}")
+        self._state = state
 
 
 class SeriesTask:
@@ -151,19 +181,21 @@ class SeriesTask:
         self._starts = starts
         self.steps_per_epoch = max(1, -(-starts // batch))
         self.items = batch * length
+        self.loader = Loader(self._batch)
+
+    def _batch(self, number: int) -> np.ndarray:
+        starts = np.random.default_rng((self.seed, number)).integers(0, self._starts, self.batch)
+        return np.stack([self.values[start : start + self.window] for start in starts], axis=1)
 
     def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
-        rng = np.random.default_rng((self.seed, number))
-        starts = rng.integers(0, self._starts, self.batch)
-        windows = np.stack([self.values[start : start + self.window] for start in starts], axis=1)
-        return self._forecaster.loss(windows, self.length // 4, self.loss, (self.seed, number))
+        return self._forecaster.loss(self.loader.get(number), self.length // 4, self.loss, (self.seed, number))
 
     def shown(self, loss: float) -> float:  # noqa: D102
         return loss
 
     def validate(self) -> tuple[float, str]:  # noqa: D102
         origins = np.arange(self.train_end, self.validation_end - self._forecaster.horizon + 1)
-        forecast = forecast_from(self._forecaster, self.values, origins, self.length)
+        forecast = forecast_from(self._forecaster, self.values, origins, self.length, self.batch)
         error = series_data.rmse(forecast, series_data.truth(self.values, origins, self._forecaster.horizon))
         return error, f"RMSE {error:.4g} over {self._forecaster.horizon} steps ahead"
 
@@ -198,18 +230,22 @@ class ClassifyTask:
         self.batch = min(batch, len(self.train))
         self.items = self.batch
         self.steps_per_epoch = len(self.train) // self.batch
+        self.loader = Loader(self._batch)
 
-    def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
+    def _batch(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, place = divmod(number, self.steps_per_epoch)
         order = np.random.default_rng((self.seed, 1, epoch)).permutation(self.train)
         picked = order[place * self.batch : (place + 1) * self.batch]
-        return self._classifier.loss(*self.data.batch(picked), seed=(self.seed, number))
+        return self.data.batch(picked)
+
+    def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
+        return self._classifier.loss(*self.loader.get(number), seed=(self.seed, number))
 
     def shown(self, loss: float) -> float:  # noqa: D102
         return loss
 
     def validate(self) -> tuple[float, str]:  # noqa: D102
-        loss, accuracy = class_scores(self._classifier, self.data, self.held_out)
+        loss, accuracy = class_scores(self._classifier, self.data, self.held_out, self.batch)
         return loss, f"{loss:.4f} nats, accuracy {accuracy:.1%} on held-out sequences"
 
     def carried(self) -> dict[str, Array]:  # noqa: D102

@@ -244,15 +244,16 @@ struct Product {
   int count;      // of factors
   const T* bias;  // (columns,) of the first, or null
   T* sums;        // (rows,): of A's rows, or null
-  T* shared;      // panels of all threads: (blocks of all factors, kSlab, panel)
+  T* shared;      // panels of all threads: (up to kBlocks, kSlab, panel)
 
   static constexpr long kSlab = 256, kRows = 32 * TILE_ROWS;
   static constexpr long kOwnRows = 96;  // from here on, packing B once more costs less than waiting for others
   static constexpr long kPitch = kSlab + 16;  // not a multiple of a page: rows would share the same cache sets
   static constexpr long kPanel = kSlab * Simd<T>::panel;
+  static constexpr long kBlocks = 2048 / Simd<T>::panel;  // that many columns are packed at a time
 
   long blocks() const { return factors[0].blocks() + (count > 1 ? factors[1].blocks() : 0); }
-  long panels_size() const { return blocks() * kPanel; }
+  long panels_size() const { return (blocks() < kBlocks ? blocks() : kBlocks) * kPanel; }
 
   // Block `n` of all factors' blocks: its factor, the first of its columns.
   const Factor<T>& factor(long n, long& first) const {
@@ -306,28 +307,33 @@ struct Product {
   }
 
   void run(int member, int members, Barrier& barrier) const {
+    for (long first = 0; first < blocks(); first += kBlocks)
+      run_blocks({first, first + kBlocks < blocks() ? first + kBlocks : blocks()}, member, members, barrier);
+  }
+
+  void run_blocks(Range part, int member, int members, Barrier& barrier) const {
     const Range mine = share(rows, member, members);
     const bool alone = rows >= kOwnRows * members;
-    const Range packing = alone ? Range{0, blocks()} : share(blocks(), member, members);
+    const Range packing = alone ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
     T* panels = alone ? scratch<T, kOwn>(panels_size()) : shared;
     T* packed = scratch<T, kMember>(kRows * kPitch);
     for (long k0 = 0; k0 < depth; k0 += kSlab) {
       const long slab = depth - k0 < kSlab ? depth - k0 : kSlab;
-      if (k0 && !alone) barrier.wait();
-      for (long block = packing.begin; block < packing.end; ++block) pack(panels + block * kPanel, block, k0, slab);
+      if ((k0 || part.begin) && !alone) barrier.wait();
+      for (long n = packing.begin; n < packing.end; ++n) pack(panels + n * kPanel, part.begin + n, k0, slab);
       if (!alone) barrier.wait();
       for (long r0 = mine.begin; r0 < mine.end; r0 += kRows) {
         const long n = mine.end - r0 < kRows ? mine.end - r0 : kRows;
         long row, column;
         pack_rows(a + r0 * a_row + k0 * a_column, n, slab, packed, row, column);
-        if (sums) add_sums(packed, row, column, r0, n, slab, k0 == 0);
-        for (long block = 0; block < blocks(); ++block) {
+        if (sums && part.begin == 0) add_sums(packed, row, column, r0, n, slab, k0 == 0);
+        for (long block = part.begin; block < part.end; ++block) {
           long first;
           const Factor<T>& f = factor(block, first);
           const long left = f.columns - first;
-          add_product<T>(n, packed, row, column, slab, panels + block * kPanel, f.c + r0 * f.columns + first, f.columns,
-                         left < Simd<T>::panel ? left : Simd<T>::panel, k0 ? kAdd : bias ? kBias : kZero,
-                         bias ? bias + first : nullptr);
+          add_product<T>(n, packed, row, column, slab, panels + (block - part.begin) * kPanel,
+                         f.c + r0 * f.columns + first, f.columns, left < Simd<T>::panel ? left : Simd<T>::panel,
+                         k0 ? kAdd : bias ? kBias : kZero, bias ? bias + first : nullptr);
         }
       }
     }

@@ -168,12 +168,13 @@ def _cache() -> Path:
 
 
 def _key(parts: Sequence[str]) -> str:
-    """A digest of the parts, the emulator and the compiler."""
-    return hashlib.sha256("\0".join([_own_key(), *parts]).encode()).hexdigest()[:20]
+    """A digest of the parts, the emulator, where it is (reports tell its own lines by that) and the compiler."""
+    return hashlib.sha256("\0".join([_own_key(), str(HERE), *parts]).encode()).hexdigest()[:20]
 
 
 @functools.cache
 def _own_key() -> str:
     files = [Path(__file__), *sorted(INCLUDE.iterdir()), *sorted(RUNTIME.iterdir())]
     version = subprocess.run(["g++", "--version"], capture_output=True, check=True).stdout
-    return hashlib.sha256(b"\0".join([version, *(file.read_bytes() for file in files)])).hexdigest()
+    # The folder, too: reports name lines by the paths that a library was compiled from.
+    return hashlib.sha256(b"\0".join([version, str(HERE).encode(), *(file.read_bytes() for file in files)])).hexdigest()

@@ -51,11 +51,13 @@ def digest() -> str:
 
 def compiler() -> Any:
     """CuPy's own way to NVRTC, and its options, all from this environment."""
+    from cuda.pathfinder import load_nvidia_dynamic_lib
     from cupy._core import core
-    from cupy.cuda import compiler, get_cuda_path
+    from cupy.cuda import compiler
 
-    if not str(get_cuda_path()).startswith(sys.prefix):
-        raise SystemExit(f"CUDA comes from {get_cuda_path()}; expected wheels under {sys.prefix}")
+    library = load_nvidia_dynamic_lib("nvrtc").abs_path
+    if not str(library).startswith(sys.prefix):
+        raise SystemExit(f"NVRTC comes from {library}; expected wheels under {sys.prefix}")
     options = core.assemble_cupy_compiler_options((*kernels.OPTIONS, "-Xptxas=-v"))
     for option in options:
         if option.startswith("-I") and not option[2:].startswith(sys.prefix):

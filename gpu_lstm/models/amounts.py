@@ -1,0 +1,58 @@
+"""How many numbers a model has, from its description alone: nothing is allocated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpu_lstm.errors import InputError
+
+
+def lstm_amount(input_size: int, hidden_size: int, num_layers: int, num_directions: int) -> dict[str, int]:
+    """Numbers in the weights and in the biases of an LSTM."""
+    width = hidden_size * num_directions
+    columns = input_size + (num_layers - 1) * width + num_layers * hidden_size
+    return {
+        "weights": num_directions * 4 * hidden_size * columns,
+        "biases": num_directions * num_layers * 4 * hidden_size,
+    }
+
+
+def model_amounts(kind: str, config: dict[str, Any]) -> dict[str, int]:
+    """Numbers in each part of the model that `config` describes: embedding, lstm, lstm_biases, head.
+
+    Raises
+    ------
+    InputError
+        A size is missing or no whole number of at least 1.
+    """
+
+    def size(name: str) -> int:
+        value = config.get(name, 1 if name == "num_layers" else None)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
+        return value
+
+    def count(name: str) -> int:
+        value = config.get(name)
+        if not isinstance(value, list | tuple) or not value:
+            raise InputError(f"{name} is {str(value)[:40]}; expected a list of numbers")
+        return len(value)
+
+    hidden, layers, directions, embedding = size("hidden_size"), size("num_layers"), 1, 0
+    if kind == "text":
+        inputs, outputs = size("embedding_size"), size("vocabulary_size")
+        embedding = inputs * outputs
+    elif kind == "series":
+        inputs, outputs = 2 * count("mean"), count("mean") * size("horizon")
+    elif kind == "classify":
+        inputs, outputs = count("mean"), size("num_classes")
+        directions = 2 if config.get("bidirectional", True) else 1
+    else:
+        raise InputError(f"kind is {kind!r}; expected text, series or classify")
+    lstm = lstm_amount(inputs, hidden, layers, directions)
+    return {
+        "embedding": embedding,
+        "lstm": lstm["weights"] + lstm["biases"],
+        "lstm_biases": lstm["biases"],
+        "head": outputs * (hidden * directions + 1),
+    }

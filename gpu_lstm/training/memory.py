@@ -1,0 +1,191 @@
+"""How much memory training will take, from sizes alone, before anything is allocated.
+
+The peak of a step is where most arrays are alive at once. `_text`, `_series` and `_classify` follow their model's
+``loss`` and give the moments that can be the peak, as bytes of all arrays alive besides parameters and gradients. What
+is counted is what training adds to the process; the data set is not, which is streamed where it is large.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gpu_lstm.errors import InputError
+from gpu_lstm.layers.lstm import segments
+from gpu_lstm.models.amounts import model_amounts
+
+SLOTS = {"sgd": 1, "rmsprop": 1, "adam": 2, "adamw": 2}
+"""Arrays of the parameters' size in an optimizer's state."""
+UPDATE_TEMPORARIES = 3
+"""Arrays of the largest parameter's size that an optimizer needs while it updates one."""
+LOSS_COPIES, LOSS_FLAGS = 3, 1
+"""Arrays of the logits' size, theirs included, in `softmax_cross_entropy` as array expressions; and of booleans."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What training does at each step: `steps` T of `batch` B sequences."""
+
+    kind: str
+    config: dict[str, Any]
+    dtype: str
+    optimizer: str
+    steps: int
+    batch: int
+    recompute: bool = False
+    fused: bool = True  # cross-entropy and optimizers run in compiled kernels, in place
+
+    @property
+    def item(self) -> int:
+        """Bytes of a number."""
+        return 8 if self.dtype == "float64" else 2 if self.dtype in ("float16", "bfloat16") else 4
+
+    @property
+    def rows(self) -> int:
+        """T B."""
+        return self.steps * self.batch
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes, by what they are for."""
+
+    parameters: int
+    optimizer: int
+    gradients: int
+    activations: int
+
+    @property
+    def peak(self) -> int:
+        """All of it together."""
+        return self.parameters + self.optimizer + self.gradients + self.activations
+
+    def lines(self) -> list[str]:
+        """For people."""
+        names = ("parameters", "optimizer", "gradients", "activations", "peak")
+        return [f"{name:12}{readable(getattr(self, name)):>10}" for name in names]
+
+
+def predict(job: Job) -> Prediction:
+    """Peak memory of training, by parts."""
+    amounts = model_amounts(job.kind, job.config)
+    parameters = job.item * (amounts["embedding"] + amounts["lstm"] + amounts["head"])
+    hidden = job.config["hidden_size"]
+    largest = job.item * max(amounts["embedding"], 4 * hidden * hidden, amounts["head"])
+    moments = {"text": _text, "series": _series, "classify": _classify}[job.kind](job)
+    update = 0 if job.fused else UPDATE_TEMPORARIES * largest
+    packed = job.item * 4 * hidden * hidden  # the recurrent weights, as the compiled tier wants them
+    return Prediction(
+        parameters, SLOTS[job.optimizer] * parameters, parameters, round(max(*moments, update - packed)) + packed
+    )
+
+
+@dataclass(frozen=True)
+class _Lstm:
+    """Bytes of an LSTM's arrays besides its input."""
+
+    kept: float  # between forward and backward
+    output: float  # y, where it is not a view of what is kept
+    backward: float  # what backward adds, with dx
+
+
+def _lstm(job: Job, inputs: int, directions: int = 1) -> _Lstm:
+    """An LSTM's memory: each direction of each layer keeps gates, h and c, 6 H a row.
+
+    A layer's input is the h of the one below, or a copy of its own where there is dropout or a second direction.
+    """
+    hidden: int = job.config["hidden_size"]
+    layers: int = job.config["num_layers"]
+    width = hidden * directions
+    inner = (2 if job.config["dropout"] > 0 else 0) + (1 if directions == 2 else 0)
+    parts = segments(job.steps, job.batch)
+
+    def activations(rows: int, layers: int) -> int:
+        return rows * (layers * 6 * width + (layers - 1) * inner * width)
+
+    output = job.rows * width if len(parts) > 1 else 0  # whole, beside those of the segments
+    kept = activations(job.rows, layers)
+    if job.recompute and len(parts) > 1:
+        rows = (parts[0][1] - parts[0][0]) * job.batch
+        kept = 2 * len(parts) * layers * width * job.batch
+        # A segment's arrays stay with the allocator from one segment to the next.
+        if directions == 1:
+            kept += activations(rows, layers)
+        else:
+            kept += (layers - 1) * inner * job.rows * width + rows * 6 * hidden
+    dx = job.rows * (max(inputs, width) if layers > 1 and not (job.recompute and directions == 1) else inputs)
+    return _Lstm(job.item * kept, job.item * output, job.item * dx)
+
+
+def _text(job: Job) -> list[float]:
+    """Moments of `LanguageModel.loss`."""
+    config, item, rows = job.config, job.item, job.rows
+    states = rows * config["hidden_size"] * item
+    logits = rows * config["vocabulary_size"]
+    lstm = _lstm(job, config["embedding_size"])
+    kept = lstm.kept + rows * config["embedding_size"] * item + 3 * 8 * (job.steps + 1) * job.batch
+    dropped = config["dropout"] > 0
+    loss = kept + (2 * states if dropped else lstm.output)
+    loss += logits * (item if job.fused else LOSS_COPIES * item + LOSS_FLAGS)
+    through_dropout = kept + 4 * states + logits * item if dropped else 0  # two masked and two unmasked, mask included
+    backward = kept + (states if dropped else lstm.output) + logits * item + states + lstm.backward
+    return [loss, through_dropout, backward]
+
+
+def _series(job: Job) -> list[float]:
+    """Moments of `Forecaster.loss`."""
+    config, item, rows = job.config, job.item, job.rows
+    series, states = len(config["mean"]), rows * config["hidden_size"] * item
+    outputs = rows * series * config["horizon"]
+    lstm = _lstm(job, 2 * series)
+    kept = lstm.kept + lstm.output + rows * series * (2 * item + 3 * 8)
+    dropped = config["dropout"] > 0
+    targets = kept + (2 * states if dropped else 0) + outputs * (item + 3 * 8)
+    backward = kept + (states if dropped else 0) + outputs * 4 * item + 2 * states + lstm.backward
+    return [targets, backward]
+
+
+def _classify(job: Job) -> list[float]:
+    """Moments of `Classifier.loss`."""
+    config, item, rows = job.config, job.item, job.rows
+    directions = 2 if config["bidirectional"] else 1
+    features, states = len(config["mean"]), rows * config["hidden_size"] * directions * item
+    lstm = _lstm(job, features, directions)
+    kept = lstm.kept + rows * features * (3 * 8 + 3 * item) + states
+    return [kept + 2 * states, kept + states + lstm.backward]  # dy is made of a product and of zeros
+
+
+def check_fits(job: Job, available: int | None) -> None:
+    """Refuse a job that needs more memory than there is, and say what would fit.
+
+    Raises
+    ------
+    InputError
+        It doesn't fit.
+    """
+    needed = predict(job).peak
+    if available is None or needed <= available:
+        return
+    choices = {"--recompute": replace(job, recompute=True)}
+    for name, field in (("--length", "steps"), ("--batch", "batch")):
+        if name == "--length" and job.kind == "classify":
+            continue
+        value = getattr(job, field) // 2
+        while value > 1 and predict(replace(job, **{field: value})).peak > available:
+            value //= 2
+        if value >= 1:
+            choices[f"{name} {value}"] = replace(job, **{field: value})
+    fitting = [
+        f"{name} ({readable(peak)})" for name, choice in choices.items() if (peak := predict(choice).peak) <= available
+    ]
+    advice = f"would fit: {', '.join(fitting)}" if fitting else "a smaller --hidden-size is needed"
+    raise InputError(f"training needs {readable(needed)} of memory, {readable(available)} are free; {advice}")
+
+
+def readable(size: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.0e} EB"

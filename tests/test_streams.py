@@ -1,0 +1,164 @@
+"""Data larger than memory, lines in a new order every epoch, and the thread that makes batches ahead."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from gpu_lstm import InputError
+from gpu_lstm.cli import main
+from gpu_lstm.data import files, text
+from gpu_lstm.data.loader import Loader
+from gpu_lstm.data.text import read_text, shuffle_lines
+from gpu_lstm.training.tasks import TextTask
+from tests.soak import stream
+from tests.test_training import text_task, train, weights
+
+
+def test_a_text_larger_than_memory_trains_in_little(tmp_path):
+    # The recorded run has 10 GB; here the file is three times what may be resident beside the libraries.
+    size = 150_000_000
+    path = tmp_path / "t.txt"
+    stream.write_text(path, size)
+    report = stream.train_in_child(path, ["--epochs", "1"], steps=40)
+    assert report["characters"] == size
+    assert report["peak"] - report["libraries"] < 100_000_000
+    shuffled = stream.train_in_child(path, ["--epochs", "1", "--shuffle-lines"], steps=3)
+    assert shuffled["peak"] - shuffled["libraries"] < 240_000_000
+
+
+@pytest.fixture
+def small_shuffle(monkeypatch):
+    monkeypatch.setattr(text, "SHUFFLED", 200)
+    monkeypatch.setattr(files, "IN_MEMORY", 100)
+
+
+def lines_of(tokens):
+    return bytes(np.asarray(tokens).tolist()).split(b"\n")
+
+
+@pytest.mark.parametrize("size", [0, 1, 150, 200, 201, 5000])
+@pytest.mark.parametrize("longest", [1, 9, 90])
+def test_shuffled_lines_are_the_same_lines_in_another_order(small_shuffle, size, longest):
+    rng = np.random.default_rng(size + longest)
+    words = [b"abcdefghij"[: 1 + k % 9] * (1 + k % max(1, longest // 9)) for k in rng.integers(0, 99, 6000)]
+    content = np.frombuffer((b"\n".join(words) + b"\n")[:size], np.uint8)
+    content = np.append(content[:-1], [10]).astype(np.uint8) if size else content
+    shuffled = shuffle_lines(content, 10, (1, 2))
+    assert shuffled.dtype == content.dtype
+    assert sorted(lines_of(shuffled)) == sorted(lines_of(content))
+    assert lines_of(shuffle_lines(content, 10, (1, 2))) == lines_of(shuffled)
+    if size > 1000:
+        assert lines_of(shuffled) != lines_of(content)
+        assert lines_of(shuffle_lines(content, 10, (1, 3))) != lines_of(shuffled)
+
+
+def test_shuffled_lines_are_spread_over_all_of_the_text(small_shuffle):
+    content = np.frombuffer(b"".join(b"%04d\n" % n for n in range(2000)), np.uint8)
+    places = [int(line) for line in lines_of(shuffle_lines(content, 10, (0,))) if line]
+    assert abs(np.corrcoef(np.arange(2000), places)[0, 1]) < 0.1
+
+
+def test_a_line_longer_than_memory_is_cut_and_nothing_is_lost(small_shuffle):
+    content = np.frombuffer(b"x" * 900 + b"\n" + b"y" * 100, np.uint8)
+    shuffled = np.asarray(shuffle_lines(content, 10, (0,)))
+    assert sorted(shuffled.tolist()) == sorted(content.tolist())
+
+
+def lines_task(seed=0):
+    tokens = np.random.default_rng(1).integers(0, 6, 300)
+    model = text_task(seed).model
+    return TextTask(model, tokens.astype(np.uint8), 4, 8, 0.2, seed, newline=0)
+
+
+def test_every_epoch_takes_the_lines_in_a_new_order():
+    task = lines_task()
+    epochs = [[task._batch(e * task.steps_per_epoch + n) for n in range(task.steps_per_epoch)] for e in range(2)]
+    assert not np.array_equal(*epochs)
+    again = lines_task()
+    assert np.array_equal(again._batch(task.steps_per_epoch + 2), epochs[1][2])
+
+
+def test_a_run_over_shuffled_lines_resumes_to_the_same_bytes(tmp_path):
+    whole = lines_task()
+    train(whole, tmp_path / "whole")
+    for number, stop_after in enumerate((5, 10, None)):
+        task = lines_task()
+        train(task, tmp_path / "parts", stop_after, resume=number > 0)
+    assert weights(task) == weights(whole)
+
+
+def test_lines_are_only_shuffled_where_there_are_some(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("to be or not to be " * 60)
+    assert main(["train", "text", "t.txt", "--shuffle-lines"]) == 2
+    assert "has no lines to shuffle" in capsys.readouterr().err
+
+
+def test_a_full_disk_while_converting_is_told(tmp_path, monkeypatch):
+    class Full:
+        def write(self, content):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "IN_MEMORY", 10)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", lambda **options: Full())
+    (tmp_path / "t.txt").write_text("to be or not to be")
+    with pytest.raises(InputError, match=r"has no room for the 18 bytes.*No space left.*TMPDIR"):
+        read_text(tmp_path / "t.txt")
+
+
+def test_a_slice_of_a_stored_array_has_steps_of_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "IN_MEMORY", 10)
+    (tmp_path / "t.txt").write_text("to be or not to be")
+    tokens, _ = read_text(tmp_path / "t.txt")
+    with pytest.raises(InputError, match="step of a slice is 2"):
+        tokens[::2]
+
+
+# -- the loader -------------------------------------------------------------------------------------------
+
+
+def test_the_loader_gives_batches_by_number_in_any_order():
+    loader = Loader(lambda number: number * 10)
+    assert [loader.get(number) for number in (0, 1, 2, 7, 7, 8, 3)] == [0, 10, 20, 70, 70, 80, 30]
+
+
+def test_the_next_batch_is_made_in_another_thread_before_it_is_asked_for():
+    made = threading.Event()
+    makers = {}
+
+    def make(number):
+        makers[number] = threading.current_thread().name
+        if number == 1:
+            made.set()
+        return number
+
+    loader = Loader(make)
+    loader.get(0)
+    assert made.wait(30)
+    assert loader.get(1) == 1
+    assert makers[0] == threading.current_thread().name != makers[1]
+
+
+def test_what_fails_ahead_fails_when_it_is_asked_for():
+    def make(number):
+        if number == 1:
+            raise InputError("no such batch")
+        return number
+
+    loader = Loader(make)
+    assert loader.get(0) == 0
+    with pytest.raises(InputError, match="no such batch"):
+        loader.get(1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_loader_works_after_a_fork():
+    loader = Loader(lambda number: number * 10)
+    loader.get(0)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if [loader.get(number) for number in (1, 2)] == [10, 20] else 1)
+    assert os.waitpid(child, 0)[1] == 0

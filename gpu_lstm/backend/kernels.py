@@ -104,6 +104,19 @@ def sequence(direction: str, dtype: str, form: str, columns: int) -> Kernel:
     return Kernel("sequence.cu", name, (storage, team, str(columns)), cooperative=form == "grid", since=80)
 
 
+def barriers(form: str) -> Kernel:
+    """Many barriers of a team, to time them."""
+    if form == "cluster":
+        return Kernel("costs.cu", "barriers_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+    team = {"block": "Alone", "grid": "Grid"}[form]
+    return Kernel("costs.cu", "barriers", (team,), cooperative=form == "grid", since=80)
+
+
+def reads_in_cluster() -> Kernel:
+    """Many reads of another block's shared memory, one after the other, to time them."""
+    return Kernel("costs.cu", "reads_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+
+
 def count_targets() -> Kernel:
     """How many targets count."""
     return Kernel("cross_entropy.cu", "count_targets")
@@ -173,7 +186,8 @@ def aligned(size: int, *arrays: Any) -> bool:
 def every_kernel() -> Iterator[Kernel]:
     """Each instance that a backend may launch, once."""
     both = (False, True)
-    yield from (count_targets(), check_range())
+    yield from (count_targets(), check_range(), reads_in_cluster())
+    yield from (barriers(form) for form in ("block", "cluster", "grid"))
     for dtype in STORAGE:
         for width in (1, neighbours(dtype)):
             yield from (gates_forward(dtype, width, keep, masked) for keep, masked in product(both, both))

@@ -43,8 +43,7 @@ struct Cluster {
 #pragma unroll 1
     for (unsigned rank = 0; rank < members; ++rank) *in_block(shared, rank) = value;
   }
-
- private:
+  // The same variable in the shared memory of another block.
   template <typename S>
   static __device__ S* in_block(S* shared, unsigned rank) {
 #ifdef GPU_LSTM_EMULATOR

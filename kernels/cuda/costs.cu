@@ -1,0 +1,46 @@
+// What waiting costs on a device, to put beside the sequence kernels: barriers of their teams, reads of another block's
+// shared memory. Launched by benchmarks/sequence_on_gpu.py.
+
+#include "common.cuh"
+#include "team.cuh"
+
+#if __CUDA_ARCH__ >= 900
+#define OF_CLUSTER(members) __cluster_dims__(members, 1, 1)
+#else
+#define OF_CLUSTER(members)
+#endif
+
+template <typename Team>
+__device__ void many_barriers(unsigned* arrived, unsigned members, int rounds) {
+  Team team(arrived, members);
+  for (int round = 0; round < rounds; ++round) {
+    team.arrive();
+    team.wait();
+  }
+}
+
+template <typename Team>
+__global__ void barriers(unsigned* arrived, unsigned members, int rounds) {
+  many_barriers<Team>(arrived, members, rounds);
+}
+
+template <int Members>
+__global__ void OF_CLUSTER(Members) barriers_cluster(unsigned* arrived, unsigned members, int rounds) {
+  many_barriers<Cluster>(arrived, members, rounds);
+}
+
+// One thread follows numbers from block to block of its cluster, each read waiting for the one before. out (blocks)
+template <int Members>
+__global__ void OF_CLUSTER(Members) reads_in_cluster(unsigned* out, int rounds) {
+  __shared__ unsigned next;
+  Cluster team(nullptr, Members);
+  if (threadIdx.x == 0) next = (blockIdx.x + 1) % Members;
+  team.arrive();
+  team.wait();
+  unsigned at = blockIdx.x % Members;
+  if (threadIdx.x == 0)
+    for (int round = 0; round < rounds; ++round) at = *Cluster::in_block(&next, at);
+  if (threadIdx.x == 0) out[blockIdx.x] = at;
+  team.arrive();
+  team.wait();  // others may still read here
+}

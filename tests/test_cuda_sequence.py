@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpu_lstm import LSTM, BackendError
+from gpu_lstm import LSTM, BackendError, InputError
 from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import Device
 from gpu_lstm.recurrence import Mask, fastest_cuda, onchip, reference, sequence_cuda
@@ -158,7 +158,8 @@ class Patched(EmulatedBackend):
     def kernel(self, kernel):
         assert self.right in kernel.source
         source = kernel.source.replace(self.right, self.wrong)
-        module = build(source, mode=self.mode, names=(kernel.expression,))
+        debugging = [option for option in kernels.options() if option.startswith("-D")]
+        module = build(source, mode=self.mode, names=(kernel.expression,), options=debugging)
 
         def launch(grid, block, args, shared_bytes=0):
             options = {"cooperative": kernel.cooperative, "cluster": (kernel.cluster,), "step_limit": 2_000_000}
@@ -175,6 +176,23 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
     here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
     with pytest.raises(EmulationError):
         sequence_cuda.forward(Patched(*MISTAKES[form][mistake], mode="check", limits=device(form)), *here)
+
+
+@needs_emulator
+def test_the_watchdog_turns_a_hang_into_an_error(monkeypatch):
+    force(monkeypatch, "grid")
+    data = example((4, 3, 20), "float32")
+    here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
+    saved = sequence_cuda.forward(EmulatedBackend(limits=device("grid")), *here)
+    broken = Patched("expected += members;", "expected += members + 1;", limits=device("grid"))
+    monkeypatch.setenv(kernels.WATCHDOG, "300")
+    with pytest.raises(
+        BackendError, match=r"sequence_backward<float, Grid, 1> waited in vain: .*GPU_LSTM_WATCHDOG=300"
+    ):
+        sequence_cuda.backward(broken, saved, None, None, None)
+    monkeypatch.setenv(kernels.WATCHDOG, "soon")
+    with pytest.raises(InputError, match="GPU_LSTM_WATCHDOG is 'soon'; expected a whole number"):
+        sequence_cuda.backward(broken, saved, None, None, None)
 
 
 # -- the layer, and a GPU ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpu_lstm.backend.base import Array
 from gpu_lstm.backend.cuda import CudaBackend, Device
-from gpu_lstm.backend.kernels import OPTIONS, Kernel, Launch
+from gpu_lstm.backend.kernels import Kernel, Launch, options
 from gpu_lstm.errors import BackendError
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
@@ -101,7 +101,7 @@ class CupyBackend(CudaBackend):
     def _compile(self, kernel: Kernel) -> Launch:
         module = self.xp.RawModule(
             code=kernel.source,
-            options=OPTIONS,
+            options=options(),
             name_expressions=[kernel.expression],
             enable_cooperative_groups=kernel.cooperative,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from gpu_lstm.errors import BackendError
+from gpu_lstm.errors import BackendError, InputError
 
 
 class Launch(Protocol):
@@ -33,6 +34,8 @@ ARITHMETIC = {"float32": "float32", "float64": "float64", "float16": "float32", 
 """The dtype that each is computed in; states and sums are kept in it."""
 OPTIONS = ("-std=c++17", "-lineinfo")
 """Compiler options besides those that CuPy adds."""
+WATCHDOG = "GPU_LSTM_WATCHDOG"
+"""Environment variable, for debugging: after so many looks in vain, a waiting kernel gives up and the host says so."""
 BLOCK = 256
 """Threads of a block, where nothing asks for another number."""
 SCATTER_WARPS = 8
@@ -82,6 +85,25 @@ class Kernel:
         """All that the compiler needs."""
         headers = sorted({_HEADERS[argument] for argument in self.arguments if argument in _HEADERS})
         return "".join(f"#include <{header}>\n" for header in headers) + read_source(self.file)
+
+
+def watchdog() -> int:
+    """Looks after which a waiting kernel gives up; 0: never.
+
+    Raises
+    ------
+    InputError
+        The environment has another thing than a whole number.
+    """
+    text = os.environ.get(WATCHDOG, "0")
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise InputError(f"{WATCHDOG} is {text!r}; expected a whole number below 2^31")
+    return int(text)
+
+
+def options() -> tuple[str, ...]:
+    """For the compiler, with those for debugging."""
+    return (*OPTIONS, f"-D{WATCHDOG}={watchdog()}") if watchdog() else OPTIONS
 
 
 def gates_forward(dtype: str, neighbours: int, keep: bool, masked: bool) -> Kernel:

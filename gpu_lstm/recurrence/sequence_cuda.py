@@ -101,6 +101,11 @@ def _launch(
         (*arrays, arrived, np.int64(num_steps), *map(np.int32, flags), *map(np.uint32, sizes)),
         layout.shared_bytes,
     )
+    if arrived is not None and kernels.watchdog() and backend.to_numpy(arrived[:, 1]).any():
+        raise BackendError(
+            f"CUDA kernel {kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
+            f"{kernels.watchdog()} looks ({layout.describe()})"
+        )
 
 
 def _packs(dtype: str, row: int, array: Array) -> int:

@@ -4,6 +4,23 @@
 // the parts lie in the shared memory of each block, else in global memory. Nothing is waited for but blocks that run: a
 // cluster is scheduled as a whole, and the grid is launched cooperatively, after the host has counted what is resident.
 
+// How often a thread looks at memory that others write, and when it gives up, in debugging: after so many looks, all of
+// its team stop waiting, and the host finds a 1 in arrived[1].
+struct Patience {
+#ifdef GPU_LSTM_WATCHDOG
+  unsigned *arrived, looks = 0;
+
+  __device__ explicit Patience(unsigned* arrived) : arrived(arrived) {}
+  __device__ bool over() {
+    if (++looks > GPU_LSTM_WATCHDOG) atomicExch(arrived + 1, 1u);
+    return *static_cast<volatile unsigned*>(arrived + 1) != 0;
+  }
+#else
+  __device__ explicit Patience(unsigned*) {}
+  __device__ bool over() const { return false; }
+#endif
+};
+
 // One block.
 struct Alone {
   static constexpr bool local = true;
@@ -73,11 +90,9 @@ struct Grid {
     if (threadIdx.x == 0) count();
   }
   __device__ void wait() {
+    Patience patience(arrived);
     if (threadIdx.x == 0)
-      while (int(seen() - expected) < 0) {
-#ifdef GPU_LSTM_WATCHDOG
-        if (tired()) break;
-#endif
+      while (int(seen() - expected) < 0 && !patience.over()) {
       }
     __syncthreads();
   }
@@ -85,16 +100,6 @@ struct Grid {
   __device__ void give(S*, S, unsigned) const {}
 
  private:
-#ifdef GPU_LSTM_WATCHDOG
-  // After so many looks, all of the team stop waiting; the host finds the number in arrived[1].
-  unsigned looks = 0;
-
-  __device__ bool tired() {
-    volatile unsigned* const gave_up = arrived + 1;
-    if (++looks > GPU_LSTM_WATCHDOG) atomicExch(arrived + 1, 1u);
-    return *gave_up != 0;
-  }
-#endif
 #ifdef GPU_LSTM_EMULATOR
   __device__ void count() const { emulator::add_acquire_release(arrived, 1u); }
   __device__ unsigned seen() const { return emulator::load_acquire(arrived); }

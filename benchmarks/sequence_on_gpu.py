@@ -2,7 +2,7 @@
 
 Parts of `benchmarks.run_on_gpu`. A training step here is forward and backward of one layer with D = H: the input
 projection, the recurrence, dW, db and dx. Beside each time stand the layout, the step that the model expected
-(`gpu_lstm.recurrence.onchip`), and the floor: one barrier a step, as measured just before.
+(`gpu_lstm.recurrence.onchip`), and the floor: one barrier or hand-over a step, as measured just before.
 """
 
 from __future__ import annotations
@@ -74,6 +74,19 @@ def costs(backend: CudaBackend, rounds: int, count: int = 20000) -> Record:
 
         record[f"{form}_barrier_us"] = each(barriers) * 1e6
         record[f"{form}_barrier_expected_us"] = onchip.BARRIER[form]
+    slots = xp.empty((2 * count, limits.multiprocessors), dtype=xp.uint32)
+    hand_over = backend.kernel(kernels.handovers())
+
+    def handovers(number: int) -> None:
+        slots[...] = 2**32 - 1
+        hand_over(
+            (limits.multiprocessors,),
+            (32,),
+            (slots.view(xp.float32), np.uint32(limits.multiprocessors), np.int32(number)),
+        )
+
+    record["handover_us"] = each(handovers) * 1e6
+    record["handover_expected_us"] = onchip.HAND_OVER
     if "cluster" in forms:
         out = xp.zeros((kernels.CLUSTER,), dtype=xp.uint32)
         kernel = backend.kernel(kernels.reads_in_cluster())
@@ -169,7 +182,7 @@ def one_point(backend: CudaBackend, problem: Problem, rounds: int, barrier: Reco
     for layout in layouts:
         if isinstance(layout, str):
             return {**point, "refused": layout}
-        floor = barrier.get(f"{layout.form}_barrier_us")
+        floor = barrier["handover_us" if layout.barrier == 0 else f"{layout.form}_barrier_us"]
         point[layout.direction] = {
             "layout": layout.describe(),
             "expected_us_a_step": layout.microseconds,

@@ -131,21 +131,36 @@ def test_arrays_that_start_at_odd_places_are_read_one_element_at_a_time(form):
 MISTAKES = {
     "block": {
         "no barrier before the product": ("void wait() { __syncthreads(); }", "void wait() {}"),
-        "no barrier after the product": ("packs, sums);\n        __syncthreads();", "packs, sums);"),
+        "no barrier after the product": ("        }\n        __syncthreads();\n      }", "        }\n      }"),
     },
     "cluster": {
         "an arrival that orders no memory": ("cluster_arrive();", "cluster_arrive(emulator::Arrival::relaxed);"),
-        "no arrival": ("if (others_follow) team.arrive();", ""),
+        "no arrival": ("if (Team::local && others_follow) team.arrive();", ""),
         "one buffer": ("shown + (number + 1) % 2 * buffer", "shown + number % 2 * buffer"),
     },
     "grid": {
+        "shown by a plain store": (
+            "publish(h + after * cells + place.cell, output);",
+            "h[after * cells + place.cell] = output;",
+        ),
+        "taken before it is there": ("if (there || !missing || patience.over()) return values;", "return values;"),
+        "the sums are not read yet": ("if (tile == 0) __syncthreads();", ""),
         "counted without release": ("emulator::add_acquire_release(arrived, 1u)", "atomicAdd(arrived, 1u)"),
         "looked at without acquire": ("emulator::load_acquire", "emulator::load_relaxed"),
         "one block is not waited for": ("expected += members;", "expected += members - 1;"),
         "counted before all have written": ("void arrive() {\n    __syncthreads();", "void arrive() {"),
-        "no arrival": ("if (others_follow) team.arrive();", ""),
+        "no arrival of backward": ("      team.arrive();\n      shown_step", "      shown_step"),
     },
 }
+
+
+OF_BACKWARD = (
+    "counted without release",
+    "looked at without acquire",
+    "one block is not waited for",
+    "counted before all have written",
+    "no arrival of backward",
+)
 
 
 class Patched(EmulatedBackend):
@@ -174,8 +189,31 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
     force(monkeypatch, form)
     data = example((4, 3, 20), "float32")
     here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
-    with pytest.raises(EmulationError):
-        sequence_cuda.forward(Patched(*MISTAKES[form][mistake], mode="check", limits=device(form)), *here)
+    broken = Patched(*MISTAKES[form][mistake], mode="check", limits=device(form))
+    forward = mistake not in OF_BACKWARD
+    saved = sequence_cuda.forward(EmulatedBackend(limits=device(form)), *here) if not forward else None
+    try:
+        result = (
+            sequence_cuda.forward(broken, *here).h
+            if forward
+            else sequence_cuda.backward(broken, saved, None, None, None)
+        )
+    except EmulationError:
+        return
+    assert mistake == "taken before it is there"
+    assert np.isnan(result).any()
+
+
+@needs_emulator
+def test_numbers_that_look_as_if_they_were_missing_are_not_waited_for(monkeypatch):
+    """h0 of NaNs with all bits set; the second sequence begins late, so that they go from block to block."""
+    force(monkeypatch, "grid")
+    backend = EmulatedBackend(limits=device("grid"))
+    data = {name: array.astype(np.float32) for name, array in example((4, 2, 9), "float32").items()}
+    data["h0"].view(np.uint32)[...] = 2**32 - 1
+    mask = Mask(np.array([4, 2]), np.arange(4)[:, None, None] < np.array([4, 2])[None, :, None])
+    saved = sequence_cuda.forward(backend, data["z"], data["weight_hh"], data["h0"], data["c0"], mask, True)
+    assert np.isnan(saved.outputs).all()
 
 
 @needs_emulator
@@ -184,12 +222,15 @@ def test_the_watchdog_turns_a_hang_into_an_error(monkeypatch):
     data = example((4, 3, 20), "float32")
     here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
     saved = sequence_cuda.forward(EmulatedBackend(limits=device("grid")), *here)
+    silent = Patched("publish(h + after * cells + place.cell, output);", "", limits=device("grid"))
     broken = Patched("expected += members;", "expected += members + 1;", limits=device("grid"))
     monkeypatch.setenv(kernels.WATCHDOG, "300")
     with pytest.raises(
         BackendError, match=r"sequence_backward<float, Grid, 1> waited in vain: .*GPU_LSTM_WATCHDOG=300"
     ):
         sequence_cuda.backward(broken, saved, None, None, None)
+    with pytest.raises(BackendError, match=r"sequence_forward<float, Grid, 1> waited in vain"):
+        sequence_cuda.forward(silent, *here)
     monkeypatch.setenv(kernels.WATCHDOG, "soon")
     with pytest.raises(InputError, match="GPU_LSTM_WATCHDOG is 'soon'; expected a whole number"):
         sequence_cuda.backward(broken, saved, None, None, None)

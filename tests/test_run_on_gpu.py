@@ -82,7 +82,13 @@ def test_training_compares_results_before_it_measures(monkeypatch):
 def test_costs_of_waiting_are_measured_beside_what_the_model_takes():
     record = sequence_on_gpu.costs(EmulatedBackend(limits=SMALL), rounds=1, count=20)
     assert record["cluster_barrier_expected_us"] == 0.2
-    assert {"block_barrier_us", "cluster_barrier_us", "grid_barrier_us", "read_in_cluster_us"} <= record.keys()
+    assert {
+        "block_barrier_us",
+        "cluster_barrier_us",
+        "grid_barrier_us",
+        "handover_us",
+        "read_in_cluster_us",
+    } <= record.keys()
     old = EmulatedBackend(limits=Device(multiprocessors=2, shared_bytes=40 * 1024, capability=80))
     assert "cluster_barrier_us" not in sequence_on_gpu.costs(old, rounds=1, count=20)
 

@@ -6,7 +6,7 @@ gradient, the gradient of h, and all sums are float32 then.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def forward(
     xp = backend.xp
     num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
     layout = _layout(backend, "forward", batch, hidden, dtype)
-    h = xp.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
+    h = _h(backend, layout, (num_steps + 1, batch, hidden), z.dtype)
     c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=backend.dtype(kernels.ARITHMETIC[dtype]))
     first = -1 if reverse else 0
     h[first, ...] = 0 if h0 is None else h0
@@ -81,6 +81,15 @@ def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: st
     return layout
 
 
+def _h(backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Memory of h. On the grid, all bits of a number are set until it is there: no arithmetic gives such a NaN."""
+    xp = backend.xp
+    if layout.form != "grid":
+        return xp.empty(shape, dtype=dtype)
+    bits = 8 * np.dtype(dtype).itemsize
+    return xp.full(shape, 2**bits - 1, dtype=np.dtype(f"uint{bits}")).view(dtype)
+
+
 def _launch(
     backend: Backend,
     layout: onchip.Layout,
@@ -91,7 +100,7 @@ def _launch(
     hidden: int,
 ) -> None:
     arrived = None
-    if layout.form == "grid":
+    if layout.form == "grid" and (layout.direction == "backward" or kernels.watchdog()):
         arrived = backend.xp.zeros((layout.teams, COUNTER_WORDS), dtype=backend.xp.uint32)
     kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.columns)
     sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch

@@ -29,6 +29,14 @@ __global__ void OF_CLUSTER(Members) barriers_cluster(unsigned* arrived, unsigned
   many_barriers<Cluster>(arrived, members, rounds);
 }
 
+// Each block waits for a number of its neighbour before it shows the next one. slots (rounds, members), all bits set
+__global__ void handovers(float* slots, unsigned members, int rounds) {
+  for (int round = 0; threadIdx.x == 0 && round < rounds; ++round) {
+    publish(slots + int64(round) * members + blockIdx.x, float(round));
+    await<float, 1>(slots + int64(round) * members + (blockIdx.x + 1) % members, false, Patience(nullptr));
+  }
+}
+
 // One thread follows numbers from block to block of its cluster, each read waiting for the one before. out (blocks)
 template <int Members>
 __global__ void OF_CLUSTER(Members) reads_in_cluster(unsigned* out, int rounds) {

@@ -55,6 +55,7 @@ struct Tile {
     Pack<S, 8> other[N];
 #pragma unroll
     for (int n = 0; n < N; ++n) other[n] = columns.at(8 * n + group, k);
+    __syncwarp();  // lanes may have waited for their numbers
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
       if (16 * m >= rows) continue;

@@ -61,6 +61,28 @@ struct GlobalColumns {
   }
 };
 
+// h in global memory while others write it: every number says itself whether it is there, so that forward needs no
+// barrier of the grid. The slot before the first step is there from the start.
+template <typename S>
+struct AwaitedColumns {
+  const S* start;
+  unsigned columns, depth;
+  bool packs;  // whole accesses of 16 bytes
+  bool there;
+  Patience patience;
+
+  template <int V = 16 / sizeof(S)>
+  __device__ __forceinline__ Pack<S, V> at(unsigned column, unsigned k) const {
+    const S* const from = start + int64(column) * depth + k;
+    if (packs && column < columns && k < depth) return await<S, V>(from, there, patience);
+    Pack<S, V> values;
+#pragma unroll
+    for (int v = 0; v < V; ++v)
+      values.at[v] = column < columns && k + v < depth ? await<S, 1>(from + v, there, patience).at[0] : S(0.0f);
+    return values;
+  }
+};
+
 // sums[part][column][row] = weights (rows, depth) times the columns, over the k of that part.
 template <int N, typename S, typename Columns>
 __device__ __forceinline__ void product(const S* weights, unsigned rows, unsigned depth, const Layout& layout,
@@ -81,18 +103,6 @@ __device__ __forceinline__ void product(const S* weights, unsigned rows, unsigne
         const unsigned row = first + 8 * r + group, column = 8 * (i / 2) + 2 * t + i % 2;
         if (row < rows) sums[(part * 8 * N + column) * (rows | 1) + row] = sum.at(r, i / 2, i % 2);
       }
-  }
-}
-
-// The same, the columns wherever the team shows them.
-template <typename Team, int N, typename S>
-__device__ __forceinline__ void product_of_shown(const S* weights, unsigned rows, unsigned depth, const Layout& layout,
-                                                 const S* in_shared, const S* in_global, unsigned columns, bool packs,
-                                                 Arithmetic<S>* sums) {
-  if constexpr (Team::local) {
-    product<N>(weights, rows, depth, layout, SharedColumns<S>{in_shared, layout.pitch}, sums);
-  } else {
-    product<N>(weights, rows, depth, layout, GlobalColumns<S>{in_global, columns, depth, packs}, sums);
   }
 }
 
@@ -208,13 +218,16 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
         if (step == 0 || !work.one_tile()) state[n] = c[(keep ? before : 0) * cells + place.cell];
       }
       if (active) {
-        if (tile == 0) {
-          if (number == 0) team.arrive();  // with what comes before the first of these steps
+        if constexpr (Team::local) {
+          if (number == 0) team.arrive();  // with h0
           team.wait();
+          product<N>(weights, rows, hidden, layout, SharedColumns<S>{shown + number % 2 * buffer, layout.pitch}, sums);
+        } else {
+          const S* const start = h + before * cells + int64(work.first_sequence + tile) * hidden;
+          const AwaitedColumns<S> columns{start, work.sequences - tile, hidden, packs, step == 0, team.patience()};
+          if (tile == 0) __syncthreads();  // the sums are read
+          product<N>(weights, rows, hidden, layout, columns, sums);
         }
-        product_of_shown<Team, N>(weights, rows, hidden, layout, shown + number % 2 * buffer,
-                                  h + before * cells + int64(work.first_sequence + tile) * hidden,
-                                  work.sequences - tile, packs, sums);
         __syncthreads();
       }
 #pragma unroll
@@ -237,7 +250,7 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
           if (keep)
             store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + place.cell % hidden, hidden, one);
         }
-        h[after * cells + place.cell] = output;
+        publish(h + after * cells + place.cell, output);
         if (keep || step + 1 == steps || !work.one_tile()) c[(keep ? after : 0) * cells + place.cell] = state[n];
         if (others_follow)
           team.give(shown + (number + 1) % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit,
@@ -245,7 +258,7 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
-    if (others_follow) team.arrive();
+    if (Team::local && others_follow) team.arrive();
     number += active;
   }
 }
@@ -254,10 +267,11 @@ template <typename S, typename Team, int N>
 __global__ void __launch_bounds__(THREADS, 1)
     sequence_forward(S* z,                  // (T, B, 4H) pre-activations; becomes the activated gates if keep
                      const S* weight_hh,    // (4H, H)
-                     S* h,                  // (T + 1, B, H), the slot before the first step is there
+                     S* h,                  // (T + 1, B, H), the slot before the first step is there; for Grid, the
+                                            // others have all bits set
                      Arithmetic<S>* c,      // (T + 1, B, H), or (1, B, H) where not keep
                      const int64* lengths,  // (B,), or null: all T
-                     unsigned* arrived,     // (teams, 32) zeros, for Grid
+                     unsigned* arrived,     // (teams, 32) zeros, for Grid, with a watchdog only
                      int64 steps, int reverse, int keep,
                      int packs,  // h is read in accesses of 16 bytes
                      unsigned batch, unsigned hidden, unsigned members, unsigned share, unsigned slice, unsigned split,
@@ -326,9 +340,14 @@ __device__ __forceinline__ void backward(S* gates, const S* weight_hh, const Ari
       }
       if (multiplies) {
         if (tile == 0) team.wait();
-        product_of_shown<Team, N>(weights, rows, depth, layout, shown + (number - 1) % 2 * buffer,
-                                  gates + (shown_step * layout.batch + work.first_sequence + tile) * depth,
-                                  work.sequences - tile, packs, sums);
+        if constexpr (Team::local) {
+          const SharedColumns<S> columns{shown + (number - 1) % 2 * buffer, layout.pitch};
+          product<N>(weights, rows, depth, layout, columns, sums);
+        } else {
+          const S* const start = gates + (shown_step * layout.batch + work.first_sequence + tile) * depth;
+          const GlobalColumns<S> columns{start, work.sequences - tile, depth, packs};
+          product<N>(weights, rows, depth, layout, columns, sums);
+        }
         __syncthreads();
       }
 #pragma unroll

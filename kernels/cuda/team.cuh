@@ -21,6 +21,80 @@ struct Patience {
 #endif
 };
 
+// Memory that others read or write at the same time: whole elements, in no order with anything else.
+
+template <int Bytes>
+struct BitsOf;
+template <>
+struct BitsOf<2> {
+  using type = unsigned short;
+};
+template <>
+struct BitsOf<4> {
+  using type = unsigned;
+};
+template <>
+struct BitsOf<8> {
+  using type = unsigned long long;
+};
+template <typename S>
+using Bits = typename BitsOf<sizeof(S)>::type;
+
+// A number that is not there yet: all bits set, a NaN that no arithmetic gives.
+template <typename S>
+__device__ __forceinline__ bool is_missing(const S& value) {
+  return reinterpret_cast<const Bits<S>&>(value) == Bits<S>(~0ull);
+}
+
+template <typename S>
+__device__ __forceinline__ void publish(S* to, S value) {
+  Bits<S> bits = reinterpret_cast<const Bits<S>&>(value);
+  if (is_missing(value)) bits -= 1;  // handed in from outside: another NaN
+#ifdef GPU_LSTM_EMULATOR
+  emulator::store_relaxed(reinterpret_cast<Bits<S>*>(to), bits);
+#else
+  if constexpr (sizeof(S) == 2) asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(to), "h"(bits) : "memory");
+  if constexpr (sizeof(S) == 4) asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(bits) : "memory");
+  if constexpr (sizeof(S) == 8) asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(bits) : "memory");
+#endif
+}
+
+// One number, or as many as fill 16 bytes.
+template <typename S, int N>
+__device__ __forceinline__ Pack<S, N> look(const S* from) {
+  Pack<S, N> values;
+  if constexpr (N > 1) {
+#ifdef GPU_LSTM_EMULATOR
+    values = emulator::load_relaxed(reinterpret_cast<const Pack<S, N>*>(from));
+#else
+    unsigned long long* const words = reinterpret_cast<unsigned long long*>(&values);
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(words[0]), "=l"(words[1]) : "l"(from) : "memory");
+#endif
+  } else {
+    Bits<S>& bits = reinterpret_cast<Bits<S>&>(values);
+#ifdef GPU_LSTM_EMULATOR
+    bits = emulator::load_relaxed(reinterpret_cast<const Bits<S>*>(from));
+#else
+    if constexpr (sizeof(S) == 2) asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(bits) : "l"(from) : "memory");
+    if constexpr (sizeof(S) == 4) asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(bits) : "l"(from) : "memory");
+    if constexpr (sizeof(S) == 8) asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(bits) : "l"(from) : "memory");
+#endif
+  }
+  return values;
+}
+
+// The same, once they are there; `there` says that they are, whatever they are.
+template <typename S, int N>
+__device__ __forceinline__ Pack<S, N> await(const S* from, bool there, Patience patience) {
+  for (;;) {
+    const Pack<S, N> values = look<S, N>(from);
+    bool missing = false;
+#pragma unroll
+    for (int n = 0; n < N; ++n) missing = missing || is_missing(values.at[n]);
+    if (there || !missing || patience.over()) return values;
+  }
+}
+
 // One block.
 struct Alone {
   static constexpr bool local = true;
@@ -90,14 +164,15 @@ struct Grid {
     if (threadIdx.x == 0) count();
   }
   __device__ void wait() {
-    Patience patience(arrived);
+    Patience limit = patience();
     if (threadIdx.x == 0)
-      while (int(seen() - expected) < 0 && !patience.over()) {
+      while (int(seen() - expected) < 0 && !limit.over()) {
       }
     __syncthreads();
   }
   template <typename S>
   __device__ void give(S*, S, unsigned) const {}
+  __device__ Patience patience() const { return Patience(arrived); }
 
  private:
 #ifdef GPU_LSTM_EMULATOR

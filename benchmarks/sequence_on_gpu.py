@@ -28,6 +28,8 @@ BATCHES, STEPS, WIDTHS = (1, 16, 64, 256), (64, 256, 1024), (128, 256, 512, 768,
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest difference from PyTorch's results, relative to their largest number."""
 PUBLISHED: Problem = (1024, 16, 768, "bfloat16")
+PUBLISHED_BARRIER = {**onchip.BARRIER, "grid": 1.7}
+"""Microseconds; the grid's, which the kernels do without, is the middle of the published 1.2 to 2.2."""
 WANTED = {"ratio": 2.0, "slowest": 1.0, "forward_ms": 1.0, "step_ms": 2.6}
 """Times cuDNN in the geometric mean, at any point, and milliseconds at the published point."""
 
@@ -65,7 +67,7 @@ def costs(backend: CudaBackend, rounds: int, count: int = 20000) -> Record:
         ) / count
 
     for form in forms:
-        arrived = xp.zeros((1, sequence_cuda.COUNTER_WORDS), dtype=xp.uint32)
+        arrived = xp.zeros((1,), dtype=xp.uint32)
         kernel, blocks = backend.kernel(kernels.barriers(form)), members[form]
 
         def barriers(number: int, kernel: Any = kernel, blocks: int = blocks, arrived: Any = arrived) -> None:
@@ -73,7 +75,7 @@ def costs(backend: CudaBackend, rounds: int, count: int = 20000) -> Record:
             kernel((blocks,), (kernels.SEQUENCE_THREADS,), (arrived, np.uint32(blocks), np.int32(number)))
 
         record[f"{form}_barrier_us"] = each(barriers) * 1e6
-        record[f"{form}_barrier_expected_us"] = onchip.BARRIER[form]
+        record[f"{form}_barrier_expected_us"] = PUBLISHED_BARRIER[form]
     slots = xp.empty((2 * count, limits.multiprocessors), dtype=xp.uint32)
     hand_over = backend.kernel(kernels.handovers())
 
@@ -86,7 +88,7 @@ def costs(backend: CudaBackend, rounds: int, count: int = 20000) -> Record:
         )
 
     record["handover_us"] = each(handovers) * 1e6
-    record["handover_expected_us"] = onchip.HAND_OVER
+    record["handover_expected_us"] = onchip.EXCHANGE["grid"]
     if "cluster" in forms:
         out = xp.zeros((kernels.CLUSTER,), dtype=xp.uint32)
         kernel = backend.kernel(kernels.reads_in_cluster())
@@ -182,7 +184,7 @@ def one_point(backend: CudaBackend, problem: Problem, rounds: int, barrier: Reco
     for layout in layouts:
         if isinstance(layout, str):
             return {**point, "refused": layout}
-        floor = barrier["handover_us" if layout.barrier == 0 else f"{layout.form}_barrier_us"]
+        floor = barrier["handover_us" if layout.form == "grid" else f"{layout.form}_barrier_us"]
         point[layout.direction] = {
             "layout": layout.describe(),
             "expected_us_a_step": layout.microseconds,

@@ -130,7 +130,7 @@ def barriers(form: str) -> Kernel:
     """Many barriers of a team, to time them."""
     if form == "cluster":
         return Kernel("costs.cu", "barriers_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
-    team = {"block": "Alone", "grid": "Grid"}[form]
+    team = {"block": "Alone", "grid": "GridBarrier"}[form]
     return Kernel("costs.cu", "barriers", (team,), cooperative=form == "grid", since=80)
 
 

@@ -7,8 +7,6 @@ other h (in backward dz). Three forms::
     cluster   a thread-block cluster, by distributed shared memory        middle H, from sm_90 on
     grid      blocks of one cooperative launch, by global memory          large H
 
-The grid needs an atomic barrier backward; forward, every number of h says itself whether it is there.
-
 All layouts that fit are enumerated and the one with the least modelled time a step is taken. The model is written down
 before any measurement; its constants stand at the top, with where they come from.
 """
@@ -31,12 +29,12 @@ TYPICAL_BATCH = 64
 
 CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
-BARRIER = {"block": 0.05, "cluster": 0.2, "grid": 1.7}
-"""Microseconds. Published for an H100: under 0.2 in a cluster, 1.2 to 2.2 over the grid; the block's is an estimate."""
-EXCHANGE = {"block": 0.0, "cluster": 180 / CLOCK, "grid": 0.3}
-"""Microseconds until the first byte is there: 180 cycles to another block's shared memory; an L2 access, estimated."""
-HAND_OVER = 0.7
-"""Microseconds from a number's store in one block to its arrival in another that looks for it, by L2: an estimate."""
+BARRIER = {"block": 0.05, "cluster": 0.2, "grid": 0.0}
+"""Microseconds. Published for a cluster of an H100: under 0.2; the block's is an estimate. The grid has none: every
+number says itself whether it is there."""
+EXCHANGE = {"block": 0.0, "cluster": 180 / CLOCK, "grid": 0.7}
+"""Microseconds until another block's number is there: published 180 cycles to its shared memory; through L2, from the
+store to the look that finds it, an estimate."""
 SHARED_RATE = 227 * 1024.0
 """Bytes a microsecond of a multiprocessor's shared memory: about 1 us for all of it."""
 L2_RATE = 40e3
@@ -238,14 +236,13 @@ def _layout(
     from_l2 = row_blocks * each * depth * stored / L2_RATE if form == "grid" else 0.0
     cells = share * each
     cell = max(CELL_LATENCY, cells * (CELL_INSTRUCTIONS + 8 * split) / (128 * CLOCK))
-    no_barrier = form == "grid" and direction == "forward"  # every number says itself whether it is there
     at_once = device.multiprocessors // members if form != "grid" else teams
     return Layout(
         form, direction, dtype, teams, members, share, part, columns, split, pitch,
         shared_bytes=weights + shown + sums,
         product=tiles * max(arithmetic, streaming),
         cell=tiles * cell,
-        exchange=(HAND_OVER if no_barrier else EXCHANGE[form]) + tiles * from_l2,
-        barrier=0.0 if no_barrier else BARRIER[form],
+        exchange=EXCHANGE[form] + tiles * from_l2,
+        barrier=BARRIER[form],
         waves=-(-teams // max(at_once, 1)),
     )  # fmt: skip

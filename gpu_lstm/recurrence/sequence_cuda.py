@@ -17,9 +17,6 @@ from gpu_lstm.recurrence import onchip
 from gpu_lstm.recurrence.contract import Mask, Saved
 from gpu_lstm.recurrence.pointwise_cuda import check
 
-COUNTER_WORDS = 32
-"""32-bit words between the barrier counters of two teams, as ``kernels/cuda/team.cuh`` has it."""
-
 
 def forward(
     backend: Backend,
@@ -43,7 +40,8 @@ def forward(
     xp = backend.xp
     num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
     layout = _layout(backend, "forward", batch, hidden, dtype)
-    h = _h(backend, layout, (num_steps + 1, batch, hidden), z.dtype)
+    shape = num_steps + 1, batch, hidden
+    h = _missing(backend, shape, z.dtype) if layout.form == "grid" else xp.empty(shape, dtype=z.dtype)
     c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=backend.dtype(kernels.ARITHMETIC[dtype]))
     first = -1 if reverse else 0
     h[first, ...] = 0 if h0 is None else h0
@@ -69,9 +67,10 @@ def backward(
         backend.require("dh", dh, (num_steps, batch, hidden), dtype)
         dh = xp.ascontiguousarray(dh)  # one direction's part of a wider array has gaps
     lengths = None if saved.mask is None else backend.asarray(saved.mask.lengths, "int64")
-    flags = int(saved.reverse), _packs(dtype, 4 * hidden, gates)
-    _launch(backend, layout, (gates, weight_hh, c, dh, dh_t, dc_t, lengths), num_steps, flags, batch, hidden)
-    return gates, dh_t, dc_t
+    dz = _missing(backend, gates.shape, gates.dtype) if layout.form == "grid" else gates
+    flags = int(saved.reverse), _packs(dtype, 4 * hidden, dz)
+    _launch(backend, layout, (gates, dz, weight_hh, c, dh, dh_t, dc_t, lengths), num_steps, flags, batch, hidden)
+    return dz, dh_t, dc_t
 
 
 def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: str) -> onchip.Layout:
@@ -81,13 +80,10 @@ def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: st
     return layout
 
 
-def _h(backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Memory of h. On the grid, all bits of a number are set until it is there: no arithmetic gives such a NaN."""
-    xp = backend.xp
-    if layout.form != "grid":
-        return xp.empty(shape, dtype=dtype)
+def _missing(backend: Backend, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Numbers that are not there yet for the blocks of a grid: all bits set, a NaN that no arithmetic gives."""
     bits = 8 * np.dtype(dtype).itemsize
-    return xp.full(shape, 2**bits - 1, dtype=np.dtype(f"uint{bits}")).view(dtype)
+    return backend.xp.full(shape, 2**bits - 1, dtype=np.dtype(f"uint{bits}")).view(dtype)
 
 
 def _launch(
@@ -99,18 +95,17 @@ def _launch(
     batch: int,
     hidden: int,
 ) -> None:
-    arrived = None
-    if layout.form == "grid" and (layout.direction == "backward" or kernels.watchdog()):
-        arrived = backend.xp.zeros((layout.teams, COUNTER_WORDS), dtype=backend.xp.uint32)
+    watched = layout.form == "grid" and kernels.watchdog() > 0
+    gave_up = backend.xp.zeros((layout.teams,), dtype=backend.xp.uint32) if watched else None
     kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.columns)
     sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch
     backend.kernel(kernel)(
         (layout.blocks,),
         (kernels.SEQUENCE_THREADS,),
-        (*arrays, arrived, np.int64(num_steps), *map(np.int32, flags), *map(np.uint32, sizes)),
+        (*arrays, gave_up, np.int64(num_steps), *map(np.int32, flags), *map(np.uint32, sizes)),
         layout.shared_bytes,
     )
-    if arrived is not None and kernels.watchdog() and backend.to_numpy(arrived[:, 1]).any():
+    if gave_up is not None and backend.to_numpy(gave_up).any():
         raise BackendError(
             f"CUDA kernel {kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
             f"{kernels.watchdog()} looks ({layout.describe()})"

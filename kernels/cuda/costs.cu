@@ -10,6 +10,40 @@
 #define OF_CLUSTER(members)
 #endif
 
+// A barrier of the grid, which the sequence kernels do without: what it costs says what that saves. `arrived` counts
+// blocks, 0 at first.
+struct GridBarrier {
+  unsigned *arrived, members, expected = 0;
+
+  __device__ GridBarrier(unsigned* arrived, unsigned members) : arrived(arrived), members(members) {}
+  __device__ void arrive() {
+    __syncthreads();
+    expected += members;
+    if (threadIdx.x == 0) count();
+  }
+  __device__ void wait() {
+    if (threadIdx.x == 0)
+      while (int(seen() - expected) < 0) {
+      }
+    __syncthreads();
+  }
+
+ private:
+#ifdef GPU_LSTM_EMULATOR
+  __device__ void count() const { emulator::add_acquire_release(arrived, 1u); }
+  __device__ unsigned seen() const { return emulator::load_acquire(arrived); }
+#else
+  __device__ void count() const {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(arrived) : "memory");
+  }
+  __device__ unsigned seen() const {
+    unsigned value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(arrived) : "memory");
+    return value;
+  }
+#endif
+};
+
 template <typename Team>
 __device__ void many_barriers(unsigned* arrived, unsigned members, int rounds) {
   Team team(arrived, members);

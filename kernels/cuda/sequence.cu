@@ -40,29 +40,8 @@ struct SharedColumns {
   }
 };
 
-// The same in global memory, where others have just written them.
-template <typename S>
-struct GlobalColumns {
-  const S* start;
-  unsigned columns, depth;
-  bool packs;  // whole accesses of 16 bytes
-
-  template <int V = 16 / sizeof(S)>
-  __device__ __forceinline__ Pack<S, V> at(unsigned column, unsigned k) const {
-    Pack<S, V> values;
-    const S* const from = start + int64(column) * depth + k;
-    if (packs && column < columns && k < depth) {
-      reinterpret_cast<uint4&>(values) = __ldcg(reinterpret_cast<const uint4*>(from));
-    } else {
-#pragma unroll
-      for (int v = 0; v < V; ++v) values.at[v] = column < columns && k + v < depth ? from[v] : S(0.0f);
-    }
-    return values;
-  }
-};
-
-// h in global memory while others write it: every number says itself whether it is there, so that forward needs no
-// barrier of the grid. The slot before the first step is there from the start.
+// The same in global memory, while others write it: every number says itself whether it is there, so that the grid needs
+// no barrier. Of h, the slot before the first step is there from the start.
 template <typename S>
 struct AwaitedColumns {
   const S* start;
@@ -172,18 +151,26 @@ __device__ __forceinline__ void store_gates(S* to, unsigned hidden, const Gates<
   to[3ll * hidden] = S(gates.o);
 }
 
+template <typename S, typename T>
+__device__ __forceinline__ void publish_gates(S* to, unsigned hidden, const Gates<T>& gates) {
+  publish(to, S(gates.i));
+  publish(to + hidden, S(gates.f));
+  publish(to + 2ll * hidden, S(gates.g));
+  publish(to + 3ll * hidden, S(gates.o));
+}
+
 // ---- forward
 
 template <typename S, typename Team, int N>
 __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmetic<S>* c, const int64* lengths,
-                                        unsigned* arrived, int64 steps, bool reverse, bool keep, bool packs,
+                                        unsigned* gave_up, int64 steps, bool reverse, bool keep, bool packs,
                                         const Layout& layout) {
   using T = Arithmetic<S>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = 4 * layout.share, buffer = 8 * N * layout.pitch;
   const int64 cells = int64(layout.batch) * hidden;
-  Team team(arrived, layout.members);
+  Team team(gave_up, layout.members);
   S* const weights = reinterpret_cast<S*>(memory);
   S* const shown = weights + rows * layout.pitch;
   T* const sums = reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0));
@@ -258,7 +245,9 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
-    if (Team::local && others_follow) team.arrive();
+    if constexpr (Team::local) {
+      if (others_follow) team.arrive();
+    }
     number += active;
   }
 }
@@ -271,37 +260,37 @@ __global__ void __launch_bounds__(THREADS, 1)
                                             // others have all bits set
                      Arithmetic<S>* c,      // (T + 1, B, H), or (1, B, H) where not keep
                      const int64* lengths,  // (B,), or null: all T
-                     unsigned* arrived,     // (teams, 32) zeros, for Grid, with a watchdog only
+                     unsigned* gave_up,     // (teams,) zeros, for Grid with a watchdog
                      int64 steps, int reverse, int keep,
                      int packs,  // h is read in accesses of 16 bytes
                      unsigned batch, unsigned hidden, unsigned members, unsigned share, unsigned slice, unsigned split,
                      unsigned pitch) {
-  forward<S, Team, N>(z, weight_hh, h, c, lengths, arrived, steps, reverse, keep, packs,
+  forward<S, Team, N>(z, weight_hh, h, c, lengths, gave_up, steps, reverse, keep, packs,
                       {batch, hidden, members, share, slice, split, pitch});
 }
 
 // The same in clusters of so many blocks.
 template <typename S, int Members, int N>
 __global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS, 1)
-    sequence_forward_cluster(S* z, const S* weight_hh, S* h, Arithmetic<S>* c, const int64* lengths, unsigned* arrived,
+    sequence_forward_cluster(S* z, const S* weight_hh, S* h, Arithmetic<S>* c, const int64* lengths, unsigned* gave_up,
                              int64 steps, int reverse, int keep, int packs, unsigned batch, unsigned hidden,
                              unsigned members, unsigned share, unsigned slice, unsigned split, unsigned pitch) {
-  forward<S, Cluster, N>(z, weight_hh, h, c, lengths, arrived, steps, reverse, keep, packs,
+  forward<S, Cluster, N>(z, weight_hh, h, c, lengths, gave_up, steps, reverse, keep, packs,
                          {batch, hidden, members, share, slice, split, pitch});
 }
 
 // ---- backward
 
 template <typename S, typename Team, int N>
-__device__ __forceinline__ void backward(S* gates, const S* weight_hh, const Arithmetic<S>* c, const S* dy,
-                                         Arithmetic<S>* dh, Arithmetic<S>* dc, const int64* lengths, unsigned* arrived,
+__device__ __forceinline__ void backward(const S* gates, S* dz, const S* weight_hh, const Arithmetic<S>* c, const S* dy,
+                                         Arithmetic<S>* dh, Arithmetic<S>* dc, const int64* lengths, unsigned* gave_up,
                                          int64 steps, bool reverse, bool packs, const Layout& layout) {
   using T = Arithmetic<S>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = layout.share, depth = 4 * hidden, buffer = 8 * N * layout.pitch;
   const int64 cells = int64(layout.batch) * hidden;
-  Team team(arrived, layout.members);
+  Team team(gave_up, layout.members);
   S* const weights = reinterpret_cast<S*>(memory);
   S* const shown = weights + rows * layout.pitch;
   T* const sums = reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0));
@@ -311,7 +300,7 @@ __device__ __forceinline__ void backward(S* gates, const S* weight_hh, const Ari
     const bool inside = unit < work.units && k < depth;
     weights[unit * layout.pitch + k] = inside ? weight_hh[int64(k) * hidden + work.first_unit + unit] : S(0.0f);
   }
-  if (Team::local) {
+  if constexpr (Team::local) {
     fill(shown, 2 * buffer);
     team.arrive();
     team.wait();  // others write here from the first step on
@@ -339,13 +328,14 @@ __device__ __forceinline__ void backward(S* gates, const S* weight_hh, const Ari
         outside[n] = dy ? T(dy[row * hidden + place.cell % hidden]) : T(0);
       }
       if (multiplies) {
-        if (tile == 0) team.wait();
         if constexpr (Team::local) {
+          team.wait();
           const SharedColumns<S> columns{shown + (number - 1) % 2 * buffer, layout.pitch};
           product<N>(weights, rows, depth, layout, columns, sums);
         } else {
-          const S* const start = gates + (shown_step * layout.batch + work.first_sequence + tile) * depth;
-          const GlobalColumns<S> columns{start, work.sequences - tile, depth, packs};
+          const S* const start = dz + (shown_step * layout.batch + work.first_sequence + tile) * depth;
+          const AwaitedColumns<S> columns{start, work.sequences - tile, depth, packs, false, team.patience()};
+          if (tile == 0) __syncthreads();  // the sums are read
           product<N>(weights, rows, depth, layout, columns, sums);
         }
         __syncthreads();
@@ -362,7 +352,7 @@ __device__ __forceinline__ void backward(S* gates, const S* weight_hh, const Ari
             cell_backward<T>(one, c_before[n], c_after[n], from_h[n] + outside[n], from_c[n]);
             from_h[n] = T(0);
           }
-          store_gates(gates + (t * layout.batch + place.sequence) * depth + place.cell % hidden, hidden, one);
+          publish_gates(dz + (t * layout.batch + place.sequence) * depth + place.cell % hidden, hidden, one);
           if (active) {
             S* const here = shown + number % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;
             team.give(here, S(one.i), layout.members);
@@ -376,7 +366,7 @@ __device__ __forceinline__ void backward(S* gates, const S* weight_hh, const Ari
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
     if (active) {
-      team.arrive();
+      if constexpr (Team::local) team.arrive();
       shown_step = t, ++number;
     }
   }
@@ -384,28 +374,29 @@ __device__ __forceinline__ void backward(S* gates, const S* weight_hh, const Ari
 
 template <typename S, typename Team, int N>
 __global__ void __launch_bounds__(THREADS, 1)
-    sequence_backward(S* gates,                // (T, B, 4H); becomes dz
+    sequence_backward(const S* gates,          // (T, B, 4H)
+                      S* dz,                   // (T, B, 4H), may be gates; for Grid, elsewhere, and all bits are set
                       const S* weight_hh,      // (4H, H)
                       const Arithmetic<S>* c,  // (T + 1, B, H)
                       const S* dy,             // (T, B, H), or null: zeros
                       Arithmetic<S>* dh,       // (B, H): of the last h; becomes that of h0
                       Arithmetic<S>* dc,       // (B, H), likewise
                       const int64* lengths,    // (B,), or null: all T
-                      unsigned* arrived,       // (teams, 32) zeros, for Grid
+                      unsigned* gave_up,       // (teams,) zeros, for Grid with a watchdog
                       int64 steps, int reverse,
                       int packs,  // dz is read in accesses of 16 bytes
                       unsigned batch, unsigned hidden, unsigned members, unsigned share, unsigned slice, unsigned split,
                       unsigned pitch) {
-  backward<S, Team, N>(gates, weight_hh, c, dy, dh, dc, lengths, arrived, steps, reverse, packs,
+  backward<S, Team, N>(gates, dz, weight_hh, c, dy, dh, dc, lengths, gave_up, steps, reverse, packs,
                        {batch, hidden, members, share, slice, split, pitch});
 }
 
 template <typename S, int Members, int N>
 __global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS, 1)
-    sequence_backward_cluster(S* gates, const S* weight_hh, const Arithmetic<S>* c, const S* dy, Arithmetic<S>* dh,
-                              Arithmetic<S>* dc, const int64* lengths, unsigned* arrived, int64 steps, int reverse,
+    sequence_backward_cluster(const S* gates, S* dz, const S* weight_hh, const Arithmetic<S>* c, const S* dy, Arithmetic<S>* dh,
+                              Arithmetic<S>* dc, const int64* lengths, unsigned* gave_up, int64 steps, int reverse,
                               int packs, unsigned batch, unsigned hidden, unsigned members, unsigned share,
                               unsigned slice, unsigned split, unsigned pitch) {
-  backward<S, Cluster, N>(gates, weight_hh, c, dy, dh, dc, lengths, arrived, steps, reverse, packs,
+  backward<S, Cluster, N>(gates, dz, weight_hh, c, dy, dh, dc, lengths, gave_up, steps, reverse, packs,
                           {batch, hidden, members, share, slice, split, pitch});
 }

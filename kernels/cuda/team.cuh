@@ -1,19 +1,20 @@
 // The blocks that share one W_hh and hand each other h, or dz: one block, a cluster, or many blocks of the grid.
 //
-// At each step every block writes its part for all, arrives, and waits for the others before it reads theirs. `local`:
-// the parts lie in the shared memory of each block, else in global memory. Nothing is waited for but blocks that run: a
-// cluster is scheduled as a whole, and the grid is launched cooperatively, after the host has counted what is resident.
+// `local`: the parts lie in the shared memory of each block; at each step a block gives its part to all, arrives, and
+// waits for the others before it reads theirs. Else they lie in global memory. Nothing is waited for but blocks that
+// run: a cluster is scheduled as a whole, and the grid is launched cooperatively, after the host has counted what is
+// resident.
 
-// How often a thread looks at memory that others write, and when it gives up, in debugging: after so many looks, all of
-// its team stop waiting, and the host finds a 1 in arrived[1].
+// How often a thread looks at memory that others write. In debugging it gives up after so many looks, and so do all of
+// its team; the host finds a 1 in gave_up.
 struct Patience {
 #ifdef GPU_LSTM_WATCHDOG
-  unsigned *arrived, looks = 0;
+  unsigned *gave_up, looks = 0;
 
-  __device__ explicit Patience(unsigned* arrived) : arrived(arrived) {}
+  __device__ explicit Patience(unsigned* gave_up) : gave_up(gave_up) {}
   __device__ bool over() {
-    if (++looks > GPU_LSTM_WATCHDOG) atomicExch(arrived + 1, 1u);
-    return *static_cast<volatile unsigned*>(arrived + 1) != 0;
+    if (++looks > GPU_LSTM_WATCHDOG) atomicExch(gave_up, 1u);
+    return *static_cast<volatile unsigned*>(gave_up) != 0;
   }
 #else
   __device__ explicit Patience(unsigned*) {}
@@ -149,43 +150,13 @@ struct Cluster {
   }
 };
 
-// Blocks of a cooperative launch. `arrived` counts them in global memory: 0 at first, one such counter a team.
+// Blocks of a cooperative launch. Numbers in global memory say themselves whether they are there: no barrier.
 struct Grid {
   static constexpr bool local = false;
-  static constexpr unsigned apart = 32;  // counters of neighbours: a cache line each
-  unsigned *arrived, members, expected = 0;
+  unsigned* gave_up;
 
-  __device__ Grid(unsigned* counters, unsigned members)
-      : arrived(counters + blockIdx.x / members * apart), members(members) {}
-
-  __device__ void arrive() {
-    __syncthreads();
-    expected += members;
-    if (threadIdx.x == 0) count();
-  }
-  __device__ void wait() {
-    Patience limit = patience();
-    if (threadIdx.x == 0)
-      while (int(seen() - expected) < 0 && !limit.over()) {
-      }
-    __syncthreads();
-  }
+  __device__ Grid(unsigned* gave_up, unsigned members) : gave_up(gave_up + blockIdx.x / members) {}
   template <typename S>
   __device__ void give(S*, S, unsigned) const {}
-  __device__ Patience patience() const { return Patience(arrived); }
-
- private:
-#ifdef GPU_LSTM_EMULATOR
-  __device__ void count() const { emulator::add_acquire_release(arrived, 1u); }
-  __device__ unsigned seen() const { return emulator::load_acquire(arrived); }
-#else
-  __device__ void count() const {
-    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(arrived) : "memory");
-  }
-  __device__ unsigned seen() const {
-    unsigned value;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(arrived) : "memory");
-    return value;
-  }
-#endif
+  __device__ Patience patience() const { return Patience(gave_up); }
 };

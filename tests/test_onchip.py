@@ -2,6 +2,7 @@
 
 import dataclasses
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,16 @@ def test_every_layout_covers_the_problem_and_fits(device, direction):
         assert kernel.expression in launched
         assert kernel.cooperative == (layout.form == "grid")
         assert 10 * device.capability >= 10 * kernel.since
+
+
+def test_a_block_has_the_registers_and_the_shared_memory_that_the_planner_assumes():
+    """512 threads of one block share 65,536 registers, and nothing takes shared memory besides what is planned."""
+    lines = (Path(__file__).parents[1] / "kernels" / "cuda" / "resources.md").read_text().splitlines()
+    needs = {line.split("`")[1]: line.split("|")[2:-1] for line in lines if line.startswith("| `sequence_")}
+    assert set(needs) == {kernel.expression for kernel in kernels.every_kernel() if kernel.file == "sequence.cu"}
+    for *registers, shared in needs.values():
+        assert max(int(number) for number in registers if number.strip()) * kernels.SEQUENCE_THREADS <= 65536
+        assert int(shared) == 0
 
 
 def test_small_middle_and_large_take_their_forms():

@@ -314,6 +314,7 @@ PARTS: dict[str, Callable[[Backend, int], Record]] = {
     "training": training,
     "torch": against_torch,
     "sequence": sequence_on_gpu.against_torch,
+    "soak": sequence_on_gpu.soak,
 }
 
 

@@ -1,4 +1,4 @@
-"""The sequence tier on a GPU: what barriers cost, and a training step against torch.nn.LSTM over a grid of sizes.
+"""The sequence tier on a GPU: what waiting costs, a training step against torch.nn.LSTM over a grid, an hour of soak.
 
 Parts of `benchmarks.run_on_gpu`. A training step here is forward and backward of one layer with D = H: the input
 projection, the recurrence, dW, db and dx. Beside each time stand the layout, the step that the model expected
@@ -18,7 +18,7 @@ import numpy as np
 from gpu_lstm.backend import Backend, kernels
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.errors import BackendError
-from gpu_lstm.recurrence import onchip, sequence_cuda
+from gpu_lstm.recurrence import Mask, onchip, pointwise_cuda, sequence_cuda
 
 Record = dict[str, Any]
 Problem = tuple[int, int, int, str]
@@ -27,6 +27,8 @@ Problem = tuple[int, int, int, str]
 BATCHES, STEPS, WIDTHS = (1, 16, 64, 256), (64, 256, 1024), (128, 256, 512, 768, 1024, 2048)
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest difference from PyTorch's results, relative to their largest number."""
+SOAK_TOLERANCE = {"float32": 1e-3, "float16": 1e-1}
+"""The same between the tiers: single numbers may cancel, and 16-bit pre-activations are rounded in one tier only."""
 PUBLISHED: Problem = (1024, 16, 768, "bfloat16")
 PUBLISHED_BARRIER = {**onchip.BARRIER, "grid": 1.7}
 """Microseconds; the grid's, which the kernels do without, is the middle of the published 1.2 to 2.2."""
@@ -224,6 +226,46 @@ def one_point(backend: CudaBackend, problem: Problem, rounds: int, barrier: Reco
     if with_torch:
         point["ratio"] = point["seconds"]["torch"] / point["seconds"]["ours"]
     return point
+
+
+def soak(backend: Backend, rounds: int, duration: float = 3600.0, largest: Problem = (300, 300, 1400, "")) -> Record:
+    """Random problems for so many seconds, the sequence tier against the pointwise tier; a hang never comes back."""
+    del rounds
+    if not isinstance(backend, CudaBackend):
+        return {"missing": f"backend {backend.name} has no sequence kernels of CUDA"}
+    rng = np.random.default_rng()
+    forms = dict.fromkeys(onchip.BARRIER, 0)
+    worst, refused, end = 0.0, 0, time.perf_counter() + duration
+    while time.perf_counter() < end:
+        steps, batch, hidden = (int(limit ** rng.random()) for limit in largest[:3])
+        dtype, reverse = str(rng.choice(["float32", "float16"])), bool(rng.integers(2))
+        if onchip.obstacle(backend.limits, hidden, dtype):
+            refused += 1
+            continue
+        lengths = rng.integers(1, steps + 1, batch)
+        mask = Mask(lengths, backend.asarray(np.arange(steps)[:, None, None] < lengths[:, None]))
+        weight_hh, z, dh = (
+            backend.asarray(array.astype(np.float32), dtype)
+            for array in (
+                rng.uniform(-(hidden**-0.5), hidden**-0.5, (4 * hidden, hidden)),
+                rng.standard_normal((steps, batch, 4 * hidden)),
+                rng.standard_normal((steps, batch, hidden)),
+            )
+        )
+        results = []
+        for tier in (pointwise_cuda, sequence_cuda):
+            saved = tier.forward(backend, backend.xp.asarray(z, copy=True), weight_hh, None, None, mask, reverse)
+            results.append([saved.h, *tier.backward(backend, saved, dh, None, None)])
+        for expected, actual in zip(*(map(backend.to_numpy, arrays) for arrays in results), strict=True):
+            there = expected.astype(np.float32)
+            error = np.max(np.abs(actual.astype(np.float32) - there)) / max(float(np.max(np.abs(there))), 0.1)
+            worst = max(worst, float(error))
+            if not error < SOAK_TOLERANCE[dtype]:
+                problem = f"T={steps}, B={batch}, H={hidden}, {dtype}, reverse={reverse}, lengths={lengths.tolist()}"
+                raise RuntimeError(f"the tiers differ by {error:.1e} at {problem}")
+        layout = onchip.choose(backend.limits, "forward", batch, hidden, dtype)
+        forms[layout.form if not isinstance(layout, str) else layout] += 1
+    return {"seconds": duration, "problems": forms, "refused": refused, "largest_relative_difference": worst}
 
 
 def against_torch(backend: Backend, rounds: int, grid: list[Problem] | None = None) -> Record:

@@ -124,6 +124,18 @@ def test_the_grid_records_layouts_expectations_and_refusals(capsys):
     assert "no sequence kernels" in sequence_on_gpu.against_torch(NUMPY, 1)["missing"]
 
 
+@needs_emulator
+def test_the_soak_compares_the_tiers(monkeypatch):
+    backend = EmulatedBackend(limits=SMALL)
+    record = sequence_on_gpu.soak(backend, 1, 3.0, (4, 4, 12, ""))
+    assert sum(record["problems"].values()) > 0
+    assert 0 < record["largest_relative_difference"] < 1e-1
+    monkeypatch.setattr(sequence_on_gpu, "SOAK_TOLERANCE", {"float32": 0.0, "float16": 0.0})
+    with pytest.raises(RuntimeError, match=r"the tiers differ by .* at T=\d+, B="):
+        sequence_on_gpu.soak(backend, 1, 3.0, (4, 4, 12, ""))
+    assert "no sequence kernels" in sequence_on_gpu.soak(NUMPY, 1)["missing"]
+
+
 def test_a_part_that_fails_is_recorded_and_the_others_go_on(monkeypatch, tmp_path, capsys):
     def broken(backend, rounds):
         raise RuntimeError("no such thing")

@@ -94,10 +94,12 @@ def test_the_plan_explains_itself_with_numbers():
         "1 cluster barrier a step",
         "us a step expected (product",
         "backward: ",
-        "larger batches than B = 1024 forward and 1024 backward take the pointwise tier",
+        "larger batches than B = 1024 forward and B = 1024 backward take the pointwise tier",
         "pointwise: could run, but it is slower",
     ):
         assert part in said
+    assert "no barrier, " in LSTM(4, 768, backend=EmulatedBackend()).plan.why()
+    assert "larger batches" not in LSTM(4, 64, backend=EmulatedBackend()).plan.why()
     assert "up to H = 1320 in float32" in make_plan(EmulatedBackend()).why()
 
 

@@ -24,8 +24,8 @@ from gpu_lstm.backend.kernels import SEQUENCE_THREADS as THREADS
 DIRECTIONS = ("forward", "backward")
 CELLS = 2
 """Most cells of a thread, as ``kernels/cuda/sequence.cu`` has it."""
-TYPICAL_BATCH = 64
-"""The batch size that a plan is explained for."""
+TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
+"""The batch size that a plan is explained for, and the largest that it is looked at for."""
 
 CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
@@ -114,11 +114,11 @@ class Layout:
             "cluster": f"{self.teams} clusters of {self.members} blocks",
             "grid": f"{self.teams} x {self.members} blocks of the grid",
         }[self.form]
-        barriers = f"1 {self.form} barrier" if self.barrier else "no barrier"
+        barriers = f"1 {self.form} barrier a step" if self.barrier else "no barrier"
         waves = f"{self.waves} waves of " if self.waves > 1 else ""
         return (
             f"{self.direction}: {team}, {self.share} units and {self.slice} sequences each, "
-            f"{self.shared_bytes / 1024:.0f} KiB on chip a block, {barriers} a step, "
+            f"{self.shared_bytes / 1024:.0f} KiB on chip a block, {barriers}, "
             f"{self.microseconds:.2f} us a step expected ({waves}product {self.product:.2f}, cells {self.cell:.2f}, "
             f"exchange {self.exchange:.2f}, barrier {self.barrier:.2f})"
         )
@@ -158,8 +158,8 @@ def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str) ->
 
 
 def most_that_pays(device: Device, direction: str, hidden: int, dtype: str) -> int:
-    """The largest power of two as a batch size, up to 4096, where it does; 0 for none."""
-    sizes = [2**n for n in range(13)]
+    """The largest power of two as a batch size, up to `LARGEST_BATCH`, where it does; 0 for none."""
+    sizes = [2**n for n in range(LARGEST_BATCH.bit_length())]
     return max((size for size in sizes if pays(device, direction, size, hidden, dtype)), default=0)
 
 

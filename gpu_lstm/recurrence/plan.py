@@ -115,6 +115,6 @@ def _described(backend: Backend, tier: str, hidden_size: int | None, dtype: str,
     said = f"persistent CUDA kernels that keep W_hh on chip; at H = {hidden_size}, B = {batch}, {dtype}, {plan}"
     if not auto:
         return said
-    most = {name: onchip.most_that_pays(backend.limits, name, hidden_size, dtype) for name in onchip.DIRECTIONS}
-    ends = [f"B = {batch} {name}" for name, batch in most.items() if batch < onchip.LARGEST_BATCH]
+    batches = {name: onchip.most_that_pays(backend.limits, name, hidden_size, dtype) for name in onchip.DIRECTIONS}
+    ends = [f"B = {batch} {name}" for name, batch in batches.items() if batch < onchip.LARGEST_BATCH]
     return f"{said}; larger batches than {' and '.join(ends)} take the pointwise tier" if ends else said

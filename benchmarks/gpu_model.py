@@ -6,8 +6,11 @@ python -m benchmarks.gpu_model
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from gpu_lstm.backend import kernels
+from gpu_lstm.backend.cuda import Device
+from gpu_lstm.recurrence import onchip
 
 BANDWIDTH = 3e12
 """Bytes per second of device memory: an H100's, rounded."""
@@ -18,6 +21,7 @@ PRODUCT_RATES = {"float32": 60e12, "float16": 600e12}
 KERNELS = ("training", "inference", "backward")
 HOST_MICROSECONDS = 8.0
 """What a launch from Python costs the host: assumed, to be measured."""
+H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90)
 LAUNCHES = {"pointwise": (2, 2), "reference": (11, 19)}
 """Launches a step, forward and backward: this tier's, counted by a test; and those of plain array expressions."""
 
@@ -74,9 +78,26 @@ def step_table() -> Iterator[str]:
             )
 
 
+def sequence_table() -> Iterator[str]:
+    """Lines of the table of the sequence tier on an H100: what the planner chooses and expects."""
+    yield "| H | storage | B | direction | form | teams x blocks | units | on chip a block, KiB | us a step |"
+    yield "| ---: | --- | ---: | --- | --- | ---: | ---: | ---: | ---: |"
+    for hidden, dtype, batch in product((64, 128, 256, 512, 768, 1024, 2048), ("float32", "bfloat16"), (16, 64)):
+        for direction in onchip.DIRECTIONS:
+            layout = onchip.choose(H100, direction, batch, hidden, dtype)
+            start = f"| {hidden} | {dtype} | {batch} | {direction} |"
+            if isinstance(layout, str):
+                yield f"{start} does not fit | | | | |"
+                continue
+            yield (
+                f"{start} {layout.form} | {layout.teams} x {layout.members} | {layout.share} "
+                f"| {layout.shared_bytes / 1024:.0f} | {layout.microseconds:.2f} |"
+            )
+
+
 def main() -> None:
     """Print the tables."""
-    for table in (gate_table(), step_table()):
+    for table in (gate_table(), step_table(), sequence_table()):
         print("\n".join(table) + "\n")
 
 

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import sequence_on_gpu
 from benchmarks.gpu_model import CELLS, bytes_of
 from gpu_lstm.backend import Backend, CupyBackend, kernels
 from gpu_lstm.bench.grid import STANDARD as SIZES
@@ -40,7 +41,14 @@ from gpu_lstm.layers import LSTM
 from gpu_lstm.recurrence import runnable_tiers
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["test_cuda_recurrence.py", "test_cuda_step.py", "test_backend.py", "test_lstm.py", "test_teaching.py"]
+TESTS = [
+    "test_cuda_recurrence.py",
+    "test_cuda_sequence.py",
+    "test_cuda_step.py",
+    "test_backend.py",
+    "test_lstm.py",
+    "test_teaching.py",
+]
 HEADLINE: Size = (128, 64, 512, 512)
 WANTED = {"copy_share": 0.8, "reference_over_pointwise": 3.0}
 """What the kernels are expected to reach: share of a copy's bandwidth, and times faster than plain CuPy."""
@@ -145,11 +153,16 @@ def gate_launches(backend: Backend, dtype: str, cells: int, steps: int) -> dict[
     training, inference = (backend.kernel(kernels.gates_forward(dtype, width, keep, False)) for keep in (True, False))
     backward = backend.kernel(kernels.gates_backward(dtype, width, False))
     slots = [tuple(map(np.int64, (t, t, t + 1))) for t in range(steps)]
+
+    def each(launch: kernels.Launch, arguments: list[tuple[Any, ...]]) -> None:
+        for args in arguments:
+            launch(grid, block, args)
+
     first = np.int64(0), np.int64(0)
     return {
-        "training": lambda: [training(grid, block, (z, h, c, None, *s, *s[1:], *sizes)) for s in slots],
-        "inference": lambda: [inference(grid, block, (z, h, c, None, *s, *first, *sizes)) for s in slots],
-        "backward": lambda: [backward(grid, block, (z, c, dy, dh, dc, None, *s, *sizes)) for s in slots],
+        "training": lambda: each(training, [(z, h, c, None, *s, *s[1:], *sizes) for s in slots]),
+        "inference": lambda: each(inference, [(z, h, c, None, *s, *first, *sizes) for s in slots]),
+        "backward": lambda: each(backward, [(z, c, dy, dh, dc, None, *s, *sizes) for s in slots]),
     }
 
 
@@ -289,7 +302,7 @@ def sanitizers(backend: Backend, rounds: int) -> Record:
     program = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     if program is None or importlib.util.find_spec("pytest") is None:
         return {"missing": "compute-sanitizer or pytest is not installed"}
-    small = [*pytest_command()[: -len(TESTS)], *(f"tests/{name}" for name in TESTS[:2]), "-k", "not same_bits"]
+    small = [*pytest_command()[: -len(TESTS)], *(f"tests/{name}" for name in TESTS[:3]), "-k", "not same_bits"]
     return {
         tool: run_command([program, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all", *small])
         for tool in ("memcheck", "racecheck")
@@ -302,6 +315,8 @@ PARTS: dict[str, Callable[[Backend, int], Record]] = {
     "bandwidth": bandwidth,
     "training": training,
     "torch": against_torch,
+    "sequence": sequence_on_gpu.against_torch,
+    "soak": sequence_on_gpu.soak,
 }
 
 

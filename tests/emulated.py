@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm.backend import kernels
-from gpu_lstm.backend.cuda import CudaBackend
+from gpu_lstm.backend.cuda import CudaBackend, Device
 from tests.emulator import build, missing
 
 try:
@@ -17,6 +17,7 @@ except ImportError:  # NumPy has no bfloat16 of its own
     DTYPES: tuple[str, ...] = ("float32", "float64", "float16")
 else:
     DTYPES = tuple(kernels.STORAGE)
+H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90)
 needs_emulator = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 
@@ -41,8 +42,9 @@ class EmulatedBackend(CudaBackend):
     name = "emulated"
     why = "emulated (tests)"
 
-    def __init__(self, mode="fast", seed=0):
+    def __init__(self, mode="fast", seed=0, limits=H100):
         super().__init__()
+        self.limits = limits
         self.xp = np
         self.mode, self.seed = mode, seed
         self.launches = []
@@ -68,11 +70,21 @@ class EmulatedBackend(CudaBackend):
     def kernel(self, kernel):
         module = module_of(kernel, self.mode)
 
-        def launch(grid, block, args):
+        def launch(grid, block, args, shared_bytes=0):
             self.launches.append(kernel.name)
             # A kernel that takes a table reaches arrays by the addresses in it.
             reached = self._reached if kernel.file == "optimizer.cu" else ()
-            module.launch(kernel.expression, grid, block, args, seed=self.seed, in_place=reached)
+            module.launch(
+                kernel.expression,
+                grid,
+                block,
+                args,
+                shared_mem=shared_bytes,
+                cooperative=kernel.cooperative,
+                cluster=(kernel.cluster,),
+                seed=self.seed,
+                in_place=reached,
+            )
 
         return launch
 
@@ -91,10 +103,12 @@ def _groups():
 
 
 @functools.cache
-def _module(source, mode):
-    return build(source, mode=mode, names=_groups()[source])
+def _module(source, mode, names):
+    return build(source, mode=mode, names=names)
 
 
 def module_of(kernel, mode):
     """The emulator's module that has this kernel, built once."""
-    return _module(kernel.source, mode)
+    # The sequence kernels are large and many: each by itself, when it is needed.
+    alone = kernel.file == "sequence.cu"
+    return _module(kernel.source, mode, (kernel.expression,) if alone else tuple(_groups()[kernel.source]))

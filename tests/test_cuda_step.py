@@ -443,15 +443,16 @@ def test_a_step_waits_for_the_device_only_to_read_loss_and_norm(monkeypatch):
 
 
 @needs_emulator
-def test_the_launches_of_a_step_grow_by_four_for_each_time_step_and_layer():
+@pytest.mark.parametrize("tier, each", [("pointwise", 4), ("sequence", 0)])
+def test_the_launches_of_a_step_grow_by_four_for_each_time_step_and_layer_or_not_at_all(tier, each):
     counts = []
     for steps in (3, 8):
         backend = EmulatedBackend()
-        model = LanguageModel(7, 3, 5, 2, dropout=0.5, backend=backend)
+        model = LanguageModel(7, 3, 5, 2, dropout=0.5, backend=backend, tier=tier)
         loss, _, gradients = model.loss(np.arange((steps + 1) * 3).reshape(-1, 3) % 7, seed=(1,))
         make_optimizer("adam", backend, model.params, 0.01).update(gradients, max_norm=1.0, loss=loss)
         counts.append(len(backend.launches))
-    assert counts[1] - counts[0] == 4 * 5 * 2
+    assert counts[1] - counts[0] == each * 5 * 2
     assert counts[0] - 4 * 3 * 2 < 32  # all else together
 
 

@@ -4,6 +4,7 @@ What only a real CuPy can show is under `-m gpu`; here every line of the backend
 """
 
 import ctypes
+import dataclasses
 import sys
 import types
 
@@ -14,6 +15,7 @@ from gpu_lstm import LSTM, BackendError
 from gpu_lstm.backend import CupyBackend, choose, cupy_backend, kernels
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.optimizers import make_optimizer
+from gpu_lstm.recurrence import sequence_cuda
 from tests.emulated import module_of, needs_emulator
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
@@ -23,8 +25,16 @@ CUDA_TYPES = {0: np.float32, 1: np.float64, 2: np.float16}
 class Device:
     """cupy.cuda.Device"""
 
+    multiprocessors = 132
+
     def __init__(self, number):
         self.id = number
+        self.compute_capability = "90"
+        self.attributes = {
+            "MultiProcessorCount": Device.multiprocessors,
+            "MaxSharedMemoryPerBlockOptin": 227 * 1024,
+            "CooperativeLaunch": 1,
+        }
 
     def __eq__(self, other):
         return isinstance(other, Device) and self.id == other.id
@@ -89,9 +99,9 @@ class RawModule:
 
     error = None
 
-    def __init__(self, *, code, options, name_expressions):
+    def __init__(self, *, code, options, name_expressions, enable_cooperative_groups):
         assert options == kernels.OPTIONS
-        self.code, self.names = code, name_expressions
+        self.code, self.names, self.cooperative = code, name_expressions, enable_cooperative_groups
 
     def get_function(self, name):
         if self.error is not None:
@@ -99,12 +109,24 @@ class RawModule:
         (kernel,) = (k for k in kernels.every_kernel() if k.source == self.code and k.expression == name)
         module = module_of(kernel, "fast")
 
-        def function(grid, block, args):
+        def function(grid, block, args, *, shared_mem):
+            assert shared_mem <= function.max_dynamic_shared_size_bytes
             assert all(arg is not None for arg in args), "not every CuPy takes None as a null pointer"
             # The emulator wants a null pointer as None; addresses in a table it has to be told of.
             given = [None if isinstance(arg, np.uint64) and arg == 0 else arg for arg in args]
-            module.launch(name, grid, block, given, in_place=reached(kernel, given))
+            module.launch(
+                name,
+                grid,
+                block,
+                given,
+                shared_mem=shared_mem,
+                cooperative=self.cooperative,
+                cluster=(kernel.cluster,),  # compiled into the kernel: CuPy launches it like any other
+                in_place=reached(kernel, given),
+            )
 
+        function.max_dynamic_shared_size_bytes = 48 * 1024
+        function.kernel = types.SimpleNamespace(ptr=1234)
         return function
 
 
@@ -152,7 +174,8 @@ def fake_cupy():
         CUDA_R_16BF=14,
     )
     device = types.SimpleNamespace(get_cublas_handle=lambda: 7)
-    cupy.cuda = types.SimpleNamespace(runtime=runtime, Device=Device, device=device)
+    driver = types.SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda function, threads, shared: 1)
+    cupy.cuda = types.SimpleNamespace(runtime=runtime, driver=driver, Device=Device, device=device)
     return cupy
 
 
@@ -188,13 +211,13 @@ def test_without_cublas_it_cannot_run(cupy, monkeypatch):
 
 
 @needs_emulator
+@pytest.mark.parametrize("tier", ["pointwise", "sequence"])
 @pytest.mark.parametrize("lengths", [None, [3, 6, 1]], ids=["full", "lengths"])
 @pytest.mark.parametrize("dtype, limit", [("float64", 1e-12), ("float32", 5e-6)])
-def test_the_lstm_equals_the_oracle(cupy, dtype, limit, lengths):
+def test_the_lstm_equals_the_oracle(cupy, dtype, limit, lengths, tier):
     backend = CupyBackend()
     oracle = LSTM(3, 8, 2, bidirectional=True, backend=NUMPY, tier="reference", dtype="float64")
-    lstm = LSTM(3, 8, 2, bidirectional=True, backend=backend, dtype=dtype)
-    assert lstm.plan.tier == "pointwise"
+    lstm = LSTM(3, 8, 2, bidirectional=True, backend=backend, dtype=dtype, tier=tier)
     data = problem(oracle, 6, 3)
     for name, param in oracle.params.items():
         lstm.params[name][...] = backend.asarray(param, dtype)
@@ -219,6 +242,19 @@ def test_training_steps_equal_those_on_numpy(cupy):
     np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-12)
     for name, param in results[0][1].items():
         assert relative_error(results[1][1][name], param) < 1e-12, name
+
+
+@needs_emulator
+def test_a_grid_that_is_not_resident_is_refused_and_not_started(cupy, monkeypatch):
+    backend = CupyBackend()
+    backend.limits = dataclasses.replace(backend.limits, shared_bytes=24 * 1024, capability=80)  # a grid at H = 40
+    z, weight_hh = (backend.asarray(np.zeros(shape, np.float32)) for shape in [(2, 3, 160), (160, 40)])
+    assert sequence_cuda.forward(backend, z, weight_hh, None, None).h.shape == (3, 3, 40)
+    monkeypatch.setattr(cupy.cuda.driver, "occupancyMaxActiveBlocksPerMultiprocessor", lambda *_: 0)
+    with pytest.raises(
+        BackendError, match=r"sequence_forward<float, Grid, 1> needs \d+ blocks at once; .* run 0 of 512"
+    ):
+        sequence_cuda.forward(backend, z, weight_hh, None, None)
 
 
 # -- products ---------------------------------------------------------------------------------------------------------
@@ -296,11 +332,12 @@ def test_a_kernel_is_compiled_once_and_gets_null_pointers_as_numbers(cupy):
             made.append(arguments)
 
         def get_function(self, name):
-            return lambda *launch: calls.append((name, *launch))
+            return lambda *launch, **more: calls.append((name, *launch, more))
 
     cupy.RawModule = Recorded
     backend, kernel = CupyBackend(), kernels.mean_loss("float32")
     for _ in range(2):
         backend.kernel(kernel)((1,), (32,), ("array", None, np.int64(3)))
-    assert calls == [("mean_loss<float>", (1,), (32,), ("array", np.uintp(0), 3))] * 2
-    assert made == [{"code": kernel.source, "options": kernels.OPTIONS, "name_expressions": ["mean_loss<float>"]}]
+    assert calls == [("mean_loss<float>", (1,), (32,), ("array", np.uintp(0), 3), {"shared_mem": 0})] * 2
+    expected = {"code": kernel.source, "options": kernels.OPTIONS, "name_expressions": ["mean_loss<float>"]}
+    assert made == [{**expected, "enable_cooperative_groups": False}]

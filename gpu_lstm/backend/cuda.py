@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,10 +23,32 @@ _RANGES = 16
 _LARGEST_GRID = 2**31 - 1
 
 
+@dataclass(frozen=True)
+class Device:
+    """What a GPU has, as far as a kernel that keeps data on chip must know.
+
+    Attributes
+    ----------
+    multiprocessors : int
+    shared_bytes : int
+        Shared memory that one block may have.
+    capability : int
+        Compute capability, 90 for 9.0.
+    cooperative : bool
+        Whether a launch can have all its blocks resident.
+    """
+
+    multiprocessors: int
+    shared_bytes: int
+    capability: int
+    cooperative: bool = True
+
+
 class CudaBackend(Backend):
     """A backend whose arrays CUDA kernels take. Nothing here but `read` waits for the device."""
 
     kernels: ClassVar[str] = "cuda"
+    limits: Device
 
     def __init__(self) -> None:
         self._checks: dict[tuple[str, str, int], int] = {}

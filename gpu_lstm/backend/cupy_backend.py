@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import numpy as np
 
 from gpu_lstm.backend.base import Array
-from gpu_lstm.backend.cuda import CudaBackend
-from gpu_lstm.backend.kernels import OPTIONS, Kernel, Launch
+from gpu_lstm.backend.cuda import CudaBackend, Device
+from gpu_lstm.backend.kernels import Kernel, Launch, options
 from gpu_lstm.errors import BackendError
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
@@ -17,6 +18,9 @@ INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an 
 _NUMBERS = [np.array([0, 1], dtype) for dtype in ("float32", "float64")]
 _SCALARS = [(both[:1].ctypes.data, both[1:].ctypes.data) for both in _NUMBERS]
 """Where cuBLAS reads 0 and 1, in float32 and in float64."""
+
+ALWAYS_THERE = 48 * 1024
+"""Bytes of shared memory that a block may have without being allowed more."""
 
 
 class CupyBackend(CudaBackend):
@@ -39,6 +43,13 @@ class CupyBackend(CudaBackend):
         self._launches: dict[Kernel, Launch] = {}
         self._cublas, self._kinds = self._load_cublas()
         self.name = f"cupy:{device}"
+        attributes = self.device.attributes
+        self.limits = Device(
+            multiprocessors=attributes["MultiProcessorCount"],
+            shared_bytes=attributes["MaxSharedMemoryPerBlockOptin"],
+            capability=int(self.device.compute_capability),
+            cooperative=bool(attributes["CooperativeLaunch"]),
+        )
         self.why = f"{self.name} ({self.describe()['device']})"
 
     def asarray(self, value: Any, dtype: str | None = None) -> Array:  # noqa: D102
@@ -88,17 +99,36 @@ class CupyBackend(CudaBackend):
         return self._launches[kernel]
 
     def _compile(self, kernel: Kernel) -> Launch:
-        module = self.xp.RawModule(code=kernel.source, options=OPTIONS, name_expressions=[kernel.expression])
+        module = self.xp.RawModule(
+            code=kernel.source,
+            options=options(),
+            name_expressions=[kernel.expression],
+            enable_cooperative_groups=kernel.cooperative,
+        )
         try:
             function = module.get_function(kernel.expression)
         except Exception as error:  # compiler, loader and missing libraries each raise their own
             raise not_compiled(kernel, error) from None
         null = np.uintp(0)  # CuPy has no other form of a null pointer
 
-        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
-            function(grid, block, tuple([null if arg is None else arg for arg in args]))
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int = 0) -> None:
+            if shared_bytes > ALWAYS_THERE and shared_bytes > function.max_dynamic_shared_size_bytes:
+                function.max_dynamic_shared_size_bytes = shared_bytes
+            if kernel.cooperative:
+                self._require_resident(kernel, function, math.prod(grid), math.prod(block), shared_bytes)
+            function(grid, block, tuple([null if arg is None else arg for arg in args]), shared_mem=shared_bytes)
 
         return launch
+
+    def _require_resident(self, kernel: Kernel, function: Any, blocks: int, threads: int, shared_bytes: int) -> None:
+        """Refuse a launch whose blocks wait for each other and can't all run at once: it would never end."""
+        occupancy = self.xp.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
+        resident = occupancy(function.kernel.ptr, threads, shared_bytes) * self.limits.multiprocessors
+        if blocks > resident:
+            raise BackendError(
+                f"CUDA kernel {kernel.expression} needs {blocks} blocks at once; this device can run {resident} "
+                f"of {threads} threads and {shared_bytes} bytes of shared memory (use tier pointwise)"
+            )
 
     def _load_cublas(self) -> tuple[Any, dict[Any, tuple[int, int]]]:
         """CuPy's binding of cuBLAS; by dtype cuBLAS's number of it and of the arithmetic.

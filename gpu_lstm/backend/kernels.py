@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
-from gpu_lstm.errors import BackendError
+from gpu_lstm.errors import BackendError, InputError
 
-Launch = Callable[[tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None]
-"""A compiled kernel, called with grid, block and arguments: arrays, NumPy scalars, or None for a null pointer."""
+
+class Launch(Protocol):
+    """A compiled kernel."""
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int = 0
+    ) -> None:
+        """Launch it with arguments that are arrays, NumPy scalars, or None for a null pointer."""
+
 
 STORAGE = {"float32": "float", "float64": "double", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 """What CUDA C++ calls each dtype that a kernel takes."""
@@ -26,9 +34,15 @@ ARITHMETIC = {"float32": "float32", "float64": "float64", "float16": "float32", 
 """The dtype that each is computed in; states and sums are kept in it."""
 OPTIONS = ("-std=c++17", "-lineinfo")
 """Compiler options besides those that CuPy adds."""
+WATCHDOG = "GPU_LSTM_WATCHDOG"
+"""Environment variable, for debugging: after so many looks in vain, a waiting kernel gives up and the host says so."""
 BLOCK = 256
 """Threads of a block, where nothing asks for another number."""
 SCATTER_WARPS = 8
+SEQUENCE_THREADS = 512
+"""Threads of a block of the sequence kernels, as ``kernels/cuda/sequence.cu`` has it."""
+CLUSTER = 8
+"""Blocks of a thread-block cluster: the most that every device with clusters takes."""
 RULES = ("sgd", "rmsprop", "adam")
 
 _HEADERS = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
@@ -46,11 +60,20 @@ class Kernel:
     name : str
     arguments : tuple of str
         Template arguments, in C++.
+    cooperative : bool
+        All blocks of a launch must run at the same time: they wait for each other.
+    cluster : int
+        Blocks of a cluster; they are compiled into the kernel.
+    since : int
+        First architecture that it compiles for, of those that are supported at all.
     """
 
     file: str
     name: str
     arguments: tuple[str, ...] = ()
+    cooperative: bool = False
+    cluster: int = 1
+    since: int = 75
 
     @property
     def expression(self) -> str:
@@ -64,6 +87,25 @@ class Kernel:
         return "".join(f"#include <{header}>\n" for header in headers) + read_source(self.file)
 
 
+def watchdog() -> int:
+    """Looks after which a waiting kernel gives up; 0: never.
+
+    Raises
+    ------
+    InputError
+        The environment has another thing than a whole number.
+    """
+    text = os.environ.get(WATCHDOG, "0")
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise InputError(f"{WATCHDOG} is {text!r}; expected a whole number below 2^31")
+    return int(text)
+
+
+def options() -> tuple[str, ...]:
+    """For the compiler, with those for debugging."""
+    return (*OPTIONS, f"-D{WATCHDOG}={watchdog()}") if watchdog() else OPTIONS
+
+
 def gates_forward(dtype: str, neighbours: int, keep: bool, masked: bool) -> Kernel:
     """The cell of one time step; `neighbours` hidden units a thread."""
     return Kernel("gates.cu", "gates_forward", (STORAGE[dtype], str(neighbours), _bool(keep), _bool(masked)))
@@ -72,6 +114,34 @@ def gates_forward(dtype: str, neighbours: int, keep: bool, masked: bool) -> Kern
 def gates_backward(dtype: str, neighbours: int, masked: bool) -> Kernel:
     """Its derivatives."""
     return Kernel("gates.cu", "gates_backward", (STORAGE[dtype], str(neighbours), _bool(masked)))
+
+
+def sequence(direction: str, dtype: str, form: str, columns: int) -> Kernel:
+    """All steps, "forward" or "backward", in a form of `gpu_lstm.recurrence.onchip`; 8 `columns` sequences at once."""
+    name, storage = f"sequence_{direction}", STORAGE[dtype]
+    if form == "cluster":
+        arguments = (storage, str(CLUSTER), str(columns))
+        return Kernel("sequence.cu", f"{name}_cluster", arguments, cluster=CLUSTER, since=90)
+    team = {"block": "Alone", "grid": "Grid"}[form]
+    return Kernel("sequence.cu", name, (storage, team, str(columns)), cooperative=form == "grid", since=80)
+
+
+def barriers(form: str) -> Kernel:
+    """Many barriers of a team, to time them."""
+    if form == "cluster":
+        return Kernel("costs.cu", "barriers_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+    team = {"block": "Alone", "grid": "GridBarrier"}[form]
+    return Kernel("costs.cu", "barriers", (team,), cooperative=form == "grid", since=80)
+
+
+def handovers() -> Kernel:
+    """Many numbers handed from block to block by global memory, to time them."""
+    return Kernel("costs.cu", "handovers", cooperative=True, since=80)
+
+
+def reads_in_cluster() -> Kernel:
+    """Many reads of another block's shared memory, one after the other, to time them."""
+    return Kernel("costs.cu", "reads_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
 
 
 def count_targets() -> Kernel:
@@ -143,7 +213,8 @@ def aligned(size: int, *arrays: Any) -> bool:
 def every_kernel() -> Iterator[Kernel]:
     """Each instance that a backend may launch, once."""
     both = (False, True)
-    yield from (count_targets(), check_range())
+    yield from (count_targets(), check_range(), reads_in_cluster(), handovers())
+    yield from (barriers(form) for form in ("block", "cluster", "grid"))
     for dtype in STORAGE:
         for width in (1, neighbours(dtype)):
             yield from (gates_forward(dtype, width, keep, masked) for keep, masked in product(both, both))
@@ -151,6 +222,10 @@ def every_kernel() -> Iterator[Kernel]:
         yield from (cross_entropy(dtype), take_rows(dtype), scatter_add(dtype), sum_of_squares(dtype))
         yield from (dropout(dtype, width) for width in (1, 4))
         yield from (update(dtype, rule) for rule in RULES)
+        for direction, form in product(("forward", "backward"), ("block", "cluster", "grid")):
+            # A block alone has one tile of 8 sequences; two would spill to local memory in float64.
+            widths = (1,) if form == "block" or dtype == "float64" else (1, 2)
+            yield from (sequence(direction, dtype, form, columns) for columns in widths)
     for dtype in ("float32", "float64"):
         yield from (mean_loss(dtype), norm_of_sums(dtype))
 

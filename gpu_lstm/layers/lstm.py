@@ -84,7 +84,7 @@ class LSTM(Layer):
         self.num_directions = 2 if bidirectional else 1
         self.batch_first = batch_first
         self.dropout = Dropout(check_probability("dropout", dropout), backend=self.backend, dtype=dtype)
-        self.plan: Plan = make_plan(self.backend, tier)
+        self.plan: Plan = make_plan(self.backend, tier, self.hidden_size, dtype)
         # The reference tier is the oracle: it stays with the array namespace in its large products too.
         products = Backend if self.plan.tier == "reference" else type(self.backend)
         self._product = partial(products.product, self.backend)

@@ -57,7 +57,7 @@ class Saved:
         sequence outside its own steps is that of its nearest step. c has one slot, the last one, where nothing
         was kept for backward.
     gates : (T, B, 4H)
-        Activated gates i, f, g, o, in the memory of the z that forward was given. Backward overwrites them.
+        Activated gates i, f, g, o, in the memory of the z that forward was given. Backward may overwrite them.
     weight_hh : (4H, H)
     mask : Mask or None
         None: every sequence has T steps.

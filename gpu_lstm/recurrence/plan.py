@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpu_lstm.backend import Backend, compiled
+from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.recurrence import pointwise, pointwise_cuda, reference, sequence
+from gpu_lstm.recurrence import fastest_cuda, onchip, pointwise, pointwise_cuda, reference, sequence, sequence_cuda
 from gpu_lstm.recurrence.contract import Tier
 
 TIERS = ("reference", "pointwise", "sequence")
@@ -15,7 +16,7 @@ TIERS = ("reference", "pointwise", "sequence")
 _RUNS: dict[str, dict[str, Tier]] = {
     "": {},
     "cpu": {"pointwise": pointwise, "sequence": sequence},
-    "cuda": {"pointwise": pointwise_cuda},
+    "cuda": {"pointwise": pointwise_cuda, "sequence": sequence_cuda},
 }
 """By the kernels that take a backend's arrays; the reference tier needs none."""
 
@@ -42,7 +43,7 @@ class Plan:
         return "\n".join(self.reasons)
 
 
-def make_plan(backend: Backend, tier: str = "auto") -> Plan:
+def make_plan(backend: Backend, tier: str = "auto", hidden_size: int | None = None, dtype: str = "float32") -> Plan:
     """Pick a tier for `backend`.
 
     Parameters
@@ -50,6 +51,10 @@ def make_plan(backend: Backend, tier: str = "auto") -> Plan:
     backend : Backend
     tier : {"auto", "reference", "pointwise", "sequence"}
         ``auto`` takes the fastest that runs.
+    hidden_size : int or None
+        H of the recurrence. On a GPU it decides whether the sequence tier runs; None: any.
+    dtype : str
+        In which the arrays are stored.
 
     Raises
     ------
@@ -60,37 +65,56 @@ def make_plan(backend: Backend, tier: str = "auto") -> Plan:
     """
     if tier != "auto" and tier not in TIERS:
         raise InputError(f"tier is {tier!r}; expected auto, {', '.join(TIERS)}")
-    obstacles = {name: obstacle(backend, name) for name in TIERS}
+    obstacles = {name: obstacle(backend, name, hidden_size, dtype) for name in TIERS}
     if tier != "auto" and obstacles[tier]:
         raise BackendError(f"tier {tier} can't run on backend {backend.name}: {obstacles[tier]}")
-    chosen = tier if tier != "auto" else runnable_tiers(backend)[-1]
+    chosen = tier if tier != "auto" else [name for name in TIERS if not obstacles[name]][-1]
     reasons = []
     for name in reversed(TIERS):
         if name == chosen:
             kind = "the fastest that runs here" if tier == "auto" else "asked for by name"
-            extra = f" ({_described(backend)})" if name != "reference" else ""
+            extra = f" ({_described(backend, name, hidden_size, dtype, tier == 'auto')})" if name != "reference" else ""
             reasons.append(f"{name}: chosen, {kind}{extra}")
         elif obstacles[name]:
             reasons.append(f"{name}: can't run: {obstacles[name]}")
         else:
             reasons.append(f"{name}: could run, but {'it is slower' if tier == 'auto' else f'{tier} was asked for'}")
-    return Plan(chosen, _RUNS[backend.kernels].get(chosen, reference), tuple(reasons))
+    run = _RUNS[backend.kernels].get(chosen, reference)
+    if run is sequence_cuda and tier == "auto":
+        run = fastest_cuda
+    return Plan(chosen, run, tuple(reasons))
 
 
-def runnable_tiers(backend: Backend) -> list[str]:
+def runnable_tiers(backend: Backend, hidden_size: int | None = None, dtype: str = "float32") -> list[str]:
     """The tiers that run on this backend and machine, the fastest last."""
-    return [name for name in TIERS if not obstacle(backend, name)]
+    return [name for name in TIERS if not obstacle(backend, name, hidden_size, dtype)]
 
 
-def obstacle(backend: Backend, tier: str) -> str:
-    """Why a tier can't run on this backend and machine; empty where it can."""
+def obstacle(backend: Backend, tier: str, hidden_size: int | None = None, dtype: str = "float32") -> str:
+    """Why a tier can't run on this backend and machine, for any or for that hidden size; empty where it can."""
     if tier == "reference":
         return ""
     if tier not in _RUNS[backend.kernels]:
-        return f"backend {backend.name} has no kernels for it yet"
-    return compiled.missing() if backend.kernels == "cpu" else ""
+        return f"backend {backend.name} has no kernels for it"
+    if isinstance(backend, CudaBackend):
+        return onchip.obstacle(backend.limits, hidden_size or 1, dtype) if tier == "sequence" else ""
+    return compiled.missing()
 
 
-def _described(backend: Backend) -> str:
+def _described(backend: Backend, tier: str, hidden_size: int | None, dtype: str, auto: bool) -> str:
     """The kernels, for people."""
-    return compiled.describe() if backend.kernels == "cpu" else "fused CUDA kernels, cuBLAS at each step"
+    if not isinstance(backend, CudaBackend):
+        return compiled.describe()
+    if tier == "pointwise":
+        return "fused CUDA kernels, cuBLAS at each step"
+    if hidden_size is None:
+        most = onchip.largest(backend.limits, dtype)
+        return f"persistent CUDA kernels that keep W_hh on chip, up to H = {most} in {dtype}"
+    batch = onchip.TYPICAL_BATCH
+    plan = onchip.explain(backend.limits, batch, hidden_size, dtype)
+    said = f"persistent CUDA kernels that keep W_hh on chip; at H = {hidden_size}, B = {batch}, {dtype}, {plan}"
+    if not auto:
+        return said
+    batches = {name: onchip.most_that_pays(backend.limits, name, hidden_size, dtype) for name in onchip.DIRECTIONS}
+    ends = [f"B = {batch} {name}" for name, batch in batches.items() if batch < onchip.LARGEST_BATCH]
+    return f"{said}; larger batches than {' and '.join(ends)} take the pointwise tier" if ends else said

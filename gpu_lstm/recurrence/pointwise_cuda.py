@@ -34,7 +34,7 @@ def forward(
         An array has another dtype, shape or device, has gaps, or is too large.
     """
     xp = backend.xp
-    num_steps, batch, hidden, dtype = _check(backend, z, weight_hh)
+    num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
     state = backend.dtype(kernels.ARITHMETIC[dtype])
     h = xp.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
     c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=state)
@@ -62,7 +62,7 @@ def backward(
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
     xp = backend.xp
     gates, c, mask, weight_hh = saved.gates, saved.c, saved.mask, saved.weight_hh
-    num_steps, batch, hidden, dtype = _check(backend, gates, weight_hh)
+    num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)
     dh_t, dc_t = (xp.empty((batch, hidden), dtype=c.dtype) for _ in range(2))
     dh_t[...] = 0 if dh_last is None else dh_last
     dc_t[...] = 0 if dc_last is None else dc_last
@@ -81,22 +81,27 @@ def backward(
     return gates, dh_t, dc_t
 
 
-def _check(backend: Backend, z: Array, weight_hh: Array) -> tuple[int, int, int, str]:
-    """Sizes and dtype, once all is as the kernels need it."""
-    backend.require("z", z, ("T", "B", "4H"))
-    dtype, (num_steps, batch, width) = str(z.dtype), z.shape
-    if dtype not in kernels.STORAGE:
-        raise InputError(f"z has dtype {dtype}; expected one of {', '.join(kernels.STORAGE)}")
-    if width % 4:
-        raise InputError(f"z has shape {tuple(z.shape)}; expected (T, B, 4H), four gates of H units")
-    hidden = width // 4
-    backend.require("weight_hh", weight_hh, (f"4H={width}", f"H={hidden}"), dtype)
+def check(backend: Backend, z: Array, weight_hh: Array) -> tuple[int, int, int, str]:
+    """T, B, H and dtype, once all is as the kernels need it."""
+    num_steps, batch, hidden, dtype = check_z(backend, z)
+    backend.require("weight_hh", weight_hh, (f"4H={4 * hidden}", f"H={hidden}"), dtype)
     if batch * hidden > MOST_CELLS:
         raise InputError(f"z has B H = {batch * hidden} cells; expected at most {MOST_CELLS} (split the batch)")
     for name, array in (("z", z), ("weight_hh", weight_hh)):
         if not array.flags.c_contiguous:
             raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
     return num_steps, batch, hidden, dtype
+
+
+def check_z(backend: Backend, z: Array) -> tuple[int, int, int, str]:
+    """T, B, H and dtype, once z has a shape and a dtype that the kernels take."""
+    backend.require("z", z, ("T", "B", "4H"))
+    dtype, (num_steps, batch, width) = str(z.dtype), z.shape
+    if dtype not in kernels.STORAGE:
+        raise InputError(f"z has dtype {dtype}; expected one of {', '.join(kernels.STORAGE)}")
+    if width % 4:
+        raise InputError(f"z has shape {tuple(z.shape)}; expected (T, B, 4H), four gates of H units")
+    return num_steps, batch, width // 4, dtype
 
 
 def _neighbours(dtype: str, hidden: int, *arrays: Array) -> int:

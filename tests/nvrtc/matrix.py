@@ -34,11 +34,12 @@ Needs = dict[str, dict[int, tuple[int, int]]]
 """Registers a thread and bytes of static shared memory a block, by kernel and architecture."""
 
 
-def texts() -> dict[str, list[str]]:
-    """Kernels by the text that holds them."""
+def texts(architecture: int = max(ARCHITECTURES)) -> dict[str, list[str]]:
+    """Kernels by the text that holds them: all that the architecture can run."""
     groups: dict[str, list[str]] = {}
     for kernel in kernels.every_kernel():
-        groups.setdefault(kernel.source, []).append(kernel.expression)
+        if kernel.since <= architecture:
+            groups.setdefault(kernel.source, []).append(kernel.expression)
     return groups
 
 
@@ -89,7 +90,7 @@ def compile_text(architecture: int, text: str, names: list[str]) -> Iterator[tup
 def compile_all(architecture: int) -> tuple[dict[str, tuple[int, int]], list[str]]:
     """What each kernel needs on one architecture, and complaints."""
     needs, complaints = {}, []
-    for text, names in texts().items():
+    for text, names in texts(architecture).items():
         try:
             for name, registers, shared, local in compile_text(architecture, text, names):
                 needs[name] = registers, shared
@@ -105,7 +106,8 @@ def render(needs: Needs, version: str) -> str:
     lines = [
         "# What the kernels need",
         "",
-        "Registers a thread on each architecture, bytes of static shared memory a block; none spills to local memory.",
+        "Registers a thread on each architecture that can run it, bytes of static shared memory a block; none spills",
+        "to local memory.",
         "Written by `python -m tests.nvrtc.matrix --write`; a test tells when the sources have changed since.",
         "",
         f"NVRTC {version}, sources {digest()}",
@@ -115,7 +117,7 @@ def render(needs: Needs, version: str) -> str:
     ]
     for name, by in needs.items():
         shared = sorted({memory for _, memory in by.values()})
-        counts = " | ".join(str(by[a][0]) for a in ARCHITECTURES)
+        counts = " | ".join(str(by[a][0]) if a in by else "" for a in ARCHITECTURES)
         lines.append(f"| `{name}` | {counts} | {' or '.join(map(str, shared))} |")
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,40 @@
+"""What ``auto`` runs on a GPU: the sequence tier, or pointwise for batches where that is expected to be faster.
+
+Both save the same, so forward and backward choose by themselves.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend.cuda import CudaBackend
+from gpu_lstm.recurrence import onchip, pointwise_cuda, sequence_cuda
+from gpu_lstm.recurrence.contract import Mask, Saved, Tier
+
+
+def forward(
+    backend: Backend,
+    z: Array,
+    weight_hh: Array,
+    h0: Array | None,
+    c0: Array | None,
+    mask: Mask | None = None,
+    reverse: bool = False,
+    keep: bool = True,
+) -> Saved:
+    """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
+    return _tier(backend, "forward", z).forward(backend, z, weight_hh, h0, c0, mask, reverse, keep)
+
+
+def backward(
+    backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None
+) -> tuple[Array, Array, Array]:
+    """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
+    return _tier(backend, "backward", saved.gates).backward(backend, saved, dh, dh_last, dc_last)
+
+
+def _tier(backend: Backend, direction: str, z: Array) -> Tier:
+    _, batch, hidden, dtype = pointwise_cuda.check_z(backend, z)
+    on_chip = onchip.pays(cast(CudaBackend, backend).limits, direction, batch, hidden, dtype)
+    return sequence_cuda if on_chip else pointwise_cuda

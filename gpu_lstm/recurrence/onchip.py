@@ -1,0 +1,248 @@
+"""How the sequence tier keeps W_hh on chip: which blocks of a GPU hold what part, and what a step costs.
+
+Blocks form teams. A team takes a slice of the batch, its blocks share the hidden units, and at each step they hand each
+other h (in backward dz). Three forms::
+
+    block     a team is one block; nothing leaves it                      small H
+    cluster   a thread-block cluster, by distributed shared memory        middle H, from sm_90 on
+    grid      blocks of one cooperative launch, by global memory          large H
+
+All layouts that fit are enumerated and the one with the least modelled time a step is taken. The model is written down
+before any measurement; its constants stand at the top, with where they come from.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gpu_lstm.backend.cuda import Device
+from gpu_lstm.backend.kernels import ARITHMETIC, CLUSTER
+from gpu_lstm.backend.kernels import SEQUENCE_THREADS as THREADS
+
+DIRECTIONS = ("forward", "backward")
+CELLS = 2
+"""Most cells of a thread, as ``kernels/cuda/sequence.cu`` has it."""
+TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
+"""The batch size that a plan is explained for, and the largest that it is looked at for."""
+
+CLOCK = 1700.0
+"""Cycles a microsecond: an H100's, rounded."""
+BARRIER = {"block": 0.05, "cluster": 0.2, "grid": 0.0}
+"""Microseconds. Published for a cluster of an H100: under 0.2; the block's is an estimate. The grid has none: every
+number says itself whether it is there."""
+EXCHANGE = {"block": 0.0, "cluster": 180 / CLOCK, "grid": 0.7}
+"""Microseconds until another block's number is there: published 180 cycles to its shared memory; through L2, from the
+store to the look that finds it, an estimate."""
+SHARED_RATE = 227 * 1024.0
+"""Bytes a microsecond of a multiprocessor's shared memory: about 1 us for all of it."""
+L2_RATE = 40e3
+"""Bytes a microsecond that each of many multiprocessors gets from L2: 5.5 TB/s over 132."""
+PRODUCT_RATE = {"float32": 128 * CLOCK, "float64": 64 * CLOCK, "float16": 600 * CLOCK, "bfloat16": 600 * CLOCK}
+"""Multiply-adds a microsecond and multiprocessor; tensor cores at 60 % of what mma.sync reaches at most."""
+POINTWISE_HOST = 16.0
+"""Microseconds a step that the pointwise tier's two launches cost the host: assumed, to be measured."""
+POINTWISE_PRODUCT_RATE = {"float32": 30e6, "float64": 15e6, "float16": 300e6, "bfloat16": 300e6}
+"""Multiply-adds a microsecond of a large product of cuBLAS, on an H100."""
+CELL_INSTRUCTIONS = 200
+CELL_LATENCY = 0.2
+"""Microseconds of one cell's chain of sigmoid, tanh and their divisions: an estimate."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A recurrence on a device.
+
+    Attributes
+    ----------
+    form : {"block", "cluster", "grid"}
+    direction : {"forward", "backward"}
+    dtype : str
+        Storage dtype.
+    teams, members : int
+        Teams, and the blocks of each.
+    share : int
+        Hidden units of a block.
+    slice : int
+        Sequences of a team.
+    columns : int
+        Sequences that are worked on at once, in units of 8; a slice may take several such tiles.
+    split : int
+        Parts of k that different warps add up.
+    pitch : int
+        Elements from row to row in shared memory.
+    shared_bytes : int
+        Shared memory of a block.
+    product, cell, exchange, barrier : float
+        Modelled microseconds a step.
+    waves : int
+        How often the device must be filled to run all teams; more than 1 only where teams don't wait for each other.
+    """
+
+    form: str
+    direction: str
+    dtype: str
+    teams: int
+    members: int
+    share: int
+    slice: int
+    columns: int
+    split: int
+    pitch: int
+    shared_bytes: int
+    product: float
+    cell: float
+    exchange: float
+    barrier: float
+    waves: int
+
+    @property
+    def blocks(self) -> int:
+        """Of the whole launch."""
+        return self.teams * self.members
+
+    @property
+    def microseconds(self) -> float:
+        """Expected time of a step."""
+        return self.waves * (self.product + self.cell + self.exchange + self.barrier)
+
+    def describe(self) -> str:
+        """In words and numbers."""
+        team = {
+            "block": f"{self.teams} blocks alone",
+            "cluster": f"{self.teams} clusters of {self.members} blocks",
+            "grid": f"{self.teams} x {self.members} blocks of the grid",
+        }[self.form]
+        barriers = f"1 {self.form} barrier a step" if self.barrier else "no barrier"
+        waves = f"{self.waves} waves of " if self.waves > 1 else ""
+        return (
+            f"{self.direction}: {team}, {self.share} units and {self.slice} sequences each, "
+            f"{self.shared_bytes / 1024:.0f} KiB on chip a block, {barriers}, "
+            f"{self.microseconds:.2f} us a step expected ({waves}product {self.product:.2f}, cells {self.cell:.2f}, "
+            f"exchange {self.exchange:.2f}, barrier {self.barrier:.2f})"
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def choose(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> Layout | str:
+    """The layout with the least modelled time a step, or why there is none."""
+    if device.capability < 80:
+        return f"it needs compute capability 8.0; this device has {device.capability // 10}.{device.capability % 10}"
+    best: Layout | None = None
+    least = 0
+    for layout in _candidates(device, direction, batch, hidden, dtype):
+        if layout.shared_bytes > device.shared_bytes:
+            least = min(least or layout.shared_bytes, layout.shared_bytes)
+        elif best is None or layout.microseconds < best.microseconds:
+            best = layout
+    if best is not None:
+        return best
+    if not least:
+        return f"H = {hidden} has more units than {device.multiprocessors} multiprocessors can take"
+    return (
+        f"W_hh of H = {hidden} in {dtype} does not fit on chip: {direction} needs at least {least / 1024:.0f} KiB of "
+        f"shared memory a block; {device.shared_bytes / 1024:.0f} are there on each of {device.multiprocessors} "
+        "multiprocessors"
+    )
+
+
+def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> bool:
+    """Whether a layout fits and its step is expected to be no longer than one of the pointwise tier."""
+    layout = choose(device, direction, batch, hidden, dtype)
+    if isinstance(layout, str):
+        return False
+    share_of_h100 = device.multiprocessors / 132
+    product = batch * 4 * hidden * hidden / (POINTWISE_PRODUCT_RATE[dtype] * share_of_h100)
+    return layout.microseconds <= max(POINTWISE_HOST, product)
+
+
+def most_that_pays(device: Device, direction: str, hidden: int, dtype: str) -> int:
+    """The largest power of two as a batch size, up to `LARGEST_BATCH`, where it does; 0 for none."""
+    sizes = [2**n for n in range(LARGEST_BATCH.bit_length())]
+    return max((size for size in sizes if pays(device, direction, size, hidden, dtype)), default=0)
+
+
+def obstacle(device: Device, hidden: int, dtype: str) -> str:
+    """Why no layout fits, whatever the batch; empty where one does."""
+    found = (choose(device, direction, 1, hidden, dtype) for direction in DIRECTIONS)
+    return next((layout for layout in found if isinstance(layout, str)), "")
+
+
+def explain(device: Device, batch: int, hidden: int, dtype: str) -> str:
+    """Both directions in words and numbers."""
+    found = (choose(device, direction, batch, hidden, dtype) for direction in DIRECTIONS)
+    return "; ".join(layout if isinstance(layout, str) else layout.describe() for layout in found)
+
+
+def largest(device: Device, dtype: str) -> int:
+    """The largest H that fits, 0 where none does."""
+    low, high = 0, 1 << 16
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if not obstacle(device, middle, dtype) else (low, middle)
+    return low
+
+
+def _candidates(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> Iterator[Layout]:
+    """Layouts that the kernels can run, fitting into shared memory or not."""
+    # Two tiles of columns at once would spill to local memory in float64.
+    for columns in (1,) if dtype == "float64" else (1, 2):
+        each = 8 * columns
+        most_units = CELLS * THREADS // each
+        if columns == 1 and hidden <= most_units:
+            yield _layout(device, "block", direction, -(-batch // each), 1, hidden, each, columns, hidden, dtype)
+        share = -(-hidden // CLUSTER)
+        if device.capability >= 90 and share <= most_units:
+            teams = -(-batch // each)
+            yield _layout(device, "cluster", direction, teams, CLUSTER, share, each, columns, hidden, dtype)
+        if not device.cooperative:
+            continue
+        for wanted in range(1, min(-(-batch // each), device.multiprocessors) + 1):
+            share = -(-hidden // min(device.multiprocessors // wanted, hidden))
+            part = -(-batch // wanted)
+            if share <= most_units:
+                members, teams = -(-hidden // share), -(-batch // part)
+                yield _layout(device, "grid", direction, teams, members, share, part, columns, hidden, dtype)
+
+
+def _layout(
+    device: Device,
+    form: str,
+    direction: str,
+    teams: int,
+    members: int,
+    share: int,
+    part: int,
+    columns: int,
+    hidden: int,
+    dtype: str,
+) -> Layout:
+    stored = {"float64": 8, "float32": 4}.get(dtype, 2)
+    wide = {"float64": 8}.get(ARITHMETIC[dtype], 4)
+    # Rows start at different banks: 16-bit ones half of the banks apart, others 16 bytes.
+    rows, depth = (4 * share, hidden) if direction == "forward" else (share, 4 * hidden)
+    pitch = (-(-depth * stored // 128) * 128 + (64 if stored == 2 else 16)) // stored
+    row_blocks = -(-rows // 32)
+    chunks = -(-depth // {8: 2, 4: 4}.get(stored, 32))
+    split = max(1, min(THREADS // 32 // row_blocks, chunks))
+    each = 8 * columns
+    weights, shown = rows * pitch * stored, 0 if form == "grid" else 2 * each * pitch * stored
+    sums = split * each * (rows | 1) * wide
+    tiles = -(-part // each)
+    granule = 16 if stored == 2 else 8
+    arithmetic = -(-rows // granule) * granule * each * depth / PRODUCT_RATE[dtype]
+    streaming = (weights + row_blocks * (each * depth * stored if form != "grid" else 0)) / SHARED_RATE
+    from_l2 = row_blocks * each * depth * stored / L2_RATE if form == "grid" else 0.0
+    cells = share * each
+    cell = max(CELL_LATENCY, cells * (CELL_INSTRUCTIONS + 8 * split) / (128 * CLOCK))
+    at_once = device.multiprocessors // members if form != "grid" else teams
+    return Layout(
+        form, direction, dtype, teams, members, share, part, columns, split, pitch,
+        shared_bytes=weights + shown + sums,
+        product=tiles * max(arithmetic, streaming),
+        cell=tiles * cell,
+        exchange=EXCHANGE[form] + tiles * from_l2,
+        barrier=BARRIER[form],
+        waves=-(-teams // max(at_once, 1)),
+    )  # fmt: skip

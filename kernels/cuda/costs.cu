@@ -1,0 +1,88 @@
+// What waiting costs on a device, to put beside the sequence kernels: barriers of their teams, reads of another block's
+// shared memory. Launched by benchmarks/sequence_on_gpu.py.
+
+#include "common.cuh"
+#include "team.cuh"
+
+#if __CUDA_ARCH__ >= 900
+#define OF_CLUSTER(members) __cluster_dims__(members, 1, 1)
+#else
+#define OF_CLUSTER(members)
+#endif
+
+// A barrier of the grid, which the sequence kernels do without: what it costs says what that saves. `arrived` counts
+// blocks, 0 at first.
+struct GridBarrier {
+  unsigned *arrived, members, expected = 0;
+
+  __device__ GridBarrier(unsigned* arrived, unsigned members) : arrived(arrived), members(members) {}
+  __device__ void arrive() {
+    __syncthreads();
+    expected += members;
+    if (threadIdx.x == 0) count();
+  }
+  __device__ void wait() {
+    if (threadIdx.x == 0)
+      while (int(seen() - expected) < 0) {
+      }
+    __syncthreads();
+  }
+
+ private:
+#ifdef GPU_LSTM_EMULATOR
+  __device__ void count() const { emulator::add_acquire_release(arrived, 1u); }
+  __device__ unsigned seen() const { return emulator::load_acquire(arrived); }
+#else
+  __device__ void count() const {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(arrived) : "memory");
+  }
+  __device__ unsigned seen() const {
+    unsigned value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(arrived) : "memory");
+    return value;
+  }
+#endif
+};
+
+template <typename Team>
+__device__ void many_barriers(unsigned* arrived, unsigned members, int rounds) {
+  Team team(arrived, members);
+  for (int round = 0; round < rounds; ++round) {
+    team.arrive();
+    team.wait();
+  }
+}
+
+template <typename Team>
+__global__ void barriers(unsigned* arrived, unsigned members, int rounds) {
+  many_barriers<Team>(arrived, members, rounds);
+}
+
+template <int Members>
+__global__ void OF_CLUSTER(Members) barriers_cluster(unsigned* arrived, unsigned members, int rounds) {
+  many_barriers<Cluster>(arrived, members, rounds);
+}
+
+// Each block waits for a number of its neighbour before it shows the next one. slots (rounds, members), all bits set
+__global__ void handovers(float* slots, unsigned members, int rounds) {
+  for (int round = 0; threadIdx.x == 0 && round < rounds; ++round) {
+    publish(slots + int64(round) * members + blockIdx.x, float(round));
+    await<float, 1>(slots + int64(round) * members + (blockIdx.x + 1) % members, false, Patience(nullptr));
+  }
+}
+
+// One thread follows numbers from block to block of its cluster, each read waiting for the one before. out (blocks)
+template <int Members>
+__global__ void OF_CLUSTER(Members) reads_in_cluster(unsigned* out, int rounds) {
+  __shared__ unsigned next;
+  Cluster team(nullptr, Members);
+  if (threadIdx.x == 0) next = (blockIdx.x + 1) % Members;
+  team.arrive();
+  team.wait();
+  unsigned at = blockIdx.x % Members;
+  if (threadIdx.x == 0)
+    for (int round = 0; round < rounds; ++round) at = *Cluster::in_block(&next, at);
+  if (threadIdx.x == 0) out[blockIdx.x] = at;
+  team.arrive();
+  team.wait();  // others may still read here
+}

@@ -1,0 +1,162 @@
+// The blocks that share one W_hh and hand each other h, or dz: one block, a cluster, or many blocks of the grid.
+//
+// `local`: the parts lie in the shared memory of each block; at each step a block gives its part to all, arrives, and
+// waits for the others before it reads theirs. Else they lie in global memory. Nothing is waited for but blocks that
+// run: a cluster is scheduled as a whole, and the grid is launched cooperatively, after the host has counted what is
+// resident.
+
+// How often a thread looks at memory that others write. In debugging it gives up after so many looks, and so do all of
+// its team; the host finds a 1 in gave_up.
+struct Patience {
+#ifdef GPU_LSTM_WATCHDOG
+  unsigned *gave_up, looks = 0;
+
+  __device__ explicit Patience(unsigned* gave_up) : gave_up(gave_up) {}
+  __device__ bool over() {
+    if (++looks > GPU_LSTM_WATCHDOG) atomicExch(gave_up, 1u);
+    return *static_cast<volatile unsigned*>(gave_up) != 0;
+  }
+#else
+  __device__ explicit Patience(unsigned*) {}
+  __device__ bool over() const { return false; }
+#endif
+};
+
+// Memory that others read or write at the same time: whole elements, in no order with anything else.
+
+template <int Bytes>
+struct BitsOf;
+template <>
+struct BitsOf<2> {
+  using type = unsigned short;
+};
+template <>
+struct BitsOf<4> {
+  using type = unsigned;
+};
+template <>
+struct BitsOf<8> {
+  using type = unsigned long long;
+};
+template <typename S>
+using Bits = typename BitsOf<sizeof(S)>::type;
+
+// A number that is not there yet: all bits set, a NaN that no arithmetic gives.
+template <typename S>
+__device__ __forceinline__ bool is_missing(const S& value) {
+  return reinterpret_cast<const Bits<S>&>(value) == Bits<S>(~0ull);
+}
+
+template <typename S>
+__device__ __forceinline__ void publish(S* to, S value) {
+  Bits<S> bits = reinterpret_cast<const Bits<S>&>(value);
+  if (is_missing(value)) bits -= 1;  // handed in from outside: another NaN
+#ifdef GPU_LSTM_EMULATOR
+  emulator::store_relaxed(reinterpret_cast<Bits<S>*>(to), bits);
+#else
+  if constexpr (sizeof(S) == 2) asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(to), "h"(bits) : "memory");
+  if constexpr (sizeof(S) == 4) asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(bits) : "memory");
+  if constexpr (sizeof(S) == 8) asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(bits) : "memory");
+#endif
+}
+
+// One number, or as many as fill 16 bytes.
+template <typename S, int N>
+__device__ __forceinline__ Pack<S, N> look(const S* from) {
+  Pack<S, N> values;
+  if constexpr (N > 1) {
+#ifdef GPU_LSTM_EMULATOR
+    values = emulator::load_relaxed(reinterpret_cast<const Pack<S, N>*>(from));
+#else
+    unsigned long long* const words = reinterpret_cast<unsigned long long*>(&values);
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(words[0]), "=l"(words[1]) : "l"(from) : "memory");
+#endif
+  } else {
+    Bits<S>& bits = reinterpret_cast<Bits<S>&>(values);
+#ifdef GPU_LSTM_EMULATOR
+    bits = emulator::load_relaxed(reinterpret_cast<const Bits<S>*>(from));
+#else
+    if constexpr (sizeof(S) == 2) asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(bits) : "l"(from) : "memory");
+    if constexpr (sizeof(S) == 4) asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(bits) : "l"(from) : "memory");
+    if constexpr (sizeof(S) == 8) asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(bits) : "l"(from) : "memory");
+#endif
+  }
+  return values;
+}
+
+// The same, once they are there; `there` says that they are, whatever they are.
+template <typename S, int N>
+__device__ __forceinline__ Pack<S, N> await(const S* from, bool there, Patience patience) {
+  for (;;) {
+    const Pack<S, N> values = look<S, N>(from);
+    bool missing = false;
+#pragma unroll
+    for (int n = 0; n < N; ++n) missing = missing || is_missing(values.at[n]);
+    if (there || !missing || patience.over()) return values;
+  }
+}
+
+// One block.
+struct Alone {
+  static constexpr bool local = true;
+
+  __device__ Alone(unsigned*, unsigned) {}
+  __device__ void arrive() {}
+  __device__ void wait() { __syncthreads(); }
+  template <typename S>
+  __device__ void give(S* shared, S value, unsigned) const {
+    *shared = value;
+  }
+};
+
+// A cluster, by distributed shared memory (sm_90).
+struct Cluster {
+  static constexpr bool local = true;
+
+  __device__ Cluster(unsigned*, unsigned) {}
+
+  __device__ void arrive() {
+#ifdef GPU_LSTM_EMULATOR
+    emulator::cluster_arrive();
+#elif __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+  }
+  __device__ void wait() {
+#ifdef GPU_LSTM_EMULATOR
+    emulator::cluster_wait();
+#elif __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+  }
+  // To the same place in every block's shared memory.
+  template <typename S>
+  __device__ void give(S* shared, S value, unsigned members) const {
+#pragma unroll 1
+    for (unsigned rank = 0; rank < members; ++rank) *in_block(shared, rank) = value;
+  }
+  // The same variable in the shared memory of another block.
+  template <typename S>
+  static __device__ S* in_block(S* shared, unsigned rank) {
+#ifdef GPU_LSTM_EMULATOR
+    return emulator::map_shared(shared, rank);
+#elif __CUDA_ARCH__ >= 900
+    S* there;
+    asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(shared), "r"(rank));
+    return there;
+#else
+    return shared;
+#endif
+  }
+};
+
+// Blocks of a cooperative launch. Numbers in global memory say themselves whether they are there: no barrier.
+struct Grid {
+  static constexpr bool local = false;
+  unsigned* gave_up;
+
+  __device__ Grid(unsigned* gave_up, unsigned members) : gave_up(gave_up + blockIdx.x / members) {}
+  template <typename S>
+  __device__ void give(S*, S, unsigned) const {}
+  __device__ Patience patience() const { return Patience(gave_up); }
+};

@@ -1,0 +1,286 @@
+"""The sequence tier's CUDA kernels and host code, emulated, against the float64 oracle."""
+
+import numpy as np
+import pytest
+
+from gpu_lstm import LSTM, BackendError, InputError
+from gpu_lstm.backend import kernels
+from gpu_lstm.backend.cuda import Device
+from gpu_lstm.recurrence import Mask, fastest_cuda, onchip, reference, sequence_cuda
+from tests.conftest import gpu_or_reason
+from tests.emulated import DTYPES, EmulatedBackend, needs_emulator, on_host, stored
+from tests.emulator import EmulationError, build
+from tests.support import NUMPY, loss_and_gradients, problem, relative_error
+from tests.test_cuda_recurrence import TOLERANCE, example, run
+
+KIB = 1024
+SHAPES = [(1, 1, 1), (3, 1, 33), (4, 5, 33), (5, 3, 8), (3, 2, 1), (2, 11, 40)]
+"""T, B, H: single units and steps, odd sizes, whole packs of every dtype, several tiles of sequences."""
+
+
+@pytest.fixture(params=["block", "cluster", "grid"])
+def form(request, monkeypatch):
+    """Each form, whatever the model says of it."""
+    force(monkeypatch, request.param)
+    return request.param
+
+
+def force(monkeypatch, form, columns=(1, 2)):
+    every = onchip._candidates
+    allowed = lambda *problem: (x for x in every(*problem) if x.form == form and x.columns in columns)  # noqa: E731
+    monkeypatch.setattr(onchip, "_candidates", allowed)
+    monkeypatch.setattr(onchip, "choose", onchip.choose.__wrapped__)
+
+
+def device(form):
+    return Device(multiprocessors=132 if form == "cluster" else 3, shared_bytes=227 * KIB, capability=90)
+
+
+def compare(backend, shape, dtype, lengths=False, reverse=False, keep=True):
+    """All results against the oracle; returns them."""
+    data = example(shape, dtype)
+    mask = None
+    if lengths:
+        steps, batch, _ = shape
+        counts = np.random.default_rng(1).integers(1, steps + 1, batch)
+        mask = Mask(counts, np.arange(steps)[:, None, None] < counts[None, :, None])
+    expected = run(reference, NUMPY, data, "float64", mask, reverse, keep)
+    actual = run(sequence_cuda, backend, data, dtype, mask, reverse, keep)
+    for name, array in expected.items():
+        error = np.abs(actual[name] - array).max()
+        scale = np.abs(array).max()
+        if name == "dh0":  # a sum whose terms may cancel
+            scale = max(scale, (np.abs(expected["dz"]) @ np.abs(data["weight_hh"])).max())
+        assert error <= TOLERANCE[dtype] * scale, name
+    return actual
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_forward_and_backward_equal_the_oracle(form, dtype):
+    backend = EmulatedBackend(limits=device(form))
+    for shape in SHAPES:
+        compare(backend, shape, dtype)
+        compare(backend, shape, dtype, lengths=True, reverse=True)
+    assert set(backend.launches) == {kernels.sequence(d, dtype, form, 1).name for d in onchip.DIRECTIONS}
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_slices_of_several_tiles_and_16_sequences_at_once(monkeypatch, dtype):
+    """Two blocks of a grid share 37 sequences: tiles of 16, the last one not full."""
+    force(monkeypatch, "grid", columns=(2,))
+    limits = Device(multiprocessors=2, shared_bytes=227 * KIB, capability=80)
+    for direction in onchip.DIRECTIONS:
+        layout = onchip.choose(limits, direction, 37, 40, dtype)
+        assert (layout.members, layout.slice, layout.columns) == (2, 37, 2)
+    compare(EmulatedBackend(limits=limits), (3, 37, 40), dtype, lengths=True)
+    compare(EmulatedBackend(limits=limits), (2, 37, 40), dtype, keep=False)
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_inference_gives_the_same_and_keeps_nothing(form, dtype):
+    backend = EmulatedBackend(limits=device(form))
+    data = example((4, 3, 12), dtype)
+    kept, lean = (run(sequence_cuda, backend, data, dtype, keep=keep) for keep in (True, False))
+    for name in lean:
+        np.testing.assert_array_equal(lean[name], kept[name])
+    z, weight_hh = (backend.asarray(stored(data[name], dtype)) for name in ("z", "weight_hh"))
+    assert sequence_cuda.forward(backend, z, weight_hh, None, None, keep=False).c.shape[0] == 1
+
+
+@needs_emulator
+def test_the_order_of_threads_changes_nothing(form):
+    shape = (3, 9, 20)
+    expected = compare(EmulatedBackend(limits=device(form)), shape, "float32", lengths=True)
+    for seed in range(1, 24):
+        actual = compare(EmulatedBackend(seed=seed, limits=device(form)), shape, "float32", lengths=True)
+        for name in expected:
+            np.testing.assert_array_equal(actual[name], expected[name])
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_check_mode_finds_nothing(form, dtype):
+    checked = EmulatedBackend("check", limits=device(form))
+    for shape in [(3, 3, 9), (2, 9, 16)]:
+        compare(checked, shape, dtype, lengths=True)
+    run(sequence_cuda, checked, example((2, 3, 9), dtype), dtype, keep=False)
+
+
+@needs_emulator
+def test_arrays_that_start_at_odd_places_are_read_one_element_at_a_time(form):
+    backend = EmulatedBackend(limits=device(form))
+    data = example((3, 2, 8), "float32")
+    expected = run(sequence_cuda, backend, data, "float32")
+    z = np.empty((data["z"].size + 1,), dtype=np.float32)[1:].reshape(data["z"].shape)
+    z[...] = data["z"]
+    assert not kernels.aligned(16, z)
+    weight_hh, h0, c0 = (data[name].astype(np.float32) for name in ("weight_hh", "h0", "c0"))
+    saved = sequence_cuda.forward(backend, z, weight_hh, h0, c0)
+    np.testing.assert_array_equal(saved.h, expected["h"].astype(np.float32))
+    gradients = sequence_cuda.backward(
+        backend, saved, *(data[n].astype("float32") for n in ("dh", "dh_last", "dc_last"))
+    )
+    np.testing.assert_array_equal(gradients[0], expected["dz"].astype(np.float32))
+
+
+# -- planted mistakes: the kernels' text with one line changed --------------------------------------------------------
+
+MISTAKES = {
+    "block": {
+        "no barrier before the product": ("void wait() { __syncthreads(); }", "void wait() {}"),
+        "no barrier after the product": ("        }\n        __syncthreads();\n      }", "        }\n      }"),
+    },
+    "cluster": {
+        "an arrival that orders no memory": ("cluster_arrive();", "cluster_arrive(emulator::Arrival::relaxed);"),
+        "no arrival": ("if (others_follow) team.arrive();", ""),
+        "one buffer": ("shown + (number + 1) % 2 * buffer", "shown + number % 2 * buffer"),
+    },
+    "grid": {
+        "shown by a plain store": (
+            "publish(h + after * cells + place.cell, output);",
+            "h[after * cells + place.cell] = output;",
+        ),
+        "taken before it is there": ("if (there || !missing || patience.over()) return values;", "return values;"),
+        "the sums are not read yet": ("if (tile == 0) __syncthreads();", ""),
+        "dz shown by a plain store": ("publish(to, S(gates.i));", "*to = S(gates.i);"),
+        "dz taken before it is there": ("if (there || !missing || patience.over()) return values;", "return values;"),
+        "dz shown where the gates are": ("publish_gates(dz + ", "publish_gates(const_cast<S*>(gates) + "),
+    },
+}
+
+
+class Patched(EmulatedBackend):
+    """Runs the kernels with one change of their text."""
+
+    def __init__(self, right, wrong, **options):
+        super().__init__(**options)
+        self.right, self.wrong = right, wrong
+
+    def kernel(self, kernel):
+        assert self.right in kernel.source
+        source = kernel.source.replace(self.right, self.wrong)
+        debugging = [option for option in kernels.options() if option.startswith("-D")]
+        module = build(source, mode=self.mode, names=(kernel.expression,), options=debugging)
+
+        def launch(grid, block, args, shared_bytes=0):
+            options = {"cooperative": kernel.cooperative, "cluster": (kernel.cluster,), "step_limit": 2_000_000}
+            module.launch(kernel.expression, grid, block, args, shared_mem=shared_bytes, seed=self.seed, **options)
+
+        return launch
+
+
+@needs_emulator
+@pytest.mark.parametrize("form, mistake", [(form, name) for form, changes in MISTAKES.items() for name in changes])
+def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
+    force(monkeypatch, form)
+    data = example((4, 3, 20), "float32")
+    here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
+    broken = Patched(*MISTAKES[form][mistake], mode="check", limits=device(form))
+    forward = not mistake.startswith("dz")
+    saved = sequence_cuda.forward(EmulatedBackend(limits=device(form)), *here) if not forward else None
+    try:
+        result = (
+            sequence_cuda.forward(broken, *here).h if forward else sequence_cuda.backward(broken, saved, *[None] * 3)[1]
+        )
+    except EmulationError:
+        return
+    assert "taken before it is there" in mistake
+    assert np.isnan(result).any()
+
+
+@needs_emulator
+def test_numbers_that_look_as_if_they_were_missing_are_not_waited_for(monkeypatch):
+    """h0 of NaNs with all bits set; the second sequence begins late, so that they go from block to block."""
+    force(monkeypatch, "grid")
+    backend = EmulatedBackend(limits=device("grid"))
+    data = {name: array.astype(np.float32) for name, array in example((4, 2, 9), "float32").items()}
+    data["h0"].view(np.uint32)[...] = 2**32 - 1
+    mask = Mask(np.array([4, 2]), np.arange(4)[:, None, None] < np.array([4, 2])[None, :, None])
+    saved = sequence_cuda.forward(backend, data["z"], data["weight_hh"], data["h0"], data["c0"], mask, True)
+    assert np.isnan(saved.outputs).all()
+
+
+@needs_emulator
+def test_the_watchdog_turns_a_hang_into_an_error(monkeypatch):
+    force(monkeypatch, "grid")
+    data = example((4, 3, 20), "float32")
+    here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
+    saved = sequence_cuda.forward(EmulatedBackend(limits=device("grid")), *here)
+    silent = Patched("publish(h + after * cells + place.cell, output);", "", limits=device("grid"))
+    broken = Patched("publish(to, S(gates.i));", "", limits=device("grid"))
+    monkeypatch.setenv(kernels.WATCHDOG, "300")
+    with pytest.raises(
+        BackendError, match=r"sequence_backward<float, Grid, 1> waited in vain: .*GPU_LSTM_WATCHDOG=300"
+    ):
+        sequence_cuda.backward(broken, saved, None, None, None)
+    with pytest.raises(BackendError, match=r"sequence_forward<float, Grid, 1> waited in vain"):
+        sequence_cuda.forward(silent, *here)
+    monkeypatch.setenv(kernels.WATCHDOG, "soon")
+    with pytest.raises(InputError, match="GPU_LSTM_WATCHDOG is 'soon'; expected a whole number"):
+        sequence_cuda.backward(broken, saved, None, None, None)
+
+
+# -- the layer, and a GPU ---------------------------------------------------------------------------------------------
+
+
+@needs_emulator
+@pytest.mark.parametrize("lengths", [None, [3, 6, 1]], ids=["full", "lengths"])
+def test_the_layer_runs_on_it(lengths):
+    results = []
+    backend = EmulatedBackend()
+    for where, tier in ((NUMPY, "reference"), (backend, "auto")):
+        lstm = LSTM(3, 5, 2, bidirectional=True, backend=where, tier=tier, dtype="float64")
+        results.append(loss_and_gradients(lstm, problem(lstm, 6, 3), lengths))
+    assert lstm.plan.tier == "sequence"
+    assert {"sequence_forward", "sequence_backward"} <= set(backend.launches)
+    for name, expected in results[0][1].items():
+        assert relative_error(results[1][1][name], expected) < 1e-13, name
+
+
+@needs_emulator
+def test_auto_takes_the_tier_that_pays(monkeypatch):
+    data = {name: array.astype(np.float32) for name, array in example((3, 2, 5), "float32").items()}
+    results = []
+    for pays in (True, False):
+        monkeypatch.setattr(onchip, "pays", lambda *problem, pays=pays: pays)
+        backend = EmulatedBackend()
+        results.append(run(fastest_cuda, backend, data, "float32"))
+        assert ("sequence_forward" in backend.launches) == pays == ("matmul" not in backend.launches)
+    for name, expected in results[0].items():
+        assert relative_error(results[1][name], expected) < 2e-6, name
+
+
+@needs_emulator
+def test_gradients_that_nobody_sent_are_zeros(form):
+    results = []
+    for tier, backend in ((reference, NUMPY), (sequence_cuda, EmulatedBackend(limits=device(form)))):
+        data = example((4, 3, 2), "float64")
+        saved = tier.forward(backend, data["z"], data["weight_hh"], None, None)
+        results.append([on_host(backend, a) for a in tier.backward(backend, saved, None, data["dh_last"], None)])
+    for expected, actual in zip(*results, strict=True):
+        assert relative_error(actual, expected) < 1e-13
+
+
+def test_what_does_not_fit_is_refused_by_name():
+    backend = EmulatedBackend(limits=Device(multiprocessors=1, shared_bytes=16 * KIB, capability=80))
+    with pytest.raises(
+        BackendError, match=r"tier sequence can't run .*: W_hh of H = 100 in float32 does not fit on chip"
+    ):
+        sequence_cuda.forward(backend, np.zeros((2, 3, 400), np.float32), np.zeros((400, 100), np.float32), None, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(20, 64, 512), (7, 3, 1000), (300, 17, 130), (50, 5, 64), (9, 256, 250)], ids=str)
+def test_a_gpu_gives_the_oracles_numbers_and_the_same_bits_every_time(shape, dtype):
+    gpu = gpu_or_reason()
+    if obstacle := onchip.obstacle(gpu.limits, shape[2], dtype):
+        pytest.skip(obstacle)
+    first, second = (run(sequence_cuda, gpu, example(shape, dtype), dtype) for _ in range(2))
+    expected = run(reference, NUMPY, example(shape, dtype), "float64")
+    for name, array in first.items():
+        np.testing.assert_array_equal(second[name], array)
+        assert relative_error(array, expected[name]) < 20 * TOLERANCE[dtype], name

@@ -1,0 +1,119 @@
+"""The planner of the sequence tier: no GPU and no kernel is needed."""
+
+import dataclasses
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from gpu_lstm import LSTM, BackendError
+from gpu_lstm.backend import kernels
+from gpu_lstm.recurrence import fastest_cuda, make_plan, onchip, runnable_tiers, sequence_cuda
+from tests.emulated import H100, EmulatedBackend
+
+A100 = dataclasses.replace(H100, multiprocessors=108, shared_bytes=163 * 1024, capability=80)
+DESKTOP = dataclasses.replace(H100, multiprocessors=170, shared_bytes=99 * 1024, capability=120)
+BATCHES, WIDTHS = (1, 3, 16, 64, 256, 1000), (1, 5, 33, 64, 100, 128, 250, 256, 480, 512, 768, 1024, 1320)
+
+
+@pytest.mark.parametrize("device", [H100, A100, DESKTOP], ids=["sm_90", "sm_80", "sm_120"])
+@pytest.mark.parametrize("direction", onchip.DIRECTIONS)
+def test_every_layout_covers_the_problem_and_fits(device, direction):
+    launched = {kernel.expression for kernel in kernels.every_kernel()}
+    for batch, hidden, dtype in product(BATCHES, WIDTHS, kernels.STORAGE):
+        layout = onchip.choose(device, direction, batch, hidden, dtype)
+        if isinstance(layout, str):
+            assert "does not fit" in layout or "more units" in layout
+            continue
+        assert layout.members * layout.share >= hidden
+        assert layout.teams * layout.slice >= batch > (layout.teams - 1) * layout.slice
+        assert layout.shared_bytes <= device.shared_bytes
+        assert layout.share * 8 * layout.columns <= onchip.CELLS * kernels.SEQUENCE_THREADS
+        assert layout.form == "grid" or layout.slice <= 8 * layout.columns
+        assert layout.form != "grid" or layout.blocks <= device.multiprocessors
+        assert layout.form != "cluster" or (device.capability >= 90 and layout.members == kernels.CLUSTER)
+        assert layout.pitch * {"float64": 8, "float32": 4}.get(dtype, 2) % 16 == 0
+        kernel = kernels.sequence(direction, dtype, layout.form, layout.columns)
+        assert kernel.expression in launched
+        assert kernel.cooperative == (layout.form == "grid")
+        assert 10 * device.capability >= 10 * kernel.since
+
+
+def test_a_block_has_the_registers_and_the_shared_memory_that_the_planner_assumes():
+    """512 threads of one block share 65,536 registers, and nothing takes shared memory besides what is planned."""
+    lines = (Path(__file__).parents[1] / "kernels" / "cuda" / "resources.md").read_text().splitlines()
+    needs = {line.split("`")[1]: line.split("|")[2:-1] for line in lines if line.startswith("| `sequence_")}
+    assert set(needs) == {kernel.expression for kernel in kernels.every_kernel() if kernel.file == "sequence.cu"}
+    for *registers, shared in needs.values():
+        assert max(int(number) for number in registers if number.strip()) * kernels.SEQUENCE_THREADS <= 65536
+        assert int(shared) == 0
+
+
+def test_small_middle_and_large_take_their_forms():
+    def form(device, hidden):
+        return onchip.choose(device, "forward", 16, hidden, "bfloat16").form
+
+    assert [form(H100, hidden) for hidden in (16, 256, 768)] == ["block", "cluster", "grid"]
+    assert [form(A100, hidden) for hidden in (16, 256, 768)] == ["block", "grid", "grid"]
+
+
+def test_without_cooperative_launches_there_is_no_grid():
+    device = dataclasses.replace(A100, cooperative=False)
+    assert onchip.choose(device, "forward", 16, 64, "float16").form == "block"
+    assert "H = 768 has more units" in onchip.choose(device, "forward", 16, 768, "float16")
+
+
+def test_what_does_not_fit_is_refused_with_numbers():
+    said = onchip.obstacle(H100, 2048, "float32")
+    assert "W_hh of H = 2048 in float32 does not fit on chip: forward needs at least" in said
+    assert "227 are there on each of 132 multiprocessors" in said
+    backend = EmulatedBackend()
+    with pytest.raises(BackendError, match="tier sequence can't run on backend emulated: W_hh of H = 2048 in float32"):
+        make_plan(backend, "sequence", 2048)
+    plan = make_plan(backend, "auto", 2048)
+    assert plan.tier == "pointwise"
+    assert "sequence: can't run: W_hh of H = 2048" in plan.why()
+    old = dataclasses.replace(H100, capability=75)
+    assert onchip.obstacle(old, 8, "float32") == "it needs compute capability 8.0; this device has 7.5"
+    assert runnable_tiers(EmulatedBackend(limits=old)) == ["reference", "pointwise"]
+
+
+@pytest.mark.parametrize("dtype", kernels.STORAGE)
+def test_the_largest_fits_and_the_next_does_not(dtype):
+    most = onchip.largest(H100, dtype)
+    assert most > 800
+    assert not onchip.obstacle(H100, most, dtype)
+    assert onchip.obstacle(H100, most + 1, dtype)
+
+
+def test_the_plan_explains_itself_with_numbers():
+    said = LSTM(4, 256, backend=EmulatedBackend()).plan.why()
+    for part in (
+        "sequence: chosen, the fastest that runs here (persistent CUDA kernels that keep W_hh on chip; at H = 256",
+        "forward: 8 clusters of 8 blocks, 32 units and 8 sequences each, 162 KiB on chip a block",
+        "1 cluster barrier a step",
+        "us a step expected (product",
+        "backward: ",
+        "larger batches than B = 1024 forward and B = 1024 backward take the pointwise tier",
+        "pointwise: could run, but it is slower",
+    ):
+        assert part in said
+    assert "no barrier, " in LSTM(4, 768, backend=EmulatedBackend()).plan.why()
+    assert "larger batches" not in LSTM(4, 64, backend=EmulatedBackend()).plan.why()
+    assert "up to H = 1320 in float32" in make_plan(EmulatedBackend()).why()
+
+
+def test_auto_takes_the_pointwise_tier_for_batches_where_it_is_expected_to_be_faster():
+    backend = EmulatedBackend()
+    assert make_plan(backend, "auto", 1024).run is fastest_cuda
+    assert make_plan(backend, "sequence", 1024).run is sequence_cuda
+    most = onchip.most_that_pays(H100, "backward", 1024, "float32")
+    assert onchip.pays(H100, "backward", most, 1024, "float32")
+    assert not onchip.pays(H100, "backward", 2 * most, 1024, "float32")
+    assert not onchip.pays(H100, "backward", 1, 4096, "float32")
+
+
+def test_more_work_never_takes_less_time():
+    for direction, dtype in product(onchip.DIRECTIONS, kernels.STORAGE):
+        times = [onchip.choose(H100, direction, batch, 256, dtype).microseconds for batch in (1, 16, 64, 256, 1024)]
+        assert times == sorted(times)

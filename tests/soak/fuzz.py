@@ -95,7 +95,7 @@ def change_json(value: Any) -> st.SearchStrategy[Any]:
                 if gone:
                     del part[last]
                 else:
-                    part[last] = odd
+                    part[last] = copy.deepcopy(odd)  # two edits may hold the same, and one lie in the other
             except (KeyError, IndexError, TypeError):
                 continue  # an earlier edit took it away
         return changed

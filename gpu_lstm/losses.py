@@ -6,6 +6,7 @@ import math
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.base import any_shape
 
 BITS = 1 / math.log(2)
 """Bits in a nat."""
@@ -38,7 +39,7 @@ def softmax_cross_entropy(
         targets have loss and gradient 0 until then.
     """
     xp = backend.xp
-    backend.require("logits", logits, (*_any_sizes(logits)[1:], "V"))
+    backend.require("logits", logits, (*any_shape(logits)[1:], "V"))
     vocabulary = logits.shape[-1]
     if not _is_float(logits) or vocabulary == 0:
         raise InputError(
@@ -84,7 +85,7 @@ REGRESSION = {"mse": mean_squared, "mae": mean_absolute, "huber": huber}
 
 def _error(backend: Backend, prediction: Array, target: Array) -> Array:
     """Difference of two arrays after checking that they match."""
-    backend.require("prediction", prediction, _any_sizes(prediction))
+    backend.require("prediction", prediction, any_shape(prediction))
     backend.require("target", target, tuple(prediction.shape))
     if target.dtype != prediction.dtype:
         raise InputError(f"target has dtype {target.dtype}; expected {prediction.dtype}, as prediction")
@@ -102,9 +103,3 @@ def _is_float(array: Array) -> bool:
 
 def _count(array: Array) -> int:
     return math.prod(array.shape)
-
-
-def _any_sizes(array: Array) -> tuple[str, ...]:
-    """A shape for `require` that allows any size on each axis."""
-    rank = getattr(array, "ndim", 0)
-    return tuple(f"N{axis}" for axis in range(rank)) if isinstance(rank, int) else ()

@@ -80,7 +80,7 @@ def run(lstm, data, lengths=None, seed=(5, 6), given=True, resets=None):
 
 def check_gradients(lstm, data, **how):
     """Each array's gradient, by the slope along two random directions of all its elements."""
-    found, rng, step = run(lstm, data, **how)[1](), np.random.default_rng(1), 1e-5
+    found, rng, step = run(lstm, data, **how)[1](), np.random.default_rng(1), 1e-6
     arrays = lstm.params | {"x": data["x"]} | ({"h0": data["h0"], "c0": data["c0"]} if how.get("given", True) else {})
     for name, array in arrays.items():
         start = array.copy()

@@ -1,6 +1,7 @@
 """The pages under docs/ say what the code does: the tiers that take an option, and the code blocks."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from gpu_lstm.recurrence.variant import OPTIONS
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def rows():
+def rows() -> Iterator[tuple[str, list[str]]]:
     """Option and its cells, of the table in docs/variants.md."""
     for line in (DOCS / "variants.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("| `"):
@@ -26,7 +27,7 @@ def test_the_table_of_variants_has_every_option_once():
     assert sorted(names) == sorted([*(f.name for f in fields(Options)), "resets"])
 
 
-@pytest.mark.parametrize("name, cells", rows(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize("name, cells", list(rows()), ids=lambda value: value if isinstance(value, str) else "")
 def test_the_table_of_variants_names_the_tiers(name, cells):
     for kernels, said in (("cpu", cells[5]), ("cuda", cells[6])):
         takes = [tier for tier in TIERS[1:] if name not in OPTIONS or name in _RUNS[kernels][tier].TAKES]

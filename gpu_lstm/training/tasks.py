@@ -341,9 +341,9 @@ class RegressTask(SequencesTask):
         data: Sequences,
         batch: int,
         validation: Parts,
-        loss: str,
         seed: int,
         weights: np.ndarray | None = None,
+        loss: str = "mse",
     ):
         super().__init__(data, batch, validation, seed, weights)
         self.model: Model = model

@@ -108,7 +108,7 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     schedule: str = "cosine"
     clip: float = 1.0
     batch_size: int = 32
-    max_iter: int = 60
+    max_iter: int = 100
     early_stopping: bool = False
     validation_fraction: float = 0.1
     n_iter_no_change: int = 10

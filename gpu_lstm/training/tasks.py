@@ -393,8 +393,11 @@ def class_scores(model: Classifier, data: Sequences, picked: np.ndarray, block: 
 
 
 def resampled(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As many places as there are weights, each as often as its share says, rounded down or up: systematic sampling."""
-    counted = np.flatnonzero(weights)
+    """As many places as there are weights, each as often as its share says, rounded down or up.
+
+    Systematic sampling, in a random order, for with weights that recur at a fixed distance it would hit all or none.
+    """
+    counted = rng.permutation(np.flatnonzero(weights))
     shares = np.cumsum(weights[counted]) / np.sum(weights)
     marks = (np.arange(len(weights)) + rng.random()) / len(weights)
     drawn = np.minimum(np.searchsorted(shares, marks, side="right"), len(counted) - 1)

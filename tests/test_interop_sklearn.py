@@ -154,6 +154,7 @@ def test_a_data_frame_is_told_by_its_columns():
         ([np.zeros((3, 2)), np.zeros((3, 1))], r"X\[1\] has shape \(3, 1\); expected \(T, 2\)"),
         ([np.zeros((3, 2)), np.zeros(3)], r"X\[1\] has shape \(3,\); expected \(T, 2\)"),
         ([np.zeros((3, 2)), np.zeros((0, 2))], r"X\[1\] has shape \(0, 2\)"),
+        ([np.zeros(3), np.zeros(4)], r"X holds rows of different lengths; expected sequences \(T, D\)"),
         ([np.zeros((3, 2)), np.full((3, 2), np.nan)], r"Input X contains NaN.\nLSTM\w+ does not accept missing values"),
         ([np.zeros((3, 2)), np.full((3, 2), np.inf)], "Input X contains infinity"),
         (np.full((2, 3, 2), np.nan), "Input X contains NaN"),
@@ -286,9 +287,10 @@ def test_partial_fit_goes_on_from_fit_and_learns(estimator):
     assert model.score(X, y) > first
 
 
-def test_partial_fit_goes_on_alike_after_a_pickle():
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "rmsprop", "sgd"])
+def test_partial_fit_goes_on_alike_after_a_pickle(optimizer):
     X, y, _ = ragged()
-    model = clone(CLASSIFIER).fit(X, y)
+    model = clone(CLASSIFIER).set_params(optimizer=optimizer, weight_decay=0.2, max_iter=3).fit(X, y)
     other = pickle.loads(pickle.dumps(model))
     assert same_weights(model.partial_fit(X, y), other.partial_fit(X, y))
     assert same_weights(model.partial_fit(X, y), other.partial_fit(X, y))

@@ -135,9 +135,6 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         names = ("hidden_size", "num_layers", "dropout", "backend", "dtype", "tier", "recompute")
         return {name: getattr(self, name) for name in names}
 
-    def _options(self) -> dict[str, float]:
-        return {"weight_decay": self.weight_decay} if self.optimizer == "adamw" else {}
-
     def _goes_on(self, more: bool) -> bool:
         """Whether training begins with the weights, scales and classes that are there."""
         return hasattr(self, "model_") and (more or self.warm_start)
@@ -151,18 +148,19 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
             epochs=epochs,
             learning_rate=self.learning_rate,
             optimizer=self.optimizer,
-            options=self._options(),
+            options={"weight_decay": self.weight_decay} if self.optimizer == "adamw" else {},
             schedule="constant" if more else self.schedule,
             warm_up=0 if more else min(50, steps // 10),
             clip=self.clip,
             validations=epochs if stops_early else 0,
             patience=check_size("n_iter_no_change", self.n_iter_no_change) if stops_early else 0,
         )
-        optimizer = getattr(self, "_optimizer", None) if more else None
-        if type(optimizer) is not OPTIMIZERS.get(self.optimizer):
-            optimizer = None
-        if optimizer is not None:
-            optimizer.learning_rate = self.learning_rate
+        optimizer = make_optimizer(
+            self.optimizer, task.model.backend, task.model.params, self.learning_rate, **settings.options
+        )
+        before = getattr(self, "_optimizer", None)
+        if more and type(before) is type(optimizer):
+            optimizer.state, optimizer.updates = before.state, before.updates
         training = Training(task, settings, optimizer)
         losses: list[float] = []
         scores: list[float] = []
@@ -187,11 +185,11 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
             training.go(report)
         fill(task.model, task.model.params, best)
         curve = np.mean(np.reshape(losses, (-1, task.steps_per_epoch)), axis=1).tolist()
-        before: list[float] = getattr(self, "loss_curve_", []) if more else []
-        self.loss_curve_ = [*before, *curve]
+        earlier: list[float] = getattr(self, "loss_curve_", []) if more else []
+        self.loss_curve_ = [*earlier, *curve]
         self.n_iter_ = len(self.loss_curve_)
         self.model_: Any = task.model
-        self._optimizer = training.optimizer
+        self._optimizer = optimizer
         if stops_early:
             self.validation_curve_ = scores
 
@@ -641,7 +639,11 @@ def as_sequences(X: Any) -> list[np.ndarray] | None:
     if getattr(X, "ndim", None) == 3:
         return list(np.asarray(X))
     listed = isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1)
-    if not listed or len(X) == 0 or np.ndim(X[0]) != 2:
+    if not listed or len(X) == 0:
+        return None
+    if np.ndim(X[0]) == 1 and len({np.size(part) for part in X}) > 1:
+        raise ValueError("X holds rows of different lengths; expected sequences (T, D), of one feature (T, 1)")
+    if np.ndim(X[0]) != 2:
         return None
     parts = [np.asarray(part) for part in X]
     for n, part in enumerate(parts):

@@ -123,6 +123,6 @@ def rmse(forecast: np.ndarray, actual: np.ndarray) -> float:
 
 
 def spread(rows: np.ndarray) -> list[float]:
-    """Standard deviation of each column, 1 for a column that never changes, whatever rounding in its mean makes of it."""
+    """Standard deviation of each column, 1 for one that never changes, whatever rounding in its mean makes of it."""
     deviation = np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 1.0)
     return [float(value) if value > 0 else 1.0 for value in deviation]

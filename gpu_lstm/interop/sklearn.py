@@ -660,4 +660,4 @@ def to_host(model: Model, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
 def fill(model: Model, arrays: dict[str, Any], values: dict[str, np.ndarray]) -> None:
     """Copy values from the host into arrays of the same names."""
     for name, value in values.items():
-        arrays[name][...] = model.backend.asarray(value, model.dtype)
+        arrays[name][...] = model.backend.asarray(value, str(arrays[name].dtype))

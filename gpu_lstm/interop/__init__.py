@@ -1,0 +1,1 @@
+"""Doors to other libraries; each module needs the library it is named after."""

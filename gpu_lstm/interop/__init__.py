@@ -1,0 +1,1 @@
+"""Doors to other libraries, a module each; none imports its library before it is used."""

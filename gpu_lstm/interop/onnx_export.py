@@ -85,6 +85,8 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
         The package onnx is not installed.
     """
     onnx = require_onnx()
+    if not isinstance(model, LSTM | Reversed | Model):
+        raise InputError(f"model is a {type(model).__name__}; expected an LSTM or one of the models")
     dtype = model.dtype if dtype is None else check_dtype(dtype)
     size = sum(int(array.size) for array in model.params.values()) * np.dtype(dtype).itemsize
     if size > 2**31 - 2**20:
@@ -99,7 +101,7 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
     elif isinstance(model, LSTM | Reversed):
         lstm_alone(graph, model)
     else:
-        raise InputError(f"model is a {type(model).__name__}; expected an LSTM or one of the models")
+        raise InputError(f"model is of kind {model.kind!r}; expected text, series or classify")
     about = {"kind": "lstm"}
     if isinstance(model, Model):
         about = {"kind": model.kind, "config": json.dumps(model.config)}

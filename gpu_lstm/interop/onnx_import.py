@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,8 +155,7 @@ class Cell:
         helper = source.onnx.helper
         self.name = f"LSTM node {node.name or node.output[0]!r}"
         found = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        text: Callable[[Any], str] = lambda value: value.decode() if isinstance(value, bytes) else str(value)  # noqa: E731
-        self.direction = text(found.get("direction", "forward"))
+        self.direction = found.get("direction", b"forward").decode()
         if self.direction not in ("forward", "reverse", "bidirectional"):
             raise InputError(f"{self.name} has direction {self.direction!r}; expected forward, reverse, bidirectional")
         self.directions = 2 if self.direction == "bidirectional" else 1
@@ -184,7 +183,7 @@ class Cell:
         self.state = [None if not name or source.is_zero(name) else source.constant(name) for name in names[5:7]]
         if self.layout:
             self.state = [None if s is None else s.swapaxes(0, 1) for s in self.state]
-        self.slopes = self._slopes([text(a) for a in found.get("activations", [])], found)
+        self.slopes = self._slopes([name.decode() for name in found.get("activations", [])], found)
 
     def _weights(self, source: Source, name: str, label: str) -> np.ndarray:
         array = source.constant(name) if name else None
@@ -306,7 +305,7 @@ class Source:
         return np.asarray(value)
 
     def _before(self, name: str) -> list[Any] | None:
-        """The nodes that make `name`, in order; None where an input of the graph is among what they need."""
+        """The nodes that make a value, in order; None where an input of the graph is among what they need."""
         needed, seen = [name], set()
         while needed:
             one = needed.pop()
@@ -349,25 +348,29 @@ class Source:
         for place, node in enumerate(nodes):
             try:
                 origin = self._origin(node.input[0])
+                if origin is not None:
+                    self._check_order(origin, node)
             except InputError as error:
                 raise InputError(f"{error}; node=... loads one LSTM node alone: {names}") from None
-            below[place] = next((k for k, other in enumerate(nodes) if origin is other), None)
-            if below[place] is not None:
-                self._check_order(nodes[below[place] or 0], node)
-        order = [place for place, before in below.items() if before is None]
-        while order and (above := [place for place, before in below.items() if before == order[-1]]):
-            order += above
-            if len(above) > 1:
-                break
-        if len(order) != len(nodes) or len([b for b in below.values() if b is None]) != 1:
+            below[place] = next((k for k, other in enumerate(nodes) if other is origin), None)
+        # One at the bottom and at most one on top of each: a stack.
+        if len(set(below.values())) < len(nodes):
             raise InputError(
                 f"ONNX file has {len(nodes)} LSTM nodes that are no stack, each taking the outputs of the one before; "
                 f"node=... loads one of them: {names}"
             )
-        chosen = [nodes[place] for place in order]
+        above = {before: place for place, before in below.items()}
+        chosen, top = [], above.get(None)
+        while top is not None:
+            chosen.append(nodes[top])
+            top = above.get(top)
         for node in chosen:
             for state in node.input[5:7]:
-                if state and any(other.op_type == "LSTM" for other in self._all_before(state)):
+                if (
+                    state
+                    and not self.is_zero(state)
+                    and any(other.op_type == "LSTM" for other in self._all_before(state))
+                ):
                     raise InputError(
                         f"LSTM node {node.name or node.output[0]!r} starts from the state of another; expected states "
                         f"from outside; node=... loads one LSTM node alone: {names}"
@@ -375,6 +378,7 @@ class Source:
         return chosen
 
     def _all_before(self, name: str) -> list[Any]:
+        """The nodes that a value depends on."""
         needed, seen = [name], set()
         while needed:
             one = needed.pop()
@@ -424,8 +428,8 @@ class Source:
             axes = self._reorder(axes, node)
         if "".join(a for a in axes if a != "1") != wanted + "H":
             raise InputError(
-                f"LSTM node {upper.name or upper.output[0]!r} does not take Y of the node below as (T, B, directions x H); "
-                "expected Squeeze, or Transpose and Reshape, between them"
+                f"LSTM node {upper.name or upper.output[0]!r} does not take Y of the node below as "
+                "(T, B, directions x H); expected Squeeze, or Transpose and Reshape, between them"
             )
 
     def _y_axes(self, node: Any) -> list[str]:
@@ -504,7 +508,7 @@ def join_states(lstm: LSTM, cells: list[Cell]) -> tuple[Array | None, Array | No
             raise InputError(f"{cells[0].name} has an initial state of shape {known[0].shape}; expected {shape}")
         full = np.concatenate([np.zeros(shape) if part is None else part for part in parts])
         found.append(lstm.backend.asarray(full.astype(lstm.dtype), lstm.dtype))
-    return None if found == [None, None] else (found[0], found[1])
+    return None if all(one is None for one in found) else (found[0], found[1])
 
 
 def join_lengths(cells: list[Cell]) -> np.ndarray | None:

@@ -79,21 +79,32 @@ def test_arrays_of_a_bidirectional_stack_compute_what_keras_computes(gate, bias)
     np.testing.assert_allclose(outputs(lstm, x), y, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"num_layers": 2, "bidirectional": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 2},
+        {"num_layers": 2, "bidirectional": True},
+        {"bias": False},
+        {"bias": False, "bidirectional": True},
+        {"hard_sigmoid": True, "bidirectional": True},
+    ],
+    ids=str,
+)
 def test_arrays_out_compute_the_same_and_come_back(options, tmp_path):
     pytest.importorskip("h5py", reason="h5py is not installed")
     lstm = LSTM(4, 5, dtype="float64", batch_first=True, seed=1, **options)
     x = np.random.default_rng(0).standard_normal((3, 7, 4))
     stack = to_keras(lstm, tmp_path / "ours.weights.h5")
-    y = x
+    gate, y = "hard_sigmoid" if lstm.options.hard_sigmoid else "sigmoid", x
     for weights in stack:
-        y = (keras_bidirectional if lstm.num_directions == 2 else keras_layer)(y, *weights)
+        y = (keras_bidirectional if lstm.num_directions == 2 else keras_layer)(y, *weights, gate=gate)
     np.testing.assert_allclose(outputs(lstm, x), y, rtol=0, atol=1e-13)
     for source in (stack, tmp_path / "ours.weights.h5"):
-        back = from_keras(source)
-        assert set(back.params) == set(lstm.params)
+        back = from_keras(source, recurrent_activation=gate)
+        assert set(back.params) == set(lstm.params) and back.options == lstm.options
         for name, array in lstm.params.items():
-            np.testing.assert_array_equal(back.params[name], array)
+            np.testing.assert_allclose(back.params[name], array, rtol=1e-15, atol=0)
 
 
 def test_half_precision_becomes_float32_and_a_dtype_can_be_named():
@@ -133,6 +144,13 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path):
         to_keras(LSTM(2, 3), tmp_path / "model.h5")
     with pytest.raises(InputError, match="lstm is a list"):
         to_keras(weights)
+
+
+@pytest.mark.parametrize("options", [{"proj_size": 2}, {"peepholes": True}, {"clip": 1.0}, {"heads": 2}], ids=str)
+def test_options_that_keras_lacks_are_refused_by_name(options):
+    ((name, value),) = options.items()
+    with pytest.raises(InputError, match=f"lstm has {name}={value}; .* Keras's LSTM has no such option"):
+        to_keras(LSTM(2, 4, **options))
 
 
 class Layer:

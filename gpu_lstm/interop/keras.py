@@ -16,6 +16,7 @@ import numpy as np
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.interop.expressible import check_options
 from gpu_lstm.layers import LSTM
 from gpu_lstm.layers.base import check_dtype
 
@@ -156,6 +157,8 @@ def to_keras(lstm: LSTM, path: str | Path | None = None) -> list[list[np.ndarray
         raise InputError(f"lstm is a {type(lstm).__name__}; expected an LSTM")
     if path is not None and not str(path).endswith(".weights.h5"):
         raise InputError(f"path is {path}; expected a name that ends in .weights.h5, as Keras wants it")
+    check_options(lstm, {"bias", "hard_sigmoid"}, "Keras's LSTM")
+    scale = np.repeat(SCALE if lstm.options.hard_sigmoid else np.ones(4), lstm.hidden_size).astype(lstm.dtype)
     result = []
     for place in range(lstm.num_layers):
         arrays = []
@@ -163,7 +166,7 @@ def to_keras(lstm: LSTM, path: str | Path | None = None) -> list[list[np.ndarray
             for name in ("weight_ih", "weight_hh", "bias"):
                 if f"{name}_{ending}" in lstm.params:
                     host = np.asarray(lstm.backend.to_numpy(lstm.params[f"{name}_{ending}"]))
-                    arrays.append(np.ascontiguousarray(host.T))
+                    arrays.append(np.ascontiguousarray(host.T) / scale)
         result.append(arrays)
     if path is not None:
         write_weights(Path(path), result, lstm.num_directions)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.interop.expressible import check_options
 from gpu_lstm.layers import LSTM, Linear, Reversed
 from gpu_lstm.layers.base import check_dtype
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
@@ -19,6 +20,8 @@ OPSET, IR_VERSION = 17, 8
 """Of January 2022: what ONNX Runtime reads from 1.12 on."""
 ORDER = (0, 3, 1, 2)
 """Where ONNX's gates i, o, f, c are in ours: i, f, g, o."""
+TAKES = frozenset({"bias", "peepholes", "coupled", "hard_sigmoid", "clip", "residual", "learn_state", "heads"})
+"""Options of ours that the operator, or one beside it, has."""
 TYPES = {"float32": 1, "float64": 11, "int64": 7}
 """ONNX's numbers of the types."""
 
@@ -299,6 +302,8 @@ def lstm(graph: Graph, layer: LSTM | Reversed, x: str, lengths: str = "", carrie
     """
     inner = layer.lstm if isinstance(layer, Reversed) else layer
     layers, directions, hidden = inner.num_layers, inner.num_directions, inner.hidden_size
+    check_options(inner, TAKES, "the ONNX operator LSTM")
+    attributes = operator_attributes(inner)
     direction = "reverse" if isinstance(layer, Reversed) else ("forward", "bidirectional")[directions - 1]
     before = {"h": [""] * layers, "c": [""] * layers}
     if carried:
@@ -307,19 +312,21 @@ def lstm(graph: Graph, layer: LSTM | Reversed, x: str, lengths: str = "", carrie
         shape = graph.add("Concat", ends, "state.shape", axis=0)
         sizes = graph.constant("state.sizes", [directions] * layers)
         for name, parts in before.items():
-            default = np.zeros((layers * directions, 1, hidden))
+            default = first_state(graph, inner, f"{name}0")
             graph.take(f"{name}0", graph.dtype, (layers * directions, "B or 1", hidden), "state before", default)
             full = graph.add("Expand", [f"{name}0", shape], f"{name}0.full")
             parts[:] = [f"{name}0.l{place}" for place in range(layers)]
             graph.add("Split", [full, sizes], *parts, axis=0)
     for place in range(layers):
         name = f"lstm.l{place}"
-        w, r, b = (graph.weight(f"{name}.{key}", value) for key, value in operands(graph, inner, place).items())
-        inputs = [x, w, r, b, lengths, before["h"][place], before["c"][place]]
+        given = {key: graph.weight(f"{name}.{key}", array) for key, array in operands(graph, inner, place).items()}
+        state = [before["h"][place], before["c"][place]]
+        inputs = [x, given["W"], given["R"], given.get("B", ""), lengths, *state, given.get("P", "")]
         outputs = [f"{name}.Y", f"{name}.Y_h", f"{name}.Y_c"]
-        graph.add("LSTM", inputs, *outputs, hidden_size=hidden, direction=direction)
+        graph.add("LSTM", inputs, *outputs, hidden_size=hidden, direction=direction, **attributes)
         ordered = graph.add("Transpose", [f"{name}.Y"], f"{name}.by_batch", perm=[0, 2, 1, 3])
-        x = graph.add("Reshape", [ordered, graph.constant(f"{name}.shape", [0, 0, -1])], f"{name}.y")
+        y = graph.add("Reshape", [ordered, graph.constant(f"{name}.shape", [0, 0, -1])], f"{name}.y")
+        x = graph.add("Add", [x, y], f"{name}.sum") if inner.options.residual and place > 0 else y
     if carried:
         for name in before:
             graph.add("Concat", [f"lstm.l{place}.Y_{name}" for place in range(layers)], name, axis=0)
@@ -327,17 +334,58 @@ def lstm(graph: Graph, layer: LSTM | Reversed, x: str, lengths: str = "", carrie
     return x
 
 
+def operator_attributes(layer: LSTM) -> dict[str, Any]:
+    """The operator's attributes for our options."""
+    options = layer.options
+    found: dict[str, Any] = {}
+    if options.hard_sigmoid:
+        found["activations"] = ["HardSigmoid", "Tanh", "Tanh"] * layer.num_directions
+        found["activation_alpha"] = [0.2] * layer.num_directions
+        found["activation_beta"] = [0.5] * layer.num_directions
+    if options.coupled:
+        found["input_forget"] = 1
+    if options.clip is not None:
+        found["clip"] = float(options.clip)
+    return found
+
+
+def first_state(graph: Graph, layer: LSTM, part: str) -> np.ndarray:
+    """Where ``h0`` or ``c0`` start, (layers x directions, 1, H): from zero or the learned state."""
+    names = [name for place in range(layer.num_layers) for name in endings(layer, place)]
+    if not layer.options.learn_state:
+        return np.zeros((len(names), 1, layer.hidden_size))
+    return np.stack([graph.host(layer.params[f"{part}_{name}"]) for name in names])[:, None]
+
+
+def endings(layer: LSTM, place: int) -> list[str]:
+    """How the names of a layer's parameters end, by direction."""
+    return [f"l{place}", f"l{place}_reverse"][: layer.num_directions]
+
+
 def operands(graph: Graph, layer: LSTM, place: int) -> dict[str, np.ndarray]:
-    """W (directions, 4H, D), R (directions, 4H, H) and B (directions, 8H) of a layer, gate order i, o, f, c."""
+    """Of a layer: W (directions, 4H, D), R (directions, 4H, H), B (directions, 8H), P (directions, 3H).
 
-    def gates(name: str) -> np.ndarray:
-        host = graph.host(layer.params[name])
-        return host.reshape(4, -1, *host.shape[1:])[list(ORDER)].reshape(host.shape)
+    Gate order i, o, f, c; that of the peepholes i, o, f.
+    """
+    hidden, options = layer.hidden_size, layer.options
 
-    names = [f"l{place}", f"l{place}_reverse"][: layer.num_directions]
-    bias = [np.concatenate([gates(f"bias_{n}"), np.zeros(4 * layer.hidden_size)]) for n in names]
-    return {
-        "W": np.stack([gates(f"weight_ih_{n}") for n in names]),
-        "R": np.stack([gates(f"weight_hh_{n}") for n in names]),
-        "B": np.stack(bias),
-    }
+    def stacked(part: str) -> np.ndarray:
+        return np.stack([graph.host(layer.params[f"{part}_{name}"]) for name in endings(layer, place)])
+
+    def gates(array: np.ndarray) -> np.ndarray:
+        rows = array.reshape(len(array), 4, hidden, -1)[:, list(ORDER)]
+        return rows.reshape(array.shape)
+
+    recurrent = stacked("weight_hh")
+    if options.heads > 1:
+        # Unit j of head j // (H / heads) sees that head's part of h: zero elsewhere.
+        head = np.arange(hidden) // (hidden // options.heads)
+        seen = np.tile(head[:, None] == head, (4, 1))
+        recurrent = np.where(seen, np.tile(recurrent, (1, 1, options.heads)), 0)
+    found = {"W": gates(stacked("weight_ih")), "R": gates(recurrent)}
+    if options.bias:
+        bias = gates(stacked("bias"))
+        found["B"] = np.concatenate([bias, np.zeros_like(bias)], axis=1)
+    if options.peepholes:
+        found["P"] = stacked("peephole")[:, [0, 2, 1]].reshape(-1, 3 * hidden)
+    return found

@@ -180,7 +180,7 @@ class Cell:
         if self.peepholes is not None and not self.peepholes.any():
             self.peepholes = None
         self.lengths = source.constant(names[4]) if names[4] else None
-        self.state = [None if not name or source.is_zero(name) else source.constant(name) for name in names[5:7]]
+        self.state = [self._state(source, name) for name in names[5:7]]
         if self.layout:
             self.state = [None if s is None else s.swapaxes(0, 1) for s in self.state]
         self.slopes = self._slopes([name.decode() for name in found.get("activations", [])], found)
@@ -202,6 +202,18 @@ class Cell:
         if array.shape != shape:
             raise InputError(f"{self.name} has {label} of shape {array.shape}; expected {shape}")
         return array.astype(self.w.dtype)
+
+    def _state(self, source: Source, name: str) -> np.ndarray | None:
+        """A state that the file holds; None where it is zero or comes from outside."""
+        if not name or source.is_zero(name):
+            return None
+        state = source.constant(name)
+        if state is None and source.is_spread(name):
+            raise InputError(
+                f"{self.name} starts from a constant that is spread over the batch; "
+                "expected zero, a state from outside, or one of a fixed batch"
+            )
+        return state
 
     def _slopes(self, names: Sequence[str], found: dict[str, Any]) -> list[float] | None:
         """Slopes of the gates' hard sigmoids; None for sigmoids."""
@@ -332,6 +344,13 @@ class Source:
         if node.op_type == "Constant":
             return not np.any(self.constant(name))
         return False
+
+    def is_spread(self, name: str) -> bool:
+        """Whether a value is made of a constant whose shape depends on the inputs'."""
+        node = self.producers.get(name)
+        if node is None or node.op_type not in SPREADING:
+            return name in self.initializers
+        return any(self.is_spread(one) for one in (node.input if node.op_type == "Concat" else node.input[:1]))
 
     def stack(self, name: str | None) -> list[Any]:
         """The LSTM nodes, from the one at the bottom to the one at the top."""

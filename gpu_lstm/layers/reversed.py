@@ -30,12 +30,14 @@ class Reversed(Layer):
     Raises
     ------
     InputError
-        The LSTM has two directions.
+        The LSTM has two directions, or the option `cells`.
     """
 
     def __init__(self, lstm: LSTM):
         if lstm.num_directions != 1:
             raise InputError("lstm is bidirectional; expected one of one direction, as it already reads backwards too")
+        if lstm.options.cells:
+            raise InputError("lstm has cells=True; expected one that gives h only")
         super().__init__(lstm.backend, lstm.dtype)
         self.lstm = lstm
         self.params = lstm.params
@@ -61,7 +63,7 @@ class Reversed(Layer):
         """As `LSTM.backward`."""
         inner, rows, shape = tape.take()
         if dy is not None:
-            self.backend.require("dy", dy, (*shape[:2], f"hidden_size={self.lstm.hidden_size}"), self.dtype)
+            self.backend.require("dy", dy, (*shape[:2], f"output_size={self.lstm.output_size}"), self.dtype)
             dy = self._take(dy, rows)
         dx, dstate0, gradients = self.lstm.backward(inner, dy, dstate)
         return self._take(dx, rows), dstate0, gradients

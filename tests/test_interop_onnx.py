@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_lstm import LSTM, InputError
+from gpu_lstm.cli import main
 from gpu_lstm.errors import BackendError
 from gpu_lstm.interop.onnx import export, from_onnx, load, to_onnx
 from gpu_lstm.layers import Reversed
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel
-from tests.support import loss_and_gradients, problem
+from gpu_lstm.training.checkpoint import load_model
+from tests.support import NUMPY, loss_and_gradients, problem
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -265,6 +267,75 @@ def test_without_the_package_the_message_says_how_to_get_it(monkeypatch, tmp_pat
     for call in (lambda: to_onnx(LSTM(2, 3)), lambda: load(tmp_path / "no.onnx")):
         with pytest.raises(BackendError, match=r"pip install \"gpu-lstm\[onnx\]\""):
             call()
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of one trained model of each kind."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 40)
+    small = ["--epochs", "1", "--hidden-size", "8", "--batch", "4"]
+    assert (
+        main(["train", "text", str(folder / "text.txt"), *small, "--length", "16", "--out", str(folder / "text")]) == 0
+    )
+    assert main(["train", "series", *small, "--out", str(folder / "series")]) == 0
+    assert main(["train", "classify", *small, "--out", str(folder / "classify")]) == 0
+    return folder
+
+
+def exported(folder, capsys, *arguments):
+    assert main(["export", str(folder), *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_command_writes_a_language_model_that_can_be_run(trained, tmp_path, capsys):
+    printed = exported(trained / "text", capsys, "--out", tmp_path / "model.onnx")
+    assert f"wrote {tmp_path / 'model.onnx'}: " in printed and "float32, ONNX operator set 17" in printed
+    assert "takes  ids       int64    (T, B): tokens\n" in printed
+    assert "takes  h0        float32  (1, B or 1, 8): state before (may be left out)\n" in printed
+    assert "keeps  vocabulary: characters, in token order" in printed
+    session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    kept = session.get_modelmeta().custom_metadata_map
+    characters = json.loads(kept["vocabulary"])
+    ids = np.array([[characters.index(c)] for c in "the quick"])
+    model, _ = load_model(trained / "text" / "model.safetensors", "text", NUMPY)
+    close(session.run(["logits"], {"ids": ids}), [model.logits(ids)[0]])
+
+
+def test_the_command_writes_a_forecaster_and_a_classifier(trained, capsys):
+    printed = exported(trained / "series", capsys)
+    assert "gives  forecast  float64  (12, B, 1): the next values\n" in printed
+    session = ort.InferenceSession(trained / "series" / "model.onnx", providers=["CPUExecutionProvider"])
+    model, _ = load_model(trained / "series" / "model.safetensors", "series", NUMPY)
+    values = np.linspace(300, 400, 40)[:, None, None] + np.zeros((1, 2, 1))
+    close(session.run(None, {"values": values}), [model.forecast(values)])
+    assert "keeps  classes" in exported(trained / "classify", capsys, "--dtype", "float64")
+    file = onnx.load(trained / "classify" / "model.onnx")
+    model, description = load_model(trained / "classify" / "model.safetensors", "classify", NUMPY)
+    kept = {entry.key: json.loads(entry.value) for entry in file.metadata_props if entry.key in ("classes", "columns")}
+    assert kept == {name: description[name] for name in kept} and len(kept) == 2
+    x = np.random.default_rng(0).standard_normal((5, 2, 12))
+    close(by_reference(file, {"x": x}, ["logits"]), [model.logits(x, np.array([5, 5]))])
+
+
+def test_the_command_refuses_what_it_can_not_do(trained, tmp_path, capsys, monkeypatch):
+    def refused(*arguments):
+        assert main(["export", *map(str, arguments)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "has no model.safetensors" in refused(tmp_path)
+    assert "expected a file to write" in refused(trained / "text", "--out", tmp_path)
+    path = trained / "text" / "model.safetensors"
+    assert "the checkpoint" in refused(path, "--out", path)
+    assert load_model(path, "text", NUMPY)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert "pip install" in refused(path, "--out", tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
 
 
 # The layer that reads backwards

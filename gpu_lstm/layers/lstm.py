@@ -126,7 +126,7 @@ class LSTM(Layer):
     hard_sigmoid : bool
         The gates i, f, o are min(max(z/5 + 1/2, 0), 1).
     clip : float or None
-        Limits the inputs of all activations to ±clip, as ONNX's LSTM does.
+        Limits what the gates' activations take, z with the peepholes' terms, to ±clip, as ONNX Runtime does.
     cell_clip : float or None
         Limits c to ±cell_clip.
     layer_norm : bool

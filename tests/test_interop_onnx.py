@@ -1,7 +1,9 @@
 """ONNX files: what we write against ONNX Runtime and onnx's own evaluator, what we read against the same."""
 
 import json
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from gpu_lstm import LSTM, InputError
 from gpu_lstm.cli import main
 from gpu_lstm.errors import BackendError
+from gpu_lstm.interop.keras import to_keras
 from gpu_lstm.interop.onnx import export, from_onnx, load, to_onnx
 from gpu_lstm.layers import Reversed
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel
@@ -802,3 +805,23 @@ def test_any_lstm_of_ours_computes_the_same_in_onnx_runtime(data):
     lengths = draw(st.none() | st.lists(st.integers(1, 7), min_size=3, max_size=3))
     feeds = feeds_of(layer, np.random.default_rng(0), draw(flag), lengths)
     close(by_runtime(to_onnx(layer), feeds, ["y", "h", "c"]), outputs_of(layer, feeds))
+
+
+def test_the_code_on_the_page_runs(tmp_path, monkeypatch):
+    pytest.importorskip("h5py", reason="h5py is not installed")
+    page = Path(__file__).parent.parent / "docs" / "onnx.md"
+    monkeypatch.chdir(tmp_path)
+    vocabulary = {"vocabulary": json.dumps("\ufffd" + "".join(sorted(set("to be"))))}
+    model = LanguageModel(6, 4, 8)
+    export(model, "model.onnx", metadata=vocabulary)
+    to_keras(LSTM(4, 8), "theirs.weights.h5")
+    names: dict[str, Any] = {"x": np.zeros((5, 2, 4), np.float32)}
+    blocks = re.findall(r"```py\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    ids = np.array([["\ufffd beot".index(c)] for c in "to be"])
+    logits, state = model.logits(ids)
+    again, state = model.logits(logits[-1:].argmax(axis=2), state)
+    close([names["logits"]], [again])
+    assert names["y"].shape == (5, 2, 8) and len(names["weights"]) == 1

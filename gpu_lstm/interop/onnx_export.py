@@ -189,11 +189,11 @@ class Graph:
 def language_model(graph: Graph, model: LanguageModel) -> None:
     """``ids`` and the state before them to ``logits`` and the state after them."""
     graph.take("ids", "int64", ("T", "B"), "tokens")
+    graph.give("logits", graph.dtype, ("T", "B", model.head.output_size), "scores of the token after each")
     table = graph.weight("embedding.weight", graph.host(model.embedding.params["weight"]))
     vectors = graph.add("Gather", [table, "ids"], "vectors", axis=0)
     y = lstm(graph, model.lstm, vectors, carried=True)
     linear(graph, model.head, y, "logits")
-    graph.give("logits", graph.dtype, ("T", "B", model.head.output_size), "scores of the token after each")
 
 
 def forecaster(graph: Graph, model: Forecaster) -> None:
@@ -269,6 +269,7 @@ def lstm_alone(graph: Graph, layer: LSTM | Reversed) -> None:
     inner = layer.lstm if isinstance(layer, Reversed) else layer
     axes = ("B", "T") if inner.batch_first else ("T", "B")
     x = graph.take("x", graph.dtype, (*axes, inner.input_size), "input of each step")
+    graph.give("y", graph.dtype, (*axes, inner.hidden_size * inner.num_directions), "h of the last layer at each step")
     if inner.batch_first:
         x = graph.add("Transpose", [x], "x_by_time", perm=[1, 0, 2])
     y = lstm(graph, layer, x, take_lengths(graph, graph.size(x, 0), graph.size(x, 1)), carried=True)
@@ -276,7 +277,6 @@ def lstm_alone(graph: Graph, layer: LSTM | Reversed) -> None:
         graph.add("Transpose", [y], "y", perm=[1, 0, 2])
     else:
         graph.add("Identity", [y], "y")
-    graph.give("y", graph.dtype, (*axes, inner.hidden_size * inner.num_directions), "h of the last layer at each step")
 
 
 def linear(graph: Graph, layer: Linear, x: str, name: str) -> str:
@@ -288,7 +288,7 @@ def linear(graph: Graph, layer: Linear, x: str, name: str) -> str:
 
 def take_lengths(graph: Graph, steps: str, batch: str) -> str:
     """The input ``lengths`` as int32 (B,); where it is left out, or -1, all T steps."""
-    graph.take("lengths", "int64", ("B or 1",), "steps of each sequence; all T if left out", [-1])
+    graph.take("lengths", "int64", ("B or 1",), "steps of each sequence", [-1])
     unknown = graph.add("Less", ["lengths", graph.constant("lengths.zero", [0])], "lengths.unknown")
     known = graph.add("Where", [unknown, steps, "lengths"], "lengths.known")
     full = graph.add("Expand", [known, batch], "lengths.full")

@@ -19,6 +19,12 @@ PASSING = ("Identity", "Cast", "Dropout", "Transpose", "Squeeze", "Unsqueeze", "
 """What may lie between the nodes of a stack."""
 SPREADING = (*PASSING, "Expand", "Slice", "Split", "Concat", "Gather", "Tile")
 """Operators that make zeros of zeros."""
+ATTRIBUTES = {
+    "direction": "STRING", "layout": "INT", "input_forget": "INT", "hidden_size": "INT", "clip": "FLOAT",
+    "activations": "STRINGS", "activation_alpha": "FLOATS", "activation_beta": "FLOATS",
+    "perm": "INTS", "axes": "INTS",
+}  # fmt: skip
+"""Types of the attributes that are read."""
 SLOPE = 0.2
 """Of our hard sigmoid."""
 
@@ -152,10 +158,9 @@ class Cell:
     """
 
     def __init__(self, source: Source, node: Any):
-        helper = source.onnx.helper
-        self.name = f"LSTM node {node.name or node.output[0]!r}"
-        found = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        self.direction = found.get("direction", b"forward").decode()
+        self.name = f"LSTM node {name_of(node)}"
+        found = source.attributes(node)
+        self.direction = found.get("direction", "forward")
         if self.direction not in ("forward", "reverse", "bidirectional"):
             raise InputError(f"{self.name} has direction {self.direction!r}; expected forward, reverse, bidirectional")
         self.directions = 2 if self.direction == "bidirectional" else 1
@@ -164,7 +169,7 @@ class Cell:
         self.clip: float | None = found.get("clip")
         if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
             raise InputError(f"{self.name} has clip {self.clip}; expected a number above 0")
-        names = [*node.input, *[""] * (8 - len(node.input))]
+        names = [input_of(node, k) for k in range(8)]
         self.w, self.r = (self._weights(source, names[k], "WR"[k - 1]) for k in (1, 2))
         self.hidden_size = int(self.r.shape[2])
         if found.get("hidden_size", self.hidden_size) != self.hidden_size:
@@ -183,7 +188,7 @@ class Cell:
         self.state = [self._state(source, name) for name in names[5:7]]
         if self.layout:
             self.state = [None if s is None else s.swapaxes(0, 1) for s in self.state]
-        self.slopes = self._slopes([name.decode() for name in found.get("activations", [])], found)
+        self.slopes = self._slopes(found.get("activations", []), found)
 
     def _weights(self, source: Source, name: str, label: str) -> np.ndarray:
         array = source.constant(name) if name else None
@@ -294,12 +299,18 @@ class Source:
             model = inline_local_functions(model)
         self.model, self.graph = model, model.graph
         self.initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.producers = {name: node for node in model.graph.node for name in node.output if name}
+        self.producers: dict[str, Any] = {}
+        later = {name for node in model.graph.node for name in node.output if name}
+        for node in model.graph.node:
+            if not later.isdisjoint(node.input) or not later.issuperset(filter(None, node.output)):
+                raise InputError(f"ONNX file is damaged: node {name_of(node)} is not in the order of the graph")
+            later -= set(node.output)
+            self.producers |= {name: node for name in node.output if name}
 
     def constant(self, name: str) -> np.ndarray | None:
         """The value of a name that depends on no input; None for others."""
         if name in self.initializers:
-            return np.asarray(self.onnx.numpy_helper.to_array(self.initializers[name]))
+            return self._array(self.initializers[name])
         nodes = self._before(name)
         if nodes is None:
             return None
@@ -316,6 +327,29 @@ class Source:
             raise InputError(f"ONNX file: the constant {name!r} can't be computed: {error}") from None
         return np.asarray(value)
 
+    def attributes(self, node: Any) -> dict[str, Any]:
+        """Attributes of a node, those that are read, by name."""
+        found = {}
+        for attribute in node.attribute:
+            wanted = ATTRIBUTES.get(attribute.name)
+            if wanted is None:
+                continue
+            if attribute.type != self.onnx.AttributeProto.AttributeType.Value(wanted):
+                raise InputError(f"node {name_of(node)} has an attribute {attribute.name} that is no {wanted}")
+            value = self.onnx.helper.get_attribute_value(attribute)
+            if wanted == "STRING":
+                value = value.decode("utf-8", "replace")
+            elif wanted == "STRINGS":
+                value = [one.decode("utf-8", "replace") for one in value]
+            found[attribute.name] = value
+        return found
+
+    def _array(self, tensor: Any) -> np.ndarray:
+        try:
+            return np.asarray(self.onnx.numpy_helper.to_array(tensor))
+        except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
+            raise InputError(f"ONNX file is damaged: the tensor {tensor.name!r} can't be read: {error}") from None
+
     def _before(self, name: str) -> list[Any] | None:
         """The nodes that make a value, in order; None where an input of the graph is among what they need."""
         needed, seen = [name], set()
@@ -331,42 +365,45 @@ class Source:
 
     def is_zero(self, name: str) -> bool:
         """Whether a value is zero whatever its size, as the first states are that exporters write."""
-        if name in self.initializers:
-            return not np.any(self.onnx.numpy_helper.to_array(self.initializers[name]))
-        node = self.producers.get(name)
-        if node is None:
-            return False
-        if node.op_type == "ConstantOfShape":
-            values = [self.onnx.helper.get_attribute_value(attribute) for attribute in node.attribute]
-            return not any(np.any(self.onnx.numpy_helper.to_array(value)) for value in values)
-        if node.op_type in SPREADING:
-            return all(self.is_zero(one) for one in (node.input if node.op_type == "Concat" else node.input[:1]))
-        if node.op_type == "Constant":
-            return not np.any(self.constant(name))
-        return False
+        return all(origin is not None and not np.any(origin) for origin in self._origins(name))
 
     def is_spread(self, name: str) -> bool:
-        """Whether a value is made of a constant whose shape depends on the inputs'."""
-        node = self.producers.get(name)
-        if node is None or node.op_type not in SPREADING:
-            return name in self.initializers
-        return any(self.is_spread(one) for one in (node.input if node.op_type == "Concat" else node.input[:1]))
+        """Whether a value is made of a constant, in a shape that depends on the inputs'."""
+        return any(origin is not None for origin in self._origins(name))
+
+    def _origins(self, name: str) -> list[np.ndarray | None]:
+        """What a value's numbers are taken from: constants, and None for all else."""
+        needed = [name]
+        found: list[np.ndarray | None] = []
+        while needed:
+            one = needed.pop()
+            node = self.producers.get(one)
+            if node is not None and node.op_type in SPREADING:
+                needed += list(node.input) if node.op_type == "Concat" else [input_of(node, 0)]
+            elif node is not None and node.op_type == "ConstantOfShape":
+                values = [self._array(attribute.t) for attribute in node.attribute if attribute.name == "value"]
+                found.append(values[0] if values else np.zeros(1))
+            elif one in self.initializers or (node is not None and node.op_type == "Constant"):
+                found.append(self.constant(one))
+            else:
+                found.append(None)
+        return found
 
     def stack(self, name: str | None) -> list[Any]:
         """The LSTM nodes, from the one at the bottom to the one at the top."""
         nodes = [node for node in self.graph.node if node.op_type == "LSTM" and node.domain in ("", "ai.onnx")]
-        names = ", ".join(repr(node.name or node.output[0]) for node in nodes)
+        names = ", ".join(name_of(node) for node in nodes)
         if not nodes:
             raise InputError("ONNX file has no LSTM node in its main graph; expected at least one")
         if name is not None:
-            found = [node for node in nodes if name in (node.name, node.output[0])]
+            found = [node for node in nodes if repr(name) == name_of(node)]
             if not found:
                 raise InputError(f"node is {name!r}; the LSTM nodes of the ONNX file are {names}")
             return found[:1]
         below: dict[int, int | None] = {}
         for place, node in enumerate(nodes):
             try:
-                origin = self._origin(node.input[0])
+                origin = self._origin(input_of(node, 0))
                 if origin is not None:
                     self._check_order(origin, node)
             except InputError as error:
@@ -391,7 +428,7 @@ class Source:
                     and any(other.op_type == "LSTM" for other in self._all_before(state))
                 ):
                     raise InputError(
-                        f"LSTM node {node.name or node.output[0]!r} starts from the state of another; expected states "
+                        f"LSTM node {name_of(node)} starts from the state of another; expected states "
                         f"from outside; node=... loads one LSTM node alone: {names}"
                     )
         return chosen
@@ -424,11 +461,11 @@ class Source:
             if node.op_type not in PASSING:
                 if any(other.op_type == "LSTM" for other in self._all_before(name)):
                     raise InputError(
-                        f"between two LSTM nodes lies a {node.op_type} ({node.name or node.output[0]!r}); "
+                        f"between two LSTM nodes lies a {node.op_type} ({name_of(node)}); "
                         f"expected nothing but {', '.join(PASSING)}"
                     )
                 return None
-            name = node.input[0]
+            name = input_of(node, 0)
         return None
 
     def _path(self, lower: Any, name: str) -> list[Any]:
@@ -436,57 +473,59 @@ class Source:
         path: list[Any] = []
         while name != lower.output[0]:
             path.insert(0, self.producers[name])
-            name = path[0].input[0]
+            name = input_of(path[0], 0)
         return path
 
     def _check_order(self, lower: Any, upper: Any) -> None:
         """Refuse anything but (T, B, directions x H), or batch first in layout 1, between two nodes."""
         axes = self._y_axes(lower)
         wanted = "BT" if axes[0] == "B" else "TB"
-        for node in self._path(lower, upper.input[0]):
+        for node in self._path(lower, input_of(upper, 0)):
             axes = self._reorder(axes, node)
         if "".join(a for a in axes if a != "1") != wanted + "H":
             raise InputError(
-                f"LSTM node {upper.name or upper.output[0]!r} does not take Y of the node below as "
+                f"LSTM node {name_of(upper)} does not take Y of the node below as "
                 "(T, B, directions x H); expected Squeeze, or Transpose and Reshape, between them"
             )
 
     def _y_axes(self, node: Any) -> list[str]:
         """Axes of Y: T, B, H, and N for two directions or 1 for one."""
-        found = {attribute.name: self.onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        directions = "N" if found.get("direction", b"forward") == b"bidirectional" else "1"
+        found = self.attributes(node)
+        directions = "N" if found.get("direction") == "bidirectional" else "1"
         return ["B", "T", directions, "H"] if found.get("layout", 0) else ["T", directions, "B", "H"]
 
     def _reorder(self, axes: list[str], node: Any) -> list[str]:
         """Axes of a node's output from those of its input; ["?"] where they can't be told."""
-        found = {attribute.name: self.onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        found = self.attributes(node)
         if node.op_type in ("Identity", "Cast", "Dropout"):
             return axes
         if node.op_type == "Transpose":
             order = list(found.get("perm", range(len(axes))[::-1]))
-            return [axes[k] for k in order] if len(order) == len(axes) else ["?"]
+            return [axes[k] for k in order] if sorted(order) == list(range(len(axes))) else ["?"]
         if node.op_type == "Reshape":
-            shape = self.constant(node.input[1])
+            shape = self.constant(input_of(node, 1))
             # (T, B, N, H) to (T, B, N H); an axis of size 1 may come and go.
             real = [axis for axis in axes if axis != "1"]
-            if shape is None or len(shape) != 3 or real[-1:] != ["H"] or "N" in real[:-2]:
+            if shape is None or shape.shape != (3,) or real[-1:] != ["H"] or "N" in real[:-2]:
                 return ["?"]
             return [axis for axis in real if axis != "N"]
         if node.op_type == "Squeeze":
             where = self.constant(node.input[1]) if len(node.input) > 1 else found.get("axes")
-            dropped = {int(k) % len(axes) for k in np.atleast_1d(where)} if where is not None else {axes.index("1")}
-            if any(axes[k] != "1" for k in dropped):
+            if where is None and len(node.input) > 1:
                 return ["?"]
-            return [axis for k, axis in enumerate(axes) if k not in dropped]
+            ones = [k for k, axis in enumerate(axes) if axis == "1"]
+            dropped = ones if where is None else [int(k) % len(axes) for k in np.atleast_1d(where)]
+            if set(dropped) <= set(ones):
+                return [axis for k, axis in enumerate(axes) if k not in dropped]
         return ["?"]
 
     def swapped(self, stack: list[Any]) -> bool:
         """Whether x is transposed before the first node, and y after the last, as a batch-first layer is exported."""
-        before = self.producers.get(stack[0].input[0])
-        axes, name = self._y_axes(stack[-1]), stack[-1].output[0]
+        before = self.producers.get(input_of(stack[0], 0))
+        axes, name = self._y_axes(stack[-1]), next(iter(stack[-1].output), "")
         if before is None or before.op_type != "Transpose" or not name:
             return False
-        if [list(a.ints) for a in before.attribute] != [[1, 0, 2]]:
+        if list(self.attributes(before).get("perm", [])) != [1, 0, 2]:
             return False
         start = axes[0]
         while True:
@@ -498,6 +537,16 @@ class Source:
                 if axes[0] != start:
                     return True
                 continue
+
+
+def name_of(node: Any) -> str:
+    """A node's name, or that of its first output, quoted."""
+    return repr(node.name or next(iter(node.output), ""))
+
+
+def input_of(node: Any, place: int) -> str:
+    """Name of an input; empty where it is left out."""
+    return str(node.input[place]) if place < len(node.input) else ""
 
 
 def check_same(first: Cell, other: Cell) -> None:

@@ -239,6 +239,9 @@ def test_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "text.weights.h5").write_text("no file of HDF5")
     with pytest.raises(InputError, match="can't be read"):
         from_keras(tmp_path / "text.weights.h5")
+    (tmp_path / "model.keras").write_bytes(b"PK")
+    with pytest.raises(InputError, match="whole Keras model"):
+        from_keras(tmp_path / "model.keras")
     write(tmp_path / "dense.weights.h5", group("layers/dense", [np.zeros((4, 20)), np.zeros(20)]))
     with pytest.raises(InputError, match="has no LSTM layer"):
         from_keras(tmp_path / "dense.weights.h5")

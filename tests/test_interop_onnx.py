@@ -41,7 +41,10 @@ def by_runtime(model, feeds, names=None):
 
 def by_reference(model, feeds, names=None):
     from onnx.reference import ReferenceEvaluator
+    from onnx.reference.ops.op_lstm import CommonLSTM
 
+    if not hasattr(CommonLSTM, "_run_forward"):
+        pytest.skip(f"the evaluator of onnx {onnx.__version__} knows one direction and no Y_c")
     return ReferenceEvaluator(model).run(names, feeds)
 
 

@@ -265,6 +265,8 @@ def read_weights(path: Path, layers: Sequence[str] | None) -> list[list[Directio
     h5py = require_h5py()
     if not path.is_file():
         raise InputError(f"Keras file {path} does not exist")
+    if path.suffix == ".keras":
+        raise InputError(f"{path} is a whole Keras model; expected weights, as save_weights writes, or its layers")
     groups: dict[str, dict[int, np.ndarray]] = {}
 
     def visit(name: str, item: Any) -> None:

@@ -139,7 +139,7 @@ class Graph:
 
     def constant(self, name: str, value: Any, dtype: str = "int64") -> str:
         """Name of a constant."""
-        self.values[name] = np.ascontiguousarray(np.asarray(value, dtype=dtype))
+        self.values[name] = np.asarray(value, dtype=dtype, order="C")
         return name
 
     def weight(self, name: str, array: np.ndarray) -> str:

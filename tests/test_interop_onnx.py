@@ -522,7 +522,7 @@ def two_nodes(between, directions=1, upper_inputs=None, **attributes):
     constants = {
         "W0": numbers(rng, directions, 12, 4), "R0": numbers(rng, directions, 12, 3),
         "W1": numbers(rng, directions, 12, 3 * directions), "R1": numbers(rng, directions, 12, 3),
-        "one": np.array([1]), "merged": np.array([0, 0, -1]),
+        "one": np.array([1]), "merged": np.array([0, 0, -1]), "lengths": np.array([5, 3], np.int32),
     }  # fmt: skip
     nodes = [
         ("LSTM", ["x", "W0", "R0"], ["low", "low_h", "low_c"], shared),
@@ -582,6 +582,9 @@ def test_a_stack_of_nodes_becomes_one_lstm(between, directions):
         ([("Identity", ["x"], ["middle"], {})], {}, "no stack"),
         (SQUEEZED, {"direction": "reverse"}, "direction 'reverse'"),
         (SQUEEZED, {"upper_inputs": ["", "", "low_h"]}, "state of another"),
+        (SQUEEZED, {"upper_inputs": ["", "lengths"]}, "other sequence_lens"),
+        (SQUEEZED, {"clip": 1.0}, "has clip 1.0, the one below it None"),
+        (SQUEEZED, {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, "other activations"),
     ],
 )
 def test_nodes_that_are_no_stack_are_refused_and_can_be_loaded_alone(between, more, message):

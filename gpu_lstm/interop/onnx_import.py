@@ -25,6 +25,7 @@ ATTRIBUTES = {
     "perm": "INTS", "axes": "INTS",
 }  # fmt: skip
 """Types of the attributes that are read."""
+SAME = "expected the same in a stack; node=... loads one LSTM node alone"
 SLOPE = 0.2
 """Of our hard sigmoid."""
 
@@ -119,17 +120,20 @@ def from_onnx(
             raise InputError(f"{cell.name} takes inputs of {cell.w.shape[2]}; the node below gives {width}")
     if dtype is None:
         dtype = "float64" if first.w.dtype == np.float64 else "float32"
-    swapped = source.swapped(stack)
     lstm = LSTM(
         first.w.shape[2],
         first.hidden_size,
         len(cells),
         bidirectional=first.directions == 2,
-        batch_first=bool(first.layout) != swapped,
+        batch_first=bool(first.layout) != source.swapped(stack),
         backend=backend,
         dtype=check_dtype(dtype),
         tier=tier,
-        **first.options([cell.bias is not None for cell in cells], [cell.peepholes is not None for cell in cells]),
+        bias=any(cell.bias is not None for cell in cells),
+        peepholes=any(cell.peepholes is not None for cell in cells),
+        coupled=first.coupled,
+        hard_sigmoid=first.slopes is not None,
+        clip=first.clip,
     )
     for place, cell in enumerate(cells):
         for direction, ending in enumerate((f"l{place}", f"l{place}_reverse")[: first.directions]):
@@ -184,6 +188,7 @@ class Cell:
         self.peepholes = self._optional(source, names[7], "P", (self.directions, 3 * self.hidden_size))
         if self.peepholes is not None and not self.peepholes.any():
             self.peepholes = None
+        self.lengths_name = names[4]
         self.lengths = source.constant(names[4]) if names[4] else None
         self.state = [self._state(source, name) for name in names[5:7]]
         if self.layout:
@@ -253,18 +258,6 @@ class Cell:
         if None in slopes and slopes != [None] * len(slopes):
             raise InputError(f"{self.name} has Sigmoid in one direction and HardSigmoid in the other; expected one")
         return None if slopes[0] is None else [s for s in slopes if s is not None]
-
-    def options(self, biases: list[bool], peepholes: list[bool]) -> dict[str, Any]:
-        """Options of `LSTM` other than its defaults."""
-        wanted = {
-            "bias": any(biases) or None,
-            "peepholes": any(peepholes),
-            "coupled": self.coupled,
-            "hard_sigmoid": self.slopes is not None,
-            "clip": self.clip,
-        }
-        found = {name: value for name, value in wanted.items() if value and name != "bias"}
-        return found if any(biases) else found | {"bias": False}
 
     def parameters(self, direction: int) -> dict[str, np.ndarray]:
         """Arrays of one direction by our names, gate order i, f, g, o, scaled to our hard sigmoid."""
@@ -421,16 +414,13 @@ class Source:
             chosen.append(nodes[top])
             top = above.get(top)
         for node in chosen:
-            for state in node.input[5:7]:
-                if (
-                    state
-                    and not self.is_zero(state)
-                    and any(other.op_type == "LSTM" for other in self._all_before(state))
-                ):
-                    raise InputError(
-                        f"LSTM node {name_of(node)} starts from the state of another; expected states "
-                        f"from outside; node=... loads one LSTM node alone: {names}"
-                    )
+            states = [input_of(node, place) for place in (5, 6)]
+            before = [one for state in states if state and not self.is_zero(state) for one in self._all_before(state)]
+            if any(one.op_type == "LSTM" for one in before):
+                raise InputError(
+                    f"LSTM node {name_of(node)} starts from the state of another; expected states from outside; "
+                    f"node=... loads one LSTM node alone: {names}"
+                )
         return chosen
 
     def _all_before(self, name: str) -> list[Any]:
@@ -522,21 +512,17 @@ class Source:
     def swapped(self, stack: list[Any]) -> bool:
         """Whether x is transposed before the first node, and y after the last, as a batch-first layer is exported."""
         before = self.producers.get(input_of(stack[0], 0))
-        axes, name = self._y_axes(stack[-1]), next(iter(stack[-1].output), "")
-        if before is None or before.op_type != "Transpose" or not name:
+        if before is None or before.op_type != "Transpose":
             return False
         if list(self.attributes(before).get("perm", [])) != [1, 0, 2]:
             return False
-        start = axes[0]
-        while True:
-            users = [node for node in self.graph.node if name in node.input and node.op_type in PASSING]
-            if len(users) != 1 or axes == ["?"]:
-                return False
+        axes, name = self._y_axes(stack[-1]), next(iter(stack[-1].output), "")
+        wanted = ["B", "T", "H"] if axes[0] == "T" else ["T", "B", "H"]
+        while len(users := [node for node in self.graph.node if name in node.input and node.op_type in PASSING]) == 1:
             axes, name = self._reorder(axes, users[0]), users[0].output[0]
-            if len(axes) == 3 and axes[2] == "H":
-                if axes[0] != start:
-                    return True
-                continue
+            if axes == wanted:
+                return True
+        return False
 
 
 def name_of(node: Any) -> str:
@@ -554,12 +540,9 @@ def check_same(first: Cell, other: Cell) -> None:
     for name in ("direction", "hidden_size", "layout", "coupled", "clip"):
         ours, theirs = getattr(first, name), getattr(other, name)
         if ours != theirs:
-            raise InputError(
-                f"{other.name} has {name} {theirs!r}, the one below it {ours!r}; expected the same in a stack; "
-                "node=... loads one LSTM node alone"
-            )
+            raise InputError(f"{other.name} has {name} {theirs!r}, the one below it {ours!r}; {SAME}")
     if (first.slopes is None) != (other.slopes is None):
-        raise InputError(f"{other.name} has other activations than the one below it; expected the same in a stack")
+        raise InputError(f"{other.name} has other activations than the one below it; {SAME}")
 
 
 def join_states(lstm: LSTM, cells: list[Cell]) -> tuple[Array | None, Array | None] | None:
@@ -580,10 +563,13 @@ def join_states(lstm: LSTM, cells: list[Cell]) -> tuple[Array | None, Array | No
 
 
 def join_lengths(cells: list[Cell]) -> np.ndarray | None:
-    """The lengths that the file holds."""
-    known = [cell.lengths for cell in cells]
-    if known[0] is None:
-        return None
-    if any(other is None or not np.array_equal(known[0], other) for other in known):
-        raise InputError(f"{cells[0].name} has other sequence_lens than the nodes above it; expected the same in all")
-    return known[0].astype(np.int64)
+    """The lengths that the file holds; None where it holds none."""
+    first = cells[0]
+    for cell in cells[1:]:
+        if first.lengths is None or cell.lengths is None:
+            same = first.lengths_name == cell.lengths_name
+        else:
+            same = np.array_equal(first.lengths, cell.lengths)
+        if not same:
+            raise InputError(f"{cell.name} has other sequence_lens than the one below it; {SAME}")
+    return None if first.lengths is None else first.lengths.astype(np.int64)

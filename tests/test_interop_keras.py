@@ -142,6 +142,10 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path):
         from_keras(weights, ["lstm"])
     with pytest.raises(InputError, match=r"ends in \.weights\.h5"):
         to_keras(LSTM(2, 3), tmp_path / "model.h5")
+    (tmp_path / "folder.weights.h5").mkdir()
+    for call in (from_keras, lambda path: to_keras(LSTM(2, 3), path)):
+        with pytest.raises(InputError, match="path is the folder"):
+            call(tmp_path / "folder.weights.h5")
     with pytest.raises(InputError, match="lstm is a list"):
         to_keras(weights)
 

@@ -241,6 +241,14 @@ def test_what_can_not_be_written_is_refused(tmp_path):
         to_onnx("lstm")
     with pytest.raises(InputError, match="dtype is float16"):
         to_onnx(LSTM(2, 3), "float16")
+    for metadata in ({"a": 3}, "abc"):
+        with pytest.raises(InputError, match="metadata is no dictionary of str to str"):
+            to_onnx(LSTM(2, 3), metadata=metadata)
+    for path, message in ((tmp_path, "path is the folder"), (None, "path is a NoneType")):
+        for call in (lambda path: export(LSTM(2, 3), path), load):
+            with pytest.raises(InputError, match=message):
+                call(path)
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="bidirectional"):
         Reversed(LSTM(2, 3, bidirectional=True))
 

@@ -7,6 +7,7 @@ clip(0.2 z + 0.5, 0, 1): the rows of i, f and o are scaled on the way in and out
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,10 @@ import numpy as np
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.interop.expressible import check_options
+from gpu_lstm.interop.expressible import check_options, check_path
 from gpu_lstm.layers import LSTM
 from gpu_lstm.layers.base import check_dtype
+from gpu_lstm.training.checkpoint import write_whole
 
 SCALE = np.array([5 / 6, 5 / 6, 1.0, 5 / 6])
 """By which i, f, g, o of Keras are multiplied where they are hard sigmoids: a slope of 1/6 for one of 0.2."""
@@ -76,7 +78,7 @@ def from_keras(
         A file is given and the package h5py is not installed.
     """
     if isinstance(source, str | Path):
-        stack = read_weights(Path(source), layers)
+        stack = read_weights(check_path(source), layers)
     elif layers is not None:
         raise InputError("layers names layers of a file; expected a path as source")
     elif hasattr(source, "get_weights"):
@@ -169,7 +171,7 @@ def to_keras(lstm: LSTM, path: str | Path | None = None) -> list[list[np.ndarray
                     arrays.append(np.ascontiguousarray(host.T) / scale)
         result.append(arrays)
     if path is not None:
-        write_weights(Path(path), result, lstm.num_directions)
+        write_weights(check_path(path), result, lstm.num_directions)
     return result
 
 
@@ -313,10 +315,11 @@ def numbered(name: str) -> tuple[str, int]:
 
 
 def write_weights(path: Path, layers: list[list[np.ndarray]], directions: int) -> None:
-    """Write what Keras's ``load_weights`` reads into a Sequential model of LSTM layers."""
+    """Write, whole or not at all, what Keras's ``load_weights`` reads into a Sequential model of LSTM layers."""
     h5py = require_h5py()
     kind = "bidirectional" if directions == 2 else "lstm"
-    with h5py.File(path, "w") as file:
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
         file.create_group("vars")
         for place, arrays in enumerate(layers):
             layer = file.create_group(f"layers/{kind}" + (f"_{place}" if place else ""))
@@ -327,3 +330,4 @@ def write_weights(path: Path, layers: list[list[np.ndarray]], directions: int) -
                 inner.require_group("vars")
                 for number in range(each):
                     inner[f"cell/vars/{number}"] = arrays[direction * each + number]
+    write_whole(path, content.getvalue())

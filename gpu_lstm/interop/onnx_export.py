@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.interop.expressible import check_options
+from gpu_lstm.interop.expressible import check_options, check_path
 from gpu_lstm.layers import LSTM, Linear, Reversed
 from gpu_lstm.layers.base import check_dtype
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
@@ -48,7 +48,8 @@ def export(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model as an ONNX file, whole or not at all; see `to_onnx`."""
-    write_whole(Path(path), to_onnx(model, dtype, metadata).SerializeToString())
+    path = check_path(path)
+    write_whole(path, to_onnx(model, dtype, metadata).SerializeToString())
 
 
 def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: Mapping[str, str] | None = None) -> Any:
@@ -105,10 +106,13 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
         lstm_alone(graph, model)
     else:
         raise InputError(f"model is of kind {model.kind!r}; expected text, series or classify")
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, Mapping) or not all(isinstance(one, str) for pair in metadata.items() for one in pair):
+        raise InputError("metadata is no dictionary of str to str")
     about = {"kind": "lstm"}
     if isinstance(model, Model):
         about = {"kind": model.kind, "config": json.dumps(model.config)}
-    proto = graph.model(about | dict(metadata or {}))
+    proto = graph.model(about | dict(metadata))
     onnx.checker.check_model(proto, full_check=True)
     return proto
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
+from gpu_lstm.interop.expressible import check_path
 from gpu_lstm.interop.onnx_export import ORDER, require_onnx
 from gpu_lstm.layers import LSTM, Reversed
 from gpu_lstm.layers.base import check_dtype
@@ -56,8 +57,8 @@ def load(
     tier: str = "auto",
 ) -> Loaded:
     """Read the LSTM of an ONNX file; see `from_onnx`."""
-    onnx = require_onnx()
-    if not Path(path).is_file():
+    onnx, path = require_onnx(), check_path(path)
+    if not path.is_file():
         raise InputError(f"ONNX file {path} does not exist")
     try:
         model = onnx.load(str(path))

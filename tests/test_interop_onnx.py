@@ -793,6 +793,28 @@ def test_what_torch_exports_is_read(dynamo, bidirectional, batch_first, with_sta
     close([found, fh, fc], [y.numpy(), h.numpy(), c.numpy()])
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_what_torch_exports_of_packed_sequences_is_read(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    rnn = torch.nn.utils.rnn
+
+    class Packed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(4, 5, 2, bidirectional=True)
+
+        def forward(self, x, lengths):
+            y, (h, c) = self.lstm(rnn.pack_padded_sequence(x, lengths))
+            return rnn.pad_packed_sequence(y)[0], h, c
+
+    model, x, lengths = Packed().eval(), torch.randn(6, 3, 4), torch.tensor([6, 4, 2])
+    torch.onnx.export(model, (x, lengths), str(tmp_path / "packed.onnx"), dynamo=False)
+    with torch.no_grad():
+        expected = [value.numpy() for value in model(x, lengths)]
+    y, (h, c), _ = load(tmp_path / "packed.onnx").lstm.forward(x.numpy(), None, lengths.numpy())
+    close([y, h, c], expected)
+
+
 def test_a_loaded_lstm_trains():
     arrays = choose(node_arrays(np.random.default_rng(0), dtype="float64"), ["P", "sequence_lens"])
     loaded = from_onnx(node_model(arrays, {"hidden_size": 5}, ("W", "R", "B"), "float64")).lstm

@@ -149,7 +149,7 @@ def pack(found: Mapping[str, np.ndarray], tracked: list[list[Tracked]]) -> tuple
         size = -(-len(packed) // 3) * 4
         if size <= BUDGET or count == 1:
             break
-        count = max(1, min(count - 1, int(count * BUDGET / size)))
+        count = max(1, min(count - 1, int(count * 0.98 * BUDGET / size)))
     data = base64.b64encode(packed).decode()
     return kept, {"data": data, "scale": {name: short(scale[kept]) for name, scale in scales.items()}}
 

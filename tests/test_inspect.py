@@ -126,6 +126,20 @@ def test_a_sequence_that_runs_piece_by_piece_comes_back_in_order(bidirectional):
     np.testing.assert_allclose(a["h"], a["o"] * np.tanh(a["c"]), rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("tier", ["reference", "pointwise", "sequence"])
+def test_cuda_tiers_save_the_same(cuda, tier):
+    expected = activations(language(dtype="float32", tier="reference", hidden_size=8), tokens())
+    found = activations(language(dtype="float32", tier=tier, hidden_size=8, backend=cuda), tokens())
+    for name in QUANTITIES:
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=2e-6)
+    ours, theirs = (
+        gradient_reach(language(dtype="float32", tier=t, hidden_size=8, backend=where), tokens(), reach=4)
+        for t, where in (("reference", "numpy"), (tier, cuda))
+    )
+    for name in "hc":
+        assert relative_error(theirs[name], ours[name]) < 1e-4
+
+
 def test_looking_leaves_the_model_as_it_was():
     model = language()
     plan = model.lstm.plan

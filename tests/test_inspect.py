@@ -412,7 +412,7 @@ def test_short_sequences_make_a_page():
         content = content_of(text_page(language(), ids, VOCABULARY.decode(ids), "Short", {}))
         assert content["steps"] == steps
         assert content["reach"] is None
-        content = content_of(series_page(forecaster(), values(steps), ["a", "b"], 3, "Short", {}))
+        content = content_of(series_page(forecaster(), values(steps), ["a", "b"], "Short", {}, first=3))
         assert (content["first"], content["reach"]) == (3, None)
         assert [s["name"] for s in content["series"]] == ["a", "b"]
 
@@ -450,7 +450,7 @@ def test_inspect_of_the_held_out_text(run, capsys):
     content = content_of((run / "t" / "inspect.html").read_text())
     cut = len(TEXT) - len(TEXT) // 2
     assert content["text"] == TEXT[cut + 10 : cut + 110]
-    assert content["title"] == "Inside t"
+    assert (content["title"], content["first"]) == ("Inside t", 10)
     assert content["facts"]["trained"] == "12 steps"
 
 

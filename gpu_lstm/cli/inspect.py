@@ -82,7 +82,8 @@ def of_text(path: Path, backend: Backend, options: argparse.Namespace) -> str:
         raise InputError(f"checkpoint {path} has a vocabulary of {len(vocabulary)}; its model has another")
     text, where = passage(vocabulary, description, options)
     about = {"text": where} | facts(path, model, description)
-    return text_page(model, vocabulary.encode(text), text, f"Inside {path.parent.name or path.name}", about)
+    title = f"Inside {path.resolve().parent.name}"
+    return text_page(model, vocabulary.encode(text), text, title, about, options.start or 0)
 
 
 def passage(vocabulary: Vocabulary, description: dict[str, Any], options: argparse.Namespace) -> tuple[str, str]:
@@ -132,7 +133,7 @@ def of_series(path: Path, backend: Backend, options: argparse.Namespace) -> str:
         raise InputError(f"--start is {start}; {name} has {known} steps")
     values = np.asarray(data.values[start : start + options.length])
     about = {"series": f"{', '.join(data.names)} of {name}"} | facts(path, model, description)
-    return series_page(model, values, data.names, start, f"Inside {path.parent.name or path.name}", about)
+    return series_page(model, values, data.names, f"Inside {path.resolve().parent.name}", about, start)
 
 
 def facts(path: Path, model: LanguageModel | Forecaster, description: dict[str, Any]) -> dict[str, str]:

@@ -30,7 +30,9 @@ WINDOWS = 64
 """Steps whose losses it is made of."""
 
 
-def text_page(model: LanguageModel, tokens: np.ndarray, text: str, title: str, about: Mapping[str, str]) -> str:
+def text_page(
+    model: LanguageModel, tokens: np.ndarray, text: str, title: str, about: Mapping[str, str], first: int = 0
+) -> str:
     """The page of a language model on a text.
 
     Parameters
@@ -42,6 +44,8 @@ def text_page(model: LanguageModel, tokens: np.ndarray, text: str, title: str, a
     title : str
     about : dict of str to str
         Facts for the page's end.
+    first : int
+        Number of the first character.
 
     Returns
     -------
@@ -58,12 +62,12 @@ def text_page(model: LanguageModel, tokens: np.ndarray, text: str, title: str, a
     found = summary(model, tokens, text_features(text))
     bits = token_bits(model, tokens)
     tiles = [] if len(bits) < 2 else [tile(f"{np.mean(bits[1:]):.2f}", "bits per character on this text")]
-    content = {"kind": "text", "text": text, "bits": [round(float(b), 2) for b in bits]}
+    content = {"kind": "text", "text": text, "bits": [round(float(b), 2) for b in bits], "first": first}
     return fill(title, tiles, found | content, about)
 
 
 def series_page(
-    model: Forecaster, values: np.ndarray, names: list[str], first: int, title: str, about: Mapping[str, str]
+    model: Forecaster, values: np.ndarray, names: list[str], title: str, about: Mapping[str, str], first: int = 0
 ) -> str:
     """The page of a forecaster on its series.
 
@@ -72,10 +76,10 @@ def series_page(
     model : Forecaster
     values : (T, S)
     names : S names
-    first : int
-        Number of the first step.
     title, about
         As of `text_page`.
+    first : int
+        Number of the first step.
     """
     found = summary(model, values, series_features(names, values, model.memory))
     series = [{"name": name, "values": short(values[:, s])} for s, name in enumerate(names)]

@@ -114,6 +114,34 @@ def test_activations_of_an_lstm_fit_its_outputs_and_each_other(bidirectional, ba
         np.testing.assert_allclose(one["h"], one["o"] * np.tanh(one["c"]), rtol=0, atol=1e-14)
 
 
+OPTIONS = {
+    "bias": False, "proj_size": 3, "peepholes": True, "coupled": True, "hard_sigmoid": True, "clip": 0.5,
+    "cell_clip": 0.2, "layer_norm": True, "zoneout_h": 0.2, "zoneout_c": 0.3, "residual": True, "learn_state": True,
+    "heads": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_activations_of_the_family_fit_its_outputs(option, bidirectional):
+    options = {option: OPTIONS[option], "bidirectional": bidirectional, "cells": True}
+    lstm = LSTM(4, 4, 2, backend="numpy", dtype="float64", seed=1, **options)
+    x = np.random.default_rng(1).normal(size=(9, 4))
+    a = activations(lstm, x)
+    (y, cells), (h, c), _ = lstm.forward(x[:, None])
+    top = np.concatenate(list(a["h"][-lstm.num_directions :]), axis=1)
+    if option == "residual":
+        top = top + np.concatenate(list(a["h"][: lstm.num_directions]), axis=1)  # what the layer below hands up
+    np.testing.assert_allclose(top, y[:, 0], rtol=0, atol=1e-15)
+    np.testing.assert_array_equal(np.concatenate(list(a["c"][-lstm.num_directions :]), axis=1), cells[:, 0])
+    for place in range(len(h)):
+        end = 0 if bidirectional and place % 2 else -1
+        np.testing.assert_array_equal(a["h"][place, end], h[place, 0])
+        np.testing.assert_array_equal(a["c"][place, end], c[place, 0])
+    if option == "coupled":
+        np.testing.assert_array_equal(a["f"], 1 - a["i"])
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_sequence_that_runs_piece_by_piece_comes_back_in_order(bidirectional):
     lstm = LSTM(1, 2, 2, bidirectional=bidirectional, backend="numpy", dtype="float64")

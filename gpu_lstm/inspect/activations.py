@@ -33,6 +33,7 @@ class Recorder:
 
     def __init__(self, tier: Tier):
         self._tier = tier
+        self.TAKES = tier.TAKES
         self.saved: list[Saved] = []
 
     def forward(self, *arguments: Any, **named: Any) -> Saved:
@@ -47,7 +48,7 @@ class Recorder:
 
 
 def activations(model: Model | LSTM, data: np.ndarray) -> dict[str, np.ndarray]:
-    """Run a model over one sequence from a zero state, without dropout, and look at every cell.
+    """Run a model over one sequence from its first state, without dropout, and look at every cell.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def activations(model: Model | LSTM, data: np.ndarray) -> dict[str, np.ndarray]:
 
     Returns
     -------
-    dict of str to (num_layers * num_directions, T, H)
+    dict of str to (num_layers * num_directions, T, H), for h (..., P) with a projection
         By `QUANTITIES`: states h and c after each step, activated gates i, f, g, o in it; in the model's dtype, on the
         host. Index ``[layer, step, cell]``; with two directions the first axis is that of a `State`.
 

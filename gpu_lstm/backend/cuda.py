@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_lstm.backend import kernels
-from gpu_lstm.backend.base import Array, Backend, Rule, out_of_range, sum_rows
-from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype, out_of_range, sum_rows
+from gpu_lstm.errors import InputError
 
 CHUNK = 4096
 """Elements that a block of the optimizer takes, as ``kernels/cuda/optimizer.cu`` has it."""
@@ -54,30 +54,21 @@ class CudaBackend(Backend):
         self._checks: dict[tuple[str, str, int], int] = {}
         self._ranges: Array = None
 
-    def dtype(self, name: str) -> Any:
-        """NumPy's dtype of that name; bfloat16 is that of ml_dtypes, as CuPy has it.
+    def dtype(self, name: str) -> Any:  # noqa: D102
+        return numpy_dtype(name)
 
-        Raises
-        ------
-        BackendError
-            ml_dtypes is asked for and not installed.
-        """
-        if name != "bfloat16":
-            return np.dtype(name)
-        try:
-            import ml_dtypes
-        except ImportError:
-            raise BackendError("dtype bfloat16 needs ml_dtypes; install it with `pip install ml_dtypes`") from None
-        return np.dtype(ml_dtypes.bfloat16)
-
-    def product(self, a: Array, b: Array, bias: Array | None = None) -> Array:  # noqa: D102
-        c = self.matmul(a, b, out=self.xp.empty((a.shape[0], b.shape[1]), dtype=a.dtype))
+    def product(  # noqa: D102
+        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None
+    ) -> Array:
+        kind = a.dtype if dtype is None else self.dtype(dtype)
+        c = self.matmul(a, b, out=self.xp.empty((a.shape[0], b.shape[1]), dtype=kind))
         if bias is not None:
             c += bias
         return c
 
     def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:  # noqa: D102
-        return [self.product(dy.T, x) for x in inputs], sum_rows(self.xp, dy)
+        wide = kernels.ARITHMETIC[str(dy.dtype)]
+        return [self.product(dy.T, x, dtype=wide) for x in inputs], sum_rows(self.xp, dy, self.dtype(wide))
 
     # -- checks that are read later ----------------------------------------------------------------------
 

@@ -40,7 +40,8 @@ class LSTM(Layer):
         Start of the forget gate's bias. None: uniform like the rest; 1 helps long memories
         (R. Jozefowicz et al., ICML 2015).
     backend : str, Backend or None
-    dtype : {"float32", "float64"}
+    dtype : {"float32", "float64", "float16", "bfloat16"}
+        Of x, y, h and their gradients. With 16 bits, c, its gradient and the parameters are float32.
     tier : {"auto", "reference", "pointwise", "sequence"}
     recompute : bool
         Keep only the states at the borders of segments of about sqrt(T) steps, see `segments`, and compute each segment
@@ -150,6 +151,7 @@ class LSTM(Layer):
         if mask is not None:
             x = xp.where(mask.valid, x, xp.zeros_like(x))
         first_h, first_c = self._check_state(("h0", "c0"), (None, None) if state is None else state, batch)
+        rounded = self.rounded()
         tapes: list[Any] = []
         finals: list[State] = []
         for chains in self._chains():
@@ -161,7 +163,7 @@ class LSTM(Layer):
                 first = [
                     tuple(None if s is None else s[k, ...] for s in (first_h, first_c)) for k in self._places(chain)
                 ]
-                y, last, pieces = self._forward_chain(chain, x, first, mask, seed, keep)
+                y, last, pieces = rounded._forward_chain(chain, x, first, mask, seed, keep)
                 outputs.append(y)
                 finals += last
                 kept.append(pieces)
@@ -170,7 +172,8 @@ class LSTM(Layer):
             x = outputs[0] if len(outputs) == 1 else xp.concat(outputs, axis=2)
         if self.batch_first:
             x = swap_batch_and_time(backend, x)
-        return x, (xp.stack([h for h, _ in finals]), xp.stack([c for _, c in finals])), Tape(tapes or None, mask, seed)
+        last_h, last_c = (xp.stack(list(part)) for part in zip(*finals, strict=True))
+        return x, (last_h, last_c), Tape(tapes or None, mask, seed, rounded)
 
     def backward(
         self, tape: Tape, dy: Array | None = None, dstate: tuple[Array | None, Array | None] | None = None
@@ -201,7 +204,7 @@ class LSTM(Layer):
             The tape was used before, or an argument has the wrong shape, dtype or device.
         """
         xp, backend = self.backend.xp, self.backend
-        tapes, mask, seed = tape.take()
+        tapes, mask, seed, rounded = tape.take()
         if tapes is None:
             raise InputError("tape is that of a forward call with keep=False; expected one with keep=True")
         num_steps, batch, _ = tapes[0][0].shape
@@ -214,7 +217,7 @@ class LSTM(Layer):
         dh_last, dc_last = self._check_state(("dh", "dc"), (None, None) if dstate is None else dstate, batch)
         gradients: Params = {}
         shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
-        dh0, dc0 = (xp.empty(shape, dtype=backend.dtype(self.dtype)) for _ in range(2))
+        dh0, dc0 = (xp.empty(shape, dtype=backend.dtype(dtype)) for dtype in (self.dtype, self.param_dtype))
         for chains in reversed(self._chains()):
             x, dropped, kept = tapes.pop()
             dx = None
@@ -223,7 +226,7 @@ class LSTM(Layer):
                 last = [
                     tuple(None if s is None else s[k, ...] for s in (dh_last, dc_last)) for k in self._places(chain)
                 ]
-                dx_chain, first, found = self._backward_chain(
+                dx_chain, first, found = rounded._backward_chain(
                     chain, x, None if dy is None else dy[:, :, part], last, kept[direction], mask, seed
                 )
                 gradients |= found
@@ -241,8 +244,8 @@ class LSTM(Layer):
     def zero_state(self, batch: int) -> State:
         """A state of zeros for `batch` sequences."""
         shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
-        xp, dtype = self.backend.xp, self.backend.dtype(self.dtype)
-        return xp.zeros(shape, dtype=dtype), xp.zeros(shape, dtype=dtype)
+        xp, backend = self.backend.xp, self.backend
+        return xp.zeros(shape, dtype=backend.dtype(self.dtype)), xp.zeros(shape, dtype=backend.dtype(self.param_dtype))
 
     def _chains(self) -> list[list[list[tuple[int, int]]]]:
         """What runs over time together, as (layer, direction): all layers of one direction, or each by itself.
@@ -396,9 +399,9 @@ class LSTM(Layer):
         shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
         if not isinstance(state, tuple | list) or len(state) != 2:
             raise InputError(f"state is {type(state).__name__}; expected a pair ({', '.join(names)})")
-        for name, array in zip(names, state, strict=True):
+        for name, array, dtype in zip(names, state, (self.dtype, self.param_dtype), strict=True):
             if array is not None:
-                self.backend.require(name, array, shape, self.dtype)
+                self.backend.require(name, array, shape, dtype)
         return tuple(state)
 
 

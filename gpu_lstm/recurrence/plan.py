@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from gpu_lstm.backend import Backend, compiled
 from gpu_lstm.backend.cuda import CudaBackend
+from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.recurrence import fastest_cuda, onchip, pointwise, pointwise_cuda, reference, sequence, sequence_cuda
 from gpu_lstm.recurrence.contract import Tier
+from gpu_lstm.recurrence.widened import Widened
 
 TIERS = ("reference", "pointwise", "sequence")
 """From the most readable to the fastest."""
@@ -82,6 +84,8 @@ def make_plan(backend: Backend, tier: str = "auto", hidden_size: int | None = No
     run = _RUNS[backend.kernels].get(chosen, reference)
     if run is sequence_cuda and tier == "auto":
         run = fastest_cuda
+    if ARITHMETIC[dtype] != dtype and not (isinstance(backend, CudaBackend) and chosen != "reference"):
+        run = Widened(run, dtype)
     return Plan(chosen, run, tuple(reasons))
 
 

@@ -248,8 +248,9 @@ class Run:
             if name:
                 layer, _, last = name.rpartition(".")
                 skipped += f"; {count} of {total} numbers in the gradient of {last} of layer {layer} aren't finite"
-            overflow = math.isfinite(value) and not self.scaler.exhausted
-            if not overflow:
+            if math.isfinite(value) and not self.scaler.exhausted:
+                skipped += f"; the loss was scaled by {self.scaler.scale:g}, next by half of it"
+            else:
                 if self.settings.on_nonfinite == "stop":
                     raise self._diverged(self.step + 1, skipped)
                 self._skipped_in_a_row += 1
@@ -304,6 +305,8 @@ class Run:
         }
         if event.score is not None:
             values["validation_score"] = event.score
+        if self.scaler.active:
+            values["loss_scale"] = self.scaler.scale
         board.add(event.step, values)
 
     def _save_best(self) -> None:
@@ -317,7 +320,7 @@ class Run:
         backend = self.task.model.backend
         arrays = checkpoint.to_torch_names(self.task.model.params, backend)
         for prefix, part in (("optimizer", self.optimizer.state), ("carried", self.task.carried())):
-            arrays |= {f"{prefix}.{name}": backend.to_numpy(array) for name, array in part.items()}
+            arrays |= {f"{prefix}.{name}": backend.to_numpy(backend.widened(array)) for name, array in part.items()}
         progress = {
             "step": self.step,
             "updates": self.optimizer.updates,
@@ -341,7 +344,7 @@ class Run:
         InputError
             The arrays don't fit this run.
         """
-        backend, dtype = self.task.model.backend, self.task.model.dtype
+        backend, dtype = self.task.model.backend, self.task.model.param_dtype
         path = self.folder
         try:
             progress = description["progress"]

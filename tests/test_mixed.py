@@ -17,7 +17,8 @@ from gpu_lstm.training.folder import newest, read_log
 from gpu_lstm.training.memory import Job, predict
 from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, TextTask
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EmulatedBackend, missing, on_host
+from tests.emulated import DTYPES, EmulatedBackend, on_host
+from tests.emulator import missing
 from tests.support import NUMPY, STRICT, loss_and_gradients, problem, relative_error
 from tests.test_training import sequences, wave
 

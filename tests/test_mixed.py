@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError
+from gpu_lstm.bench.problem import Problem
 from gpu_lstm.cli import main
 from gpu_lstm.layers import Linear
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel
@@ -159,6 +160,15 @@ def test_the_loss_is_scaled_before_anything_is_rounded_to_16_bits(place, kind):
         found = {name: on_host(place, array) / scale for name, array in step()[1].items()}
         errors.append(max(relative_error(found[name], expected[name]) for name in expected))
     assert errors[1] < TOLERANCE["float16"] < errors[0]
+
+
+@pytest.mark.parametrize("dtype", SHORT)
+def test_a_bench_problem_has_numbers_that_the_dtype_has(dtype):
+    problem = Problem((4, 3, 5, 6), "training", dtype, NUMPY)
+    for array in (problem.x, problem.dy, *problem.weights.values()):
+        np.testing.assert_array_equal(on_host(NUMPY, NUMPY.asarray(array, dtype)), array)
+    for tier in runnable_tiers(NUMPY):
+        assert 0 < problem.error(problem.our_step(tier)()) < TOLERANCE[dtype]
 
 
 # -- training ---------------------------------------------------------------------------------------------------------

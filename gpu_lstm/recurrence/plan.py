@@ -71,11 +71,13 @@ def make_plan(backend: Backend, tier: str = "auto", hidden_size: int | None = No
     if tier != "auto" and obstacles[tier]:
         raise BackendError(f"tier {tier} can't run on backend {backend.name}: {obstacles[tier]}")
     chosen = tier if tier != "auto" else [name for name in TIERS if not obstacles[name]][-1]
+    widened = ARITHMETIC[dtype] != dtype and not (isinstance(backend, CudaBackend) and chosen != "reference")
     reasons = []
     for name in reversed(TIERS):
         if name == chosen:
             kind = "the fastest that runs here" if tier == "auto" else "asked for by name"
             extra = f" ({_described(backend, name, hidden_size, dtype, tier == 'auto')})" if name != "reference" else ""
+            extra += f"; it computes in float32 and rounds to {dtype}" if widened else ""
             reasons.append(f"{name}: chosen, {kind}{extra}")
         elif obstacles[name]:
             reasons.append(f"{name}: can't run: {obstacles[name]}")
@@ -84,7 +86,7 @@ def make_plan(backend: Backend, tier: str = "auto", hidden_size: int | None = No
     run = _RUNS[backend.kernels].get(chosen, reference)
     if run is sequence_cuda and tier == "auto":
         run = fastest_cuda
-    if ARITHMETIC[dtype] != dtype and not (isinstance(backend, CudaBackend) and chosen != "reference"):
+    if widened:
         run = Widened(run, dtype)
     return Plan(chosen, run, tuple(reasons))
 

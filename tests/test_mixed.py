@@ -17,8 +17,9 @@ from gpu_lstm.training import Run, Settings, checkpoint
 from gpu_lstm.training.folder import newest, read_log
 from gpu_lstm.training.memory import Job, predict
 from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, TextTask
+from tests import test_family
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EmulatedBackend, on_host
+from tests.emulated import DTYPES, EmulatedBackend, on_host, stored
 from tests.emulator import missing
 from tests.support import NUMPY, STRICT, loss_and_gradients, problem, relative_error
 from tests.test_training import sequences, wave
@@ -115,6 +116,49 @@ def test_unequal_lengths_and_states_on_every_tier(place, dtype, recompute):
         dx, (dh0, dc0), gradients = lstm.backward(tape, place.asarray(data["dy"], dtype), arriving)
         for name, array in {"x": dx, "h0": dh0, "c0": dc0, **gradients}.items():
             assert relative_error(on_host(place, array), expected[name]) < TOLERANCE[dtype], (tier, name)
+
+
+JUMPS = ("clip", "cell_clip", "hard_sigmoid")
+"""Options at whose edges gradients jump, where a rounded input crosses them."""
+
+
+def family_results(place, options, params, dtype, begins):
+    """Outputs and all gradients of the family's example, in float64 on the host."""
+    lstm = test_family.made(options, backend=place, dtype=dtype, tier="auto" if dtype in SHORT else "reference")
+    for name, param in (params or {}).items():
+        lstm.params[name][...] = place.asarray(param, lstm.param_dtype)
+    short = ("x", "h0", "dh", "dy")
+    data = {
+        name: place.asarray(array, lstm.dtype if name in short else lstm.param_dtype)
+        for name, array in test_family.data_for(lstm).items()
+    }
+    y, (h, c), tape = lstm.forward(data["x"], (data["h0"], data["c0"]), [4, 2, 3], (5,), resets=begins)
+    dy = (data["dy"], data["dcells"]) if lstm.options.cells else data["dy"]
+    dx, (dh0, dc0), gradients = lstm.backward(tape, dy, (data["dh"], data["dc"]))
+    assert {str(array.dtype) for array in gradients.values()} == {lstm.param_dtype}
+    outputs = {"h": h, "c": c, **({"y": y[0], "cells": y[1]} if lstm.options.cells else {"y": y})}
+    found = [outputs, {"x": dx, "h0": dh0, "c0": dc0, **gradients}]
+    return lstm, [{name: on_host(place, array) for name, array in part.items()} for part in found]
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["", "resets"])
+@pytest.mark.parametrize("dtype", SHORT)
+@pytest.mark.parametrize("option", [*test_family.ON, "all"])
+def test_every_option_in_16_bits(place, option, dtype, resets, monkeypatch):
+    """As close to float64 as that with rounded weights is, up to a factor: layer normalisation amplifies roundings."""
+    monkeypatch.setattr(test_family, "HIDDEN", 32)
+    on = test_family.ON
+    options = {name: on[name] for name in on if name not in JUMPS} if option == "all" else {option: on[option]}
+    begins = np.random.default_rng(0).random((test_family.STEPS, test_family.BATCH)) < 0.3 if resets else None
+    oracle, expected = family_results(place, options, None, "float64", begins)
+    params = {name: place.to_numpy(param) for name, param in oracle.params.items()}
+    rounded = {name: stored(param, dtype).astype(np.float64) for name, param in params.items()}
+    _, moved = family_results(place, options, rounded, "float64", begins)
+    _, actual = family_results(place, options, params, dtype, begins)
+    for part in range(1 if option in JUMPS else 2):
+        limit = max(relative_error(moved[part][name], expected[part][name]) for name in expected[part])
+        for name, array in expected[part].items():
+            assert relative_error(actual[part][name], array) < max(TOLERANCE[dtype], 8 * limit), name
 
 
 @pytest.mark.parametrize("dtype", SHORT)

@@ -71,6 +71,7 @@ def task_of(kind, backend, dtype, dropout=0.0):
 
 
 def run_of(task, folder, **more):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
     return Run(
         task, Settings(**{"epochs": 4, "learning_rate": 0.04, "warm_up": 3, "validations": 3, **more}), folder, {}
     )

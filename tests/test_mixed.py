@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gpu_lstm import LSTM, BackendError, InputError
+from gpu_lstm import LSTM, BackendError, InputError, LSTMCell
 from gpu_lstm.bench.problem import Problem
 from gpu_lstm.cli import main
 from gpu_lstm.layers import Linear
@@ -160,6 +160,21 @@ def test_every_option_in_16_bits(place, option, dtype, resets, monkeypatch):
         limit = max(relative_error(moved[part][name], expected[part][name]) for name in expected[part])
         for name, array in expected[part].items():
             assert relative_error(actual[part][name], array) < max(TOLERANCE[dtype], 8 * limit), name
+
+
+@pytest.mark.parametrize("dtype", SHORT)
+def test_a_cell_takes_the_steps_of_the_layer(place, dtype):
+    lstm, cell = (made(3, 8, backend=place, dtype=dtype, tier="reference", seed=1) for made in (LSTM, LSTMCell))
+    x = place.asarray(np.random.default_rng(0).standard_normal((4, 2, 3)), dtype)
+    y, (h_last, c_last), _ = lstm.forward(x)
+    h = c = None
+    for t in range(4):
+        h, c, tape = cell.forward(x[t, ...], None if h is None else (h, c))
+        assert relative_error(on_host(place, h), on_host(place, y[t, ...])) < TOLERANCE[dtype]
+    assert (str(h.dtype), str(c.dtype)) == (dtype, "float32")
+    dx, (dh, dc), gradients = cell.backward(tape, h_last[0, ...], c_last[0, ...])
+    assert [str(array.dtype) for array in (dx, dh, dc)] == [dtype, dtype, "float32"]
+    assert {str(array.dtype) for array in gradients.values()} == {"float32"}
 
 
 @pytest.mark.parametrize("dtype", SHORT)

@@ -163,6 +163,12 @@ def fake_cupy():
     cupy.ndarray, cupy.RawModule, cupy.__version__ = Located, RawModule, "14.0"
     cupy.asarray = lambda value, dtype=None: np.asarray(value, dtype=dtype).view(Located)
     cupy.asnumpy = lambda array: np.array(array, subok=False)
+
+    def where(condition, x, y):  # CuPy's has no loop for bfloat16
+        result = np.where(condition, x, y)
+        return (result.astype(np.float32) if str(result.dtype) == "bfloat16" else result).view(Located)
+
+    cupy.where = where
     runtime = types.SimpleNamespace(
         CUDARuntimeError=type("CUDARuntimeError", (RuntimeError,), {}),
         getDeviceCount=lambda: 1,
@@ -258,6 +264,26 @@ def test_a_step_in_16_bits_is_close_to_that_of_float64(cupy, dtype, limit):
         assert relative_error(model.backend.to_numpy(gradients[name]), gradient) < limit, name
     norm = make_optimizer("adam", model.backend, model.params, 0.01).update(gradients, max_norm=1.0, loss=loss)
     assert np.isfinite(model.backend.read(norm)).all()
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype, limit", [("float16", 4e-3), ("bfloat16", 3e-2)][: len(DTYPES) - 2])
+def test_unequal_lengths_in_16_bits(cupy, dtype, limit):
+    backend, lengths = CupyBackend(), [3, 6, 1]
+    oracle = LSTM(3, 8, 2, bidirectional=True, backend=NUMPY, tier="reference", dtype="float64")
+    lstm = LSTM(3, 8, 2, bidirectional=True, backend=backend, dtype=dtype)
+    data = problem(oracle, 6, 3)
+    for name, param in oracle.params.items():
+        lstm.params[name][...] = param
+    expected, _, tape = oracle.forward(data["x"], None, lengths)
+    dx, _, gradients = oracle.backward(tape, data["dy"])
+    y, _, tape = lstm.forward(backend.asarray(data["x"], dtype), None, lengths)
+    assert str(y.dtype) == dtype
+    assert relative_error(y.astype(np.float64), expected) < limit
+    found = lstm.backward(tape, backend.asarray(data["dy"], dtype))
+    assert relative_error(found[0].astype(np.float64), dx) < limit
+    for name, gradient in gradients.items():
+        assert relative_error(found[2][name], gradient) < limit, name
 
 
 @needs_emulator

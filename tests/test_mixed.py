@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError, LSTMCell
+from gpu_lstm.backend.cuda import Device
 from gpu_lstm.bench.problem import Problem
 from gpu_lstm.cli import main
 from gpu_lstm.layers import Linear
@@ -185,6 +186,13 @@ def test_gradients_of_weights_are_sums_in_float32(place, dtype):
     _, gradients = linear.backward(tape, place.asarray(np.ones((2**16, 1)), dtype))
     assert on_host(place, gradients["weight"]).tolist() == [[2**16, 2**16]]
     assert on_host(place, gradients["bias"]).tolist() == [2**16]
+
+
+def test_a_gpu_without_bfloat16_says_so():
+    old = EmulatedBackend(limits=Device(multiprocessors=2, shared_bytes=40 * 1024, capability=75))
+    with pytest.raises(BackendError, match=r"bfloat16 needs compute capability 8\.0; emulated has 7\.5, where float16"):
+        LSTM(2, 3, backend=old, dtype="bfloat16")
+    assert LSTM(2, 3, backend=old, dtype="float16").dtype == "float16"
 
 
 def test_a_backend_without_16_bits_says_so():

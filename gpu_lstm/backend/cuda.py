@@ -14,7 +14,7 @@ import numpy as np
 
 from gpu_lstm.backend import kernels
 from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype, out_of_range, sum_rows
-from gpu_lstm.errors import InputError
+from gpu_lstm.errors import BackendError, InputError
 
 CHUNK = 4096
 """Elements that a block of the optimizer takes, as ``kernels/cuda/optimizer.cu`` has it."""
@@ -55,6 +55,11 @@ class CudaBackend(Backend):
         self._ranges: Array = None
 
     def dtype(self, name: str) -> Any:  # noqa: D102
+        if name == "bfloat16" and self.limits.capability < 80:
+            have = self.limits.capability / 10
+            raise BackendError(
+                f"dtype bfloat16 needs compute capability 8.0; {self.name} has {have}, where float16 runs"
+            )
         return numpy_dtype(name)
 
     def product(  # noqa: D102

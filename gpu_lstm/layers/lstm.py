@@ -293,8 +293,7 @@ class LSTM(Layer):
         mask = self._mask(lengths, num_steps, batch)
         resets = self._check_resets(resets, num_steps, batch)
         call = Call(self._run_with(resets), batch, mask, resets, seed, keep)
-        if mask is not None:
-            x = xp.where(mask.valid, x, xp.zeros_like(x))
+        x = _valid(xp, mask, x)
         first_h, first_c = self._check_state(("h0", "c0"), (None, None) if state is None else state, batch)
         given = first_h is not None, first_c is not None
         rounded = self.rounded()
@@ -360,8 +359,8 @@ class LSTM(Layer):
             raise InputError("tape is that of a forward call with keep=False; expected one with keep=True")
         num_steps, batch, _ = tapes[0][0].shape
         dy, dc = self._check_dy(dy, num_steps, batch)
-        if self.options.residual and dy is not None and call.mask is not None:
-            dy = xp.where(call.mask.valid, dy, xp.zeros_like(dy))
+        if self.options.residual and dy is not None:
+            dy = _valid(xp, call.mask, dy)
         dh_last, dc_last = self._check_state(("dh", "dc"), (None, None) if dstate is None else dstate, batch)
         gradients: Params = {}
         dh0, dc0 = self.zero_state(batch)
@@ -761,4 +760,7 @@ def swap_batch_and_time(backend: Backend, array: Array) -> Array:
 
 def _valid(xp: Any, mask: Mask | None, array: Array) -> Array:
     """`array` within each sequence's steps, zero outside."""
-    return array if mask is None else xp.where(mask.valid, array, xp.zeros_like(array))
+    if mask is None:
+        return array
+    # CuPy's `where` knows no bfloat16 and makes float32 of it.
+    return xp.astype(xp.where(mask.valid, array, xp.zeros_like(array)), array.dtype, copy=False)

@@ -337,7 +337,9 @@ def test_train_resume_sample_and_evaluate(dtype, tmp_path, monkeypatch, capsys):
         "4",
     ]
     assert main([*arguments, "--length", "16", "--epochs", "2", "--out", "run"]) == 0
-    assert f" parameters, {dtype}, tier " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f" parameters, {dtype}, tier " in said
+    assert f"note: here, numbers of {dtype} are computed with in float32 and then rounded" in said
     assert main(["train", "--resume", "run", "--backend", "numpy"]) == 0
     assert "is finished" in capsys.readouterr().out
     assert main(["sample", "run", "--backend", "numpy", "--length", "9", "--prompt", "To"]) == 0

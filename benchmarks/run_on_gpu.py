@@ -261,7 +261,7 @@ def failed(part: Record) -> bool:
 def run(backend: Backend, parts: list[str], rounds: int, out: Path, seconds: float | None = None) -> Record:
     """Run the parts, one record; it is written after each, so that none is lost."""
     command = records.command_line("python -m benchmarks.run_on_gpu")
-    record: Record = records.provenance(command, ("numpy", "torch", "ml_dtypes")) | backend.describe()
+    record: Record = records.provenance(command, ("numpy", "torch", "ml_dtypes")) | {"gpu": backend.describe()}
     for name in parts:
         part, limit = PARTS[name]
         limit = limit if seconds is None else seconds

@@ -29,8 +29,8 @@ def benchmark(name):
         os.environ.update(kept)
 
 
-NAMES = ("compare_model", "gpu_model", "on_gpu", "run_on_gpu", "sequence_on_gpu")
-compare_model, gpu_model, on_gpu, run_on_gpu, sequence_on_gpu = map(benchmark, NAMES)
+NAMES = ("compare_model", "gpu_model", "on_gpu", "run_on_gpu", "sequence_on_gpu", "tables")
+compare_model, gpu_model, on_gpu, run_on_gpu, sequence_on_gpu, tables = map(benchmark, NAMES)
 Budget, Case = on_gpu.Budget, sequence_on_gpu.Case
 SMALL = Device(multiprocessors=9, shared_bytes=40 * 1024, capability=90)
 
@@ -288,6 +288,8 @@ def test_a_part_that_fails_is_recorded_and_the_others_go_on(monkeypatch, tmp_pat
     run_on_gpu.run(Named(), ["shapes"], 7, out, 5.0)
     assert given[1].seconds == 5
     assert {"date", "device", "python", "numpy", "revision", "command"} <= record.keys()
+    assert record["gpu"] == Named().describe()
+    assert "| `record.json` |" in tables.files(tmp_path)
     assert run_on_gpu.failed(record["tests"])
     assert not run_on_gpu.failed(record["shapes"])
     assert run_on_gpu.failed({"pytest": {"status": 1}})

@@ -75,10 +75,8 @@ def our_training(task: TextTask) -> Callable[[], float]:
         model.loss_scale = scaler.scale
         loss, gradients = task.step(done)
         done += 1
-        if scaler.active:
-            for gradient in gradients.values():
-                gradient *= 1 / scaler.scale
-        value, norm = model.backend.read(loss, optimizer.update(gradients, max_norm=CLIP, loss=loss))
+        norm = optimizer.update(gradients, max_norm=CLIP, loss=loss, loss_scale=scaler.scale)
+        value, norm = model.backend.read(loss, norm)
         scaler.update(math.isfinite(norm))
         return value
 

@@ -290,6 +290,7 @@ class Backend:
         numbers: Sequence[float],
         max_norm: float | None,
         loss: Array | None,
+        loss_scale: float = 1.0,
     ) -> Array | None:
         """One step of an optimizer over all parameters, in place.
 
@@ -304,18 +305,20 @@ class Backend:
             Gradients are scaled so that their joint norm is at most this; nothing moves where the norm isn't finite.
         loss : array of shape () or None
             Nothing moves where it isn't finite.
+        loss_scale : float
+            Gradients are divided by it first.
 
         Returns
         -------
         norm : array of shape (), or None
-            Before scaling; None where `max_norm` is.
+            Divided by `loss_scale`, but not limited yet; None where `max_norm` is.
         """
-        norm = None if max_norm is None else self.norm(gradients)
+        norm = None if max_norm is None else self.norm(gradients) / loss_scale
         if not all(math.isfinite(float(number)) for number in (norm, loss) if number is not None):
             return norm
         size = 0.0 if norm is None else float(norm)
         scale = 1.0 if max_norm is None or size <= max_norm else max_norm / size
-        self.move(optimizer, params, gradients, states, numbers, scale)
+        self.move(optimizer, params, gradients, states, numbers, scale / loss_scale)
         return norm
 
     def move(

@@ -220,7 +220,7 @@ class CudaBackend(Backend):
             return self.xp.zeros((), dtype=self.xp.float64)
         dtype = self._same_dtype("arrays", arrays)
         table, chunks = self._table([(None, array) for array in arrays])
-        return self._norm(dtype, table, len(arrays), chunks)
+        return self._norm(dtype, table, len(arrays), chunks, 1.0)
 
     def update(  # noqa: D102
         self,
@@ -231,6 +231,7 @@ class CudaBackend(Backend):
         numbers: Sequence[float],
         max_norm: float | None,
         loss: Array | None,
+        loss_scale: float = 1.0,
     ) -> Array | None:
         xp = self.xp
         gradients = [self._contiguous(gradient) for gradient in gradients]
@@ -246,7 +247,7 @@ class CudaBackend(Backend):
         if not lines:
             return None if max_norm is None else xp.zeros((), dtype=xp.float64)
         table, chunks = self._table(lines)
-        norm = None if max_norm is None else self._norm(dtype, table, len(lines), chunks)
+        norm = None if max_norm is None else self._norm(dtype, table, len(lines), chunks, loss_scale)
         if loss is not None:
             loss = xp.asarray(loss, dtype=self.dtype(arithmetic))
         padded = [*numbers, *[0.0] * (8 - len(numbers))]
@@ -258,20 +259,22 @@ class CudaBackend(Backend):
                 np.int32(len(lines)),
                 norm,
                 _scalar(dtype, max_norm or 0.0),
+                _scalar(dtype, 1 / loss_scale),
                 loss,
                 *(_scalar(dtype, number) for number in padded),
             ),
         )
         return norm
 
-    def _norm(self, dtype: str, table: Array, lines: int, chunks: int) -> Array:
-        """Norm of the gradients in a table, in two launches."""
+    def _norm(self, dtype: str, table: Array, lines: int, chunks: int, loss_scale: float) -> Array:
+        """Norm of the gradients in a table, divided by `loss_scale`, in two launches."""
         xp, arithmetic = self.xp, self.dtype(kernels.ARITHMETIC[dtype])
         sums, norm = xp.empty((chunks,), dtype=arithmetic), xp.empty((), dtype=arithmetic)
         self.kernel(kernels.sum_of_squares(dtype))(
             (_grid("gradients", chunks),), (kernels.BLOCK,), (table, np.int32(lines), sums)
         )
-        self.kernel(kernels.norm_of_sums(dtype))((1,), (1024,), (sums, np.int64(chunks), norm))
+        unscale = _scalar(dtype, 1 / loss_scale)
+        self.kernel(kernels.norm_of_sums(dtype))((1,), (1024,), (sums, np.int64(chunks), unscale, norm))
         return norm
 
     def _table(self, lines: Sequence[Sequence[Array | None]]) -> tuple[Array, int]:

@@ -229,13 +229,10 @@ class Run:
 
     def _one_step(self) -> Event:
         task, before = self.task, self.task.carried()
-        task.model.loss_scale = self.scaler.scale
+        scale = task.model.loss_scale = self.scaler.scale
         loss, gradients = self._within_memory(lambda: task.step(self.step))
-        if self.scaler.scale != 1:
-            for gradient in gradients.values():
-                gradient *= 1 / self.scaler.scale
         # Where a number isn't finite, nothing moves. It is read only now, when all is asked of the device.
-        size = self.optimizer.update(gradients, self.schedule(self.step), self.settings.clip, loss)
+        size = self.optimizer.update(gradients, self.schedule(self.step), self.settings.clip, loss, scale)
         value, norm = task.model.backend.read(loss, size)
         finite = math.isfinite(value) and math.isfinite(norm)
         skipped = ""

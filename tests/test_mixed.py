@@ -12,7 +12,7 @@ from gpu_lstm.backend.cuda import Device
 from gpu_lstm.bench.problem import Problem
 from gpu_lstm.cli import main
 from gpu_lstm.layers import Linear
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel
+from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel, Regressor
 from gpu_lstm.recurrence import runnable_tiers
 from gpu_lstm.training import Run, Settings, checkpoint
 from gpu_lstm.training.folder import newest, read_log
@@ -29,6 +29,7 @@ SHORT = [dtype for dtype in DTYPES if "16" in dtype]
 TOLERANCE = {"float16": 4e-3, "bfloat16": 3e-2}
 """A few roundings to 11 and to 8 bits."""
 KINDS = ("text", "series", "classify")
+"""What is trained from the command line."""
 
 
 @pytest.fixture(params=["numpy", "emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
@@ -55,8 +56,12 @@ def made(kind, backend, dtype, tier="auto", dropout=0.0):
     if kind == "series":
         model = Forecaster([0.0, 0.0], [1.0, 1.0], [1.0, 1.0], 3, 4, 8, **more)
         return model, lambda: model.loss(values, 2, seed=seed)
+    lengths = np.array([9, 1, 4, 6])
+    if kind == "regress":
+        model = Regressor([0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 2.0], 8, **more)
+        return model, lambda: model.loss(values, lengths, np.arange(8.0).reshape(4, 2), seed=seed)
     model = Classifier([0.0, 0.0], [1.0, 1.0], 3, 8, **more)
-    return model, lambda: model.loss(values, np.array([9, 1, 4, 6]), np.array([0, 2, 1, 1]), seed=seed)
+    return model, lambda: model.loss(values, lengths, np.array([0, 2, 1, 1]), seed=seed)
 
 
 def task_of(kind, backend, dtype, dropout=0.0):
@@ -205,7 +210,7 @@ def test_a_backend_without_16_bits_says_so():
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", SHORT)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_a_step_is_close_to_that_of_float64(place, kind, dtype, dropout):
     loss, gradients = made(kind, place, "float64", "reference", dropout)[1]()
     expected = {name: on_host(place, array) for name, array in gradients.items()}
@@ -217,7 +222,7 @@ def test_a_step_is_close_to_that_of_float64(place, kind, dtype, dropout):
             assert relative_error(on_host(place, array), expected[name]) < TOLERANCE[dtype], (tier, name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODELS)
 def test_the_loss_is_scaled_before_anything_is_rounded_to_16_bits(place, kind):
     """Scaled down by 2^-16, gradients leave float16's range; scaled by 2^-16 and 2^26 they don't."""
     expected = {name: on_host(place, array) for name, array in made(kind, place, "float32")[1]()[1].items()}

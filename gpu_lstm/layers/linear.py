@@ -52,7 +52,7 @@ class Linear(Layer):
         InputError
             x has another last axis or dtype, or belongs to another backend.
         """
-        self.backend.require("x", x, (*any_shape(x)[:-1], f"input_size={self.input_size}"), self.dtype)
+        x = self.backend.require("x", x, (*any_shape(x)[:-1], f"input_size={self.input_size}"), self.dtype)
         xp = self.backend.xp
         rows = xp.reshape(x, (-1, self.input_size))
         y = self.backend.product(rows, self.params["weight"].T, self.params["bias"])
@@ -62,7 +62,7 @@ class Linear(Layer):
         """Gradients from dy (..., output_size): dx (..., input_size) and those of the parameters."""
         rows, shape = tape.take()
         xp = self.backend.xp
-        self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.dtype)
+        dy = self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.dtype)
         dy_rows = xp.reshape(dy, (-1, self.output_size))
         (dweight,), dbias = self.backend.weight_gradients(dy_rows, [rows])
         dx = self.backend.product(dy_rows, self.params["weight"])

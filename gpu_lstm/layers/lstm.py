@@ -140,7 +140,7 @@ class LSTM(Layer):
         """
         xp, backend = self.backend.xp, self.backend
         order = ("B", "T") if self.batch_first else ("T", "B")
-        backend.require("x", x, (*order, f"input_size={self.input_size}"), self.dtype)
+        x = backend.require("x", x, (*order, f"input_size={self.input_size}"), self.dtype)
         if 0 in x.shape:
             raise InputError(f"x has shape {tuple(x.shape)}; expected at least one step and one sequence")
         if self.batch_first:
@@ -208,7 +208,7 @@ class LSTM(Layer):
         width = self.hidden_size * self.num_directions
         if dy is not None:
             order = (batch, num_steps) if self.batch_first else (num_steps, batch)
-            backend.require("dy", dy, (*order, width), self.dtype)
+            dy = backend.require("dy", dy, (*order, width), self.dtype)
             if self.batch_first:
                 dy = swap_batch_and_time(backend, dy)
         dh_last, dc_last = self._check_state(("dh", "dc"), (None, None) if dstate is None else dstate, batch)
@@ -372,8 +372,10 @@ class LSTM(Layer):
         """The batch's mask, or None where every sequence has all steps."""
         if lengths is None:
             return None
+        if self.backend.owns(lengths) or hasattr(lengths, "__cuda_array_interface__"):
+            lengths = self.backend.to_numpy(self.backend.receive("lengths", lengths))
         try:
-            host = np.asarray(self.backend.to_numpy(lengths) if self.backend.owns(lengths) else lengths)
+            host = np.asarray(lengths)
         except ValueError:
             raise InputError(
                 f"lengths is a {type(lengths).__name__} of no regular shape; expected {batch} of them"
@@ -396,10 +398,10 @@ class LSTM(Layer):
         shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
         if not isinstance(state, tuple | list) or len(state) != 2:
             raise InputError(f"state is {type(state).__name__}; expected a pair ({', '.join(names)})")
-        for name, array in zip(names, state, strict=True):
-            if array is not None:
-                self.backend.require(name, array, shape, self.dtype)
-        return tuple(state)
+        return tuple(
+            None if array is None else self.backend.require(name, array, shape, self.dtype)
+            for name, array in zip(names, state, strict=True)
+        )
 
 
 def segments(num_steps: int, batch: int, reverse: bool = False) -> list[tuple[int, int]]:

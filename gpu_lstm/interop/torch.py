@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from gpu_lstm import layers
@@ -114,8 +113,8 @@ class LSTM(nn.LSTM):
                         getattr(self, name).copy_(torch.from_numpy(array))
                 elif self.options.get("forget_bias") is not None and name.startswith("bias_l"):
                     forget = slice(self.hidden_size, 2 * self.hidden_size)
-                    getattr(self, name.replace("bias", "bias_ih"))[forget] = self.options["forget_bias"]
-                    getattr(self, name.replace("bias", "bias_hh"))[forget] = 0
+                    for one, value in zip(_torch_names(name), (self.options["forget_bias"], 0), strict=True):
+                        getattr(self, one)[forget] = value
 
     def flatten_parameters(self) -> None:
         """Do nothing: cuDNN wants its weights in one piece of memory, our kernels don't."""
@@ -222,19 +221,19 @@ class LSTM(nn.LSTM):
         noisy = any(self.options.get(name) or getattr(self, name, 0) for name in NOISE)
         if self.training and noisy:
             call.seed = (_draw_seed(),)
-        tensors = [x, *((None, None) if hx is None else hx), *map(self._weight, names)]
-        tensors = [None if tensor is None else tensor.to(dtype) for tensor in tensors]
+        h0, c0 = (None, None) if hx is None else (state.to(dtype) for state in hx)
+        tensors = [x.to(dtype), h0, c0, *(self._weight(name, dtype) for name in names)]
         call.keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
         h, c, *outputs = (_nothing if x.size(1) == 0 else _Recurrence.apply)(call, *tensors)
         if not torch.is_autocast_enabled(x.device.type):
             h, c, *outputs = (tensor.to(kept_dtype) for tensor in (h, c, *outputs))
         return outputs, h, c
 
-    def _weight(self, name: str) -> Tensor:
+    def _weight(self, name: str, dtype: torch.dtype) -> Tensor:
         """The parameter of `gpu_lstm.LSTM` that has this name."""
-        if not name.startswith("bias_l"):
-            return getattr(self, name)
-        return getattr(self, name.replace("bias", "bias_ih")) + getattr(self, name.replace("bias", "bias_hh"))
+        names = _torch_names(name)
+        weight = getattr(self, names[0]).to(dtype)
+        return weight if len(names) == 1 else weight + getattr(self, names[1]).to(dtype)
 
     def _arguments(self) -> tuple[int, int, int, tuple[tuple[str, Any], ...]]:
         """The arguments of `gpu_lstm.LSTM` that are this module's, without those about arrays."""
@@ -290,23 +289,35 @@ class _Recurrence(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dh: Tensor | None, dc: Tensor | None, *dy: Tensor | None) -> tuple[Any, ...]:
-        call, tensors = ctx.call, ctx.saved_tensors[: ctx.number]
+    def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Any, ...]:
+        tensors = ctx.saved_tensors[: ctx.number]
+        return None, *_Backward.apply(ctx.call, ctx.needs_input_grad[1:], *tensors, *arriving)
+
+
+class _Backward(torch.autograd.Function):
+    """The way back of `_Recurrence`; a node of its own, so that nobody takes its results for constants."""
+
+    @staticmethod
+    def forward(call: _Call, wanted: Sequence[bool], *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        number = len(wanted)
         with _device_of(tensors[0]):
-            take = functools.partial(_native, call.lstm.backend)
             if call.tape is None:  # a tape is used once; where the graph was retained, the same is computed again
-                call.run(*tensors)
+                call.run(*tensors[:number])  # type: ignore[arg-type]  # x is never None
             tape, call.tape = call.tape, None
-            arriving = [take(gradient) for gradient in dy]
-            dx, dstate, found = call.lstm.backward(
-                tape, arriving[0] if len(arriving) == 1 else tuple(arriving), (take(dh), take(dc))
-            )
+            dh, dc, *dy = (_native(call.lstm.backend, tensor) for tensor in tensors[number:])
+            dx, dstate, found = call.lstm.backward(tape, dy[0] if len(dy) == 1 else tuple(dy), (dh, dc))
             gradients = [dx, *dstate, *(found[name] for name in call.names)]
-            wanted = ctx.needs_input_grad[1:]
-            return None, *(
+            return tuple(
                 torch.from_dlpack(array) if want else None for array, want in zip(gradients, wanted, strict=True)
             )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *arriving: Tensor | None) -> None:
+        raise NotImplementedError("gpu_lstm.interop.torch.LSTM has no second derivatives; use torch.nn.LSTM for them")
 
 
 def _nothing(call: _Call, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weights: Tensor) -> list[Tensor]:
@@ -316,6 +327,13 @@ def _nothing(call: _Call, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weig
     states = (lstm.num_layers * lstm.num_directions, 0, lstm.hidden_size)
     shapes = [states, states, (x.size(0), 0, lstm.hidden_size * lstm.num_directions)]
     return [x.new_zeros(shape) + zero for shape in shapes]
+
+
+def _torch_names(name: str) -> list[str]:
+    """PyTorch's names of a parameter of `gpu_lstm.LSTM`: of a bias there are two, which are added up."""
+    if not name.startswith("bias_l"):
+        return [name]
+    return [name.replace("bias", "bias_ih", 1), name.replace("bias", "bias_hh", 1)]
 
 
 def _native(backend: Backend, tensor: Tensor | None) -> Array:
@@ -455,12 +473,9 @@ def state_dict(lstm: layers.LSTM) -> dict[str, Tensor]:
     """Copies of the parameters, under PyTorch's names, on the layer's device; ``bias_hh`` is zero."""
     found = {}
     for name, array in lstm.params.items():
-        tensor = torch.from_dlpack(array).clone()
-        if name.startswith("bias_l"):
-            found[name.replace("bias", "bias_ih")] = tensor
-            found[name.replace("bias", "bias_hh")] = torch.zeros_like(tensor)
-        else:
-            found[name] = tensor
+        first, *second = _torch_names(name)
+        found[first] = torch.from_dlpack(array).clone()
+        found |= {other: torch.zeros_like(found[first]) for other in second}
     return found
 
 
@@ -492,12 +507,9 @@ def load_state_dict(lstm: layers.LSTM, tensors: Mapping[str, Tensor], prefix: st
             raise InputError(f"{prefix}{name} has shape {tuple(found[name].shape)}; expected {shape}")
     with torch.no_grad():
         for name, param in lstm.params.items():
-            names = [name]
-            if name.startswith("bias_l"):
-                names = [name.replace("bias", "bias_ih"), name.replace("bias", "bias_hh")]
             target = torch.from_dlpack(param)
-            total = sum(found[name].detach().to(target.device, target.dtype) for name in names)
-            target.copy_(total)
+            parts = [found[one].detach().to(target.device, target.dtype) for one in _torch_names(name)]
+            target.copy_(parts[0] if len(parts) == 1 else parts[0] + parts[1])
 
 
 def _options(lstm: layers.LSTM) -> dict[str, Any]:

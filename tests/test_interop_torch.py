@@ -1,0 +1,650 @@
+"""The door to PyTorch: weights both ways, and the module that stands in for torch.nn.LSTM."""
+
+import copy
+import io
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+import gpu_lstm
+from gpu_lstm import BackendError, InputError
+from gpu_lstm.recurrence import runnable_tiers
+from tests.support import NUMPY, relative_error
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from torch import nn  # noqa: E402
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence  # noqa: E402
+
+from gpu_lstm.interop import torch as door  # noqa: E402
+
+F64 = {"dtype": torch.float64}
+EVERY = [
+    {},
+    {"num_layers": 3},
+    {"bidirectional": True},
+    {"num_layers": 2, "bidirectional": True, "batch_first": True},
+    {"batch_first": True, "num_layers": 2},
+]
+
+
+def name_of(options):
+    return ", ".join(f"{name}={value}" for name, value in options.items()) or "plain"
+
+
+every_option = pytest.mark.parametrize("options", EVERY, ids=name_of)
+
+
+def pair(*args, **options):
+    """torch.nn.LSTM and ours with the same parameters, started from the same seed."""
+    torch.manual_seed(3)
+    theirs = nn.LSTM(*args, **options)
+    torch.manual_seed(3)
+    ours = door.LSTM(*args, **options)
+    for (name, one), (name_too, other) in zip(theirs.named_parameters(), ours.named_parameters(), strict=True):
+        assert name == name_too
+        assert torch.equal(one, other), "both start alike"
+    return theirs, ours
+
+
+def inputs(module, steps=6, batch=3, state=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, steps) if module.batch_first else (steps, batch)
+    directions = 2 if module.bidirectional else 1
+    dtype = module.weight_ih_l0.dtype
+    x = torch.randn(*shape, module.input_size, generator=generator, dtype=dtype, requires_grad=True)
+    if not state:
+        return x, None
+    count = module.num_layers * directions
+    sizes = [(count, batch, size) for size in (module.proj_size or module.hidden_size, module.hidden_size)]
+    return x, tuple(torch.randn(s, generator=generator, dtype=dtype, requires_grad=True) for s in sizes)
+
+
+def tensors_of(result):
+    y, (h, c) = result
+    return (y.data if isinstance(y, PackedSequence) else y), h, c
+
+
+def results(module, x, hx, pack=lambda x: x):
+    """Outputs and all gradients of a random sum of them, by name."""
+    outputs = tensors_of(module(pack(x), hx))
+    generator = torch.Generator().manual_seed(9)
+    loss = sum((out * torch.randn(out.shape, generator=generator, dtype=out.dtype)).sum() for out in outputs)
+    wanted = {"x": x, **dict(module.named_parameters())}
+    if hx is not None:
+        wanted |= {"h0": hx[0], "c0": hx[1]}
+    gradients = torch.autograd.grad(loss, list(wanted.values()))
+    named = {name: out.detach() for name, out in zip(("y", "h", "c"), outputs, strict=True)}
+    return named | {f"d{name}": gradient for name, gradient in zip(wanted, gradients, strict=True)}
+
+
+def assert_equal(found, expected, limit=1e-12):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].shape == tensor.shape, name
+        assert found[name].dtype == tensor.dtype, name
+        assert relative_error(found[name].double().numpy(), tensor.double().numpy()) < limit, name
+
+
+# -- the module: results -----------------------------------------------------------------------------------------------
+
+
+@every_option
+@pytest.mark.parametrize("tier", runnable_tiers(NUMPY))
+@pytest.mark.parametrize("state", [True, False], ids=["state", "no state"])
+def test_outputs_and_gradients_are_those_of_pytorch(options, tier, state):
+    theirs, ours = pair(3, 4, **options, **F64)
+    ours.options["tier"] = tier
+    x, hx = inputs(theirs, state=state)
+    assert_equal(results(ours, x, hx), results(theirs, x, hx))
+
+
+@every_option
+@pytest.mark.parametrize("lengths", [[6, 4, 1], [2, 6, 3]], ids=["sorted", "unsorted"])
+@pytest.mark.parametrize("state", [True, False], ids=["state", "no state"])
+def test_packed_sequences(options, lengths, state):
+    theirs, ours = pair(3, 4, **options, **F64)
+    x, hx = inputs(theirs, state=state)
+
+    def pack(x):
+        return pack_padded_sequence(x, lengths, ours.batch_first, enforce_sorted=False)
+
+    def pack_sorted(x):
+        return pack_padded_sequence(x, sorted(lengths, reverse=True), ours.batch_first)
+
+    for how in (pack, pack_sorted):
+        assert_equal(results(ours, x, hx, how), results(theirs, x, hx, how))
+        y, wanted = (module(how(x), hx)[0] for module in (ours, theirs))
+        assert isinstance(y, PackedSequence)
+        for mine, part in zip(y[1:], wanted[1:], strict=True):
+            assert (mine is None and part is None) or torch.equal(mine, part)
+
+
+@every_option
+def test_lengths_of_a_padded_batch_save_the_packing(options):
+    _, ours = pair(3, 4, **options, **F64)
+    x, hx = inputs(ours)
+    lengths = torch.tensor([2, 6, 3])
+    packed, state = ours(pack_padded_sequence(x, lengths, ours.batch_first, enforce_sorted=False), hx)
+    y, (h, c) = ours(x, hx, lengths=lengths)
+    assert torch.equal(y, pad_packed_sequence(packed, ours.batch_first)[0])
+    assert torch.equal(h, state[0])
+    assert torch.equal(c, state[1])
+    with pytest.raises(ValueError, match="lengths were given beside a PackedSequence"):
+        ours(packed, hx, lengths=lengths)
+
+
+@every_option
+@pytest.mark.parametrize("state", [True, False], ids=["state", "no state"])
+def test_one_sequence_needs_no_batch_axis(options, state):
+    theirs, ours = pair(3, 4, **options, **F64)
+    x, hx = inputs(theirs, batch=1, state=state)
+    x = x.detach().squeeze(0 if ours.batch_first else 1).requires_grad_()
+    hx = hx and tuple(part.detach().squeeze(1).requires_grad_() for part in hx)
+    assert_equal(results(ours, x, hx), results(theirs, x, hx))
+
+
+@every_option
+def test_a_batch_of_nothing_gives_nothing(options):
+    theirs, ours = pair(3, 4, **options, **F64)
+    x, hx = inputs(theirs, batch=0)
+    found, expected = results(ours, x, hx), results(theirs, x, hx)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name  # empty, or zeros
+
+
+@every_option
+def test_gradcheck(options):
+    module = door.LSTM(2, 3, **options, **F64)
+    x, hx = inputs(module, steps=4, batch=2)
+    weights = list(module.parameters())
+    for weight in weights:  # as gradcheck wants it: leaves that it may nudge
+        assert weight.is_leaf
+    assert torch.autograd.gradcheck(lambda x, h, c, *_: tensors_of(module(x, (h, c))), (x, *hx, *weights))
+
+
+def test_gradcheck_of_packed_sequences():
+    module = door.LSTM(2, 3, 2, bidirectional=True, **F64)
+    x, hx = inputs(module, steps=4, batch=3)
+
+    def run(x, h, c):
+        return tensors_of(module(pack_padded_sequence(x, [2, 4, 1], enforce_sorted=False), (h, c)))
+
+    assert torch.autograd.gradcheck(run, (x, *hx))
+
+
+@pytest.mark.parametrize("which", range(3), ids=["y", "h", "c"])
+def test_outputs_that_nobody_uses_cost_no_gradient(which):
+    theirs, ours = pair(3, 4, 2, **F64)
+    x, hx = inputs(theirs)
+    found = [
+        torch.autograd.grad(tensors_of(module(x, hx))[which].square().sum(), [x, *hx, *module.parameters()])
+        for module in (ours, theirs)
+    ]
+    for mine, wanted in zip(*found, strict=True):
+        assert relative_error(mine.numpy(), wanted.numpy()) < 1e-12
+
+
+def test_a_retained_graph_gives_the_same_gradients_again():
+    module = door.LSTM(3, 4, 2, dropout=0.5, **F64)
+    x, hx = inputs(module)
+    loss = module(x, hx)[0].square().sum()
+    first = torch.autograd.grad(loss, [x, *module.parameters()], retain_graph=True)
+    again = torch.autograd.grad(loss, [x, *module.parameters()])
+    assert all(map(torch.equal, first, again))
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(loss, [x])
+
+
+@pytest.mark.parametrize("by", ["x", "weight"])
+def test_second_derivatives_are_refused_by_name(by):
+    module = door.LSTM(3, 4, **F64)
+    x, hx = inputs(module)
+    y = module(x, hx)[0].sum()  # linear in y: what arrives at backward needs no gradient itself
+    (gradient,) = torch.autograd.grad(y, [{"x": x, "weight": module.weight_hh_l0}[by]], create_graph=True)
+    penalized = y + gradient.square().sum()
+    with pytest.raises(NotImplementedError, match=r"gpu_lstm\.interop\.torch\.LSTM has no second derivatives"):
+        penalized.backward()
+
+
+@pytest.mark.parametrize("what", ["input", "output", "weight"])
+def test_writing_to_what_backward_needs_is_refused(what):
+    theirs, ours = pair(3, 4)
+    for module in (theirs, ours):
+        x = inputs(module)[0].detach()
+        y, _ = module(x)
+        with torch.no_grad():
+            {"input": x, "output": y, "weight": module.weight_hh_l0}[what].mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
+
+
+def test_two_backward_passes_add_up_and_share_no_memory():
+    theirs, ours = pair(3, 4, **F64)
+    for module in (theirs, ours):
+        for _ in range(2):
+            module(inputs(module)[0])[0].square().sum().backward()
+    for mine, wanted in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert relative_error(mine.grad.numpy(), wanted.grad.numpy()) < 1e-12
+    assert ours.bias_ih_l0.grad.data_ptr() != ours.bias_hh_l0.grad.data_ptr()
+
+
+def test_functional_call_uses_the_tensors_it_is_given():
+    theirs, ours = pair(3, 4, **F64)
+    x, _ = inputs(theirs)
+    other = {name: param.detach() * 2 for name, param in theirs.named_parameters()}
+    found = [torch.func.functional_call(module, other, (x,))[0] for module in (ours, theirs)]
+    assert torch.allclose(*found, rtol=0, atol=1e-12)
+
+
+def test_gradients_by_transforms():
+    theirs, ours = pair(3, 4, **F64)
+    x = inputs(theirs)[0].detach()
+    found = [torch.func.grad(lambda x, run=module: run(x)[0].square().sum())(x) for module in (ours, theirs)]
+    assert torch.allclose(*found, rtol=0, atol=1e-12)
+
+
+def test_checkpointed_layers_draw_the_same_elements_again():
+    module = door.LSTM(3, 4, 2, dropout=0.5, **F64)
+    x, hx = inputs(module)
+    torch.manual_seed(1)
+    expected = torch.autograd.grad(module(x, hx)[0].square().sum(), list(module.parameters()))
+    torch.manual_seed(1)
+    y, _ = torch.utils.checkpoint.checkpoint(module, x, hx, use_reentrant=False)
+    assert all(map(torch.equal, torch.autograd.grad(y.square().sum(), list(module.parameters())), expected))
+
+
+# -- the module: memory ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_copied_on_the_way_in_or_out(monkeypatch):
+    module = door.LSTM(3, 4, 2)
+    seen = {}
+    forward = gpu_lstm.LSTM.forward
+
+    def spy(self, x, state, *rest):
+        y, final, tape = forward(self, x, state, *rest)
+        seen.update(x=x, h0=state[0], y=y, h=final[0], **self.params)
+        return y, final, tape
+
+    monkeypatch.setattr(gpu_lstm.LSTM, "forward", spy)
+    x, hx = inputs(module)
+    y, (h, _) = module(x, hx)
+    for name, tensor in {"x": x, "h0": hx[0], "y": y, "h": h, "weight_ih_l1": module.weight_ih_l1}.items():
+        assert seen[name].ctypes.data == tensor.data_ptr(), name
+
+
+def test_inference_keeps_nothing(monkeypatch):
+    module = door.LSTM(3, 4, 2)
+    kept = []
+    forward = gpu_lstm.LSTM.forward
+    monkeypatch.setattr(gpu_lstm.LSTM, "forward", lambda self, *args: kept.append(args[-1]) or forward(self, *args))
+    x = inputs(module)[0]
+    expected = module(x)[0].detach()
+    with torch.no_grad():
+        assert torch.equal(module(x)[0], expected)
+    with torch.inference_mode():
+        assert torch.equal(module(x)[0], expected)
+    module.requires_grad_(False)
+    assert torch.equal(module(x.detach())[0], expected)
+    assert kept == [True, False, False, False]
+
+
+# -- the module: dropout, dtypes, autocast -----------------------------------------------------------------------------
+
+
+def test_dropout_follows_the_seed_and_the_mode():
+    module = door.LSTM(8, 8, 2, dropout=0.5)
+    x = inputs(module)[0]
+    torch.manual_seed(0)
+    first, other = module(x)[0], module(x)[0]
+    torch.manual_seed(0)
+    assert torch.equal(module(x)[0], first)
+    assert not torch.equal(first, other)
+    module.eval()
+    assert torch.equal(module(x)[0], module(x)[0])
+    plain = copy.deepcopy(module).train()
+    plain.dropout = 0.0  # as torch.nn.LSTM, it looks at each call
+    assert torch.equal(plain(x)[0], module(x)[0])
+    state = torch.get_rng_state()
+    plain(x)
+    assert torch.equal(torch.get_rng_state(), state), "without dropout nothing is drawn"
+
+
+def test_dropout_gradients_belong_to_the_elements_kept():
+    module = door.LSTM(2, 3, 2, dropout=0.5, **F64)
+    x, hx = inputs(module, steps=3, batch=2)
+
+    def run(x, h, c):
+        torch.manual_seed(4)
+        return tensors_of(module(x, (h, c)))
+
+    assert torch.autograd.gradcheck(run, (x, *hx))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_16_bit_modules_compute_in_32_bits_and_round(dtype):
+    module = door.LSTM(3, 4, 2).to(dtype)
+    x, hx = inputs(module)
+    y, (h, c) = module(x, hx)
+    assert y.dtype == h.dtype == c.dtype == dtype
+    wide = copy.deepcopy(module).float()
+    assert torch.equal(y, wide(x.float(), tuple(part.float() for part in hx))[0].to(dtype))
+    y.sum().backward()
+    assert x.grad.dtype == module.weight_hh_l0.grad.dtype == dtype
+
+
+def test_autocast_computes_in_float32():
+    net = nn.ModuleDict({"before": nn.Linear(3, 3), "lstm": door.LSTM(3, 4), "after": nn.Linear(4, 1)})
+    x = torch.randn(5, 2, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = net["before"](x)
+        y, (h, c) = net["lstm"](narrow)
+        loss = net["after"](y).square().mean()
+        again, _ = net["lstm"](narrow, (h.bfloat16(), c))
+    assert narrow.dtype == torch.bfloat16
+    assert y.dtype == h.dtype == c.dtype == again.dtype == torch.float32
+    assert torch.equal(y, net["lstm"](narrow.float())[0])
+    loss.backward()
+    assert all(param.grad.dtype == torch.float32 and param.grad.isfinite().all() for param in net.parameters())
+
+
+# -- the module: what PyTorch users do with modules --------------------------------------------------------------------
+
+
+def saved(module):
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@every_option
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, saved, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "torch.save", "pickle"]
+)
+def test_it_survives(options, again):
+    module = door.LSTM(3, 4, **options, **F64)
+    x, hx = inputs(module)
+    expected = results(module, x, hx)
+    twin = again(module)
+    assert_equal(results(twin, x, hx), expected, 1e-300)
+    assert repr(twin) == repr(module)
+    with torch.no_grad():
+        twin.weight_hh_l0.zero_()
+    assert_equal(results(module, x, hx), expected, 1e-300)
+
+
+@every_option
+def test_state_dicts_load_both_ways(options):
+    theirs, ours = nn.LSTM(3, 4, **options), door.LSTM(3, 4, **options)
+    ours.load_state_dict(theirs.state_dict())
+    x, hx = inputs(theirs)
+    assert_equal(results(ours, x, hx), results(theirs, x, hx), 1e-5)
+    with torch.no_grad():
+        ours.weight_ih_l0.mul_(2)
+    theirs.load_state_dict(ours.state_dict())
+    assert_equal(results(ours, x, hx), results(theirs, x, hx), 1e-5)
+
+
+def test_it_moves_between_dtypes():
+    theirs, ours = pair(3, 4, 2)
+    for dtype in (torch.float64, torch.float32, torch.float64):
+        theirs, ours = theirs.to(dtype), ours.to(dtype)
+        x, hx = inputs(theirs)
+        assert_equal(results(ours, x, hx), results(theirs, x, hx), 1e-12 if dtype == torch.float64 else 1e-5)
+
+
+def test_it_looks_like_torch_nn_lstm():
+    options = {"num_layers": 2, "batch_first": True, "dropout": 0.25, "bidirectional": True}
+    theirs, ours = pair(3, 4, **options)
+    assert isinstance(ours, nn.LSTM)
+    assert repr(ours) == repr(theirs)
+    for name in ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional",
+                 "proj_size", "training", "mode"):  # fmt: skip
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert [[w.shape for w in layer] for layer in ours.all_weights] == [
+        [w.shape for w in layer] for layer in theirs.all_weights
+    ]
+    ours.flatten_parameters()
+    torch.manual_seed(5)
+    ours.reset_parameters()
+    torch.manual_seed(5)
+    theirs.reset_parameters()
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+
+
+MISTAKES = {
+    "no steps": lambda x, hx: (x[:0], hx),
+    "width": lambda x, hx: (x[:, :, :2], hx),
+    "dtype": lambda x, hx: (x.double(), hx),
+    "integers": lambda x, hx: (x.long(), hx),
+    "one axis": lambda x, hx: (x[0, 0], hx),
+    "four axes": lambda x, hx: (x[None], hx),
+    "an array": lambda x, hx: (x.detach().numpy(), hx),
+    "hx of two axes": lambda x, hx: (x, (hx[0][0], hx[1][0])),
+    "hx of three axes": lambda x, hx: (x[:, 0], hx),
+    "batch of h0": lambda x, hx: (x, (hx[0][:, :1], hx[1])),
+    "batch of c0": lambda x, hx: (x, (hx[0], hx[1][:, :1])),
+    "layers of h0": lambda x, hx: (x, (hx[0][:1], hx[1])),
+    "width of c0": lambda x, hx: (x, (hx[0], hx[1][:, :, :1])),
+    "three states": lambda x, hx: (x, (*hx, hx[0])),
+    "one state": lambda x, hx: (x, hx[:1]),
+    "h0 alone": lambda x, hx: (x, (hx[0], None)),
+    "device of x": lambda x, hx: (x.to("meta"), None),
+    "device of hx": lambda x, hx: (x, (hx[0].to("meta"), hx[1])),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_refused_as_pytorch_does(mistake):
+    theirs, ours = pair(3, 4, 2)
+    arguments = MISTAKES[mistake](*inputs(theirs))
+    with pytest.raises(Exception) as wanted:
+        theirs(*arguments)
+    with pytest.raises(type(wanted.value)) as found:
+        ours(*arguments)
+    assert str(found.value) == str(wanted.value)
+
+
+def test_states_of_another_dtype_are_refused():
+    ours = door.LSTM(3, 4)
+    x, hx = inputs(ours)
+    with pytest.raises(RuntimeError, match=r"RNN hidden dtype \(torch.float64\) does not match weight dtype"):
+        ours(x, (hx[0], hx[1].double()))
+
+
+@pytest.mark.parametrize("mistake", ["packed", "packed batch"])
+def test_mistakes_with_packed_sequences_are_errors_in_both(mistake):
+    theirs, ours = pair(3, 4)
+    x, hx = inputs(theirs)
+    given = pack_padded_sequence(x[:, :, :2] if mistake == "packed" else x, [3, 2, 1])
+    for module in (theirs, ours):
+        with pytest.raises(RuntimeError):
+            module(given, tuple(part[:, :2] for part in hx) if mistake == "packed batch" else None)
+
+
+WRONG = [
+    ((3, 0), {}), ((0, 4), {}), ((3, 4, 0), {}), ((3.0, 4), {}), ((3, 4.0), {}), ((3, 4), {"proj_size": 4}),
+    ((3, 4), {"proj_size": -1}), ((3, 4), {"dropout": 2}), ((3, 4), {"dropout": True}), ((3, 4), {"bias": 1}),
+    ((3, 4), {"batch_first": 0}), ((3, 4), {"dtype": torch.int32}), ((3,), {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("args, options", WRONG, ids=str)
+def test_wrong_options_are_refused_as_pytorch_does(args, options):
+    with pytest.raises(Exception) as wanted:
+        nn.LSTM(*args, **options)
+    with pytest.raises(type(wanted.value)) as found:
+        door.LSTM(*args, **options)
+    assert str(found.value).rpartition(".")[2] == str(wanted.value).rpartition(".")[2].replace("RNNBase", "LSTM")
+
+
+def test_options_that_are_nobodys_are_refused():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'forget_gates'"):
+        door.LSTM(3, 4, forget_gates=2)
+    with pytest.raises(TypeError, match="LSTM got an argument backend; the tensors' device"):
+        door.LSTM(3, 4, backend="numpy")
+    with pytest.raises(InputError, match="tier is 'fast'"):
+        door.LSTM(3, 4, tier="fast")
+    with pytest.raises(InputError, match=r"dropout is 1.0; expected a probability in \[0, 1\)"):
+        door.LSTM(3, 4, 2, dropout=1.0)
+
+
+def test_dropout_of_one_layer_warns_as_pytorch_does():
+    said = []
+    for kind in (nn.LSTM, door.LSTM):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            kind(3, 4, dropout=0.5)
+        said.append([(str(warning.message), warning.category) for warning in caught])
+    assert said[0] == said[1]
+    assert len(said[0]) == 1
+
+
+def test_devices_without_a_backend_are_refused():
+    module = door.LSTM(3, 4, device="meta")
+    with pytest.raises(BackendError, match="tensors are on device meta; gpu_lstm runs on cpu and cuda"):
+        module(torch.zeros(2, 1, 3, device="meta"))
+
+
+def test_options_of_ours_are_shown_and_start_as_ours():
+    module = door.LSTM(3, 4, 2, tier="reference", recompute=True, forget_bias=1.0)
+    assert repr(module) == "LSTM(3, 4, num_layers=2, tier='reference', recompute=True, forget_bias=1.0)"
+    for layer in range(2):
+        total = getattr(module, f"bias_ih_l{layer}") + getattr(module, f"bias_hh_l{layer}")
+        assert torch.equal(total[4:8], torch.ones(4))
+    x, hx = inputs(module)
+    twin = nn.LSTM(3, 4, 2)
+    twin.load_state_dict(module.state_dict())
+    assert_equal(results(module, x, hx), results(twin, x, hx), 1e-5)
+
+
+# -- a new user --------------------------------------------------------------------------------------------------------
+
+
+class Tagger(nn.Module):
+    def __init__(self, recurrent):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+        self.lstm = recurrent(8, 16, num_layers=2, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, tokens, lengths):
+        packed = pack_padded_sequence(self.embedding(tokens), lengths, batch_first=True, enforce_sorted=False)
+        return self.head(pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0])
+
+
+def train(recurrent, autocast=False):
+    torch.manual_seed(0)
+    model = Tagger(recurrent)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for _ in range(25):
+        tokens = torch.randint(20, (6, 9), generator=generator)
+        lengths = torch.randint(1, 10, (6,), generator=generator)
+        lengths[2] = 9
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            logits = model(tokens, lengths)
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), (tokens % 5).flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_a_training_loop_changes_one_import():
+    theirs, ours = train(nn.LSTM), train(door.LSTM)
+    assert theirs[-1] < 0.8 * theirs[0]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def test_a_training_loop_with_autocast():
+    theirs, ours = train(door.LSTM), train(door.LSTM, autocast=True)
+    np.testing.assert_allclose(ours, theirs, rtol=0.05)
+
+
+def test_several_threads_share_a_module():
+    import concurrent.futures
+
+    module = door.LSTM(3, 4, 2, **F64)
+    cases = [inputs(module, steps=20 + n, batch=5, seed=n) for n in range(8)]
+    expected = [results(module, *case) for case in cases]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda case: results(module, *case), cases))
+    for mine, wanted in zip(found, expected, strict=True):
+        assert_equal(mine, wanted, 1e-300)
+
+
+# -- weights both ways -------------------------------------------------------------------------------------------------
+
+
+@every_option
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_from_torch_and_back(options, dtype):
+    theirs = nn.LSTM(3, 4, dropout=0.25 if options.get("num_layers") else 0.0, dtype=dtype, **options).eval()
+    ours = door.from_torch(theirs)
+    assert (ours.dtype, ours.batch_first, ours.dropout.p) == (
+        str(dtype).removeprefix("torch."), theirs.batch_first, theirs.dropout
+    )  # fmt: skip
+    x, hx = inputs(theirs)
+    expected = results(theirs, x, hx)
+    y, (h, c), tape = ours.forward(x.detach(), tuple(part.detach() for part in hx))
+    generator = torch.Generator().manual_seed(9)
+    dy, dh, dc = (torch.randn(out.shape, generator=generator, dtype=dtype) for out in (y, h, c))
+    dx, (dh0, dc0), gradients = ours.backward(tape, dy, (dh, dc))
+    found = {"y": y, "h": h, "c": c, "dx": dx, "dh0": dh0, "dc0": dc0}
+    for name, gradient in gradients.items():
+        both = ["bias_ih", "bias_hh"] if name.startswith("bias") else ["bias"]
+        found |= {f"d{name.replace('bias', one)}": gradient for one in both}
+    limit = 1e-12 if dtype == torch.float64 else 1e-5
+    assert_equal({name: torch.from_numpy(array) for name, array in found.items()}, expected, limit)
+
+    back = door.to_torch(ours).eval()
+    assert type(back) is nn.LSTM
+    assert repr(back) == repr(theirs)
+    assert_equal(results(back, x, hx), expected, limit)
+    for name, param in back.named_parameters():
+        if name.startswith("bias_hh"):
+            assert not param.any()
+    module = door.to_module(ours).eval()
+    assert type(module) is door.LSTM
+    assert_equal(results(module, x, hx), expected, limit)
+    assert_equal(results(door.to_module(door.from_torch(module)).eval(), x, hx), expected, limit)
+
+
+def test_from_torch_takes_options_and_copies():
+    theirs = nn.LSTM(3, 4)
+    ours = door.from_torch(theirs, backend="numpy", tier="reference", recompute=True)
+    assert (ours.plan.tier, ours.recompute) == ("reference", True)
+    before = ours.params["weight_hh_l0"].copy()
+    with torch.no_grad():
+        theirs.weight_hh_l0.zero_()
+    np.testing.assert_array_equal(ours.params["weight_hh_l0"], before)
+    narrow = door.from_torch(nn.LSTM(3, 4, dtype=torch.bfloat16))
+    assert narrow.params["bias_l0"].dtype == np.float32
+    with pytest.raises(InputError, match=r"module is a GRU; expected a torch.nn.LSTM"):
+        door.from_torch(nn.GRU(3, 4))
+
+
+def test_state_dicts_of_a_layer():
+    ours = gpu_lstm.LSTM(3, 4, 2, bidirectional=True, backend="numpy", seed=1)
+    tensors = door.state_dict(ours)
+    nn.LSTM(3, 4, 2, bidirectional=True).load_state_dict(tensors)
+    other = gpu_lstm.LSTM(3, 4, 2, bidirectional=True, backend="numpy", seed=2)
+    door.load_state_dict(
+        other, {f"model.lstm.{name}": tensor for name, tensor in tensors.items()} | {"head": 0}, "model.lstm."
+    )
+    for name, array in ours.params.items():
+        np.testing.assert_array_equal(other.params[name], array)
+    with pytest.raises(InputError, match=r"bias_hh_l0 \(missing\), more \(not expected\)"):
+        door.load_state_dict(
+            other, {n: t for n, t in tensors.items() if n != "bias_hh_l0"} | {"more": tensors["bias_hh_l0"]}
+        )
+    with pytest.raises(InputError, match=r"weight_ih_l0 has shape \(16, 4\); expected \(16, 3\)"):
+        door.load_state_dict(other, tensors | {"weight_ih_l0": torch.zeros(16, 4)})

@@ -302,8 +302,8 @@ class _Backward(torch.autograd.Function):
         number = len(wanted)
         with _device_of(tensors[0]):
             if call.tape is None:  # a tape is used once; where the graph was retained, the same is computed again
-                call.run(*tensors[:number])  # type: ignore[arg-type]  # x is never None
-            tape, call.tape = call.tape, None
+                call.run(*tensors[:number])
+            tape, call.tape = call.tape or Tape(), None
             dh, dc, *dy = (_native(call.lstm.backend, tensor) for tensor in tensors[number:])
             dx, dstate, found = call.lstm.backward(tape, dy[0] if len(dy) == 1 else tuple(dy), (dh, dc))
             gradients = [dx, *dstate, *(found[name] for name in call.names)]

@@ -205,6 +205,7 @@ def _watch_lstm(tracer: Tracer, stack: ExitStack, watch: Callable[..., None], ti
         return "input gradient" if tracer.inside(f"{title} backward") else "input projection"
 
     class Watched:
+        TAKES = layer.plan.takes
         forward = staticmethod(tracer.watch(layer.plan.run.forward, "recurrence forward"))
         backward = staticmethod(tracer.watch(layer.plan.run.backward, "recurrence backward"))
 

@@ -38,12 +38,23 @@ class Plan:
     run: Tier
     reasons: tuple[str, ...]
 
+    @property
+    def takes(self) -> frozenset[str]:
+        """The LSTM's options that the tier takes, of those that concern the recurrence."""
+        return self.run.TAKES
+
     def why(self) -> str:
         """Explain the choice, one line a tier."""
         return "\n".join(self.reasons)
 
 
-def make_plan(backend: Backend, tier: str = "auto", hidden_size: int | None = None, dtype: str = "float32") -> Plan:
+def make_plan(
+    backend: Backend,
+    tier: str = "auto",
+    hidden_size: int | None = None,
+    dtype: str = "float32",
+    options: frozenset[str] = frozenset(),
+) -> Plan:
     """Pick a tier for `backend`.
 
     Parameters
@@ -55,6 +66,8 @@ def make_plan(backend: Backend, tier: str = "auto", hidden_size: int | None = No
         H of the recurrence. On a GPU it decides whether the sequence tier runs; None: any.
     dtype : str
         In which the arrays are stored.
+    options : frozenset of str
+        Names of the LSTM's options that the recurrence must take, of `gpu_lstm.recurrence.variant.OPTIONS`.
 
     Raises
     ------
@@ -65,7 +78,7 @@ def make_plan(backend: Backend, tier: str = "auto", hidden_size: int | None = No
     """
     if tier != "auto" and tier not in TIERS:
         raise InputError(f"tier is {tier!r}; expected auto, {', '.join(TIERS)}")
-    obstacles = {name: obstacle(backend, name, hidden_size, dtype) for name in TIERS}
+    obstacles = {name: obstacle(backend, name, hidden_size, dtype, options) for name in TIERS}
     if tier != "auto" and obstacles[tier]:
         raise BackendError(f"tier {tier} can't run on backend {backend.name}: {obstacles[tier]}")
     chosen = tier if tier != "auto" else [name for name in TIERS if not obstacles[name]][-1]
@@ -90,12 +103,21 @@ def runnable_tiers(backend: Backend, hidden_size: int | None = None, dtype: str 
     return [name for name in TIERS if not obstacle(backend, name, hidden_size, dtype)]
 
 
-def obstacle(backend: Backend, tier: str, hidden_size: int | None = None, dtype: str = "float32") -> str:
+def obstacle(
+    backend: Backend,
+    tier: str,
+    hidden_size: int | None = None,
+    dtype: str = "float32",
+    options: frozenset[str] = frozenset(),
+) -> str:
     """Why a tier can't run on this backend and machine, for any or for that hidden size; empty where it can."""
     if tier == "reference":
         return ""
     if tier not in _RUNS[backend.kernels]:
         return f"backend {backend.name} has no kernels for it"
+    untaken = options - _RUNS[backend.kernels][tier].TAKES
+    if untaken:
+        return f"it does not take {', '.join(sorted(untaken))}"
     if isinstance(backend, CudaBackend):
         return onchip.obstacle(backend.limits, hidden_size or 1, dtype) if tier == "sequence" else ""
     return compiled.missing()

@@ -14,8 +14,11 @@ from gpu_lstm.backend import Array, Backend, kernels
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.errors import BackendError
 from gpu_lstm.recurrence import onchip
-from gpu_lstm.recurrence.contract import Mask, Saved
+from gpu_lstm.recurrence.contract import Mask, Saved, refuse
 from gpu_lstm.recurrence.pointwise_cuda import check
+from gpu_lstm.recurrence.variant import Variant
+
+TAKES: frozenset[str] = frozenset()
 
 
 def forward(
@@ -27,6 +30,7 @@ def forward(
     mask: Mask | None = None,
     reverse: bool = False,
     keep: bool = True,
+    variant: Variant | None = None,
 ) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`.
 
@@ -37,6 +41,7 @@ def forward(
     BackendError
         W_hh doesn't fit on chip, or the device can't keep all blocks resident.
     """
+    refuse(variant is not None, "a variant")
     xp = backend.xp
     num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
     layout = _layout(backend, "forward", batch, hidden, dtype)
@@ -53,9 +58,15 @@ def forward(
 
 
 def backward(
-    backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None
+    backend: Backend,
+    saved: Saved,
+    dh: Array | None,
+    dh_last: Array | None,
+    dc_last: Array | None,
+    dc: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
+    refuse(dc is not None, "gradients of c at every step")
     xp = backend.xp
     gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
     num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)

@@ -19,6 +19,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from gpu_lstm.interop import torch as door  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+
 F64 = {"dtype": torch.float64}
 EVERY = [
     {},
@@ -26,6 +28,9 @@ EVERY = [
     {"bidirectional": True},
     {"num_layers": 2, "bidirectional": True, "batch_first": True},
     {"batch_first": True, "num_layers": 2},
+    {"bias": False, "num_layers": 2},
+    {"proj_size": 2},
+    {"proj_size": 2, "num_layers": 2, "bidirectional": True, "batch_first": True, "bias": False},
 ]
 
 
@@ -95,7 +100,7 @@ def assert_equal(found, expected, limit=1e-12):
 @pytest.mark.parametrize("state", [True, False], ids=["state", "no state"])
 def test_outputs_and_gradients_are_those_of_pytorch(options, tier, state):
     theirs, ours = pair(3, 4, **options, **F64)
-    ours.options["tier"] = tier
+    ours.options["tier"] = "auto" if tier == "sequence" and "proj_size" in options else tier
     x, hx = inputs(theirs, state=state)
     assert_equal(results(ours, x, hx), results(theirs, x, hx))
 
@@ -131,7 +136,7 @@ def test_lengths_of_a_padded_batch_save_the_packing(options):
     assert torch.equal(y, pad_packed_sequence(packed, ours.batch_first)[0])
     assert torch.equal(h, state[0])
     assert torch.equal(c, state[1])
-    with pytest.raises(ValueError, match="lengths were given beside a PackedSequence"):
+    with pytest.raises(ValueError, match="neither lengths nor resets beside a PackedSequence"):
         ours(packed, hx, lengths=lengths)
 
 
@@ -280,7 +285,7 @@ def test_inference_keeps_nothing(monkeypatch):
     module = door.LSTM(3, 4, 2)
     kept = []
     forward = gpu_lstm.LSTM.forward
-    monkeypatch.setattr(gpu_lstm.LSTM, "forward", lambda self, *args: kept.append(args[-1]) or forward(self, *args))
+    monkeypatch.setattr(gpu_lstm.LSTM, "forward", lambda self, *args: kept.append(args[4]) or forward(self, *args))
     x = inputs(module)[0]
     expected = module(x)[0].detach()
     with torch.no_grad():
@@ -520,6 +525,160 @@ def test_options_of_ours_are_shown_and_start_as_ours():
     twin = nn.LSTM(3, 4, 2)
     twin.load_state_dict(module.state_dict())
     assert_equal(results(module, x, hx), results(twin, x, hx), 1e-5)
+
+
+# -- the module: our variants -----------------------------------------------------------------------------------------
+
+
+VARIANTS = [
+    {"peepholes": True, "coupled": True},
+    {"layer_norm": True, "residual": True},
+    {"hard_sigmoid": True, "clip": 0.9, "cell_clip": 0.5, "heads": 3},
+    {"learn_state": True, "proj_size": 2},
+    {"cells": True, "bias": False},
+    {"zoneout_h": 0.3, "zoneout_c": 0.4, "input_dropout": 0.3},
+    {"recurrent_dropout": 0.4, "weight_dropout": 0.3, "dropout": 0.2},
+    {"peepholes": True, "layer_norm": True, "cells": True, "learn_state": True, "residual": True, "zoneout_c": 0.2},
+]
+every_variant = pytest.mark.parametrize("options", VARIANTS, ids=name_of)
+
+
+def variant(options, **more):
+    """A module whose parameters are off their starts."""
+    torch.manual_seed(2)
+    module = door.LSTM(3, 6, 2, **options, **more, **F64)
+    with torch.no_grad():
+        for param in module.parameters():
+            param += 0.2 * torch.randn_like(param)
+    return module
+
+
+def flat(result):
+    y, state = result
+    outputs = y if type(y) is tuple else (y,)
+    return [*((out.data if isinstance(out, PackedSequence) else out) for out in outputs), *state]
+
+
+@every_variant
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one way", "two ways"])
+def test_variants_by_gradcheck(options, bidirectional):
+    module = variant(options, bidirectional=bidirectional)
+    x, hx = inputs(module, steps=3, batch=2)
+    use_state = "learn_state" not in options
+
+    def run(x, h, c, *_):
+        torch.manual_seed(5)
+        return tuple(flat(module(x, (h, c) if use_state else None)))
+
+    assert torch.autograd.gradcheck(run, (x, *hx, *module.parameters()))
+
+
+@every_variant
+def test_variants_equal_the_layer(options):
+    module = variant(options, bidirectional=True).eval()
+    layer = door.from_torch(module)
+    assert layer.options.on() == {name: value for name, value in options.items() if name != "dropout"}
+    x, hx = inputs(module)
+    y, (h, c), _ = layer.forward(x.detach(), tuple(part.detach() for part in hx))
+    for mine, wanted in zip(flat(module(x, hx)), [*(y if isinstance(y, tuple) else (y,)), h, c], strict=True):
+        np.testing.assert_array_equal(mine.detach().numpy(), wanted)
+    twin = door.to_module(layer).eval()
+    assert twin.state_dict().keys() == module.state_dict().keys()
+    for mine, wanted in zip(flat(twin(x, hx)), flat(module(x, hx)), strict=True):
+        assert relative_error(mine.detach().numpy(), wanted.detach().numpy()) < 1e-12
+
+
+@every_variant
+@pytest.mark.parametrize("again", [copy.deepcopy, saved], ids=["deepcopy", "torch.save"])
+def test_variants_survive(options, again):
+    module = variant(options, batch_first=True)
+    twin = again(module)
+    fresh = door.LSTM(3, 6, 2, batch_first=True, **options, **F64)
+    fresh.load_state_dict(module.state_dict())
+    x, hx = inputs(module)
+    outputs = []
+    for one in (module, twin, fresh):
+        torch.manual_seed(7)
+        outputs.append(flat(one(x, hx)))
+    for other in outputs[1:]:
+        assert all(map(torch.equal, outputs[0], other))
+    assert repr(twin) == repr(module)
+    assert sum(len(layer) for layer in module.all_weights) == len(list(module.parameters()))
+
+
+@every_variant
+def test_variants_of_packed_sequences_and_of_one(options):
+    module = variant(options, bidirectional=True).eval()
+    x, hx = inputs(module)
+    together = module(x, hx, lengths=[2, 6, 3])
+    packed = module(pack_padded_sequence(x, [2, 6, 3], enforce_sorted=False), hx)
+    outputs = packed[0] if type(packed[0]) is tuple and not isinstance(packed[0], PackedSequence) else (packed[0],)
+    for mine, wanted in zip([pad_packed_sequence(y)[0] for y in outputs], flat(together), strict=False):
+        assert torch.equal(mine, wanted)
+    alone = module(x[:2, 0], tuple(part[:, 0] for part in hx))
+    for mine, wanted in zip(flat(alone)[:-2], flat(together), strict=False):
+        assert torch.allclose(mine, wanted[:2, 0], rtol=0, atol=1e-12)
+    for mine, wanted in zip(flat(alone)[-2:], flat(together)[-2:], strict=True):
+        assert torch.allclose(mine, wanted[:, 0], rtol=0, atol=1e-12)
+    for empty, wanted in zip(flat(module(x[:, :0])), flat(together), strict=True):
+        assert empty.shape == (wanted.shape[0], 0, wanted.shape[2])
+
+
+@every_variant
+def test_torch_nn_lstm_cannot_express_variants(options):
+    layer = door.from_torch(variant(options))
+    own = [name for name in options if name not in ("bias", "proj_size", "dropout")]
+    with pytest.raises(InputError, match=rf"torch.nn.LSTM has no .*{own[0]}=.*; .*to_module\(lstm\) has"):
+        door.to_torch(layer)
+
+
+def test_variants_start_as_those_of_the_layer():
+    options = {"peepholes": True, "layer_norm": True, "learn_state": True, "heads": 2}
+    torch.manual_seed(1)
+    module = door.LSTM(3, 6, 2, **options)
+    torch.manual_seed(1)
+    plain = nn.LSTM(3, 6, 2)
+    assert torch.equal(module.weight_ih_l1, plain.weight_ih_l1)
+    assert module.weight_hh_l0.shape == (24, 3)
+    assert torch.equal(module.gain_hh_l1, torch.ones(24))
+    assert not module.shift_c_l0.any()
+    assert not module.h0_l0.any()
+    assert module.peephole_l0.abs().max() <= 6**-0.5
+    assert not torch.equal(module.peephole_l0, module.peephole_l1)
+    before = module.peephole_l0.clone()
+    module.reset_parameters()
+    assert not torch.equal(module.peephole_l0, before)
+    assert [name.partition("_l")[0] for name in module._all_weights[1]] == [
+        "weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole", "gain_ih", "gain_hh", "gain_c", "shift_c", "h0", "c0"
+    ]  # fmt: skip
+    narrow = door.LSTM(3, 6, device="meta", dtype=torch.bfloat16, **options)
+    assert {(param.device.type, param.dtype) for param in narrow.parameters()} == {("meta", torch.bfloat16)}
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_resets_begin_anew(batch_first):
+    module = variant({}, batch_first=batch_first)
+    x, hx = inputs(module)
+    resets = torch.zeros(x.shape[:2], dtype=torch.bool)
+    steps = resets.T if batch_first else resets
+    steps[2] = True
+    y, (h, _) = module(x, hx, resets=resets)
+    second = x[:, 2:] if batch_first else x[2:]
+    expected, (h_expected, _) = module(second)
+    assert torch.allclose(y[:, 2:] if batch_first else y[2:], expected, rtol=0, atol=1e-12)
+    assert torch.allclose(h, h_expected, rtol=0, atol=1e-12)
+    one = x[0] if batch_first else x[:, 0]
+    assert torch.equal(
+        module(one, resets=steps[:, 0])[0],
+        module(x, resets=resets)[0][0 if batch_first else slice(None), slice(None) if batch_first else 0],
+    )
+
+
+def test_options_that_do_not_go_together_are_refused():
+    with pytest.raises(InputError, match="heads is 4; expected a divisor of hidden_size=6"):
+        door.LSTM(3, 6, heads=4)
+    with pytest.raises(InputError, match="residual is True with num_layers=1"):
+        door.LSTM(3, 6, residual=True)
 
 
 # -- a new user --------------------------------------------------------------------------------------------------------

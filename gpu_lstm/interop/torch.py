@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +24,12 @@ from gpu_lstm import layers
 from gpu_lstm.backend import Array, Backend, CupyBackend, NumpyBackend
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.layers.base import Tape
+from gpu_lstm.layers.options import Options
 
 __all__ = ["LSTM", "from_torch", "load_state_dict", "state_dict", "to_module", "to_torch"]
 
 NOISE = ("dropout", "zoneout_h", "zoneout_c", "input_dropout", "recurrent_dropout", "weight_dropout")
 """Options that draw random numbers while training."""
-START = ("forget_bias", "tier", "recompute", "seed", "backend", "dtype")
-"""Options of `gpu_lstm.LSTM` that change no result: how parameters start, where and how it runs."""
 
 
 class LSTM(nn.LSTM):
@@ -129,6 +129,7 @@ class LSTM(nn.LSTM):
         hx: tuple[Tensor, Tensor] | None = None,
         *,
         lengths: Sequence[int] | Tensor | None = None,
+        resets: Tensor | None = None,
     ) -> tuple[Any, tuple[Tensor, Tensor]]:
         """Run all layers over all steps.
 
@@ -141,18 +142,21 @@ class LSTM(nn.LSTM):
             Initial state, as ``torch.nn.LSTM`` takes it.
         lengths : B whole numbers in 1..T, optional
             Steps of each sequence of a padded batch, in any order; `output` is zero after a sequence's end.
+        resets : like input without its last axis, bool, optional
+            True at the first step of an episode, see `gpu_lstm.LSTM`; not for packed sequences.
 
         Returns
         -------
         output : like input
+            With ``cells=True`` the pair of that and c of each step.
         hx : (h, c)
         """
         self._update_flat_weights()
         batch_sizes = sorted_indices = unsorted_indices = None
         packed = isinstance(input, PackedSequence)
         if packed:
-            if lengths is not None:
-                raise ValueError("LSTM: lengths were given beside a PackedSequence, which has its own")
+            if lengths is not None or resets is not None:
+                raise ValueError("LSTM: expected neither lengths nor resets beside a PackedSequence")
             x, batch_sizes, sorted_indices, unsorted_indices = input
             if hx is not None:
                 hx = self.permute_hidden(hx, sorted_indices)
@@ -171,8 +175,10 @@ class LSTM(nn.LSTM):
             x, lengths = pad_packed_sequence(PackedSequence(x, batch_sizes))
         elif self.batch_first:
             x = x.transpose(0, 1).contiguous()
+        if resets is not None:
+            resets = resets.unsqueeze(1) if unbatched else resets.transpose(0, 1) if self.batch_first else resets
 
-        outputs, h, c = self._run(x, hx, lengths)
+        outputs, h, c = self._run(x, hx, lengths, resets)
 
         if packed:
             outputs = [pack_padded_sequence(y, lengths).data for y in outputs]
@@ -212,12 +218,12 @@ class LSTM(nn.LSTM):
         if batch_sizes is None and x.size(1 if self.batch_first else 0) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
-    def _run(self, x: Tensor, hx: Any, lengths: Any) -> tuple[list[Tensor], Tensor, Tensor]:
+    def _run(self, x: Tensor, hx: Any, lengths: Any, resets: Tensor | None) -> tuple[list[Tensor], Tensor, Tensor]:
         """Outputs, h and c of a time-major batch."""
         kept_dtype = self.weight_ih_l0.dtype
         dtype = torch.float64 if kept_dtype == torch.float64 else torch.float32
         lstm, names = _core(_backend(x.device), str(dtype).removeprefix("torch."), *self._arguments())
-        call = _Call(copy.copy(lstm), names, lengths)
+        call = _Call(copy.copy(lstm), names, lengths, resets)
         noisy = any(self.options.get(name) or getattr(self, name, 0) for name in NOISE)
         if self.training and noisy:
             call.seed = (_draw_seed(),)
@@ -237,11 +243,13 @@ class LSTM(nn.LSTM):
 
     def _arguments(self) -> tuple[int, int, int, tuple[tuple[str, Any], ...]]:
         """The arguments of `gpu_lstm.LSTM` that are this module's, without those about arrays."""
-        named = {"bidirectional": self.bidirectional, "dropout": self.dropout, **self.options}
-        if not self.bias:
-            named["bias"] = False
-        if self.proj_size:
-            named["proj_size"] = self.proj_size
+        named = {
+            "bidirectional": self.bidirectional,
+            "dropout": self.dropout,
+            "bias": self.bias,
+            "proj_size": self.proj_size,
+            **self.options,
+        }
         return self.input_size, self.hidden_size, self.num_layers, tuple(named.items())
 
     def _make(self, backend: Backend, dtype: str, seed: int = 0) -> layers.LSTM:
@@ -259,7 +267,8 @@ class _Call:
 
     lstm: layers.LSTM
     names: list[str]
-    lengths: Any = None
+    lengths: Any
+    resets: Tensor | None
     seed: tuple[int, ...] | None = None
     keep: bool = True
     tape: Tape | None = None
@@ -268,8 +277,18 @@ class _Call:
         """Forward over tensors: h, c, and the outputs; the tape is kept here."""
         take = functools.partial(_native, self.lstm.backend)
         self.lstm.params = {name: take(weight) for name, weight in zip(self.names, weights, strict=True)}
-        y, state, self.tape = self.lstm.forward(take(x), (take(h0), take(c0)), self.lengths, self.seed, self.keep)
+        y, state, self.tape = self.lstm.forward(
+            take(x), (take(h0), take(c0)), self.lengths, self.seed, self.keep, self.resets
+        )
         return [*state, *(y if isinstance(y, tuple) else (y,))]
+
+    def take_tape(self, tensors: Sequence[Any]) -> Tape:
+        """The tape of `run`, made again where it was taken before, because the graph was retained: it is used once."""
+        if self.tape is None:
+            self.run(*tensors)
+        tape, self.tape = self.tape, None
+        assert tape is not None, "run has made one"
+        return tape
 
 
 class _Recurrence(torch.autograd.Function):
@@ -301,9 +320,7 @@ class _Backward(torch.autograd.Function):
     def forward(call: _Call, wanted: Sequence[bool], *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         number = len(wanted)
         with _device_of(tensors[0]):
-            if call.tape is None:  # a tape is used once; where the graph was retained, the same is computed again
-                call.run(*tensors[:number])
-            tape, call.tape = call.tape or Tape(), None
+            tape = call.take_tape(tensors[:number])
             dh, dc, *dy = (_native(call.lstm.backend, tensor) for tensor in tensors[number:])
             dx, dstate, found = call.lstm.backward(tape, dy[0] if len(dy) == 1 else tuple(dy), (dh, dc))
             gradients = [dx, *dstate, *(found[name] for name in call.names)]
@@ -324,8 +341,9 @@ def _nothing(call: _Call, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weig
     """What comes out where the batch has no sequence: ``torch.nn.LSTM`` takes that, and all gradients are zero."""
     zero = 0 * sum(tensor.sum() for tensor in (x, h0, c0, *weights) if tensor is not None)
     lstm = call.lstm
-    states = (lstm.num_layers * lstm.num_directions, 0, lstm.hidden_size)
-    shapes = [states, states, (x.size(0), 0, lstm.hidden_size * lstm.num_directions)]
+    sizes = [lstm.output_size, lstm.hidden_size]
+    shapes = [(lstm.num_layers * lstm.num_directions, 0, size) for size in sizes]
+    shapes += [(x.size(0), 0, size * lstm.num_directions) for size in sizes[: 2 if lstm.options.cells else 1]]
     return [x.new_zeros(shape) + zero for shape in shapes]
 
 
@@ -423,12 +441,8 @@ def from_torch(
     if not isinstance(module, nn.LSTM):
         raise InputError(f"module is a {type(module).__name__}; expected a torch.nn.LSTM")
     weight = module.weight_ih_l0
-    twin = module if isinstance(module, LSTM) else None
-    named = {name: value for name, value in (twin.options if twin else {}).items() if name not in START}
-    if not module.bias:
-        named["bias"] = False
-    if module.proj_size:
-        named["proj_size"] = module.proj_size
+    own = {field.name for field in dataclasses.fields(Options)}
+    further = module.options if isinstance(module, LSTM) else {}
     lstm = layers.LSTM(
         module.input_size,
         module.hidden_size,
@@ -440,7 +454,9 @@ def from_torch(
         dtype="float64" if weight.dtype == torch.float64 else "float32",
         tier=tier,
         recompute=recompute,
-        **named,
+        bias=module.bias,
+        proj_size=module.proj_size,
+        **{name: value for name, value in further.items() if name in own},
     )
     load_state_dict(lstm, module.state_dict())
     return lstm
@@ -456,7 +472,7 @@ def to_torch(lstm: layers.LSTM) -> nn.LSTM:
     InputError
         An option is none of ``torch.nn.LSTM``'s; the message names it. `to_module` takes all.
     """
-    options = _options(lstm)
+    options = lstm.options.on()
     more = [f"{name}={value!r}" for name, value in options.items() if name not in ("bias", "proj_size")]
     if more:
         raise InputError(f"torch.nn.LSTM has no {', '.join(more)}; gpu_lstm.interop.torch.to_module(lstm) has")
@@ -465,7 +481,12 @@ def to_torch(lstm: layers.LSTM) -> nn.LSTM:
 
 def to_module(lstm: layers.LSTM) -> LSTM:
     """An `LSTM` of this file with the options and with copies of the parameters of a `gpu_lstm.LSTM`, on its device."""
-    module: LSTM = _filled(LSTM, lstm, _options(lstm))
+    options = lstm.options.on()
+    if lstm.tier != "auto":
+        options["tier"] = lstm.tier
+    if lstm.recompute:
+        options["recompute"] = True
+    module: LSTM = _filled(LSTM, lstm, options)
     return module
 
 
@@ -510,11 +531,6 @@ def load_state_dict(lstm: layers.LSTM, tensors: Mapping[str, Tensor], prefix: st
             target = torch.from_dlpack(param)
             parts = [found[one].detach().to(target.device, target.dtype) for one in _torch_names(name)]
             target.copy_(parts[0] if len(parts) == 1 else parts[0] + parts[1])
-
-
-def _options(lstm: layers.LSTM) -> dict[str, Any]:
-    """The options of a layer that are its own and not at their defaults."""
-    return {}
 
 
 def _filled(kind: Any, lstm: layers.LSTM, options: dict[str, Any]) -> Any:

@@ -77,6 +77,7 @@ class LSTM(nn.LSTM):
             if name in options:
                 raise TypeError(f"LSTM got an argument {name}; the tensors' device and torch.manual_seed decide that")
         self.options = options
+        self._complete = not options  # until then there is nothing to start
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
         )
@@ -98,10 +99,13 @@ class LSTM(nn.LSTM):
                 if name not in place:
                     place.append(name)
                 setattr(self, name, new)
+        self._complete = True
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start all parameters anew, PyTorch's own as ``torch.nn.LSTM`` does."""
+        if not self._complete:
+            return
         super().reset_parameters()
         if not self.options:
             return

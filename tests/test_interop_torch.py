@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import types
 import warnings
 
 import numpy as np
@@ -536,7 +537,7 @@ def test_options_of_ours_are_shown_and_start_as_ours():
     assert_equal(results(module, x, hx), results(twin, x, hx), 1e-5)
 
 
-# -- the module: our variants -----------------------------------------------------------------------------------------
+# -- the module: our variants ------------------------------------------------------------------------------------------
 
 
 VARIANTS: list[dict[str, object]] = [
@@ -736,6 +737,33 @@ def test_a_training_loop_with_autocast():
     np.testing.assert_allclose(ours, theirs, rtol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_torch_compile_leaves_it_alone():
+    torch.manual_seed(0)
+    net = nn.ModuleList([nn.Linear(3, 3), door.LSTM(3, 4, 2, batch_first=True), nn.Linear(4, 1)])
+
+    def run(x, module=net):
+        return module[2](module[1](module[0](x))[0]).square().sum()
+
+    x = torch.randn(2, 5, 3)
+    expected = torch.autograd.grad(run(x), list(net.parameters()))
+    found = torch.autograd.grad(torch.compile(run, backend="eager")(x), list(net.parameters()))
+    for mine, wanted in zip(found, expected, strict=True):
+        assert torch.allclose(mine, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_parametrizations():
+    module = door.LSTM(3, 4, **F64)
+    x, hx = inputs(module)
+    expected = module(x, hx)[0]
+    nn.utils.parametrizations.weight_norm(module, "weight_hh_l0")
+    y = module(x, hx)[0]
+    assert torch.allclose(y, expected, rtol=0, atol=1e-12)
+    y.square().sum().backward()
+    assert module.parametrizations.weight_hh_l0.original1.grad.abs().sum() > 0
+
+
 def test_several_threads_share_a_module():
     import concurrent.futures
 
@@ -815,3 +843,103 @@ def test_state_dicts_of_a_layer():
         )
     with pytest.raises(InputError, match=r"weight_ih_l0 has shape \(16, 4\); expected \(16, 3\)"):
         door.load_state_dict(other, tensors | {"weight_ih_l0": torch.zeros(16, 4)})
+
+
+# -- GPUs --------------------------------------------------------------------------------------------------------------
+
+
+def test_cupy_works_on_the_device_and_on_the_current_stream(monkeypatch):
+    order = []
+
+    class Context:
+        def __init__(self, *named):
+            self.named = named
+
+        def __enter__(self):
+            order.append(("enter", *self.named))
+
+        def __exit__(self, *error):
+            order.append(("exit", *self.named))
+
+    cuda = types.SimpleNamespace(ExternalStream=lambda address: Context("stream", address))
+    backend = types.SimpleNamespace(device=Context("device", 1), xp=types.SimpleNamespace(cuda=cuda))
+    tensor = types.SimpleNamespace(device=torch.device("cuda:1"))
+    monkeypatch.setattr(door, "_backend", lambda device: backend)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=77))
+    with door._device_of(tensor):
+        order.append("work")
+    assert order == [
+        ("enter", "device", 1), ("enter", "stream", 77), "work", ("exit", "stream", 77), ("exit", "device", 1),
+    ]  # fmt: skip
+
+
+def on_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch sees no GPU")
+    return torch.device("cuda:0")
+
+
+@pytest.mark.gpu
+@every_option
+@pytest.mark.parametrize("stream", ["default", "another"])
+def test_a_gpu_gives_what_the_cpu_gives(options, stream):
+    device = on_gpu()
+    module = door.LSTM(3, 8, **options, **F64)
+    x, hx = inputs(module)
+    expected = results(module, x, hx)
+    moved = copy.deepcopy(module).to(device)
+    x, hx = x.detach().to(device).requires_grad_(), tuple(h.detach().to(device).requires_grad_() for h in hx)
+    chosen = torch.cuda.current_stream() if stream == "default" else torch.cuda.Stream()
+    chosen.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(chosen):
+        y, (h, c) = moved(x, hx)
+        generator = torch.Generator().manual_seed(9)
+        weights = [torch.randn(out.shape, generator=generator, dtype=out.dtype).to(device) for out in (y, h, c)]
+        sum((out * weight).sum() for out, weight in zip((y, h, c), weights, strict=True)).backward()
+    torch.cuda.synchronize()
+    found = {"y": y, "h": h, "c": c, "dx": x.grad, "dh0": hx[0].grad, "dc0": hx[1].grad}
+    found |= {f"d{name}": param.grad for name, param in moved.named_parameters()}
+    assert_equal({name: tensor.detach().cpu() for name, tensor in found.items()}, expected, 1e-10)
+
+
+@pytest.mark.gpu
+def test_a_gpu_copies_nothing(monkeypatch):
+    device = on_gpu()
+    module, seen = door.LSTM(3, 8, device=device), {}
+    forward = gpu_lstm.LSTM.forward
+
+    def spy(self, x, *rest):
+        y, final, tape = forward(self, x, *rest)
+        seen.update(x=x, y=y, **self.params)
+        return y, final, tape
+
+    monkeypatch.setattr(gpu_lstm.LSTM, "forward", spy)
+    x = torch.randn(5, 2, 3, device=device)
+    y, _ = module(x)
+    for name, tensor in {"x": x, "y": y, "weight_hh_l0": module.weight_hh_l0}.items():
+        assert seen[name].data.ptr == tensor.data_ptr(), name
+    assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.gpu
+def test_a_training_loop_with_amp_on_a_gpu():
+    device = on_gpu()
+    curves = []
+    for kind, amp in ((nn.LSTM, False), (door.LSTM, False), (door.LSTM, True)):
+        torch.manual_seed(0)
+        net = nn.ModuleList([nn.Linear(4, 8), kind(8, 16), nn.Linear(16, 1)]).to(device)
+        optimizer, scaler = torch.optim.Adam(net.parameters(), 0.01), torch.amp.GradScaler("cuda", enabled=amp)
+        generator, losses = torch.Generator().manual_seed(1), []
+        for _ in range(20):
+            x = torch.randn(10, 8, 4, generator=generator).to(device)
+            with torch.autocast("cuda", dtype=torch.float16, enabled=amp):
+                y = net[2](net[1](net[0](x))[0])
+            loss = nn.functional.mse_loss(y.float(), x.cumsum(0).mean(2, keepdim=True))
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            losses.append(loss.item())
+        curves.append(losses)
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-3)
+    np.testing.assert_allclose(curves[2], curves[0], rtol=0.05)

@@ -12,7 +12,8 @@ import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,7 +235,7 @@ class LSTM(nn.LSTM):
         h0, c0 = (None, None) if hx is None else (state.to(dtype) for state in hx)
         tensors = [x.to(dtype), h0, c0, *(self._weight(name, dtype) for name in names)]
         call.keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-        h, c, *outputs = (_nothing if x.size(1) == 0 else _Recurrence.apply)(call, *tensors)
+        h, c, *outputs = _untraced(_nothing if x.size(1) == 0 else _Recurrence.apply)(call, *tensors)
         if not torch.is_autocast_enabled(x.device.type):
             h, c, *outputs = (tensor.to(kept_dtype) for tensor in (h, c, *outputs))
         return outputs, h, c
@@ -339,6 +340,19 @@ class _Backward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *arriving: Tensor | None) -> None:
         raise NotImplementedError("gpu_lstm.interop.torch.LSTM has no second derivatives; use torch.nn.LSTM for them")
+
+
+def _untraced(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that torch.compile leaves alone: it can't look into ours. Where it isn't loaded, it isn't loaded."""
+    dynamo = sys.modules.get("torch._dynamo")
+    return run if dynamo is None else _disabled(dynamo, run)
+
+
+@functools.cache
+def _disabled(dynamo: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run` by the compiler's own word; made once."""
+    disabled: Callable[..., Any] = dynamo.disable(run)
+    return disabled
 
 
 def _nothing(call: _Call, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weights: Tensor) -> list[Tensor]:

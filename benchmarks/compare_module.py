@@ -3,8 +3,8 @@
     python -m benchmarks.compare_module --rounds 9
 
 Both sides are modules with the same parameters; a step clears the gradients, runs forward and runs backward, with the
-gradient of the input. The sides take turns, by the method of benchmarks/README.md. What the module costs beyond our layer
-is shown beside: the same step by `gpu_lstm.LSTM` itself.
+gradient of the input. The sides take turns, by the method of benchmarks/README.md. What the module costs beyond our
+layer is shown beside: the same step by `gpu_lstm.LSTM` itself.
 """
 
 from __future__ import annotations

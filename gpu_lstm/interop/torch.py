@@ -243,7 +243,7 @@ class LSTM(nn.LSTM):
     def _weight(self, name: str, dtype: torch.dtype) -> Tensor:
         """The parameter of `gpu_lstm.LSTM` that has this name."""
         names = _torch_names(name)
-        weight = getattr(self, names[0]).to(dtype)
+        weight = getattr(self, names[0]).to(dtype).contiguous()  # as kernels want it, and as it nearly always is
         return weight if len(names) == 1 else weight + getattr(self, names[1]).to(dtype)
 
     def _arguments(self) -> tuple[int, int, int, tuple[tuple[str, Any], ...]]:

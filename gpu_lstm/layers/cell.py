@@ -88,18 +88,14 @@ class LSTMCell(Layer):
         InputError
             An argument has the wrong shape, dtype, device or value; nothing was computed.
         """
-        self.backend.require("x", x, ("B", f"input_size={self.input_size}"), self.dtype)
+        x = self.backend.require("x", x, ("B", f"input_size={self.input_size}"), self.dtype)
         given = (None, None) if state is None else state
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise InputError(f"state is {type(state).__name__}; expected a pair (h, c)")
-        sizes = self.output_size, self.hidden_size
-        for name, array, size in zip(("h", "c"), given, sizes, strict=True):
-            if array is not None:
-                self.backend.require(name, array, (x.shape[0], size), self.dtype)
+        first = self._one_layer(("h", "c"), given, x.shape[0])
         self._lend()
-        first = tuple(None if array is None else array[None, ...] for array in given)
         _, (h, c), tape = self._lstm.forward(x[None, ...], (first[0], first[1]), seed=seed, keep=keep)
-        return h[0, ...], c[0, ...], Tape(tape, (x.shape[0], sizes))
+        return h[0, ...], c[0, ...], Tape(tape, x.shape[0])
 
     def backward(
         self, tape: Tape, dh: Array | None = None, dc: Array | None = None
@@ -126,15 +122,20 @@ class LSTMCell(Layer):
         InputError
             The tape was used before, or an argument has the wrong shape, dtype or device.
         """
-        inner, (batch, sizes) = tape.take()
-        for name, array, size in zip(("dh", "dc"), (dh, dc), sizes, strict=True):
-            if array is not None:
-                self.backend.require(name, array, (batch, size), self.dtype)
-        last = tuple(None if array is None else array[None, ...] for array in (dh, dc))
+        inner, batch = tape.take()
+        last = self._one_layer(("dh", "dc"), (dh, dc), batch)
         self._lend()
         dx, (dh0, dc0), gradients = self._lstm.backward(inner, None, (last[0], last[1]))
         names = {name.removesuffix("_l0"): gradient for name, gradient in gradients.items()}
         return dx[0, ...], (dh0[0, ...], dc0[0, ...]), names
+
+    def _one_layer(self, names: tuple[str, str], pair: Any, batch: int) -> list[Array | None]:
+        """A checked pair like (h, c), as the state of a stack of one layer."""
+        taken = []
+        for name, array, size in zip(names, pair, (self.output_size, self.hidden_size), strict=True):
+            whole = None if array is None else self.backend.require(name, array, (batch, size), self.dtype)
+            taken.append(None if whole is None else whole[None, ...])
+        return taken
 
     def _lend(self) -> None:
         """Whatever arrays `params` holds now are those that run."""

@@ -525,6 +525,12 @@ def test_devices_without_a_backend_are_refused():
         module(torch.zeros(2, 1, 3, device="meta"))
 
 
+def test_complex_parameters_are_refused():
+    module = door.LSTM(3, 4, dtype=torch.complex64)
+    with pytest.raises(InputError, match=r"weight_ih_l0 has dtype torch.complex64; expected real"):
+        module(torch.zeros(2, 1, 3, dtype=torch.complex64))
+
+
 def test_options_of_ours_are_shown_and_start_as_ours():
     module = door.LSTM(3, 4, 2, tier="reference", recompute=True, forget_bias=1.0)
     assert repr(module) == "LSTM(3, 4, num_layers=2, tier='reference', recompute=True, forget_bias=1.0)"

@@ -226,6 +226,8 @@ class LSTM(nn.LSTM):
     def _run(self, x: Tensor, hx: Any, lengths: Any, resets: Tensor | None) -> tuple[list[Tensor], Tensor, Tensor]:
         """Outputs, h and c of a time-major batch."""
         kept_dtype = self.weight_ih_l0.dtype
+        if not kept_dtype.is_floating_point:
+            raise InputError(f"weight_ih_l0 has dtype {kept_dtype}; expected real floating-point parameters")
         dtype = torch.float64 if kept_dtype == torch.float64 else torch.float32
         lstm, names = _core(_backend(x.device), str(dtype).removeprefix("torch."), *self._arguments())
         call = _Call(copy.copy(lstm), names, lengths, resets)
@@ -418,7 +420,7 @@ def _core(
 
 def _draw_seed() -> int:
     """A seed from PyTorch's generator of the CPU."""
-    return int(torch.randint(2**62, (), dtype=torch.int64))
+    return int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
 
 
 def _check_rank(hx: tuple[Tensor, Tensor], rank: int) -> None:

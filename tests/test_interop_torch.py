@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+import subprocess
+import sys
 import types
 import warnings
 
@@ -694,6 +696,11 @@ def test_options_that_do_not_go_together_are_refused():
         door.LSTM(3, 6, heads=4)
     with pytest.raises(InputError, match="residual is True with num_layers=1"):
         door.LSTM(3, 6, residual=True)
+
+
+def test_nobody_pays_for_pytorch_who_does_not_ask_for_it():
+    code = "import sys, gpu_lstm, gpu_lstm.interop, gpu_lstm.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # -- a new user --------------------------------------------------------------------------------------------------------

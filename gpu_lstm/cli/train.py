@@ -26,7 +26,7 @@ from gpu_lstm.cli.options import (
     quoted,
 )
 from gpu_lstm.data.sequences import read_sequences
-from gpu_lstm.data.series import read_series
+from gpu_lstm.data.series import read_series, spread
 from gpu_lstm.data.text import Vocabulary, encode_file, read_text
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
@@ -289,7 +289,7 @@ def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, A
     if known is not None:
         same_data(path, len(data), known["amount"], "sequences")
     picked, _ = split_sequences(data, plain["validation"], plain["seed"])
-    rows = np.concatenate([data.values[data.starts[n] : data.starts[n + 1]] for n in picked])
+    rows = data.rows(picked)
     config = {
         "mean": rows.mean(axis=0).tolist(),
         "spread": spread(rows),
@@ -322,12 +322,6 @@ EXTRAS = {
 def common(plain: dict[str, Any], backend: Backend) -> dict[str, Any]:
     """Arguments that all models take."""
     return {"backend": backend, **{name: plain[name] for name in ("dtype", "tier", "recompute", "seed")}}
-
-
-def spread(rows: np.ndarray) -> list[float]:
-    """Standard deviation of each column, 1 for a column that never changes."""
-    deviation = rows.std(axis=0)
-    return [float(value) if value > 0 else 1.0 for value in deviation]
 
 
 def same_data(path: Path, amount: int, expected: int, what: str) -> None:

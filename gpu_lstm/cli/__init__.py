@@ -1,4 +1,4 @@
-"""The command line: ``gpu-lstm train | sample | forecast | evaluate | inspect | export | check | info | bench | profile``."""
+"""The command line, ``gpu-lstm``: one module a command."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Backend
+from gpu_lstm.backend import DTYPES, Backend
 from gpu_lstm.cli.options import (
     RUNS,
     Parsers,
@@ -31,6 +31,7 @@ from gpu_lstm.data.text import Vocabulary, encode_file, read_text
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
 from gpu_lstm.recurrence import runnable_tiers
+from gpu_lstm.recurrence.widened import Widened
 from gpu_lstm.training import Event, Outcome, Run, Settings, checkpoint
 from gpu_lstm.training.folder import BEST, LOG, holds_run, newest, read_log
 from gpu_lstm.training.memory import Job, check_fits, predict
@@ -61,7 +62,10 @@ def add_parser_for(kinds: Parsers, kind: str, about: str, data: str) -> argparse
     parser.add_argument("--out", type=Path, help=f"folder of the run; the next free {RUNS}/{kind} if not given")
     parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an unfinished run, as it was set up")
     add_device(parser)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES,
+        help="float16, bfloat16: mixed precision, what layers pass on in 16 bits, sums and parameters in float32",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same weights, bit for bit")
     parser.add_argument("--hidden-size", type=positive)
     parser.add_argument("--num-layers", type=positive, default=1)
@@ -157,6 +161,7 @@ def run(options: argparse.Namespace) -> int:
     job = Job(
         options.kind, recipe.config, options.dtype, options.optimizer, recipe.steps, options.batch, options.recompute,
         fused=len(runnable_tiers(backend)) > 1,
+        widened=options.dtype in ("float16", "bfloat16") and (backend.kernels != "cuda" or options.tier == "reference"),
     )  # fmt: skip
     if options.dry_run:
         print("\n".join(predict(job).lines()))
@@ -353,6 +358,8 @@ def finish(run: Run, kind: str) -> int:
     model = run.task.model
     plan = getattr(model, "lstm").plan  # noqa: B009 (every model has one; the base class needn't know)
     print(f"model: {model.count():,} parameters, {model.dtype}, tier {plan.tier}; run: {run.folder}", flush=True)
+    if isinstance(plan.run, Widened):
+        tell(f"here, numbers of {model.dtype} are computed with in float32 and then rounded: a rehearsal, no faster")
     with stop_on_signal() as stop:
         outcome = with_progress(run, stop, sample_writer(run, model) if kind == "text" else None)
     picture = run.folder / "loss.png"

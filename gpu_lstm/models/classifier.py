@@ -52,7 +52,7 @@ class SequenceModel(Model):
         )
         self.dropout = Dropout(config["dropout"], **where)
         width = self.lstm.hidden_size * self.lstm.num_directions
-        self.head = Linear(width, num_outputs, seed=seeds[1], **where)
+        self.head = Linear(width, num_outputs, wide=True, seed=seeds[1], **where)
         super().__init__({"lstm": self.lstm, "head": self.head}, config)
 
     def _loss(
@@ -67,28 +67,32 @@ class SequenceModel(Model):
         inputs, _ = self.dropout.forward(self._inputs(x), seeds[0])
         y, _, lstm_tape = self.lstm.forward(inputs, None, lengths, seed=seeds[1])
         share = self._share(lengths)
-        summary, dropout_tape = self.dropout.forward(self.backend.xp.sum(y * share, axis=0), seeds[2])
+        summary, dropout_tape = self.dropout.forward(self._summary(y, share), seeds[2])
         outputs, head_tape = self.head.forward(summary)
         loss, doutputs = criterion(outputs)
         dsummary, head = self.head.backward(head_tape, self.scaled(doutputs))
         dsummary, _ = self.dropout.backward(dropout_tape, dsummary)
-        dy = dsummary[None, ...] * share + self.backend.xp.zeros_like(y)
+        dy = self.backend.asarray(self.backend.widened(dsummary)[None, ...] * share, self.dtype)
+        dy = dy + self.backend.xp.zeros_like(y)
         _, _, lstm = self.lstm.backward(lstm_tape, dy)
         return loss, gather({"lstm": lstm, "head": head})
 
     def _outputs(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """What the head says (B, num_outputs) of a batch x (T, B, D) with lengths (B,), on the host."""
         y, _, _ = self.lstm.forward(self._inputs(x), None, lengths, keep=False)
-        summary = self.backend.xp.sum(y * self._share(lengths), axis=0)
-        return self.backend.to_numpy(self.head.forward(summary)[0])
+        return self.backend.to_numpy(self.head.forward(self._summary(y, self._share(lengths)))[0])
 
     def _inputs(self, x: np.ndarray) -> Array:
         x = check_host("x", x, ("T", "B", f"D={len(self.mean)}"))
-        return self.backend.asarray(((x - self.mean) / self.spread).astype(self.dtype), self.dtype)
+        return self.backend.asarray(((x - self.mean) / self.spread).astype(self.param_dtype), self.dtype)
+
+    def _summary(self, y: Array, share: Array) -> Array:
+        """Mean (B, .) over each sequence's own steps of y (T, B, .)."""
+        return self.backend.asarray(self.backend.xp.sum(self.backend.widened(y) * share, axis=0), self.dtype)
 
     def _share(self, lengths: np.ndarray) -> Array:
         """(1, B, 1) of 1/length: y is zero after a sequence's end, so the scaled sum is the mean."""
-        return self.backend.asarray((1 / np.asarray(lengths, dtype=np.float64))[None, :, None], self.dtype)
+        return self.backend.asarray((1 / np.asarray(lengths, dtype=np.float64))[None, :, None], self.param_dtype)
 
 
 class Classifier(SequenceModel):

@@ -91,8 +91,8 @@ class Regressor(SequenceModel):
             raise InputError(f"loss is {loss!r}; expected one of {', '.join(REGRESSION)}")
         lengths = check_host("lengths", lengths, ("B",), whole=True)
         targets = check_host("targets", targets, (f"B={len(lengths)}", f"K={len(self.target_mean)}"))
-        units = ((targets - self.target_mean) / self.target_spread).astype(self.dtype)
-        target = self.backend.asarray(units, self.dtype)
+        units = ((targets - self.target_mean) / self.target_spread).astype(self.param_dtype)
+        target = self.backend.asarray(units, self.param_dtype)
         return self._loss(x, lengths, lambda outputs: REGRESSION[loss](self.backend, outputs, target), seed)
 
     def predict(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -197,13 +197,10 @@ class Training:
 
     def _one_step(self) -> Event:
         task, before = self.task, self.task.carried()
-        task.model.loss_scale = self.scaler.scale
+        scale = task.model.loss_scale = self.scaler.scale
         loss, gradients = self._within_memory(lambda: task.step(self.step))
-        if self.scaler.scale != 1:
-            for gradient in gradients.values():
-                gradient *= 1 / self.scaler.scale
         # Where a number isn't finite, nothing moves. It is read only now, when all is asked of the device.
-        size = self.optimizer.update(gradients, self.schedule(self.step), self.settings.clip, loss)
+        size = self.optimizer.update(gradients, self.schedule(self.step), self.settings.clip, loss, scale)
         value, norm = task.model.backend.read(loss, size)
         finite = math.isfinite(value) and math.isfinite(norm)
         skipped = ""
@@ -216,8 +213,9 @@ class Training:
             if name:
                 layer, _, last = name.rpartition(".")
                 skipped += f"; {count} of {total} numbers in the gradient of {last} of layer {layer} aren't finite"
-            overflow = math.isfinite(value) and not self.scaler.exhausted
-            if not overflow:
+            if math.isfinite(value) and not self.scaler.exhausted:
+                skipped += f"; the loss was scaled by {self.scaler.scale:g}, next by half of it"
+            else:
                 if self.settings.on_nonfinite == "stop":
                     raise self._diverged(self.step + 1, skipped)
                 self._skipped_in_a_row += 1
@@ -352,6 +350,8 @@ class Run(Training):
         }
         if event.score is not None:
             values["validation_score"] = event.score
+        if self.scaler.active:
+            values["loss_scale"] = self.scaler.scale
         board.add(event.step, values)
 
     def _save_best(self) -> None:
@@ -365,7 +365,7 @@ class Run(Training):
         backend = self.task.model.backend
         arrays = checkpoint.to_torch_names(self.task.model.params, backend)
         for prefix, part in (("optimizer", self.optimizer.state), ("carried", self.task.carried())):
-            arrays |= {f"{prefix}.{name}": backend.to_numpy(array) for name, array in part.items()}
+            arrays |= {f"{prefix}.{name}": backend.to_numpy(backend.widened(array)) for name, array in part.items()}
         progress = {
             "step": self.step,
             "updates": self.optimizer.updates,
@@ -389,7 +389,7 @@ class Run(Training):
         InputError
             The arrays don't fit this run.
         """
-        backend, dtype = self.task.model.backend, self.task.model.dtype
+        backend, dtype = self.task.model.backend, self.task.model.param_dtype
         path = self.folder
         try:
             progress = description["progress"]

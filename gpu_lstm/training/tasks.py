@@ -130,13 +130,15 @@ class TextTask:
         return {} if self._state is None else {"h": self._state[0], "c": self._state[1]}
 
     def restore(self, arrays: dict[str, Array]) -> None:  # noqa: D102
-        state = (arrays["h"], arrays["c"]) if arrays else None
         lstm = self._language.lstm
         shape = (lstm.num_layers, self.train.batch, lstm.hidden_size)
         for name, array in arrays.items():
             if tuple(array.shape) != shape:
                 raise InputError(f"carried state {name} has shape {tuple(array.shape)}; expected {shape}")
-        self._state = state
+        self._state = None
+        if arrays:  # numbers of 16 bits were saved in float32
+            as_array = self.model.backend.asarray
+            self._state = as_array(arrays["h"], lstm.dtype), as_array(arrays["c"], lstm.param_dtype)
 
 
 class WindowsTask:

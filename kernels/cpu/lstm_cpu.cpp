@@ -113,6 +113,19 @@ int best_set() {
                                                   const T* c, const T* dh, T* dc) {                               \
     NAMESPACED(set, cells_backward<T>(batch, hidden, gates, c_before, c, dh, dc);)                                \
   }                                                                                                               \
+  extern "C" void gpu_lstm_family_cell_forward_##suffix(long set, long batch, long hidden, long coupled,          \
+                                                        long hard_sigmoid, const double* numbers,                 \
+                                                        const T* peepholes, T* z, const T* c_before, T* c, T* m) {\
+    NAMESPACED(set, family_cells_forward<T>(batch, hidden, cell_options<T>(numbers, coupled, hard_sigmoid),       \
+                                            peepholes, z, c_before, c, m);)                                       \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_family_cell_backward_##suffix(long set, long batch, long hidden, long coupled,         \
+                                                         long hard_sigmoid, const double* numbers,                \
+                                                         const T* peepholes, T* gates, const T* c_before,         \
+                                                         const T* c, const T* dm, T* dc) {                        \
+    NAMESPACED(set, family_cells_backward<T>(batch, hidden, cell_options<T>(numbers, coupled, hard_sigmoid),      \
+                                             peepholes, gates, c_before, c, dm, dc);)                             \
+  }                                                                                                               \
   extern "C" void gpu_lstm_generate_##suffix(long set, long vocabulary, long embedding_size, long hidden, long layers, \
                                              const T* embedding, const T* const* weights, const T* head,          \
                                              const T* head_bias, T* panels, T* state, T* scores,                  \

@@ -116,9 +116,9 @@ def compare(size: Size, rounds: int, tier: str, clock: ProcessorClock | None, wa
     for name in times["training"]:
         parts = []
         for kind in times:
-            result = {"seconds": times[kind][name], **ratio(times[kind]["plain"], times[kind][name])}
-            found.setdefault(kind, {})[name] = result
-            parts += [f"{statistics.median(result['seconds']) * 1e3:.2f}", f"{result['ratio']:.2f}"]
+            seconds, cost = times[kind][name], ratio(times[kind]["plain"], times[kind][name])
+            found.setdefault(kind, {})[name] = {"seconds": seconds, **cost}
+            parts += [f"{statistics.median(seconds) * 1e3:.2f}", f"{cost['ratio']:.2f}"]
         print(f"{name:>30} {parts[0]:>12} {parts[1]:>8} {parts[2]:>13} {parts[3]:>8}", flush=True)
     return found
 

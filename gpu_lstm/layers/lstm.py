@@ -583,10 +583,9 @@ class LSTM(Layer):
         xp, width = self.backend.xp, 4 * self.hidden_size
         rows = x.shape[0] * x.shape[1]
         weight, bias = self.params[f"weight_ih_{name}"].T, self.params.get(f"bias_{name}")
-        stepwise = self.plan.tier == "reference"  # so that a step's rounding doesn't depend on how many there are
         inner_bias = None if self.options.layer_norm else bias
-        if stepwise:
-            z = xp.reshape(xp.matmul(x, transposed(self.backend, weight.T)), (rows, width))
+        if self.plan.tier == "reference":
+            z = xp.reshape(self._product_by_steps(x, weight), (rows, width))
             if inner_bias is not None:
                 z += inner_bias
         else:
@@ -598,6 +597,10 @@ class LSTM(Layer):
             if bias is not None:
                 z += bias
         return xp.reshape(z, (x.shape[0], x.shape[1], width)), normalised
+
+    def _product_by_steps(self, x: Array, weight: Array) -> Array:
+        """x (T, B, .) times a matrix, step by step: a step's rounding doesn't depend on how many there are."""
+        return self.backend.xp.matmul(x, transposed(self.backend, weight.T))
 
     def _noise(
         self, kind: int, p: float, shape: tuple[int, ...], call: Call, member: Member, start: int = 0

@@ -567,7 +567,7 @@ class LSTM(Layer):
             if du is not dz:
                 bias = xp.sum(backend.widened(dz), axis=0)
             dz_hh = dz if saved.dz_hh is None else xp.reshape(saved.dz_hh, (rows, width))
-            weight_hh = weight_hh_gradient(xp, backend.widened(dz_hh), backend.widened(before), self.options.heads)
+            weight_hh = weight_hh_gradient(xp, self._weight_gradients, dz_hh, before, self.options.heads)
         else:
             (weight_ih, weight_hh), bias = self._weight_gradients(dz, [x, before])
         if piece.weight_again is not None:

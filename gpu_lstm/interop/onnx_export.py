@@ -22,6 +22,8 @@ ORDER = (0, 3, 1, 2)
 """Where ONNX's gates i, o, f, c are in ours: i, f, g, o."""
 TAKES = frozenset({"bias", "peepholes", "coupled", "hard_sigmoid", "clip", "residual", "learn_state", "heads"})
 """Options of ours that the operator, or one beside it, has."""
+WEIGHTS = ("float32", "float64")
+"""What weights are written in."""
 TYPES = {"float32": 1, "float64": 11, "int64": 7}
 """ONNX's numbers of the types."""
 
@@ -72,7 +74,7 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
     ----------
     model : LSTM, Reversed, LanguageModel, Forecaster or Classifier
     dtype : {"float32", "float64"}, optional
-        Of the weights; the model's own if not given. ONNX Runtime computes LSTMs in float32 only.
+        Of the weights; that of the model's parameters if not given. ONNX Runtime computes LSTMs in float32 only.
     metadata : dict of str, optional
         Kept in the file, beside ``kind`` and ``config`` (JSON) of the model.
 
@@ -91,7 +93,7 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
     onnx = require_onnx()
     if not isinstance(model, LSTM | Reversed | Model):
         raise InputError(f"model is a {type(model).__name__}; expected an LSTM or one of the models")
-    dtype = model.dtype if dtype is None else check_dtype(dtype)
+    dtype = model.param_dtype if dtype is None else check_dtype(dtype, WEIGHTS)
     size = sum(int(array.size) for array in model.params.values()) * np.dtype(dtype).itemsize
     if size > 2**31 - 2**20:
         raise InputError(f"model has {size:,} bytes of weights; an ONNX file holds 2 GB")

@@ -121,7 +121,7 @@ def inputs(model: Model | LSTM, data: np.ndarray) -> tuple[LSTM, Array]:
         return model.lstm, model.features(values.astype(np.float64)[:, None, :])
     if isinstance(model, LSTM):
         x = check_host("data", data, ("T", f"input_size={model.input_size}"))
-        return model, model.backend.asarray(x.astype(model.dtype)[:, None, :], model.dtype)
+        return model, model.backend.asarray(x.astype(model.param_dtype)[:, None, :], model.dtype)
     raise InputError(f"model is a {type(model).__name__}; expected a LanguageModel, a Forecaster or an LSTM")
 
 

@@ -23,6 +23,8 @@ Array = Any
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 """Types of layers and models. With the two of 16 bits, activations, their gradients and what products take are stored
 in them; sums, cell states, parameters and the parameters' gradients are float32."""
+PARAM_DTYPES = ("float32", "float64")
+"""Types of parameters, and of what is exchanged with other libraries."""
 
 
 class Rule(Protocol):

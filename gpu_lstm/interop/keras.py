@@ -160,7 +160,7 @@ def to_keras(lstm: LSTM, path: str | Path | None = None) -> list[list[np.ndarray
     if path is not None and not str(path).endswith(".weights.h5"):
         raise InputError(f"path is {path}; expected a name that ends in .weights.h5, as Keras wants it")
     check_options(lstm, {"bias", "hard_sigmoid"}, "Keras's LSTM")
-    scale = np.repeat(SCALE if lstm.options.hard_sigmoid else np.ones(4), lstm.hidden_size).astype(lstm.dtype)
+    scale = np.repeat(SCALE if lstm.options.hard_sigmoid else np.ones(4), lstm.hidden_size).astype(lstm.param_dtype)
     result = []
     for place in range(lstm.num_layers):
         arrays = []

@@ -80,7 +80,7 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     verbose : bool
         Show a progress bar.
     backend : {"auto", "numpy", "cupy", "cupy:N"} or None
-    dtype : {"float32", "float64"}
+    dtype : {"float32", "float64", "float16", "bfloat16"}
     tier : {"auto", "reference", "pointwise", "sequence"}
     recompute : bool
         See `gpu_lstm.LSTM`.

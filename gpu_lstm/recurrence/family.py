@@ -284,6 +284,27 @@ def bounds(variant: Variant) -> tuple[float, float]:
     return 1 - most, most
 
 
+def cell_numbers(variant: Variant, eps: float) -> tuple[float, float, float, float, float]:
+    """What a compiled cell takes, as ``CellOptions`` of kernels/cell/lstm_cell.h has it.
+
+    Returns
+    -------
+    clip, cell_clip : float
+    gate_low, gate_high : float
+        Outside these a gate i, f, o is at one of its `bounds`, up to rounding with numbers of precision `eps`.
+    g_high : float
+        The same for g, in magnitude.
+    """
+    low, high, g_high, margin = -math.inf, math.inf, math.inf, 4 * eps
+    if variant.hard_sigmoid or math.isfinite(variant.clip):
+        low, high = bounds(variant)
+        low, high = low + margin, high - margin
+    if math.isfinite(variant.clip):
+        g_high = math.tanh(variant.clip)
+        g_high = math.inf if g_high == 1.0 else g_high - margin
+    return variant.clip, variant.cell_clip, low, high, g_high
+
+
 def _gate(xp: Any, variant: Variant, z: Array) -> Array:
     z = _limited(xp, z, variant.clip)
     return xp.clip(0.2 * z + 0.5, 0.0, 1.0) if variant.hard_sigmoid else 0.5 * xp.tanh(0.5 * z) + 0.5

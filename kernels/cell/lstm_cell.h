@@ -114,3 +114,91 @@ CELL void cell_backward(Gates<V>& gates, V c_before, V c, V dh, V& dc) {
   gates.o = dh * tanh_c * a.o * (T(1) - a.o);
   dc = dc * a.f;
 }
+
+// ---------------------------------------------------------------------------------------------- the family's cell
+//
+// The same with the options of gpu_lstm/recurrence/family.py, whose cell_forward and cell_backward these are without
+// layer normalisation, which needs all units of a row at once between the gates and m. Options are numbers at run time, the same for all units, so that one instance does them all.
+
+template <typename T>
+struct CellOptions {
+  T clip, cell_clip;  // of what the gates take, and of c; infinity where there is none
+  // Gates move with their pre-activations between these two, g between -g_high and g_high: family.cell_numbers.
+  T gate_low, gate_high, g_high;
+  bool coupled, hard_sigmoid;
+};
+
+// Of the units at hand; all 0 is none.
+template <typename V>
+struct Peepholes {
+  V i, f, o;
+};
+
+// x between low and high, else 0, where `of` is a NaN too.
+template <typename T, typename V>
+CELL V where_between(V of, T low, T high, V x) {
+  const V zero = splat<V>(T(0));
+  x = of <= splat<V>(low) ? zero : x;
+  return of >= splat<V>(high) ? zero : x;
+}
+
+template <typename T, typename V>
+CELL V family_gate(const CellOptions<T>& options, V z) {
+  z = clamp<T>(z, options.clip);
+  return options.hard_sigmoid ? clamp<T>(z * T(0.2), T(0.5)) + T(0.5) : sigmoid<T>(z);
+}
+
+// Derivative of a gate by its pre-activation, from the activated gate.
+template <typename T, typename V>
+CELL V family_slope(const CellOptions<T>& options, V gate) {
+  const V slope = options.hard_sigmoid ? splat<V>(T(0.2)) : gate * (T(1) - gate);
+  return where_between<T>(gate, options.gate_low, options.gate_high, slope);
+}
+
+// z becomes the activated gates; c is the new cell state.
+template <typename T, typename V>
+CELL void family_gates(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& z, V c_before, V& c) {
+  z.i = family_gate<T>(options, z.i + p.i * c_before);
+  z.f = options.coupled ? T(1) - z.i : family_gate<T>(options, z.f + p.f * c_before);
+  z.g = tanh_of<T>(clamp<T>(z.g, options.clip));
+  c = clamp<T>(z.f * c_before + z.i * z.g, options.cell_clip);
+  z.o = family_gate<T>(options, z.o + p.o * c);
+}
+
+// The same with m, what is projected or is h.
+template <typename T, typename V>
+CELL void family_forward(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& z, V c_before, V& c, V& m) {
+  family_gates<T>(options, p, z, c_before, c);
+  m = z.o * tanh_of<T>(c);
+}
+
+// gates become dz; dc, what arrives at c but for the peephole of o, becomes dc of the step before. d_o is all that
+// arrives at o.
+template <typename T, typename V>
+CELL void family_gates_backward(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& gates, V c_before,
+                                V c, V d_o, V& dc) {
+  const Gates<V> a = gates;
+  gates.o = d_o * family_slope<T>(options, a.o);
+  dc += p.o * gates.o;
+  dc = where_between<T>(c, -options.cell_clip, options.cell_clip, dc);
+  const V df = dc * c_before;
+  gates.i = (options.coupled ? dc * a.g - df : dc * a.g) * family_slope<T>(options, a.i);
+  gates.f = options.coupled ? splat<V>(T(0)) : df * family_slope<T>(options, a.f);
+  gates.g = dc * a.i * where_between<T>(a.g, -options.g_high, options.g_high, T(1) - a.g * a.g);
+  dc = dc * a.f + p.i * gates.i + p.f * gates.f;
+}
+
+// The same from dm, all that arrives at m, and dc, all else that arrives at c.
+template <typename T, typename V>
+CELL void family_backward(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& gates, V c_before, V c,
+                          V dm, V& dc) {
+  const V tanh_c = tanh_of<T>(c);
+  dc += dm * gates.o * (T(1) - tanh_c * tanh_c);
+  family_gates_backward<T>(options, p, gates, c_before, c, dm * tanh_c, dc);
+}
+
+// What stays after zoneout: that share of the old value, the rest of the new one.
+template <typename T, typename V>
+CELL V zoned_out(V share, V old_value, V new_value) {
+  return share * old_value + (T(1) - share) * new_value;
+}

@@ -93,6 +93,13 @@ CELL void store(T* p, typename Simd<T>::V v, long n) {
   else store_part(p, v, n);
 }
 
+template <typename T>
+CELL T sum_of(typename Simd<T>::V v) {
+  T total = 0;
+  for (long k = 0; k < Simd<T>::width; ++k) total += v[k];
+  return total;
+}
+
 // The four gates of the same units, `apart` elements from one another.
 template <typename T>
 CELL Gates<typename Simd<T>::V> load_gates(const T* p, long apart, long n) {
@@ -585,6 +592,55 @@ void cells_backward(long batch, long hidden, T* gates, const T* c_before, const 
       store_gates(p, hidden, dz, left);
       store(dc + at, carried, left);
     }
+}
+
+// `numbers` are those of gpu_lstm/recurrence/family.py, cell_numbers.
+template <typename T>
+CellOptions<T> cell_options(const double* numbers, long coupled, long hard_sigmoid) {
+  return {T(numbers[0]), T(numbers[1]), T(numbers[2]), T(numbers[3]), T(numbers[4]), coupled != 0, hard_sigmoid != 0};
+}
+
+// The same two with the family's options; peepholes (3, H) or null.
+template <typename T>
+CELL Peepholes<typename Simd<T>::V> load_peepholes(const T* peepholes, long hidden, long unit, long left) {
+  if (!peepholes) return Peepholes<typename Simd<T>::V>{};
+  const T* p = peepholes + unit;
+  return {load(p, left), load(p + hidden, left), load(p + 2 * hidden, left)};
+}
+
+template <typename T>
+void family_cells_forward(long batch, long hidden, const CellOptions<T>& options, const T* peepholes, T* z,
+                          const T* c_before, T* c, T* m) {
+  for (long unit = 0; unit < hidden; unit += Simd<T>::width) {
+    const long left = hidden - unit;
+    const auto p = load_peepholes(peepholes, hidden, unit, left);
+    for (long b = 0; b < batch; ++b) {
+      const long at = b * hidden + unit;
+      auto gates = load_gates(z + b * 4 * hidden + unit, hidden, left);
+      typename Simd<T>::V c_new, m_new;
+      family_forward<T>(options, p, gates, load(c_before + at, left), c_new, m_new);
+      store_gates(z + b * 4 * hidden + unit, hidden, gates, left);
+      store(c + at, c_new, left);
+      store(m + at, m_new, left);
+    }
+  }
+}
+
+template <typename T>
+void family_cells_backward(long batch, long hidden, const CellOptions<T>& options, const T* peepholes, T* gates,
+                           const T* c_before, const T* c, const T* dm, T* dc) {
+  for (long unit = 0; unit < hidden; unit += Simd<T>::width) {
+    const long left = hidden - unit;
+    const auto p = load_peepholes(peepholes, hidden, unit, left);
+    for (long b = 0; b < batch; ++b) {
+      const long at = b * hidden + unit;
+      auto dz = load_gates(gates + b * 4 * hidden + unit, hidden, left);
+      typename Simd<T>::V carried = load(dc + at, left);
+      family_backward<T>(options, p, dz, load(c_before + at, left), load(c + at, left), load(dm + at, left), carried);
+      store_gates(gates + b * 4 * hidden + unit, hidden, dz, left);
+      store(dc + at, carried, left);
+    }
+  }
 }
 
 // Element-wise activations, for tests of their error.

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpu_lstm.backend import choose
+from gpu_lstm.backend import PARAM_DTYPES, choose
 from gpu_lstm.cli.options import Parsers, add_parser, add_run, find_checkpoint
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import MODELS
@@ -29,7 +29,7 @@ def add_command(commands: Parsers) -> None:
     parser.add_argument(
         "--dtype",
         default="float32",
-        choices=("float32", "float64"),
+        choices=PARAM_DTYPES,
         help="of the weights; ONNX Runtime computes LSTMs in float32 only",
     )
 

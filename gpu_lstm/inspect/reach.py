@@ -55,8 +55,8 @@ def gradient_reach(
     position = np.unique(np.linspace(reach, last, windows).round().astype(np.int64))
     backend, lstm = model.backend, model.lstm
     state: Any = tuple(
-        backend.asarray(np.ascontiguousarray(states[name][:, position - reach, :]), dtype)
-        for name, dtype in (("h", lstm.dtype), ("c", lstm.param_dtype))
+        backend.asarray(np.ascontiguousarray(states[name][:, position - reach, :]), kind)
+        for name, kind in (("h", lstm.dtype), ("c", lstm.param_dtype))
     )
     tapes, y = [], None
     for k in range(reach - 1, -1, -1):

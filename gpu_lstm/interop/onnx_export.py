@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm.backend import PARAM_DTYPES
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.interop.expressible import check_options, check_path
 from gpu_lstm.layers import LSTM, Linear, Reversed
@@ -22,8 +23,6 @@ ORDER = (0, 3, 1, 2)
 """Where ONNX's gates i, o, f, c are in ours: i, f, g, o."""
 TAKES = frozenset({"bias", "peepholes", "coupled", "hard_sigmoid", "clip", "residual", "learn_state", "heads"})
 """Options of ours that the operator, or one beside it, has."""
-WEIGHTS = ("float32", "float64")
-"""What weights are written in."""
 TYPES = {"float32": 1, "float64": 11, "int64": 7}
 """ONNX's numbers of the types."""
 
@@ -93,7 +92,7 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
     onnx = require_onnx()
     if not isinstance(model, LSTM | Reversed | Model):
         raise InputError(f"model is a {type(model).__name__}; expected an LSTM or one of the models")
-    dtype = model.param_dtype if dtype is None else check_dtype(dtype, WEIGHTS)
+    dtype = model.param_dtype if dtype is None else check_dtype(dtype, PARAM_DTYPES)
     size = sum(int(array.size) for array in model.params.values()) * np.dtype(dtype).itemsize
     if size > 2**31 - 2**20:
         raise InputError(f"model has {size:,} bytes of weights; an ONNX file holds 2 GB")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm.backend import compiled
+from gpu_lstm.errors import InputError
 from gpu_lstm.recurrence import pointwise, reference, sequence
 from gpu_lstm.recurrence.contract import Mask
 from gpu_lstm.recurrence.variant import Variant
@@ -150,6 +151,12 @@ def test_inference_gives_the_same_bytes(name, reverse):
     for one, other in zip((kept.outputs, *kept.last), (not_kept.outputs, *not_kept.last), strict=True):
         assert one.tobytes() == other.tobytes()
     assert not_kept.c.shape[0] == 1
+
+
+def test_the_sequence_tier_refuses_a_part_of_layer_normalisation():
+    variant, arrays, _ = problem(("gain_hh",), 2, 3, 4, 4)
+    with pytest.raises(InputError, match="this tier takes no part of layer normalisation; the reference tier does"):
+        run(sequence, "float64", variant, arrays, None)
 
 
 @pytest.mark.parametrize("send", [(), ("dh",), ("dc",), ("dh_last",), ("dc_last",)], ids="+".join)

@@ -141,6 +141,8 @@ CASES = {
     "LSTM two layers": lambda: lstm_case(num_layers=2, dropout=0.3),
     "LSTM both directions": lambda: lstm_case(bidirectional=True, num_layers=2),
     "LSTM recompute": lambda: lstm_case(recompute=True),
+    "LSTM cells": lambda: lstm_case(peepholes=True, clip=0.8, cell_clip=0.9, zoneout_h=0.1, recurrent_dropout=0.2),
+    "LSTM layer norm": lambda: lstm_case(layer_norm=True, coupled=True, hard_sigmoid=True, weight_dropout=0.2, heads=5),
     "Linear": linear_case,
     "Embedding": embedding_case,
     "Dropout": dropout_case,

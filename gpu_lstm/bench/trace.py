@@ -211,6 +211,7 @@ def _watch_lstm(tracer: Tracer, stack: ExitStack, watch: Callable[..., None], ti
 
     stack.enter_context(replaced(layer, "plan", Plan(layer.plan.tier, Watched(), layer.plan.reasons)))
     watch(layer, "_product", role)
+    watch(layer, "_product_by_steps", "input projection")
     watch(layer, "_weight_gradients", "weight gradients")
 
 

@@ -16,6 +16,7 @@ from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_s
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import STARTS, Options
 from gpu_lstm.recurrence import Mask, Plan, Saved, Tier, make_plan
+from gpu_lstm.recurrence.contract import transposed
 from gpu_lstm.recurrence.variant import Variant, normalise, normalise_backward, weight_hh_gradient
 
 State = tuple[Array, Array]
@@ -125,7 +126,7 @@ class LSTM(Layer):
     hard_sigmoid : bool
         The gates i, f, o are min(max(z/5 + 1/2, 0), 1).
     clip : float or None
-        Limits the inputs of all activations to ±clip, as ONNX's LSTM does.
+        Limits what the gates' activations take, z with the peepholes' terms, to ±clip, as ONNX Runtime does.
     cell_clip : float or None
         Limits c to ±cell_clip.
     layer_norm : bool
@@ -579,18 +580,27 @@ class LSTM(Layer):
 
     def _project(self, x: Array, name: str) -> tuple[Array, tuple[Array, Array] | None]:
         """z = x W_ih^T + b for all steps at once, (T, B, 4H); and the product normalised, where it is."""
-        xp = self.backend.xp
-        rows = xp.reshape(x, (x.shape[0] * x.shape[1], x.shape[2]))
+        xp, width = self.backend.xp, 4 * self.hidden_size
+        rows = x.shape[0] * x.shape[1]
         weight, bias = self.params[f"weight_ih_{name}"].T, self.params.get(f"bias_{name}")
+        inner_bias = None if self.options.layer_norm else bias
+        if self.plan.tier == "reference":
+            z = xp.reshape(self._product_by_steps(x, weight), (rows, width))
+            if inner_bias is not None:
+                z += inner_bias
+        else:
+            z = self._product(xp.reshape(x, (rows, x.shape[2])), weight, inner_bias)
         normalised = None
         if self.options.layer_norm:
-            normalised = normalise(xp, self._product(rows, weight))
+            normalised = normalise(xp, z)
             z = normalised[0] * self.params[f"gain_ih_{name}"]
             if bias is not None:
                 z += bias
-        else:
-            z = self._product(rows, weight, bias)
-        return xp.reshape(z, (x.shape[0], x.shape[1], 4 * self.hidden_size)), normalised
+        return xp.reshape(z, (x.shape[0], x.shape[1], width)), normalised
+
+    def _product_by_steps(self, x: Array, weight: Array) -> Array:
+        """x (T, B, .) times a matrix, step by step: a step's rounding doesn't depend on how many there are."""
+        return self.backend.xp.matmul(x, transposed(self.backend, weight.T))
 
     def _noise(
         self, kind: int, p: float, shape: tuple[int, ...], call: Call, member: Member, start: int = 0

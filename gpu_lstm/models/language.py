@@ -149,7 +149,7 @@ class LanguageModel(Model):
         tokens, rng = np.asarray(prompt, dtype=np.int64), np.random.default_rng(seed)
         if tokens.min() < 0 or tokens.max() >= self.embedding.num_embeddings:
             raise InputError(f"prompt has tokens {tokens.min()}..{tokens.max()}; the vocabulary has fewer")
-        if decode.can_compile(self.backend, self.lstm.plan.tier):
+        if decode.can_compile(self.lstm):
             layers = self.lstm.num_layers
             return decode.by_compiled_code(self.params, layers, tokens, length, temperature, rng, never)
         return decode.by_arrays(self.backend, self.logits, tokens, length, temperature, rng, never)

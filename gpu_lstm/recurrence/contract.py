@@ -164,6 +164,13 @@ def split_gates(array: Array) -> tuple[Array, Array, Array, Array]:
     return array[:, :n], array[:, n : 2 * n], array[:, 2 * n : 3 * n], array[:, 3 * n :]
 
 
+def transposed(backend: Backend, matrix: Array) -> Array:
+    """Copy of the transpose (N, M), C-contiguous: BLAS multiplies a few rows much faster by such a matrix."""
+    copy = backend.empty((matrix.shape[1], matrix.shape[0]), matrix.dtype)
+    copy[...] = matrix.T
+    return copy
+
+
 def refuse(asked: bool, what: str) -> None:
     """Refuse what a tier doesn't take; the plan picks another one, so only a direct call gets here.
 

@@ -220,7 +220,7 @@ def cell_forward(backend: Backend, variant: Variant, z: Array, c_old: Array, c: 
         i = s(z_i + p_i c_old)     f = s(z_f + p_f c_old)     g = tanh(z_g)          [coupled]: f = 1 - i
         c = f c_old + i g          o = s(z_o + p_o c)         m = o tanh(N(c))
 
-    with `clip` on what the activations take and `cell_clip` on c.
+    with `clip` on what the gates' activations take and `cell_clip` on c.
     """
     xp, peepholes = backend.xp, variant.peepholes
     i, f, g, o = split_gates(z)
@@ -234,7 +234,7 @@ def cell_forward(backend: Backend, variant: Variant, z: Array, c_old: Array, c: 
     if peepholes is not None:
         o += peepholes[2, ...] * c
     o[...] = _gate(xp, variant, o)
-    m[...] = o * xp.tanh(_limited(xp, _output_input(xp, variant, c)[0], variant.clip))
+    m[...] = o * xp.tanh(_output_input(xp, variant, c)[0])
 
 
 def cell_backward(
@@ -253,10 +253,8 @@ def cell_backward(
     xp, peepholes = backend.xp, variant.peepholes
     i, f, g, o = (xp.asarray(gate, copy=True) for gate in split_gates(gates))
     u, y, scale = _output_input(xp, variant, c)
-    tanh_u = xp.tanh(_limited(xp, u, variant.clip))
+    tanh_u = xp.tanh(u)
     du = dm * o * (1 - tanh_u * tanh_u)
-    if math.isfinite(variant.clip):
-        du = xp.where(xp.abs(u) < variant.clip, du, xp.zeros_like(du))
     if variant.gain_c is not None:
         gradients["gain_c"] += xp.sum(du * y, axis=0)
         gradients["shift_c"] += xp.sum(du, axis=0)

@@ -15,7 +15,7 @@ from typing import Any
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.recurrence import family
-from gpu_lstm.recurrence.contract import Mask, Saved, slots, split_gates
+from gpu_lstm.recurrence.contract import Mask, Saved, slots, split_gates, transposed
 from gpu_lstm.recurrence.variant import OPTIONS, Variant
 
 TAKES = OPTIONS
@@ -76,7 +76,7 @@ def forward(
     first = num_steps if reverse else 0
     h[first, ...] = 0 if h0 is None else h0
     c[first, ...] = 0 if c0 is None else c0
-    weight_t = xp.asarray(weight_hh.T, copy=True)  # BLAS multiplies a few rows much faster by a contiguous matrix
+    weight_t = transposed(backend, weight_hh)
     if cell is None:
         scale, shift = _gate_constants(backend, batch, width, z.dtype)
         cell = partial(cell_forward, scale=scale, shift=shift)

@@ -37,7 +37,7 @@ class Variant:
     hard_sigmoid : bool
         Gates i, f, o are min(max(z / 5 + 1/2, 0), 1).
     clip : float
-        The inputs of all activations are limited to ±clip: z of the gates, and c inside tanh(c).
+        What the gates' activations take, z with the peepholes' terms, is limited to ±clip. As ONNX Runtime does it.
     cell_clip : float
         The new c is limited to ±cell_clip.
     gain_hh : (4H,) or None

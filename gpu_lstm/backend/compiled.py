@@ -141,9 +141,9 @@ def threads_for(work: int, most: int) -> int:
     return max(1, min(threads(), most, work // SERIAL_WORK))
 
 
-def pointers(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Addresses of arrays, as an array of C pointers."""
-    return np.array([array.ctypes.data for array in arrays], dtype=np.uintp)
+def pointers(arrays: Sequence[np.ndarray | None]) -> np.ndarray:
+    """Addresses of arrays, null for None, as an array of C pointers."""
+    return np.array([0 if array is None else array.ctypes.data for array in arrays], dtype=np.uintp)
 
 
 def longs(numbers: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 W_hh is packed once per call; a register-tiled product whose sums are the four gates of the same hidden units
 finishes each cell before anything goes back to memory; threads split the batch, or the hidden units where the
-batch is small.
+batch is small. The plain LSTM has its own kernel, the family another one.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend, compiled
+from gpu_lstm.recurrence import family
 from gpu_lstm.recurrence.contract import Mask, Saved, refuse
-from gpu_lstm.recurrence.variant import Variant
+from gpu_lstm.recurrence.variant import OPTIONS, Variant
 
-TAKES: frozenset[str] = frozenset()
+TAKES = OPTIONS - {"layer_norm"}
 
 
 def forward(
@@ -28,10 +29,10 @@ def forward(
     variant: Variant | None = None,
 ) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
-    refuse(variant is not None, "a variant")
     num_steps, batch, width = z.shape
     hidden = width // 4
-    h = backend.empty((num_steps + 1, batch, hidden), z.dtype)
+    size = hidden if variant is None or variant.projection is None else variant.projection.shape[0]
+    h = backend.empty((num_steps + 1, batch, size), z.dtype)
     c = backend.empty((num_steps + 1 if keep else 1, batch, hidden), z.dtype)
     first = -1 if reverse else 0
     h[first] = 0 if h0 is None else h0
@@ -40,8 +41,20 @@ def forward(
     lengths = None if mask is None else compiled.longs(mask.lengths)
     split = _split(num_steps, batch, hidden)
     flags = (int(reverse), int(keep))
-    compiled.call("forward", z.dtype, num_steps, batch, hidden, z, weight_hh, h, c, lengths, *flags, *split)
-    return Saved(h, c, z, weight_hh, mask, reverse)
+    saved = Saved(h, c, z, weight_hh, mask, reverse, variant)
+    if variant is None:
+        compiled.call("forward", z.dtype, num_steps, batch, hidden, z, weight_hh, h, c, lengths, *flags, *split)
+        return saved
+    refuse(variant.gain_hh is not None or variant.gain_c is not None, "layer normalisation")
+    if keep and variant.zoneout_c is not None:
+        saved.cells = backend.empty((num_steps, batch, hidden), z.dtype)
+    if variant.projection is not None:
+        saved.unprojected = backend.empty((num_steps if keep else 1, batch, hidden), z.dtype)
+    problem = _Problem(saved, variant)
+    compiled.call(
+        "family_forward", z.dtype, *problem.arguments, z, h, c, saved.cells, saved.unprojected, lengths, *flags, *split
+    )
+    return saved
 
 
 def backward(
@@ -53,28 +66,77 @@ def backward(
     dc: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
-    refuse(dc is not None, "gradients of c at every step")
-    num_steps, batch, hidden = saved.h.shape[0] - 1, saved.h.shape[1], saved.h.shape[2]
-    dh0 = np.zeros((batch, hidden), dtype=saved.h.dtype)
+    num_steps, batch, size = saved.h.shape[0] - 1, saved.h.shape[1], saved.h.shape[2]
+    hidden = saved.c.shape[2]
+    dh0 = np.zeros((batch, size), dtype=saved.h.dtype)
     dc0 = np.zeros((batch, hidden), dtype=saved.h.dtype)
     if dh_last is not None:
         dh0 += dh_last
     if dc_last is not None:
         dc0 += dc_last
-    row = hidden
-    if dh is not None:
-        item = dh.itemsize
-        row = dh.strides[1] // item
-        if dh.strides != (batch * row * item, row * item, item) or row < hidden:
-            dh, row = np.ascontiguousarray(dh), hidden
     lengths = None if saved.mask is None else compiled.longs(saved.mask.lengths)
     split = _split(num_steps, batch, hidden)
     gates, weight_hh, reverse = saved.gates, saved.weight_hh, int(saved.reverse)
+    if saved.variant is None and dc is None:
+        compiled.call(
+            "backward", gates.dtype, num_steps, batch, hidden, gates, weight_hh, saved.h, saved.c, *_rows(dh), dh0,
+            dc0, lengths, reverse, *split,
+        )  # fmt: skip
+        return gates, dh0, dc0
+    variant = saved.variant or Variant()
+    projected = peepholes = None
+    if variant.projection is not None:
+        projected = backend.empty((num_steps, batch, size), gates.dtype)
+    if variant.peepholes is not None:
+        peepholes = np.zeros((batch, 3, hidden), gates.dtype)
+    problem = _Problem(saved, variant)
     compiled.call(
-        "backward", gates.dtype, num_steps, batch, hidden, gates, weight_hh, saved.h, saved.c, dh, row, dh0, dc0,
-        lengths, reverse, *split,
+        "family_backward", gates.dtype, *problem.arguments, gates, saved.c, saved.cells, *_rows(dh), *_rows(dc), dh0,
+        dc0, projected, peepholes, lengths, reverse, *split,
     )  # fmt: skip
-    return saved.gates, dh0, dc0
+    if projected is not None:
+        rows = num_steps * batch
+        m = saved.unprojected.reshape(rows, hidden)
+        saved.gradients["weight_hr"] = compiled.weight_gradients(projected.reshape(rows, size), [m])[0][0]
+    if peepholes is not None:
+        saved.gradients["peephole"] = peepholes.sum(axis=0)
+    return gates, dh0, dc0
+
+
+class _Problem:
+    """What the family's kernel takes besides the states: see ``family`` in kernels/cpu/family.h.
+
+    Attributes
+    ----------
+    arguments : tuple
+        Sizes and flags, numbers, pointers to arrays; these live as long as the problem.
+    """
+
+    def __init__(self, saved: Saved, variant: Variant):
+        (_, batch, size), hidden, dtype = saved.h.shape, saved.c.shape[2], saved.gates.dtype
+        self._arrays: list[np.ndarray | None] = [saved.weight_hh]
+        shares = []
+        for array in (variant.peepholes, variant.projection, variant.zoneout_h, variant.zoneout_c,
+                      variant.recurrent_mask, variant.live):  # fmt: skip
+            number = array is None or isinstance(array, float)
+            self._arrays.append(None if number else np.ascontiguousarray(array, dtype))
+        for share in (variant.zoneout_h, variant.zoneout_c):
+            shares.append(share if isinstance(share, float) else 0.0)
+        numbers = np.array([*family.cell_numbers(variant, float(np.finfo(dtype).eps)), *shares])
+        flags = (int(variant.coupled), int(variant.hard_sigmoid))
+        sizes = compiled.longs([saved.gates.shape[0], batch, hidden, size, variant.heads, *flags])
+        self.arguments = (sizes, numbers, compiled.pointers(self._arrays))
+
+
+def _rows(array: Array | None) -> tuple[Array | None, int]:
+    """An array (T, B, N) of which the kernels take every row, and how many elements its rows are apart."""
+    if array is None:
+        return None, 0
+    item, (_, batch, width) = array.itemsize, array.shape
+    row = array.strides[1] // item
+    if array.strides != (batch * row * item, row * item, item) or row < width:
+        return np.ascontiguousarray(array), width
+    return array, row
 
 
 def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:

@@ -122,7 +122,7 @@ CELL void cell_backward(Gates<V>& gates, V c_before, V c, V dh, V& dc) {
 
 template <typename T>
 struct CellOptions {
-  T clip, cell_clip;  // infinity where there is none
+  T clip, cell_clip;  // of what the gates take, and of c; infinity where there is none
   // Gates move with their pre-activations between these two, g between -g_high and g_high: family.cell_numbers.
   T gate_low, gate_high, g_high;
   bool coupled, hard_sigmoid;
@@ -163,7 +163,7 @@ CELL void family_forward(const CellOptions<T>& options, const Peepholes<V>& p, G
   z.g = tanh_of<T>(clamp<T>(z.g, options.clip));
   c = clamp<T>(z.f * c_before + z.i * z.g, options.cell_clip);
   z.o = family_gate<T>(options, z.o + p.o * c);
-  m = z.o * tanh_of<T>(clamp<T>(c, options.clip));
+  m = z.o * tanh_of<T>(c);
 }
 
 // gates become dz; dc, all that arrives at c, becomes dc of the step before. dm is all that arrives at m.
@@ -171,8 +171,8 @@ template <typename T, typename V>
 CELL void family_backward(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& gates, V c_before, V c,
                           V dm, V& dc) {
   const Gates<V> a = gates;
-  const V tanh_c = tanh_of<T>(clamp<T>(c, options.clip));
-  dc += where_between<T>(c, -options.clip, options.clip, dm * a.o * (T(1) - tanh_c * tanh_c));
+  const V tanh_c = tanh_of<T>(c);
+  dc += dm * a.o * (T(1) - tanh_c * tanh_c);
   gates.o = dm * tanh_c * family_slope<T>(options, a.o);
   dc += p.o * gates.o;
   dc = where_between<T>(c, -options.cell_clip, options.cell_clip, dc);

@@ -17,6 +17,7 @@ namespace avx2 {
 #define VECTOR_BYTES 32
 #define TILE_ROWS 3
 #include "recurrence.h"
+#include "family.h"
 #include "generate.h"
 #include "training.h"
 #undef CELL
@@ -30,6 +31,7 @@ namespace avx512 {
 #define VECTOR_BYTES 64
 #define TILE_ROWS 6
 #include "recurrence.h"
+#include "family.h"
 #include "generate.h"
 #include "training.h"
 #undef CELL
@@ -44,6 +46,7 @@ namespace baseline {
 #define VECTOR_BYTES 16
 #define TILE_ROWS 3
 #include "recurrence.h"
+#include "family.h"
 #include "generate.h"
 #include "training.h"
 #undef CELL
@@ -112,6 +115,25 @@ int best_set() {
   extern "C" void gpu_lstm_cell_backward_##suffix(long set, long batch, long hidden, T* gates, const T* c_before, \
                                                   const T* c, const T* dh, T* dc) {                               \
     NAMESPACED(set, cells_backward<T>(batch, hidden, gates, c_before, c, dh, dc);)                                \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_family_forward_##suffix(long set, const long* sizes, const double* numbers,            \
+                                                   const T* const* arrays, T* z, T* h, T* c, T* cells, T* m,      \
+                                                   const long* lengths, long reverse, long keep, long threads,    \
+                                                   long split_batch) {                                            \
+    NAMESPACED(set, family_sequence_forward<T>({family<T>(sizes, numbers, arrays, lengths, reverse != 0), z, h, c,\
+                                                cells, m, keep != 0, nullptr, nullptr, nullptr},                  \
+                                               int(threads), split_batch != 0);)                                  \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_family_backward_##suffix(long set, const long* sizes, const double* numbers,           \
+                                                    const T* const* arrays, T* gates, const T* c, const T* cells, \
+                                                    const T* dy, long dy_row, const T* dc_each, long dc_row,      \
+                                                    T* dh, T* dc, T* projected, T* dpeepholes,                    \
+                                                    const long* lengths, long reverse, long threads,              \
+                                                    long split_batch) {                                           \
+    NAMESPACED(set, family_sequence_backward<T>({family<T>(sizes, numbers, arrays, lengths, reverse != 0), gates, c,\
+                                                 cells, dy, dc_each, dy_row, dc_row, dh, dc, projected, dpeepholes,\
+                                                 nullptr, nullptr},                                               \
+                                                int(threads), split_batch != 0);)                                 \
   }                                                                                                               \
   extern "C" void gpu_lstm_family_cell_forward_##suffix(long set, long batch, long hidden, long coupled,          \
                                                         long hard_sigmoid, const double* numbers,                 \

@@ -595,9 +595,8 @@ CellOptions<T> cell_options(const double* numbers, long coupled, long hard_sigmo
 
 // The same two with the family's options; peepholes (3, H) or null.
 template <typename T>
-CELL Peepholes<typename Simd<T>::V> load_peepholes(const T* peepholes, long hidden, long unit) {
+CELL Peepholes<typename Simd<T>::V> load_peepholes(const T* peepholes, long hidden, long unit, long left) {
   if (!peepholes) return Peepholes<typename Simd<T>::V>{};
-  const long left = hidden - unit;
   const T* p = peepholes + unit;
   return {load(p, left), load(p + hidden, left), load(p + 2 * hidden, left)};
 }
@@ -607,7 +606,7 @@ void family_cells_forward(long batch, long hidden, const CellOptions<T>& options
                           const T* c_before, T* c, T* m) {
   for (long unit = 0; unit < hidden; unit += Simd<T>::width) {
     const long left = hidden - unit;
-    const auto p = load_peepholes(peepholes, hidden, unit);
+    const auto p = load_peepholes(peepholes, hidden, unit, left);
     for (long b = 0; b < batch; ++b) {
       const long at = b * hidden + unit;
       auto gates = load_gates(z + b * 4 * hidden + unit, hidden, left);
@@ -625,7 +624,7 @@ void family_cells_backward(long batch, long hidden, const CellOptions<T>& option
                            const T* c_before, const T* c, const T* dm, T* dc) {
   for (long unit = 0; unit < hidden; unit += Simd<T>::width) {
     const long left = hidden - unit;
-    const auto p = load_peepholes(peepholes, hidden, unit);
+    const auto p = load_peepholes(peepholes, hidden, unit, left);
     for (long b = 0; b < batch; ++b) {
       const long at = b * hidden + unit;
       auto dz = load_gates(gates + b * 4 * hidden + unit, hidden, left);

@@ -1,0 +1,391 @@
+// The recurrence of the LSTM family, forward and backward: gpu_lstm/recurrence/family.py without layer normalisation.
+//
+// Included after recurrence.h, once for each instruction set. The options are those of gpu_lstm/recurrence/variant.py,
+// numbers and pointers at run time: this is the general recurrence, and the one of recurrence.h stays plain.
+// P is the size of h: that of the projection, else H. Each of `heads` heads has its own panels, over its P / heads
+// values of h and its H / heads units; a block of columns never reaches into the next head.
+
+// Columns of one head that a panel holds, of all columns.
+struct Block {
+  long head, first, count;
+};
+
+// heads * per_head columns in blocks of up to `wide`.
+struct Columns {
+  long heads, per_head, wide;
+
+  long blocks_each() const { return divide_up(per_head, wide); }
+  long blocks() const { return heads * blocks_each(); }
+  Block block(long n) const {
+    const long head = n / blocks_each(), within = n % blocks_each() * wide;
+    return {head, head * per_head + within, per_head - within < wide ? per_head - within : wide};
+  }
+};
+
+template <typename T>
+struct Family {
+  using V = typename Simd<T>::V;
+  long steps, batch, hidden, size, heads;  // T, B, H, P, n
+  const T* weight;                         // (4H, P/n)
+  const long* lengths;                     // (B,) or null
+  bool reverse;
+  CellOptions<T> cell;
+  T share_h, share_c;               // zoneout as one number for all elements
+  const T *peepholes, *projection;  // (3, H), (P, H), or null
+  const T *zoneout_h, *zoneout_c;   // (T, B, P), (T, B, H), or null: then the number
+  const T *recurrent_mask, *live;   // (B, P), (T, B), or null
+
+  bool valid(long t, long b) const { return !lengths || t < lengths[b]; }
+  long before(long t) const { return reverse ? t + 1 : t; }
+  long after(long t) const { return reverse ? t : t + 1; }
+  V alive(long t, long b) const { return splat<V>(live ? live[t * batch + b] : T(1)); }
+  V stays_h(long t, long b, long unit, long left) const {
+    return zoneout_h ? load(zoneout_h + (t * batch + b) * size + unit, left) : splat<V>(share_h);
+  }
+  V stays_c(long t, long b, long unit, long left) const {
+    return zoneout_c ? load(zoneout_c + (t * batch + b) * hidden + unit, left) : splat<V>(share_c);
+  }
+  V masked(V x, long b, long unit, long left) const {
+    return recurrent_mask ? x * load(recurrent_mask + b * size + unit, left) : x;
+  }
+
+  // Columns of h, and hidden units, in panels of 4 vectors: one beside the other, or the four gates.
+  Columns of_h() const { return {heads, size / heads, Simd<T>::panel}; }
+  Columns of_units() const { return {1, hidden, Simd<T>::panel}; }
+  Columns of_gates() const { return {heads, hidden / heads, Simd<T>::width}; }
+};
+
+// B(k, j) = from[k * row + j * column] for `depth` k and `count` j, as a panel of whole vectors.
+template <typename T>
+void pack_panel(const T* from, long row, long column, long depth, long count, T* to) {
+  const long wide = divide_up(count, Simd<T>::width) * Simd<T>::width;
+  for (long k = 0; k < depth; ++k)
+    for (long j = 0; j < wide; ++j) to[k * wide + j] = j < count ? from[k * row + j * column] : T(0);
+}
+
+// sums (rows, panel) (+)= rows of A, `row` elements apart, times a panel, a part of the depth that stays in cache at a
+// time.
+template <typename T>
+void through_panel(long rows, const T* a, long row, long depth, const T* panel, long count, T* sums, bool add) {
+  constexpr long kDepth = 512;
+  const long wide = divide_up(count, Simd<T>::width) * Simd<T>::width;
+  for (long k = 0; k < depth; k += kDepth) {
+    const long part = depth - k < kDepth ? depth - k : kDepth;
+    add_product<T>(rows, a + k, row, 1, part, panel + k * wide, sums, Simd<T>::panel, wide, k || add ? kAdd : kZero);
+  }
+}
+
+// visit(b, unit, units left in the block, its element of sums) for each vector of a block in some rows of the batch.
+template <typename T, typename Visit>
+void each_vector(Range rows, const Block& block, const T* sums, const Visit& visit) {
+  for (long b = rows.begin; b < rows.end; ++b, sums += Simd<T>::panel)
+    for (long j = 0; j < block.count; j += Simd<T>::width) visit(b, block.first + j, block.count - j, sums + j);
+}
+
+// ---------------------------------------------------------------------------------------------------- forward
+
+template <typename T>
+struct FamilyForward {
+  using V = typename Simd<T>::V;
+  Family<T> f;
+  T *z, *h, *c;  // c has one slot only where keep is false
+  T* cells;      // (T, B, H): c before zoneout; or null
+  T* m;          // (T, B, H): what is projected, one step where keep is false; or null
+  bool keep;
+  T *panels, *projection_panels;  // [block][k][gate][unit], [block][k][column of h]
+  T* seen;                        // (2, B, P): what this step and the next multiply by W_hh
+
+  long depth() const { return f.size / f.heads; }
+  long panel_size() const { return depth() * Simd<T>::panel; }
+  long panels_size() const { return f.of_gates().blocks() * panel_size(); }
+  long projection_size() const { return f.projection ? projected().blocks() * f.hidden * Simd<T>::panel : 0; }
+  long size() const { return panels_size() + projection_size() + 2 * f.batch * f.size; }
+  Columns projected() const { return {1, f.size, Simd<T>::panel}; }
+
+  void pack(long n) const {
+    constexpr long width = Simd<T>::width;
+    const Block block = f.of_gates().block(n);
+    T* to = panels + n * panel_size();
+    for (long gate = 0; gate < 4; ++gate)
+      for (long unit = 0; unit < width; ++unit) {
+        const T* from = f.weight + (gate * f.hidden + block.first + unit) * depth();
+        for (long k = 0; k < depth(); ++k) to[(k * 4 + gate) * width + unit] = unit < block.count ? from[k] : T(0);
+      }
+  }
+
+  void pack_projection(long n) const {
+    const Block block = projected().block(n);
+    pack_panel(f.projection + block.first * f.hidden, 1, f.hidden, f.hidden, block.count,
+               projection_panels + n * f.hidden * Simd<T>::panel);
+  }
+
+  T* seen_at(long n) const { return seen + (n & 1) * f.batch * f.size; }
+
+  // What step n multiplies by W_hh, from h before it.
+  void see(long n, long t, long b, long unit, long left, V h_before) const {
+    store(seen_at(n) + b * f.size + unit, f.masked(h_before * f.alive(t, b), b, unit, left), left);
+  }
+
+  long step(long n) const { return f.reverse ? f.steps - 1 - n : n; }
+
+  // h of step n, from o tanh(c) or its projection.
+  void finish(long n, long b, long unit, long left, V h_new) const {
+    const long t = step(n);
+    const V old = load(h + (f.before(t) * f.batch + b) * f.size + unit, left);
+    h_new = f.valid(t, b) ? zoned_out<T>(f.stays_h(t, b, unit, left), old * f.alive(t, b), h_new) : old;
+    store(h + (f.after(t) * f.batch + b) * f.size + unit, h_new, left);
+    if (n + 1 < f.steps) see(n + 1, step(n + 1), b, unit, left, h_new);
+  }
+
+  struct Tile {
+    const FamilyForward& p;
+    long n, number;
+    long row0;
+
+    template <int M>
+    __attribute__((noinline)) void run(long r0) const {
+      constexpr long panel = Simd<T>::panel, width = Simd<T>::width;
+      const Block block = p.f.of_gates().block(number);
+      const long t = p.step(n), H = p.f.hidden, first = row0 + r0;
+      V sums[M][4];
+#pragma GCC unroll 8
+      for (int r = 0; r < M; ++r)
+#pragma GCC unroll 4
+        for (int gate = 0; gate < 4; ++gate) {
+          sums[r][gate] = V{};
+          __builtin_prefetch(p.z + ((t * p.f.batch + first + r) * 4 + gate) * H + block.first, 1);
+        }
+      product<T, M, 4>(p.depth(), p.seen_at(n) + first * p.f.size + block.head * p.depth(), p.f.size, 1,
+                       p.panels + number * p.panel_size(), sums);
+      T rows[M * panel];
+#pragma GCC unroll 8
+      for (int r = 0; r < M; ++r)
+#pragma GCC unroll 4
+        for (int gate = 0; gate < 4; ++gate) store(rows + r * panel + gate * width, sums[r][gate]);
+      for (int r = 0; r < M; ++r) p.one(n, first + r, block, rows + r * panel);
+    }
+  };
+
+  // One cell of step n: `from_h` holds its four gates' share of h.
+  void one(long n, long b, const Block& block, const T* from_h) const {
+    const long t = step(n), H = f.hidden, unit = block.first, left = block.count, at = (t * f.batch + b) * H + unit;
+    const T* c_before = c + ((keep ? f.before(t) : 0) * f.batch + b) * H + unit;
+    T* here = z + (t * f.batch + b) * 4 * H + unit;
+    const auto add = load_gates(from_h, Simd<T>::width, Simd<T>::width);
+    auto gates = load_gates(here, H, left);
+    gates = {gates.i + add.i, gates.f + add.f, gates.g + add.g, gates.o + add.o};
+    const V before = load(c_before, left), old = before * f.alive(t, b);
+    V c_new, m_new;
+    family_forward<T>(f.cell, load_peepholes(f.peepholes, H, unit, left), gates, old, c_new, m_new);
+    if (keep) store_gates(here, H, gates, left);
+    if (cells) store(cells + at, c_new, left);
+    c_new = f.valid(t, b) ? zoned_out<T>(f.stays_c(t, b, unit, left), old, c_new) : before;
+    store(c + ((keep ? f.after(t) : 0) * f.batch + b) * H + unit, c_new, left);
+    if (m) store(m_at(t) + b * H + unit, m_new, left);
+    else finish(n, b, unit, left, m_new);
+  }
+
+  T* m_at(long t) const { return m + (keep ? t * f.batch * f.hidden : 0); }
+
+  void project(long n, long number, Range rows, T* sums) const {
+    const Block block = projected().block(number);
+    through_panel(rows.end - rows.begin, m_at(step(n)) + rows.begin * f.hidden, f.hidden, f.hidden,
+                  projection_panels + number * f.hidden * Simd<T>::panel, block.count, sums, false);
+    each_vector(rows, block, sums, [&](long b, long unit, long left, const T* sum) {
+      finish(n, b, unit, left, load(sum));
+    });
+  }
+
+  void run(int member, int members, Barrier& barrier, bool split_batch) const {
+    const Range mine = share(f.of_gates().blocks(), member, members);
+    const Range mine_of_h = share(m ? projected().blocks() : 0, member, members), packing = share(f.batch, member, members);
+    for (long n = mine.begin; n < mine.end; ++n) pack(n);
+    for (long n = mine_of_h.begin; n < mine_of_h.end; ++n) pack_projection(n);
+    for (long b = packing.begin; b < packing.end; ++b)
+      for (long unit = 0; unit < f.size; unit += Simd<T>::width)
+        see(0, step(0), b, unit, f.size - unit,
+            load(h + (f.before(step(0)) * f.batch + b) * f.size + unit, f.size - unit));
+    barrier.wait();
+    const Range rows = split_batch ? packing : Range{0, f.batch};
+    const Range units = split_batch ? Range{0, f.of_gates().blocks()} : mine;
+    const Range columns = split_batch ? Range{0, m ? projected().blocks() : 0} : mine_of_h;
+    T* sums = scratch<T, kMember>((rows.end - rows.begin) * Simd<T>::panel);
+    for (long n = 0; n < f.steps; ++n) {
+      for (long block = units.begin; block < units.end; ++block)
+        for_tiles(rows.end - rows.begin, Tile{*this, n, block, rows.begin});
+      if (m) {
+        if (!split_batch) barrier.wait();
+        for (long block = columns.begin; block < columns.end; ++block) project(n, block, rows, sums);
+      }
+      if (!split_batch) barrier.wait();
+    }
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------- backward
+
+template <typename T>
+struct FamilyBackward {
+  using V = typename Simd<T>::V;
+  Family<T> f;
+  T* gates;  // become dz
+  const T *c, *cells;  // (T+1, B, H); (T, B, H) or null
+  const T *dy, *dc_each;  // (T, B, P) and (T, B, H), rows dy_row and dc_row elements apart; or null
+  long dy_row, dc_row;
+  T *dh, *dc;    // (B, P), (B, H): at first of the final state, at last of the initial one
+  T* projected;  // (T, B, P), written: the gradient of W_hr (o tanh(c)); or null
+  T* dpeepholes;  // (B, 3, H), added to: gradients of the peepholes, to be summed over the batch; or null
+  T *panels, *projection_panels;  // [block][k][column of h], [block][k][unit]
+
+  long panel_size() const { return 4 * f.hidden / f.heads * Simd<T>::panel; }
+  long panels_size() const { return f.of_h().blocks() * panel_size(); }
+  long projection_size() const { return projected ? f.of_units().blocks() * f.size * Simd<T>::panel : 0; }
+  long size() const { return panels_size() + projection_size(); }
+
+  // visit(first row of W_hh, rows, rows of the head before it) for the runs of rows that belong to a head.
+  template <typename Visit>
+  void each_run(long head, const Visit& visit) const {
+    const long own = f.hidden / f.heads;
+    if (f.heads == 1) visit(0, 4 * f.hidden, 0);
+    else
+      for (long gate = 0; gate < 4; ++gate) visit(gate * f.hidden + head * own, own, gate * own);
+  }
+
+  void pack(long n) const {
+    const Block block = f.of_h().block(n);
+    const long width = f.size / f.heads, wide = divide_up(block.count, Simd<T>::width) * Simd<T>::width;
+    each_run(block.head, [&](long row, long count, long place) {
+      pack_panel(f.weight + row * width + block.first - block.head * width, width, 1, count, block.count,
+                 panels + n * panel_size() + place * wide);
+    });
+  }
+
+  void pack_projection(long n) const {
+    const Block block = f.of_units().block(n);
+    pack_panel(f.projection + block.first, f.hidden, 1, f.size, block.count,
+               projection_panels + n * f.size * Simd<T>::panel);
+  }
+
+  // sums (rows, panel) = dz of step t times a block of W_hh.
+  void through_weight(long t, long n, Range rows, T* sums) const {
+    const Block block = f.of_h().block(n);
+    const long wide = divide_up(block.count, Simd<T>::width) * Simd<T>::width;
+    each_run(block.head, [&](long row, long count, long place) {
+      through_panel(rows.end - rows.begin, gates + (t * f.batch + rows.begin) * 4 * f.hidden + row, 4 * f.hidden,
+                    count, panels + n * panel_size() + place * wide, block.count, sums, place > 0);
+    });
+  }
+
+  // What arrives at h from step `from`, the one after (-1: the end): through the weights and what stayed of it, or as
+  // it was where the sequence has no such step.
+  V arriving(long from, long b, long unit, long left, const T* sum) const {
+    const V kept = load(dh + b * f.size + unit, left);
+    if (from < 0 || !f.valid(from, b)) return kept;
+    return (f.masked(load(sum), b, unit, left) + kept) * f.alive(from, b);
+  }
+
+  // The gradient of the h that step t makes, before zoneout.
+  V into_step(long t, long from, long b, long unit, long left, const T* sum) const {
+    V all = arriving(from, b, unit, left, sum);
+    T* kept = dh + b * f.size + unit;
+    if (!f.valid(t, b)) {
+      store(kept, all, left);
+      return V{};
+    }
+    if (dy) all += load(dy + (t * f.batch + b) * dy_row + unit, left);
+    const V old = f.stays_h(t, b, unit, left) * all;
+    store(kept, old, left);
+    return all - old;
+  }
+
+  void one(long t, long b, long unit, long left, V dm) const {
+    const long H = f.hidden, row = t * f.batch + b;
+    T* here = gates + row * 4 * H + unit;
+    if (!f.valid(t, b)) return store_gates(here, H, Gates<V>{}, left);
+    const V alive = f.alive(t, b), c_old = load(c + (f.before(t) * f.batch + b) * H + unit, left) * alive;
+    const V c_new = load(cells ? cells + row * H + unit : c + (f.after(t) * f.batch + b) * H + unit, left);
+    V carried = load(dc + b * H + unit, left);
+    if (dc_each) carried += load(dc_each + row * dc_row + unit, left);
+    const V stays = f.stays_c(t, b, unit, left) * carried;
+    carried -= stays;
+    auto dz = load_gates(here, H, left);
+    family_backward<T>(f.cell, load_peepholes(f.peepholes, H, unit, left), dz, c_old, c_new, dm, carried);
+    store(dc + b * H + unit, (carried + stays) * alive, left);
+    store_gates(here, H, dz, left);
+    if (!dpeepholes) return;
+    T* sums = dpeepholes + b * 3 * H + unit;
+    store(sums, load(sums, left) + dz.i * c_old, left);
+    store(sums + H, load(sums + H, left) + dz.f * c_old, left);
+    store(sums + 2 * H, load(sums + 2 * H, left) + dz.o * c_new, left);
+  }
+
+  void run(int member, int members, Barrier& barrier, bool split_batch) const {
+    const Range mine = share(f.of_h().blocks(), member, members);
+    const Range mine_of_units = share(projected ? f.of_units().blocks() : 0, member, members);
+    for (long n = mine.begin; n < mine.end; ++n) pack(n);
+    for (long n = mine_of_units.begin; n < mine_of_units.end; ++n) pack_projection(n);
+    barrier.wait();
+    const Range rows = split_batch ? share(f.batch, member, members) : Range{0, f.batch};
+    const Range blocks = split_batch ? Range{0, f.of_h().blocks()} : mine;
+    const Range units = split_batch ? Range{0, projected ? f.of_units().blocks() : 0} : mine_of_units;
+    const long count = rows.end - rows.begin;
+    T* sums = scratch<T, kMember>(count * Simd<T>::panel);
+    long from = -1;
+    for (long n = 0; n < f.steps; ++n) {
+      const long t = f.reverse ? n : f.steps - 1 - n;
+      for (long block = blocks.begin; block < blocks.end; ++block) {
+        if (from >= 0) through_weight(from, block, rows, sums);
+        each_vector(rows, f.of_h().block(block), sums, [&](long b, long unit, long left, const T* sum) {
+          const V dh_new = into_step(t, from, b, unit, left, sum);
+          if (projected) store(projected + (t * f.batch + b) * f.size + unit, dh_new, left);
+          else one(t, b, unit, left, dh_new);
+        });
+      }
+      if (projected) {
+        if (!split_batch) barrier.wait();
+        for (long number = units.begin; number < units.end; ++number) {
+          const Block block = f.of_units().block(number);
+          through_panel(count, projected + (t * f.batch + rows.begin) * f.size, f.size, f.size,
+                        projection_panels + number * f.size * Simd<T>::panel, block.count, sums, false);
+          each_vector(rows, block, sums, [&](long b, long unit, long left, const T* sum) {
+            one(t, b, unit, left, load(sum));
+          });
+        }
+      }
+      if (!split_batch) barrier.wait();
+      from = t;
+    }
+    for (long block = blocks.begin; block < blocks.end; ++block) {
+      through_weight(from, block, rows, sums);
+      each_vector(rows, f.of_h().block(block), sums, [&](long b, long unit, long left, const T* sum) {
+        store(dh + b * f.size + unit, arriving(from, b, unit, left, sum), left);
+      });
+    }
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------- entries
+
+// sizes: T, B, H, P, heads, coupled, hard sigmoid; numbers: cell_numbers of family.py, then the two zoneouts; arrays:
+// W_hh, peepholes, W_hr, zoneout_h, zoneout_c, recurrent_mask, live.
+template <typename T>
+Family<T> family(const long* sizes, const double* numbers, const T* const* arrays, const long* lengths, bool reverse) {
+  return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], arrays[0], lengths, reverse,
+          cell_options<T>(numbers, sizes[5], sizes[6]), T(numbers[5]), T(numbers[6]),
+          arrays[1], arrays[2], arrays[3], arrays[4], arrays[5], arrays[6]};
+}
+
+template <typename T>
+void family_sequence_forward(FamilyForward<T> p, int threads, bool split_batch) {
+  p.panels = scratch<T, kShared>(p.size());
+  p.projection_panels = p.panels + p.panels_size();
+  p.seen = p.projection_panels + p.projection_size();
+  Team::run(threads, [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
+}
+
+template <typename T>
+void family_sequence_backward(FamilyBackward<T> p, int threads, bool split_batch) {
+  p.panels = scratch<T, kShared>(p.size());
+  p.projection_panels = p.panels + p.panels_size();
+  Team::run(threads, [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
+}

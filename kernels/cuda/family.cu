@@ -237,7 +237,7 @@ __global__ void family_gates_forward(
     }, hidden, epsilon, mean, scale);
     for (unsigned u = first; u < hidden; u += apart) {
       const T y = (product[by_head.at(b, 0, u)] - mean) * scale;
-      m.at[0] = product[by_head.at(b, 1, u)] * tanh_of<T>(clamp<T>(y * T(gain_c[u]) + T(shift_c[u]), clip));
+      m.at[0] = product[by_head.at(b, 1, u)] * tanh_of<T>(y * T(gain_c[u]) + T(shift_c[u]));
       finish(u, m);
     }
   }
@@ -326,8 +326,7 @@ __global__ void family_gates_backward(
     for (unsigned u = first; u < hidden; u += apart) {
       const T from_m = projected ? dm[here + u] : arrive<T, N>(arriving, b, u, true).at[0];
       const T o = T(gates_row[3ll * hidden + u]), y = (new_c[u] - mean) * scale;
-      const T input = y * T(gain_c[u]) + T(shift_c[u]), output = tanh_of<T>(clamp<T>(input, clip));
-      const T du = where_between<T>(input, -clip, clip, from_m * o * (T(1) - output * output));
+      const T output = tanh_of<T>(y * T(gain_c[u]) + T(shift_c[u])), du = from_m * o * (T(1) - output * output);
       gates_row[3ll * hidden + u] = S(from_m * output * family_slope<T>(options, o));
       dgain_c[here + u] += du * y;
       dshift_c[here + u] += du;

@@ -154,7 +154,7 @@ class LstmLayer:
         seed: int = 0,
     ):
         self.backend = choose(backend)
-        self.dtype = check_dtype(dtype)
+        self.dtype = check_dtype(dtype, ("float32", "float64"))
         self.input_width = check_size("input_width", input_width)
         self.state_width = check_size("state_width", state_width)
         if not (learning_rate > 0 and math.isfinite(learning_rate)):

@@ -41,7 +41,6 @@ class CupyBackend(CudaBackend):
         super().__init__()
         self.xp, self.device = _load(device)
         self._launches: dict[Kernel, Launch] = {}
-        self._cublas, self._kinds = self._load_cublas()
         self.name = f"cupy:{device}"
         attributes = self.device.attributes
         self.limits = Device(
@@ -50,6 +49,7 @@ class CupyBackend(CudaBackend):
             capability=int(self.device.compute_capability),
             cooperative=bool(attributes["CooperativeLaunch"]),
         )
+        self._cublas, self._kinds = self._load_cublas()
         self.why = f"{self.name} ({self.describe()['device']})"
 
     def asarray(self, value: Any, dtype: str | None = None) -> Array:  # noqa: D102

@@ -92,14 +92,11 @@ class LSTMCell(Layer):
         given = (None, None) if state is None else state
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise InputError(f"state is {type(state).__name__}; expected a pair (h, c)")
-        sizes = self.output_size, self.hidden_size
-        for name, array, size in zip(("h", "c"), given, sizes, strict=True):
-            if array is not None:
-                self.backend.require(name, array, (x.shape[0], size), self.dtype)
+        self._check(("h", "c"), given, x.shape[0])
         self._lend()
         first = tuple(None if array is None else array[None, ...] for array in given)
         _, (h, c), tape = self._lstm.forward(x[None, ...], (first[0], first[1]), seed=seed, keep=keep)
-        return h[0, ...], c[0, ...], Tape(tape, (x.shape[0], sizes))
+        return h[0, ...], c[0, ...], Tape(tape, x.shape[0])
 
     def backward(
         self, tape: Tape, dh: Array | None = None, dc: Array | None = None
@@ -126,15 +123,20 @@ class LSTMCell(Layer):
         InputError
             The tape was used before, or an argument has the wrong shape, dtype or device.
         """
-        inner, (batch, sizes) = tape.take()
-        for name, array, size in zip(("dh", "dc"), (dh, dc), sizes, strict=True):
-            if array is not None:
-                self.backend.require(name, array, (batch, size), self.dtype)
+        inner, batch = tape.take()
+        self._check(("dh", "dc"), (dh, dc), batch)
         last = tuple(None if array is None else array[None, ...] for array in (dh, dc))
         self._lend()
         dx, (dh0, dc0), gradients = self._lstm.backward(inner, None, (last[0], last[1]))
         names = {name.removesuffix("_l0"): gradient for name, gradient in gradients.items()}
         return dx[0, ...], (dh0[0, ...], dc0[0, ...]), names
+
+    def _check(self, names: tuple[str, str], pair: Any, batch: int) -> None:
+        """Check h and c, or their gradients, either of which may be None."""
+        kinds = zip((self.output_size, self.hidden_size), (self.dtype, self.param_dtype), strict=True)
+        for name, array, (size, dtype) in zip(names, pair, kinds, strict=True):
+            if array is not None:
+                self.backend.require(name, array, (batch, size), dtype)
 
     def _lend(self) -> None:
         """Whatever arrays `params` holds now are those that run."""

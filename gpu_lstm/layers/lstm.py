@@ -105,7 +105,8 @@ class LSTM(Layer):
         Start of the forget gate's bias. None: uniform like the rest; 1 helps long memories
         (R. Jozefowicz et al., ICML 2015).
     backend : str, Backend or None
-    dtype : {"float32", "float64"}
+    dtype : {"float32", "float64", "float16", "bfloat16"}
+        Of x, y, h and their gradients. With 16 bits, c, its gradient and the parameters are float32.
     tier : {"auto", "reference", "pointwise", "sequence"}
     recompute : bool
         Keep only the states at the borders of segments of about sqrt(T) steps, see `segments`, and compute each segment
@@ -231,7 +232,7 @@ class LSTM(Layer):
             for name in self._names(layer):
                 for part, shape in self.options.parameters(self.hidden_size, width).items():
                     if part in STARTS:
-                        self.params[f"{part}_{name}"] = self.backend.asarray(np.full(shape, STARTS[part]), dtype)
+                        self.add(f"{part}_{name}", np.full(shape, STARTS[part]))
                     else:
                         self.add_uniform(f"{part}_{name}", shape, bound, rng)
                 if forget_bias is not None:
@@ -292,10 +293,10 @@ class LSTM(Layer):
         mask = self._mask(lengths, num_steps, batch)
         resets = self._check_resets(resets, num_steps, batch)
         call = Call(self._run_with(resets), batch, mask, resets, seed, keep)
-        if mask is not None:
-            x = xp.where(mask.valid, x, xp.zeros_like(x))
+        x = _valid(xp, mask, x)
         first_h, first_c = self._check_state(("h0", "c0"), (None, None) if state is None else state, batch)
         given = first_h is not None, first_c is not None
+        rounded = self.rounded()
         tapes: list[Any] = []
         finals: list[State] = []
         for chains in self._chains():
@@ -305,7 +306,7 @@ class LSTM(Layer):
             outputs, cells, kept = [], [], []
             for chain in chains:
                 first = [self._first(member, first_h, first_c, batch) for member in chain]
-                y, c, last, pieces = self._forward_chain(chain, x, first, call)
+                y, c, last, pieces = rounded._forward_chain(chain, x, first, call)
                 outputs.append(y)
                 cells.append(c)
                 finals += last
@@ -321,7 +322,7 @@ class LSTM(Layer):
         if self.batch_first:
             results = [swap_batch_and_time(backend, result) for result in results]
         after = xp.stack([h for h, _ in finals]), xp.stack([c for _, c in finals])
-        return results[0] if len(results) == 1 else tuple(results), after, Tape(tapes or None, call, given)
+        return results[0] if len(results) == 1 else tuple(results), after, Tape(tapes or None, call, given, rounded)
 
     def backward(
         self, tape: Tape, dy: Any = None, dstate: tuple[Array | None, Array | None] | None = None
@@ -353,13 +354,13 @@ class LSTM(Layer):
             The tape was used before, or an argument has the wrong shape, dtype or device.
         """
         xp, backend = self.backend.xp, self.backend
-        tapes, call, given = tape.take()
+        tapes, call, given, rounded = tape.take()
         if tapes is None:
             raise InputError("tape is that of a forward call with keep=False; expected one with keep=True")
         num_steps, batch, _ = tapes[0][0].shape
         dy, dc = self._check_dy(dy, num_steps, batch)
-        if self.options.residual and dy is not None and call.mask is not None:
-            dy = xp.where(call.mask.valid, dy, xp.zeros_like(dy))
+        if self.options.residual and dy is not None:
+            dy = _valid(xp, call.mask, dy)
         dh_last, dc_last = self._check_state(("dh", "dc"), (None, None) if dstate is None else dstate, batch)
         gradients: Params = {}
         dh0, dc0 = self.zero_state(batch)
@@ -375,7 +376,7 @@ class LSTM(Layer):
                     None if d is None else d[:, :, direction * size : (direction + 1) * size]
                     for d, size in ((dy, self.output_size), (dc, self.hidden_size))
                 )
-                dx_chain, first, found = self._backward_chain(chain, x, arriving, last, kept[direction], call)
+                dx_chain, first, found = rounded._backward_chain(chain, x, arriving, last, kept[direction], call)
                 gradients |= found
                 for member, (dh, dc_first) in zip(chain, first, strict=True):
                     dh0[self._place(member), ...], dc0[self._place(member), ...] = dh, dc_first
@@ -393,15 +394,16 @@ class LSTM(Layer):
         if self.options.learn_state:
             for part, d, was_given in (("h0", dh0, given[0]), ("c0", dc0, given[1])):
                 for member in (member for chains in self._chains() for chain in chains for member in chain):
-                    total = xp.sum(d[self._place(member), ...], axis=0)
+                    total = xp.sum(backend.widened(d[self._place(member), ...]), axis=0)
                     gradients[f"{part}_{self._name(member)}"] = xp.zeros_like(total) if was_given else total
         return dy, (dh0, dc0), {name: gradients[name] for name in self.params}
 
     def zero_state(self, batch: int) -> State:
         """A state of zeros for `batch` sequences."""
-        xp, dtype = self.backend.xp, self.backend.dtype(self.dtype)
+        xp, backend = self.backend.xp, self.backend
         h_shape, c_shape = self._state_shapes(batch)
-        return xp.zeros(h_shape, dtype=dtype), xp.zeros(c_shape, dtype=dtype)
+        h = xp.zeros(h_shape, dtype=backend.dtype(self.dtype))
+        return h, xp.zeros(c_shape, dtype=backend.dtype(self.param_dtype))
 
     def _chains(self) -> list[list[list[Member]]]:
         """What runs over time together: all layers of one direction, or each by itself.
@@ -447,7 +449,7 @@ class LSTM(Layer):
         if len(parts) > 1:
             y = xp.empty((*x.shape[:2], self.output_size), dtype=x.dtype)
             if self._gives_cells(chain):
-                c = xp.empty((*x.shape[:2], self.hidden_size), dtype=x.dtype)
+                c = xp.empty((*x.shape[:2], self.hidden_size), dtype=self.backend.dtype(self.param_dtype))
         for start, stop in parts:
             y_part, c_part, after, tape = self._forward_segment(chain, x, start, stop, state, call)
             if call.keep:
@@ -547,7 +549,7 @@ class LSTM(Layer):
 
     def _parameter_gradients(self, member: Member, piece: Piece, dz: Array) -> tuple[Array, Params]:
         """From dz (T, B, 4H) the gradients of the input, dx, and of the parameters: the sums over all steps."""
-        xp, name, saved = self.backend.xp, self._name(member), piece.saved
+        xp, backend, name, saved = self.backend.xp, self.backend, self._name(member), piece.saved
         rows, width = dz.shape[0] * dz.shape[1], dz.shape[2]
         dz = xp.reshape(dz, (rows, width))
         x = xp.reshape(piece.x, (rows, piece.x.shape[2]))
@@ -556,14 +558,16 @@ class LSTM(Layer):
         du = dz  # of x W_ih^T
         if piece.normalised is not None:
             y, scales = piece.normalised
-            found[f"gain_ih_{name}"] = xp.sum(dz * y, axis=0)
-            du = normalise_backward(xp, dz * self.params[f"gain_ih_{name}"], y, scales)
+            wide = backend.widened(dz)
+            found[f"gain_ih_{name}"] = xp.sum(wide * y, axis=0)
+            du = normalise_backward(xp, wide * self.params[f"gain_ih_{name}"], y, scales)
+            du = backend.asarray(du, self.dtype)
         if self.options.layer_norm or self.options.heads > 1:
             (weight_ih,), bias = self._weight_gradients(du, [x])
             if du is not dz:
-                bias = xp.sum(dz, axis=0)
+                bias = xp.sum(backend.widened(dz), axis=0)
             dz_hh = dz if saved.dz_hh is None else xp.reshape(saved.dz_hh, (rows, width))
-            weight_hh = weight_hh_gradient(xp, dz_hh, before, self.options.heads)
+            weight_hh = weight_hh_gradient(xp, backend.widened(dz_hh), backend.widened(before), self.options.heads)
         else:
             (weight_ih, weight_hh), bias = self._weight_gradients(dz, [x, before])
         if piece.weight_again is not None:
@@ -589,18 +593,21 @@ class LSTM(Layer):
             if inner_bias is not None:
                 z += inner_bias
         else:
-            z = self._product(xp.reshape(x, (rows, x.shape[2])), weight, inner_bias)
+            dtype = self.param_dtype if self.options.layer_norm else self.dtype
+            z = self._product(xp.reshape(x, (rows, x.shape[2])), weight, inner_bias, dtype)
         normalised = None
         if self.options.layer_norm:
             normalised = normalise(xp, z)
             z = normalised[0] * self.params[f"gain_ih_{name}"]
             if bias is not None:
                 z += bias
+        z = self.backend.asarray(z, self.dtype)
         return xp.reshape(z, (x.shape[0], x.shape[1], width)), normalised
 
     def _product_by_steps(self, x: Array, weight: Array) -> Array:
         """x (T, B, .) times a matrix, step by step: a step's rounding doesn't depend on how many there are."""
-        return self.backend.xp.matmul(x, transposed(self.backend, weight.T))
+        backend = self.backend
+        return backend.xp.matmul(backend.widened(x), transposed(backend, backend.widened(weight.T)))
 
     def _noise(
         self, kind: int, p: float, shape: tuple[int, ...], call: Call, member: Member, start: int = 0
@@ -709,9 +716,10 @@ class LSTM(Layer):
             names = ("dy[0]", "dy[1]")
         arrays = list(dy) if self.options.cells and dy is not None else [dy, None]
         order = (batch, num_steps) if self.batch_first else (num_steps, batch)
-        for place, (name, size) in enumerate(zip(names, (self.output_size, self.hidden_size), strict=False)):
+        kinds = (self.output_size, self.dtype), (self.hidden_size, self.param_dtype)
+        for place, (name, (size, dtype)) in enumerate(zip(names, kinds, strict=False)):
             if arrays[place] is not None:
-                self.backend.require(name, arrays[place], (*order, size * self.num_directions), self.dtype)
+                self.backend.require(name, arrays[place], (*order, size * self.num_directions), dtype)
                 if self.batch_first:
                     arrays[place] = swap_batch_and_time(self.backend, arrays[place])
         return arrays[0], arrays[1]
@@ -725,9 +733,10 @@ class LSTM(Layer):
         """Check a pair of state arrays, either of which may be None."""
         if not isinstance(state, tuple | list) or len(state) != 2:
             raise InputError(f"state is {type(state).__name__}; expected a pair ({', '.join(names)})")
-        for name, array, shape in zip(names, state, self._state_shapes(batch), strict=True):
+        kinds = zip(self._state_shapes(batch), (self.dtype, self.param_dtype), strict=True)
+        for name, array, (shape, dtype) in zip(names, state, kinds, strict=True):
             if array is not None:
-                self.backend.require(name, array, shape, self.dtype)
+                self.backend.require(name, array, shape, dtype)
         return tuple(state)
 
 
@@ -754,4 +763,7 @@ def swap_batch_and_time(backend: Backend, array: Array) -> Array:
 
 def _valid(xp: Any, mask: Mask | None, array: Array) -> Array:
     """`array` within each sequence's steps, zero outside."""
-    return array if mask is None else xp.where(mask.valid, array, xp.zeros_like(array))
+    if mask is None:
+        return array
+    # CuPy's `where` knows no bfloat16 and makes float32 of it.
+    return xp.astype(xp.where(mask.valid, array, xp.zeros_like(array)), array.dtype, copy=False)

@@ -69,7 +69,7 @@ class LanguageModel(Model):
             **where,
         )
         self.dropout = Dropout(dropout, **where)
-        self.head = Linear(hidden_size, vocabulary_size, seed=seeds[2], **where)
+        self.head = Linear(hidden_size, vocabulary_size, wide=True, seed=seeds[2], **where)
         super().__init__({"embedding": self.embedding, "lstm": self.lstm, "head": self.head}, config)
 
     def loss(

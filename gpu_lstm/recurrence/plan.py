@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from gpu_lstm.backend import Backend, compiled
 from gpu_lstm.backend.cuda import CudaBackend
+from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.recurrence import fastest_cuda, onchip, pointwise, pointwise_cuda, reference, sequence, sequence_cuda
 from gpu_lstm.recurrence.contract import Tier
+from gpu_lstm.recurrence.widened import Widened
 
 TIERS = ("reference", "pointwise", "sequence")
 """From the most readable to the fastest."""
@@ -82,11 +84,13 @@ def make_plan(
     if tier != "auto" and obstacles[tier]:
         raise BackendError(f"tier {tier} can't run on backend {backend.name}: {obstacles[tier]}")
     chosen = tier if tier != "auto" else [name for name in TIERS if not obstacles[name]][-1]
+    widened = ARITHMETIC[dtype] != dtype and not (isinstance(backend, CudaBackend) and chosen != "reference")
     reasons = []
     for name in reversed(TIERS):
         if name == chosen:
             kind = "the fastest that runs here" if tier == "auto" else "asked for by name"
             extra = f" ({_described(backend, name, hidden_size, dtype, tier == 'auto')})" if name != "reference" else ""
+            extra += f"; it computes in float32 and rounds to {dtype}" if widened else ""
             reasons.append(f"{name}: chosen, {kind}{extra}")
         elif obstacles[name]:
             reasons.append(f"{name}: can't run: {obstacles[name]}")
@@ -95,6 +99,8 @@ def make_plan(
     run = _RUNS[backend.kernels].get(chosen, reference)
     if run is sequence_cuda and tier == "auto":
         run = fastest_cuda
+    if widened:
+        run = Widened(run, dtype)
     return Plan(chosen, run, tuple(reasons))
 
 

@@ -51,10 +51,8 @@ def forward(
     order, numbers = slots(num_steps, reverse), step.numbers
     seen = product = projected = None
     if step.masked:
-        seen = xp.empty((batch, size), dtype=z.dtype)
         t, first, _ = order[0]
-        seen[...] = h[first]
-        step.mask_h(seen, t)
+        seen = backend.asarray(step.masked_h(h[first], t), step.dtype)
     if normed or variant.heads > 1:
         product = xp.empty(step.product_shape, dtype=step.state)
     if projection is not None and (step.masked or variant.zoneout_h is not None or mask is not None):
@@ -99,7 +97,7 @@ def backward(
     num_steps, batch, hidden, size = step.num_steps, step.batch, step.hidden, step.size
     dh_t, dc_t = gradients_at_the_end(backend, (batch, size), (batch, hidden), step.state, dh_last, dc_last)
     dh = gradients_of_steps(backend, "dh", dh, (num_steps, batch, size), step.dtype)
-    dc = gradients_of_steps(backend, "dc", dc, (num_steps, batch, hidden), step.dtype)
+    dc = gradients_of_steps(backend, "dc", dc, (num_steps, batch, hidden), kernels.ARITHMETIC[step.dtype])
     kept = dm = by_head = None
     projected: Array = None
     if variant.zoneout_h is not None or saved.mask is not None:
@@ -130,7 +128,7 @@ def backward(
         backend.matmul(product[t] if by_head is None else by_head, step.weight, out=out)
         done = numbers[t]
     # dh_t is dz W_hh of the first step; a step before it would take it from here as every other one does.
-    step.mask_h(dh_t, int(done))
+    dh_t = step.masked_h(dh_t, int(done))
     if kept is not None:
         dh_t += kept
     if step.normed:
@@ -139,7 +137,8 @@ def backward(
         saved.gradients |= dict(zip(("gain_hh", "gain_c", "shift_c"), totals, strict=True))
     if projected is not None:
         rows = xp.reshape(projected, (-1, size)).T
-        saved.gradients["weight_hr"] = backend.product(rows, xp.reshape(saved.unprojected, (-1, hidden)))
+        m = xp.reshape(saved.unprojected, (-1, hidden))
+        saved.gradients["weight_hr"] = backend.product(rows, m, dtype=kernels.ARITHMETIC[step.dtype])
     family.parameter_gradients(backend, saved, None)
     return gates, dh_t, dc_t
 
@@ -215,18 +214,21 @@ class _Step:
             array = _array(getattr(variant, name))
             if array is None:
                 continue
-            self.backend.require(name, array, shape, self.dtype)
+            # Parameters that no product takes are kept in the dtype of sums.
+            wide = name in ("peepholes", "gain_hh", "gain_c", "shift_c")
+            self.backend.require(name, array, shape, kernels.ARITHMETIC[self.dtype] if wide else self.dtype)
             if not array.flags.c_contiguous:
                 raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
         if self.normed != (variant.gain_c is not None) or self.normed != (variant.shift_c is not None):
             raise InputError("gain_hh, gain_c and shift_c go together; expected all three or none")
 
-    def mask_h(self, h: Array, t: int) -> None:
-        """What enters step t's product of an h, or what comes back to it of a gradient, (B, P), in place."""
-        if self.variant.recurrent_mask is not None:
-            h *= self.variant.recurrent_mask
-        if self.variant.live is not None:
-            h *= self.variant.live[t]
+    def masked_h(self, h: Array, t: int) -> Array:
+        """What enters step t's product of an h, or what comes back to it of a gradient, (B, P), in `state`."""
+        live = None if self.variant.live is None else self.variant.live[t]
+        for factor in (self.variant.recurrent_mask, live):
+            if factor is not None:
+                h = self.backend.widened(h) * self.backend.widened(factor)
+        return h
 
     def by_head(self, states: Any) -> Any:
         """(..., B, P) as (..., heads, B, P / heads), a view; as it is where there is one head."""

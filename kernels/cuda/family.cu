@@ -112,10 +112,10 @@ struct ByHead {
 };
 
 // Peepholes of unit u, from (3, H).
-template <typename T, typename S>
-__device__ __forceinline__ Peepholes<T> peepholes_of(const S* from, unsigned u, unsigned hidden) {
+template <typename T>
+__device__ __forceinline__ Peepholes<T> peepholes_of(const T* from, unsigned u, unsigned hidden) {
   if (!from) return {T(0), T(0), T(0)};
-  return {T(from[u]), T(from[hidden + u]), T(from[2ll * hidden + u])};
+  return {from[u], from[hidden + u], from[2ll * hidden + u]};
 }
 
 // Mean and 1 / sqrt(variance + epsilon) of a row of so many numbers; `elements` calls what it gets with each of the
@@ -137,8 +137,8 @@ __global__ void family_gates_forward(
     Arithmetic<S>* c,                        // (T + 1, B, H), or (1, B, H) where not keep
     Arithmetic<S>* cells,                    // (T, B, H) the new c before zoneout
     S* unprojected,                          // (T, B, H), or (1, B, H) where not keep: m, where that is projected
-    S* h, const S* peepholes,                // (T + 1, B, H), (3, H)
-    const S* gain_hh, const S* gain_c, const S* shift_c,  // (4H,), (H,), (H,) if Normed
+    S* h, const Arithmetic<S>* peepholes,    // (T + 1, B, H), (3, H)
+    const Arithmetic<S>* gain_hh, const Arithmetic<S>* gain_c, const Arithmetic<S>* shift_c,  // (4H,), (H,), (H,)
     S* normalised, Arithmetic<S>* scales,    // (T, B, 4H), (T, B) if Normed and keep
     const S* zoneout_h, const S* zoneout_c,  // (T, B, H)
     const S* recurrent_mask, const S* live,  // (B, H), (T, B)
@@ -226,7 +226,7 @@ __global__ void family_gates_forward(
         T& x = product[by_head.at(b, g, u)];
         const T y = (x - mean) * scale;
         if (normalised) normalised[row * 4 * hidden + g * hidden + u] = S(y);
-        x = y * T(gain_hh[g * hidden + u]);
+        x = y * gain_hh[g * hidden + u];
       }
       cell(u, gates, new_c, m, o);
       product[by_head.at(b, 0, u)] = new_c.at[0];
@@ -237,7 +237,7 @@ __global__ void family_gates_forward(
     }, hidden, epsilon, mean, scale);
     for (unsigned u = first; u < hidden; u += apart) {
       const T y = (product[by_head.at(b, 0, u)] - mean) * scale;
-      m.at[0] = product[by_head.at(b, 1, u)] * tanh_of<T>(y * T(gain_c[u]) + T(shift_c[u]));
+      m.at[0] = product[by_head.at(b, 1, u)] * tanh_of<T>(y * gain_c[u] + shift_c[u]);
       finish(u, m);
     }
   }
@@ -251,11 +251,11 @@ __global__ void family_gates_backward(
     const Arithmetic<S>* c,                  // (T + 1, B, H)
     const Arithmetic<S>* cells,              // (T, B, H) null: c of the next slot
     Arithmetic<S>* dm,                       // (B, H) memory if Normed; what arrives at m if that is projected
-    const S* dy, const S* dcells,            // (T, B, H) from outside; null: zeros
+    const S* dy, const Arithmetic<S>* dcells,  // (T, B, H) from outside; null: zeros
     const Arithmetic<S>* dh,                 // (B, H) dz W_hh of the step after
     Arithmetic<S>* kept, Arithmetic<S>* dc,  // (B, H)
-    const S* peepholes,                      // (3, H)
-    const S* gain_hh, const S* gain_c, const S* shift_c,  // (4H,), (H,), (H,) if Normed
+    const Arithmetic<S>* peepholes,          // (3, H)
+    const Arithmetic<S>* gain_hh, const Arithmetic<S>* gain_c, const Arithmetic<S>* shift_c,  // (4H,), (H,), (H,)
     S* normalised,                           // (T, B, 4H) if Normed: becomes the gradient of h W_hh^T
     const Arithmetic<S>* scales,             // (T, B) if Normed
     Arithmetic<S>* dgain_hh, Arithmetic<S>* dgain_c, Arithmetic<S>* dshift_c,  // (B, 4H), (B, H), (B, H) so far
@@ -294,7 +294,8 @@ __global__ void family_gates_backward(
   const auto cell = [&](unsigned u, Gates<Pack<S, N>>& dz, const Pack<T, N>& from_m, T more) {
     const Pack<T, N> old = load<N>(old_c + u), fresh = load<N>(new_c + u);
     Pack<T, N> from_c = load<N>(dc + here + u);
-    Pack<S, N> outside, shares;
+    Pack<T, N> outside;
+    Pack<S, N> shares;
     if (dcells) outside = load<N>(dcells + row * hidden + u);
     if (zoneout_c) shares = load<N>(zoneout_c + row * hidden + u);
     const T alive = live ? T(live[row]) : T(1);
@@ -302,7 +303,7 @@ __global__ void family_gates_backward(
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       Gates<T> one = unit<T, N>(dz, k);
-      if (dcells) from_c.at[k] += T(outside.at[k]);
+      if (dcells) from_c.at[k] += outside.at[k];
       const T stays = (zoneout_c ? T(shares.at[k]) : share_c) * from_c.at[k];
       T through = from_c.at[k] - stays + more;
       family_backward<T>(options, peepholes_of<T>(peepholes, u + k, hidden), one, old.at[k] * alive, fresh.at[k],
@@ -326,11 +327,11 @@ __global__ void family_gates_backward(
     for (unsigned u = first; u < hidden; u += apart) {
       const T from_m = projected ? dm[here + u] : arrive<T, N>(arriving, b, u, true).at[0];
       const T o = T(gates_row[3ll * hidden + u]), y = (new_c[u] - mean) * scale;
-      const T output = tanh_of<T>(y * T(gain_c[u]) + T(shift_c[u])), du = from_m * o * (T(1) - output * output);
+      const T output = tanh_of<T>(y * gain_c[u] + shift_c[u]), du = from_m * o * (T(1) - output * output);
       gates_row[3ll * hidden + u] = S(from_m * output * family_slope<T>(options, o));
       dgain_c[here + u] += du * y;
       dshift_c[here + u] += du;
-      const T dy_c = du * T(gain_c[u]);
+      const T dy_c = du * gain_c[u];
       dm[here + u] = dy_c;
       sum += dy_c;
       along += dy_c * y;
@@ -342,7 +343,7 @@ __global__ void family_gates_backward(
     for (unsigned u = first; u < hidden; u += apart) {
       const S dz_o = gates_row[3ll * hidden + u];
       const T y = (new_c[u] - mean) * scale;
-      const T peephole = peepholes ? T(peepholes[2ll * hidden + u]) : T(0);
+      const T peephole = peepholes ? peepholes[2ll * hidden + u] : T(0);
       cell(u, dz, Pack<T, N>{}, scale * (dm[here + u] - (sum + y * along)) + peephole * T(dz_o));
       dz.o.at[0] = dz_o;
       store_gates<N>(gates_row + u, hidden, dz);
@@ -350,8 +351,8 @@ __global__ void family_gates_backward(
         const unsigned place_in_row = g * hidden + u;
         const T y_hh = T(y_row[place_in_row]), here_dz = T(gates_row[place_in_row]);
         dgain_hh[4 * here + place_in_row] += here_dz * y_hh;
-        sum_hh += here_dz * T(gain_hh[place_in_row]);
-        along_hh += here_dz * T(gain_hh[place_in_row]) * y_hh;
+        sum_hh += here_dz * gain_hh[place_in_row];
+        along_hh += here_dz * gain_hh[place_in_row] * y_hh;
       }
     }
     sum_hh = over_block<Sum>(sum_hh) / T(4 * hidden);
@@ -359,7 +360,7 @@ __global__ void family_gates_backward(
     for (unsigned u = first; u < hidden; u += apart)
       for (unsigned g = 0; g < 4; ++g) {
         const unsigned place_in_row = g * hidden + u;
-        const T dy_hh = T(gates_row[place_in_row]) * T(gain_hh[place_in_row]), y_hh = T(y_row[place_in_row]);
+        const T dy_hh = T(gates_row[place_in_row]) * gain_hh[place_in_row], y_hh = T(y_row[place_in_row]);
         const S dx = S(scales[row] * (dy_hh - (sum_hh + y_hh * along_hh)));
         y_row[place_in_row] = dx;
         if (dz_by_head) dz_by_head[by_head.at(b, g, u)] = dx;

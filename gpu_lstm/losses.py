@@ -39,7 +39,7 @@ def softmax_cross_entropy(
         targets have loss and gradient 0 until then.
     """
     xp = backend.xp
-    backend.require("logits", logits, (*any_shape(logits)[1:], "V"))
+    logits = backend.require("logits", logits, (*any_shape(logits)[1:], "V"))
     vocabulary = logits.shape[-1]
     if not _is_float(logits) or vocabulary == 0:
         raise InputError(
@@ -47,7 +47,7 @@ def softmax_cross_entropy(
         )
     if not getattr(getattr(logits, "flags", None), "writeable", True):
         raise InputError("logits is read-only; expected an array to overwrite")
-    backend.require("targets", targets, tuple(logits.shape[:-1]))
+    targets = backend.require("targets", targets, tuple(logits.shape[:-1]))
     if not xp.isdtype(targets.dtype, "integral"):
         raise InputError(f"targets has dtype {targets.dtype}; expected integers")
     # A narrow type could count neither to V nor down to ignore_index: uint8 would wrap, 261 hitting target 5.
@@ -85,8 +85,8 @@ REGRESSION = {"mse": mean_squared, "mae": mean_absolute, "huber": huber}
 
 def _error(backend: Backend, prediction: Array, target: Array) -> Array:
     """Difference of two arrays after checking that they match."""
-    backend.require("prediction", prediction, any_shape(prediction))
-    backend.require("target", target, tuple(prediction.shape))
+    prediction = backend.require("prediction", prediction, any_shape(prediction))
+    target = backend.require("target", target, tuple(prediction.shape))
     if target.dtype != prediction.dtype:
         raise InputError(f"target has dtype {target.dtype}; expected {prediction.dtype}, as prediction")
     if not _is_float(prediction):

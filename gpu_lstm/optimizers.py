@@ -81,17 +81,23 @@ class Optimizer:
             raise InputError(f"gradients has not the parameters' names; these are on one side only: {odd}")
         if max_norm is not None:
             _check_max_norm(max_norm)
+        taken = []
         for name, param in self.params.items():
             gradient = gradients[name]
+            if not self.backend.owns(gradient):
+                gradient = self.backend.receive(f"gradient of {name}", gradient)
+                if not getattr(getattr(gradient, "flags", None), "writeable", True):
+                    gradient = self.backend.xp.asarray(gradient, copy=True)
             if self.backend.kernels == "cuda":
-                break  # its launch checks them, and takes 16-bit gradients too
-            if not (self.backend.owns(gradient) and gradient.shape == param.shape and gradient.dtype == param.dtype):
+                pass  # its launch checks them, and takes 16-bit gradients too
+            elif not (gradient.shape == param.shape and gradient.dtype == param.dtype):
                 self.backend.require(f"gradient of {name}", gradient, tuple(param.shape), str(param.dtype))
+            taken.append(gradient)
         self.updates += 1
         return self.backend.update(
             self,
             list(self.params.values()),
-            [gradients[name] for name in self.params],
+            taken,
             [[self.state[f"{slot}.{name}"] for slot in self.slots] for name in self.params],
             self.numbers(self.learning_rate * factor),
             max_norm,

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend, choose
+from gpu_lstm.backend import PARAM_DTYPES, Array, Backend, choose
 from gpu_lstm.backend.base import sum_rows
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_dtype, check_size
@@ -154,7 +154,7 @@ class LstmLayer:
         seed: int = 0,
     ):
         self.backend = choose(backend)
-        self.dtype = check_dtype(dtype, ("float32", "float64"))
+        self.dtype = check_dtype(dtype, PARAM_DTYPES)
         self.input_width = check_size("input_width", input_width)
         self.state_width = check_size("state_width", state_width)
         if not (learning_rate > 0 and math.isfinite(learning_rate)):
@@ -351,7 +351,7 @@ def data_set(backend: str | Backend | None = None, dtype: str = "float64") -> tu
     d : list of two (2, 1)
         Within (-1, 1), which h never leaves.
     """
-    to, kind = choose(backend).asarray, check_dtype(dtype)
+    to, kind = choose(backend).asarray, check_dtype(dtype, PARAM_DTYPES)
     x = [to([[1.0], [2.0], [3.0]], kind), to([[2.0], [3.0], [4.0]], kind)]
     return x, [to([[0.1], [0.2]], kind), to([[0.3], [0.4]], kind)]
 

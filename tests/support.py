@@ -9,7 +9,16 @@ from gpu_lstm.backend import Backend, NumpyBackend
 from gpu_lstm.checks import central_differences, relative_error
 from gpu_lstm.layers import LSTM
 
-__all__ = ["NUMPY", "STRICT", "StrictBackend", "central_differences", "loss_and_gradients", "problem", "relative_error"]
+__all__ = [
+    "NUMPY",
+    "STRICT",
+    "OnDevice",
+    "StrictBackend",
+    "central_differences",
+    "loss_and_gradients",
+    "problem",
+    "relative_error",
+]
 
 NUMPY = NumpyBackend()
 
@@ -25,6 +34,16 @@ class StrictBackend(Backend):
 
 
 STRICT = StrictBackend()
+
+
+class OnDevice:
+    """An array of a library that this machine doesn't have, as far as anyone may look at it from the host."""
+
+    def __init__(self, number, kind=2):
+        self.number, self.kind = number, kind
+
+    def __dlpack_device__(self):
+        return self.kind, self.number
 
 
 def problem(lstm: LSTM, steps: int, batch: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -180,12 +180,12 @@ def test_inference_gives_the_same_and_keeps_nothing(cuda, name):
 
 
 LAUNCHES = {
-    "peepholes": (["matmul", "gates"], ["gates", "matmul"]),
-    "layer_norm": (["matmul", "gates"], ["gates", "matmul"]),
-    "heads": (["matmul", "gates"], ["gates", "matmul"]),
-    "proj_size": (["matmul", "gates", "matmul"], ["begin_dh", "matmul", "gates", "matmul"]),
-    "all": (["matmul", "gates", "matmul", "finish_h"], ["begin_dh", "matmul", "gates", "matmul"]),
-    "all in one kernel": (["matmul", "gates"], ["gates", "matmul"]),
+    "peepholes": (["matmul", "cells"], ["cells", "matmul"]),
+    "layer_norm": (["matmul", "cells"], ["cells", "matmul"]),
+    "heads": (["matmul", "cells"], ["cells", "matmul"]),
+    "proj_size": (["matmul", "cells", "matmul"], ["begin_dh", "matmul", "cells", "matmul"]),
+    "all": (["matmul", "cells", "matmul", "finish_h"], ["begin_dh", "matmul", "cells", "matmul"]),
+    "all in one kernel": (["matmul", "cells"], ["cells", "matmul"]),
 }
 
 
@@ -245,8 +245,8 @@ def test_the_fastest_sends_variants_to_this_tier(name):
     assert name not in sequence_cuda.TAKES
     backend = EmulatedBackend()
     compare(backend, {name}, (3, 2, 8), "float32", tier=fastest_cuda)
-    assert "family_gates_backward" in backend.launches
-    assert ("family_gates_forward" if name != "cells" else "sequence_forward") in backend.launches
+    assert "family_cells_backward" in backend.launches
+    assert ("family_cells_forward" if name != "cells" else "sequence_forward") in backend.launches
 
 
 def test_a_variant_knows_its_options():

@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 
-from gpu_lstm import LSTM, BackendError
+from gpu_lstm import LSTM, BackendError, InputError
 from gpu_lstm.backend import CupyBackend, choose, cupy_backend, kernels
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.optimizers import make_optimizer
@@ -443,3 +443,42 @@ def test_a_kernel_is_compiled_once_and_gets_null_pointers_as_numbers(cupy):
     assert calls == [("mean_loss<float>", (1,), (32,), ("array", np.uintp(0), 3), {"shared_mem": 0})] * 2
     expected = {"code": kernel.source, "options": kernels.OPTIONS, "name_expressions": ["mean_loss<float>"]}
     assert made == [{**expected, "enable_cooperative_groups": False}]
+
+
+# -- arrays of other libraries -----------------------------------------------------------------------------------------
+
+
+class Foreign:
+    """An array of another library on a CUDA device, with DLPack, CUDA's interface, or both."""
+
+    def __init__(self, values, ways, device=0):
+        self.values, self.device, self.ndim = values, device, values.ndim
+        if "dlpack" in ways:
+            self.__dlpack_device__ = lambda: (2, device)
+        if "interface" in ways:
+            self.__cuda_array_interface__ = values.__array_interface__
+            self.__array_interface__ = values.__array_interface__  # what the stand-in for cupy.asarray reads
+
+    def __dlpack__(self, **how):
+        return self.values.__dlpack__(**how)
+
+
+@needs_emulator
+@pytest.mark.parametrize("ways", ["dlpack", "interface", "dlpack interface"])
+def test_memory_on_the_device_is_taken_as_it_is(cupy, ways):
+    backend, values = CupyBackend(), np.random.default_rng(0).standard_normal((4, 2, 3), np.float32)
+    taken = backend.receive("x", Foreign(values, ways))
+    assert type(taken) is Located
+    assert taken.ctypes.data == values.ctypes.data
+    lstm = LSTM(3, 8, backend=backend)
+    y, _, tape = lstm.forward(Foreign(values, ways))
+    np.testing.assert_array_equal(y, lstm.forward(backend.asarray(values))[0])
+    assert lstm.backward(tape, Foreign(np.ones((4, 2, 8), np.float32), ways))[0].shape == values.shape
+
+
+def test_memory_elsewhere_is_refused_by_name(cupy):
+    backend, values = CupyBackend(), np.ones(3, np.float32)
+    with pytest.raises(InputError, match="x is a numpy.ndarray; expected an array of backend cupy:0"):
+        backend.receive("x", values)
+    with pytest.raises(InputError, match="x is a .*Foreign on CUDA device 1; expected one of backend cupy:0"):
+        backend.receive("x", Foreign(values, "dlpack", device=1))

@@ -12,6 +12,8 @@ from gpu_lstm.recurrence.plan import _RUNS, TIERS
 from gpu_lstm.recurrence.variant import OPTIONS
 
 DOCS = Path(__file__).parent.parent / "docs"
+NEEDS = {"pytorch.md": "torch"}
+"""What a page's code needs beyond a plain install."""
 
 
 def rows() -> Iterator[tuple[str, list[str]]]:
@@ -37,6 +39,8 @@ def test_the_table_of_variants_names_the_tiers(name, cells):
 
 @pytest.mark.parametrize("page", sorted(page.name for page in DOCS.glob("*.md")))
 def test_code_blocks_run(page, tmp_path, monkeypatch):
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page], reason=f"{NEEDS[page]} is not installed")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
     names: dict = {}

@@ -157,7 +157,9 @@ def test_every_tier_gives_the_oracle_s_results_or_says_why_not(tier, name):
         with pytest.raises(Exception, match=f"tier {tier} can't run on backend numpy: it does not take"):
             made(options, tier=tier)
         return
-    for how in ({}, {"lengths": [2, 4, 1]}, {"seed": None}):
+    resets = np.zeros((STEPS, BATCH), bool)
+    resets[[2, 1], [0, 2]] = True
+    for how in ({}, {"lengths": [2, 4, 1]}, {"seed": None}, {"resets": resets}):
         results = [run(made(options, tier=one), data_for(made(options)), **how) for one in ("reference", tier)]
         (loss, gradients), (other_loss, other_gradients) = results
         assert other_loss == pytest.approx(loss, rel=1e-11)

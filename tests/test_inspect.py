@@ -351,6 +351,20 @@ def test_every_tier_gives_the_same_reach():
             assert relative_error(found[name], expected[name]) < 1e-12
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["text", "series"])
+def test_models_of_16_bits_are_seen_too(kind, dtype):
+    make, data = (language, tokens()) if kind == "text" else (forecaster, values())
+    expected, found = (make(dtype=name) for name in ("float32", dtype))
+    a, b = activations(expected, data), activations(found, data)
+    for name in QUANTITIES:
+        assert b[name].dtype == np.float32
+        assert relative_error(b[name], a[name]) < (0.005 if dtype == "float16" else 0.04)
+    a, b = (gradient_reach(model, data, reach=5) for model in (expected, found))
+    for name in "hc":
+        assert relative_error(b[name], a[name]) < (0.02 if dtype == "float16" else 0.1)
+
+
 def test_reach_needs_enough_steps():
     assert gradient_reach(language(), tokens(7), reach=5)["position"].tolist() == [5]
     with pytest.raises(InputError, match=r"data has 6 steps; expected at least reach \+ 1 \+ 1 = 7"):

@@ -113,6 +113,9 @@ def test_half_precision_becomes_float32_and_a_dtype_can_be_named():
     assert lstm.dtype == "float32"
     np.testing.assert_array_equal(lstm.params["weight_ih_l0"], weights[0].T.astype(np.float32))
     assert from_keras(weights, dtype="float64").dtype == "float64"
+    half = from_keras(weights, dtype="float16")
+    assert half.dtype == "float16" and half.params["weight_ih_l0"].dtype == np.float32
+    np.testing.assert_array_equal(to_keras(half)[0][1], weights[1])
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,22 @@ def test_a_float64_model_can_be_written_in_float32():
     np.testing.assert_allclose(found, model.logits(ids)[0], **CLOSE)
 
 
+def test_a_model_in_16_bits_is_written_with_its_float32_parameters_and_read_in_16_bits():
+    wide, narrow = LSTM(4, 6, seed=3), LSTM(4, 6, seed=3, dtype="float16")
+    assert to_onnx(narrow) == to_onnx(wide)
+    for dtype in ("float16", "bfloat16"):
+        back = from_onnx(to_onnx(narrow), dtype=dtype).lstm
+        assert back.dtype == dtype
+        for name, array in wide.params.items():
+            np.testing.assert_array_equal(back.params[name], array)
+    arrays = choose(node_arrays(np.random.default_rng(0)), ["P", "sequence_lens"])
+    held = node_model(arrays, {"hidden_size": 5}, tuple(name for name in arrays if name != "X"))
+    lstm, state, _ = from_onnx(held, dtype="float16")
+    y, _, _ = lstm.forward(arrays["X"].astype("float16"), state)
+    (expected, _, _) = by_runtime(held, {"X": arrays["X"]})
+    np.testing.assert_allclose(y, expected[:, 0], rtol=0, atol=1e-2)
+
+
 def test_a_written_file_says_what_it_is(tmp_path):
     model = LanguageModel(30, 8, 12)
     export(model, tmp_path / "model.onnx", metadata={"vocabulary": "abc"})

@@ -345,6 +345,21 @@ def test_without_standardize_features_are_taken_as_they_are():
     np.testing.assert_allclose([scaled["mean"], scaled["spread"]], [rows.mean(axis=0), rows.std(axis=0)])
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("estimator", [CLASSIFIER, REGRESSOR, FORECASTER])
+def test_every_dtype_trains_pickles_and_goes_on(estimator, dtype):
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    X = wave(60)
+    y = (X[:, 0] > 0).astype(int)
+    model = clone(estimator).set_params(dtype=dtype).fit(X, y)
+    in_float32 = clone(estimator).fit(X, y)
+    assert model.score(X, y) == pytest.approx(in_float32.score(X, y), abs=0.05)
+    again = pickle.loads(pickle.dumps(model))
+    assert same_weights(again, model)
+    assert same_weights(again.partial_fit(X, y), model.partial_fit(X, y))
+
+
 def test_progress_is_shown_where_it_is_asked_for(capsys):
     X, y, _ = ragged(20)
     clone(CLASSIFIER).set_params(max_iter=2).fit(X, y)

@@ -3,6 +3,7 @@
 import builtins
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from gpu_lstm import LSTM, BackendError, InputError, LSTMCell
 from gpu_lstm.backend.cuda import Device
 from gpu_lstm.bench.problem import Problem
 from gpu_lstm.cli import main
+from gpu_lstm.inspect.activations import activations
+from gpu_lstm.inspect.reach import gradient_reach
 from gpu_lstm.layers import Linear
 from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel, Regressor
 from gpu_lstm.recurrence import runnable_tiers
@@ -317,6 +320,29 @@ def test_what_was_trained_in_16_bits_is_used_in_float32_anywhere(place, tmp_path
     model, description = checkpoint.load_model(tmp_path / "model.safetensors", "text", NUMPY)
     assert (description["dtype"], model.dtype) == (SHORT[-1], "float32")
     assert all(np.array_equal(model.params[name], array) for name, array in weights(task).items())
+
+
+@pytest.mark.parametrize("dtype", SHORT)
+@pytest.mark.parametrize("kind", ["text", "series"])
+def test_what_a_model_in_16_bits_does_can_be_looked_at(place, kind, dtype):
+    data = np.arange(9) % 7 if kind == "text" else np.random.default_rng(1).standard_normal((12, 2))
+    wide, short = (made(kind, place, each)[0] for each in ("float32", dtype))
+    for look in (activations, partial(gradient_reach, reach=3, windows=2)):
+        expected, found = look(wide, data), look(short, data)
+        for name, array in expected.items():
+            assert relative_error(found[name].astype(np.float64), array) < TOLERANCE[dtype], name
+
+
+@pytest.mark.parametrize("dtype", SHORT)
+def test_a_model_in_16_bits_is_exported_with_its_parameters_as_they_are(dtype):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    from gpu_lstm.interop.onnx import to_onnx
+
+    model = made("text", NUMPY, dtype)[0]
+    tables = [onnx.numpy_helper.to_array(tensor) for tensor in to_onnx(model).graph.initializer]
+    assert any(np.array_equal(table, model.params["embedding.weight"]) for table in tables)
+    with pytest.raises(InputError, match=f"dtype is {dtype}; expected one of float32, float64"):
+        to_onnx(model, dtype)
 
 
 # -- on the command line ----------------------------------------------------------------------------------------------

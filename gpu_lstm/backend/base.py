@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.backend.kernels import ARITHMETIC, Kernel, Launch
 from gpu_lstm.errors import BackendError, InputError
 
@@ -22,6 +23,8 @@ Array = Any
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 """Types of layers and models. With the two of 16 bits, activations, their gradients and what products take are stored
 in them; sums, cell states, parameters and the parameters' gradients are float32."""
+PARAM_DTYPES = ("float32", "float64")
+"""Types of parameters, and of what is exchanged with other libraries."""
 
 
 class Rule(Protocol):
@@ -77,8 +80,25 @@ class Backend:
         """Whether `x` is an array of this backend, on its device."""
         return isinstance(x, type(self.xp.zeros(())))
 
+    def receive(self, name: str, x: Any) -> Array:
+        """`x` as an array of this backend, on the memory that it has.
+
+        Arrays of other libraries are taken where they offer DLPack, ``__cuda_array_interface__`` or ``__array__``
+        and lie on this backend's device. Nothing is moved; only what ``__array__`` must make first is a copy. What
+        such an array allows to be written is for its library to say: ``flags.writeable``.
+
+        Raises
+        ------
+        InputError
+            `x` is no array, lies on another device, or requires gradients that would be lost; `name` is in the
+            message.
+        """
+        if self.owns(x):
+            return x
+        raise foreign(name, x, self.name)
+
     def require(self, name: str, x: Any, shape: tuple[Any, ...], dtype: str | None = None) -> Array:
-        """Check an array argument: device, rank, shape and dtype. Nothing is copied or moved.
+        """Take an array argument by `receive` and check its rank, shape and dtype. Nothing is moved.
 
         Parameters
         ----------
@@ -92,16 +112,16 @@ class Backend:
         dtype : str, optional
             Expected dtype, ``"float32"``.
 
+        Returns
+        -------
+        x : array of this backend
+
         Raises
         ------
         InputError
-            `x` is not an array of this backend, or has another shape or dtype.
+            `x` can't be taken, or has another shape or dtype.
         """
-        if not self.owns(x):
-            raise InputError(
-                f"{name} is a {type(x).__module__}.{type(x).__name__}; expected an array of backend {self.name} "
-                f"(make it one with backend.asarray)"
-            )
+        x = self.receive(name, x)
         sizes = [int(part.split("=")[1]) if "=" in part else part for part in map(str, shape)]
         wanted = [int(s) if str(s).isdigit() else None for s in sizes]
         fits = x.ndim == len(wanted) and all(w is None or w == s for w, s in zip(wanted, x.shape, strict=True))

@@ -14,6 +14,7 @@ import numpy as np
 
 from gpu_lstm.backend import kernels
 from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype, out_of_range, sum_rows
+from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.errors import BackendError, InputError
 
 CHUNK = 4096
@@ -291,7 +292,8 @@ class CudaBackend(Backend):
 
     def _check(self, name: str, array: Array, shape: tuple[Any, ...], dtype: str | None = None) -> str:
         """Refuse what a kernel can't take: another device, shape or dtype, or gaps in memory. Gives the dtype."""
-        self.require(name, array, shape, dtype)
+        if self.require(name, array, shape, dtype) is not array:
+            raise foreign(name, array, self.name)
         if str(array.dtype) not in kernels.STORAGE:
             raise InputError(f"{name} has dtype {array.dtype}; expected one of {', '.join(kernels.STORAGE)}")
         if not array.flags.c_contiguous:
@@ -307,7 +309,7 @@ class CudaBackend(Backend):
 
     def _whole_numbers(self, name: str, index: Array, shape: tuple[Any, ...]) -> Array:
         """As int64 without gaps, once it is known to be an array of whole numbers of this backend."""
-        self.require(name, index, shape)
+        index = self.require(name, index, shape)
         if not self.xp.isdtype(index.dtype, "integral"):
             raise InputError(f"{name} has dtype {index.dtype}; expected integers")
         return self._contiguous(self.xp.astype(index, self.xp.int64, copy=False))

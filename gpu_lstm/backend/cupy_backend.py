@@ -10,6 +10,7 @@ import numpy as np
 
 from gpu_lstm.backend.base import Array
 from gpu_lstm.backend.cuda import CudaBackend, Device
+from gpu_lstm.backend.exchange import CUDA, CUDA_MANAGED, adopt, foreign
 from gpu_lstm.backend.kernels import Kernel, Launch, options
 from gpu_lstm.errors import BackendError
 
@@ -62,6 +63,19 @@ class CupyBackend(CudaBackend):
 
     def owns(self, x: Any) -> bool:  # noqa: D102
         return isinstance(x, self.xp.ndarray) and x.device == self.device
+
+    def receive(self, name: str, x: Any) -> Array:  # noqa: D102
+        if self.owns(x):
+            return x
+        if isinstance(x, np.ndarray):
+            raise foreign(name, x, self.name)
+        # DLPack first: it makes the current stream wait for whatever the other library has still to do.
+        ways = (("__dlpack__", self.xp.from_dlpack), ("__cuda_array_interface__", self.xp.asarray))
+        with self.device:
+            found = adopt(name, x, self.name, (CUDA, CUDA_MANAGED), self.device.id, ways)
+        if not self.owns(found):
+            raise foreign(name, x, self.name)
+        return found
 
     def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:
         """``out[...] = a @ b``, added to what `out` holds if `add`, by cuBLAS straight into `out`; returns `out`.

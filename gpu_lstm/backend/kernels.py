@@ -116,9 +116,9 @@ def gates_backward(dtype: str, neighbours: int, masked: bool) -> Kernel:
     return Kernel("gates.cu", "gates_backward", (STORAGE[dtype], str(neighbours), _bool(masked)))
 
 
-def family_gates(direction: str, dtype: str, neighbours: int, normed: bool) -> Kernel:
+def family_cells(direction: str, dtype: str, neighbours: int, normed: bool) -> Kernel:
     """The family's cell, "forward" or "backward", of one time step; `normed`: with layer normalisation."""
-    return Kernel("family.cu", f"family_gates_{direction}", (STORAGE[dtype], str(neighbours), _bool(normed)))
+    return Kernel("family.cu", f"family_cells_{direction}", (STORAGE[dtype], str(neighbours), _bool(normed)))
 
 
 def finish_h(dtype: str) -> Kernel:
@@ -235,8 +235,8 @@ def every_kernel() -> Iterator[Kernel]:
             yield from (gates_forward(dtype, width, keep, masked) for keep, masked in product(both, both))
             yield from (gates_backward(dtype, width, masked) for masked in both)
         for direction in ("forward", "backward"):
-            yield from (family_gates(direction, dtype, width, False) for width in (1, neighbours(dtype)))
-            yield family_gates(direction, dtype, 1, True)
+            yield from (family_cells(direction, dtype, width, False) for width in (1, neighbours(dtype)))
+            yield family_cells(direction, dtype, 1, True)
         yield from (finish_h(dtype), begin_dh(dtype))
         yield from (cross_entropy(dtype), take_rows(dtype), scatter_add(dtype), sum_of_squares(dtype))
         yield from (dropout(dtype, width) for width in (1, 4))

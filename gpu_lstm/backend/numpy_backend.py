@@ -11,6 +11,7 @@ import numpy as np
 
 from gpu_lstm.backend import compiled
 from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype
+from gpu_lstm.backend.exchange import CPU, CUDA_HOST, CUDA_MANAGED, adopt, foreign
 from gpu_lstm.backend.pool import POOL
 
 RULES = ("sgd", "rmsprop", "adam")
@@ -41,6 +42,14 @@ class NumpyBackend(Backend):
 
     def owns(self, x: Any) -> bool:  # noqa: D102
         return type(x) in (np.ndarray, np.memmap)  # other kinds have a meaning of their own: a mask, units
+
+    def receive(self, name: str, x: Any) -> Array:  # noqa: D102
+        if self.owns(x):
+            return x
+        if isinstance(x, np.ndarray):
+            raise foreign(name, x, self.name)
+        ways = (("__dlpack__", np.from_dlpack), ("__array__", np.asarray))
+        return adopt(name, x, self.name, (CPU, CUDA_HOST, CUDA_MANAGED), 0, ways)
 
     def dtype(self, name: str) -> Any:  # noqa: D102
         return numpy_dtype(name)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpu_lstm.backend import DTYPES, choose
+from gpu_lstm.backend import PARAM_DTYPES, choose
 from gpu_lstm.cli.options import Parsers, add_parser, add_run, find_checkpoint
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import MODELS
@@ -27,7 +27,10 @@ def add_command(commands: Parsers) -> None:
     add_run(parser)
     parser.add_argument("--out", type=Path, help="file to write; model.onnx beside the model if not given")
     parser.add_argument(
-        "--dtype", default="float32", choices=DTYPES, help="of the weights; ONNX Runtime computes LSTMs in float32 only"
+        "--dtype",
+        default="float32",
+        choices=PARAM_DTYPES,
+        help="of the weights; ONNX Runtime computes LSTMs in float32 only",
     )
 
 

@@ -60,8 +60,8 @@ def activations(model: Model | LSTM, data: np.ndarray) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to (num_layers * num_directions, T, H), for h (..., P) with a projection
-        By `QUANTITIES`: states h and c after each step, activated gates i, f, g, o in it; in the model's dtype, on the
-        host. Index ``[layer, step, cell]``; with two directions the first axis is that of a `State`.
+        By `QUANTITIES`: states h and c after each step, activated gates i, f, g, o in it; in the dtype of the
+        parameters, on the host. Index ``[layer, step, cell]``; with two directions the first axis is that of a `State`.
 
     Raises
     ------
@@ -97,7 +97,8 @@ def read(lstm: LSTM, saved: Saved) -> dict[str, np.ndarray]:
     host = lstm.backend.to_numpy
     c = host(saved.c[:-1, ...] if saved.reverse else saved.c[1:, ...])[:, 0, :]
     gates = np.split(host(saved.gates)[:, 0, :], 4, axis=1)
-    return {"h": host(saved.outputs)[:, 0, :], "c": c, **dict(zip("ifgo", gates, strict=True))}
+    found = {"h": host(saved.outputs)[:, 0, :], "c": c, **dict(zip("ifgo", gates, strict=True))}
+    return {name: array.astype(lstm.param_dtype) for name, array in found.items()}
 
 
 def inputs(model: Model | LSTM, data: np.ndarray) -> tuple[LSTM, Array]:
@@ -121,7 +122,7 @@ def inputs(model: Model | LSTM, data: np.ndarray) -> tuple[LSTM, Array]:
         return model.lstm, model.features(values.astype(np.float64)[:, None, :])
     if isinstance(model, LSTM):
         x = check_host("data", data, ("T", f"input_size={model.input_size}"))
-        return model, model.backend.asarray(x.astype(model.dtype)[:, None, :], model.dtype)
+        return model, model.backend.asarray(x.astype(model.param_dtype)[:, None, :], model.dtype)
     raise InputError(f"model is a {type(model).__name__}; expected a LanguageModel, a Forecaster or an LSTM")
 
 

@@ -55,7 +55,8 @@ def gradient_reach(
     position = np.unique(np.linspace(reach, last, windows).round().astype(np.int64))
     backend, lstm = model.backend, model.lstm
     state: Any = tuple(
-        backend.asarray(np.ascontiguousarray(states[name][:, position - reach, :]), lstm.dtype) for name in "hc"
+        backend.asarray(np.ascontiguousarray(states[name][:, position - reach, :]), kind)
+        for name, kind in (("h", lstm.dtype), ("c", lstm.param_dtype))
     )
     tapes, y = [], None
     for k in range(reach - 1, -1, -1):
@@ -69,7 +70,9 @@ def gradient_reach(
         _, gradient = softmax_cross_entropy(backend, prediction, targets)
     else:
         target = model.targets(np.asarray(data, dtype=np.float64)[:, None, :])[position, 0, :]
-        _, gradient = mean_squared(backend, prediction, backend.asarray(target.astype(model.dtype)[None], model.dtype))
+        _, gradient = mean_squared(
+            backend, prediction, backend.asarray(target.astype(model.param_dtype)[None], model.param_dtype)
+        )
     # The losses are means over the windows; each window's own loss is wanted.
     dy, _ = model.head.backward(head_tape, gradient * len(position))
     norms: dict[str, list[np.ndarray]] = {"h": [], "c": []}

@@ -194,7 +194,12 @@ def fill(title: str, tiles: list[dict[str, str]], content: dict[str, Any], about
     if content["tracked"]:
         best = content["tracked"][0][0]
         where = f"layer {best['layer']}, cell {best['cell']}"
-        tiles.append(tile(f"{best['r']:+.2f}", f"correlation of {where} with {best['feature']}, the best tracked"))
+        tiles.append(
+            tile(
+                f"{best['r']:+.2f}".replace("-", "\u2212"),
+                f"correlation of {where} with {best['feature']}, the best tracked",
+            )
+        )
     if content["reach"]:
         faded, farthest = content["reach"]["fades"], content["reach"]["distance"][-1]
         far = f"{faded} steps" if faded else f"> {farthest} steps"

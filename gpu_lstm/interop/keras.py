@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpu_lstm.backend import Backend
+from gpu_lstm.backend import PARAM_DTYPES, Backend
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.interop.expressible import check_options, check_path
 from gpu_lstm.layers import LSTM
@@ -61,8 +61,8 @@ def from_keras(
         x is (B, T, D), as Keras has it.
     backend, tier
         As of `LSTM`.
-    dtype : {"float32", "float64"}, optional
-        That of the weights if not given; float32 for half precision.
+    dtype : {"float32", "float64", "float16", "bfloat16"}, optional
+        Of the LSTM. That of the weights if not given; float32 for half precision.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def from_keras(
         bidirectional=len(stack[0]) == 2,
         batch_first=batch_first,
         backend=backend,
-        dtype=check_dtype(dtype),
+        dtype=check_dtype(dtype, PARAM_DTYPES),
         tier=tier,
         **options,
     )
@@ -128,8 +128,8 @@ def from_keras(
             bias = np.zeros(4 * hidden_size) if part.bias is None else part.bias
             for name, array in (("weight_ih", part.kernel), ("weight_hh", part.recurrent_kernel), ("bias", bias)):
                 if f"{name}_{ending}" in lstm.params:
-                    host = np.ascontiguousarray((np.asarray(array, np.float64) * scale).T.astype(dtype))
-                    lstm.params[f"{name}_{ending}"][...] = lstm.backend.asarray(host, dtype)
+                    host = np.ascontiguousarray((np.asarray(array, np.float64) * scale).T.astype(lstm.param_dtype))
+                    lstm.params[f"{name}_{ending}"][...] = lstm.backend.asarray(host, lstm.param_dtype)
     return lstm
 
 
@@ -160,7 +160,7 @@ def to_keras(lstm: LSTM, path: str | Path | None = None) -> list[list[np.ndarray
     if path is not None and not str(path).endswith(".weights.h5"):
         raise InputError(f"path is {path}; expected a name that ends in .weights.h5, as Keras wants it")
     check_options(lstm, {"bias", "hard_sigmoid"}, "Keras's LSTM")
-    scale = np.repeat(SCALE if lstm.options.hard_sigmoid else np.ones(4), lstm.hidden_size).astype(lstm.dtype)
+    scale = np.repeat(SCALE if lstm.options.hard_sigmoid else np.ones(4), lstm.hidden_size).astype(lstm.param_dtype)
     result = []
     for place in range(lstm.num_layers):
         arrays = []

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm.backend import PARAM_DTYPES
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.interop.expressible import check_options, check_path
 from gpu_lstm.layers import LSTM, Linear, Reversed
@@ -72,7 +73,7 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
     ----------
     model : LSTM, Reversed, LanguageModel, Forecaster or Classifier
     dtype : {"float32", "float64"}, optional
-        Of the weights; the model's own if not given. ONNX Runtime computes LSTMs in float32 only.
+        Of the weights; that of the model's parameters if not given. ONNX Runtime computes LSTMs in float32 only.
     metadata : dict of str, optional
         Kept in the file, beside ``kind`` and ``config`` (JSON) of the model.
 
@@ -91,7 +92,7 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
     onnx = require_onnx()
     if not isinstance(model, LSTM | Reversed | Model):
         raise InputError(f"model is a {type(model).__name__}; expected an LSTM or one of the models")
-    dtype = model.dtype if dtype is None else check_dtype(dtype)
+    dtype = model.param_dtype if dtype is None else check_dtype(dtype, PARAM_DTYPES)
     size = sum(int(array.size) for array in model.params.values()) * np.dtype(dtype).itemsize
     if size > 2**31 - 2**20:
         raise InputError(f"model has {size:,} bytes of weights; an ONNX file holds 2 GB")

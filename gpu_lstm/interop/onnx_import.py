@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend import PARAM_DTYPES, Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.expressible import check_path
 from gpu_lstm.interop.onnx_export import ORDER, require_onnx
@@ -87,8 +87,8 @@ def from_onnx(
         Name of one LSTM node, to load that one only.
     backend, tier
         As of `LSTM`.
-    dtype : {"float32", "float64"}, optional
-        That of the weights if not given; float32 for half precision.
+    dtype : {"float32", "float64", "float16", "bfloat16"}, optional
+        Of the LSTM. That of the weights if not given; float32 for half precision.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def from_onnx(
         bidirectional=first.directions == 2,
         batch_first=bool(first.layout) != source.swapped(stack),
         backend=backend,
-        dtype=check_dtype(dtype),
+        dtype=check_dtype(dtype, PARAM_DTYPES),
         tier=tier,
         bias=any(cell.bias is not None for cell in cells),
         peepholes=any(cell.peepholes is not None for cell in cells),
@@ -140,7 +140,8 @@ def from_onnx(
         for direction, ending in enumerate((f"l{place}", f"l{place}_reverse")[: first.directions]):
             for name, array in cell.parameters(direction).items():
                 if f"{name}_{ending}" in lstm.params:
-                    lstm.params[f"{name}_{ending}"][...] = lstm.backend.asarray(array.astype(dtype), dtype)
+                    host = array.astype(lstm.param_dtype)
+                    lstm.params[f"{name}_{ending}"][...] = lstm.backend.asarray(host, lstm.param_dtype)
     return Loaded(
         Reversed(lstm) if first.direction == "reverse" else lstm, join_states(lstm, cells), join_lengths(cells)
     )
@@ -549,7 +550,7 @@ def check_same(first: Cell, other: Cell) -> None:
 def join_states(lstm: LSTM, cells: list[Cell]) -> tuple[Array | None, Array | None] | None:
     """The state that the file holds; None where it holds none but zeros."""
     found: list[Array | None] = []
-    for k in range(2):
+    for k, dtype in enumerate((lstm.dtype, lstm.param_dtype)):
         parts = [cell.state[k] for cell in cells]
         known = [part for part in parts if part is not None]
         if not known:
@@ -559,7 +560,7 @@ def join_states(lstm: LSTM, cells: list[Cell]) -> tuple[Array | None, Array | No
         if any(part.shape != shape or 0 in shape for part in known):
             raise InputError(f"{cells[0].name} has an initial state of shape {known[0].shape}; expected {shape}")
         full = np.concatenate([np.zeros(shape) if part is None else part for part in parts])
-        found.append(lstm.backend.asarray(full.astype(lstm.dtype), lstm.dtype))
+        found.append(lstm.backend.asarray(full.astype(lstm.param_dtype), dtype))
     return None if all(one is None for one in found) else (found[0], found[1])
 
 

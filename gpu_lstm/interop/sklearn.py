@@ -80,7 +80,8 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     verbose : bool
         Show a progress bar.
     backend : {"auto", "numpy", "cupy", "cupy:N"} or None
-    dtype : {"float32", "float64"}
+    dtype : {"float32", "float64", "float16", "bfloat16"}
+        16 bits are mixed precision: sums and weights stay in float32.
     tier : {"auto", "reference", "pointwise", "sequence"}
     recompute : bool
         See `gpu_lstm.LSTM`.

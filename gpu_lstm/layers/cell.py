@@ -88,13 +88,12 @@ class LSTMCell(Layer):
         InputError
             An argument has the wrong shape, dtype, device or value; nothing was computed.
         """
-        self.backend.require("x", x, ("B", f"input_size={self.input_size}"), self.dtype)
+        x = self.backend.require("x", x, ("B", f"input_size={self.input_size}"), self.dtype)
         given = (None, None) if state is None else state
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise InputError(f"state is {type(state).__name__}; expected a pair (h, c)")
-        self._check(("h", "c"), given, x.shape[0])
+        first = self._one_layer(("h", "c"), given, x.shape[0])
         self._lend()
-        first = tuple(None if array is None else array[None, ...] for array in given)
         _, (h, c), tape = self._lstm.forward(x[None, ...], (first[0], first[1]), seed=seed, keep=keep)
         return h[0, ...], c[0, ...], Tape(tape, x.shape[0])
 
@@ -124,19 +123,20 @@ class LSTMCell(Layer):
             The tape was used before, or an argument has the wrong shape, dtype or device.
         """
         inner, batch = tape.take()
-        self._check(("dh", "dc"), (dh, dc), batch)
-        last = tuple(None if array is None else array[None, ...] for array in (dh, dc))
+        last = self._one_layer(("dh", "dc"), (dh, dc), batch)
         self._lend()
         dx, (dh0, dc0), gradients = self._lstm.backward(inner, None, (last[0], last[1]))
         names = {name.removesuffix("_l0"): gradient for name, gradient in gradients.items()}
         return dx[0, ...], (dh0[0, ...], dc0[0, ...]), names
 
-    def _check(self, names: tuple[str, str], pair: Any, batch: int) -> None:
-        """Check h and c, or their gradients, either of which may be None."""
+    def _one_layer(self, names: tuple[str, str], pair: Any, batch: int) -> list[Array | None]:
+        """A checked pair like (h, c), as the state of a stack of one layer."""
+        taken = []
         kinds = zip((self.output_size, self.hidden_size), (self.dtype, self.param_dtype), strict=True)
         for name, array, (size, dtype) in zip(names, pair, kinds, strict=True):
-            if array is not None:
-                self.backend.require(name, array, (batch, size), dtype)
+            whole = None if array is None else self.backend.require(name, array, (batch, size), dtype)
+            taken.append(None if whole is None else whole[None, ...])
+        return taken
 
     def _lend(self) -> None:
         """Whatever arrays `params` holds now are those that run."""

@@ -26,7 +26,7 @@ class Dropout(Layer):
 
     def forward(self, x: Array, seed: tuple[int, ...] | None = None) -> tuple[Array, Tape]:
         """Drop elements of x, of any shape; a seed of None means evaluation: x itself comes back."""
-        self.backend.require("x", x, any_shape(x), self.dtype)
+        x = self.backend.require("x", x, any_shape(x), self.dtype)
         if seed is None or self.p == 0:
             return x, Tape(None, tuple(x.shape))
         y, again = self.backend.dropout(x, self.p, seed)
@@ -35,5 +35,5 @@ class Dropout(Layer):
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
         """Gradient dx from dy, through the same mask."""
         again, shape = tape.take()
-        self.backend.require("dy", dy, shape, self.dtype)
+        dy = self.backend.require("dy", dy, shape, self.dtype)
         return (dy if again is None else again(dy)), {}

@@ -53,7 +53,7 @@ class Embedding(Layer):
             told by ``backend.read``, when the loss is read.
         """
         xp = self.backend.xp
-        self.backend.require("ids", ids, any_shape(ids))
+        ids = self.backend.require("ids", ids, any_shape(ids))
         if not xp.isdtype(ids.dtype, "integral"):
             raise InputError(f"ids has dtype {ids.dtype}; expected integers")
         flat = xp.reshape(ids, (-1,))
@@ -65,7 +65,7 @@ class Embedding(Layer):
         """Gradient of the table from dy (..., embedding_dim); ids have none."""
         flat, shape = tape.take()
         gradient = self.backend.xp.zeros_like(self.params["weight"])
-        self.backend.require("dy", dy, (*shape, f"embedding_dim={self.embedding_dim}"), self.dtype)
+        dy = self.backend.require("dy", dy, (*shape, f"embedding_dim={self.embedding_dim}"), self.dtype)
         rows = self.backend.xp.reshape(dy, (flat.shape[0], self.embedding_dim))
         self.backend.scatter_add(gradient, flat, self.backend.widened(rows))
         return None, {"weight": gradient}

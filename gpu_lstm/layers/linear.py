@@ -56,7 +56,7 @@ class Linear(Layer):
         InputError
             x has another last axis or dtype, or belongs to another backend.
         """
-        self.backend.require("x", x, (*any_shape(x)[:-1], f"input_size={self.input_size}"), self.dtype)
+        x = self.backend.require("x", x, (*any_shape(x)[:-1], f"input_size={self.input_size}"), self.dtype)
         xp = self.backend.xp
         rows = xp.reshape(x, (-1, self.input_size))
         params = self.rounded().params
@@ -67,7 +67,7 @@ class Linear(Layer):
         """Gradients from dy (..., output_size): dx (..., input_size) and those of the parameters."""
         rows, shape, weight = tape.take()
         xp = self.backend.xp
-        self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.output_dtype)
+        dy = self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.output_dtype)
         dy_rows = self.backend.asarray(xp.reshape(dy, (-1, self.output_size)), self.dtype)
         (dweight,), dbias = self.backend.weight_gradients(dy_rows, [rows])
         dx = self.backend.product(dy_rows, weight)

@@ -284,7 +284,7 @@ class LSTM(Layer):
         """
         xp, backend = self.backend.xp, self.backend
         order = ("B", "T") if self.batch_first else ("T", "B")
-        backend.require("x", x, (*order, f"input_size={self.input_size}"), self.dtype)
+        x = backend.require("x", x, (*order, f"input_size={self.input_size}"), self.dtype)
         if 0 in x.shape:
             raise InputError(f"x has shape {tuple(x.shape)}; expected at least one step and one sequence")
         if self.batch_first:
@@ -567,7 +567,7 @@ class LSTM(Layer):
             if du is not dz:
                 bias = xp.sum(backend.widened(dz), axis=0)
             dz_hh = dz if saved.dz_hh is None else xp.reshape(saved.dz_hh, (rows, width))
-            weight_hh = weight_hh_gradient(xp, backend.widened(dz_hh), backend.widened(before), self.options.heads)
+            weight_hh = weight_hh_gradient(xp, self._weight_gradients, dz_hh, before, self.options.heads)
         else:
             (weight_ih, weight_hh), bias = self._weight_gradients(dz, [x, before])
         if piece.weight_again is not None:
@@ -679,7 +679,9 @@ class LSTM(Layer):
         if lengths is None:
             return None
         try:
-            host = np.asarray(self.backend.to_numpy(lengths) if self.backend.owns(lengths) else lengths)
+            host = self._on_host("lengths", lengths)
+        except InputError:
+            raise
         except ValueError:
             raise InputError(
                 f"lengths is a {type(lengths).__name__} of no regular shape; expected {batch} of them"
@@ -697,11 +699,17 @@ class LSTM(Layer):
         valid = np.arange(num_steps)[:, None, None] < host[None, :, None]
         return Mask(host.astype(np.int64), self.backend.asarray(valid, "bool"))
 
+    def _on_host(self, name: str, value: Any) -> np.ndarray:
+        """A sequence, or an array of the host or of the backend's device, as an array of the host."""
+        if self.backend.owns(value) or hasattr(value, "__cuda_array_interface__"):
+            value = self.backend.to_numpy(self.backend.receive(name, value))
+        return np.asarray(value)
+
     def _check_resets(self, resets: Any, num_steps: int, batch: int) -> np.ndarray | None:
         """The resets on the host, (T, B); None where there are none."""
         if resets is None:
             return None
-        host = self.backend.to_numpy(resets) if self.backend.owns(resets) else np.asarray(resets)
+        host = self._on_host("resets", resets)
         shape = (batch, num_steps) if self.batch_first else (num_steps, batch)
         if host.shape != shape or host.dtype != np.bool_:
             raise InputError(f"resets has shape {host.shape} and dtype {host.dtype}; expected {shape} of bool")
@@ -719,7 +727,8 @@ class LSTM(Layer):
         kinds = (self.output_size, self.dtype), (self.hidden_size, self.param_dtype)
         for place, (name, (size, dtype)) in enumerate(zip(names, kinds, strict=False)):
             if arrays[place] is not None:
-                self.backend.require(name, arrays[place], (*order, size * self.num_directions), dtype)
+                shape = (*order, size * self.num_directions)
+                arrays[place] = self.backend.require(name, arrays[place], shape, dtype)
                 if self.batch_first:
                     arrays[place] = swap_batch_and_time(self.backend, arrays[place])
         return arrays[0], arrays[1]
@@ -734,10 +743,10 @@ class LSTM(Layer):
         if not isinstance(state, tuple | list) or len(state) != 2:
             raise InputError(f"state is {type(state).__name__}; expected a pair ({', '.join(names)})")
         kinds = zip(self._state_shapes(batch), (self.dtype, self.param_dtype), strict=True)
-        for name, array, (shape, dtype) in zip(names, state, kinds, strict=True):
-            if array is not None:
-                self.backend.require(name, array, shape, dtype)
-        return tuple(state)
+        return tuple(
+            None if array is None else self.backend.require(name, array, shape, dtype)
+            for name, array, (shape, dtype) in zip(names, state, kinds, strict=True)
+        )
 
 
 def segments(num_steps: int, batch: int, reverse: bool = False) -> list[tuple[int, int]]:

@@ -95,7 +95,7 @@ class LanguageModel(Model):
         gradients : dict
             Named as ``params``.
         """
-        self.backend.require("tokens", tokens, ("T + 1", "B"))
+        tokens = self.backend.require("tokens", tokens, ("T + 1", "B"))
         vectors, embedding_tape = self.embedding.forward(tokens[:-1, :])
         h, state, lstm_tape = self.lstm.forward(vectors, state, seed=seed)
         h, dropout_tape = self.dropout.forward(h, None if seed is None else (*seed, 0))
@@ -115,7 +115,7 @@ class LanguageModel(Model):
 
     def evaluate(self, tokens: Array, state: State | None = None) -> tuple[float, State]:
         """Mean loss in nats of a chunk (T + 1, B), without dropout, and the state after it."""
-        self.backend.require("tokens", tokens, ("T + 1", "B"))
+        tokens = self.backend.require("tokens", tokens, ("T + 1", "B"))
         logits, state = self.logits(tokens[:-1, :], state)
         (loss,) = self.backend.read(softmax_cross_entropy(self.backend, logits, tokens[1:, :])[0])
         return loss, state

@@ -58,7 +58,7 @@ def forward(
     if projection is not None and (step.masked or variant.zoneout_h is not None or mask is not None):
         projected = xp.empty((batch, size), dtype=step.state)
     width = step.neighbours(z, product, c, saved.cells, saved.unprojected, h, seen)
-    cell = backend.kernel(kernels.family_gates("forward", step.dtype, width, normed))
+    cell = backend.kernel(kernels.family_cells("forward", step.dtype, width, normed))
     finish = None if projected is None else backend.kernel(kernels.finish_h(step.dtype))
     cell_grid, finish_grid = step.grid_of_cells(width), step.grid(size)
     in_cell = (
@@ -110,7 +110,7 @@ def backward(
         by_head = xp.empty(step.product_shape, dtype=gates.dtype)
     sums = [xp.zeros((batch, n), dtype=step.state) if step.normed else None for n in (4 * hidden, hidden, hidden)]
     width = step.neighbours(gates, by_head, c, saved.cells, dm, dh, dc, dh_t, kept, dc_t)
-    cell = backend.kernel(kernels.family_gates("backward", step.dtype, width, step.normed))
+    cell = backend.kernel(kernels.family_cells("backward", step.dtype, width, step.normed))
     begin = None if projected is None else backend.kernel(kernels.begin_dh(step.dtype))
     cell_grid, begin_grid = step.grid_of_cells(width), step.grid(size)
     in_cell = (

@@ -12,9 +12,9 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend, compiled
 from gpu_lstm.recurrence import family
 from gpu_lstm.recurrence.contract import Mask, Saved, refuse
-from gpu_lstm.recurrence.variant import OPTIONS, Variant
+from gpu_lstm.recurrence.variant import EPSILON, OPTIONS, Variant
 
-TAKES = OPTIONS - {"layer_norm"}
+TAKES = OPTIONS
 
 
 def forward(
@@ -45,15 +45,21 @@ def forward(
     if variant is None:
         compiled.call("forward", z.dtype, num_steps, batch, hidden, z, weight_hh, h, c, lengths, *flags, *split)
         return saved
-    refuse(variant.gain_hh is not None or variant.gain_c is not None, "layer normalisation")
+    gains = (variant.gain_hh, variant.gain_c, variant.shift_c)
+    refuse(len({gain is None for gain in gains}) > 1, "part of layer normalisation")
+    kept = num_steps if keep else 1
     if keep and variant.zoneout_c is not None:
         saved.cells = backend.empty((num_steps, batch, hidden), z.dtype)
     if variant.projection is not None:
-        saved.unprojected = backend.empty((num_steps if keep else 1, batch, hidden), z.dtype)
+        saved.unprojected = backend.empty((kept, batch, hidden), z.dtype)
+    if variant.gain_hh is not None:
+        saved.normalised = backend.empty((kept, batch, width), z.dtype)
+        saved.scales = backend.empty((kept, batch, 1), z.dtype)
     problem = _Problem(saved, variant)
     compiled.call(
-        "family_forward", z.dtype, *problem.arguments, z, h, c, saved.cells, saved.unprojected, lengths, *flags, *split
-    )
+        "family_forward", z.dtype, *problem.arguments, z, h, c, saved.cells, saved.unprojected, saved.normalised,
+        saved.scales, lengths, *flags, *split,
+    )  # fmt: skip
     return saved
 
 
@@ -84,15 +90,17 @@ def backward(
         )  # fmt: skip
         return gates, dh0, dc0
     variant = saved.variant or Variant()
-    projected = peepholes = None
+    projected = peepholes = norm = None
     if variant.projection is not None:
         projected = backend.empty((num_steps, batch, size), gates.dtype)
     if variant.peepholes is not None:
         peepholes = np.zeros((batch, 3, hidden), gates.dtype)
+    if variant.gain_hh is not None:
+        norm = np.zeros((batch, 6 * hidden), gates.dtype)
     problem = _Problem(saved, variant)
     compiled.call(
         "family_backward", gates.dtype, *problem.arguments, gates, saved.c, saved.cells, *_rows(dh), *_rows(dc), dh0,
-        dc0, projected, peepholes, lengths, reverse, *split,
+        dc0, projected, peepholes, saved.normalised, saved.scales, norm, lengths, reverse, *split,
     )  # fmt: skip
     if projected is not None:
         rows = num_steps * batch
@@ -100,6 +108,10 @@ def backward(
         saved.gradients["weight_hr"] = compiled.weight_gradients(projected.reshape(rows, size), [m])[0][0]
     if peepholes is not None:
         saved.gradients["peephole"] = peepholes.sum(axis=0)
+    if norm is not None:
+        parts = np.split(norm.sum(axis=0), [4 * hidden, 5 * hidden])
+        saved.gradients |= dict(zip(("gain_hh", "gain_c", "shift_c"), parts, strict=True))
+        saved.dz_hh = saved.normalised  # it was overwritten
     return gates, dh0, dc0
 
 
@@ -114,15 +126,14 @@ class _Problem:
 
     def __init__(self, saved: Saved, variant: Variant):
         (_, batch, size), hidden, dtype = saved.h.shape, saved.c.shape[2], saved.gates.dtype
-        self._arrays: list[np.ndarray | None] = [saved.weight_hh]
-        shares = []
-        for array in (variant.peepholes, variant.projection, variant.zoneout_h, variant.zoneout_c,
-                      variant.recurrent_mask, variant.live):  # fmt: skip
-            number = array is None or isinstance(array, float)
-            self._arrays.append(None if number else np.ascontiguousarray(array, dtype))
-        for share in (variant.zoneout_h, variant.zoneout_c):
-            shares.append(share if isinstance(share, float) else 0.0)
-        numbers = np.array([*family.cell_numbers(variant, float(np.finfo(dtype).eps)), *shares])
+        v = variant
+        options = (v.peepholes, v.projection, v.zoneout_h, v.zoneout_c, v.recurrent_mask, v.live)
+        self._arrays = [
+            None if array is None or isinstance(array, float) else np.ascontiguousarray(array, dtype)
+            for array in (saved.weight_hh, *options, v.gain_hh, v.gain_c, v.shift_c)
+        ]
+        shares = [share if isinstance(share, float) else 0.0 for share in (v.zoneout_h, v.zoneout_c)]
+        numbers = np.array([*family.cell_numbers(variant, float(np.finfo(dtype).eps)), *shares, EPSILON])
         flags = (int(variant.coupled), int(variant.hard_sigmoid))
         sizes = compiled.longs([saved.gates.shape[0], batch, hidden, size, variant.heads, *flags])
         self.arguments = (sizes, numbers, compiled.pointers(self._arrays))

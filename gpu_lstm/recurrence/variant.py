@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gpu_lstm.backend import Array
+
+WeightGradients = Callable[[Array, Sequence[Array]], tuple[list[Array], Array]]
 
 EPSILON = 1e-5
 """Added to the variance by layer normalisation."""
@@ -133,12 +136,13 @@ def to_h(xp: Any, dz: Array, weight_hh: Array, heads: int) -> Array:
     return xp.reshape(xp.permute_dims(dh, (1, 0, 2)), (dz.shape[0], heads * dh.shape[2]))
 
 
-def weight_hh_gradient(xp: Any, dz: Array, h: Array, heads: int) -> Array:
-    """dz^T h of all rows, (4H, P/n): from dz (N, 4H) and h (N, P), head by head."""
+def weight_hh_gradient(xp: Any, products: WeightGradients, dz: Array, h: Array, heads: int) -> Array:
+    """dz^T h of all rows, (4H, P/n): from dz (N, 4H) and h (N, P), head by head, by `Backend.weight_gradients`."""
     if heads == 1:
-        return xp.matmul(dz.T, h)
-    by_head = xp.permute_dims(xp.reshape(h, (h.shape[0], heads, h.shape[1] // heads)), (1, 0, 2))
-    return join_heads(xp, xp.matmul(xp.matrix_transpose(_gates_by_head(xp, dz, heads)), by_head))
+        return products(dz, [h])[0][0]
+    by_head, width = _gates_by_head(xp, dz, heads), h.shape[1] // heads
+    parts = [products(by_head[k, ...], [h[:, k * width : (k + 1) * width]])[0][0] for k in range(heads)]
+    return join_heads(xp, xp.stack(parts))
 
 
 def _gates_by_head(xp: Any, dz: Array, heads: int) -> Array:

@@ -118,7 +118,7 @@ CELL void cell_backward(Gates<V>& gates, V c_before, V c, V dh, V& dc) {
 // ---------------------------------------------------------------------------------------------- the family's cell
 //
 // The same with the options of gpu_lstm/recurrence/family.py, whose cell_forward and cell_backward these are without
-// layer normalisation. Options are numbers at run time, the same for all units, so that one instance does them all.
+// layer normalisation, which needs all units of a row at once between the gates and m. Options are numbers at run time, the same for all units, so that one instance does them all.
 
 template <typename T>
 struct CellOptions {
@@ -155,25 +155,30 @@ CELL V family_slope(const CellOptions<T>& options, V gate) {
   return where_between<T>(gate, options.gate_low, options.gate_high, slope);
 }
 
-// z becomes the activated gates; c is the new cell state, m what is projected or is h.
+// z becomes the activated gates; c is the new cell state.
 template <typename T, typename V>
-CELL void family_forward(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& z, V c_before, V& c, V& m) {
+CELL void family_gates(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& z, V c_before, V& c) {
   z.i = family_gate<T>(options, z.i + p.i * c_before);
   z.f = options.coupled ? T(1) - z.i : family_gate<T>(options, z.f + p.f * c_before);
   z.g = tanh_of<T>(clamp<T>(z.g, options.clip));
   c = clamp<T>(z.f * c_before + z.i * z.g, options.cell_clip);
   z.o = family_gate<T>(options, z.o + p.o * c);
+}
+
+// The same with m, what is projected or is h.
+template <typename T, typename V>
+CELL void family_forward(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& z, V c_before, V& c, V& m) {
+  family_gates<T>(options, p, z, c_before, c);
   m = z.o * tanh_of<T>(c);
 }
 
-// gates become dz; dc, all that arrives at c, becomes dc of the step before. dm is all that arrives at m.
+// gates become dz; dc, what arrives at c but for the peephole of o, becomes dc of the step before. d_o is all that
+// arrives at o.
 template <typename T, typename V>
-CELL void family_backward(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& gates, V c_before, V c,
-                          V dm, V& dc) {
+CELL void family_gates_backward(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& gates, V c_before,
+                                V c, V d_o, V& dc) {
   const Gates<V> a = gates;
-  const V tanh_c = tanh_of<T>(c);
-  dc += dm * a.o * (T(1) - tanh_c * tanh_c);
-  gates.o = dm * tanh_c * family_slope<T>(options, a.o);
+  gates.o = d_o * family_slope<T>(options, a.o);
   dc += p.o * gates.o;
   dc = where_between<T>(c, -options.cell_clip, options.cell_clip, dc);
   const V df = dc * c_before;
@@ -181,6 +186,15 @@ CELL void family_backward(const CellOptions<T>& options, const Peepholes<V>& p, 
   gates.f = options.coupled ? splat<V>(T(0)) : df * family_slope<T>(options, a.f);
   gates.g = dc * a.i * where_between<T>(a.g, -options.g_high, options.g_high, T(1) - a.g * a.g);
   dc = dc * a.f + p.i * gates.i + p.f * gates.f;
+}
+
+// The same from dm, all that arrives at m, and dc, all else that arrives at c.
+template <typename T, typename V>
+CELL void family_backward(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& gates, V c_before, V c,
+                          V dm, V& dc) {
+  const V tanh_c = tanh_of<T>(c);
+  dc += dm * gates.o * (T(1) - tanh_c * tanh_c);
+  family_gates_backward<T>(options, p, gates, c_before, c, dm * tanh_c, dc);
 }
 
 // What stays after zoneout: that share of the old value, the rest of the new one.

@@ -1,9 +1,10 @@
-// The recurrence of the LSTM family, forward and backward: gpu_lstm/recurrence/family.py without layer normalisation.
+// The recurrence of the LSTM family, forward and backward, as in gpu_lstm/recurrence/family.py.
 //
 // Included after recurrence.h, once for each instruction set. The options are those of gpu_lstm/recurrence/variant.py,
 // numbers and pointers at run time: this is the general recurrence, and the one of recurrence.h stays plain.
 // P is the size of h: that of the projection, else H. Each of `heads` heads has its own panels, over its P / heads
-// values of h and its H / heads units; a block of columns never reaches into the next head.
+// values of h and its H / heads units; a block of columns never reaches into the next head. With layer normalisation,
+// which takes whole rows of the batch, the threads split the rows for all but the products.
 
 // Columns of one head that a panel holds, of all columns.
 struct Block {
@@ -34,6 +35,8 @@ struct Family {
   const T *peepholes, *projection;  // (3, H), (P, H), or null
   const T *zoneout_h, *zoneout_c;   // (T, B, P), (T, B, H), or null: then the number
   const T *recurrent_mask, *live;   // (B, P), (T, B), or null
+  const T *gain_hh, *gain_c, *shift_c;  // (4H,), (H,), (H,): layer normalisation; or all null
+  T epsilon;
 
   bool valid(long t, long b) const { return !lengths || t < lengths[b]; }
   long before(long t) const { return reverse ? t + 1 : t; }
@@ -82,6 +85,42 @@ void each_vector(Range rows, const Block& block, const T* sums, const Visit& vis
     for (long j = 0; j < block.count; j += Simd<T>::width) visit(b, block.first + j, block.count - j, sums + j);
 }
 
+// `count` numbers become those with mean 0 and variance 1; the factor that made their variance so.
+template <typename T>
+T normalise_row(T* x, long count, T epsilon) {
+  using V = typename Simd<T>::V;
+  constexpr long width = Simd<T>::width;
+  V sum{}, squares{};
+  for (long j = 0; j < count; j += width) sum += load(x + j, count - j);
+  const V mean = splat<V>(sum_of<T>(sum) / T(count));
+  for (long j = 0; j < count; j += width) {
+    const V centred = load(x + j, count - j) - mean;
+    squares += count - j >= width ? centred * centred : first_of<T>(count - j) ? centred * centred : V{};
+    store(x + j, centred, count - j);
+  }
+  const T scale = T(1) / std::sqrt(sum_of<T>(squares) / T(count) + epsilon);
+  for (long j = 0; j < count; j += width) store(x + j, load(x + j, count - j) * scale, count - j);
+  return scale;
+}
+
+// dy, the gradient of y, becomes that of x, for y = normalise_row(x); y may be where it is written.
+template <typename T>
+void normalise_row_backward(const T* dy, const T* y, T scale, long count, T* dx) {
+  using V = typename Simd<T>::V;
+  constexpr long width = Simd<T>::width;
+  V sum{}, with_y{};
+  for (long j = 0; j < count; j += width) {
+    const V d = load(dy + j, count - j);
+    sum += d;
+    with_y += d * load(y + j, count - j);
+  }
+  const V mean = splat<V>(sum_of<T>(sum) / T(count)), mean_y = splat<V>(sum_of<T>(with_y) / T(count));
+  for (long j = 0; j < count; j += width) {
+    const long left = count - j;
+    store(dx + j, (load(dy + j, left) - mean - load(y + j, left) * mean_y) * scale, left);
+  }
+}
+
 // ---------------------------------------------------------------------------------------------------- forward
 
 template <typename T>
@@ -91,6 +130,7 @@ struct FamilyForward {
   T *z, *h, *c;  // c has one slot only where keep is false
   T* cells;      // (T, B, H): c before zoneout; or null
   T* m;          // (T, B, H): what is projected, one step where keep is false; or null
+  T *normalised, *scales;  // (T, B, 4H), (T, B): h W_hh^T normalised, one step where keep is false; or null
   bool keep;
   T *panels, *projection_panels;  // [block][k][gate][unit], [block][k][column of h]
   T* seen;                        // (2, B, P): what this step and the next multiply by W_hh
@@ -162,29 +202,65 @@ struct FamilyForward {
       for (int r = 0; r < M; ++r)
 #pragma GCC unroll 4
         for (int gate = 0; gate < 4; ++gate) store(rows + r * panel + gate * width, sums[r][gate]);
-      for (int r = 0; r < M; ++r) p.one(n, first + r, block, rows + r * panel);
+      for (int r = 0; r < M; ++r) p.one(n, first + r, block.first, block.count, rows + r * panel);
     }
   };
 
-  // One cell of step n: `from_h` holds its four gates' share of h.
-  void one(long n, long b, const Block& block, const T* from_h) const {
-    const long t = step(n), H = f.hidden, unit = block.first, left = block.count, at = (t * f.batch + b) * H + unit;
+  // Some units of step n: `from_h` holds the four gates' share of h.
+  void one(long n, long b, long unit, long left, const T* from_h) const {
+    const auto add = load_gates(from_h, Simd<T>::width, Simd<T>::width);
+    if (normalised) return store_gates(normalised_at(step(n)) + b * 4 * f.hidden + unit, f.hidden, add, left);
+    V c_new;
+    const V o = gates_of(n, b, unit, left, add, c_new);
+    hand_on(n, b, unit, left, o * tanh_of<T>(c_new));
+  }
+
+  // All units of a row, with layer normalisation, for which h W_hh^T is there; `row` is room for H numbers.
+  void whole_row(long n, long b, T* row) const {
+    constexpr long width = Simd<T>::width;
+    const long t = step(n), H = f.hidden;
+    T* y = normalised_at(t) + b * 4 * H;
+    scales[(keep ? t * f.batch : 0) + b] = normalise_row(y, 4 * H, f.epsilon);
+    for (long unit = 0; unit < H; unit += width) {
+      const long left = H - unit;
+      auto add = load_gates(y + unit, H, left);
+      const auto gain = load_gates(f.gain_hh + unit, H, left);
+      V c_new;
+      gates_of(n, b, unit, left, {add.i * gain.i, add.f * gain.f, add.g * gain.g, add.o * gain.o}, c_new);
+      store(row + unit, c_new, left);
+    }
+    normalise_row(row, H, f.epsilon);
+    const T* o = z + ((t * f.batch + b) * 4 + 3) * H;
+    for (long unit = 0; unit < H; unit += width) {
+      const long left = H - unit;
+      const V u = load(row + unit, left) * load(f.gain_c + unit, left) + load(f.shift_c + unit, left);
+      hand_on(n, b, unit, left, load(o + unit, left) * tanh_of<T>(u));
+    }
+  }
+
+  // Gates and c of step n; c is given before zoneout, and o.
+  V gates_of(long n, long b, long unit, long left, const Gates<V>& add, V& c_new) const {
+    const long t = step(n), H = f.hidden, at = (t * f.batch + b) * H + unit;
     const T* c_before = c + ((keep ? f.before(t) : 0) * f.batch + b) * H + unit;
     T* here = z + (t * f.batch + b) * 4 * H + unit;
-    const auto add = load_gates(from_h, Simd<T>::width, Simd<T>::width);
     auto gates = load_gates(here, H, left);
     gates = {gates.i + add.i, gates.f + add.f, gates.g + add.g, gates.o + add.o};
     const V before = load(c_before, left), old = before * f.alive(t, b);
-    V c_new, m_new;
-    family_forward<T>(f.cell, load_peepholes(f.peepholes, H, unit, left), gates, old, c_new, m_new);
-    if (keep) store_gates(here, H, gates, left);
+    family_gates<T>(f.cell, load_peepholes(f.peepholes, H, unit, left), gates, old, c_new);
+    if (keep || normalised) store_gates(here, H, gates, left);
     if (cells) store(cells + at, c_new, left);
-    c_new = f.valid(t, b) ? zoned_out<T>(f.stays_c(t, b, unit, left), old, c_new) : before;
-    store(c + ((keep ? f.after(t) : 0) * f.batch + b) * H + unit, c_new, left);
-    if (m) store(m_at(t) + b * H + unit, m_new, left);
+    const V c_after = f.valid(t, b) ? zoned_out<T>(f.stays_c(t, b, unit, left), old, c_new) : before;
+    store(c + ((keep ? f.after(t) : 0) * f.batch + b) * H + unit, c_after, left);
+    return gates.o;
+  }
+
+  // o tanh(c) of step n goes to the projection or is h.
+  void hand_on(long n, long b, long unit, long left, V m_new) const {
+    if (m) store(m_at(step(n)) + b * f.hidden + unit, m_new, left);
     else finish(n, b, unit, left, m_new);
   }
 
+  T* normalised_at(long t) const { return normalised + (keep ? t * f.batch * 4 * f.hidden : 0); }
   T* m_at(long t) const { return m + (keep ? t * f.batch * f.hidden : 0); }
 
   void project(long n, long number, Range rows, T* sums) const {
@@ -198,21 +274,27 @@ struct FamilyForward {
 
   void run(int member, int members, Barrier& barrier, bool split_batch) const {
     const Range mine = share(f.of_gates().blocks(), member, members);
-    const Range mine_of_h = share(m ? projected().blocks() : 0, member, members), packing = share(f.batch, member, members);
+    const Range mine_of_h = share(m ? projected().blocks() : 0, member, members);
+    const Range own_rows = share(f.batch, member, members);
     for (long n = mine.begin; n < mine.end; ++n) pack(n);
     for (long n = mine_of_h.begin; n < mine_of_h.end; ++n) pack_projection(n);
-    for (long b = packing.begin; b < packing.end; ++b)
+    for (long b = own_rows.begin; b < own_rows.end; ++b)
       for (long unit = 0; unit < f.size; unit += Simd<T>::width)
         see(0, step(0), b, unit, f.size - unit,
             load(h + (f.before(step(0)) * f.batch + b) * f.size + unit, f.size - unit));
     barrier.wait();
-    const Range rows = split_batch ? packing : Range{0, f.batch};
+    const Range rows = split_batch ? own_rows : Range{0, f.batch};
     const Range units = split_batch ? Range{0, f.of_gates().blocks()} : mine;
     const Range columns = split_batch ? Range{0, m ? projected().blocks() : 0} : mine_of_h;
-    T* sums = scratch<T, kMember>((rows.end - rows.begin) * Simd<T>::panel);
+    T* sums = scratch<T, kMember>((rows.end - rows.begin) * Simd<T>::panel + f.hidden);
+    T* row = sums + (rows.end - rows.begin) * Simd<T>::panel;
     for (long n = 0; n < f.steps; ++n) {
       for (long block = units.begin; block < units.end; ++block)
         for_tiles(rows.end - rows.begin, Tile{*this, n, block, rows.begin});
+      if (normalised) {
+        if (!split_batch) barrier.wait();
+        for (long b = own_rows.begin; b < own_rows.end; ++b) whole_row(n, b, row);
+      }
       if (m) {
         if (!split_batch) barrier.wait();
         for (long block = columns.begin; block < columns.end; ++block) project(n, block, rows, sums);
@@ -235,12 +317,16 @@ struct FamilyBackward {
   T *dh, *dc;    // (B, P), (B, H): at first of the final state, at last of the initial one
   T* projected;  // (T, B, P), written: the gradient of W_hr (o tanh(c)); or null
   T* dpeepholes;  // (B, 3, H), added to: gradients of the peepholes, to be summed over the batch; or null
+  T* normalised;    // (T, B, 4H), becomes the gradient of h W_hh^T; or null
+  const T* scales;  // (T, B) or null
+  T* dnorm;         // (B, 6H), added to: gradients of gain_hh, gain_c and shift_c, to be summed over the batch; or null
   T *panels, *projection_panels;  // [block][k][column of h], [block][k][unit]
+  T* dm;                          // (B, H): what arrives at o tanh(c), with layer normalisation
 
   long panel_size() const { return 4 * f.hidden / f.heads * Simd<T>::panel; }
   long panels_size() const { return f.of_h().blocks() * panel_size(); }
   long projection_size() const { return projected ? f.of_units().blocks() * f.size * Simd<T>::panel : 0; }
-  long size() const { return panels_size() + projection_size(); }
+  long size() const { return panels_size() + projection_size() + (normalised ? f.batch * f.hidden : 0); }
 
   // visit(first row of W_hh, rows, rows of the head before it) for the runs of rows that belong to a head.
   template <typename Visit>
@@ -271,8 +357,8 @@ struct FamilyBackward {
     const Block block = f.of_h().block(n);
     const long wide = divide_up(block.count, Simd<T>::width) * Simd<T>::width;
     each_run(block.head, [&](long row, long count, long place) {
-      through_panel(rows.end - rows.begin, gates + (t * f.batch + rows.begin) * 4 * f.hidden + row, 4 * f.hidden,
-                    count, panels + n * panel_size() + place * wide, block.count, sums, place > 0);
+      through_panel(rows.end - rows.begin, (normalised ? normalised : gates) + (t * f.batch + rows.begin) * 4 * f.hidden + row,
+                    4 * f.hidden, count, panels + n * panel_size() + place * wide, block.count, sums, place > 0);
     });
   }
 
@@ -298,18 +384,63 @@ struct FamilyBackward {
     return all - old;
   }
 
-  void one(long t, long b, long unit, long left, V dm) const {
+  const T* new_c(long t, long b) const {
+    return cells ? cells + (t * f.batch + b) * f.hidden : c + (f.after(t) * f.batch + b) * f.hidden;
+  }
+
+  // Some units, from what arrives at their o tanh(c).
+  void one(long t, long b, long unit, long left, V dm_here) const {
+    if (normalised) return store(dm + b * f.hidden + unit, dm_here, left);
+    const V o = load(gates + ((t * f.batch + b) * 4 + 3) * f.hidden + unit, left);
+    const V tanh_c = tanh_of<T>(load(new_c(t, b) + unit, left));
+    through_cell(t, b, unit, left, dm_here * tanh_c, dm_here * o * (T(1) - tanh_c * tanh_c));
+  }
+
+  // All units of a row, with layer normalisation; `row` is room for 8 H numbers.
+  void whole_row(long t, long b, T* row) const {
+    constexpr long width = Simd<T>::width;
+    const long H = f.hidden, at = t * f.batch + b;
+    T *y = row, *d_o = row + H, *dy = row + 2 * H, *into_c = row + 3 * H, *dz_gain = row + 4 * H;
+    T *dgain_hh = dnorm + b * 6 * H, *dgain_c = dgain_hh + 4 * H, *dshift_c = dgain_hh + 5 * H;
+    const T* o = gates + (at * 4 + 3) * H;
+    for (long unit = 0; unit < H; ++unit) y[unit] = new_c(t, b)[unit];
+    const T scale = normalise_row(y, H, f.epsilon);
+    for (long unit = 0; unit < H; unit += width) {
+      const long left = H - unit;
+      const V y_c = load(y + unit, left), gain = load(f.gain_c + unit, left), arrived = load(dm + b * H + unit, left);
+      const V tanh_u = tanh_of<T>(y_c * gain + load(f.shift_c + unit, left));
+      const V du = arrived * load(o + unit, left) * (T(1) - tanh_u * tanh_u);
+      store(d_o + unit, arrived * tanh_u, left);
+      store(dy + unit, du * gain, left);
+      store(dgain_c + unit, load(dgain_c + unit, left) + du * y_c, left);
+      store(dshift_c + unit, load(dshift_c + unit, left) + du, left);
+    }
+    normalise_row_backward(dy, y, scale, H, into_c);
+    for (long unit = 0; unit < H; unit += width)
+      through_cell(t, b, unit, H - unit, load(d_o + unit, H - unit), load(into_c + unit, H - unit));
+    T *y_hh = normalised + at * 4 * H, *dz = gates + at * 4 * H;
+    for (long k = 0; k < 4 * H; k += width) {
+      const long left = 4 * H - k;
+      const V d = load(dz + k, left);
+      store(dgain_hh + k, load(dgain_hh + k, left) + d * load(y_hh + k, left), left);
+      store(dz_gain + k, d * load(f.gain_hh + k, left), left);
+    }
+    normalise_row_backward(dz_gain, y_hh, scales[at], 4 * H, y_hh);
+  }
+
+  // gates become dz, and dc that of the step before; `into_c` arrives at c from o tanh(c).
+  void through_cell(long t, long b, long unit, long left, V d_o, V into_c) const {
     const long H = f.hidden, row = t * f.batch + b;
     T* here = gates + row * 4 * H + unit;
     if (!f.valid(t, b)) return store_gates(here, H, Gates<V>{}, left);
     const V alive = f.alive(t, b), c_old = load(c + (f.before(t) * f.batch + b) * H + unit, left) * alive;
-    const V c_new = load(cells ? cells + row * H + unit : c + (f.after(t) * f.batch + b) * H + unit, left);
+    const V c_new = load(new_c(t, b) + unit, left);
     V carried = load(dc + b * H + unit, left);
     if (dc_each) carried += load(dc_each + row * dc_row + unit, left);
     const V stays = f.stays_c(t, b, unit, left) * carried;
-    carried -= stays;
+    carried = carried - stays + into_c;
     auto dz = load_gates(here, H, left);
-    family_backward<T>(f.cell, load_peepholes(f.peepholes, H, unit, left), dz, c_old, c_new, dm, carried);
+    family_gates_backward<T>(f.cell, load_peepholes(f.peepholes, H, unit, left), dz, c_old, c_new, d_o, carried);
     store(dc + b * H + unit, (carried + stays) * alive, left);
     store_gates(here, H, dz, left);
     if (!dpeepholes) return;
@@ -328,8 +459,10 @@ struct FamilyBackward {
     const Range rows = split_batch ? share(f.batch, member, members) : Range{0, f.batch};
     const Range blocks = split_batch ? Range{0, f.of_h().blocks()} : mine;
     const Range units = split_batch ? Range{0, projected ? f.of_units().blocks() : 0} : mine_of_units;
+    const Range own_rows = share(f.batch, member, members);
     const long count = rows.end - rows.begin;
-    T* sums = scratch<T, kMember>(count * Simd<T>::panel);
+    T* sums = scratch<T, kMember>(count * Simd<T>::panel + 8 * f.hidden);
+    T* row = sums + count * Simd<T>::panel;
     long from = -1;
     for (long n = 0; n < f.steps; ++n) {
       const long t = f.reverse ? n : f.steps - 1 - n;
@@ -352,6 +485,10 @@ struct FamilyBackward {
           });
         }
       }
+      if (normalised) {
+        if (!split_batch) barrier.wait();
+        for (long b = own_rows.begin; b < own_rows.end; ++b) whole_row(t, b, row);
+      }
       if (!split_batch) barrier.wait();
       from = t;
     }
@@ -366,13 +503,14 @@ struct FamilyBackward {
 
 // ---------------------------------------------------------------------------------------------------- entries
 
-// sizes: T, B, H, P, heads, coupled, hard sigmoid; numbers: cell_numbers of family.py, then the two zoneouts; arrays:
-// W_hh, peepholes, W_hr, zoneout_h, zoneout_c, recurrent_mask, live.
+// sizes: T, B, H, P, heads, coupled, hard sigmoid; numbers: cell_numbers of family.py, the two zoneouts, epsilon; arrays:
+// W_hh, peepholes, W_hr, zoneout_h, zoneout_c, recurrent_mask, live, gain_hh, gain_c, shift_c.
 template <typename T>
 Family<T> family(const long* sizes, const double* numbers, const T* const* arrays, const long* lengths, bool reverse) {
   return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], arrays[0], lengths, reverse,
           cell_options<T>(numbers, sizes[5], sizes[6]), T(numbers[5]), T(numbers[6]),
-          arrays[1], arrays[2], arrays[3], arrays[4], arrays[5], arrays[6]};
+          arrays[1], arrays[2], arrays[3], arrays[4], arrays[5], arrays[6], arrays[7], arrays[8], arrays[9],
+          T(numbers[7])};
 }
 
 template <typename T>
@@ -387,5 +525,6 @@ template <typename T>
 void family_sequence_backward(FamilyBackward<T> p, int threads, bool split_batch) {
   p.panels = scratch<T, kShared>(p.size());
   p.projection_panels = p.panels + p.panels_size();
+  p.dm = p.projection_panels + p.projection_size();
   Team::run(threads, [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
 }

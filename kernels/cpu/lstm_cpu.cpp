@@ -118,21 +118,21 @@ int best_set() {
   }                                                                                                               \
   extern "C" void gpu_lstm_family_forward_##suffix(long set, const long* sizes, const double* numbers,            \
                                                    const T* const* arrays, T* z, T* h, T* c, T* cells, T* m,      \
-                                                   const long* lengths, long reverse, long keep, long threads,    \
-                                                   long split_batch) {                                            \
+                                                   T* normalised, T* scales, const long* lengths, long reverse,   \
+                                                   long keep, long threads, long split_batch) {                   \
     NAMESPACED(set, family_sequence_forward<T>({family<T>(sizes, numbers, arrays, lengths, reverse != 0), z, h, c,\
-                                                cells, m, keep != 0, nullptr, nullptr, nullptr},                  \
+                                                cells, m, normalised, scales, keep != 0, nullptr, nullptr, nullptr},\
                                                int(threads), split_batch != 0);)                                  \
   }                                                                                                               \
   extern "C" void gpu_lstm_family_backward_##suffix(long set, const long* sizes, const double* numbers,           \
                                                     const T* const* arrays, T* gates, const T* c, const T* cells, \
                                                     const T* dy, long dy_row, const T* dc_each, long dc_row,      \
-                                                    T* dh, T* dc, T* projected, T* dpeepholes,                    \
-                                                    const long* lengths, long reverse, long threads,              \
-                                                    long split_batch) {                                           \
+                                                    T* dh, T* dc, T* projected, T* dpeepholes, T* normalised,     \
+                                                    const T* scales, T* dnorm, const long* lengths, long reverse, \
+                                                    long threads, long split_batch) {                             \
     NAMESPACED(set, family_sequence_backward<T>({family<T>(sizes, numbers, arrays, lengths, reverse != 0), gates, c,\
                                                  cells, dy, dc_each, dy_row, dc_row, dh, dc, projected, dpeepholes,\
-                                                 nullptr, nullptr},                                               \
+                                                 normalised, scales, dnorm, nullptr, nullptr, nullptr},           \
                                                 int(threads), split_batch != 0);)                                 \
   }                                                                                                               \
   extern "C" void gpu_lstm_family_cell_forward_##suffix(long set, long batch, long hidden, long coupled,          \

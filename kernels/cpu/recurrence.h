@@ -93,6 +93,13 @@ CELL void store(T* p, typename Simd<T>::V v, long n) {
   else store_part(p, v, n);
 }
 
+template <typename T>
+CELL T sum_of(typename Simd<T>::V v) {
+  T total = 0;
+  for (long k = 0; k < Simd<T>::width; ++k) total += v[k];
+  return total;
+}
+
 // The four gates of the same units, `apart` elements from one another.
 template <typename T>
 CELL Gates<typename Simd<T>::V> load_gates(const T* p, long apart, long n) {

@@ -3,13 +3,6 @@
 // Included after recurrence.h, once for each instruction set. Sums are made in an order that does not depend on the
 // number of threads. The loops over plain arrays are left to the compiler to vectorise.
 
-template <typename T>
-CELL T sum_of(typename Simd<T>::V v) {
-  T total = 0;
-  for (long k = 0; k < Simd<T>::width; ++k) total += v[k];
-  return total;
-}
-
 // Rows of logits (N, V) become the gradient of scale * sum of losses; losses (N,) get -log softmax at the target.
 // Rows whose target is `ignored` get zeros, where `ignore` is set.
 template <typename T>

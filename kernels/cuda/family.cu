@@ -131,7 +131,7 @@ __device__ __forceinline__ void mean_and_scale(const Elements& elements, unsigne
 
 // z becomes the activated gates, c and h of the next slot are written.
 template <typename S, int N, bool Normed>
-__global__ void family_gates_forward(
+__global__ void family_cells_forward(
     S* z,                                    // (T, B, 4H) the input's share of the pre-activations
     Arithmetic<S>* product,                  // (heads, B, 4 H / heads) h W_hh^T, overwritten; null: z has it already
     Arithmetic<S>* c,                        // (T + 1, B, H), or (1, B, H) where not keep
@@ -174,7 +174,7 @@ __global__ void family_gates_forward(
     }
     return;
   }
-  // The cell of units u..u+N-1: their gates and c are written.
+  // The cell of units u..u+N-1: their gates and c are written; m is set unless Normed.
   const auto cell = [&](unsigned u, Gates<Pack<S, N>>& gates, Pack<T, N>& new_c, Pack<T, N>& m, T& o) {
     Pack<T, N> state = load<N>(old_c + u);
     Gates<Pack<T, N>> added;
@@ -191,7 +191,11 @@ __global__ void family_gates_forward(
         one = {one.i + more.i, one.f + more.f, one.g + more.g, one.o + more.o};
       }
       const T old = state.at[k] * alive, share = zoneout_c ? T(shares.at[k]) : share_c;
-      family_forward<T>(options, peepholes_of<T>(peepholes, u + k, hidden), one, old, new_c.at[k], m.at[k]);
+      const Peepholes<T> p = peepholes_of<T>(peepholes, u + k, hidden);
+      if (Normed)
+        family_gates<T>(options, p, one, old, new_c.at[k]);
+      else
+        family_forward<T>(options, p, one, old, new_c.at[k], m.at[k]);
       state.at[k] = zoneout_c || share_c > T(0) ? zoned_out<T>(share, old, new_c.at[k]) : new_c.at[k];
       set_unit<T, N>(gates, k, one);
       o = one.o;
@@ -245,7 +249,7 @@ __global__ void family_gates_forward(
 
 // The gates become dz; dc moves to the step before.
 template <typename S, int N, bool Normed>
-__global__ void family_gates_backward(
+__global__ void family_cells_backward(
     S* gates,                                // (T, B, 4H)
     S* dz_by_head,                           // (heads, B, 4 H / heads) what W_hh is multiplied by; null: not needed
     const Arithmetic<S>* c,                  // (T + 1, B, H)
@@ -306,8 +310,11 @@ __global__ void family_gates_backward(
       if (dcells) from_c.at[k] += outside.at[k];
       const T stays = (zoneout_c ? T(shares.at[k]) : share_c) * from_c.at[k];
       T through = from_c.at[k] - stays + more;
-      family_backward<T>(options, peepholes_of<T>(peepholes, u + k, hidden), one, old.at[k] * alive, fresh.at[k],
-                         from_m.at[k], through);
+      const Peepholes<T> p = peepholes_of<T>(peepholes, u + k, hidden);
+      if (Normed)
+        family_gates_backward<T>(options, p, one, old.at[k] * alive, fresh.at[k], T(0), through);
+      else
+        family_backward<T>(options, p, one, old.at[k] * alive, fresh.at[k], from_m.at[k], through);
       from_c.at[k] = (through + stays) * alive;
       set_unit<T, N>(dz, k, one);
     }
@@ -338,7 +345,7 @@ __global__ void family_gates_backward(
     }
     sum = over_block<Sum>(sum) / T(hidden);
     along = over_block<Sum>(along) / T(hidden);
-    // Through the cell, with nothing arriving at its m, and up to the normalised product.
+    // Through the rest of the cell, and up to the normalised product.
     T sum_hh = T(0), along_hh = T(0);
     for (unsigned u = first; u < hidden; u += apart) {
       const S dz_o = gates_row[3ll * hidden + u];

@@ -33,6 +33,10 @@ struct Entries;
     static constexpr auto multiply = gpu_lstm_multiply_##suffix;          \
     static constexpr auto cell_forward = gpu_lstm_cell_forward_##suffix;  \
     static constexpr auto cell_backward = gpu_lstm_cell_backward_##suffix; \
+    static constexpr auto family_forward = gpu_lstm_family_forward_##suffix; \
+    static constexpr auto family_backward = gpu_lstm_family_backward_##suffix; \
+    static constexpr auto family_cell_forward = gpu_lstm_family_cell_forward_##suffix; \
+    static constexpr auto family_cell_backward = gpu_lstm_family_cell_backward_##suffix; \
     static constexpr auto generate = gpu_lstm_generate_##suffix;          \
     static constexpr auto activate = gpu_lstm_activate_##suffix;          \
     static constexpr auto weight_gradients = gpu_lstm_weight_gradients_##suffix; \
@@ -63,6 +67,56 @@ std::vector<T> recurrence(long set, long steps, long batch, long hidden, bool le
     Entries<T>::backward(set, steps, batch, hidden, z.data(), weight.data(), h.data(), c.data(), dy.data(), hidden,
                          dh.data(), dc.data(), limits, reverse, threads, split_batch);
   for (const auto* part : {&c, &z, &dh, &dc}) all.insert(all.end(), part->begin(), part->end());
+  return all;
+}
+
+// The same of the LSTM family, with a projection to `size` or without one (0), layer normalisation or none, and all other
+// options on or as numbers.
+template <typename T>
+std::vector<T> family(long set, long steps, long batch, long hidden, long size, long heads, bool norm, bool on,
+                      bool reverse, bool keep, long threads, bool split_batch) {
+  const bool project = size > 0;
+  if (!project) size = hidden;
+  auto z = random_numbers<T>(steps * batch * 4 * hidden, 1), weight = random_numbers<T>(4 * hidden * size / heads, 2);
+  auto h = random_numbers<T>((steps + 1) * batch * size, 3);
+  auto c = random_numbers<T>((keep ? steps + 1 : 1) * batch * hidden, 4);
+  auto dy = random_numbers<T>(steps * batch * size, 5), dh = random_numbers<T>(batch * size, 6);
+  auto dc = random_numbers<T>(batch * hidden, 7), dc_each = random_numbers<T>(steps * batch * hidden, 8);
+  auto peepholes = random_numbers<T>(3 * hidden, 9), projection = random_numbers<T>(size * hidden, 10);
+  auto zoneout_h = random_numbers<T>(steps * batch * size, 11), mask = random_numbers<T>(batch * size, 12);
+  auto zoneout_c = random_numbers<T>(steps * batch * hidden, 13), live = random_numbers<T>(steps * batch, 14);
+  std::vector<T> cells(keep ? steps * batch * hidden : 0), m(project ? (keep ? steps : 1) * batch * hidden : 0);
+  auto gains = random_numbers<T>(4 * hidden, 15), gain_c = random_numbers<T>(hidden, 16);
+  auto shift_c = random_numbers<T>(hidden, 17);
+  std::vector<T> normalised(norm ? (keep ? steps : 1) * batch * 4 * hidden : 0);
+  std::vector<T> scales(norm ? (keep ? steps : 1) * batch : 0), dnorm(norm ? batch * 6 * hidden : 0);
+  std::vector<T> projected(project ? steps * batch * size : 0), dpeepholes(3 * batch * hidden);
+  std::vector<long> ends(batch);
+  for (long b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
+  const long* limits = on ? ends.data() : nullptr;
+  const long sizes[] = {steps, batch, hidden, size, heads, on, !on};
+  const double numbers[] = {0.7, 0.4, 0.33, 0.66, 0.6, 0.25, 0.125, 1e-5};
+  const T* const arrays[] = {weight.data(),
+                             on ? peepholes.data() : nullptr,
+                             project ? projection.data() : nullptr,
+                             on ? zoneout_h.data() : nullptr,
+                             on ? zoneout_c.data() : nullptr,
+                             on ? mask.data() : nullptr,
+                             on ? live.data() : nullptr,
+                             norm ? gains.data() : nullptr,
+                             norm ? gain_c.data() : nullptr,
+                             norm ? shift_c.data() : nullptr};
+  T *const unprojected = project ? m.data() : nullptr, *const rows = norm ? normalised.data() : nullptr;
+  T *const factors = norm ? scales.data() : nullptr, *const gradients = norm ? dnorm.data() : nullptr;
+  Entries<T>::family_forward(set, sizes, numbers, arrays, z.data(), h.data(), c.data(), keep ? cells.data() : nullptr,
+                             unprojected, rows, factors, limits, reverse, keep, threads, split_batch);
+  std::vector<T> all(h);
+  if (keep)
+    Entries<T>::family_backward(set, sizes, numbers, arrays, z.data(), c.data(), cells.data(), dy.data(), size,
+                                dc_each.data(), hidden, dh.data(), dc.data(), project ? projected.data() : nullptr,
+                                on ? dpeepholes.data() : nullptr, rows, factors, gradients, limits, reverse, threads, split_batch);
+  for (const auto* part : {&c, &cells, &z, &dh, &dc, &projected, &dpeepholes, &normalised, &scales, &dnorm})
+    all.insert(all.end(), part->begin(), part->end());
   return all;
 }
 
@@ -132,6 +186,15 @@ std::vector<T> cells(long set, long batch, long hidden) {
   std::vector<T> c(batch * hidden), h(batch * hidden);
   Entries<T>::cell_forward(set, batch, hidden, z.data(), before.data(), c.data(), h.data());
   Entries<T>::cell_backward(set, batch, hidden, z.data(), before.data(), c.data(), dh.data(), dc.data());
+  const double numbers[] = {0.7, 0.4, 0.33, 0.66, 0.6};
+  auto peepholes = random_numbers<T>(3 * hidden, 5);
+  for (long on : {0, 1}) {
+    const T* given = on ? peepholes.data() : nullptr;
+    Entries<T>::family_cell_forward(set, batch, hidden, on, !on, numbers, given, z.data(), before.data(), c.data(),
+                                    h.data());
+    Entries<T>::family_cell_backward(set, batch, hidden, on, !on, numbers, given, z.data(), before.data(), c.data(),
+                                     dh.data(), dc.data());
+  }
   Entries<T>::activate(set, 0, long(dh.size()), dh.data(), h.data());
   Entries<T>::activate(set, 1, long(dc.size()), dc.data(), c.data());
   z.insert(z.end(), c.begin(), c.end());
@@ -194,6 +257,16 @@ void check_all(long set) {
             return recurrence<T>(set, 4, batch, hidden, option & 1, option & 2, !(option & 4),
                                  split_batch && threads > batch ? batch : threads, split_batch);
           });
+  for (long hidden : {2, 18, 74})
+    for (long batch : {1, 3, 8})
+      for (bool project : {false, true})
+        for (long option = 0; option < 32; ++option)
+          for (bool split_batch : {false, true})
+            check<T>("family", 3, [&](long threads) {
+              return family<T>(set, 3, batch, hidden, project ? hidden / 4 * 2 + 2 : 0, option & 1 ? 2 : 1,
+                               option & 16, option & 2, option & 4, !(option & 8), split_batch && threads > batch ? batch : threads,
+                               split_batch);
+            });
   for (bool transposed : {false, true})
     for (long rows : {1, 7, 70})
       for (long columns : {1, 17, 130})

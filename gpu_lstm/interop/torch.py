@@ -1,0 +1,572 @@
+"""PyTorch: `LSTM`, a ``torch.nn.LSTM`` whose recurrence runs in our tiers, and weights both ways.
+
+    from gpu_lstm.interop.torch import LSTM  # in place of: from torch.nn import LSTM
+
+Tensors aren't copied on the way in or out: on a CPU both sides see the same memory, on a GPU CuPy works on the memory
+and on the current stream of PyTorch. Only PyTorch's own autograd, optimizers and modules are around.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from gpu_lstm import layers
+from gpu_lstm.backend import Array, Backend, CupyBackend, NumpyBackend
+from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.layers.base import Tape
+from gpu_lstm.layers.options import Options
+
+__all__ = ["LSTM", "from_torch", "load_state_dict", "state_dict", "to_module", "to_torch"]
+
+NOISE = ("dropout", "zoneout_h", "zoneout_c", "input_dropout", "recurrent_dropout", "weight_dropout")
+"""Options that draw random numbers while training."""
+
+
+class LSTM(nn.LSTM):
+    """``torch.nn.LSTM``, its recurrence computed by gpu_lstm, with the variants of `gpu_lstm.LSTM` as further options.
+
+    Everything about it is ``torch.nn.LSTM``'s: arguments, attributes, names and start of the parameters, packed
+    sequences, 2-D input, errors, warnings. State dicts load both ways. It differs in this:
+
+    - Parameters of 16 bits are computed with in float32, results rounded; under autocast the outputs stay float32.
+    - Dropout draws other elements than PyTorch's own; `torch.manual_seed` governs it, and p must be below 1.
+    - Second derivatives are refused.
+    - It runs on ``cpu`` and, with CuPy, on ``cuda``.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
+        Those of ``torch.nn.LSTM``.
+    **options
+        Further options of `gpu_lstm.LSTM`, ``peepholes=True`` for instance, ``tier`` and ``recompute`` among them.
+        Parameters that an option brings follow PyTorch's, under the names of `gpu_lstm.LSTM`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As ``torch.nn.LSTM`` does; `InputError` is a ValueError.
+    BackendError
+        A RuntimeError: at the first call, where the tensors' device has no backend here.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ):
+        for name in ("backend", "seed"):
+            if name in options:
+                raise TypeError(f"LSTM got an argument {name}; the tensors' device and torch.manual_seed decide that")
+        self.options = options
+        self._complete = not options  # until then there is nothing to start
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
+        )
+        if self.dropout == 1:
+            raise InputError("dropout is 1.0; expected a probability in [0, 1)")
+        if options:
+            self._add_parameters()
+
+    def _add_parameters(self) -> None:
+        """Register what the options bring, or shape anew, and let it start."""
+        like = self.weight_ih_l0
+        for name, array in self._make(NumpyBackend(), "float32").params.items():
+            if name.startswith("bias_l"):
+                continue
+            if not hasattr(self, name) or getattr(self, name).shape != array.shape:
+                new = nn.Parameter(torch.empty(array.shape, device=like.device, dtype=like.dtype))
+                ending = name[name.index("_l") + 1 :]
+                place = next(names for names in self._all_weights if f"weight_ih_{ending}" in names)
+                if name not in place:
+                    place.append(name)
+                setattr(self, name, new)
+        self._complete = True
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start all parameters anew, PyTorch's own as ``torch.nn.LSTM`` does."""
+        if not self._complete:
+            return
+        super().reset_parameters()
+        if not self.options:
+            return
+        start = self._make(NumpyBackend(), "float32", seed=_draw_seed())
+        with torch.no_grad():
+            for name, array in start.params.items():
+                if hasattr(self, name):
+                    if name not in self._flat_weights_names:
+                        getattr(self, name).copy_(torch.from_numpy(array))
+                elif self.options.get("forget_bias") is not None and name.startswith("bias_l"):
+                    forget = slice(self.hidden_size, 2 * self.hidden_size)
+                    for one, value in zip(_torch_names(name), (self.options["forget_bias"], 0), strict=True):
+                        getattr(self, one)[forget] = value
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: cuDNN wants its weights in one piece of memory, our kernels don't."""
+
+    def extra_repr(self) -> str:
+        """The arguments that aren't at their defaults."""
+        return ", ".join([super().extra_repr(), *(f"{name}={value!r}" for name, value in self.options.items())])
+
+    def forward(  # type: ignore[override,unused-ignore]
+        self,
+        input: Tensor | PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Sequence[int] | Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """Run all layers over all steps.
+
+        Parameters
+        ----------
+        input : Tensor or PackedSequence
+            (T, B, input_size), (B, T, input_size) with batch_first, or (T, input_size) for one sequence. A packed
+            sequence is padded first, which costs a copy; `lengths` doesn't.
+        hx : (h0, c0), optional
+            Initial state, as ``torch.nn.LSTM`` takes it.
+        lengths : B whole numbers in 1..T, optional
+            Steps of each sequence of a padded batch, in any order; `output` is zero after a sequence's end.
+        resets : like input without its last axis, bool, optional
+            True at the first step of an episode, see `gpu_lstm.LSTM`; not for packed sequences.
+
+        Returns
+        -------
+        output : like input
+            With ``cells=True`` the pair of that and c of each step.
+        hx : (h, c)
+        """
+        self._update_flat_weights()
+        batch_sizes = sorted_indices = unsorted_indices = None
+        packed = isinstance(input, PackedSequence)
+        if packed:
+            if lengths is not None or resets is not None:
+                raise ValueError("LSTM: expected neither lengths nor resets beside a PackedSequence")
+            x, batch_sizes, sorted_indices, unsorted_indices = input
+            if hx is not None:
+                hx = self.permute_hidden(hx, sorted_indices)
+        else:
+            x = input
+            if x.dim() not in (2, 3):
+                raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {x.dim()}D instead")
+        unbatched, batch_dim = not packed and x.dim() == 2, 0 if self.batch_first else 1
+        if hx is not None and not packed:
+            _check_rank(hx, 2 if unbatched else 3)
+        if unbatched:
+            x = x.unsqueeze(batch_dim)
+            hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+        self._check(x, hx, batch_sizes)
+        if packed:
+            x, lengths = pad_packed_sequence(PackedSequence(x, batch_sizes))
+        elif self.batch_first:
+            x = x.transpose(0, 1).contiguous()
+        if resets is not None:
+            resets = resets.unsqueeze(1) if unbatched else resets.transpose(0, 1) if self.batch_first else resets
+
+        outputs, h, c = self._run(x, hx, lengths, resets)
+
+        if packed:
+            outputs = [pack_padded_sequence(y, lengths).data for y in outputs]
+            outputs = [PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices) for y in outputs]
+            h, c = self.permute_hidden((h, c), unsorted_indices)
+        elif self.batch_first:
+            outputs = [y.transpose(0, 1) for y in outputs]
+        if unbatched:
+            outputs, h, c = [y.squeeze(batch_dim) for y in outputs], h.squeeze(1), c.squeeze(1)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs), (h, c)
+
+    def _check(self, x: Tensor, hx: Any, batch_sizes: Tensor | None) -> None:
+        """Refuse what ``torch.nn.LSTM`` refuses, by the same error."""
+        weight = self.weight_ih_l0
+        if hx is None:
+            self.check_input(x, batch_sizes)
+        else:
+            if len(hx) != 2:
+                raise RuntimeError("lstm expects two hidden states")
+            self.check_forward_args(x, hx, batch_sizes)
+            for state in hx:
+                if state.device != x.device:
+                    raise RuntimeError(
+                        f"Input and hidden tensors are not at the same device, found input tensor at {x.device} "
+                        f"and hidden tensor at {state.device}"
+                    )
+                if state.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+                    raise RuntimeError(
+                        f"RNN hidden dtype ({state.dtype}) does not match weight dtype ({weight.dtype}). "
+                        f"Convert hx: hx.to({weight.dtype})"
+                    )
+        if weight.device != x.device:
+            raise RuntimeError(
+                f"Input and parameter tensors are not at the same device, found input tensor at {x.device} "
+                f"and parameter tensor at {weight.device}"
+            )
+        if batch_sizes is None and x.size(1 if self.batch_first else 0) == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+
+    def _run(self, x: Tensor, hx: Any, lengths: Any, resets: Tensor | None) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Outputs, h and c of a time-major batch."""
+        kept_dtype = self.weight_ih_l0.dtype
+        if not kept_dtype.is_floating_point:
+            raise InputError(f"weight_ih_l0 has dtype {kept_dtype}; expected real floating-point parameters")
+        dtype = torch.float64 if kept_dtype == torch.float64 else torch.float32
+        lstm, names = _core(_backend(x.device), str(dtype).removeprefix("torch."), *self._arguments())
+        call = _Call(copy.copy(lstm), names, lengths, resets)
+        noisy = any(self.options.get(name) or getattr(self, name, 0) for name in NOISE)
+        if self.training and noisy:
+            call.seed = (_draw_seed(),)
+        h0, c0 = (None, None) if hx is None else (state.to(dtype) for state in hx)
+        tensors = [x.to(dtype), h0, c0, *(self._weight(name, dtype) for name in names)]
+        call.keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        h, c, *outputs = _untraced(_nothing if x.size(1) == 0 else _Recurrence.apply)(call, *tensors)
+        if not torch.is_autocast_enabled(x.device.type):
+            h, c, *outputs = (tensor.to(kept_dtype) for tensor in (h, c, *outputs))
+        return outputs, h, c
+
+    def _weight(self, name: str, dtype: torch.dtype) -> Tensor:
+        """The parameter of `gpu_lstm.LSTM` that has this name."""
+        names = _torch_names(name)
+        weight = getattr(self, names[0]).to(dtype).contiguous()  # as kernels want it, and as it nearly always is
+        return weight if len(names) == 1 else weight + getattr(self, names[1]).to(dtype)
+
+    def _arguments(self) -> tuple[int, int, int, tuple[tuple[str, Any], ...]]:
+        """The arguments of `gpu_lstm.LSTM` that are this module's, without those about arrays."""
+        named = {
+            "bidirectional": self.bidirectional,
+            "dropout": self.dropout,
+            "bias": self.bias,
+            "proj_size": self.proj_size,
+            **self.options,
+        }
+        return self.input_size, self.hidden_size, self.num_layers, tuple(named.items())
+
+    def _make(self, backend: Backend, dtype: str, seed: int = 0) -> layers.LSTM:
+        """A `gpu_lstm.LSTM` like this module, with parameters of its own."""
+        *sizes, named = self._arguments()
+        return layers.LSTM(*sizes, **dict(named), backend=backend, dtype=dtype, seed=seed)
+
+
+# -- the way to our arrays and back ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Call:
+    """One call of the module: what isn't a tensor, and what forward hands to backward."""
+
+    lstm: layers.LSTM
+    names: list[str]
+    lengths: Any
+    resets: Tensor | None
+    seed: tuple[int, ...] | None = None
+    keep: bool = True
+    tape: Tape | None = None
+
+    def run(self, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weights: Tensor) -> list[Array]:
+        """Forward over tensors: h, c, and the outputs; the tape is kept here."""
+        take = functools.partial(_native, self.lstm.backend)
+        self.lstm.params = {name: take(weight) for name, weight in zip(self.names, weights, strict=True)}
+        y, state, self.tape = self.lstm.forward(
+            take(x), (take(h0), take(c0)), self.lengths, self.seed, self.keep, self.resets
+        )
+        return [*state, *(y if isinstance(y, tuple) else (y,))]
+
+    def take_tape(self, tensors: Sequence[Any]) -> Tape:
+        """The tape of `run`, made again where it was taken before, because the graph was retained: it is used once."""
+        if self.tape is None:
+            self.run(*tensors)
+        tape, self.tape = self.tape, None
+        assert tape is not None, "run has made one"
+        return tape
+
+
+class _Recurrence(torch.autograd.Function):
+    """All layers over all steps, as one node of PyTorch's graph."""
+
+    @staticmethod
+    def forward(call: _Call, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weights: Tensor) -> tuple[Tensor, ...]:
+        with _device_of(x):
+            return tuple(torch.from_dlpack(array) for array in call.run(x, h0, c0, *weights))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.call, *tensors = inputs
+        ctx.number = len(tensors)
+        # Saved, so that PyTorch refuses a backward call after one of them was written to: the tape has their memory.
+        ctx.save_for_backward(*tensors, *output[2:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Any, ...]:
+        tensors = ctx.saved_tensors[: ctx.number]
+        return None, *_Backward.apply(ctx.call, ctx.needs_input_grad[1:], *tensors, *arriving)
+
+
+class _Backward(torch.autograd.Function):
+    """The way back of `_Recurrence`; a node of its own, so that nobody takes its results for constants."""
+
+    @staticmethod
+    def forward(call: _Call, wanted: Sequence[bool], *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        number = len(wanted)
+        with _device_of(tensors[0]):
+            tape = call.take_tape(tensors[:number])
+            dh, dc, *dy = (_native(call.lstm.backend, tensor) for tensor in tensors[number:])
+            dx, dstate, found = call.lstm.backward(tape, dy[0] if len(dy) == 1 else tuple(dy), (dh, dc))
+            gradients = [dx, *dstate, *(found[name] for name in call.names)]
+            return tuple(
+                torch.from_dlpack(array) if want else None for array, want in zip(gradients, wanted, strict=True)
+            )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *arriving: Tensor | None) -> None:
+        raise NotImplementedError("gpu_lstm.interop.torch.LSTM has no second derivatives; use torch.nn.LSTM for them")
+
+
+def _untraced(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that torch.compile leaves alone: it can't look into ours. Where it isn't loaded, it isn't loaded."""
+    dynamo = sys.modules.get("torch._dynamo")
+    return run if dynamo is None else _disabled(dynamo, run)
+
+
+@functools.cache
+def _disabled(dynamo: Any, run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run` by the compiler's own word; made once."""
+    disabled: Callable[..., Any] = dynamo.disable(run)
+    return disabled
+
+
+def _nothing(call: _Call, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weights: Tensor) -> list[Tensor]:
+    """What comes out where the batch has no sequence: ``torch.nn.LSTM`` takes that, and all gradients are zero."""
+    zero = 0 * sum(tensor.sum() for tensor in (x, h0, c0, *weights) if tensor is not None)
+    lstm = call.lstm
+    sizes = [lstm.output_size, lstm.hidden_size]
+    shapes = [(lstm.num_layers * lstm.num_directions, 0, size) for size in sizes]
+    shapes += [(x.size(0), 0, size * lstm.num_directions) for size in sizes[: 2 if lstm.options.cells else 1]]
+    return [x.new_zeros(shape) + zero for shape in shapes]
+
+
+def _torch_names(name: str) -> list[str]:
+    """PyTorch's names of a parameter of `gpu_lstm.LSTM`: of a bias there are two, which are added up."""
+    if not name.startswith("bias_l"):
+        return [name]
+    return [name.replace("bias", "bias_ih", 1), name.replace("bias", "bias_hh", 1)]
+
+
+def _native(backend: Backend, tensor: Tensor | None) -> Array:
+    """A tensor as an array of the backend, on the same memory."""
+    return None if tensor is None else backend.receive("tensor", tensor.detach())
+
+
+@contextlib.contextmanager
+def _device_of(tensor: Tensor) -> Iterator[None]:
+    """Let CuPy work on the tensor's device, on PyTorch's current stream there; nothing to do on a CPU."""
+    if tensor.device.type != "cuda":
+        yield
+        return
+    backend: Any = _backend(tensor.device)
+    stream = torch.cuda.current_stream(tensor.device).cuda_stream
+    with backend.device, backend.xp.cuda.ExternalStream(stream):
+        yield
+
+
+@functools.cache
+def _backend(device: torch.device) -> Backend:
+    """The backend for tensors of a device.
+
+    Raises
+    ------
+    BackendError
+        There is none, or CuPy can't run here.
+    """
+    if device.type == "cpu":
+        return NumpyBackend("numpy (tensors on the CPU)")
+    if device.type == "cuda":
+        with torch.cuda.device(device):  # and back: making the backend changes the current device
+            return CupyBackend(device.index)
+    raise BackendError(f"tensors are on device {device}; gpu_lstm runs on cpu and cuda")
+
+
+@functools.lru_cache(maxsize=64)
+def _core(
+    backend: Backend, dtype: str, input_size: int, hidden_size: int, num_layers: int, named: tuple[tuple[str, Any], ...]
+) -> tuple[layers.LSTM, list[str]]:
+    """A `gpu_lstm.LSTM` without parameters, for any module of these options, and the names of those it takes."""
+    lstm = layers.LSTM(input_size, hidden_size, num_layers, **dict(named), backend=backend, dtype=dtype)
+    names, lstm.params = list(lstm.params), {}
+    return lstm, names
+
+
+def _draw_seed() -> int:
+    """A seed from PyTorch's generator of the CPU."""
+    return int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
+
+
+def _check_rank(hx: tuple[Tensor, Tensor], rank: int) -> None:
+    """Refuse states of another rank than the input's, in ``torch.nn.LSTM``'s words."""
+    if hx[0].dim() != rank or hx[1].dim() != rank:
+        raise RuntimeError(
+            f"For {'batched 3-D' if rank == 3 else 'unbatched 2-D'} input, hx and cx should also be {rank}-D but got "
+            f"({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+        )
+
+
+# -- weights both ways -------------------------------------------------------------------------------------------------
+
+
+def from_torch(
+    module: nn.LSTM, *, backend: str | Backend | None = None, tier: str = "auto", recompute: bool = False
+) -> layers.LSTM:
+    """A `gpu_lstm.LSTM` with the options and with copies of the parameters of a ``torch.nn.LSTM``, or of `LSTM`.
+
+    PyTorch's two biases are added up to our one.
+
+    Parameters
+    ----------
+    module : torch.nn.LSTM
+        16-bit parameters become float32.
+    backend : str, Backend or None
+        None: the one of the module's device.
+    tier, recompute
+        Those of `gpu_lstm.LSTM`.
+
+    Raises
+    ------
+    InputError
+        It is another kind of module.
+    BackendError
+        The backend can't run here.
+    """
+    if not isinstance(module, nn.LSTM):
+        raise InputError(f"module is a {type(module).__name__}; expected a torch.nn.LSTM")
+    weight = module.weight_ih_l0
+    own = {field.name for field in dataclasses.fields(Options)}
+    further = module.options if isinstance(module, LSTM) else {}
+    lstm = layers.LSTM(
+        module.input_size,
+        module.hidden_size,
+        module.num_layers,
+        bidirectional=module.bidirectional,
+        dropout=module.dropout,
+        batch_first=module.batch_first,
+        backend=_backend(weight.device) if backend is None else backend,
+        dtype="float64" if weight.dtype == torch.float64 else "float32",
+        tier=tier,
+        recompute=recompute,
+        bias=module.bias,
+        proj_size=module.proj_size,
+        **{name: value for name, value in further.items() if name in own},
+    )
+    load_state_dict(lstm, module.state_dict())
+    return lstm
+
+
+def to_torch(lstm: layers.LSTM) -> nn.LSTM:
+    """A ``torch.nn.LSTM`` with the options and with copies of the parameters of a `gpu_lstm.LSTM`, on its device.
+
+    Our one bias becomes PyTorch's ``bias_ih``; ``bias_hh`` is zero.
+
+    Raises
+    ------
+    InputError
+        An option is none of ``torch.nn.LSTM``'s; the message names it. `to_module` takes all.
+    """
+    options = lstm.options.on()
+    more = [f"{name}={value!r}" for name, value in options.items() if name not in ("bias", "proj_size")]
+    if more:
+        raise InputError(f"torch.nn.LSTM has no {', '.join(more)}; gpu_lstm.interop.torch.to_module(lstm) has")
+    return _filled(nn.LSTM, lstm, options)
+
+
+def to_module(lstm: layers.LSTM) -> LSTM:
+    """An `LSTM` of this file with the options and with copies of the parameters of a `gpu_lstm.LSTM`, on its device."""
+    options = lstm.options.on()
+    if lstm.tier != "auto":
+        options["tier"] = lstm.tier
+    if lstm.recompute:
+        options["recompute"] = True
+    module: LSTM = _filled(LSTM, lstm, options)
+    return module
+
+
+def state_dict(lstm: layers.LSTM) -> dict[str, Tensor]:
+    """Copies of the parameters, under PyTorch's names, on the layer's device; ``bias_hh`` is zero."""
+    found = {}
+    for name, array in lstm.params.items():
+        first, *second = _torch_names(name)
+        found[first] = torch.from_dlpack(array).clone()
+        found |= {other: torch.zeros_like(found[first]) for other in second}
+    return found
+
+
+def load_state_dict(lstm: layers.LSTM, tensors: Mapping[str, Tensor], prefix: str = "") -> None:
+    """Copy parameters under PyTorch's names into a `gpu_lstm.LSTM`; its two biases are added up.
+
+    Parameters
+    ----------
+    lstm : gpu_lstm.LSTM
+    tensors : mapping of str to Tensor
+        As ``state_dict()`` gives them; on any device, of any float dtype.
+    prefix : str
+        What the names begin with, ``"encoder.lstm."`` for a part of a larger model; other names are left alone.
+
+    Raises
+    ------
+    InputError
+        A name is missing, a shape is another, or under the prefix is a name that the layer doesn't have; nothing was
+        copied.
+    """
+    found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    expected = {name: tuple(tensor.shape) for name, tensor in state_dict(lstm).items()}
+    odd = sorted(found.keys() ^ expected.keys())
+    if odd:
+        sides = [f"{prefix}{name} ({'missing' if name in expected else 'not expected'})" for name in odd]
+        raise InputError(f"state dict has not the layer's names: {', '.join(sides)}")
+    for name, shape in expected.items():
+        if tuple(found[name].shape) != shape:
+            raise InputError(f"{prefix}{name} has shape {tuple(found[name].shape)}; expected {shape}")
+    with torch.no_grad():
+        for name, param in lstm.params.items():
+            target = torch.from_dlpack(param)
+            parts = [found[one].detach().to(target.device, target.dtype) for one in _torch_names(name)]
+            target.copy_(parts[0] if len(parts) == 1 else parts[0] + parts[1])
+
+
+def _filled(kind: Any, lstm: layers.LSTM, options: dict[str, Any]) -> Any:
+    """A module of a kind with the parameters of a layer."""
+    tensors = state_dict(lstm)
+    like = tensors["weight_ih_l0"]
+    module = kind(
+        lstm.input_size,
+        lstm.hidden_size,
+        lstm.num_layers,
+        batch_first=lstm.batch_first,
+        dropout=lstm.dropout.p,
+        bidirectional=lstm.num_directions == 2,
+        device=like.device,
+        dtype=like.dtype,
+        **options,
+    )
+    module.load_state_dict(tensors)
+    return module

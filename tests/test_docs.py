@@ -12,7 +12,7 @@ from gpu_lstm.recurrence.plan import _RUNS, TIERS
 from gpu_lstm.recurrence.variant import OPTIONS
 
 DOCS = Path(__file__).parent.parent / "docs"
-NEEDS = {"pytorch.md": "torch"}
+NEEDS = {"pytorch.md": "torch", "sklearn.md": "sklearn"}
 """What a page's code needs beyond a plain install."""
 
 

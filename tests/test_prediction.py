@@ -50,6 +50,20 @@ JOBS = {
         recompute=True,
         widened=True,
     ),
+    "text, projected": Job(
+        "text", CONFIGS["text"] | {"lstm": {"proj_size": 96}}, "float32", "adam", steps=128, batch=64
+    ),
+    "text, zoneout": Job(
+        "text",
+        CONFIGS["text"] | {"lstm": {"zoneout_c": 0.1, "zoneout_h": 0.1, "peepholes": True}},
+        "float32",
+        "adam",
+        steps=128,
+        batch=64,
+    ),
+    "text, layer norm": Job(
+        "text", CONFIGS["text"] | {"lstm": {"layer_norm": True}}, "float32", "adam", steps=128, batch=64
+    ),
     "series": Job("series", CONFIGS["series"], "float32", "adamw", steps=256, batch=64),
     "classify": Job("classify", CONFIGS["classify"], "float32", "adamw", steps=120, batch=96),
     "classify, bfloat16": Job("classify", CONFIGS["classify"], "bfloat16", "adamw", steps=120, batch=96, widened=True),

@@ -17,7 +17,7 @@ from gpu_lstm.teaching import (
     data_set,
     gradient_check,
 )
-from tests.support import StrictBackend
+from tests.support import OnDevice, StrictBackend
 
 HISTORIES = ("c_list", "h_list", "f_list", "i_list", "o_list", "ct_list")
 DELTAS = ("delta_h_list", "delta_c_list", "delta_x_list", "delta_f_list", "delta_i_list", "delta_o_list")
@@ -500,9 +500,13 @@ def test_a_gradient_assigned_wrongly_moves_nothing():
     np.testing.assert_array_equal(layer.Wfh, before)
 
 
-def test_arrays_of_another_backend_are_refused():
+def test_arrays_elsewhere_are_refused_and_others_taken():
     layer = make(backend=StrictBackend())
     with pytest.raises(InputError, match=r"x is a numpy\.ndarray; expected an array of backend strict"):
         layer.forward(ONES)
-    with pytest.raises(InputError, match=r"x is a array_api_strict\..*; expected an array of backend numpy"):
-        make().forward(StrictBackend().xp.ones((3, 1)))
+    with pytest.raises(InputError, match=r"x is a .*OnDevice on CUDA device 0; expected one of backend numpy"):
+        make().forward(OnDevice(0))
+    ours, plain = make(), make()
+    ours.forward(StrictBackend().xp.asarray(ONES.tolist(), dtype=StrictBackend().xp.float64))
+    plain.forward(ONES)
+    np.testing.assert_array_equal(ours.h_list[-1], plain.h_list[-1])

@@ -29,6 +29,7 @@ from gpu_lstm.data.sequences import read_sequences
 from gpu_lstm.data.series import read_series, spread
 from gpu_lstm.data.text import Vocabulary, encode_file, read_text
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.options import Options
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
 from gpu_lstm.recurrence import runnable_tiers
 from gpu_lstm.recurrence.widened import Widened
@@ -70,6 +71,13 @@ def add_parser_for(kinds: Parsers, kind: str, about: str, data: str) -> argparse
     parser.add_argument("--hidden-size", type=positive)
     parser.add_argument("--num-layers", type=positive, default=1)
     parser.add_argument("--dropout", type=float)
+    parser.add_argument(
+        "--lstm",
+        nargs="+",
+        default=[],
+        metavar="OPTION",
+        help="of the LSTM family, as peepholes or zoneout_h=0.1",
+    )
     parser.add_argument("--batch", type=positive, help="sequences per step")
     parser.add_argument("--epochs", type=positive)
     parser.add_argument("--learning-rate", type=float)
@@ -138,6 +146,7 @@ def run(options: argparse.Namespace) -> int:
     """Train, or go on training."""
     if options.resume is not None:
         return resume(options)
+    Options.parse(options.lstm)  # refused before anything is read
     backend = announce(options)
     settings = Settings(
         epochs=options.epochs,
@@ -252,7 +261,7 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
         tokens = encode_file(path, vocabulary)
         same_data(path, len(tokens), known["amount"], "characters")
     names = ("embedding_size", "hidden_size", "num_layers", "dropout")
-    config = {"vocabulary_size": len(vocabulary), **{n: plain[n] for n in names}}
+    config = {"vocabulary_size": len(vocabulary), **{n: plain[n] for n in names}, **family(plain)}
 
     def make() -> Task:
         model = LanguageModel(**config, **common(plain, backend))
@@ -278,6 +287,7 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
         "spread": spread(train),
         "step_spread": spread(np.diff(train, axis=0)),
         **{n: plain[n] for n in names},
+        **family(plain),
     }
 
     def make() -> Task:
@@ -301,6 +311,7 @@ def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, A
         "num_classes": len(data.classes),
         "bidirectional": not plain["one_direction"],
         **{n: plain[n] for n in ("hidden_size", "num_layers", "dropout")},
+        **family(plain),
     }
 
     def make() -> Task:
@@ -322,6 +333,11 @@ EXTRAS = {
     "classify": ("columns", "classes", "amount"),
 }
 """What each maker adds to the description."""
+
+
+def family(plain: dict[str, Any]) -> dict[str, Any]:
+    """The part of a model's description that says which member of the LSTM family it is."""
+    return {"lstm": Options.parse(plain["lstm"])} if plain.get("lstm") else {}
 
 
 def common(plain: dict[str, Any], backend: Backend) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -58,6 +59,51 @@ class Options:
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise InputError(f"{name} is {value!r}; expected a whole number of at least {least}")
 
+    @classmethod
+    def of(cls, named: Mapping[str, Any]) -> Options:
+        """Options by name, from a model's description.
+
+        Raises
+        ------
+        InputError
+            One has no such name or value.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in named:
+            if name not in known:
+                raise InputError(f"{name!r} is no option of the LSTM; expected one of {', '.join(known)}")
+        return cls(**named)
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> dict[str, Any]:
+        """Options by name, from words of a command line like ``peepholes`` and ``zoneout_h=0.1``.
+
+        Raises
+        ------
+        InputError
+            A word is none.
+        """
+        named: dict[str, Any] = {}
+        defaults = {f.name: f.default for f in fields(cls)}
+        for word in words:
+            name, equals, text = word.partition("=")
+            default = defaults.get(name)
+            if isinstance(default, bool):
+                value: Any = {"": True, "true": True, "false": False}.get(text.lower(), text)
+            elif not equals:
+                value = None
+            else:
+                kinds = (int,) if isinstance(default, int) else (float,)
+                try:
+                    value = kinds[0](text)
+                except ValueError:
+                    value = text
+            if name in defaults and value is None:
+                raise InputError(f"{name} has no value; expected {name}=NUMBER")
+            named[name] = value
+        cls.of(named)
+        return named
+
     def check_sizes(self, hidden_size: int, num_layers: int, forget_bias: float | None) -> None:
         """Refuse what doesn't go together.
 
@@ -104,6 +150,20 @@ class Options:
         if self.learn_state:
             shapes |= {"h0": (out,), "c0": (hidden_size,)}
         return shapes
+
+
+def for_model(named: Mapping[str, Any] | None, forget_bias: float | None) -> dict[str, Any]:
+    """Arguments of a model's LSTM: options by name, and a forget gate's bias where there is one to set.
+
+    Raises
+    ------
+    InputError
+        One has no such name or value, or is none for a model.
+    """
+    options = Options.of(named or {})
+    if options.cells:
+        raise InputError("cells is True; expected False, a model takes h only")
+    return {**options.on(), "forget_bias": None if options.coupled or not options.bias else forget_bias}
 
 
 STARTS = {"gain_ih": 1.0, "gain_hh": 1.0, "gain_c": 1.0, "shift_c": 0.0, "h0": 0.0, "c0": 0.0}

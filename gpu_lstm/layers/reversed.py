@@ -52,7 +52,7 @@ class Reversed(Layer):
     ) -> tuple[Array, State, Tape]:
         """As `LSTM.forward`, with y[t] made from steps t and later; the final state is that after the first step."""
         order = ("B", "T") if self.lstm.batch_first else ("T", "B")
-        self.backend.require("x", x, (*order, f"input_size={self.lstm.input_size}"), self.dtype)
+        x = self.backend.require("x", x, (*order, f"input_size={self.lstm.input_size}"), self.dtype)
         rows = self._rows(x.shape, lengths)
         y, state, tape = self.lstm.forward(self._take(x, rows), state, lengths, seed, keep)
         return self._take(y, rows), state, Tape(tape, rows, x.shape)
@@ -63,7 +63,7 @@ class Reversed(Layer):
         """As `LSTM.backward`."""
         inner, rows, shape = tape.take()
         if dy is not None:
-            self.backend.require("dy", dy, (*shape[:2], f"output_size={self.lstm.output_size}"), self.dtype)
+            dy = self.backend.require("dy", dy, (*shape[:2], f"output_size={self.lstm.output_size}"), self.dtype)
             dy = self._take(dy, rows)
         dx, dstate0, gradients = self.lstm.backward(inner, dy, dstate)
         return self._take(dx, rows), dstate0, gradients

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.options import Options
 
 
-def lstm_amount(input_size: int, hidden_size: int, num_layers: int, num_directions: int) -> dict[str, int]:
-    """Numbers in the weights and in the biases of an LSTM."""
-    width = hidden_size * num_directions
-    columns = input_size + (num_layers - 1) * width + num_layers * hidden_size
-    return {
-        "weights": num_directions * 4 * hidden_size * columns,
-        "biases": num_directions * num_layers * 4 * hidden_size,
-    }
+def lstm_amount(
+    input_size: int, hidden_size: int, num_layers: int, num_directions: int, options: Options | None = None
+) -> dict[str, int]:
+    """Numbers in an LSTM's biases, and in all else, its weights."""
+    options = options or Options()
+    width = (options.proj_size or hidden_size) * num_directions
+    upper = options.parameters(hidden_size, width)
+    biases = num_directions * num_layers * math.prod(upper.get("bias", (0,)))
+    total = sum(math.prod(shape) for shape in options.parameters(hidden_size, input_size).values())
+    total += (num_layers - 1) * sum(math.prod(shape) for shape in upper.values())
+    return {"weights": num_directions * total - biases, "biases": biases}
 
 
 def model_amounts(kind: str, config: dict[str, Any]) -> dict[str, int]:
@@ -50,10 +55,11 @@ def model_amounts(kind: str, config: dict[str, Any]) -> dict[str, int]:
         directions = 2 if config.get("bidirectional", True) else 1
     else:
         raise InputError(f"kind is {kind!r}; expected text, series, classify or regress")
-    lstm = lstm_amount(inputs, hidden, layers, directions)
+    options = Options.of(config.get("lstm") or {})
+    lstm = lstm_amount(inputs, hidden, layers, directions, options)
     return {
         "embedding": embedding,
         "lstm": lstm["weights"] + lstm["biases"],
         "lstm_biases": lstm["biases"],
-        "head": outputs * (hidden * directions + 1),
+        "head": outputs * ((options.proj_size or hidden) * directions + 1),
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
+from gpu_lstm.layers.options import for_model
 from gpu_lstm.losses import softmax_cross_entropy
 from gpu_lstm.models.base import Model, check_host, common, gather
 
@@ -44,14 +45,14 @@ class SequenceModel(Model):
             config["num_layers"],
             bidirectional=config["bidirectional"],
             dropout=config["dropout"],
-            forget_bias=1.0,
+            **for_model(config.get("lstm"), 1.0),
             tier=tier,
             recompute=recompute,
             seed=seeds[0],
             **where,
         )
         self.dropout = Dropout(config["dropout"], **where)
-        width = self.lstm.hidden_size * self.lstm.num_directions
+        width = self.lstm.output_size * self.lstm.num_directions
         self.head = Linear(width, num_outputs, wide=True, seed=seeds[1], **where)
         super().__init__({"lstm": self.lstm, "head": self.head}, config)
 
@@ -107,6 +108,8 @@ class Classifier(SequenceModel):
     bidirectional : bool
     dropout : float
         On the input, between layers and on the summary, while training.
+    lstm : dict, optional
+        Options of the LSTM family by name, as `gpu_lstm.LSTM` takes them.
     backend, dtype, tier, recompute, seed
         As of the layers.
     """
@@ -122,6 +125,7 @@ class Classifier(SequenceModel):
         num_layers: int = 1,
         bidirectional: bool = True,
         dropout: float = 0.0,
+        lstm: Mapping[str, Any] | None = None,
         *,
         backend: str | Backend | None = None,
         dtype: str = "float32",
@@ -137,6 +141,7 @@ class Classifier(SequenceModel):
             "num_layers": num_layers,
             "bidirectional": bidirectional,
             "dropout": dropout,
+            **({"lstm": dict(lstm)} if lstm else {}),
         }
         super().__init__(config, num_classes, backend=backend, dtype=dtype, tier=tier, recompute=recompute, seed=seed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.layers.base import check_size
+from gpu_lstm.layers.options import for_model
 from gpu_lstm.losses import REGRESSION
 from gpu_lstm.models.base import Model, check_host, common, gather
 
@@ -32,6 +33,8 @@ class Forecaster(Model):
         Steps of the slow running mean.
     hidden_size, num_layers : int
     dropout : float
+    lstm : dict, optional
+        Options of the LSTM family by name, as `gpu_lstm.LSTM` takes them.
     backend, dtype, tier, recompute, seed
         As of the layers.
     """
@@ -48,6 +51,7 @@ class Forecaster(Model):
         hidden_size: int = 64,
         num_layers: int = 1,
         dropout: float = 0.0,
+        lstm: Mapping[str, Any] | None = None,
         *,
         backend: str | Backend | None = None,
         dtype: str = "float32",
@@ -64,6 +68,7 @@ class Forecaster(Model):
             "hidden_size": hidden_size,
             "num_layers": num_layers,
             "dropout": dropout,
+            **({"lstm": dict(lstm)} if lstm else {}),
         }
         self.num_series = len(config["mean"])
         self.horizon = check_size("horizon", horizon)
@@ -77,14 +82,14 @@ class Forecaster(Model):
             hidden_size,
             num_layers,
             dropout=dropout,
-            forget_bias=1.0,
+            **for_model(lstm, 1.0),
             tier=tier,
             recompute=recompute,
             seed=seeds[0],
             **where,
         )
         self.dropout = Dropout(dropout, **where)
-        self.head = Linear(hidden_size, self.num_series * horizon, wide=True, seed=seeds[1], **where)
+        self.head = Linear(self.lstm.output_size, self.num_series * horizon, wide=True, seed=seeds[1], **where)
         super().__init__({"lstm": self.lstm, "head": self.head}, config)
 
     def features(self, values: np.ndarray) -> Array:

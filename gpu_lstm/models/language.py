@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, Params, State
+from gpu_lstm.layers.options import for_model
 from gpu_lstm.losses import softmax_cross_entropy
 from gpu_lstm.models import decode
 from gpu_lstm.models.base import Model, common, gather
@@ -26,6 +27,8 @@ class LanguageModel(Model):
     dropout : float
         On the outputs of every LSTM layer while training.
     forget_bias : float
+    lstm : dict, optional
+        Options of the LSTM family by name, as `gpu_lstm.LSTM` takes them.
     backend, dtype, tier, recompute, seed
         As of the layers.
     """
@@ -40,6 +43,7 @@ class LanguageModel(Model):
         num_layers: int = 1,
         dropout: float = 0.0,
         forget_bias: float = 1.0,
+        lstm: Mapping[str, Any] | None = None,
         *,
         backend: str | Backend | None = None,
         dtype: str = "float32",
@@ -54,6 +58,7 @@ class LanguageModel(Model):
             "num_layers": num_layers,
             "dropout": dropout,
             "forget_bias": forget_bias,
+            **({"lstm": dict(lstm)} if lstm else {}),
         }
         where, seeds = common(backend, dtype, seed)
         self.embedding = Embedding(vocabulary_size, embedding_size, seed=seeds[0], **where)
@@ -62,14 +67,14 @@ class LanguageModel(Model):
             hidden_size,
             num_layers,
             dropout=dropout,
-            forget_bias=forget_bias,
+            **for_model(lstm, forget_bias),
             tier=tier,
             recompute=recompute,
             seed=seeds[1],
             **where,
         )
         self.dropout = Dropout(dropout, **where)
-        self.head = Linear(hidden_size, vocabulary_size, wide=True, seed=seeds[2], **where)
+        self.head = Linear(self.lstm.output_size, vocabulary_size, wide=True, seed=seeds[2], **where)
         super().__init__({"embedding": self.embedding, "lstm": self.lstm, "head": self.head}, config)
 
     def loss(

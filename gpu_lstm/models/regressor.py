@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +28,8 @@ class Regressor(SequenceModel):
     bidirectional : bool
     dropout : float
         On the input, between layers and on the summary, while training.
+    lstm : dict, optional
+        Options of the LSTM family by name, as `gpu_lstm.LSTM` takes them.
     backend, dtype, tier, recompute, seed
         As of the layers.
     """
@@ -44,6 +46,7 @@ class Regressor(SequenceModel):
         num_layers: int = 1,
         bidirectional: bool = True,
         dropout: float = 0.0,
+        lstm: Mapping[str, Any] | None = None,
         *,
         backend: str | Backend | None = None,
         dtype: str = "float32",
@@ -60,6 +63,7 @@ class Regressor(SequenceModel):
             "num_layers": num_layers,
             "bidirectional": bidirectional,
             "dropout": dropout,
+            **({"lstm": dict(lstm)} if lstm else {}),
         }
         self.target_mean, self.target_spread = np.array(config["target_mean"]), np.array(config["target_spread"])
         super().__init__(

@@ -13,6 +13,7 @@ from typing import Any
 from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.lstm import segments
+from gpu_lstm.layers.options import Options
 from gpu_lstm.models.amounts import model_amounts
 
 SLOTS = {"sgd": 1, "rmsprop": 1, "adam": 2, "adamw": 2}
@@ -21,6 +22,8 @@ UPDATE_TEMPORARIES = 3
 """Arrays of the largest parameter's size that an optimizer needs while it updates one."""
 BLAS = 24_000_000
 """Bytes that OpenBLAS packs matrices into, where products aren't our own; measured with two threads."""
+NORMALISATION = 6
+"""Arrays of z's size at once in `normalise_backward`, its arguments included."""
 LOSS_COPIES, LOSS_FLAGS = 3, 1
 """Arrays of the logits' size, theirs included, in `softmax_cross_entropy` as array expressions; and of booleans."""
 
@@ -106,47 +109,60 @@ class _Lstm:
 
 
 def _lstm(job: Job, inputs: int, directions: int = 1) -> _Lstm:
-    """An LSTM's memory: each direction of each layer keeps gates (4 H a row), h and c.
+    """An LSTM's memory: each direction of each layer keeps gates (4 H a row), h and c, and what its options need.
 
     A layer's input is the h of the one below, or a copy of its own where there is dropout or a second direction.
     """
     hidden: int = job.config["hidden_size"]
     layers: int = job.config["num_layers"]
-    width = hidden * directions
+    options = Options.of(job.config.get("lstm") or {})
+    size = options.proj_size or hidden  # of h
+    width = size * directions
     inner = (2 if job.config["dropout"] > 0 else 0) + (1 if directions == 2 else 0)
     parts = segments(job.steps, job.batch)
 
     item, wide = job.item, job.wide
-    cell = 4 * (wide if job.widened else item) + item + wide
+    # Both products normalised; the new c and which of the old stay; o tanh(c) before its projection.
+    extra = 8 * options.layer_norm + 2 * (options.zoneout_c > 0) + (options.proj_size > 0)
+    of_unit = 4 * (wide if job.widened else item) + wide + item * extra
+    cell = hidden * of_unit + size * item * (1 + (options.zoneout_h > 0))
 
     def activations(rows: int, layers: int) -> int:
-        return rows * width * (layers * cell + (layers - 1) * inner * item)
+        return rows * (directions * layers * cell + width * (layers - 1) * inner * item)
 
     output = item * job.rows * width if len(parts) > 1 else 0  # whole, beside those of the segments
     kept = activations(job.rows, layers)
     if job.recompute and len(parts) > 1:
         rows = (parts[0][1] - parts[0][0]) * job.batch
-        kept = (item + wide) * len(parts) * layers * width * job.batch
+        kept = (item * width + wide * hidden * directions) * len(parts) * layers * job.batch
         # A segment's arrays stay with the allocator from one segment to the next.
         if directions == 1:
             kept += activations(rows, layers)
         else:
-            kept += (layers - 1) * inner * item * job.rows * width + rows * cell * hidden
+            kept += (layers - 1) * inner * item * job.rows * width + rows * cell
     dx = item * job.rows * (max(inputs, width) if layers > 1 and not (job.recompute and directions == 1) else inputs)
     if job.widened:  # dz rounded, dz and inputs widened for the products
         dx += (parts[0][1] - parts[0][0]) * job.batch * (4 * hidden * (item + wide) + (hidden + width) * wide)
+    if options.layer_norm:  # terms of the derivative of a normalised product
+        dx += NORMALISATION * (parts[0][1] - parts[0][0]) * job.batch * 4 * hidden * item
     return _Lstm(kept, output, dx)
+
+
+def _output_size(config: dict[str, Any]) -> int:
+    """Width of h."""
+    size: int = Options.of(config.get("lstm") or {}).proj_size or config["hidden_size"]
+    return size
 
 
 def _text(job: Job) -> list[float]:
     """Moments of `LanguageModel.loss`."""
     config, item, rows = job.config, job.item, job.rows
-    states = rows * config["hidden_size"] * item
+    states = rows * _output_size(config) * item
     logits = rows * config["vocabulary_size"]
     lstm = _lstm(job, config["embedding_size"])
     kept = lstm.kept + rows * config["embedding_size"] * item + 3 * 8 * (job.steps + 1) * job.batch
     dropped = config["dropout"] > 0
-    head = rows * config["hidden_size"] * job.wide if job.widened else 0  # its input, for the products
+    head = rows * _output_size(config) * job.wide if job.widened else 0  # its input, for the products
     loss = kept + (2 * states if dropped else lstm.output) + head
     loss += logits * (job.wide if job.fused else LOSS_COPIES * job.wide + LOSS_FLAGS)
     gradients = logits * job.wide * (2 if job.dtype == "float16" else 1)  # that of the loss, and the same scaled
@@ -158,7 +174,7 @@ def _text(job: Job) -> list[float]:
 def _series(job: Job) -> list[float]:
     """Moments of `Forecaster.loss`."""
     config, item, rows = job.config, job.item, job.rows
-    series, states = len(config["mean"]), rows * config["hidden_size"] * item
+    series, states = len(config["mean"]), rows * _output_size(config) * item
     outputs = rows * series * config["horizon"]
     lstm = _lstm(job, 2 * series)
     kept = lstm.kept + lstm.output + rows * series * (2 * item + 3 * 8)
@@ -172,7 +188,7 @@ def _classify(job: Job) -> list[float]:
     """Moments of `Classifier.loss`."""
     config, item, rows = job.config, job.item, job.rows
     directions = 2 if config["bidirectional"] else 1
-    features, states = len(config["mean"]), rows * config["hidden_size"] * directions * item
+    features, states = len(config["mean"]), rows * _output_size(config) * directions * item
     lstm = _lstm(job, features, directions)
     kept = lstm.kept + rows * features * (3 * 8 + 3 * item) + states
     mean = states * job.wide // item * (2 if job.short else 1)  # a product, of widened states

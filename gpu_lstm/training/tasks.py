@@ -131,8 +131,8 @@ class TextTask:
 
     def restore(self, arrays: dict[str, Array]) -> None:  # noqa: D102
         lstm = self._language.lstm
-        shape = (lstm.num_layers, self.train.batch, lstm.hidden_size)
         for name, array in arrays.items():
+            shape = (lstm.num_layers, self.train.batch, lstm.output_size if name == "h" else lstm.hidden_size)
             if tuple(array.shape) != shape:
                 raise InputError(f"carried state {name} has shape {tuple(array.shape)}; expected {shape}")
         self._state = None

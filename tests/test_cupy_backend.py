@@ -94,6 +94,23 @@ class Cublas:
         kept = scales[1] * out.astype(compute) if scales[1] else 0
         out[...] = scales[0] * (first.astype(compute) @ second.astype(compute)) + kept
 
+    def gemmStridedBatchedEx(
+        self, handle, op_a, op_b, m, n, k, alpha, a, a_type, lda, a_step, b, b_type, ldb, b_step, beta, c, c_type, ldc,
+        c_step, count, *how,
+    ):  # fmt: skip
+        """gemmEx on each of some matrices, so many elements apart."""
+        item = {kind: np.dtype(dtype).itemsize for kind, dtype in CUDA_TYPES.items()}
+        for i in range(count):
+            places = (
+                start + i * step * item[kind]
+                for start, step, kind in ((a, a_step, a_type), (b, b_step, b_type), (c, c_step, c_type))
+            )
+            a_i, b_i, c_i = places
+            self.gemmEx(
+                handle, op_a, op_b, m, n, k, alpha, a_i, a_type, lda, b_i, b_type, ldb, beta, c_i, c_type, ldc, *how
+            )
+        self.calls -= count - 1
+
 
 class RawModule:
     """cupy.RawModule: compiles when a function is asked for."""
@@ -236,6 +253,24 @@ def test_the_lstm_equals_the_oracle(cupy, dtype, limit, lengths, tier):
 
 
 @needs_emulator
+@pytest.mark.parametrize("options", [{"heads": 2, "proj_size": 4, "zoneout_h": 0.2}, {"layer_norm": True}], ids=str)
+def test_variants_equal_the_oracle(cupy, options):
+    arguments = {"tier": "reference", "dtype": "float64"} | options
+    oracle = LSTM(3, 8, 2, bidirectional=True, backend=NUMPY, **arguments)
+    lstm = LSTM(3, 8, 2, bidirectional=True, backend=CupyBackend(), **arguments | {"tier": "auto"})
+    assert lstm.plan.tier == "pointwise"
+    rng = np.random.default_rng(0)
+    sizes = {"x": (6, 3, 3), "dy": (6, 3, 2 * oracle.output_size)}
+    sizes |= {"h0": (4, 3, oracle.output_size), "c0": (4, 3, 8), "dh": (4, 3, oracle.output_size), "dc": (4, 3, 8)}
+    data = {name: rng.standard_normal(size) for name, size in sizes.items()}
+    for name, param in oracle.params.items():
+        lstm.params[name][...] = lstm.backend.asarray(param, "float64")
+    expected, actual = (loss_and_gradients(one, data, [3, 6, 1])[1] for one in (oracle, lstm))
+    for name, array in expected.items():
+        assert relative_error(actual[name], array) < 1e-12, name
+
+
+@needs_emulator
 def test_training_steps_equal_those_on_numpy(cupy):
     tokens = np.random.default_rng(0).integers(0, 7, (6, 3))
     results = []
@@ -327,6 +362,27 @@ def test_cublas_is_asked_for_the_right_product(cupy, shape, transposed, dtype, o
     np.testing.assert_allclose(np.asarray(out, wide), expected, rtol=limit, atol=max(limit, 1e-3))
 
 
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 1, 4, 3), (3, 5, 1, 3), (2, 4, 3, 1), (3, 4, 2, 5)], ids=str)
+@pytest.mark.parametrize("dtype, out_dtype", [("float32",) * 2, ("float64",) * 2, ("float16", "float32")])
+def test_cublas_is_asked_for_products_of_heads(cupy, shape, dtype, out_dtype, add):
+    """Each head's part of the rows of h, times its W^T, into its part of the rows of the result."""
+    heads, rows, columns, depth = shape
+    rng = np.random.default_rng(0)
+
+    def parts(width, kind):
+        return rng.standard_normal((rows, heads, width)).astype(kind).view(Located).transpose(1, 0, 2)
+
+    a, out = parts(depth, dtype), parts(columns, out_dtype)
+    b = rng.standard_normal((heads, columns, depth)).astype(dtype).view(Located).transpose(0, 2, 1)
+    wide = np.float64 if dtype == "float64" else np.float32
+    expected = np.asarray(a, wide) @ np.asarray(b, wide) + (np.asarray(out, wide) if add else 0)
+    backend = CupyBackend()
+    assert backend.matmul(a, b, out=out, add=add) is out
+    assert backend._cublas.calls == 1
+    np.testing.assert_allclose(np.asarray(out), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_what_cublas_has_no_form_for_goes_another_way(cupy):
     gaps = np.zeros((6, 6), np.float32)[::2, ::2]
     assert cupy_backend._form(gaps, Cublas) is None
@@ -336,6 +392,9 @@ def test_what_cublas_has_no_form_for_goes_another_way(cupy):
     a, out = cupy.ones((6, 6), dtype=np.float32), cupy.ones((3, 3), dtype=np.float32)
     backend.matmul(a[::2, ::2], a[:3, :3], out=out, add=True)
     np.testing.assert_array_equal(out, 4)
+    several = cupy.ones((2, 3, 3), dtype=np.float32)
+    backend.matmul(cupy.ones((2, 6, 6), dtype=np.float32)[:, ::2, ::2], several, out=several, add=True)
+    np.testing.assert_array_equal(several, 4)
     assert backend._cublas.calls == 0
 
 

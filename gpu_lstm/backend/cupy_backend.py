@@ -81,8 +81,10 @@ class CupyBackend(CudaBackend):
         """``out[...] = a @ b``, added to what `out` holds if `add`, by cuBLAS straight into `out`; returns `out`.
 
         `out` may be float32 where a and b are float16 or bfloat16; sums are in float32 then, too. float32 means
-        float32: TF32 is not used.
+        float32: TF32 is not used. Of a and b (N, ., .) it is N products at once, and `out` may have gaps.
         """
+        if a.ndim == 3:
+            return self._matmuls(a, b, out, add)
         cublas = self._cublas
         a_form, b_form = _form(a, cublas), _form(b, cublas)
         if a_form is None or b_form is None or not out.flags.c_contiguous or 0 in (*a.shape, *b.shape):
@@ -98,6 +100,25 @@ class CupyBackend(CudaBackend):
             one, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step,
             one if add else zero, out.data.ptr, out_kind, columns,
             compute, cublas.CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
+        return out
+
+    def _matmuls(self, a: Array, b: Array, out: Array, add: bool) -> Array:
+        cublas, arrays = self._cublas, (a, b, out)
+        forms = [form for x in arrays if 0 not in x.shape and (form := _form(x[0], cublas)) is not None]
+        if len(forms) < 3 or forms[2][1] != cublas.CUBLAS_OP_N:
+            return super().matmul(a, b, out, add)
+        (a_row, a_op), (b_row, b_op), (out_row, _) = forms
+        a_step, b_step, out_step = (array.strides[0] // array.itemsize for array in arrays)
+        (count, rows, depth), columns = a.shape, b.shape[2]
+        (kind, _), (out_kind, compute) = self._kinds[a.dtype], self._kinds[out.dtype]
+        zero, one = _SCALARS[compute == cublas.CUBLAS_COMPUTE_64F]
+        cublas.gemmStridedBatchedEx(
+            self.xp.cuda.device.get_cublas_handle(),
+            b_op, a_op, columns, rows, depth,
+            one, b.data.ptr, kind, b_row, b_step, a.data.ptr, kind, a_row, a_step,
+            one if add else zero, out.data.ptr, out_kind, out_row, out_step,
+            count, compute, cublas.CUBLAS_GEMM_DEFAULT,
         )  # fmt: skip
         return out
 

@@ -116,6 +116,21 @@ def gates_backward(dtype: str, neighbours: int, masked: bool) -> Kernel:
     return Kernel("gates.cu", "gates_backward", (STORAGE[dtype], str(neighbours), _bool(masked)))
 
 
+def family_cells(direction: str, dtype: str, neighbours: int, normed: bool) -> Kernel:
+    """The family's cell, "forward" or "backward", of one time step; `normed`: with layer normalisation."""
+    return Kernel("family.cu", f"family_cells_{direction}", (STORAGE[dtype], str(neighbours), _bool(normed)))
+
+
+def finish_h(dtype: str) -> Kernel:
+    """What happens to a projected h."""
+    return Kernel("family.cu", "finish_h", (STORAGE[dtype],))
+
+
+def begin_dh(dtype: str) -> Kernel:
+    """Its derivative."""
+    return Kernel("family.cu", "begin_dh", (STORAGE[dtype],))
+
+
 def sequence(direction: str, dtype: str, form: str, columns: int) -> Kernel:
     """All steps, "forward" or "backward", in a form of `gpu_lstm.recurrence.onchip`; 8 `columns` sequences at once."""
     name, storage = f"sequence_{direction}", STORAGE[dtype]
@@ -219,6 +234,10 @@ def every_kernel() -> Iterator[Kernel]:
         for width in (1, neighbours(dtype)):
             yield from (gates_forward(dtype, width, keep, masked) for keep, masked in product(both, both))
             yield from (gates_backward(dtype, width, masked) for masked in both)
+        for direction in ("forward", "backward"):
+            yield from (family_cells(direction, dtype, width, False) for width in (1, neighbours(dtype)))
+            yield family_cells(direction, dtype, 1, True)
+        yield from (finish_h(dtype), begin_dh(dtype))
         yield from (cross_entropy(dtype), take_rows(dtype), scatter_add(dtype), sum_of_squares(dtype))
         yield from (dropout(dtype, width) for width in (1, 4))
         yield from (update(dtype, rule) for rule in RULES)

@@ -1,4 +1,6 @@
-"""What ``auto`` runs on a GPU: the sequence tier, or pointwise for batches where that is expected to be faster.
+"""What ``auto`` runs on a GPU: the sequence tier, or pointwise where that is expected to be faster or has to be.
+
+It has to be for options that the sequence tier doesn't take.
 
 Both save the same, so forward and backward choose by themselves.
 """
@@ -13,7 +15,7 @@ from gpu_lstm.recurrence import onchip, pointwise_cuda, sequence_cuda
 from gpu_lstm.recurrence.contract import Mask, Saved, Tier
 from gpu_lstm.recurrence.variant import Variant
 
-TAKES: frozenset[str] = frozenset()
+TAKES = sequence_cuda.TAKES | pointwise_cuda.TAKES
 
 
 def forward(
@@ -28,7 +30,8 @@ def forward(
     variant: Variant | None = None,
 ) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
-    return _tier(backend, "forward", z).forward(backend, z, weight_hh, h0, c0, mask, reverse, keep, variant)
+    tier = _tier(backend, "forward", z, variant)
+    return tier.forward(backend, z, weight_hh, h0, c0, mask, reverse, keep, variant)
 
 
 def backward(
@@ -40,10 +43,14 @@ def backward(
     dc: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
-    return _tier(backend, "backward", saved.gates).backward(backend, saved, dh, dh_last, dc_last, dc)
+    tier = _tier(backend, "backward", saved.gates, saved.variant, cells=dc is not None)
+    return tier.backward(backend, saved, dh, dh_last, dc_last, dc)
 
 
-def _tier(backend: Backend, direction: str, z: Array) -> Tier:
+def _tier(backend: Backend, direction: str, z: Array, variant: Variant | None, cells: bool = False) -> Tier:
+    wanted = (frozenset() if variant is None else variant.options()) | ({"cells"} if cells else frozenset())
+    if not wanted <= sequence_cuda.TAKES:
+        return pointwise_cuda
     _, batch, hidden, dtype = pointwise_cuda.check_z(backend, z)
     on_chip = onchip.pays(cast(CudaBackend, backend).limits, direction, batch, hidden, dtype)
     return sequence_cuda if on_chip else pointwise_cuda

@@ -145,4 +145,6 @@ def _described(backend: Backend, tier: str, hidden_size: int | None, dtype: str,
         return said
     batches = {name: onchip.most_that_pays(backend.limits, name, hidden_size, dtype) for name in onchip.DIRECTIONS}
     ends = [f"B = {batch} {name}" for name, batch in batches.items() if batch < onchip.LARGEST_BATCH]
-    return f"{said}; larger batches than {' and '.join(ends)} take the pointwise tier" if ends else said
+    elsewhere = [f"larger batches than {' and '.join(ends)}"] if ends else []
+    elsewhere += [] if "resets" in sequence_cuda.TAKES else ["resets"]
+    return "; ".join([said, *(f"{what} take the pointwise tier" for what in elsewhere)])

@@ -1,6 +1,8 @@
 """The pointwise tier on a GPU: at each step one product by cuBLAS and one fused kernel (``kernels/cuda/gates.cu``).
 
 Two launches a step, forward and backward; all memory is there before the loop starts, and nothing waits for the host.
+Variants of the LSTM are computed by `gpu_lstm.recurrence.family_cuda`.
+
 float16 and bfloat16 arrays are taken, too: c and its gradient, and the gradient of h, are float32 then.
 """
 
@@ -10,10 +12,12 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend, kernels
 from gpu_lstm.errors import InputError
-from gpu_lstm.recurrence.contract import Mask, Saved, refuse, slots
-from gpu_lstm.recurrence.variant import Variant
+from gpu_lstm.recurrence import family_cuda
+from gpu_lstm.recurrence.contract import Mask, Saved, slots
+from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
+from gpu_lstm.recurrence.variant import OPTIONS, Variant
 
-TAKES: frozenset[str] = frozenset()
+TAKES = OPTIONS
 
 MOST_CELLS = 2**31 - 1
 """Largest B H; the number of steps has no limit but memory."""
@@ -37,15 +41,14 @@ def forward(
     InputError
         An array has another dtype, shape or device, has gaps, or is too large.
     """
-    refuse(variant is not None, "a variant")
+    num_steps, batch, hidden, dtype = check(backend, z, weight_hh, variant)
+    if variant is not None:
+        return family_cuda.forward(backend, z, weight_hh, h0, c0, mask, reverse, keep, variant)
     xp = backend.xp
-    num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
     state = backend.dtype(kernels.ARITHMETIC[dtype])
     h = xp.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
     c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=state)
-    first = -1 if reverse else 0
-    h[first, ...] = 0 if h0 is None else h0
-    c[first, ...] = 0 if c0 is None else c0
+    states_at_the_start(h, c, h0, c0, reverse)
     lengths = None if mask is None else backend.asarray(mask.lengths, "int64")
     width = _neighbours(dtype, hidden, z, h, c)
     cell = backend.kernel(kernels.gates_forward(dtype, width, keep, mask is not None))
@@ -70,16 +73,13 @@ def backward(
     dc: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
-    refuse(dc is not None, "gradients of c at every step")
-    xp = backend.xp
     gates, c, mask, weight_hh = saved.gates, saved.c, saved.mask, saved.weight_hh
-    num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)
-    dh_t, dc_t = (xp.empty((batch, hidden), dtype=c.dtype) for _ in range(2))
-    dh_t[...] = 0 if dh_last is None else dh_last
-    dc_t[...] = 0 if dc_last is None else dc_last
-    if dh is not None:
-        backend.require("dh", dh, (num_steps, batch, hidden), dtype)
-        dh = xp.ascontiguousarray(dh)  # one direction's part of a wider array has gaps
+    num_steps, batch, hidden, dtype = check(backend, gates, weight_hh, saved.variant)
+    if saved.variant is not None or dc is not None:
+        return family_cuda.backward(backend, saved, dh, dh_last, dc_last, dc)
+    cells = batch, hidden
+    dh_t, dc_t = gradients_at_the_end(backend, cells, cells, c.dtype, dh_last, dc_last)
+    dh = gradients_of_steps(backend, "dh", dh, (num_steps, *cells), dtype)
     lengths = None if mask is None else backend.asarray(mask.lengths, "int64")
     width = _neighbours(dtype, hidden, gates, c, dh_t, dc_t, *([] if dh is None else [dh]))
     cell = backend.kernel(kernels.gates_backward(dtype, width, mask is not None))
@@ -92,10 +92,14 @@ def backward(
     return gates, dh_t, dc_t
 
 
-def check(backend: Backend, z: Array, weight_hh: Array) -> tuple[int, int, int, str]:
+def check(backend: Backend, z: Array, weight_hh: Array, variant: Variant | None = None) -> tuple[int, int, int, str]:
     """T, B, H and dtype, once all is as the kernels need it."""
     num_steps, batch, hidden, dtype = check_z(backend, z)
-    backend.require("weight_hh", weight_hh, (f"4H={4 * hidden}", f"H={hidden}"), dtype)
+    columns, what = hidden, "H"
+    if variant is not None:
+        columns = (hidden if variant.projection is None else variant.projection.shape[0]) // variant.heads
+        what = "H" if variant.projection is None and variant.heads == 1 else "P/heads"
+    backend.require("weight_hh", weight_hh, (f"4H={4 * hidden}", f"{what}={columns}"), dtype)
     if batch * hidden > MOST_CELLS:
         raise InputError(f"z has B H = {batch * hidden} cells; expected at most {MOST_CELLS} (split the batch)")
     for name, array in (("z", z), ("weight_hh", weight_hh)):

@@ -71,6 +71,24 @@ class Variant:
     recurrent_mask: Array | None = None
     live: Array | None = None
 
+    def options(self) -> frozenset[str]:
+        """Names of the options that are on, of `OPTIONS`."""
+        on = {
+            "proj_size": self.projection is not None,
+            "peepholes": self.peepholes is not None,
+            "coupled": self.coupled,
+            "hard_sigmoid": self.hard_sigmoid,
+            "clip": math.isfinite(self.clip),
+            "cell_clip": math.isfinite(self.cell_clip),
+            "layer_norm": self.gain_hh is not None,
+            "zoneout_h": self.zoneout_h is not None,
+            "zoneout_c": self.zoneout_c is not None,
+            "recurrent_dropout": self.recurrent_mask is not None,
+            "heads": self.heads > 1,
+            "resets": self.live is not None,
+        }
+        return frozenset(name for name, is_on in on.items() if is_on)
+
     def part(self, start: int, stop: int) -> Variant:
         """The same for steps start..stop-1."""
         cut = {}

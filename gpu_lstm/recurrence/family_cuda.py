@@ -1,0 +1,263 @@
+"""The LSTM family on a GPU, step by step: every option of `Variant` in the kernels of ``kernels/cuda/family.cu``.
+
+A step is one product by cuBLAS and one kernel, forward and backward; a projection adds one product and, where more
+than that happens to h, one kernel. All memory is there before the loop starts, and nothing waits for the host.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.backend import Array, Backend, kernels
+from gpu_lstm.errors import InputError
+from gpu_lstm.recurrence import family
+from gpu_lstm.recurrence.contract import Mask, Saved, slots
+from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
+from gpu_lstm.recurrence.variant import EPSILON, Variant, split_heads
+
+_PRECISION = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-13, "bfloat16": 2.0**-10}
+"""What `family.cell_numbers` takes; an eighth of the spacing of 16-bit numbers, which are rounded once, in memory."""
+
+
+def forward(
+    backend: Backend,
+    z: Array,
+    weight_hh: Array,
+    h0: Array | None,
+    c0: Array | None,
+    mask: Mask | None,
+    reverse: bool,
+    keep: bool,
+    variant: Variant,
+) -> Saved:
+    """Run the recurrence over all steps; see `gpu_lstm.recurrence.family.forward`."""
+    xp, step = backend.xp, _Step(backend, variant, z, weight_hh, mask)
+    num_steps, batch, hidden, size = step.num_steps, step.batch, step.hidden, step.size
+    projection, normed = variant.projection, step.normed
+    kept = num_steps if keep else 1
+    h = xp.empty((num_steps + 1, batch, size), dtype=z.dtype)
+    c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=step.state)
+    states_at_the_start(h, c, h0, c0, reverse)
+    saved = Saved(h, c, z, weight_hh, mask, reverse, variant)
+    if variant.zoneout_c is not None and keep:
+        saved.cells = xp.empty((num_steps, batch, hidden), dtype=step.state)
+    if projection is not None:
+        saved.unprojected = xp.empty((kept, batch, hidden), dtype=z.dtype)
+    if normed and keep:
+        saved.normalised = xp.empty(z.shape, dtype=z.dtype)
+        saved.scales = xp.empty((num_steps, batch, 1), dtype=step.state)
+    order, numbers = slots(num_steps, reverse), step.numbers
+    seen = product = projected = None
+    if step.masked:
+        t, first, _ = order[0]
+        seen = backend.asarray(step.masked_h(h[first], t), step.dtype)
+    if normed or variant.heads > 1:
+        product = xp.empty(step.product_shape, dtype=step.state)
+    if projection is not None and (step.masked or variant.zoneout_h is not None or mask is not None):
+        projected = xp.empty((batch, size), dtype=step.state)
+    width = step.neighbours(z, product, c, saved.cells, saved.unprojected, h, seen)
+    cell = backend.kernel(kernels.family_cells("forward", step.dtype, width, normed))
+    finish = None if projected is None else backend.kernel(kernels.finish_h(step.dtype))
+    cell_grid, finish_grid = step.grid_of_cells(width), step.grid(size)
+    in_cell = (
+        z, product, c, saved.cells, saved.unprojected, h, *step.parameters, saved.normalised, saved.scales,
+        *step.options, np.int32(keep), *step.sizes,
+    )  # fmt: skip
+    in_finish = projected, h, *step.options_of_h
+    h_by_head, seen_by_head = step.by_head(h), step.by_head(seen)
+    weight_t = step.weight.T if variant.heads == 1 else xp.permute_dims(step.weight, (0, 2, 1))
+    for (t, before, after), (following, _, _) in zip(order, [*order[1:], (0, 0, 0)], strict=True):
+        h_seen = h_by_head[before] if seen is None else seen_by_head
+        backend.matmul(h_seen, weight_t, out=z[t] if product is None else product, add=product is None)
+        where = numbers[t], numbers[following], numbers[before], numbers[after]
+        to_see = None if t == order[-1][0] else seen
+        cell(*cell_grid, (*in_cell, to_see, *where))
+        if projection is not None:
+            m = saved.unprojected[t if keep else 0]
+            backend.matmul(m, projection.T, out=h[after] if projected is None else projected)
+        if finish is not None:
+            finish(*finish_grid, (*in_finish, to_see, *where))
+    return saved
+
+
+def backward(
+    backend: Backend,
+    saved: Saved,
+    dh: Array | None,
+    dh_last: Array | None,
+    dc_last: Array | None,
+    dc: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Backpropagate through all steps; see `gpu_lstm.recurrence.family.backward`."""
+    variant = saved.variant or Variant()
+    xp, gates, c, projection = backend.xp, saved.gates, saved.c, variant.projection
+    step = _Step(backend, variant, gates, saved.weight_hh, saved.mask)
+    num_steps, batch, hidden, size = step.num_steps, step.batch, step.hidden, step.size
+    dh_t, dc_t = gradients_at_the_end(backend, (batch, size), (batch, hidden), step.state, dh_last, dc_last)
+    dh = gradients_of_steps(backend, "dh", dh, (num_steps, batch, size), step.dtype)
+    dc = gradients_of_steps(backend, "dc", dc, (num_steps, batch, hidden), kernels.ARITHMETIC[step.dtype])
+    kept = dm = by_head = None
+    projected: Array = None
+    if variant.zoneout_h is not None or saved.mask is not None:
+        kept = xp.zeros((batch, size), dtype=step.state)
+    if step.normed or projection is not None:
+        dm = xp.empty((batch, hidden), dtype=step.state)
+    if projection is not None:
+        projected = xp.empty((num_steps, batch, size), dtype=gates.dtype)
+    if variant.heads > 1:
+        by_head = xp.empty(step.product_shape, dtype=gates.dtype)
+    sums = [xp.zeros((batch, n), dtype=step.state) if step.normed else None for n in (4 * hidden, hidden, hidden)]
+    width = step.neighbours(gates, by_head, c, saved.cells, dm, dh, dc, dh_t, kept, dc_t)
+    cell = backend.kernel(kernels.family_cells("backward", step.dtype, width, step.normed))
+    begin = None if projected is None else backend.kernel(kernels.begin_dh(step.dtype))
+    cell_grid, begin_grid = step.grid_of_cells(width), step.grid(size)
+    in_cell = (
+        gates, by_head, c, saved.cells, dm, dh, dc, dh_t, kept, dc_t, *step.parameters, saved.normalised, saved.scales,
+        *sums, *step.options, np.int32(projection is not None), *step.sizes,
+    )  # fmt: skip
+    in_begin = projected, dh, dh_t, kept, *step.options_of_h
+    product, out = saved.normalised if step.normed else gates, step.by_head(dh_t)
+    numbers, done = step.numbers, np.int64(-1)
+    for t, before, after in reversed(slots(num_steps, saved.reverse)):
+        if begin is not None:
+            begin(*begin_grid, (*in_begin, numbers[t], done))
+            backend.matmul(projected[t], projection, out=dm)
+        cell(*cell_grid, (*in_cell, numbers[t], done, numbers[before], numbers[after]))
+        backend.matmul(product[t] if by_head is None else by_head, step.weight, out=out)
+        done = numbers[t]
+    # dh_t is dz W_hh of the first step; a step before it would take it from here as every other one does.
+    dh_t = step.masked_h(dh_t, int(done))
+    if kept is not None:
+        dh_t += kept
+    if step.normed:
+        saved.dz_hh = saved.normalised  # it was overwritten
+        totals = (xp.sum(rows, axis=0) for rows in sums)
+        saved.gradients |= dict(zip(("gain_hh", "gain_c", "shift_c"), totals, strict=True))
+    if projected is not None:
+        rows = xp.reshape(projected, (-1, size)).T
+        m = xp.reshape(saved.unprojected, (-1, hidden))
+        saved.gradients["weight_hr"] = backend.product(rows, m, dtype=kernels.ARITHMETIC[step.dtype])
+    family.parameter_gradients(backend, saved, None)
+    return gates, dh_t, dc_t
+
+
+class _Step:
+    """What forward and backward of a step share: sizes, checked arrays, arguments of the kernels.
+
+    Attributes
+    ----------
+    size : int
+        P, that of h.
+    state : dtype
+        Of c, of gradients of states and of sums.
+    normed, masked : bool
+        With layer normalisation; what is multiplied by W_hh isn't h itself.
+    product_shape : tuple
+        Of h W_hh^T of one step, head by head.
+    weight : (4H, P) or (heads, 4H / heads, P / heads)
+    parameters, options, options_of_h, sizes : tuple
+        Arguments of the kernels.
+    numbers : list
+        0..T as the kernels take them.
+    """
+
+    def __init__(self, backend: Backend, variant: Variant, z: Array, weight_hh: Array, mask: Mask | None):
+        self.backend, self.variant = backend, variant
+        self.num_steps, self.batch, width = z.shape
+        self.hidden, self.dtype = width // 4, str(z.dtype)
+        self.size = self.hidden if variant.projection is None else variant.projection.shape[0]
+        self.state = backend.dtype(kernels.ARITHMETIC[self.dtype])
+        self.normed = variant.gain_hh is not None
+        self.masked = variant.recurrent_mask is not None or variant.live is not None
+        self._check()
+        heads = variant.heads
+        self.product_shape: tuple[int, ...] = (self.batch, width)
+        self.weight = weight_hh
+        if heads > 1:
+            self.product_shape = (heads, self.batch, width // heads)
+            self.weight = split_heads(backend.xp, weight_hh, heads)
+        number = np.dtype(kernels.ARITHMETIC[self.dtype]).type
+        zoneout_h, zoneout_c = (_array(value) for value in (variant.zoneout_h, variant.zoneout_c))
+        # Zoneout is an array, or this one number.
+        share_h, share_c = (
+            number(value if isinstance(value, float) else 0.0) for value in (variant.zoneout_h, variant.zoneout_c)
+        )
+        masks = variant.recurrent_mask, variant.live, None if mask is None else backend.asarray(mask.lengths, "int64")
+        limits = (number(limit) for limit in (*family.cell_numbers(variant, _PRECISION[self.dtype]), EPSILON))
+        flags = np.int32(variant.coupled), np.int32(variant.hard_sigmoid)
+        self.parameters = variant.peepholes, variant.gain_hh, variant.gain_c, variant.shift_c
+        self.options = zoneout_h, zoneout_c, *masks, share_h, share_c, *limits, *flags
+        self.options_of_h = zoneout_h, *masks, share_h, np.uint32(self.batch), np.uint32(self.size)
+        self.sizes = tuple(np.uint32(n) for n in (heads, self.batch, self.hidden))
+        self.numbers = [np.int64(n) for n in range(self.num_steps + 1)]
+
+    def _check(self) -> None:
+        """Refuse what the kernels can't take."""
+        variant, gates = self.variant, f"4H={4 * self.hidden}"
+        steps, batch, hidden, size = (
+            f"{name}={n}" for name, n in zip("TBHP", (self.num_steps, self.batch, self.hidden, self.size), strict=True)
+        )
+        shapes = {
+            "projection": (size, hidden),
+            "peepholes": (3, hidden),
+            "gain_hh": (gates,),
+            "gain_c": (hidden,),
+            "shift_c": (hidden,),
+            "zoneout_h": (steps, batch, size),
+            "zoneout_c": (steps, batch, hidden),
+            "recurrent_mask": (batch, size),
+            "live": (steps, batch, 1),
+        }
+        for name, shape in shapes.items():
+            array = _array(getattr(variant, name))
+            if array is None:
+                continue
+            # Parameters that no product takes are kept in the dtype of sums.
+            wide = name in ("peepholes", "gain_hh", "gain_c", "shift_c")
+            self.backend.require(name, array, shape, kernels.ARITHMETIC[self.dtype] if wide else self.dtype)
+            if not array.flags.c_contiguous:
+                raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
+        if self.normed != (variant.gain_c is not None) or self.normed != (variant.shift_c is not None):
+            raise InputError("gain_hh, gain_c and shift_c go together; expected all three or none")
+
+    def masked_h(self, h: Array, t: int) -> Array:
+        """What enters step t's product of an h, or what comes back to it of a gradient, (B, P), in `state`."""
+        live = None if self.variant.live is None else self.variant.live[t]
+        for factor in (self.variant.recurrent_mask, live):
+            if factor is not None:
+                h = self.backend.widened(h) * self.backend.widened(factor)
+        return h
+
+    def by_head(self, states: Any) -> Any:
+        """(..., B, P) as (..., heads, B, P / heads), a view; as it is where there is one head."""
+        heads, xp = self.variant.heads, self.backend.xp
+        if heads == 1 or states is None:
+            return states
+        *steps, batch, size = states.shape
+        parts = xp.reshape(states, (*steps, batch, heads, size // heads))
+        return xp.permute_dims(parts, (0, 2, 1, 3) if steps else (1, 0, 2))
+
+    def neighbours(self, *arrays: Array | None) -> int:
+        """Units a thread takes: as many as fill 16 bytes, or one where rows or arrays don't start at such places."""
+        width = kernels.neighbours(self.dtype)
+        zoneout_h, zoneout_c, recurrent_mask, *_ = self.options
+        given = [array for array in (*arrays, zoneout_h, zoneout_c, recurrent_mask) if array is not None]
+        fits = (self.hidden // self.variant.heads) % width == 0 and kernels.aligned(16, *given)
+        return width if fits and not self.normed else 1
+
+    def grid_of_cells(self, neighbours: int) -> tuple[tuple[int], tuple[int]]:
+        """Grid and block of the cell: a block of whole warps a sequence if normed, else a thread for some units."""
+        if self.normed:
+            return (self.batch,), (min(-(-self.hidden // 32) * 32, kernels.BLOCK),)
+        return self.grid(self.hidden // neighbours)
+
+    def grid(self, items: int) -> tuple[tuple[int], tuple[int]]:
+        """Grid and block with a thread for each of so many items of each sequence."""
+        return (-(-self.batch * items // kernels.BLOCK),), (kernels.BLOCK,)
+
+
+def _array(value: Any) -> Array | None:
+    """Of an array or one number, the array."""
+    return None if isinstance(value, float) else value

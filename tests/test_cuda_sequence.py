@@ -6,7 +6,7 @@ import pytest
 from gpu_lstm import LSTM, BackendError, InputError
 from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import Device
-from gpu_lstm.recurrence import Mask, fastest_cuda, onchip, reference, sequence_cuda
+from gpu_lstm.recurrence import Mask, fastest_cuda, onchip, pointwise_cuda, reference, sequence_cuda, together
 from tests.conftest import gpu_or_reason
 from tests.emulated import DTYPES, EmulatedBackend, needs_emulator, on_host, stored
 from tests.emulator import EmulationError, build
@@ -29,7 +29,8 @@ def force(monkeypatch, form, columns=(1, 2)):
     every = onchip._candidates
     allowed = lambda *problem: (x for x in every(*problem) if x.form == form and x.columns in columns)  # noqa: E731
     monkeypatch.setattr(onchip, "_candidates", allowed)
-    monkeypatch.setattr(onchip, "choose", onchip.choose.__wrapped__)
+    for name in ("choose", "choose_pair"):
+        monkeypatch.setattr(onchip, name, getattr(onchip, name).__wrapped__)
 
 
 def device(form):
@@ -126,6 +127,118 @@ def test_arrays_that_start_at_odd_places_are_read_one_element_at_a_time(form):
     np.testing.assert_array_equal(gradients[0], expected["dz"].astype(np.float32))
 
 
+# -- two recurrences in one launch -------------------------------------------------------------------------------------
+
+PAIR_LIMITS = {
+    form: Device(multiprocessors=132 if form == "cluster" else 6, shared_bytes=227 * KIB, capability=90)
+    for form in ("block", "cluster", "grid")
+}
+
+
+def pair(shape, dtype, lengths=True):
+    """Both directions of a layer, the second one step longer: contract arguments and incoming gradients, and masks."""
+    steps, batch, hidden = shape
+    found = []
+    for number, long in enumerate((steps, steps + 1)):
+        counts = np.random.default_rng(number).integers(1, long + 1, batch)
+        mask = Mask(counts, np.arange(long)[:, None, None] < counts[None, :, None]) if lengths else None
+        found.append((example((long, batch, hidden), dtype, seed=number), mask, number == 1))
+    return found
+
+
+def run_pair(tier, backend, problems, dtype, keep=True):
+    """As `run` of each, by `together`."""
+    here = [{name: backend.asarray(stored(a, dtype)) for name, a in data.items()} for data, _, _ in problems]
+    saved = together.forward(
+        tier,
+        backend,
+        [
+            (*(data[name] for name in ("z", "weight_hh", "h0", "c0")), mask, reverse, keep)
+            for data, (_, mask, reverse) in zip(here, problems, strict=True)
+        ],
+    )
+    results = [{"h": on_host(backend, one.h), "c": on_host(backend, one.last[1])} for one in saved]
+    if keep:
+        for result, one in zip(results, saved, strict=True):
+            valid = True if one.mask is None else one.mask.valid
+            result["gates"] = np.where(valid, on_host(backend, one.gates), 0)
+        arriving = [
+            (one, *(data[name] for name in ("dh", "dh_last", "dc_last"))) for one, data in zip(saved, here, strict=True)
+        ]
+        for result, found in zip(results, together.backward(tier, backend, arriving), strict=True):
+            result |= {name: on_host(backend, a) for name, a in zip(("dz", "dh0", "dc0"), found, strict=True)}
+    return results
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_at_once_equal_the_oracle(form, dtype):
+    for shape in [(1, 1, 1), (3, 2, 33), (2, 11, 40)]:
+        backend = EmulatedBackend(limits=PAIR_LIMITS[form])
+        problems = pair(shape, dtype)
+        for (data, mask, reverse), actual in zip(
+            problems, run_pair(sequence_cuda, backend, problems, dtype), strict=True
+        ):
+            expected = run(reference, NUMPY, data, "float64", mask, reverse)
+            for name, array in expected.items():
+                scale = np.abs(array).max()
+                if name == "dh0":  # a sum whose terms may cancel
+                    scale = max(scale, (np.abs(expected["dz"]) @ np.abs(data["weight_hh"])).max())
+                assert np.abs(actual[name] - array).max() <= TOLERANCE[dtype] * scale, name
+        assert backend.launches == [kernels.sequence(d, dtype, form, 1).name for d in onchip.DIRECTIONS]
+
+
+@needs_emulator
+def test_two_at_once_under_any_order_of_threads_give_the_bits_of_each_alone(form):
+    """Where both have as many blocks as each has alone; a team of a grid is smaller, its sums are in the same order."""
+    problems = pair((3, 9, 20), "float32")
+    alone = EmulatedBackend(limits=PAIR_LIMITS[form])
+    expected = [run(sequence_cuda, alone, data, "float32", mask, reverse) for data, mask, reverse in problems]
+    for seed in range(24):
+        backend = EmulatedBackend(seed=seed, limits=PAIR_LIMITS[form])
+        for one, actual in zip(expected, run_pair(sequence_cuda, backend, problems, "float32"), strict=True):
+            for name in one:
+                if form == "grid":
+                    assert relative_error(actual[name], one[name]) < 1e-6
+                else:
+                    np.testing.assert_array_equal(actual[name], one[name])
+
+
+@needs_emulator
+def test_check_mode_finds_nothing_in_two_at_once(form):
+    for keep in (True, False):
+        checked = EmulatedBackend("check", limits=PAIR_LIMITS[form])
+        run_pair(sequence_cuda, checked, pair((2, 9, 12), "float16"), "float16", keep)
+        assert len(checked.launches) == 1 + keep
+
+
+@needs_emulator
+def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
+    force(monkeypatch, "grid")
+    problems = pair((3, 2, 9), "float32")
+    expected = run_pair(reference, NUMPY, problems, "float32")
+    one = EmulatedBackend(limits=Device(multiprocessors=1, shared_bytes=227 * KIB, capability=80))
+    more = [*problems, problems[0]]
+    mixed = [problems[0], *pair((3, 4, 9), "float32")[1:]]
+    for backend, each, launches in ((one, problems, 4), (EmulatedBackend(), more, 6), (EmulatedBackend(), mixed, 4)):
+        actual = run_pair(sequence_cuda, backend, each, "float32")
+        assert len(backend.launches) == launches
+        for name, array in expected[0].items():
+            assert relative_error(actual[0][name], array) < 2e-6, name
+    monkeypatch.setattr(onchip, "pays", lambda *problem: False)
+    backend = EmulatedBackend()
+    actual = run_pair(fastest_cuda, backend, problems, "float32")
+    assert "sequence_forward" not in backend.launches
+    monkeypatch.setattr(onchip, "pays", lambda *problem: True)
+    backend = EmulatedBackend()
+    actual += run_pair(fastest_cuda, backend, problems, "float32")
+    assert backend.launches == ["sequence_forward", "sequence_backward"]
+    actual += run_pair(pointwise_cuda, EmulatedBackend(), problems, "float32")
+    for found, one in zip(actual, 3 * expected, strict=True):
+        for name, array in one.items():
+            assert relative_error(found[name], array) < 2e-6, name
+
+
 # -- planted mistakes: the kernels' text with one line changed --------------------------------------------------------
 
 MISTAKES = {
@@ -139,6 +252,7 @@ MISTAKES = {
         "one buffer": ("shown + (number + 1) % 2 * buffer", "shown + number % 2 * buffer"),
     },
     "grid": {
+        "the second takes the sequences of the first's teams": (" % layout.teams() * layout.slice", " * layout.slice"),
         "shown by a plain store": (
             "publish(h + after * cells + place.cell, output);",
             "h[after * cells + place.cell] = output;",
@@ -179,6 +293,11 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
     data = example((4, 3, 20), "float32")
     here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
     broken = Patched(*MISTAKES[form][mistake], mode="check", limits=device(form))
+    if mistake.startswith("the second"):
+        two = [(data, None, False)] * 2
+        broken.limits = PAIR_LIMITS[form]
+        assert np.isnan(run_pair(sequence_cuda, broken, two, "float32", keep=False)[1]["h"]).any()
+        return
     forward = not mistake.startswith("dz")
     saved = sequence_cuda.forward(EmulatedBackend(limits=device(form)), *here) if not forward else None
     try:
@@ -218,6 +337,9 @@ def test_the_watchdog_turns_a_hang_into_an_error(monkeypatch):
         sequence_cuda.backward(broken, saved, None, None, None)
     with pytest.raises(BackendError, match=r"sequence_forward<float, Grid, 1> waited in vain"):
         sequence_cuda.forward(silent, *here)
+    with pytest.raises(BackendError, match=r"waited in vain: .*forward: 2 x 1 x 3 blocks of the grid"):
+        silent.limits = PAIR_LIMITS["grid"]
+        sequence_cuda.forward_all(silent, [(*here, None, False, True)] * 2)
     monkeypatch.setenv(kernels.WATCHDOG, "soon")
     with pytest.raises(InputError, match="GPU_LSTM_WATCHDOG is 'soon'; expected a whole number"):
         sequence_cuda.backward(broken, saved, None, None, None)

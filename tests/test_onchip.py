@@ -39,6 +39,22 @@ def test_every_layout_covers_the_problem_and_fits(device, direction):
         assert 10 * device.capability >= 10 * kernel.since
 
 
+@pytest.mark.parametrize("device", [H100, A100, DESKTOP], ids=["sm_90", "sm_80", "sm_120"])
+def test_two_recurrences_at_once_have_all_they_need_or_a_reason_why_not(device):
+    said = set()
+    for direction, batch, hidden in product(onchip.DIRECTIONS, BATCHES, WIDTHS):
+        layout = onchip.choose_pair(device, direction, batch, hidden, "float32")
+        if isinstance(layout, str):
+            said.add(layout.split()[0])
+            continue
+        alone = onchip.choose(device, direction, batch, hidden, "float32")
+        assert layout.together == 2
+        assert layout.blocks == 2 * layout.teams * layout.members
+        assert layout.form != "grid" or layout.blocks <= device.multiprocessors
+        assert layout.microseconds < 2 * alone.microseconds
+    assert said == {"W_hh", "that"}  # doesn't fit; would take longer
+
+
 def test_a_block_has_the_registers_and_the_shared_memory_that_the_planner_assumes():
     """512 threads of one block share 65,536 registers, and nothing takes shared memory besides what is planned."""
     lines = (Path(__file__).parents[1] / "kernels" / "cuda" / "resources.md").read_text().splitlines()
@@ -94,10 +110,15 @@ def test_the_plan_explains_itself_with_numbers():
         "1 cluster barrier a step",
         "us a step expected (product",
         "backward: ",
+        "both directions of a layer forward: in one launch of 2 x 8 clusters of 8 blocks, 1.78 us a step expected",
         "larger batches than B = 1024 forward and B = 1024 backward take the pointwise tier",
         "pointwise: could run, but it is slower",
     ):
         assert part in said
+    assert (
+        "both directions of a layer backward: one after the other (W_hh of H = 1024 in float32 does not fit on chip"
+        in LSTM(4, 1024, backend=EmulatedBackend()).plan.why()
+    )
     assert "no barrier, " in LSTM(4, 768, backend=EmulatedBackend()).plan.why()
     assert "larger batches" not in LSTM(4, 64, backend=EmulatedBackend()).plan.why()
     assert "up to H = 1320 in float32" in make_plan(EmulatedBackend()).why()

@@ -5,12 +5,14 @@ Both save the same, so forward and backward choose by themselves.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.recurrence import onchip, pointwise_cuda, sequence_cuda
 from gpu_lstm.recurrence.contract import Mask, Saved, Tier
+from gpu_lstm.recurrence.together import Gradients, Problem
 
 
 def forward(
@@ -29,9 +31,23 @@ def forward(
 
 def backward(
     backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None
-) -> tuple[Array, Array, Array]:
+) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
     return _tier(backend, "backward", saved.gates).backward(backend, saved, dh, dh_last, dc_last)
+
+
+def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
+    """`forward` of each; at once where the sequence tier takes all."""
+    if all(_tier(backend, "forward", problem[0]) is sequence_cuda for problem in problems):
+        return sequence_cuda.forward_all(backend, problems)
+    return [forward(backend, *problem) for problem in problems]
+
+
+def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradients]:
+    """`backward` of each, likewise."""
+    if all(_tier(backend, "backward", problem[0].gates) is sequence_cuda for problem in problems):
+        return sequence_cuda.backward_all(backend, problems)
+    return [backward(backend, *problem) for problem in problems]
 
 
 def _tier(backend: Backend, direction: str, z: Array) -> Tier:

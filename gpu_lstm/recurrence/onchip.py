@@ -7,6 +7,8 @@ other h (in backward dz). Three forms::
     cluster   a thread-block cluster, by distributed shared memory        middle H, from sm_90 on
     grid      blocks of one cooperative launch, by global memory          large H
 
+A launch may hold two recurrences of the same size, both directions of a layer: each has half of the teams.
+
 All layouts that fit are enumerated and the one with the least modelled time a step is taken. The model is written down
 before any measurement; its constants stand at the top, with where they come from.
 """
@@ -78,6 +80,8 @@ class Layout:
         Modelled microseconds a step.
     waves : int
         How often the device must be filled to run all teams; more than 1 only where teams don't wait for each other.
+    together : int
+        Recurrences in the launch; each has so many teams.
     """
 
     form: str
@@ -96,28 +100,32 @@ class Layout:
     exchange: float
     barrier: float
     waves: int
+    together: int = 1
 
     @property
     def blocks(self) -> int:
         """Of the whole launch."""
-        return self.teams * self.members
+        return self.together * self.teams * self.members
 
     @property
     def microseconds(self) -> float:
-        """Expected time of a step."""
+        """Expected time of a step, of all recurrences in the launch."""
         return self.waves * (self.product + self.cell + self.exchange + self.barrier)
 
-    def describe(self) -> str:
-        """In words and numbers."""
-        team = {
+    def team(self) -> str:
+        """The blocks of the launch in words."""
+        return ("" if self.together == 1 else f"{self.together} x ") + {
             "block": f"{self.teams} blocks alone",
             "cluster": f"{self.teams} clusters of {self.members} blocks",
             "grid": f"{self.teams} x {self.members} blocks of the grid",
         }[self.form]
+
+    def describe(self) -> str:
+        """In words and numbers."""
         barriers = f"1 {self.form} barrier a step" if self.barrier else "no barrier"
         waves = f"{self.waves} waves of " if self.waves > 1 else ""
         return (
-            f"{self.direction}: {team}, {self.share} units and {self.slice} sequences each, "
+            f"{self.direction}: {self.team()}, {self.share} units and {self.slice} sequences each, "
             f"{self.shared_bytes / 1024:.0f} KiB on chip a block, {barriers}, "
             f"{self.microseconds:.2f} us a step expected ({waves}product {self.product:.2f}, cells {self.cell:.2f}, "
             f"exchange {self.exchange:.2f}, barrier {self.barrier:.2f})"
@@ -125,13 +133,13 @@ class Layout:
 
 
 @functools.lru_cache(maxsize=1024)
-def choose(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> Layout | str:
-    """The layout with the least modelled time a step, or why there is none."""
+def choose(device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1) -> Layout | str:
+    """The layout with the least modelled time a step, or why there is none; `together` recurrences in one launch."""
     if device.capability < 80:
         return f"it needs compute capability 8.0; this device has {device.capability // 10}.{device.capability % 10}"
     best: Layout | None = None
     least = 0
-    for layout in _candidates(device, direction, batch, hidden, dtype):
+    for layout in _candidates(device, direction, batch, hidden, dtype, together):
         if layout.shared_bytes > device.shared_bytes:
             least = min(least or layout.shared_bytes, layout.shared_bytes)
         elif best is None or layout.microseconds < best.microseconds:
@@ -139,12 +147,24 @@ def choose(device: Device, direction: str, batch: int, hidden: int, dtype: str) 
     if best is not None:
         return best
     if not least:
-        return f"H = {hidden} has more units than {device.multiprocessors} multiprocessors can take"
+        half = f"{device.multiprocessors // together} of " if together > 1 else ""
+        return f"H = {hidden} has more units than {half}{device.multiprocessors} multiprocessors can take"
     return (
         f"W_hh of H = {hidden} in {dtype} does not fit on chip: {direction} needs at least {least / 1024:.0f} KiB of "
         f"shared memory a block; {device.shared_bytes / 1024:.0f} are there on each of {device.multiprocessors} "
         "multiprocessors"
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def choose_pair(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> Layout | str:
+    """The layout that runs two recurrences at once, or why they run one after the other."""
+    one, pair = (choose(device, direction, batch, hidden, dtype, together) for together in (1, 2))
+    if isinstance(pair, str) or isinstance(one, str):
+        return pair if isinstance(pair, str) else str(one)
+    if pair.microseconds >= 2 * one.microseconds:
+        return f"that would take {pair.microseconds:.2f} us a step instead of 2 x {one.microseconds:.2f}"
+    return pair
 
 
 def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> bool:
@@ -170,9 +190,19 @@ def obstacle(device: Device, hidden: int, dtype: str) -> str:
 
 
 def explain(device: Device, batch: int, hidden: int, dtype: str) -> str:
-    """Both directions in words and numbers."""
-    found = (choose(device, direction, batch, hidden, dtype) for direction in DIRECTIONS)
-    return "; ".join(layout if isinstance(layout, str) else layout.describe() for layout in found)
+    """Forward and backward in words and numbers, and what a bidirectional layer does."""
+    said = []
+    for direction in DIRECTIONS:
+        layout = choose(device, direction, batch, hidden, dtype)
+        said.append(layout if isinstance(layout, str) else layout.describe())
+    for direction in DIRECTIONS:
+        layout = choose_pair(device, direction, batch, hidden, dtype)
+        if isinstance(layout, str):
+            how = f"one after the other ({layout})"
+        else:
+            how = f"in one launch of {layout.team()}, {layout.microseconds:.2f} us a step expected"
+        said.append(f"both directions of a layer {direction}: {how}")
+    return "; ".join(said)
 
 
 def largest(device: Device, dtype: str) -> int:
@@ -184,39 +214,42 @@ def largest(device: Device, dtype: str) -> int:
     return low
 
 
-def _candidates(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> Iterator[Layout]:
+def _candidates(
+    device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1
+) -> Iterator[Layout]:
     """Layouts that the kernels can run, fitting into shared memory or not."""
+    layout = functools.partial(_layout, device, direction, hidden, dtype, together)
     # Two tiles of columns at once would spill to local memory in float64.
     for columns in (1,) if dtype == "float64" else (1, 2):
         each = 8 * columns
         most_units = CELLS * THREADS // each
         if columns == 1 and hidden <= most_units:
-            yield _layout(device, "block", direction, -(-batch // each), 1, hidden, each, columns, hidden, dtype)
+            yield layout("block", -(-batch // each), 1, hidden, each, columns)
         share = -(-hidden // CLUSTER)
         if device.capability >= 90 and share <= most_units:
-            teams = -(-batch // each)
-            yield _layout(device, "cluster", direction, teams, CLUSTER, share, each, columns, hidden, dtype)
+            yield layout("cluster", -(-batch // each), CLUSTER, share, each, columns)
         if not device.cooperative:
             continue
-        for wanted in range(1, min(-(-batch // each), device.multiprocessors) + 1):
-            share = -(-hidden // min(device.multiprocessors // wanted, hidden))
+        blocks = device.multiprocessors // together  # all must be resident
+        for wanted in range(1, min(-(-batch // each), blocks) + 1):
+            share = -(-hidden // min(blocks // wanted, hidden))
             part = -(-batch // wanted)
             if share <= most_units:
-                members, teams = -(-hidden // share), -(-batch // part)
-                yield _layout(device, "grid", direction, teams, members, share, part, columns, hidden, dtype)
+                yield layout("grid", -(-batch // part), -(-hidden // share), share, part, columns)
 
 
 def _layout(
     device: Device,
-    form: str,
     direction: str,
+    hidden: int,
+    dtype: str,
+    together: int,
+    form: str,
     teams: int,
     members: int,
     share: int,
     part: int,
     columns: int,
-    hidden: int,
-    dtype: str,
 ) -> Layout:
     stored = {"float64": 8, "float32": 4}.get(dtype, 2)
     wide = {"float64": 8}.get(ARITHMETIC[dtype], 4)
@@ -236,7 +269,7 @@ def _layout(
     from_l2 = row_blocks * each * depth * stored / L2_RATE if form == "grid" else 0.0
     cells = share * each
     cell = max(CELL_LATENCY, cells * (CELL_INSTRUCTIONS + 8 * split) / (128 * CLOCK))
-    at_once = device.multiprocessors // members if form != "grid" else teams
+    at_once = device.multiprocessors // members if form != "grid" else together * teams
     return Layout(
         form, direction, dtype, teams, members, share, part, columns, split, pitch,
         shared_bytes=weights + shown + sums,
@@ -244,5 +277,6 @@ def _layout(
         cell=tiles * cell,
         exchange=EXCHANGE[form] + tiles * from_l2,
         barrier=BARRIER[form],
-        waves=-(-teams // max(at_once, 1)),
+        waves=-(-together * teams // max(at_once, 1)),
+        together=together,
     )  # fmt: skip

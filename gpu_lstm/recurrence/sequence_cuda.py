@@ -6,6 +6,7 @@ gradient, the gradient of h, and all sums are float32 then.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,8 @@ from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.errors import BackendError
 from gpu_lstm.recurrence import onchip
 from gpu_lstm.recurrence.contract import Mask, Saved
-from gpu_lstm.recurrence.pointwise_cuda import check
+from gpu_lstm.recurrence.pointwise_cuda import check, check_z
+from gpu_lstm.recurrence.together import Gradients, Problem
 
 
 def forward(
@@ -37,40 +39,89 @@ def forward(
     BackendError
         W_hh doesn't fit on chip, or the device can't keep all blocks resident.
     """
-    xp = backend.xp
-    num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
-    layout = _layout(backend, "forward", batch, hidden, dtype)
-    shape = num_steps + 1, batch, hidden
-    h = _missing(backend, shape, z.dtype) if layout.form == "grid" else xp.empty(shape, dtype=z.dtype)
-    c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=backend.dtype(kernels.ARITHMETIC[dtype]))
-    first = -1 if reverse else 0
-    h[first, ...] = 0 if h0 is None else h0
-    c[first, ...] = 0 if c0 is None else c0
-    lengths = None if mask is None else backend.asarray(mask.lengths, "int64")
-    flags = int(reverse), int(keep), _packs(dtype, hidden, h)
-    _launch(backend, layout, (z, weight_hh, h, c, lengths), num_steps, flags, batch, hidden)
-    return Saved(h, c, z, weight_hh, mask, reverse)
+    return _forward(backend, [(z, weight_hh, h0, c0, mask, reverse, keep)], None)[0]
 
 
 def backward(
     backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None
-) -> tuple[Array, Array, Array]:
+) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
+    return _backward(backend, [(saved, dh, dh_last, dc_last)], None)[0]
+
+
+def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
+    """`forward` of each, given what it takes after the backend; two of the same size in one launch where that pays."""
+    if layout := _pair(backend, "forward", [(problem[0], *problem[6:]) for problem in problems]):
+        return _forward(backend, problems, layout)
+    return [forward(backend, *problem) for problem in problems]
+
+
+def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradients]:
+    """`backward` of each, likewise."""
+    if layout := _pair(backend, "backward", [(problem[0].gates,) for problem in problems]):
+        return _backward(backend, problems, layout)
+    return [backward(backend, *problem) for problem in problems]
+
+
+def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Any, ...]]) -> onchip.Layout | None:
+    """The layout for two at once; None where they are not two of one kind, or run one after the other."""
+    if len(problems) != 2:
+        return None
+    (z, *options), (other, *others) = problems
+    if z.ndim != 3 or z.shape[1:] != other.shape[1:] or z.dtype != other.dtype or options != others:
+        return None
+    _, batch, hidden, dtype = check_z(backend, z)
+    layout = onchip.choose_pair(cast(CudaBackend, backend).limits, direction, batch, hidden, dtype)
+    return None if isinstance(layout, str) else layout
+
+
+def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None) -> list[Saved]:
+    """In one launch: one recurrence, or two with the layout for them."""
     xp = backend.xp
-    gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
-    num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)
-    layout = _layout(backend, "backward", batch, hidden, dtype)
-    dh_t, dc_t = (xp.empty((batch, hidden), dtype=c.dtype) for _ in range(2))
-    dh_t[...] = 0 if dh_last is None else dh_last
-    dc_t[...] = 0 if dc_last is None else dc_last
-    if dh is not None:
-        backend.require("dh", dh, (num_steps, batch, hidden), dtype)
-        dh = xp.ascontiguousarray(dh)  # one direction's part of a wider array has gaps
-    lengths = None if saved.mask is None else backend.asarray(saved.mask.lengths, "int64")
-    dz = _missing(backend, gates.shape, gates.dtype) if layout.form == "grid" else gates
-    flags = int(saved.reverse), _packs(dtype, 4 * hidden, dz)
-    _launch(backend, layout, (gates, dz, weight_hh, c, dh, dh_t, dc_t, lengths), num_steps, flags, batch, hidden)
-    return dz, dh_t, dc_t
+    results: list[Saved] = []
+    arguments: list[Any] = []
+    packs = 1
+    for z, weight_hh, h0, c0, mask, reverse, keep in problems:
+        num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
+        layout = layout or _layout(backend, "forward", batch, hidden, dtype)
+        shape = num_steps + 1, batch, hidden
+        h = _missing(backend, shape, z.dtype) if layout.form == "grid" else xp.empty(shape, dtype=z.dtype)
+        c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=backend.dtype(kernels.ARITHMETIC[dtype]))
+        first = -1 if reverse else 0
+        h[first, ...] = 0 if h0 is None else h0
+        c[first, ...] = 0 if c0 is None else c0
+        arguments += [z, weight_hh, h, c, _lengths(backend, mask), np.int64(num_steps), np.int32(reverse)]
+        packs &= _packs(dtype, hidden, h)
+        results.append(Saved(h, c, z, weight_hh, mask, reverse))
+    assert layout is not None
+    _launch(backend, layout, arguments, (int(keep), packs), batch, hidden)
+    return results
+
+
+def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None) -> list[Gradients]:
+    """In one launch: one recurrence, or two with the layout for them."""
+    xp = backend.xp
+    results: list[Gradients] = []
+    arguments: list[Any] = []
+    packs = 1
+    for saved, dh, dh_last, dc_last in problems:
+        gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
+        num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)
+        layout = layout or _layout(backend, "backward", batch, hidden, dtype)
+        dh_t, dc_t = (xp.empty((batch, hidden), dtype=c.dtype) for _ in range(2))
+        dh_t[...] = 0 if dh_last is None else dh_last
+        dc_t[...] = 0 if dc_last is None else dc_last
+        if dh is not None:
+            backend.require("dh", dh, (num_steps, batch, hidden), dtype)
+            dh = xp.ascontiguousarray(dh)  # one direction's part of a wider array has gaps
+        dz = _missing(backend, gates.shape, gates.dtype) if layout.form == "grid" else gates
+        lengths = _lengths(backend, saved.mask)
+        arguments += [gates, dz, weight_hh, c, dh, dh_t, dc_t, lengths, np.int64(num_steps), np.int32(saved.reverse)]
+        packs &= _packs(dtype, 4 * hidden, dz)
+        results.append((dz, dh_t, dc_t))
+    assert layout is not None
+    _launch(backend, layout, arguments, (packs,), batch, hidden)
+    return results
 
 
 def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: str) -> onchip.Layout:
@@ -80,6 +131,10 @@ def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: st
     return layout
 
 
+def _lengths(backend: Backend, mask: Mask | None) -> Array | None:
+    return None if mask is None else backend.asarray(mask.lengths, "int64")
+
+
 def _missing(backend: Backend, shape: tuple[int, ...], dtype: Any) -> Array:
     """Numbers that are not there yet for the blocks of a grid: all bits set, a NaN that no arithmetic gives."""
     bits = 8 * np.dtype(dtype).itemsize
@@ -87,22 +142,19 @@ def _missing(backend: Backend, shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def _launch(
-    backend: Backend,
-    layout: onchip.Layout,
-    arrays: tuple[Array | None, ...],
-    num_steps: int,
-    flags: tuple[int, ...],
-    batch: int,
-    hidden: int,
+    backend: Backend, layout: onchip.Layout, arguments: list[Any], flags: tuple[int, ...], batch: int, hidden: int
 ) -> None:
+    """Launch with what each recurrence takes; nulls stand for a second one that is not there."""
+    if layout.together == 1:
+        arguments = arguments + [type(a)(0) if isinstance(a, np.generic) else None for a in arguments]
     watched = layout.form == "grid" and kernels.watchdog() > 0
-    gave_up = backend.xp.zeros((layout.teams,), dtype=backend.xp.uint32) if watched else None
+    gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
     kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.columns)
     sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch
     backend.kernel(kernel)(
         (layout.blocks,),
         (kernels.SEQUENCE_THREADS,),
-        (*arrays, gave_up, np.int64(num_steps), *map(np.int32, flags), *map(np.uint32, sizes)),
+        (*arguments, gave_up, *map(np.int32, flags), *map(np.uint32, sizes)),
         layout.shared_bytes,
     )
     if gave_up is not None and backend.to_numpy(gave_up).any():

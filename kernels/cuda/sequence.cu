@@ -6,6 +6,9 @@
 // Warps split rows and k; their sums meet in shared memory and are added in a fixed order. Steps that no sequence of a
 // team has cost it neither product nor barrier.
 //
+// A launch has one recurrence or two, say both directions of a layer: the second has as many teams as the first, after
+// them, and knows nothing of it.
+//
 //   shared memory: weights (rows, pitch), 2 buffers (8 N, pitch) of h or dz if Team::local, sums (split, 8 N, rows | 1)
 
 #include "common.cuh"
@@ -24,7 +27,39 @@ constexpr unsigned THREADS = 512, CELLS = 2;  // share * 8 N <= THREADS * CELLS
 // Sizes, as gpu_lstm/recurrence/onchip.py plans them.
 struct Layout {
   unsigned batch, hidden, members, share, slice, split, pitch;
+
+  __device__ unsigned teams() const { return (batch + slice - 1) / slice; }  // of each recurrence
+  __device__ bool in_second() const { return blockIdx.x >= members * teams(); }
 };
+
+// A recurrence: what forward takes of it, and backward.
+template <typename S>
+struct Forward {
+  S* z;                  // (T, B, 4H) pre-activations; becomes the activated gates if keep
+  const S* weight_hh;    // (4H, H)
+  S* h;                  // (T + 1, B, H), the slot before the first step is there; for Grid, the others have all bits set
+  Arithmetic<S>* c;      // (T + 1, B, H), or (1, B, H) where not keep
+  const int64* lengths;  // (B,), or null: all T
+  int64 steps;           // T
+  bool reverse;
+};
+
+template <typename S>
+struct Backward {
+  const S* gates;          // (T, B, 4H)
+  S* dz;                   // (T, B, 4H), may be gates; for Grid, elsewhere, and all bits are set
+  const S* weight_hh;      // (4H, H)
+  const Arithmetic<S>* c;  // (T + 1, B, H)
+  const S* dy;             // (T, B, H), or null: zeros
+  Arithmetic<S>* dh;       // (B, H): of the last h; becomes that of h0
+  Arithmetic<S>* dc;       // (B, H), likewise
+  const int64* lengths;    // (B,), or null: all T
+  int64 steps;             // T
+  bool reverse;
+};
+
+#define SIZES \
+  unsigned batch, unsigned hidden, unsigned members, unsigned share, unsigned slice, unsigned split, unsigned pitch
 
 // ---- the product
 
@@ -103,7 +138,7 @@ struct Work {
   __device__ explicit Work(const Layout& layout) : layout(layout) {
     first_unit = blockIdx.x % layout.members * layout.share;
     units = first_unit < layout.hidden ? min(layout.share, layout.hidden - first_unit) : 0;
-    first_sequence = blockIdx.x / layout.members * layout.slice;
+    first_sequence = blockIdx.x / layout.members % layout.teams() * layout.slice;
     sequences = min(layout.slice, layout.batch - first_sequence);
   }
   __device__ bool one_tile() const { return layout.slice <= 8 * N; }
@@ -162,10 +197,10 @@ __device__ __forceinline__ void publish_gates(S* to, unsigned hidden, const Gate
 // ---- forward
 
 template <typename S, typename Team, int N>
-__device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmetic<S>* c, const int64* lengths,
-                                        unsigned* gave_up, int64 steps, bool reverse, bool keep, bool packs,
+__device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up, bool keep, bool packs,
                                         const Layout& layout) {
   using T = Arithmetic<S>;
+  const auto [z, weight_hh, h, c, lengths, steps, reverse] = run;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = 4 * layout.share, buffer = 8 * N * layout.pitch;
@@ -191,9 +226,9 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
 
   T state[CELLS];
   const int64 active_steps = work.active_steps(lengths, steps);
-  int64 number = 0;  // of active steps
   for (int64 step = 0; step < steps; ++step) {
     const int64 t = reverse ? steps - 1 - step : step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
+    const int64 number = reverse ? active_steps - 1 - t : t;  // of the active step
     const bool active = t < active_steps, others_follow = active && number + 1 < active_steps;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> gates[CELLS];
@@ -248,44 +283,42 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
     if constexpr (Team::local) {
       if (others_follow) team.arrive();
     }
-    number += active;
   }
 }
 
+#define FORWARD_OF(n) \
+  S *z##n, const S *weight_hh##n, S *h##n, Arithmetic<S>*c##n, const int64 *lengths##n, int64 steps##n, int reverse##n
+// A branch, so that what a recurrence works on stays where the parameters are, and takes no registers.
+#define FORWARD(Team)                                                                                               \
+  const Layout layout = {batch, hidden, members, share, slice, split, pitch};                                       \
+  if (layout.in_second())                                                                                           \
+    forward<S, Team, N>({z2, weight_hh2, h2, c2, lengths2, steps2, bool(reverse2)}, gave_up, keep, packs, layout);  \
+  else                                                                                                              \
+    forward<S, Team, N>({z1, weight_hh1, h1, c1, lengths1, steps1, bool(reverse1)}, gave_up, keep, packs, layout)
+
 template <typename S, typename Team, int N>
 __global__ void __launch_bounds__(THREADS, 1)
-    sequence_forward(S* z,                  // (T, B, 4H) pre-activations; becomes the activated gates if keep
-                     const S* weight_hh,    // (4H, H)
-                     S* h,                  // (T + 1, B, H), the slot before the first step is there; for Grid, the
-                                            // others have all bits set
-                     Arithmetic<S>* c,      // (T + 1, B, H), or (1, B, H) where not keep
-                     const int64* lengths,  // (B,), or null: all T
-                     unsigned* gave_up,     // (teams,) zeros, for Grid with a watchdog
-                     int64 steps, int reverse, int keep,
+    sequence_forward(FORWARD_OF(1), FORWARD_OF(2),  // all of the second null where there is one
+                     unsigned* gave_up,             // (all teams,) zeros, for Grid with a watchdog
+                     int keep,
                      int packs,  // h is read in accesses of 16 bytes
-                     unsigned batch, unsigned hidden, unsigned members, unsigned share, unsigned slice, unsigned split,
-                     unsigned pitch) {
-  forward<S, Team, N>(z, weight_hh, h, c, lengths, gave_up, steps, reverse, keep, packs,
-                      {batch, hidden, members, share, slice, split, pitch});
+                     SIZES) {
+  FORWARD(Team);
 }
 
 // The same in clusters of so many blocks.
 template <typename S, int Members, int N>
 __global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS, 1)
-    sequence_forward_cluster(S* z, const S* weight_hh, S* h, Arithmetic<S>* c, const int64* lengths, unsigned* gave_up,
-                             int64 steps, int reverse, int keep, int packs, unsigned batch, unsigned hidden,
-                             unsigned members, unsigned share, unsigned slice, unsigned split, unsigned pitch) {
-  forward<S, Cluster, N>(z, weight_hh, h, c, lengths, gave_up, steps, reverse, keep, packs,
-                         {batch, hidden, members, share, slice, split, pitch});
+    sequence_forward_cluster(FORWARD_OF(1), FORWARD_OF(2), unsigned* gave_up, int keep, int packs, SIZES) {
+  FORWARD(Cluster);
 }
 
 // ---- backward
 
 template <typename S, typename Team, int N>
-__device__ __forceinline__ void backward(const S* gates, S* dz, const S* weight_hh, const Arithmetic<S>* c, const S* dy,
-                                         Arithmetic<S>* dh, Arithmetic<S>* dc, const int64* lengths, unsigned* gave_up,
-                                         int64 steps, bool reverse, bool packs, const Layout& layout) {
+__device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_up, bool packs, const Layout& layout) {
   using T = Arithmetic<S>;
+  const auto [gates, dz, weight_hh, c, dy, dh, dc, lengths, steps, reverse] = run;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = layout.share, depth = 4 * hidden, buffer = 8 * N * layout.pitch;
@@ -307,12 +340,13 @@ __device__ __forceinline__ void backward(const S* gates, S* dz, const S* weight_
   }
 
   const int64 active_steps = work.active_steps(lengths, steps);
-  int64 number = 0, shown_step = 0;  // of active steps; the one whose dz the team shows
   T from_h[CELLS], from_c[CELLS];    // dh of a sequence that has no such step, dc
   for (int64 step = 0; step <= steps; ++step) {
     const bool last = step == steps;  // only the product, for the initial state
     const int64 t = reverse ? step : steps - 1 - step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
-    const bool active = !last && t < active_steps, multiplies = number > 0 && (active || last);
+    const int64 shown_step = reverse ? min(t, active_steps) - 1 : t + 1;  // the one whose dz the team shows
+    const bool active = !last && t < active_steps;
+    const bool multiplies = (active || last) && shown_step >= 0 && shown_step < active_steps;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> saved[CELLS];
       T c_before[CELLS], c_after[CELLS], outside[CELLS];
@@ -330,7 +364,7 @@ __device__ __forceinline__ void backward(const S* gates, S* dz, const S* weight_
       if (multiplies) {
         if constexpr (Team::local) {
           team.wait();
-          const SharedColumns<S> columns{shown + (number - 1) % 2 * buffer, layout.pitch};
+          const SharedColumns<S> columns{shown + shown_step % 2 * buffer, layout.pitch};
           product<N>(weights, rows, depth, layout, columns, sums);
         } else {
           const S* const start = dz + (shown_step * layout.batch + work.first_sequence + tile) * depth;
@@ -354,7 +388,7 @@ __device__ __forceinline__ void backward(const S* gates, S* dz, const S* weight_
           }
           publish_gates(dz + (t * layout.batch + place.sequence) * depth + place.cell % hidden, hidden, one);
           if (active) {
-            S* const here = shown + number % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;
+            S* const here = shown + t % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;
             team.give(here, S(one.i), layout.members);
             team.give(here + hidden, S(one.f), layout.members);
             team.give(here + 2 * hidden, S(one.g), layout.members);
@@ -365,38 +399,34 @@ __device__ __forceinline__ void backward(const S* gates, S* dz, const S* weight_
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
-    if (active) {
-      if constexpr (Team::local) team.arrive();
-      shown_step = t, ++number;
+    if constexpr (Team::local) {
+      if (active) team.arrive();
     }
   }
 }
 
+#define BACKWARD_OF(n)                                                                                        \
+  const S *gates##n, S *dz##n, const S *weight_hh##n, const Arithmetic<S>*c##n, const S *dy##n, Arithmetic<S>*dh##n, \
+      Arithmetic<S>*dc##n, const int64 *lengths##n, int64 steps##n, int reverse##n
+#define BACKWARD(Team)                                                                                               \
+  const Layout layout = {batch, hidden, members, share, slice, split, pitch};                                        \
+  if (layout.in_second())                                                                                            \
+    backward<S, Team, N>({gates2, dz2, weight_hh2, c2, dy2, dh2, dc2, lengths2, steps2, bool(reverse2)}, gave_up,    \
+                         packs, layout);                                                                             \
+  else                                                                                                               \
+    backward<S, Team, N>({gates1, dz1, weight_hh1, c1, dy1, dh1, dc1, lengths1, steps1, bool(reverse1)}, gave_up,    \
+                         packs, layout)
+
 template <typename S, typename Team, int N>
 __global__ void __launch_bounds__(THREADS, 1)
-    sequence_backward(const S* gates,          // (T, B, 4H)
-                      S* dz,                   // (T, B, 4H), may be gates; for Grid, elsewhere, and all bits are set
-                      const S* weight_hh,      // (4H, H)
-                      const Arithmetic<S>* c,  // (T + 1, B, H)
-                      const S* dy,             // (T, B, H), or null: zeros
-                      Arithmetic<S>* dh,       // (B, H): of the last h; becomes that of h0
-                      Arithmetic<S>* dc,       // (B, H), likewise
-                      const int64* lengths,    // (B,), or null: all T
-                      unsigned* gave_up,       // (teams,) zeros, for Grid with a watchdog
-                      int64 steps, int reverse,
+    sequence_backward(BACKWARD_OF(1), BACKWARD_OF(2), unsigned* gave_up,
                       int packs,  // dz is read in accesses of 16 bytes
-                      unsigned batch, unsigned hidden, unsigned members, unsigned share, unsigned slice, unsigned split,
-                      unsigned pitch) {
-  backward<S, Team, N>(gates, dz, weight_hh, c, dy, dh, dc, lengths, gave_up, steps, reverse, packs,
-                       {batch, hidden, members, share, slice, split, pitch});
+                      SIZES) {
+  BACKWARD(Team);
 }
 
 template <typename S, int Members, int N>
 __global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS, 1)
-    sequence_backward_cluster(const S* gates, S* dz, const S* weight_hh, const Arithmetic<S>* c, const S* dy, Arithmetic<S>* dh,
-                              Arithmetic<S>* dc, const int64* lengths, unsigned* gave_up, int64 steps, int reverse,
-                              int packs, unsigned batch, unsigned hidden, unsigned members, unsigned share,
-                              unsigned slice, unsigned split, unsigned pitch) {
-  backward<S, Cluster, N>(gates, dz, weight_hh, c, dy, dh, dc, lengths, gave_up, steps, reverse, packs,
-                          {batch, hidden, members, share, slice, split, pitch});
+    sequence_backward_cluster(BACKWARD_OF(1), BACKWARD_OF(2), unsigned* gave_up, int packs, SIZES) {
+  BACKWARD(Cluster);
 }

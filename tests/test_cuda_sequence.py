@@ -8,12 +8,14 @@ from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import Device
 from gpu_lstm.recurrence import Mask, fastest_cuda, onchip, pointwise_cuda, reference, sequence_cuda, together
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EmulatedBackend, needs_emulator, on_host, stored
+from tests.emulated import DTYPES, H100, EmulatedBackend, needs_emulator, on_host, stored
 from tests.emulator import EmulationError, build
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
-from tests.test_cuda_recurrence import TOLERANCE, example, run
+from tests.test_cuda_recurrence import TOLERANCE as STORED
+from tests.test_cuda_recurrence import example, run
 
 KIB = 1024
+TOLERANCE = STORED | {"tf32": STORED["float16"]}  # as many bits
 SHAPES = [(1, 1, 1), (3, 1, 33), (4, 5, 33), (5, 3, 8), (3, 2, 1), (2, 11, 40)]
 """T, B, H: single units and steps, odd sizes, whole packs of every dtype, several tiles of sequences."""
 
@@ -25,9 +27,12 @@ def form(request, monkeypatch):
     return request.param
 
 
-def force(monkeypatch, form, columns=(1, 2)):
+def force(monkeypatch, form, columns=(1, 2), height=None):
     every = onchip._candidates
-    allowed = lambda *problem: (x for x in every(*problem) if x.form == form and x.columns in columns)  # noqa: E731
+
+    def allowed(*problem):
+        return (x for x in every(*problem) if x.form == form and x.columns in columns and height in (None, x.height))
+
     monkeypatch.setattr(onchip, "_candidates", allowed)
     for name in ("choose", "choose_pair"):
         monkeypatch.setattr(onchip, name, getattr(onchip, name).__wrapped__)
@@ -35,6 +40,13 @@ def force(monkeypatch, form, columns=(1, 2)):
 
 def device(form):
     return Device(multiprocessors=132 if form == "cluster" else 3, shared_bytes=227 * KIB, capability=90)
+
+
+def tensor_float32(limits=H100, **options):
+    """A backend that multiplies float32 in TF32."""
+    backend = EmulatedBackend(limits=limits, **options)
+    backend.tf32 = True
+    return backend
 
 
 def compare(backend, shape, dtype, lengths=False, reverse=False, keep=True):
@@ -52,7 +64,7 @@ def compare(backend, shape, dtype, lengths=False, reverse=False, keep=True):
         scale = np.abs(array).max()
         if name == "dh0":  # a sum whose terms may cancel
             scale = max(scale, (np.abs(expected["dz"]) @ np.abs(data["weight_hh"])).max())
-        assert error <= TOLERANCE[dtype] * scale, name
+        assert error <= TOLERANCE[backend.multiplied(dtype)] * scale, name
     return actual
 
 
@@ -63,7 +75,55 @@ def test_forward_and_backward_equal_the_oracle(form, dtype):
     for shape in SHAPES:
         compare(backend, shape, dtype)
         compare(backend, shape, dtype, lengths=True, reverse=True)
-    assert set(backend.launches) == {kernels.sequence(d, dtype, form, 1).name for d in onchip.DIRECTIONS}
+    assert set(backend.launches) == launched(form)
+
+
+def launched(form):
+    return {f"sequence_{direction}{'_cluster' * (form == 'cluster')}" for direction in onchip.DIRECTIONS}
+
+
+@needs_emulator
+def test_tf32_only_where_it_was_asked_for(form):
+    """float32 in memory, products of tensor cores: as near to the oracle as TF32 is, and no nearer."""
+    for shape in SHAPES:
+        compare(tensor_float32(device(form)), shape, "float32", lengths=True, reverse=True)
+    data = example((5, 3, 33), "float32")
+    exact, rounded = (
+        run(sequence_cuda, backend(limits=device(form)), data, "float32")
+        for backend in (EmulatedBackend, tensor_float32)
+    )
+    expected = run(reference, NUMPY, data, "float64")
+    for name in ("h", "dz"):
+        assert relative_error(exact[name], expected[name]) < TOLERANCE["float32"]
+        assert relative_error(rounded[name], expected[name]) > 10 * TOLERANCE["float32"]
+    for name in ("float64", "float16"):
+        compare(tensor_float32(device(form)), (2, 3, 9), name)
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", ["tf32", "float16"])
+@pytest.mark.parametrize("height, columns", [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)])
+def test_weights_in_registers_and_the_rest_in_shared_memory(monkeypatch, dtype, height, columns):
+    """One block holds more than fits into its registers."""
+    limits = Device(multiprocessors=1, shared_bytes=227 * KIB, capability=80)
+    force(monkeypatch, "grid", columns=(columns,))
+    sizes = {direction: kernels.sequence_sizes(direction, dtype, "grid") for direction in onchip.DIRECTIONS}
+    every = onchip._candidates
+
+    def wanted(device, direction, *problem):
+        right = (height, columns) in sizes[direction]
+        return (x for x in every(device, direction, *problem) if not right or x.height == height)
+
+    monkeypatch.setattr(onchip, "_candidates", wanted)
+    hidden = 64 if columns == 1 else 32
+    backend = EmulatedBackend(limits=limits)
+    backend.tf32 = dtype == "tf32"
+    for direction in onchip.DIRECTIONS:
+        layout = onchip.choose(limits, direction, 9, hidden, dtype)
+        assert layout.register_bytes > 0
+        if (height, columns) in sizes[direction]:
+            assert layout.height == height
+    compare(backend, (2, 9, hidden), "float32" if dtype == "tf32" else dtype, lengths=True)
 
 
 @needs_emulator
@@ -185,7 +245,8 @@ def test_two_at_once_equal_the_oracle(form, dtype):
                 if name == "dh0":  # a sum whose terms may cancel
                     scale = max(scale, (np.abs(expected["dz"]) @ np.abs(data["weight_hh"])).max())
                 assert np.abs(actual[name] - array).max() <= TOLERANCE[dtype] * scale, name
-        assert backend.launches == [kernels.sequence(d, dtype, form, 1).name for d in onchip.DIRECTIONS]
+        assert len(backend.launches) == 2
+        assert set(backend.launches) == launched(form)
 
 
 @needs_emulator
@@ -241,6 +302,7 @@ def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
 
 # -- planted mistakes: the kernels' text with one line changed --------------------------------------------------------
 
+SHOW = "publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, output)"
 MISTAKES = {
     "block": {
         "no barrier before the product": ("void wait() { __syncthreads(); }", "void wait() {}"),
@@ -253,15 +315,15 @@ MISTAKES = {
     },
     "grid": {
         "the second takes the sequences of the first's teams": (" % layout.teams() * layout.slice", " * layout.slice"),
-        "shown by a plain store": (
-            "publish(h + after * cells + place.cell, output);",
-            "h[after * cells + place.cell] = output;",
-        ),
-        "taken before it is there": ("if (there || !missing || patience.over()) return values;", "return values;"),
+        "shown by a plain store": (SHOW, SHOW.replace("publish(", "*(").replace(", output", ") = (output")),
+        "taken before it is there": ("while (!there && is_missing(values) && !left.over())", "while (false)"),
         "the sums are not read yet": ("if (tile == 0) __syncthreads();", ""),
         "dz shown by a plain store": ("publish(to, S(gates.i));", "*to = S(gates.i);"),
-        "dz taken before it is there": ("if (there || !missing || patience.over()) return values;", "return values;"),
-        "dz shown where the gates are": ("publish_gates(dz + ", "publish_gates(const_cast<S*>(gates) + "),
+        "dz taken before it is there": ("while (!there && is_missing(values) && !left.over())", "while (false)"),
+        "dz shown where the gates are": (
+            "publish_gates(shown_to_all + row * pitch + unit",
+            "publish_gates(const_cast<S*>(gates) + row * depth + unit",
+        ),
     },
 }
 
@@ -328,14 +390,14 @@ def test_the_watchdog_turns_a_hang_into_an_error(monkeypatch):
     data = example((4, 3, 20), "float32")
     here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
     saved = sequence_cuda.forward(EmulatedBackend(limits=device("grid")), *here)
-    silent = Patched("publish(h + after * cells + place.cell, output);", "", limits=device("grid"))
+    silent = Patched(SHOW, "0", limits=device("grid"))
     broken = Patched("publish(to, S(gates.i));", "", limits=device("grid"))
     monkeypatch.setenv(kernels.WATCHDOG, "300")
     with pytest.raises(
-        BackendError, match=r"sequence_backward<float, Grid, 1> waited in vain: .*GPU_LSTM_WATCHDOG=300"
+        BackendError, match=r"sequence_backward<float, Grid, 2, 1> waited in vain: .*GPU_LSTM_WATCHDOG=300"
     ):
         sequence_cuda.backward(broken, saved, None, None, None)
-    with pytest.raises(BackendError, match=r"sequence_forward<float, Grid, 1> waited in vain"):
+    with pytest.raises(BackendError, match=r"sequence_forward<float, Grid, 2, 1> waited in vain"):
         sequence_cuda.forward(silent, *here)
     with pytest.raises(BackendError, match=r"waited in vain: .*forward: 2 x 1 x 3 blocks of the grid"):
         silent.limits = PAIR_LIMITS["grid"]

@@ -49,6 +49,8 @@ class CudaBackend(Backend):
 
     kernels: ClassVar[str] = "cuda"
     limits: Device
+    tf32: bool = False
+    """Whether float32 matrices are rounded to TF32 where they are multiplied: 10 bits of mantissa instead of 23."""
 
     def __init__(self) -> None:
         self._checks: dict[tuple[str, str, int], int] = {}
@@ -69,6 +71,10 @@ class CudaBackend(Backend):
         except ImportError:
             raise BackendError("dtype bfloat16 needs ml_dtypes; install it with `pip install ml_dtypes`") from None
         return np.dtype(ml_dtypes.bfloat16)
+
+    def multiplied(self, dtype: str) -> str:
+        """The form in which stored numbers are multiplied: their dtype, or "tf32" for float32 where asked for."""
+        return "tf32" if self.tf32 and dtype == "float32" else dtype
 
     def product(self, a: Array, b: Array, bias: Array | None = None) -> Array:  # noqa: D102
         c = self.matmul(a, b, out=self.xp.empty((a.shape[0], b.shape[1]), dtype=a.dtype))

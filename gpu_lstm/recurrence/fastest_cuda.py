@@ -52,5 +52,6 @@ def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradient
 
 def _tier(backend: Backend, direction: str, z: Array) -> Tier:
     _, batch, hidden, dtype = pointwise_cuda.check_z(backend, z)
-    on_chip = onchip.pays(cast(CudaBackend, backend).limits, direction, batch, hidden, dtype)
+    device = cast(CudaBackend, backend)
+    on_chip = onchip.pays(device.limits, direction, batch, hidden, device.multiplied(dtype))
     return sequence_cuda if on_chip else pointwise_cuda

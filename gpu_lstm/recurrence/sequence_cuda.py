@@ -1,7 +1,7 @@
 """The sequence tier on a GPU: all steps in one launch, W_hh on chip (``kernels/cuda/sequence.cu``).
 
 `gpu_lstm.recurrence.onchip` plans the layout for each batch size. float16 and bfloat16 arrays are taken, too: c and its
-gradient, the gradient of h, and all sums are float32 then.
+gradient, the gradient of h, and all sums are float32 then. float32 is multiplied in TF32 where the backend says so.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Any, ...]])
     if z.ndim != 3 or z.shape[1:] != other.shape[1:] or z.dtype != other.dtype or options != others:
         return None
     _, batch, hidden, dtype = check_z(backend, z)
-    layout = onchip.choose_pair(cast(CudaBackend, backend).limits, direction, batch, hidden, dtype)
+    device = cast(CudaBackend, backend)
+    layout = onchip.choose_pair(device.limits, direction, batch, hidden, device.multiplied(dtype))
     return None if isinstance(layout, str) else layout
 
 
@@ -80,21 +81,20 @@ def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layou
     xp = backend.xp
     results: list[Saved] = []
     arguments: list[Any] = []
-    packs = 1
     for z, weight_hh, h0, c0, mask, reverse, keep in problems:
         num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
         layout = layout or _layout(backend, "forward", batch, hidden, dtype)
-        shape = num_steps + 1, batch, hidden
-        h = _missing(backend, shape, z.dtype) if layout.form == "grid" else xp.empty(shape, dtype=z.dtype)
+        h, shown = _handed_on(backend, layout, (num_steps + 1, batch, hidden), z.dtype)
         c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=backend.dtype(kernels.ARITHMETIC[dtype]))
         first = -1 if reverse else 0
         h[first, ...] = 0 if h0 is None else h0
         c[first, ...] = 0 if c0 is None else c0
-        arguments += [z, weight_hh, h, c, _lengths(backend, mask), np.int64(num_steps), np.int32(reverse)]
-        packs &= _packs(dtype, hidden, h)
+        if shown is not None and shown is not h:
+            shown[first, :, :hidden] = h[first, ...]
+        arguments += [z, weight_hh, h, shown, c, _lengths(backend, mask), np.int64(num_steps), np.int32(reverse)]
         results.append(Saved(h, c, z, weight_hh, mask, reverse))
     assert layout is not None
-    _launch(backend, layout, arguments, (int(keep), packs), batch, hidden)
+    _launch(backend, layout, arguments, (np.int32(problems[0][6]),), batch, hidden)
     return results
 
 
@@ -103,7 +103,6 @@ def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layo
     xp = backend.xp
     results: list[Gradients] = []
     arguments: list[Any] = []
-    packs = 1
     for saved, dh, dh_last, dc_last in problems:
         gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
         num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)
@@ -114,18 +113,20 @@ def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layo
         if dh is not None:
             backend.require("dh", dh, (num_steps, batch, hidden), dtype)
             dh = xp.ascontiguousarray(dh)  # one direction's part of a wider array has gaps
-        dz = _missing(backend, gates.shape, gates.dtype) if layout.form == "grid" else gates
-        lengths = _lengths(backend, saved.mask)
-        arguments += [gates, dz, weight_hh, c, dh, dh_t, dc_t, lengths, np.int64(num_steps), np.int32(saved.reverse)]
-        packs &= _packs(dtype, 4 * hidden, dz)
+        dz, shown = gates, None
+        if layout.form == "grid":
+            dz, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
+        lengths, steps, reverse = _lengths(backend, saved.mask), np.int64(num_steps), np.int32(saved.reverse)
+        arguments += [gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, lengths, steps, reverse]
         results.append((dz, dh_t, dc_t))
     assert layout is not None
-    _launch(backend, layout, arguments, (packs,), batch, hidden)
+    _launch(backend, layout, arguments, (), batch, hidden)
     return results
 
 
 def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: str) -> onchip.Layout:
-    layout = onchip.choose(cast(CudaBackend, backend).limits, direction, batch, hidden, dtype)
+    device = cast(CudaBackend, backend)
+    layout = onchip.choose(device.limits, direction, batch, hidden, device.multiplied(dtype))
     if isinstance(layout, str):
         raise BackendError(f"tier sequence can't run on backend {backend.name}: {layout}")
     return layout
@@ -135,26 +136,39 @@ def _lengths(backend: Backend, mask: Mask | None) -> Array | None:
     return None if mask is None else backend.asarray(mask.lengths, "int64")
 
 
-def _missing(backend: Backend, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Numbers that are not there yet for the blocks of a grid: all bits set, a NaN that no arithmetic gives."""
-    bits = 8 * np.dtype(dtype).itemsize
-    return backend.xp.full(shape, 2**bits - 1, dtype=np.dtype(f"uint{bits}")).view(dtype)
+def _handed_on(
+    backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any
+) -> tuple[Array, Array | None]:
+    """An array for h or dz, and what the blocks of a grid look at, None where there is none.
+
+    There, all bits are set in numbers that are not there yet, a NaN that no arithmetic gives. It is the same array
+    where rows are whole accesses of 16 bytes; else rows of another are, with zeros at their ends.
+    """
+    xp = backend.xp
+    if layout.form != "grid":
+        return xp.empty(shape, dtype=dtype), None
+    width, item = shape[-1], np.dtype(dtype).itemsize
+    wide = -(-width * item // 16) * 16 // item
+    bits = xp.full((*shape[:-1], wide), 2 ** (8 * item) - 1, dtype=np.dtype(f"uint{8 * item}"))
+    bits[..., width:] = 0
+    shown = bits.view(dtype)
+    return (shown if wide == width else xp.empty(shape, dtype=dtype)), shown
 
 
 def _launch(
-    backend: Backend, layout: onchip.Layout, arguments: list[Any], flags: tuple[int, ...], batch: int, hidden: int
+    backend: Backend, layout: onchip.Layout, arguments: list[Any], flags: tuple[Any, ...], batch: int, hidden: int
 ) -> None:
     """Launch with what each recurrence takes; nulls stand for a second one that is not there."""
     if layout.together == 1:
         arguments = arguments + [type(a)(0) if isinstance(a, np.generic) else None for a in arguments]
     watched = layout.form == "grid" and kernels.watchdog() > 0
     gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
-    kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.columns)
+    kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns)
     sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch
     backend.kernel(kernel)(
         (layout.blocks,),
-        (kernels.SEQUENCE_THREADS,),
-        (*arguments, gave_up, *map(np.int32, flags), *map(np.uint32, sizes)),
+        (kernels.sequence_threads(layout.dtype),),
+        (*arguments, gave_up, *flags, *map(np.uint32, sizes)),
         layout.shared_bytes,
     )
     if gave_up is not None and backend.to_numpy(gave_up).any():
@@ -162,8 +176,3 @@ def _launch(
             f"CUDA kernel {kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
             f"{kernels.watchdog()} looks ({layout.describe()})"
         )
-
-
-def _packs(dtype: str, row: int, array: Array) -> int:
-    """Whether rows of that many elements can be read 16 bytes at a time."""
-    return int(row % kernels.neighbours(dtype) == 0 and kernels.aligned(16, array))

@@ -2,6 +2,8 @@
 
     python -m benchmarks.compare_model --rounds 9 --out benchmarks/results/cpu_model.json
 
+On a GPU, `benchmarks.run_on_gpu` compares training steps of larger ones too, in 16 bits with PyTorch's autocast.
+
 Training: embedding, LSTM 64 -> 256, linear, cross-entropy, clipping, Adam, on the shipped text, 64 tracks of 64 steps,
 the state carried along. Both sides start with the same weights and see the same chunks; their first losses must be
 equal up to rounding. Sampling: one sequence, a token at a time; the likeliest tokens are compared first, then tokens
@@ -11,13 +13,16 @@ are drawn at temperature 1.
 from __future__ import annotations
 
 import argparse
+import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import choose
+from benchmarks.on_gpu import Budget, Record, alternating, torch_here
+from gpu_lstm.backend import Backend, choose
 from gpu_lstm.bench import record as records
 from gpu_lstm.bench import threads
 from gpu_lstm.bench.method import compared, interleave, milliseconds
@@ -26,15 +31,19 @@ from gpu_lstm.data.text import read_text
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.optimizers import Adam
 from gpu_lstm.training.checkpoint import to_torch_names
+from gpu_lstm.training.loss_scale import LossScaler
 from gpu_lstm.training.tasks import TextTask
 
 BATCH, LENGTH, CLIP, RATE = 64, 64, 1.0, 4e-3
 CHECKED_STEPS = 3
 TOKENS = 256
 """Tokens that one timed call draws."""
+LARGE = {"embedding_size": 512, "hidden_size": 1024, "num_layers": 2}, 64, 128
+SHIPPED: tuple[dict[str, int], int, int] = {}, BATCH, LENGTH
+"""Sizes of the model that differ from the shipped one's, B, T: for a GPU."""
 
 
-def torch_model(model: LanguageModel) -> Any:
+def torch_model(model: LanguageModel, device: str = "cpu") -> Any:
     """The same model in PyTorch, with a copy of the weights."""
     import torch
 
@@ -44,35 +53,44 @@ def torch_model(model: LanguageModel) -> Any:
     theirs: Any = torch.nn.ModuleDict(
         {
             "embedding": torch.nn.Embedding(vocabulary, width),
-            "lstm": torch.nn.LSTM(width, hidden),
+            "lstm": torch.nn.LSTM(width, hidden, model.lstm.num_layers),
             "head": torch.nn.Linear(hidden, vocabulary),
         }
     )
     arrays = to_torch_names(model.params, model.backend)
     theirs.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
-    theirs["lstm"].bias_hh_l0.requires_grad_(False)  # ours has one bias; two would move twice as far
-    return theirs
+    for layer in range(model.lstm.num_layers):  # ours has one bias; two would move twice as far
+        getattr(theirs["lstm"], f"bias_hh_l{layer}").requires_grad_(False)
+    return theirs.to(device)
 
 
 def our_training(task: TextTask) -> Callable[[], float]:
     """One step after the other, as the training loop takes them."""
     model = task.model
-    optimizer = Adam(model.backend, model.params, RATE)
+    optimizer, scaler = Adam(model.backend, model.params, RATE), LossScaler.for_dtype(model.dtype)
+    done = 0
 
     def step() -> float:
-        loss, gradients = task.step(optimizer.updates)
-        value, _ = model.backend.read(loss, optimizer.update(gradients, max_norm=CLIP, loss=loss))
+        nonlocal done
+        model.loss_scale = scaler.scale
+        loss, gradients = task.step(done)
+        done += 1
+        norm = optimizer.update(gradients, max_norm=CLIP, loss=loss, loss_scale=scaler.scale)
+        value, norm = model.backend.read(loss, norm)
+        scaler.update(math.isfinite(norm))
         return value
 
     return step
 
 
-def torch_training(task: TextTask, model: Any) -> Callable[[], float]:
-    """The same in PyTorch, with its fastest Adam for the CPU."""
+def torch_training(task: TextTask, model: Any, device: str = "cpu", dtype: str = "float32") -> Callable[[], float]:
+    """The same in PyTorch, with its fastest Adam; in 16 bits with autocast, for float16 with its GradScaler."""
     import torch
 
+    kind, place = getattr(torch, dtype), torch.device(device).type
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, RATE, fused=True)
+    scaler = torch.amp.GradScaler(place, LossScaler().scale, enabled=dtype == "float16")
     state: Any = None
     done = 0
 
@@ -80,15 +98,18 @@ def torch_training(task: TextTask, model: Any) -> Callable[[], float]:
         nonlocal state, done
         chunk = done % task.steps_per_epoch
         done += 1
-        tokens = torch.from_numpy(task.train.chunk(chunk).astype(np.int64))
+        tokens = torch.from_numpy(task.train.chunk(chunk).astype(np.int64)).to(device)
         optimizer.zero_grad()
-        h, last = model["lstm"](model["embedding"](tokens[:-1]), state if chunk else None)
-        state = tuple(part.detach() for part in last)
-        logits = model["head"](h)
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[1:].flatten())
-        loss.backward()
+        with torch.autocast(place, kind, enabled=dtype != "float32"):
+            h, last = model["lstm"](model["embedding"](tokens[:-1]), state if chunk else None)
+            state = tuple(part.detach() for part in last)
+            logits = model["head"](h)
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[1:].flatten())
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         return float(loss.detach())
 
     return step
@@ -136,6 +157,40 @@ def compare_sampling(model: LanguageModel, theirs: Any, rounds: int) -> dict[str
     result = compared(interleave(steps, rounds), "ours", "theirs")
     speeds = [TOKENS / value * 1e3 for value in milliseconds(result)]
     return {**result, "tokens_per_second": dict(zip(("ours", "theirs"), speeds, strict=True))}
+
+
+def on_gpu(backend: Backend, budget: Budget, sizes: list[tuple[dict[str, int], int, int]] | None = None) -> Record:
+    """Training steps of language models in each dtype, against PyTorch's autocast: a part of `benchmarks.run_on_gpu`.
+
+    A step ends when the host has read its loss, so that the wall clock and the device's events time all of it.
+    """
+    torch, device, lacking = torch_here(backend)
+    tokens, vocabulary = read_text(data_path("shakespeare"))
+    record: Record = {"points": []} | ({"missing": f"{lacking}: ours alone"} if torch is None else {})
+    cases = [(size, dtype) for dtype in ("bfloat16", "float16", "float32") for size in sizes or (LARGE, SHIPPED)]
+    for (config, batch, length), dtype in budget.within(cases, record):
+        model = LanguageModel(len(vocabulary), **config, backend=backend, dtype=dtype)  # type: ignore[arg-type]
+        task = TextTask(model, tokens, batch, length, validation=0.1, seed=0)
+        steps = {"ours": our_training(task)}
+        if torch is not None:
+            steps["torch"] = torch_training(task, torch_model(model, device), device, dtype)
+        losses = {side: [step() for _ in range(CHECKED_STEPS)] for side, step in steps.items()}
+        point: Record = {**model.config, "B": batch, "T": length, "dtype": dtype, "tier": model.lstm.plan.tier}
+        point["first_losses"] = losses
+        times, medians = alternating(backend, steps, budget)
+        point |= times
+        point["characters_per_second"] = {side: batch * length / value for side, value in medians.items()}
+        if torch is not None:
+            point["ratio"] = medians["torch"] / medians["ours"]
+            if not np.allclose(losses["ours"], losses["torch"], rtol=1e-4 if dtype == "float32" else 1e-2):
+                point["error"] = f"first losses differ: {losses}"
+        record["points"].append(point)
+        speeds = {side: f"{speed:,.0f}" for side, speed in point["characters_per_second"].items()}
+        print(f"  {config or 'shipped'} B={batch} T={length} {dtype}: characters per second {speeds}", flush=True)
+    if errors := [point["error"] for point in record["points"] if "error" in point]:
+        record["error"] = errors[0]
+    ratios = [point["ratio"] for point in record["points"] if "ratio" in point]
+    return record | ({"geometric_mean_ratio": statistics.geometric_mean(ratios)} if ratios else {})
 
 
 def main() -> None:

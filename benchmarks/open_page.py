@@ -1,4 +1,4 @@
-"""Open a page of `gpu-lstm bench` in headless Chromium: no script error, every chart drawn.
+"""Open a page of `gpu-lstm bench` or `gpu-lstm inspect` in headless Chromium: no script error, every chart drawn.
 
     python -m benchmarks.open_page runs/bench/report.html [MORE ...]
 
@@ -20,6 +20,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--virtual-time-budget=60000",  # a page may unpack its data before it draws
 )  # fmt: skip
 
 

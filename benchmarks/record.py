@@ -1,8 +1,9 @@
-"""Everything that is recorded, in one command, on a quiet machine; then the tables are made from it.
+"""Everything that is recorded on a CPU, in one command, on a quiet machine; then the tables are made from it.
 
-    python -m benchmarks.record              # the CPU: about half an hour on 2 cores
-    python -m benchmarks.record --gpu        # on a machine with an NVIDIA GPU: tests and checks first, then the grids
+    python -m benchmarks.record              # about half an hour on 2 cores
     python -m benchmarks.record --only cpu_model
+
+What needs a GPU is in `benchmarks.run_on_gpu`.
 
 Each run writes ``results/NAME.json``, and a page where it makes one; what is there is replaced only by a run that ended
 well.
@@ -20,7 +21,7 @@ from benchmarks.tables import RESULTS
 from gpu_lstm.training.checkpoint import write_whole
 
 ROUNDS = "9"
-CPU = {
+RECORDS = {
     "cpu_training_step": ["-m", "benchmarks.compare_torch", "--rounds", ROUNDS],
     "cpu_reference_tier": ["-m", "benchmarks.compare_torch", "--tier", "reference", "--rounds", ROUNDS],
     "cpu_off_grid": ["-m", "benchmarks.compare_torch", "--off-grid", "--rounds", ROUNDS],
@@ -28,13 +29,7 @@ CPU = {
     "cpu_peers": ["-m", "benchmarks.compare_peers", "--all-sizes", "--rounds", ROUNDS],
     "cpu_full_grid": ["-m", "gpu_lstm", "bench", "--grid", "full", "--backend", "numpy", "--threads", "2"],
 }
-GRID = "B=1,16,64,256,T=64,256,1024,H=128,256,512,768,1024,2048"
-GPU = {
-    "gpu_full_grid": ["-m", "gpu_lstm", "bench", "--grid", "full", "--backend", "cupy"],
-    "gpu_cudnn_grid": ["-m", "gpu_lstm", "bench", "--grid", GRID, "--backend", "cupy", "--peers", "torch"],
-}
 """Records by name, and the arguments of Python that make them."""
-GPU_CHECKS = [["-m", "pytest", "-m", "gpu", "-q"], ["-m", "gpu_lstm", "check", "--backend", "cupy"]]
 
 
 def make(name: str, arguments: list[str]) -> None:
@@ -53,16 +48,9 @@ def make(name: str, arguments: list[str]) -> None:
 def main() -> None:
     """Record, then make the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", action="store_true", help="what needs an NVIDIA GPU")
-    parser.add_argument("--only", nargs="+", choices=[*CPU, *GPU], help="these records only")
-    options = parser.parse_args()
-    todo = {**CPU, **GPU} if options.only else GPU if options.gpu else CPU
-    if options.gpu:
-        for arguments in GPU_CHECKS:
-            subprocess.run([sys.executable, *arguments], check=True)
-    for name, arguments in todo.items():
-        if not options.only or name in options.only:
-            make(name, arguments)
+    parser.add_argument("--only", nargs="+", choices=list(RECORDS), default=list(RECORDS), help="these records only")
+    for name in parser.parse_args().only:
+        make(name, RECORDS[name])
     subprocess.run([sys.executable, "-m", "benchmarks.tables"], check=True)
 
 

@@ -1,43 +1,47 @@
-"""Everything that waits for a GPU, in one command: tests, sanitizers, bandwidth, training steps; one dated record.
+"""Everything that waits for a GPU: tests, sanitizers, bandwidth, layers and models against PyTorch; one dated record.
 
-    python -m benchmarks.run_on_gpu                    # writes benchmarks/results/gpu_DATE.json
-    python -m benchmarks.run_on_gpu --only bandwidth training
+    python -m benchmarks.run_on_gpu                    # writes benchmarks/results/gpu_DATE.json, in about half an hour
+    python -m benchmarks.run_on_gpu --only tests sanitizers               # or in four calls of at most ten minutes:
+    python -m benchmarks.run_on_gpu --only bandwidth training model shapes
+    python -m benchmarks.run_on_gpu --only sequence soak
+    python -m benchmarks.run_on_gpu --only bench
+    python -m benchmarks.run_on_gpu --only soak --seconds 3600            # an hour of it
 
-Runs from a bare checkout, without a network: it needs CuPy, for the tests pytest, for the comparison PyTorch with CUDA,
-for the sanitizers compute-sanitizer; what is missing is recorded as such. A part that fails doesn't stop the others;
-exit status 1 says that one did.
+Runs from a bare checkout, without a network: it needs CuPy, for the tests pytest, for the comparisons PyTorch with
+CUDA, for the sanitizers compute-sanitizer; what is missing is recorded as such. Each part has so many seconds (--help
+names them) and takes what tells most first; what there was no time for is counted in the record. A part that fails
+doesn't stop the others; exit status 1 says that one did.
 
 Bandwidth: launches of one kernel are recorded in a CUDA graph and timed by events, over arrays larger than the L2
-cache; beside it the same for a copy in device memory. Training steps: forward and backward of one layer, sides
-alternating, medians, wall-clock time up to the device's end; results are compared before.
+cache; beside it the same for a copy in device memory. Layers and models: sides alternate, device events around each
+step; results are compared before (`benchmarks.sequence_on_gpu`, `benchmarks.compare_model`).
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import sequence_on_gpu
+from benchmarks import compare_model, sequence_on_gpu
 from benchmarks.gpu_model import CELLS, bytes_of
+from benchmarks.on_gpu import Budget, Record, alternating
 from gpu_lstm.backend import Backend, CupyBackend, kernels
-from gpu_lstm.bench.grid import STANDARD as SIZES
-from gpu_lstm.bench.grid import Size
-from gpu_lstm.bench.peers import installed
-from gpu_lstm.bench.record import write
+from gpu_lstm.bench import record as records
+from gpu_lstm.bench.method import WallClock
 from gpu_lstm.errors import BackendError
-from gpu_lstm.layers import LSTM
 from gpu_lstm.recurrence import runnable_tiers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,17 +49,14 @@ TESTS = [
     "test_cuda_recurrence.py",
     "test_cuda_sequence.py",
     "test_cuda_step.py",
+    "test_mixed.py",
     "test_backend.py",
     "test_lstm.py",
     "test_teaching.py",
 ]
-HEADLINE: Size = (128, 64, 512, 512)
+HEADLINE = sequence_on_gpu.Case(128, 64, 512, 512)
 WANTED = {"copy_share": 0.8, "reference_over_pointwise": 3.0}
 """What the kernels are expected to reach: share of a copy's bandwidth, and times faster than plain CuPy."""
-TOLERANCE = 1e-3
-"""Largest relative difference of results: sums over thousands of float32 numbers in different orders."""
-
-Record = dict[str, Any]
 
 
 # -- time -------------------------------------------------------------------------------------------------------------
@@ -64,7 +65,8 @@ Record = dict[str, Any]
 def device_seconds(backend: Backend, work: Callable[[], object], rounds: int) -> float:
     """Median seconds that the device takes for what `work` asks of it, launches only; wall-clock off a GPU."""
     if not isinstance(backend, CupyBackend):
-        return wall_seconds(backend, work, rounds)
+        clock = WallClock(backend.synchronize)
+        return statistics.median(clock.seconds(work) for _ in range(rounds))
     cuda = backend.xp.cuda
     stream = cuda.Stream(non_blocking=True)
     work()  # compiles what has to be compiled
@@ -84,32 +86,12 @@ def device_seconds(backend: Backend, work: Callable[[], object], rounds: int) ->
     return float(statistics.median(times[1:]))
 
 
-def wall_seconds(backend: Backend, work: Callable[[], object], rounds: int) -> float:
-    """Median seconds until the device has done what `work` asks of it."""
-    times = []
-    for _ in range(rounds + 1):
-        backend.synchronize()
-        begun = time.perf_counter()
-        work()
-        backend.synchronize()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times[1:])
-
-
-def alternating(backend: Backend, sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side; a round runs them one after the other."""
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(rounds):
-        for side, step in sides.items():
-            times[side].append(wall_seconds(backend, step, 1))
-    return {side: statistics.median(values) for side, values in times.items()}
-
-
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
-def bandwidth(backend: Backend, rounds: int, cells: int = CELLS, steps: int = 8) -> Record:
+def bandwidth(backend: Backend, budget: Budget, cells: int = CELLS, steps: int = 8) -> Record:
     """Bytes per second of the gate kernels, in each storage type, and of a copy; `cells` is B H of one step."""
+    rounds = budget.rounds
     copied = 2 * cells * steps * 16 / device_seconds(backend, copy_launch(backend, cells * steps * 16), rounds)
     points: list[Record] = []
     for dtype in kernels.STORAGE:
@@ -166,119 +148,49 @@ def gate_launches(backend: Backend, dtype: str, cells: int, steps: int) -> dict[
     }
 
 
-def our_step(backend: Backend, size: Size, tier: str) -> tuple[LSTM, Callable[[], dict[str, Any]]]:
-    """A layer, and forward and backward of it on fixed data: outputs and gradients on the device."""
-    steps, batch, input_size, hidden_size = size
-    rng = np.random.default_rng(0)
-    x = backend.asarray(rng.standard_normal((steps, batch, input_size), dtype=np.float32))
-    dy = backend.asarray(rng.standard_normal((steps, batch, hidden_size), dtype=np.float32))
-    lstm = LSTM(input_size, hidden_size, backend=backend, tier=tier)
-
-    def step() -> dict[str, Any]:
-        y, _, tape = lstm.forward(x)
-        dx, _, gradients = lstm.backward(tape, dy)
-        return {"y": y, "dx": dx, **gradients}
-
-    return lstm, step
-
-
-def disagreement(backend: Backend, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float:
-    """Largest relative difference of all results."""
-    worst = 0.0
-    for name, expected in theirs.items():
-        there = backend.to_numpy(expected) if backend.owns(expected) else np.asarray(expected.cpu())
-        worst = max(worst, float(np.max(np.abs(backend.to_numpy(ours[name]) - there)) / np.max(np.abs(there))))
-    if not worst < TOLERANCE:
-        raise RuntimeError(f"results differ by {worst:.1e}; expected less than {TOLERANCE:.0e}")
-    return worst
-
-
-def training(backend: Backend, rounds: int, size: Size = HEADLINE) -> Record:
+def training(backend: Backend, budget: Budget, case: sequence_on_gpu.Case = HEADLINE) -> Record:
     """One training step of every tier against the reference tier, which is plain array expressions."""
-    tiers = runnable_tiers(backend)
-    steps = {tier: our_step(backend, size, tier)[1] for tier in tiers}
-    reference = steps["reference"]()
-    differences = {tier: disagreement(backend, step(), reference) for tier, step in steps.items()}
-    seconds = alternating(backend, steps, rounds)
-    ratio = {tier: seconds["reference"] / value for tier, value in seconds.items()}
+    tiers = runnable_tiers(backend, case.hidden, case.dtype)
+    sides = {tier: sequence_on_gpu.Ours(backend, case, tier=tier) for tier in tiers}
+    expected = {name: backend.widened(array) for name, array in sides["reference"].step().items()}
+    differences = {
+        tier: sequence_on_gpu.disagreement(backend, side.step(), expected, case) for tier, side in sides.items()
+    }
+    times, medians = alternating(backend, {tier: side.step for tier, side in sides.items()}, budget)
+    ratio = {tier: medians["reference"] / value for tier, value in medians.items()}
     return {
-        "size": size,
-        "seconds": seconds,
+        "size": str(case),
+        **times,
         "times_faster_than_reference": ratio,
         "largest_relative_difference": differences,
         "reached": ratio[tiers[-1]] >= WANTED["reference_over_pointwise"],
     }
 
 
-def against_torch(backend: Backend, rounds: int, sizes: list[Size] | None = None) -> Record:
-    """One training step against torch.nn.LSTM (cuDNN), float32 without TF32, over the grid of the CPU benchmark."""
-    if importlib.util.find_spec("torch") is None:
-        return {"missing": "PyTorch is not installed"}
-    import torch
-
-    if not torch.cuda.is_available():
-        return {"missing": f"PyTorch {torch.__version__} has no CUDA here"}
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    points: list[Record] = []
-    for size in sizes or [*SIZES, HEADLINE]:
-        lstm, ours = our_step(backend, size, "auto")
-        theirs = torch_step(backend, lstm, size)
-        difference = disagreement(backend, ours(), theirs())
-        seconds = alternating(backend, {"ours": ours, "torch": theirs}, rounds)
-        points.append(
-            {
-                "size": size,
-                "tier": lstm.plan.tier,
-                "seconds": seconds,
-                "ratio": seconds["torch"] / seconds["ours"],
-                "largest_relative_difference": difference,
-            }
-        )
-        print(
-            f"  {size!s:>22} ours {seconds['ours'] * 1e3:8.3f} ms, torch {seconds['torch'] * 1e3:8.3f} ms", flush=True
-        )
-    mean = statistics.geometric_mean(point["ratio"] for point in points)
-    cudnn = torch.backends.cudnn.version()
-    return {"torch": torch.__version__, "cudnn": cudnn, "points": points, "geometric_mean_ratio": mean}
-
-
-def torch_step(backend: Backend, ours: LSTM, size: Size) -> Callable[[], dict[str, Any]]:
-    """torch.nn.LSTM with the same weights and data."""
-    import torch
-
-    steps, batch, input_size, hidden_size = size
-    rng = np.random.default_rng(0)
-    x = torch.from_numpy(rng.standard_normal((steps, batch, input_size), dtype=np.float32)).cuda().requires_grad_()
-    dy = torch.from_numpy(rng.standard_normal((steps, batch, hidden_size), dtype=np.float32)).cuda()
-    lstm: Any = torch.nn.LSTM(input_size, hidden_size).cuda()
-    params = {name: torch.from_numpy(backend.to_numpy(param)).cuda() for name, param in ours.params.items()}
-    with torch.no_grad():
-        for name in ("weight_ih_l0", "weight_hh_l0"):
-            getattr(lstm, name).copy_(params[name])
-        lstm.bias_ih_l0.copy_(params["bias_l0"])
-        lstm.bias_hh_l0.zero_()
-
-    def step() -> dict[str, Any]:
-        lstm.zero_grad()
-        x.grad = None
-        y, _ = lstm(x)
-        y.backward(dy)
-        torch.cuda.synchronize()
-        weights = {name: getattr(lstm, name).grad for name in ("weight_ih_l0", "weight_hh_l0")}
-        return {"y": y.detach(), "dx": x.grad, **weights, "bias_l0": lstm.bias_ih_l0.grad}
-
-    return step
-
-
-def run_command(command: list[str]) -> Record:
-    """Exit status, last line and seconds of a command."""
+def run_command(command: list[str], seconds: float | None = None) -> Record:
+    """Exit status, last line and seconds of a command; one that takes longer is asked to stop, then made to."""
     begun = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    record: Record = {"command": " ".join(command), "status": done.returncode, "seconds": time.perf_counter() - begun}
-    record["said"] = lines[-1:] if done.returncode == 0 else lines[-40:]
-    return record
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    stopped = False
+    try:
+        said, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        stopped = True
+        process.send_signal(signal.SIGINT)
+        try:
+            said, _ = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said, _ = process.communicate()
+    lines = said.strip().splitlines()
+    record: Record = {
+        "command": " ".join(command),
+        "status": process.returncode,
+        "seconds": time.perf_counter() - begun,
+    }
+    if stopped:
+        record["stopped"] = f"after {seconds:.0f} s, its time"
+    return record | {"said": lines[-1:] if process.returncode == 0 else lines[-40:]}
 
 
 def pytest_command() -> list[str]:
@@ -287,57 +199,58 @@ def pytest_command() -> list[str]:
     return [sys.executable, "-m", "pytest", "-q", "-W", "default", "-m", "gpu", *(f"tests/{name}" for name in TESTS)]
 
 
-def tests(backend: Backend, rounds: int) -> Record:
+def tests(backend: Backend, budget: Budget) -> Record:
     """pytest -m gpu, and the checks of the command line."""
-    del rounds
-    record: Record = {"check": run_command([sys.executable, "-m", "gpu_lstm", "check", "--backend", backend.name])}
+    check = [sys.executable, "-m", "gpu_lstm", "check", "--backend", backend.name]
+    record: Record = {"check": run_command(check, budget.left)}
     if importlib.util.find_spec("pytest") is None:
         return {**record, "missing": "pytest is not installed"}
-    return {**record, "pytest": run_command(pytest_command())}
+    return {**record, "pytest": run_command(pytest_command(), budget.left)}
 
 
-def sanitizers(backend: Backend, rounds: int) -> Record:
+def sanitizers(backend: Backend, budget: Budget) -> Record:
     """The kernels' tests under compute-sanitizer: memory errors, then races in shared memory."""
-    del backend, rounds
+    del backend
     program = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     if program is None or importlib.util.find_spec("pytest") is None:
         return {"missing": "compute-sanitizer or pytest is not installed"}
     small = [*pytest_command()[: -len(TESTS)], *(f"tests/{name}" for name in TESTS[:3]), "-k", "not same_bits"]
-    return {
-        tool: run_command([program, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all", *small])
-        for tool in ("memcheck", "racecheck")
-    }
+    record: Record = {}
+    for turns, tool in ((2, "memcheck"), (1, "racecheck")):
+        command = [program, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all", *small]
+        record[tool] = run_command(command, budget.left / turns)
+    return record
 
 
-PARTS: dict[str, Callable[[Backend, int], Record]] = {
-    "tests": tests,
-    "sanitizers": sanitizers,
-    "bandwidth": bandwidth,
-    "training": training,
-    "torch": against_torch,
-    "sequence": sequence_on_gpu.against_torch,
-    "soak": sequence_on_gpu.soak,
+def bench(backend: Backend, budget: Budget) -> Record:
+    """`gpu-lstm bench` on this device beside every peer that is installed: its record, as far as there is time."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "gpu_lstm", "bench", "--grid", "full", "--backend", backend.name]
+        record: Record = {"bench": run_command([*command, "--out", folder], budget.left)}
+        path = Path(folder) / "record.json"
+        if path.exists():
+            record["bench"]["command"] = " ".join(command)
+            record["record"] = records.read(path)
+            if "stopped" in record["bench"] and record["record"]["points"]:
+                record["bench"]["status"] = 0  # it left what it had, as it should
+    return record
+
+
+PARTS: dict[str, tuple[Callable[[Backend, Budget], Record], float]] = {
+    "tests": (tests, 300),
+    "sanitizers": (sanitizers, 240),
+    "bandwidth": (bandwidth, 45),
+    "training": (training, 30),
+    "model": (compare_model.on_gpu, 150),
+    "shapes": (sequence_on_gpu.shapes_against_torch, 240),
+    "sequence": (sequence_on_gpu.against_torch, 420),
+    "soak": (sequence_on_gpu.soak, 120),
+    "bench": (bench, 300),
 }
+"""Each part, and how many seconds it gets."""
 
 
 # -- the record -------------------------------------------------------------------------------------------------------
-
-
-def provenance(backend: Backend) -> Record:
-    """Device, versions, date, revision and command."""
-    git = shutil.which("git")
-    revision = ""
-    if git:
-        command = [git, "describe", "--always", "--dirty"]
-        revision = subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip()
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **backend.describe(),
-        "python": platform.python_version(),
-        **{package: installed(package) for package in ("numpy", "torch", "ml_dtypes")},
-        "revision": revision or "unknown",
-        "command": " ".join(["python -m benchmarks.run_on_gpu", *sys.argv[1:]]),
-    }
 
 
 def failed(part: Record) -> bool:
@@ -345,49 +258,57 @@ def failed(part: Record) -> bool:
     return "error" in part or any(isinstance(v, dict) and v.get("status", 0) != 0 for v in part.values())
 
 
-def run(backend: Backend, parts: list[str], rounds: int, out: Path) -> Record:
+def run(backend: Backend, parts: list[str], rounds: int, out: Path, seconds: float | None = None) -> Record:
     """Run the parts, one record; it is written after each, so that none is lost."""
-    record: Record = provenance(backend)
+    command = records.command_line("python -m benchmarks.run_on_gpu")
+    record: Record = records.provenance(command, ("numpy", "torch", "ml_dtypes")) | {"gpu": backend.describe()}
     for name in parts:
-        print(f"== {name}", flush=True)
+        part, limit = PARTS[name]
+        limit = limit if seconds is None else seconds
+        print(f"== {name}, at most {limit:.0f} s", flush=True)
+        begun = time.perf_counter()
         try:
-            record[name] = PARTS[name](backend, rounds)
+            record[name] = part(backend, Budget(rounds, limit))
         except Exception as error:  # the other parts go on
             record[name] = {"error": f"{type(error).__name__}: {error}"}
+        record[name]["took_seconds"] = time.perf_counter() - begun
         print("  " + summary(record[name]), flush=True)
-        write(record, out)
+        records.write(record, out)
     return record
 
 
 def summary(part: Record) -> str:
     """A part's outcome in a line."""
-    for key in ("error", "missing"):
-        if key in part:
-            return f"{key}: {part[key]}"
+    said = [f"{key}: {part[key]}" for key in ("error", "missing") if key in part]
     if "reached" in part:
-        return f"{'reached' if part['reached'] else 'not reached'} what is expected"
+        said.append(f"{'reached' if part['reached'] else 'not reached'} what is expected")
     if "geometric_mean_ratio" in part:
-        return f"geometric mean of the ratios {part['geometric_mean_ratio']:.2f}"
-    return ", ".join(f"{k}: status {v['status']}" for k, v in part.items() if isinstance(v, dict) and "status" in v)
+        said.append(f"geometric mean of the ratios {part['geometric_mean_ratio']:.2f}")
+    if part.get("left_out"):
+        said.append(f"no time for {part['left_out']} points")
+    said += [f"{k}: status {v['status']}" for k, v in part.items() if isinstance(v, dict) and "status" in v]
+    return "; ".join([*said, f"{part['took_seconds']:.0f} s"])
 
 
 def main() -> int:
     """Run what is asked for; 2 where there is no GPU, 1 where a part failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=int, default=0, help="CUDA device number")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="some of the parts")
-    parser.add_argument("--rounds", type=int, default=15)
+    parts = ", ".join(f"{name} {seconds:.0f} s" for name, (_, seconds) in PARTS.items())
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help=f"some of: {parts}")
+    parser.add_argument("--seconds", type=float, help="for each part, in place of its own number")
+    parser.add_argument("--rounds", type=int, default=15, help="timed steps of each side, at most")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu_DATE.json")
     options = parser.parse_args()
-    if options.rounds < 1 or options.device < 0:
-        parser.error("--rounds must be at least 1 and --device at least 0")
+    if options.rounds < 1 or options.device < 0 or (options.seconds is not None and not options.seconds > 0):
+        parser.error("--rounds must be at least 1, --device at least 0 and --seconds above 0")
     try:
         backend = CupyBackend(options.device)
     except BackendError as error:
         print(f"run_on_gpu: {error}", file=sys.stderr)
         return 2
     out = options.out or ROOT / "benchmarks" / "results" / f"gpu_{datetime.now(UTC):%Y-%m-%d_%H%M}.json"
-    record = run(backend, options.only, options.rounds, out)
+    record = run(backend, options.only, options.rounds, out, options.seconds)
     print(f"written: {out}")
     return int(any(failed(record[name]) for name in options.only))
 

@@ -1,7 +1,8 @@
-"""The sequence tier on a GPU: what waiting costs, a training step against torch.nn.LSTM over a grid, an hour of soak.
+"""LSTM layers on a GPU against torch.nn.LSTM, what waiting costs there, and a soak of the sequence tier.
 
-Parts of `benchmarks.run_on_gpu`. A training step here is forward and backward of one layer with D = H: the input
-projection, the recurrence, dW, db and dx. Beside each time stand the layout, the step that the model expected
+Parts of `benchmarks.run_on_gpu`. A training step here is forward and backward of the whole layer: the projections of
+the input, the recurrence, and all gradients. In 16 bits ours keeps its weights in float32 and rounds them at each step,
+PyTorch's holds them in 16 bits. Beside each time stand the layout, the step that the model expected
 (`gpu_lstm.recurrence.onchip`), and the floor: one barrier or hand-over a step, as measured just before.
 """
 
@@ -9,64 +10,113 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Backend, kernels
+from benchmarks.on_gpu import Budget, Record, alternating, torch_here
+from gpu_lstm.backend import Array, Backend, kernels
 from gpu_lstm.backend.cuda import CudaBackend
-from gpu_lstm.errors import BackendError
+from gpu_lstm.bench.grid import STANDARD
+from gpu_lstm.bench.method import clock_for
+from gpu_lstm.layers import LSTM
 from gpu_lstm.recurrence import Mask, onchip, pointwise_cuda, sequence_cuda
 
-Record = dict[str, Any]
-Problem = tuple[int, int, int, str]
-"""T, B, H, storage dtype."""
-
-BATCHES, STEPS, WIDTHS = (1, 16, 64, 256), (64, 256, 1024), (128, 256, 512, 768, 1024, 2048)
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest difference from PyTorch's results, relative to their largest number."""
 SOAK_TOLERANCE = {"float32": 1e-3, "float16": 1e-1}
 """The same between the tiers: single numbers may cancel, and 16-bit pre-activations are rounded in one tier only."""
-PUBLISHED: Problem = (1024, 16, 768, "bfloat16")
 PUBLISHED_BARRIER = {**onchip.BARRIER, "grid": 1.7}
 """Microseconds; the grid's, which the kernels do without, is the middle of the published 1.2 to 2.2."""
 WANTED = {"ratio": 2.0, "slowest": 1.0, "forward_ms": 1.0, "step_ms": 2.6}
 """Times cuDNN in the geometric mean, at any point, and milliseconds at the published point."""
+TF32: dict[str, Any] | None = None
+"""Arguments of LSTM that let it multiply float32 in TF32; None: it can't. With them, "ours_tf32" is timed too."""
+DRAWN = 1_000_003
+"""Random numbers that inputs are made of, again and again: drawing all of a large input takes the host seconds."""
 
 
-def problems() -> Iterator[Problem]:
-    """The grid."""
-    for batch, steps, hidden, dtype in product(BATCHES, STEPS, WIDTHS, ("float32", "bfloat16", "float16")):
-        yield steps, batch, hidden, dtype
+@dataclass(frozen=True)
+class Case:
+    """What is compared: T, B, D, H, the dtype, and how many layers and directions.
+
+    With `packed`, lengths are random in T/4..T, PyTorch gets a PackedSequence, packed beforehand, and hands one out.
+    """
+
+    steps: int
+    batch: int
+    width: int
+    hidden: int
+    dtype: str = "float32"
+    layers: int = 1
+    directions: int = 1
+    packed: bool = False
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """Of each sequence; None: all have T steps."""
+        if not self.packed:
+            return None
+        lengths = np.random.default_rng(1).integers(max(1, self.steps // 4), self.steps + 1, self.batch)
+        lengths[0] = self.steps
+        return lengths
+
+    def __str__(self) -> str:
+        more = [f"{self.layers} layers"] * (self.layers > 1) + ["2 directions"] * (self.directions > 1)
+        more += ["packed"] * self.packed
+        return ", ".join([f"T={self.steps} B={self.batch} D={self.width} H={self.hidden} {self.dtype}", *more])
 
 
-def seconds(backend: CudaBackend, work: Callable[[], object], rounds: int) -> float:
-    """Median seconds until the device has done what `work` asks of it."""
-    work()
-    times = []
-    for _ in range(rounds):
-        backend.synchronize()
-        begun = time.perf_counter()
-        work()
-        backend.synchronize()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+PUBLISHED = Case(1024, 16, 768, 768, "bfloat16")
+AXES: tuple[tuple[Any, ...], ...] = (
+    (256, 64, 1024),
+    (64, 16, 256, 1),
+    (512, 768, 256, 1024, 128, 2048),
+    ("bfloat16", "float32", "float16"),
+)
+"""T, B, H and dtypes of the grid, on each axis the most telling first."""
 
 
-def costs(backend: CudaBackend, rounds: int, count: int = 20000) -> Record:
+def grid() -> list[Case]:
+    """The published point, the whole grid from its middle outward, and the sizes of the CPU benchmark."""
+    points = sorted(product(*map(enumerate, AXES)), key=lambda point: sum(place for place, _ in point))
+    cases = [Case(t, b, h, h, dtype) for (_, t), (_, b), (_, h), (_, dtype) in points]
+    return list(dict.fromkeys([PUBLISHED, *cases, *(Case(*size) for size in STANDARD)]))
+
+
+def shapes() -> list[Case]:
+    """Three layers, batches of unequal lengths, two directions, and all of it: what cuDNN has no persistent kernel for.
+
+    The first of them come once in each dtype, then larger and smaller ones.
+    """
+    more: list[dict[str, Any]] = [
+        {"layers": 3},
+        {"packed": True},
+        {"directions": 2},
+        {"layers": 3, "directions": 2, "packed": True},
+    ]
+    sizes = [(256, 64, 512), (256, 16, 1024), (64, 256, 256), (1024, 16, 768), (256, 1, 512)]
+    return [Case(t, b, h, h, dtype, **kind) for (t, b, h), dtype, kind in product(sizes, AXES[3], more)]
+
+
+def costs(backend: CudaBackend, budget: Budget, count: int = 20000) -> Record:
     """Microseconds of a barrier in each form, and of a read of another block's shared memory."""
     record: Record = {}
-    xp, limits = backend.xp, backend.limits
+    xp, limits, clock = backend.xp, backend.limits, clock_for(backend)
     members = {"block": 1, "cluster": kernels.CLUSTER, "grid": limits.multiprocessors}
     forms = [form for form in members if form != "cluster" or limits.capability >= 90]
 
     def each(launch: Callable[[int], None]) -> float:
         # The difference of two counts: what the launch itself costs drops out.
-        return (
-            seconds(backend, lambda: launch(2 * count), rounds) - seconds(backend, lambda: launch(count), rounds)
-        ) / count
+        launch(count)
+        long, short = (
+            statistics.median(clock.seconds(lambda n=n: launch(n)) for _ in range(budget.rounds))  # type: ignore[misc]
+            for n in (2 * count, count)
+        )
+        return (long - short) / count
 
     for form in forms:
         arrived = xp.zeros((1,), dtype=xp.uint32)
@@ -99,145 +149,209 @@ def costs(backend: CudaBackend, rounds: int, count: int = 20000) -> Record:
     return record
 
 
-class Layer:
-    """One layer with D = H around the sequence tier: all that a training step of it takes."""
+class Ours:
+    """Our layers for a case, with inputs that other sides share: x and dy in float32 numbers that the dtype has."""
 
-    def __init__(self, backend: CudaBackend, problem: Problem):
-        self.backend = backend
-        self.shape = steps, batch, hidden = problem[:3]
-        rng = np.random.default_rng(0)
-        dtype = problem[3]
-        bound = 1 / hidden**0.5
+    def __init__(self, backend: Backend, case: Case, **more: Any):
+        self.backend, self.case, self.lengths = backend, case, case.lengths
+        self.lstm = LSTM(
+            case.width, case.hidden, case.layers, bidirectional=case.directions == 2, backend=backend, dtype=case.dtype,
+            **more,
+        )  # fmt: skip
+        for param in self.lstm.params.values():
+            param[...] = backend.widened(backend.asarray(param, case.dtype))
+        drawn = backend.asarray(np.random.default_rng(0).standard_normal(DRAWN, dtype=np.float32))
 
-        def made(*shape: int) -> Any:
-            return backend.asarray(rng.uniform(-bound, bound, shape).astype(np.float32), dtype)
+        def made(width: int, first: int) -> tuple[Array, Array]:
+            shape = case.steps, case.batch, width
+            short = backend.asarray(backend.xp.resize(drawn[first:], shape), case.dtype)
+            return short, backend.widened(short)
 
-        self.weight_ih, self.weight_hh = made(4 * hidden, hidden), made(4 * hidden, hidden)
-        self.x = backend.asarray(rng.standard_normal((steps * batch, hidden)).astype(np.float32), dtype)
-        self.dy = backend.asarray(rng.standard_normal((steps, batch, hidden)).astype(np.float32), dtype)
+        (self.x, self.wide_x), (self.dy, self.wide_dy) = (
+            made(width, first) for first, width in enumerate((case.width, case.hidden * case.directions))
+        )
 
-    def forward(self, keep: bool = True) -> Any:
-        """The projection and the recurrence."""
-        steps, batch, hidden = self.shape
-        xp, backend = self.backend.xp, self.backend
-        z = xp.empty((steps * batch, 4 * hidden), dtype=self.x.dtype)
-        backend.matmul(self.x, self.weight_ih.T, out=z)
-        z = xp.reshape(z, (steps, batch, 4 * hidden))
-        return sequence_cuda.forward(backend, z, self.weight_hh, None, None, keep=keep)
+    def forward(self) -> tuple[Array, Any]:
+        """Outputs, and what backward needs."""
+        y, _, tape = self.lstm.forward(self.x, lengths=self.lengths)
+        return y, tape
+
+    def step(self) -> dict[str, Array]:
+        """Forward and backward: outputs and gradients."""
+        y, tape = self.forward()
+        dx, _, gradients = self.lstm.backward(tape, self.dy)
+        return {"y": y, "dx": dx, **gradients}
+
+
+class Torch:
+    """torch.nn.LSTM with the same weights and inputs, on the same device."""
+
+    def __init__(self, ours: Ours, torch: Any, device: str):
+        case, self.torch = ours.case, torch
+        kind = getattr(torch, case.dtype)
+
+        def there(array: Array) -> Any:
+            return torch.from_dlpack(array).to(device, kind, copy=True)
+
+        self.lstm: Any = torch.nn.LSTM(
+            case.width, case.hidden, case.layers, bidirectional=case.directions == 2, device=device, dtype=kind
+        )
+        self.params = {}
+        with torch.no_grad():
+            for name, param in ours.lstm.params.items():
+                theirs = name.replace("bias_", "bias_ih_")
+                getattr(self.lstm, theirs).copy_(there(param))
+                self.params[name] = getattr(self.lstm, theirs)
+                if theirs != name:
+                    other = getattr(self.lstm, name.replace("bias_", "bias_hh_"))
+                    other.zero_()
+                    other.requires_grad_(False)  # ours has one bias
+        self.x, self.dy, self.lengths = there(ours.wide_x), there(ours.wide_dy), None
+        if ours.lengths is not None:
+            self.lengths = torch.from_numpy(ours.lengths)
+            self.x, self.dy = (self._packed(array) for array in (self.x, self.dy))
+            self.leaf = self.x.data.detach().requires_grad_()
+            self.x = torch.nn.utils.rnn.PackedSequence(self.leaf, *self.x[1:])
+        else:
+            self.leaf = self.x.requires_grad_()
+
+    def _packed(self, array: Any) -> Any:
+        pack = self.torch.nn.utils.rnn.pack_padded_sequence
+        return pack(array, self.lengths, enforce_sorted=False)
+
+    def forward(self) -> Any:
+        """Outputs, packed where the inputs are."""
+        return self.lstm(self.x)[0]
 
     def step(self) -> dict[str, Any]:
         """Forward and backward: outputs and gradients."""
-        steps, batch, hidden = self.shape
-        xp, backend = self.backend.xp, self.backend
-        saved = self.forward()
-        dz, _, _ = sequence_cuda.backward(backend, saved, self.dy, None, None)
-        dz = xp.reshape(dz, (steps * batch, 4 * hidden))
-        before = xp.reshape(saved.before, (steps * batch, hidden))
-        dx, dw_ih, dw_hh = xp.empty_like(self.x), xp.empty_like(self.weight_ih), xp.empty_like(self.weight_hh)
-        backend.matmul(dz, self.weight_ih, out=dx)
-        backend.matmul(dz.T, self.x, out=dw_ih)
-        backend.matmul(dz.T, before, out=dw_hh)
-        return {"y": saved.outputs, "dx": dx, "dw_ih": dw_ih, "dw_hh": dw_hh, "db": xp.sum(dz, axis=0)}
+        self.lstm.zero_grad()
+        self.leaf.grad = None
+        y = self.forward()
+        if self.lengths is None:
+            y.backward(self.dy)
+        else:
+            y.data.backward(self.dy.data)
+        return {"y": y, "dx": self.leaf.grad, **{name: param.grad for name, param in self.params.items()}}
+
+    def in_tf32(self) -> None:
+        """A step whose products are in TF32."""
+        flags = self.torch.backends.cudnn
+        flags.allow_tf32 = True
+        self.step()
+        flags.allow_tf32 = False
+
+    def results(self) -> dict[str, Any]:
+        """Those of `step` in float32, padded with zeros."""
+        found = self.step()
+        if self.lengths is not None:
+            rnn = self.torch.nn.utils.rnn
+            dx = rnn.PackedSequence(found["dx"], *self.x[1:])
+            found |= {name: rnn.pad_packed_sequence(packed)[0] for name, packed in (("y", found["y"]), ("dx", dx))}
+        return {name: array.detach().float() for name, array in found.items()}
 
 
-def in_torch(backend: CudaBackend, layer: Layer, dtype: str) -> tuple[Callable[[], Any], Callable[[], dict[str, Any]]]:
-    """Forward, and forward and backward, of torch.nn.LSTM with the same weights and data."""
-    import torch
+def disagreement(backend: Backend, ours: dict[str, Array], theirs: dict[str, Any], case: Case) -> float:
+    """Largest difference of all results, relative to the largest number of each.
 
-    kind = getattr(torch, dtype)
-    steps, batch, hidden = layer.shape
-
-    def there(array: Any) -> Any:
-        return torch.from_numpy(backend.to_numpy(array).astype(np.float32)).to("cuda", kind)
-
-    x = there(layer.x).reshape(steps, batch, hidden).requires_grad_()
-    dy = there(layer.dy)
-    lstm: Any = torch.nn.LSTM(hidden, hidden, device="cuda", dtype=kind)
-    with torch.no_grad():
-        lstm.weight_ih_l0.copy_(there(layer.weight_ih))
-        lstm.weight_hh_l0.copy_(there(layer.weight_hh))
-        lstm.bias_ih_l0.zero_()
-        lstm.bias_hh_l0.zero_()
-
-    def forward() -> Any:
-        y = lstm(x)[0]
-        torch.cuda.synchronize()
-        return y
-
-    def step() -> dict[str, Any]:
-        lstm.zero_grad()
-        x.grad = None
-        y = lstm(x)[0]
-        y.backward(dy)
-        torch.cuda.synchronize()
-        gradients = {"dw_ih": lstm.weight_ih_l0.grad, "dw_hh": lstm.weight_hh_l0.grad, "db": lstm.bias_ih_l0.grad}
-        return {"y": y.detach(), "dx": x.grad.reshape(steps * batch, hidden), **gradients}
-
-    return forward, step
+    Raises
+    ------
+    RuntimeError
+        It is more than rounding.
+    """
+    xp, worst = backend.xp, 0.0
+    for name, array in theirs.items():
+        expected = xp.from_dlpack(array)
+        difference = xp.max(xp.abs(backend.widened(ours[name]) - expected)) / xp.max(xp.abs(expected))
+        worst = max(worst, float(difference))
+    if not worst < TOLERANCE[case.dtype]:
+        raise RuntimeError(f"results at {case} differ by {worst:.1e}; expected less than {TOLERANCE[case.dtype]:.0e}")
+    return worst
 
 
-def one_point(backend: CudaBackend, problem: Problem, rounds: int, barrier: Record, with_torch: bool) -> Record:
+def one_point(backend: CudaBackend, case: Case, budget: Budget, waiting: Record) -> Record:
     """Ours, PyTorch's, interleaved, with what was expected."""
-    steps, batch, hidden, dtype = problem
-    point: Record = {"T": steps, "B": batch, "H": hidden, "dtype": dtype}
-    if obstacle := onchip.obstacle(backend.limits, hidden, dtype):
-        return {**point, "refused": obstacle}
-    layouts = [onchip.choose(backend.limits, direction, batch, hidden, dtype) for direction in onchip.DIRECTIONS]
-    for layout in layouts:
-        if isinstance(layout, str):
-            return {**point, "refused": layout}
-        floor = barrier["handover_us" if layout.form == "grid" else f"{layout.form}_barrier_us"]
-        point[layout.direction] = {
+    torch, device, _ = torch_here(backend)
+    ours = Ours(backend, case)
+    point: Record = {**asdict(case), "tier": ours.lstm.plan.tier}
+    for direction in onchip.DIRECTIONS:
+        layout = onchip.choose(backend.limits, direction, case.batch, case.hidden, case.dtype)
+        if isinstance(layout, str) or not onchip.pays(backend.limits, direction, case.batch, case.hidden, case.dtype):
+            point[direction] = {"layout": layout if isinstance(layout, str) else "pointwise is expected to be faster"}
+            continue
+        point[direction] = {
             "layout": layout.describe(),
             "expected_us_a_step": layout.microseconds,
-            "floor_us_a_step": floor,
+            "floor_us_a_step": waiting["handover_us" if layout.form == "grid" else f"{layout.form}_barrier_us"],
         }
-    layer = Layer(backend, problem)
-    sides: dict[str, Callable[[], Any]] = {"ours_forward": lambda: layer.forward(), "ours": layer.step}
-    if with_torch:
-        import torch
-
-        forward, step = in_torch(backend, layer, dtype)
-        sides |= {"torch_forward": forward, "torch": step}
-        ours, theirs = layer.step(), step()
-        worst = 0.0
-        for name, expected in theirs.items():
-            host = np.asarray(expected.float().cpu())
-            mine = backend.to_numpy(ours[name]).astype(np.float32)
-            worst = max(worst, float(np.max(np.abs(mine - host)) / np.max(np.abs(host))))
-        if not worst < TOLERANCE[dtype]:
-            raise RuntimeError(f"results at {problem} differ by {worst:.1e}; expected less than {TOLERANCE[dtype]:.0e}")
-        point["largest_relative_difference"] = worst
-        if dtype == "float32":
-
-            def in_tf32() -> None:
-                torch.backends.cudnn.allow_tf32 = True
-                step()
-                torch.backends.cudnn.allow_tf32 = False
-
-            sides["torch_tf32"] = in_tf32
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for work in sides.values():
-        work()
-    for _ in range(rounds):
-        for side, work in sides.items():
-            times[side].append(seconds(backend, work, 1))
-    point["seconds"] = {side: statistics.median(values) for side, values in times.items()}
-    if with_torch:
-        point["ratio"] = point["seconds"]["torch"] / point["seconds"]["ours"]
+    sides: dict[str, Callable[[], object]] = {"ours": ours.step, "ours_forward": ours.forward}
+    if torch is not None:
+        theirs = Torch(ours, torch, device)
+        point["largest_relative_difference"] = disagreement(backend, ours.step(), theirs.results(), case)
+        sides |= {"torch": theirs.step, "torch_forward": theirs.forward}
+    if case.dtype == "float32":
+        if torch is not None:
+            sides["torch_tf32"] = theirs.in_tf32
+        if TF32 is not None:
+            sides["ours_tf32"] = Ours(backend, case, **TF32).step
+    times, medians = alternating(backend, sides, budget)
+    point |= times
+    if torch is not None:
+        point["ratio"] = medians["torch"] / medians["ours"]
+        if "ours_tf32" in medians:
+            point["ratio_tf32"] = medians["torch_tf32"] / medians["ours_tf32"]
     return point
 
 
-def soak(backend: Backend, rounds: int, duration: float = 3600.0, largest: Problem = (300, 300, 1400, "")) -> Record:
-    """Random problems for so many seconds, the sequence tier against the pointwise tier; a hang never comes back."""
-    del rounds
+def against_torch(backend: Backend, budget: Budget, cases: list[Case] | None = None, count: int = 20000) -> Record:
+    """The costs of waiting, then as many points of the grid as there is time for; one that fails stops no other."""
+    if not isinstance(backend, CudaBackend):
+        return {"missing": f"backend {backend.name} has no sequence kernels of CUDA"}
+    cases = grid() if cases is None else cases
+    record: Record = {"costs": costs(backend, budget, count), "points": []}
+    torch, _, lacking = torch_here(backend)
+    if torch is None:
+        record["missing"] = f"{lacking}: ours alone"
+    else:
+        record |= {"torch": torch.__version__, "cudnn": torch.backends.cudnn.version()}
+    for case in budget.within(cases, record):
+        try:
+            point = one_point(backend, case, budget, record["costs"])
+        except Exception as error:  # PyTorch's and CuPy's are of many kinds
+            point = {**asdict(case), "error": f"{type(error).__name__}: {error}"}
+        backend.release()  # the two libraries don't see what the other one keeps
+        if torch is not None:
+            torch.cuda.empty_cache()
+        record["points"].append(point)
+        times = {side: f"{found['median'] * 1e3:.3f} ms" for side, found in point.get("seconds", {}).items()}
+        print(f"  {case}: {times or point['error']}", flush=True)
+    ratios = [point["ratio"] for point in record["points"] if "ratio" in point]
+    if ratios:
+        record |= {"geometric_mean_ratio": statistics.geometric_mean(ratios), "slowest_ratio": min(ratios)}
+        record["reached"] = record["geometric_mean_ratio"] >= WANTED["ratio"] and min(ratios) >= WANTED["slowest"]
+        head = record["points"][0]
+        if cases[0] == PUBLISHED and "seconds" in head:
+            forward, step = (head["seconds"][side]["median"] * 1e3 for side in ("ours_forward", "ours"))
+            record["reached"] &= forward <= WANTED["forward_ms"] and step <= WANTED["step_ms"]
+    if errors := [point["error"] for point in record["points"] if "error" in point]:
+        record["error"] = f"{len(errors)} points failed, the first: {errors[0]}"
+    return record
+
+
+def shapes_against_torch(backend: Backend, budget: Budget) -> Record:
+    """The same over `shapes`."""
+    return against_torch(backend, budget, shapes())
+
+
+def soak(backend: Backend, budget: Budget, largest: tuple[int, int, int] = (300, 300, 1400)) -> Record:
+    """Random problems until the time is up, the sequence tier against the pointwise tier; a hang never comes back."""
     if not isinstance(backend, CudaBackend):
         return {"missing": f"backend {backend.name} has no sequence kernels of CUDA"}
     rng = np.random.default_rng()
     forms = dict.fromkeys(onchip.BARRIER, 0)
-    worst, refused, end = 0.0, 0, time.perf_counter() + duration
-    while time.perf_counter() < end:
-        steps, batch, hidden = (int(limit ** rng.random()) for limit in largest[:3])
+    worst, refused, begun = 0.0, 0, time.monotonic()
+    while budget.left:
+        steps, batch, hidden = (int(limit ** rng.random()) for limit in largest)
         dtype, reverse = str(rng.choice(["float32", "float16"])), bool(rng.integers(2))
         if onchip.obstacle(backend.limits, hidden, dtype):
             refused += 1
@@ -265,48 +379,5 @@ def soak(backend: Backend, rounds: int, duration: float = 3600.0, largest: Probl
                 raise RuntimeError(f"the tiers differ by {error:.1e} at {problem}")
         layout = onchip.choose(backend.limits, "forward", batch, hidden, dtype)
         forms[layout.form if not isinstance(layout, str) else layout] += 1
-    return {"seconds": duration, "problems": forms, "refused": refused, "largest_relative_difference": worst}
-
-
-def against_torch(backend: Backend, rounds: int, grid: list[Problem] | None = None) -> Record:
-    """The whole grid; a point that fails is recorded and the others go on."""
-    if not isinstance(backend, CudaBackend):
-        return {"missing": f"backend {backend.name} has no sequence kernels of CUDA"}
-    with_torch = False
-    record: Record = {}
-    try:
-        import torch
-    except ImportError:
-        record["missing"] = "PyTorch is not installed: ours alone"
-    else:
-        with_torch = torch.cuda.is_available()
-        if with_torch:
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
-            record |= {"torch": torch.__version__, "cudnn": torch.backends.cudnn.version()}
-        else:
-            record["missing"] = f"PyTorch {torch.__version__} has no CUDA here: ours alone"
-    record["costs"] = costs(backend, rounds, 200 if grid else 20000)
-    record["points"] = points = []
-    for problem in grid or [PUBLISHED, *problems()]:
-        try:
-            point = one_point(backend, problem, rounds, record["costs"], with_torch)
-        except (BackendError, RuntimeError) as error:
-            point = dict(zip(("T", "B", "H", "dtype"), problem, strict=True)) | {"error": str(error)}
-        points.append(point)
-        times = {side: f"{value * 1e3:.3f} ms" for side, value in point.get("seconds", {}).items()}
-        print(f"  {problem!s:>30} {times or point.get('refused') or point.get('error')}", flush=True)
-    ratios = [point["ratio"] for point in points if "ratio" in point]
-    if ratios:
-        record |= {"geometric_mean_ratio": statistics.geometric_mean(ratios), "slowest_ratio": min(ratios)}
-        head = points[0].get("seconds", {})
-        forward_ms, step_ms = head.get("ours_forward", np.inf) * 1e3, head.get("ours", np.inf) * 1e3
-        record["reached"] = bool(
-            record["geometric_mean_ratio"] >= WANTED["ratio"]
-            and record["slowest_ratio"] >= WANTED["slowest"]
-            and forward_ms <= WANTED["forward_ms"]
-            and step_ms <= WANTED["step_ms"]
-        )
-    if errors := [point["error"] for point in points if "error" in point]:
-        record["error"] = f"{len(errors)} points failed, the first: {errors[0]}"
-    return record
+    took = time.monotonic() - begun
+    return {"seconds": took, "problems": forms, "refused": refused, "largest_relative_difference": worst}

@@ -2,7 +2,7 @@
 
 from gpu_lstm.backend import choose
 from gpu_lstm.errors import BackendError, GpuLstmError, InputError
-from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear
+from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, LSTMCell
 
 __version__ = "0.1.0"
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Embedding",
     "GpuLstmError",
     "InputError",
+    "LSTMCell",
     "Linear",
     "choose",
 ]

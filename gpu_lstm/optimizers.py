@@ -43,7 +43,12 @@ class Optimizer:
         }
 
     def update(
-        self, gradients: Params, factor: float = 1.0, max_norm: float | None = None, loss: Array | None = None
+        self,
+        gradients: Params,
+        factor: float = 1.0,
+        max_norm: float | None = None,
+        loss: Array | None = None,
+        loss_scale: float = 1.0,
     ) -> Array | None:
         """Move every parameter by its gradient.
 
@@ -58,11 +63,13 @@ class Optimizer:
             waiting for a device.
         loss : array of shape (), optional
             Where it or the norm is not finite, no parameter moves.
+        loss_scale : float
+            That of the model, a power of two: the gradients are divided by it before all else.
 
         Returns
         -------
         norm : array of shape (), or None
-            Before scaling; None where `max_norm` is.
+            Of the gradients as they are without any scale; None where `max_norm` is.
 
         Raises
         ------
@@ -89,6 +96,7 @@ class Optimizer:
             self.numbers(self.learning_rate * factor),
             max_norm,
             loss,
+            loss_scale,
         )
 
     def numbers(self, rate: float) -> tuple[float, ...]:

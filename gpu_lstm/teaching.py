@@ -29,6 +29,7 @@ from gpu_lstm.backend.base import sum_rows
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_dtype, check_size
 from gpu_lstm.recurrence import reference
+from gpu_lstm.recurrence.contract import split_gates
 
 PARAMETERS = ("Wfh", "Wfx", "bf", "Wih", "Wix", "bi", "Woh", "Wox", "bo", "Wch", "Wcx", "bc")
 """Names of the twelve parameters; the gradient of each has ``_grad`` appended."""
@@ -153,7 +154,7 @@ class LstmLayer:
         seed: int = 0,
     ):
         self.backend = choose(backend)
-        self.dtype = check_dtype(dtype)
+        self.dtype = check_dtype(dtype, ("float32", "float64"))
         self.input_width = check_size("input_width", input_width)
         self.state_width = check_size("state_width", state_width)
         if not (learning_rate > 0 and math.isfinite(learning_rate)):
@@ -212,7 +213,7 @@ class LstmLayer:
         saved = reference.forward(
             self.backend, xp.reshape(z, (1, 1, -1)), weight_h, self.h_list[-1].T, self.c_list[-1].T
         )
-        i, f, g, o = reference.split_gates(saved.gates[0, ...])
+        i, f, g, o = split_gates(saved.gates[0, ...])
         h, c = saved.last
         histories = (self.h_list, self.c_list, self.i_list, self.f_list, self.ct_list, self.o_list)
         for history, row in zip(histories, (h, c, i, f, g, o), strict=True):
@@ -269,7 +270,7 @@ class LstmLayer:
 
         self.delta_h_list, self.delta_c_list = dh_list, dc_list
         self.delta_i_list, self.delta_f_list, self.delta_ct_list, self.delta_o_list = (
-            [_column(xp, reference.split_gates(dz)[gate]) for dz in dz_list] for gate in range(4)
+            [_column(xp, split_gates(dz)[gate]) for dz in dz_list] for gate in range(4)
         )
         self.delta_x_list = [_column(xp, xp.matmul(dz, weight_x)) * s for dz, s in zip(dz_list, slopes, strict=True)]
         dz_rows = xp.concat(dz_list[1:], axis=0)

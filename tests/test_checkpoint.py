@@ -11,7 +11,7 @@ from safetensors.numpy import save as to_bytes
 from gpu_lstm import InputError
 from gpu_lstm.backend import NumpyBackend, compiled
 from gpu_lstm.errors import BackendError
-from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel
+from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel, Regressor
 from gpu_lstm.training import checkpoint
 
 NUMPY = NumpyBackend()
@@ -19,6 +19,7 @@ MAKERS = {
     "text": lambda dtype: LanguageModel(5, 3, 4, 2, dropout=0.1, backend=NUMPY, dtype=dtype, seed=3),
     "series": lambda dtype: Forecaster([0.1], [0.7], [1 / 3], 3, 4, 4, backend=NUMPY, dtype=dtype, seed=3),
     "classify": lambda dtype: Classifier([0.0], [1.0], 3, 4, backend=NUMPY, dtype=dtype, seed=3),
+    "regress": lambda dtype: Regressor([0.0], [1.0], [2.0], [3.0], 4, backend=NUMPY, dtype=dtype, seed=3),
 }
 
 

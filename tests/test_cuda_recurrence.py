@@ -212,11 +212,6 @@ def test_too_many_cells_are_refused_by_name():
         pointwise_cuda.forward(EMULATED, huge, np.zeros((4 * 2**12, 2**12), np.float32), None, None)
 
 
-def test_16_bit_layers_are_refused_by_name():
-    with pytest.raises(InputError, match="dtype is float16; expected one of float32, float64"):
-        LSTM(2, 3, backend=EMULATED, dtype="float16")
-
-
 @needs_emulator
 def test_more_than_2_to_the_31_elements():
     """z of 2^31 + 8192 numbers, of which a step's are touched: address space, hardly any memory."""

@@ -299,6 +299,27 @@ def test_an_update_in_any_order_of_threads():
             np.testing.assert_array_equal(array, first[key])
 
 
+@pytest.mark.parametrize("max_norm", [None, 1.0, 1e6])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_scaled_loss_changes_no_bit_of_an_update(cuda, name, max_norm):
+    for backend in (NUMPY, cuda):
+        found = []
+        for scale in (1.0, 2.0**15):
+            rng = np.random.default_rng(0)
+            params = {n: backend.asarray(rng.standard_normal(shape), "float32") for n, shape in SHAPES.items()}
+            optimizer = make_optimizer(name, backend, params, 0.1)
+            for _ in range(2):
+                gradients = {
+                    n: backend.asarray(rng.standard_normal(shape) * 3, "float32") * np.float32(scale)
+                    for n, shape in SHAPES.items()
+                }
+                norm = optimizer.update(gradients, max_norm=max_norm, loss_scale=scale)
+            norms = [] if norm is None else list(backend.read(norm))
+            found.append([norms, *(on_host(backend, array) for array in {**params, **optimizer.state}.values())])
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 @needs_emulator
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if "16" in dtype])
 @pytest.mark.parametrize("backend", [EMULATED, CHECKED], ids=["fast", "check"])

@@ -16,10 +16,10 @@ from gpu_lstm.backend import CupyBackend, choose, cupy_backend, kernels
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.optimizers import make_optimizer
 from gpu_lstm.recurrence import sequence_cuda
-from tests.emulated import module_of, needs_emulator
+from tests.emulated import DTYPES, dtype_of, module_of, needs_emulator
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
-CUDA_TYPES = {0: np.float32, 1: np.float64, 2: np.float16}
+CUDA_TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: "bfloat16"}
 
 
 class Device:
@@ -81,8 +81,9 @@ class Cublas:
 
         def matrix(address, kind, rows, columns, leading):
             assert leading >= rows
-            size = (leading * (columns - 1) + rows) * np.dtype(CUDA_TYPES[kind]).itemsize
-            memory = np.frombuffer((ctypes.c_char * size).from_address(address), CUDA_TYPES[kind])
+            dtype = dtype_of(CUDA_TYPES[kind])
+            size = (leading * (columns - 1) + rows) * dtype.itemsize
+            memory = np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
             item = memory.itemsize
             return np.lib.stride_tricks.as_strided(memory, (rows, columns), (item, leading * item))
 
@@ -162,6 +163,12 @@ def fake_cupy():
     cupy.ndarray, cupy.RawModule, cupy.__version__ = Located, RawModule, "14.0"
     cupy.asarray = lambda value, dtype=None: np.asarray(value, dtype=dtype).view(Located)
     cupy.asnumpy = lambda array: np.array(array, subok=False)
+
+    def where(condition, x, y):  # CuPy's has no loop for bfloat16
+        result = np.where(condition, x, y)
+        return (result.astype(np.float32) if str(result.dtype) == "bfloat16" else result).view(Located)
+
+    cupy.where = where
     runtime = types.SimpleNamespace(
         CUDARuntimeError=type("CUDARuntimeError", (RuntimeError,), {}),
         getDeviceCount=lambda: 1,
@@ -245,6 +252,41 @@ def test_training_steps_equal_those_on_numpy(cupy):
 
 
 @needs_emulator
+@pytest.mark.parametrize("dtype, limit", [("float16", 4e-3), ("bfloat16", 3e-2)][: len(DTYPES) - 2])
+def test_a_step_in_16_bits_is_close_to_that_of_float64(cupy, dtype, limit):
+    tokens = np.random.default_rng(0).integers(0, 7, (6, 3))
+    oracle = LanguageModel(7, 3, 8, 2, backend=NUMPY, dtype="float64")
+    model = LanguageModel(7, 3, 8, 2, backend=CupyBackend(), dtype=dtype)
+    loss, _, gradients = model.loss(cupy.asarray(tokens))
+    expected_loss, _, expected = oracle.loss(tokens)
+    assert model.backend.read(loss) == pytest.approx((float(expected_loss),), rel=limit)
+    for name, gradient in expected.items():
+        assert relative_error(model.backend.to_numpy(gradients[name]), gradient) < limit, name
+    norm = make_optimizer("adam", model.backend, model.params, 0.01).update(gradients, max_norm=1.0, loss=loss)
+    assert np.isfinite(model.backend.read(norm)).all()
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype, limit", [("float16", 4e-3), ("bfloat16", 3e-2)][: len(DTYPES) - 2])
+def test_unequal_lengths_in_16_bits(cupy, dtype, limit):
+    backend, lengths = CupyBackend(), [3, 6, 1]
+    oracle = LSTM(3, 8, 2, bidirectional=True, backend=NUMPY, tier="reference", dtype="float64")
+    lstm = LSTM(3, 8, 2, bidirectional=True, backend=backend, dtype=dtype)
+    data = problem(oracle, 6, 3)
+    for name, param in oracle.params.items():
+        lstm.params[name][...] = param
+    expected, _, tape = oracle.forward(data["x"], None, lengths)
+    dx, _, gradients = oracle.backward(tape, data["dy"])
+    y, _, tape = lstm.forward(backend.asarray(data["x"], dtype), None, lengths)
+    assert str(y.dtype) == dtype
+    assert relative_error(y.astype(np.float64), expected) < limit
+    found = lstm.backward(tape, backend.asarray(data["dy"], dtype))
+    assert relative_error(found[0].astype(np.float64), dx) < limit
+    for name, gradient in gradients.items():
+        assert relative_error(found[2][name], gradient) < limit, name
+
+
+@needs_emulator
 def test_a_grid_that_is_not_resident_is_refused_and_not_started(cupy, monkeypatch):
     backend = CupyBackend()
     backend.limits = dataclasses.replace(backend.limits, shared_bytes=24 * 1024, capability=80)  # a grid at H = 40
@@ -264,14 +306,14 @@ def test_a_grid_that_is_not_resident_is_refused_and_not_started(cupy, monkeypatc
 @pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)], ids=str)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 3), (5, 1, 3), (5, 4, 1), (1, 4, 1), (2, 3, 5)], ids=str)
 @pytest.mark.parametrize(
-    "dtype, out_dtype", [("float32",) * 2, ("float64",) * 2, ("float16",) * 2, ("float16", "float32")]
+    "dtype, out_dtype", [(dtype,) * 2 for dtype in DTYPES] + [(dtype, "float32") for dtype in DTYPES[2:]]
 )
 def test_cublas_is_asked_for_the_right_product(cupy, shape, transposed, dtype, out_dtype, add):
     rows, columns, depth = shape
     rng = np.random.default_rng(0)
 
     def located(rows, columns, turn, dtype):
-        array = rng.standard_normal((columns, rows) if turn else (rows, columns)).astype(dtype).view(Located)
+        array = rng.standard_normal((columns, rows) if turn else (rows, columns)).astype(dtype_of(dtype)).view(Located)
         return array.T if turn else array
 
     a, b = located(rows, depth, transposed[0], dtype), located(depth, columns, transposed[1], dtype)
@@ -281,7 +323,8 @@ def test_cublas_is_asked_for_the_right_product(cupy, shape, transposed, dtype, o
     backend = CupyBackend()
     assert backend.matmul(a, b, out=out, add=add) is out
     assert backend._cublas.calls == 1
-    np.testing.assert_allclose(np.asarray(out), expected, rtol=1e-3 if "16" in out_dtype else 1e-5, atol=1e-3)
+    limit = {"float16": 1e-3, "bfloat16": 1e-2}.get(out_dtype, 1e-5)
+    np.testing.assert_allclose(np.asarray(out, wide), expected, rtol=limit, atol=max(limit, 1e-3))
 
 
 def test_what_cublas_has_no_form_for_goes_another_way(cupy):

@@ -9,7 +9,7 @@ import pytest
 
 from gpu_lstm import InputError
 from gpu_lstm.data import files, series
-from gpu_lstm.data.series import CO2, autoregression, persistence, read_series, rmse, truth
+from gpu_lstm.data.series import CO2, autoregression, persistence, read_series, rmse, spread, truth
 
 
 @pytest.fixture
@@ -199,3 +199,15 @@ def test_shipped_co2_has_the_known_baselines_over_its_last_fifth():
     actual = truth(data.values, origins, 12)
     assert rmse(autoregression(data.values, origins, 12, fitted), actual) == pytest.approx(1.479, abs=0.002)
     assert rmse(persistence(data.values, origins, 12), actual) == pytest.approx(2.028, abs=0.002)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e20, 1e-300])
+@pytest.mark.parametrize("steps", [1, 3, 10, 1000])
+def test_a_column_that_never_changes_has_spread_1(value, steps):
+    changing = np.arange(steps) if steps > 1 else np.zeros(1)
+    assert spread(np.column_stack([np.full(steps, value), changing]))[0] == 1
+
+
+def test_a_small_change_on_a_large_level_is_no_rounding():
+    rows = 1e6 + np.array([[0.0], [1e-6]])
+    assert spread(rows) == pytest.approx([5e-7], rel=1e-3)

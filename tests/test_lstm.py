@@ -330,7 +330,7 @@ def test_bad_gradients_are_refused():
         (dict(hidden_size=2.5), "hidden_size is 2.5; expected a whole number"),
         (dict(num_layers=True), "num_layers is True; expected a whole number"),
         (dict(dropout=1.0), r"dropout is 1.0; expected a probability in \[0, 1\)"),
-        (dict(dtype="float16"), "dtype is float16; expected one of float32, float64"),
+        (dict(dtype="float8"), "dtype is float8; expected one of float32, float64, float16, bfloat16"),
         (dict(tier="warp"), "tier is 'warp'; expected auto, reference"),
         (dict(backend="tpu"), "backend is 'tpu'; expected auto, numpy"),
     ],

@@ -1,11 +1,11 @@
-"""The three models: gradients by value, carried state, sampling, forecasts, and PyTorch's names for it all."""
+"""The models: gradients by value, carried state, sampling, forecasts, and PyTorch's names for it all."""
 
 import numpy as np
 import pytest
 
 from gpu_lstm import InputError
 from gpu_lstm.checks import central_differences
-from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel
+from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel, Regressor
 from gpu_lstm.optimizers import Adam
 from gpu_lstm.training import checkpoint
 
@@ -27,6 +27,12 @@ def forecaster(dtype="float64", **more):
 def classifier(dtype="float64", **more):
     arguments = {**FEATURES, "num_classes": 4, "hidden_size": 3, "num_layers": 2, **more}
     return Classifier(**arguments, dtype=dtype, backend="numpy")
+
+
+def regressor(dtype="float64", **more):
+    units = {"target_mean": [1.0, -3.0], "target_spread": [2.0, 0.5]}
+    arguments = {**FEATURES, **units, "hidden_size": 3, "num_layers": 2, **more}
+    return Regressor(**arguments, dtype=dtype, backend="numpy")
 
 
 def numbers(*shape, seed=0):
@@ -69,12 +75,22 @@ def test_every_gradient_of_the_classifier(seed, bidirectional):
     check_gradients(model, lambda: model.loss(x, LENGTHS, np.array([0, 3, 1]), seed))
 
 
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_gradient_of_the_regressor(seed, bidirectional, loss):
+    model = regressor(dropout=0.4, bidirectional=bidirectional)
+    x, targets = numbers(5, 3, 3), numbers(3, 2, seed=1)
+    check_gradients(model, lambda: model.loss(x, LENGTHS, targets, loss, seed))
+
+
 LOSSES = {
     "text": lambda model, seed: model.loss(tokens(20, 4), None, seed),
     "series": lambda model, seed: model.loss(numbers(20, 4, 2), 2, "mse", seed),
     "classify": lambda model, seed: model.loss(numbers(5, 3, 3), LENGTHS, np.array([0, 3, 1]), seed),
+    "regress": lambda model, seed: model.loss(numbers(5, 3, 3), LENGTHS, numbers(3, 2), "mse", seed),
 }
-MAKERS = {"text": language, "series": forecaster, "classify": classifier}
+MAKERS = {"text": language, "series": forecaster, "classify": classifier, "regress": regressor}
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -432,3 +448,54 @@ def test_a_classifier_learns_which_half_is_larger():
     for _ in range(60):
         optimizer.update(model.loss(x, lengths, labels)[1])
     assert np.mean(model.logits(x, lengths).argmax(axis=1) == labels) >= 0.95
+
+
+# -- regressor --------------------------------------------------------------------------------------------
+
+
+def test_the_loss_of_a_regressor_is_in_units_of_the_targets_spread():
+    model, x, targets = regressor(dropout=0.5), numbers(5, 3, 3), numbers(3, 2, seed=1)
+    error = (model.predict(x, LENGTHS) - targets) / np.array([2.0, 0.5])
+    assert float(model.loss(x, LENGTHS, targets)[0]) == pytest.approx(np.mean(error**2), abs=1e-12)
+
+
+def test_targets_in_other_units_change_nothing_but_the_units():
+    model = regressor()
+    other = regressor(target_mean=[10.0, -30.0], target_spread=[20.0, 5.0])
+    x = numbers(5, 3, 3)
+    np.testing.assert_allclose(other.predict(x, LENGTHS), 10 * model.predict(x, LENGTHS), atol=1e-12)
+
+
+@pytest.mark.parametrize("targets", [numbers(3), numbers(3, 1), numbers(2, 2), [["a", "b"]] * 3])
+def test_targets_of_another_shape_or_kind_are_refused(targets):
+    with pytest.raises(InputError, match="targets "):
+        regressor().loss(numbers(5, 3, 3), LENGTHS, targets)
+
+
+def test_a_regressor_s_unknown_loss_is_refused():
+    with pytest.raises(InputError, match="loss is 'mape'; expected one of mse"):
+        regressor().loss(numbers(5, 3, 3), LENGTHS, numbers(3, 2), "mape")
+
+
+def test_a_saved_regressor_is_a_torch_model(tmp_path, torch):
+    model, x = regressor(), numbers(5, 3, 3)
+    parts = {"lstm": torch.nn.LSTM(3, 3, 2, bidirectional=True), "head": torch.nn.Linear(6, 2)}
+    module = in_torch(torch, model, tmp_path / "m.safetensors", parts)
+    inputs = torch.from_numpy((x - model.mean) / model.spread)
+    with torch.no_grad():
+        head = module.head(module.lstm(inputs)[0].mean(dim=0)).numpy()
+    expected = head * np.array([2.0, 0.5]) + np.array([1.0, -3.0])
+    np.testing.assert_allclose(model.predict(x, np.full(3, 5)), expected, atol=1e-12)
+
+
+def test_a_regressor_learns_sums_and_largest_values():
+    rng = np.random.default_rng(0)
+    x, lengths = rng.normal(size=(6, 64, 1)), rng.integers(3, 7, 64)
+    kept = [x[:length, b, 0] for b, length in enumerate(lengths)]
+    targets = np.array([[part.sum(), part.max()] for part in kept])
+    model = Regressor([0.0], [1.0], targets.mean(axis=0).tolist(), targets.std(axis=0).tolist(), 16, backend="numpy")
+    optimizer = Adam(model.backend, model.params, 0.02)
+    for _ in range(150):
+        optimizer.update(model.loss(x, lengths, targets)[1])
+    error = (model.predict(x, lengths) - targets) / targets.std(axis=0)
+    assert np.all(np.mean(error**2, axis=0) < 0.1)

@@ -39,8 +39,20 @@ JOBS = {
         "text", CONFIGS["text"] | {"hidden_size": 256}, "float32", "sgd", steps=400, batch=64, recompute=True
     ),
     "text, float64": Job("text", CONFIGS["text"] | {"dropout": 0.0}, "float64", "rmsprop", steps=64, batch=64),
+    "text, float16": Job("text", CONFIGS["text"], "float16", "adam", steps=128, batch=64, widened=True),
+    "text, bfloat16, recompute": Job(
+        "text",
+        CONFIGS["text"] | {"hidden_size": 256},
+        "bfloat16",
+        "sgd",
+        steps=400,
+        batch=64,
+        recompute=True,
+        widened=True,
+    ),
     "series": Job("series", CONFIGS["series"], "float32", "adamw", steps=256, batch=64),
     "classify": Job("classify", CONFIGS["classify"], "float32", "adamw", steps=120, batch=96),
+    "classify, bfloat16": Job("classify", CONFIGS["classify"], "bfloat16", "adamw", steps=120, batch=96, widened=True),
 }
 
 MEASURE = """

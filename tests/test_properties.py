@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gpu_lstm import GpuLstmError
 from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear
 from gpu_lstm.losses import huber, mean_absolute, mean_squared, softmax_cross_entropy
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel
+from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor
 from gpu_lstm.optimizers import OPTIMIZERS, clip_by_global_norm, make_optimizer
 from gpu_lstm.recurrence import runnable_tiers
 from tests.support import NUMPY
@@ -128,6 +128,19 @@ def classifier_case():
     }
 
 
+def regressor_case():
+    def call(x, lengths, targets):
+        model = Regressor([0] * 3, [1] * 3, [0] * 2, [1] * 2, 5, backend=NUMPY)
+        loss, gradients = model.loss(x, lengths, targets)
+        return [loss, *gradients.values(), model.predict(x, lengths)]
+
+    return call, {
+        "x": rng().normal(size=(6, 4, 3)),
+        "lengths": np.array([6, 1, 3, 5]),
+        "targets": normal(4, 2),
+    }
+
+
 def of_tier(tier):
     return lambda: lstm_case(tier)
 
@@ -141,6 +154,8 @@ CASES = {
     "LSTM two layers": lambda: lstm_case(num_layers=2, dropout=0.3),
     "LSTM both directions": lambda: lstm_case(bidirectional=True, num_layers=2),
     "LSTM recompute": lambda: lstm_case(recompute=True),
+    "LSTM cells": lambda: lstm_case(peepholes=True, clip=0.8, cell_clip=0.9, zoneout_h=0.1, recurrent_dropout=0.2),
+    "LSTM layer norm": lambda: lstm_case(layer_norm=True, coupled=True, hard_sigmoid=True, weight_dropout=0.2, heads=5),
     "Linear": linear_case,
     "Embedding": embedding_case,
     "Dropout": dropout_case,
@@ -152,6 +167,7 @@ CASES = {
     "LanguageModel": language_case,
     "Forecaster": forecaster_case,
     "Classifier": classifier_case,
+    "Regressor": regressor_case,
 }
 ARGUMENTS = [(name, argument) for name, make in CASES.items() for argument in make()[1]]
 OVERWRITTEN = {("softmax_cross_entropy", "logits")}
@@ -299,7 +315,11 @@ def plain_result(name, call, arrays, argument, wrong):
         expected = arrays[argument]
         if isinstance(wrong, np.ma.MaskedArray) or read.dtype.kind not in "iuf":
             return None
-        if (read.dtype.kind == "f") != (expected.dtype.kind == "f") and name != "Forecaster" and argument != "x":
+        if (
+            (read.dtype.kind == "f") != (expected.dtype.kind == "f")
+            and name not in ("Forecaster", "Regressor")
+            and argument != "x"
+        ):
             return None
         return call(**(copies(arrays) | {argument: read.astype(read.dtype.newbyteorder("="))}))
     except GpuLstmError:

@@ -11,8 +11,7 @@ import pytest
 
 from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.backend.cuda import Device
-from gpu_lstm.recurrence import reference
-from tests.emulated import EmulatedBackend, needs_emulator
+from tests.emulated import DTYPES, EmulatedBackend, needs_emulator
 from tests.support import NUMPY, relative_error
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +29,9 @@ def benchmark(name):
         os.environ.update(kept)
 
 
-gpu_model, run_on_gpu, sequence_on_gpu = map(benchmark, ("gpu_model", "run_on_gpu", "sequence_on_gpu"))
+NAMES = ("compare_model", "gpu_model", "on_gpu", "run_on_gpu", "sequence_on_gpu", "tables")
+compare_model, gpu_model, on_gpu, run_on_gpu, sequence_on_gpu, tables = map(benchmark, NAMES)
+Budget, Case = on_gpu.Budget, sequence_on_gpu.Case
 SMALL = Device(multiprocessors=9, shared_bytes=40 * 1024, capability=90)
 
 
@@ -49,7 +50,9 @@ def test_without_a_gpu_it_is_refused_in_one_line(monkeypatch, capsys):
     assert "CuPy is not installed" in said.err
 
 
-@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--device", "-1"], ["--only", "all"], ["--rounds", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["--rounds", "0"], ["--device", "-1"], ["--only", "all"], ["--rounds", "x"], ["--seconds", "0"]]
+)
 def test_bad_arguments_are_refused(arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run_on_gpu", *arguments])
     with pytest.raises(SystemExit, match="2"):
@@ -58,7 +61,7 @@ def test_bad_arguments_are_refused(arguments, monkeypatch, capsys):
 
 @needs_emulator
 def test_bandwidth_counts_the_bytes_of_every_kernel():
-    record = run_on_gpu.bandwidth(EmulatedBackend(), rounds=1, cells=16, steps=2)
+    record = run_on_gpu.bandwidth(EmulatedBackend(), Budget(1), cells=16, steps=2)
     measured = {(point["dtype"], point["kernel"]) for point in record["points"] if "kernel" in point}
     assert {("float32", "training"), ("float64", "backward"), ("float16", "inference")} <= measured
     for point in record["points"]:
@@ -70,17 +73,17 @@ def test_bandwidth_counts_the_bytes_of_every_kernel():
 @needs_emulator
 def test_training_compares_results_before_it_measures(monkeypatch):
     backend = EmulatedBackend()
-    record = run_on_gpu.training(backend, rounds=1, size=(3, 2, 4, 5))
+    record = run_on_gpu.training(backend, Budget(1), Case(3, 2, 4, 5))
     assert record["largest_relative_difference"]["pointwise"] < 1e-5
     assert record["times_faster_than_reference"]["reference"] == 1
-    monkeypatch.setattr(run_on_gpu, "TOLERANCE", 0.0)
-    with pytest.raises(RuntimeError, match=r"results differ by .*; expected less than"):
-        run_on_gpu.training(backend, rounds=1, size=(3, 2, 4, 5))
+    monkeypatch.setitem(sequence_on_gpu.TOLERANCE, "float32", 0.0)
+    with pytest.raises(RuntimeError, match=r"results at T=3 B=2 D=4 H=5 float32 differ by .*; expected less than"):
+        run_on_gpu.training(backend, Budget(1), Case(3, 2, 4, 5))
 
 
 @needs_emulator
 def test_costs_of_waiting_are_measured_beside_what_the_model_takes():
-    record = sequence_on_gpu.costs(EmulatedBackend(limits=SMALL), rounds=1, count=20)
+    record = sequence_on_gpu.costs(EmulatedBackend(limits=SMALL), Budget(1), count=20)
     assert record["cluster_barrier_expected_us"] == 0.2
     assert {
         "block_barrier_us",
@@ -90,85 +93,254 @@ def test_costs_of_waiting_are_measured_beside_what_the_model_takes():
         "read_in_cluster_us",
     } <= record.keys()
     old = EmulatedBackend(limits=Device(multiprocessors=2, shared_bytes=40 * 1024, capability=80))
-    assert "cluster_barrier_us" not in sequence_on_gpu.costs(old, rounds=1, count=20)
+    assert "cluster_barrier_us" not in sequence_on_gpu.costs(old, Budget(1), count=20)
+
+
+# -- layers against PyTorch -------------------------------------------------------------------------------------------
+
+CASES = [
+    Case(5, 3, 4, 8),
+    Case(5, 3, 4, 8, layers=3),
+    Case(9, 4, 4, 8, packed=True),
+    Case(5, 3, 4, 8, directions=2),
+    Case(9, 4, 4, 8, layers=3, directions=2, packed=True),
+]
 
 
 @needs_emulator
-def test_a_training_step_of_the_sequence_tier_is_that_of_the_layer():
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_same_case_in_pytorch_has_the_same_results(case):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     backend = EmulatedBackend(limits=SMALL)
-    layer = sequence_on_gpu.Layer(backend, (3, 2, 5, "float32"))
-    results = layer.step()
-    x, w_ih, w_hh, dy = (
-        a.astype(np.float64) for a in (layer.x, layer.weight_ih, layer.weight_hh, np.asarray(layer.dy))
-    )
-    saved = reference.forward(NUMPY, (x @ w_ih.T).reshape(3, 2, 20), w_hh, None, None)
-    dz = reference.backward(NUMPY, saved, dy, None, None)[0].reshape(6, 20)
-    expected = {"y": saved.outputs, "dx": dz @ w_ih, "dw_ih": dz.T @ x, "db": dz.sum(axis=0)}
-    expected["dw_hh"] = dz.T @ saved.before.reshape(6, 5)
-    for name, array in expected.items():
-        assert relative_error(results[name], array) < 1e-5, name
+    ours = sequence_on_gpu.Ours(backend, case)
+    theirs = sequence_on_gpu.Torch(ours, torch, "cpu").results()
+    assert set(theirs) == {"y", "dx", *ours.lstm.params}
+    assert sequence_on_gpu.disagreement(backend, ours.step(), theirs, case) < 1e-5
+    for name in theirs:
+        wrong = ours.step() | {name: -ours.step()[name]}
+        with pytest.raises(RuntimeError, match="differ by"):
+            sequence_on_gpu.disagreement(backend, wrong, theirs, case)
 
 
 @needs_emulator
-def test_the_grid_records_layouts_expectations_and_refusals(capsys):
-    grid = [(2, 1, 8, "float32"), (2, 3, 700, "float32"), (2, 1, 8, "float16")]
-    record = sequence_on_gpu.against_torch(EmulatedBackend(limits=SMALL), 1, grid)
-    fine, refused, _ = record["points"]
+@pytest.mark.parametrize("dtype", DTYPES[2:])
+def test_both_sides_get_numbers_that_16_bits_have(dtype):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    backend, case = EmulatedBackend(limits=SMALL), Case(5, 3, 4, 8, dtype, packed=True)
+    ours = sequence_on_gpu.Ours(backend, case)
+    theirs = sequence_on_gpu.Torch(ours, torch, "cpu")
+    for name, param in ours.lstm.params.items():
+        np.testing.assert_array_equal(theirs.params[name].detach().float().numpy(), param)
+    y, tape = ours.forward()
+    del tape
+    expected, lengths = torch.nn.utils.rnn.pad_packed_sequence(theirs.forward())
+    np.testing.assert_array_equal(lengths, case.lengths)
+    expected = expected.detach().float().numpy()
+    assert relative_error(y.astype(np.float32), expected) < sequence_on_gpu.TOLERANCE[dtype]
+
+
+def test_lengths_are_unequal_and_the_longest_is_all_steps():
+    lengths = Case(64, 30, 4, 8, packed=True).lengths
+    assert lengths.max() == 64
+    assert lengths.min() >= 16
+    assert len(set(lengths)) > 10
+    assert Case(64, 30, 4, 8).lengths is None
+
+
+def test_the_most_telling_cases_come_first():
+    cases = sequence_on_gpu.grid()
+    assert cases[:2] == [sequence_on_gpu.PUBLISHED, Case(256, 64, 512, 512, "bfloat16")]
+    assert len(set(cases)) == len(cases) > 3 * 4 * 6 * 3
+    assert {Case(*size) for size in sequence_on_gpu.STANDARD} < set(cases)
+    first = sequence_on_gpu.shapes()[:4]
+    assert {str(case).split(" bfloat16")[1] for case in first} == {
+        ", 3 layers", ", packed", ", 2 directions", ", 3 layers, 2 directions, packed",
+    }  # fmt: skip
+
+
+@needs_emulator
+def test_the_grid_records_layouts_expectations_and_what_failed(monkeypatch, capsys):
+    cases = [Case(2, 1, 8, 8), Case(2, 3, 700, 700), Case(2, 1, 8, 8, "float16"), Case(2, 2, 8, 8, layers=2)]
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(sequence_on_gpu, "TF32", {})
+    real = sequence_on_gpu.Ours
+
+    def fails(backend, case, **more):
+        if case.layers == 2:
+            raise MemoryError("no room")
+        return real(backend, case, **more)
+
+    monkeypatch.setattr(sequence_on_gpu, "Ours", fails)
+    record = sequence_on_gpu.against_torch(EmulatedBackend(limits=SMALL), Budget(1), cases, 20)
+    fine, large, short, failed = record["points"]
     assert "us a step expected" in fine["forward"]["layout"]
     assert fine["forward"]["floor_us_a_step"] > 0
-    assert fine["seconds"]["ours_forward"] > 0
-    assert "does not fit on chip" in refused["refused"]
-    assert "does not fit on chip" in capsys.readouterr().out
-    assert "ours alone" in record["missing"]
-    assert sequence_on_gpu.PUBLISHED in list(sequence_on_gpu.problems())
-    assert "no sequence kernels" in sequence_on_gpu.against_torch(NUMPY, 1)["missing"]
+    assert fine["seconds"].keys() == {"ours", "ours_forward", "ours_tf32"}
+    assert 0 < fine["seconds"]["ours"]["low"] <= fine["seconds"]["ours"]["median"]
+    assert (fine["clock"], fine["rounds"], fine["tier"]) == ("wall", 1, "sequence")
+    assert "does not fit on chip" in large["forward"]["layout"]
+    assert large["tier"] == "pointwise"
+    assert short["seconds"].keys() == {"ours", "ours_forward"}
+    assert failed["error"] == "MemoryError: no room"
+    assert record["error"] == "1 points failed, the first: MemoryError: no room"
+    assert "PyTorch is not installed: ours alone" in record["missing"]
+    assert record["left_out"] == 0
+    assert "T=2 B=3 D=700 H=700 float32" in capsys.readouterr().out
+    assert "no sequence kernels" in sequence_on_gpu.against_torch(NUMPY, Budget(1))["missing"]
+
+
+@needs_emulator
+def test_the_grid_is_compared_with_pytorch_where_it_is_there():
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    cases = [Case(4, 2, 8, 8), Case(4, 2, 8, 8, "float16", packed=True)]
+    record = sequence_on_gpu.against_torch(EmulatedBackend(limits=SMALL), Budget(1), cases, 20)
+    one, other = record["points"]
+    assert one["seconds"].keys() == {"ours", "ours_forward", "torch", "torch_forward", "torch_tf32"}
+    assert one["ratio"] == one["seconds"]["torch"]["median"] / one["seconds"]["ours"]["median"]
+    assert 0 < other["largest_relative_difference"] < sequence_on_gpu.TOLERANCE["float16"]
+    assert record["slowest_ratio"] == min(one["ratio"], other["ratio"])
+    assert "reached" in record
+
+
+@needs_emulator
+def test_when_the_time_is_up_what_is_left_is_counted():
+    cases = [Case(2, 1, 8, 8), Case(2, 2, 8, 8)]
+    record = sequence_on_gpu.against_torch(EmulatedBackend(limits=SMALL), Budget(1, seconds=0.0), cases, 20)
+    assert (record["points"], record["left_out"]) == ([], 2)
+    times, _ = on_gpu.alternating(NUMPY, {"a": lambda: None}, Budget(5, seconds=0.0))
+    assert times["rounds"] == 1
+    times, medians = on_gpu.alternating(NUMPY, {"a": lambda: None, "b": lambda: None}, Budget(5))
+    assert times["rounds"] == 5
+    assert medians == {side: found["median"] for side, found in times["seconds"].items()}
+
+
+# -- models against PyTorch -------------------------------------------------------------------------------------------
+
+
+@needs_emulator
+def test_models_are_trained_beside_pytorch_in_every_dtype(monkeypatch):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)  # it has no float16 LSTM on a CPU
+    sizes = [({"embedding_size": 4, "hidden_size": 8, "num_layers": 2}, 2, 4)]
+    record = compare_model.on_gpu(EmulatedBackend(limits=SMALL), Budget(1), sizes)
+    assert [point["dtype"] for point in record["points"]] == ["bfloat16", "float16", "float32"]
+    for point in record["points"]:
+        assert "error" not in point
+        assert len(point["first_losses"]["ours"]) == len(point["first_losses"]["torch"]) == compare_model.CHECKED_STEPS
+        assert point["characters_per_second"]["ours"] == pytest.approx(8 / point["seconds"]["ours"]["median"])
+        assert point["num_layers"] == 2
+    assert record["left_out"] == 0
+    assert record["geometric_mean_ratio"] > 0
+
+
+@needs_emulator
+def test_losses_that_differ_are_told(monkeypatch):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    real = compare_model.our_training
+
+    def doubled(task):
+        step = real(task)
+        return lambda: 2 * step()
+
+    monkeypatch.setattr(compare_model, "our_training", doubled)
+    record = compare_model.on_gpu(EmulatedBackend(limits=SMALL), Budget(1), [({"hidden_size": 8}, 2, 4)])
+    assert record["error"].startswith("first losses differ")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    record = compare_model.on_gpu(EmulatedBackend(limits=SMALL), Budget(1), [({"hidden_size": 8}, 2, 4)])
+    assert record["missing"] == "PyTorch is not installed: ours alone"
+    assert "ratio" not in record["points"][0]
+
+
+# -- the rest ---------------------------------------------------------------------------------------------------------
 
 
 @needs_emulator
 def test_the_soak_compares_the_tiers(monkeypatch):
     backend = EmulatedBackend(limits=SMALL)
-    record = sequence_on_gpu.soak(backend, 1, 3.0, (4, 4, 12, ""))
+    record = sequence_on_gpu.soak(backend, Budget(1, 3.0), (4, 4, 12))
     assert sum(record["problems"].values()) > 0
     assert 0 < record["largest_relative_difference"] < 1e-1
     monkeypatch.setattr(sequence_on_gpu, "SOAK_TOLERANCE", {"float32": 0.0, "float16": 0.0})
     with pytest.raises(RuntimeError, match=r"the tiers differ by .* at T=\d+, B="):
-        sequence_on_gpu.soak(backend, 1, 3.0, (4, 4, 12, ""))
-    assert "no sequence kernels" in sequence_on_gpu.soak(NUMPY, 1)["missing"]
+        sequence_on_gpu.soak(backend, Budget(1, 3.0), (4, 4, 12))
+    assert "no sequence kernels" in sequence_on_gpu.soak(NUMPY, Budget())["missing"]
 
 
 def test_a_part_that_fails_is_recorded_and_the_others_go_on(monkeypatch, tmp_path, capsys):
-    def broken(backend, rounds):
+    def broken(backend, budget):
         raise RuntimeError("no such thing")
 
-    fine = {"kernel": {"status": 0}}
-    monkeypatch.setattr(run_on_gpu, "PARTS", {"tests": broken, "torch": lambda backend, rounds: fine})
+    given = []
+
+    def fine(backend, budget):
+        given.append(budget)
+        return {"kernel": {"status": 0}, "left_out": 3}
+
+    monkeypatch.setattr(run_on_gpu, "PARTS", {"tests": (broken, 10), "shapes": (fine, 20)})
     out = tmp_path / "record.json"
-    record = run_on_gpu.run(Named(), ["tests", "torch"], 1, out)
+    record = run_on_gpu.run(Named(), ["tests", "shapes"], 7, out)
     assert json.loads(out.read_text()) == record
-    assert record["tests"] == {"error": "RuntimeError: no such thing"}
-    assert record["torch"] == fine
+    assert record["tests"]["error"] == "RuntimeError: no such thing"
+    assert record["shapes"]["kernel"] == {"status": 0}
+    assert record["shapes"]["took_seconds"] >= 0
+    assert (given[0].rounds, given[0].seconds) == (7, 20)
+    run_on_gpu.run(Named(), ["shapes"], 7, out, 5.0)
+    assert given[1].seconds == 5
     assert {"date", "device", "python", "numpy", "revision", "command"} <= record.keys()
+    assert record["gpu"] == Named().describe()
+    assert "| `record.json` |" in tables.files(tmp_path)
     assert run_on_gpu.failed(record["tests"])
-    assert not run_on_gpu.failed(record["torch"])
+    assert not run_on_gpu.failed(record["shapes"])
     assert run_on_gpu.failed({"pytest": {"status": 1}})
-    assert "error: RuntimeError: no such thing" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "error: RuntimeError: no such thing" in said
+    assert "no time for 3 points; kernel: status 0" in said
+
+
+def test_all_parts_fit_into_calls_of_ten_minutes_and_half_an_hour_or_so():
+    calls = [line.split("--only ")[1].split() for line in run_on_gpu.__doc__.splitlines() if "--only" in line]
+    calls = [[word for word in call if word in run_on_gpu.PARTS] for call in calls[:4]]
+    assert sorted(name for call in calls for name in call) == sorted(run_on_gpu.PARTS)
+    assert all(sum(run_on_gpu.PARTS[name][1] for name in call) <= 570 for call in calls)
+    assert sum(limit for _, limit in run_on_gpu.PARTS.values()) <= 32 * 60
 
 
 def test_a_command_is_recorded_with_what_it_said():
     good = run_on_gpu.run_command([sys.executable, "-c", "print('a'); print('b')"])
     assert good["status"] == 0
     assert good["said"] == ["b"]
-    bad = run_on_gpu.run_command([sys.executable, "-c", "print('a'); raise SystemExit('c')"])
+    bad = run_on_gpu.run_command([sys.executable, "-c", "print('a', flush=True); raise SystemExit('c')"])
     assert bad["status"] == 1
     assert bad["said"] == ["a", "c"]
+
+
+def test_a_command_that_takes_too_long_is_stopped():
+    program = "print('begun', flush=True)\nimport time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('ended')"
+    record = run_on_gpu.run_command([sys.executable, "-c", program], 2.0)
+    assert record["stopped"] == "after 2 s, its time"
+    assert record["said"][-1] == "ended"
+
+
+def test_the_bench_s_record_is_taken_over(monkeypatch):
+    def instead(command, seconds):
+        folder = Path(command[command.index("--out") + 1])
+        record = {"format": 1, "points": [{"a": 1}] * points, "machines": []}
+        (folder / "record.json").write_text(json.dumps(record))
+        return {"command": "", "status": 130, "stopped": "after 2 s, its time"}
+
+    monkeypatch.setattr(run_on_gpu, "run_command", instead)
+    for points, status in ((1, 0), (0, 130)):
+        record = run_on_gpu.bench(NUMPY, Budget())
+        assert record["bench"]["status"] == status
+        assert record["bench"]["command"].endswith("-m gpu_lstm bench --grid full --backend numpy")
+        assert len(record["record"]["points"]) == points
 
 
 def test_what_is_missing_is_recorded(monkeypatch):
     monkeypatch.setattr(run_on_gpu.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(run_on_gpu.shutil, "which", lambda name: None)
-    backend = NumpyBackend()
-    assert run_on_gpu.against_torch(backend, 1) == {"missing": "PyTorch is not installed"}
-    assert "not installed" in run_on_gpu.sanitizers(backend, 1)["missing"]
+    assert "not installed" in run_on_gpu.sanitizers(NumpyBackend(), Budget())["missing"]
 
 
 def test_the_tests_it_names_are_there():

@@ -419,7 +419,7 @@ ONES, ERROR = np.ones((3, 1)), np.ones((2, 1))
         (lambda: LstmLayer(3, 1.5, 0.1), "state_width is 1.5; expected a whole number of at least 1"),  # type: ignore[arg-type]
         (lambda: LstmLayer(3, 2, 0), "learning_rate is 0; expected a number above 0"),
         (lambda: LstmLayer(3, 2, float("nan")), "learning_rate is nan; expected a number above 0"),
-        (lambda: LstmLayer(3, 2, 0.1, dtype="int32"), "dtype is int32; expected one of float32, float64"),
+        (lambda: LstmLayer(3, 2, 0.1, dtype="float16"), "dtype is float16; expected one of float32, float64"),
         (lambda: make().forward(np.ones((5, 1))), "x has shape (5, 1); expected (input_width=3, 1)"),
         (lambda: make().forward(np.ones(3)), "x has shape (3,); expected (input_width=3, 1)"),
         (lambda: make().forward([[1], [2, 3], [4]]), "x is uneven; expected (input_width=3, 1) numbers"),

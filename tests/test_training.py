@@ -386,7 +386,7 @@ def test_both_checkpoints_describe_the_model_and_the_run(tmp_path):
     [
         ("epochs", 0),
         ("epochs", 1.5),
-        ("validations", 0),
+        ("validations", -1),
         ("patience", -1),
         ("warm_up", -1),
         ("clip", 0),

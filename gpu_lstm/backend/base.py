@@ -13,14 +13,15 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from gpu_lstm.backend.kernels import Kernel, Launch
+from gpu_lstm.backend.kernels import ARITHMETIC, Kernel, Launch
 from gpu_lstm.errors import BackendError, InputError
 
 Array = Any
 """An array of a backend's namespace: ``numpy.ndarray``, ``cupy.ndarray``, ..."""
 
-DTYPES = ("float32", "float64")
-"""Computing types of layers and models. The recurrence's CUDA tiers and kernels store in float16 and bfloat16 too."""
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+"""Types of layers and models. With the two of 16 bits, activations, their gradients and what products take are stored
+in them; sums, cell states, parameters and the parameters' gradients are float32."""
 
 
 class Rule(Protocol):
@@ -112,8 +113,21 @@ class Backend:
         return x
 
     def dtype(self, name: str) -> Any:
-        """The namespace's dtype object of that name."""
-        return self.xp.bool if name == "bool" else getattr(self.xp, name)
+        """The namespace's dtype object of that name.
+
+        Raises
+        ------
+        BackendError
+            The backend has none.
+        """
+        if not hasattr(self.xp, name):
+            raise BackendError(f"backend {self.name} has no dtype {name}")
+        return getattr(self.xp, name)
+
+    def widened(self, x: Array) -> Array:
+        """x in the dtype of its sums: a copy in float32 where it is stored in 16 bits, else x itself."""
+        wide = ARITHMETIC.get(str(x.dtype), "")
+        return x if wide in ("", str(x.dtype)) else self.asarray(x, wide)
 
     def require_range(self, name: str, index: Array, size: int, what: str, besides: int | None = None) -> None:
         """Check that the whole numbers of `index` are in 0..size-1, or equal to `besides`.
@@ -161,16 +175,23 @@ class Backend:
         out[...] = out + c if add else c
         return out
 
-    def product(self, a: Array, b: Array, bias: Array | None = None) -> Array:
-        """``a @ b``, plus `bias` on every row, of large matrices; a new array."""
-        c = self.xp.matmul(a, b)
+    def product(self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None) -> Array:
+        """``a @ b``, plus `bias` on every row, of large matrices; a new array.
+
+        Sums of 16-bit numbers are in float32, and rounded once; not at all where `dtype` is float32.
+        """
+        c = self.xp.matmul(self.widened(a), self.widened(b))
         if bias is not None:
             c += bias
-        return c
+        return self.xp.astype(c, a.dtype if dtype is None else self.dtype(dtype), copy=False)
 
     def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:
-        """``dy.T @ x`` for each x of `inputs`, (N, K) each, and the sum of the rows of `dy` (N, M)."""
-        return [self.xp.matmul(dy.T, x) for x in inputs], sum_rows(self.xp, dy)
+        """``dy.T @ x`` for each x of `inputs`, (N, K) each, and the sum of the rows of `dy` (N, M).
+
+        They stay in the dtype of the sums: float32 for 16-bit arrays.
+        """
+        dy = self.widened(dy)
+        return [self.xp.matmul(dy.T, self.widened(x)) for x in inputs], sum_rows(self.xp, dy)
 
     def tanh(self, x: Array, out: Array) -> Array:
         """``out[...] = tanh(x)``; `out` may be `x`."""
@@ -269,6 +290,7 @@ class Backend:
         numbers: Sequence[float],
         max_norm: float | None,
         loss: Array | None,
+        loss_scale: float = 1.0,
     ) -> Array | None:
         """One step of an optimizer over all parameters, in place.
 
@@ -283,18 +305,20 @@ class Backend:
             Gradients are scaled so that their joint norm is at most this; nothing moves where the norm isn't finite.
         loss : array of shape () or None
             Nothing moves where it isn't finite.
+        loss_scale : float
+            Gradients are divided by it first.
 
         Returns
         -------
         norm : array of shape (), or None
-            Before scaling; None where `max_norm` is.
+            Divided by `loss_scale`, but not limited yet; None where `max_norm` is.
         """
-        norm = None if max_norm is None else self.norm(gradients)
+        norm = None if max_norm is None else self.norm(gradients) / loss_scale
         if not all(math.isfinite(float(number)) for number in (norm, loss) if number is not None):
             return norm
         size = 0.0 if norm is None else float(norm)
         scale = 1.0 if max_norm is None or size <= max_norm else max_norm / size
-        self.move(optimizer, params, gradients, states, numbers, scale)
+        self.move(optimizer, params, gradients, states, numbers, scale / loss_scale)
         return norm
 
     def move(
@@ -337,13 +361,36 @@ class Backend:
         return {"backend": self.name, "namespace": self.xp.__name__}
 
 
-def sum_rows(xp: Any, rows: Array) -> Array:
-    """Sum over the first axis of (N, M), in blocks of 64 rows and then over them: the rounding errors stay small."""
+def sum_rows(xp: Any, rows: Array, dtype: Any = None) -> Array:
+    """Sum over the first axis of (N, M), in blocks of 64 rows and then over them: the rounding errors stay small.
+
+    The sums have `dtype`, if given.
+    """
+    dtype = rows.dtype if dtype is None else dtype
     whole = rows.shape[0] // 64 * 64
-    total = xp.sum(rows[whole:, :], axis=0)
+    total = xp.sum(rows[whole:, :], axis=0, dtype=dtype)
     if whole:
-        total += xp.sum(xp.sum(xp.reshape(rows[:whole, :], (whole // 64, 64, rows.shape[1])), axis=1), axis=0)
+        blocks = xp.reshape(rows[:whole, :], (whole // 64, 64, rows.shape[1]))
+        total += xp.sum(xp.sum(blocks, axis=1, dtype=dtype), axis=0)
     return total
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """NumPy's dtype of that name; bfloat16 is that of ml_dtypes.
+
+    Raises
+    ------
+    BackendError
+        ml_dtypes is asked for and not installed.
+    """
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise BackendError("dtype bfloat16 needs ml_dtypes; install it with `pip install ml_dtypes`") from None
+    found: np.dtype = np.dtype(ml_dtypes.bfloat16)
+    return found
 
 
 def out_of_range(name: str, low: int, high: int, size: int, what: str) -> InputError:

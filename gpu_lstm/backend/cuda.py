@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_lstm.backend import kernels
-from gpu_lstm.backend.base import Array, Backend, Rule, out_of_range, sum_rows
+from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype, out_of_range, sum_rows
 from gpu_lstm.errors import BackendError, InputError
 
 CHUNK = 4096
@@ -56,34 +56,30 @@ class CudaBackend(Backend):
         self._checks: dict[tuple[str, str, int], int] = {}
         self._ranges: Array = None
 
-    def dtype(self, name: str) -> Any:
-        """NumPy's dtype of that name; bfloat16 is that of ml_dtypes, as CuPy has it.
-
-        Raises
-        ------
-        BackendError
-            ml_dtypes is asked for and not installed.
-        """
-        if name != "bfloat16":
-            return np.dtype(name)
-        try:
-            import ml_dtypes
-        except ImportError:
-            raise BackendError("dtype bfloat16 needs ml_dtypes; install it with `pip install ml_dtypes`") from None
-        return np.dtype(ml_dtypes.bfloat16)
+    def dtype(self, name: str) -> Any:  # noqa: D102
+        if name == "bfloat16" and self.limits.capability < 80:
+            have = self.limits.capability / 10
+            raise BackendError(
+                f"dtype bfloat16 needs compute capability 8.0; {self.name} has {have}, where float16 runs"
+            )
+        return numpy_dtype(name)
 
     def multiplied(self, dtype: str) -> str:
         """The form in which stored numbers are multiplied: their dtype, or "tf32" for float32 where asked for."""
         return "tf32" if self.tf32 and dtype == "float32" else dtype
 
-    def product(self, a: Array, b: Array, bias: Array | None = None) -> Array:  # noqa: D102
-        c = self.matmul(a, b, out=self.xp.empty((a.shape[0], b.shape[1]), dtype=a.dtype))
+    def product(  # noqa: D102
+        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None
+    ) -> Array:
+        kind = a.dtype if dtype is None else self.dtype(dtype)
+        c = self.matmul(a, b, out=self.xp.empty((a.shape[0], b.shape[1]), dtype=kind))
         if bias is not None:
             c += bias
         return c
 
     def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:  # noqa: D102
-        return [self.product(dy.T, x) for x in inputs], sum_rows(self.xp, dy)
+        wide = kernels.ARITHMETIC[str(dy.dtype)]
+        return [self.product(dy.T, x, dtype=wide) for x in inputs], sum_rows(self.xp, dy, self.dtype(wide))
 
     # -- checks that are read later ----------------------------------------------------------------------
 
@@ -230,7 +226,7 @@ class CudaBackend(Backend):
             return self.xp.zeros((), dtype=self.xp.float64)
         dtype = self._same_dtype("arrays", arrays)
         table, chunks = self._table([(None, array) for array in arrays])
-        return self._norm(dtype, table, len(arrays), chunks)
+        return self._norm(dtype, table, len(arrays), chunks, 1.0)
 
     def update(  # noqa: D102
         self,
@@ -241,6 +237,7 @@ class CudaBackend(Backend):
         numbers: Sequence[float],
         max_norm: float | None,
         loss: Array | None,
+        loss_scale: float = 1.0,
     ) -> Array | None:
         xp = self.xp
         gradients = [self._contiguous(gradient) for gradient in gradients]
@@ -256,7 +253,7 @@ class CudaBackend(Backend):
         if not lines:
             return None if max_norm is None else xp.zeros((), dtype=xp.float64)
         table, chunks = self._table(lines)
-        norm = None if max_norm is None else self._norm(dtype, table, len(lines), chunks)
+        norm = None if max_norm is None else self._norm(dtype, table, len(lines), chunks, loss_scale)
         if loss is not None:
             loss = xp.asarray(loss, dtype=self.dtype(arithmetic))
         padded = [*numbers, *[0.0] * (8 - len(numbers))]
@@ -268,20 +265,22 @@ class CudaBackend(Backend):
                 np.int32(len(lines)),
                 norm,
                 _scalar(dtype, max_norm or 0.0),
+                _scalar(dtype, 1 / loss_scale),
                 loss,
                 *(_scalar(dtype, number) for number in padded),
             ),
         )
         return norm
 
-    def _norm(self, dtype: str, table: Array, lines: int, chunks: int) -> Array:
-        """Norm of the gradients in a table, in two launches."""
+    def _norm(self, dtype: str, table: Array, lines: int, chunks: int, loss_scale: float) -> Array:
+        """Norm of the gradients in a table, divided by `loss_scale`, in two launches."""
         xp, arithmetic = self.xp, self.dtype(kernels.ARITHMETIC[dtype])
         sums, norm = xp.empty((chunks,), dtype=arithmetic), xp.empty((), dtype=arithmetic)
         self.kernel(kernels.sum_of_squares(dtype))(
             (_grid("gradients", chunks),), (kernels.BLOCK,), (table, np.int32(lines), sums)
         )
-        self.kernel(kernels.norm_of_sums(dtype))((1,), (1024,), (sums, np.int64(chunks), norm))
+        unscale = _scalar(dtype, 1 / loss_scale)
+        self.kernel(kernels.norm_of_sums(dtype))((1,), (1024,), (sums, np.int64(chunks), unscale, norm))
         return norm
 
     def _table(self, lines: Sequence[Sequence[Array | None]]) -> tuple[Array, int]:

@@ -48,7 +48,6 @@ class CupyBackend(CudaBackend):
         self.tf32 = os.environ.get(TF32, "0") not in ("", "0") if tf32 is None else tf32
         self.xp, self.device = _load(device)
         self._launches: dict[Kernel, Launch] = {}
-        self._cublas, self._kinds = self._load_cublas()
         self.name = f"cupy:{device}"
         attributes = self.device.attributes
         self.limits = Device(
@@ -57,6 +56,7 @@ class CupyBackend(CudaBackend):
             capability=int(self.device.compute_capability),
             cooperative=bool(attributes["CooperativeLaunch"]),
         )
+        self._cublas, self._kinds = self._load_cublas()
         self.why = f"{self.name} ({self.describe()['device']})"
 
     def asarray(self, value: Any, dtype: str | None = None) -> Array:  # noqa: D102

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import compiled
-from gpu_lstm.backend.base import Array, Backend, Rule
+from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype
 from gpu_lstm.backend.pool import POOL
 
 RULES = ("sgd", "rmsprop", "adam")
@@ -34,7 +34,7 @@ class NumpyBackend(Backend):
         self.why = why
 
     def asarray(self, value: Any, dtype: str | None = None) -> Array:  # noqa: D102
-        return np.asarray(value, dtype=dtype)
+        return np.asarray(value, dtype=None if dtype is None else numpy_dtype(dtype))
 
     def to_numpy(self, x: Array) -> np.ndarray:  # noqa: D102
         return np.array(x)
@@ -43,7 +43,7 @@ class NumpyBackend(Backend):
         return type(x) in (np.ndarray, np.memmap)  # other kinds have a meaning of their own: a mask, units
 
     def dtype(self, name: str) -> Any:  # noqa: D102
-        return np.dtype(name)
+        return numpy_dtype(name)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:  # noqa: D102
         return POOL.empty(shape, dtype)
@@ -51,15 +51,18 @@ class NumpyBackend(Backend):
     def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:  # noqa: D102
         return super().matmul(a, b, out, add) if add else np.matmul(a, b, out=out)
 
-    def product(self, a: Array, b: Array, bias: Array | None = None) -> Array:  # noqa: D102
+    def product(  # noqa: D102
+        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None
+    ) -> Array:
         # The compiled product, where there is one, for its threads: those of BLAS keep spinning after their work and
         # slow the compiled recurrence that comes next to a half and less.
-        if compiled.library() is None or a.dtype not in (np.float32, np.float64):
-            return super().product(a, b, bias)
-        return compiled.multiply(a, b, bias)
+        wide_a, wide_b = self.widened(a), self.widened(b)
+        if compiled.library() is None or wide_a.dtype not in (np.float32, np.float64):
+            return super().product(a, b, bias, dtype)
+        return self.asarray(compiled.multiply(wide_a, wide_b, bias), dtype or str(a.dtype))
 
     def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:  # noqa: D102
-        inputs = [np.ascontiguousarray(x) for x in inputs]
+        dy, inputs = self.widened(dy), [np.ascontiguousarray(self.widened(x)) for x in inputs]
         if len(inputs) > 2 or not compilable(dy, *inputs):
             return super().weight_gradients(dy, inputs)
         return compiled.weight_gradients(dy, inputs)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import Backend
+from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.bench import limits, threads
 from gpu_lstm.bench.method import Patience, clock_for, interleave
 from gpu_lstm.bench.peers import installed
@@ -43,6 +44,7 @@ class Machine:
     def __init__(self, backend: Backend, dtype: str):
         self.backend, self.dtype = backend, dtype
         self.on_gpu = backend.name.startswith("cupy")
+        self.product_dtype = dtype if self.on_gpu else ARITHMETIC[dtype]  # what a CPU has in 16 bits it widens first
         self.clock = clock_for(backend)
         self.side = SIDE * (4 if self.on_gpu else 1)
         self.products = {backend.xp.__name__: self._product()}
@@ -92,14 +94,14 @@ class Machine:
 
     def _product(self) -> Callable[[], object]:
         shape, draw = (self.side, self.side), np.random.default_rng().random
-        a, b = (self.backend.asarray(draw(shape, dtype=np.dtype(self.dtype).type), self.dtype) for _ in range(2))
+        a, b = (self.backend.asarray(draw(shape, dtype=np.float32), self.product_dtype) for _ in range(2))
         out = self.backend.xp.empty(shape, dtype=a.dtype)
-        return lambda: self.backend.xp.matmul(a, b, out=out)
+        return lambda: self.backend.matmul(a, b, out=out)
 
     def _torch_product(self) -> Callable[[], object]:
         torch: Any = importlib.import_module("torch")
         torch.set_num_threads(threads.count())
-        a, b = (torch.rand(self.side, self.side, dtype=getattr(torch, self.dtype)) for _ in range(2))
+        a, b = (torch.rand(self.side, self.side, dtype=getattr(torch, self.product_dtype)) for _ in range(2))
         out = torch.empty_like(a)
         return lambda: torch.mm(a, b, out=out)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Backend
+from gpu_lstm.backend import DTYPES, Backend
 from gpu_lstm.bench import threads
 from gpu_lstm.bench.problem import KINDS, Problem, Step
 from gpu_lstm.errors import BackendError, InputError
@@ -111,7 +111,8 @@ def _torch() -> Any:
 def _torch_step(problem: Problem, run: Callable[[Any], Any], parameters: dict[str, Any]) -> Step:
     """A step around ``y = run(x)`` whose parameters are leaves with our names."""
     torch = _torch()
-    x = torch.from_numpy(problem.x).to(problem.device)
+    dtype = getattr(torch, problem.dtype)
+    x = torch.from_numpy(problem.x).to(problem.device, dtype)
     if problem.kind == "inference":
 
         def infer() -> dict[str, Any]:
@@ -119,7 +120,7 @@ def _torch_step(problem: Problem, run: Callable[[Any], Any], parameters: dict[st
                 return {"y": run(x)}
 
         return infer
-    dy = torch.from_numpy(problem.dy).to(problem.device)
+    dy = torch.from_numpy(problem.dy).to(problem.device, dtype)
     leaves = {"dx": x.requires_grad_(), **parameters}
 
     def train() -> dict[str, Any]:
@@ -322,7 +323,7 @@ def thinc_lstm(problem: Problem) -> Step:
 
 
 PEERS = [
-    Side("torch", "torch.nn.LSTM", torch_lstm, ("torch",)),
+    Side("torch", "torch.nn.LSTM", torch_lstm, ("torch",), dtypes=DTYPES),
     Side("torch-cell", "the cell written by hand in PyTorch", torch_cell, ("torch",)),
     Side("torch-compile", "the same cell under torch.compile", partial(torch_cell, compiled=True), ("torch",)),
     Side(

@@ -17,7 +17,7 @@ Step = Callable[[], dict[str, Any]]
 """One training step (outputs, dx and all gradients, by name) or one inference pass (outputs)."""
 
 KINDS = ("training", "inference")
-TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
+TOLERANCE = {"float32": 1e-4, "float64": 1e-9, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest relative difference from the oracle, of any result, that counts as right."""
 
 
@@ -29,7 +29,7 @@ class Problem:
     ----------
     size : (T, B, D, H)
     kind : {"training", "inference"}
-    dtype : {"float32", "float64"}
+    dtype : {"float32", "float64", "float16", "bfloat16"}
     backend : Backend
         Where our arrays live; a peer uses the same device.
     x : (T, B, D)
@@ -37,6 +37,8 @@ class Problem:
         Gradient of the outputs.
     weights : dict
         ``weight_ih_l0`` (4H, D), ``weight_hh_l0`` (4H, H), ``bias_l0`` (4H,), gate order i, f, g, o.
+
+    Numbers that a dtype of 16 bits has are in float32 here.
     """
 
     size: Size
@@ -47,11 +49,16 @@ class Problem:
     def __post_init__(self) -> None:
         steps, batch, input_size, hidden_size = self.size
         rng = np.random.default_rng()
-        kind = np.dtype(self.dtype).type
-        self.x: np.ndarray = rng.standard_normal((steps, batch, input_size), dtype=kind)
-        self.dy: np.ndarray = rng.standard_normal((steps, batch, hidden_size), dtype=kind)
-        start = LSTM(input_size, hidden_size, backend=NumpyBackend(), dtype=self.dtype, seed=int(rng.integers(1 << 31)))
-        self.weights: dict[str, np.ndarray] = start.params
+        host = NumpyBackend()
+        start = LSTM(input_size, hidden_size, backend=host, dtype=self.dtype, seed=int(rng.integers(1 << 31)))
+        kind = np.dtype(start.param_dtype).type
+
+        def had(array: np.ndarray) -> np.ndarray:
+            return np.asarray(host.widened(host.asarray(array, self.dtype)))
+
+        self.x: np.ndarray = had(rng.standard_normal((steps, batch, input_size), dtype=kind))
+        self.dy: np.ndarray = had(rng.standard_normal((steps, batch, hidden_size), dtype=kind))
+        self.weights: dict[str, np.ndarray] = {name: had(param) for name, param in start.params.items()}
 
     @property
     def on_gpu(self) -> bool:
@@ -67,7 +74,7 @@ class Problem:
         """Our layer, holding these weights."""
         lstm = LSTM(self.size[2], self.size[3], backend=self.backend, dtype=self.dtype, tier=tier)
         for name, array in self.weights.items():
-            lstm.params[name][...] = self.backend.asarray(array, self.dtype)
+            lstm.params[name][...] = self.backend.asarray(array, lstm.param_dtype)
         return lstm
 
     def our_step(self, tier: str = "auto") -> Step:
@@ -111,6 +118,8 @@ class Problem:
 
 def to_host(array: Any) -> np.ndarray:
     """A result of any library as a NumPy array."""
+    if str(getattr(array, "dtype", "")) == "torch.bfloat16":
+        array = array.float()  # PyTorch gives NumPy no such numbers
     for method in ("detach", "cpu", "get"):
         array = getattr(array, method)() if hasattr(array, method) else array
     return np.asarray(array)

@@ -205,11 +205,13 @@ def _watch_lstm(tracer: Tracer, stack: ExitStack, watch: Callable[..., None], ti
         return "input gradient" if tracer.inside(f"{title} backward") else "input projection"
 
     class Watched:
+        TAKES = layer.plan.takes
         forward = staticmethod(tracer.watch(layer.plan.run.forward, "recurrence forward"))
         backward = staticmethod(tracer.watch(layer.plan.run.backward, "recurrence backward"))
 
     stack.enter_context(replaced(layer, "plan", Plan(layer.plan.tier, Watched(), layer.plan.reasons)))
     watch(layer, "_product", role)
+    watch(layer, "_product_by_steps", "input projection")
     watch(layer, "_weight_gradients", "weight gradients")
 
 

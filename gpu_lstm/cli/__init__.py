@@ -1,4 +1,4 @@
-"""The command line: ``gpu-lstm train | sample | forecast | evaluate | check | info | bench | profile``."""
+"""The command line, ``gpu-lstm``: one module a command."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from gpu_lstm import __version__
-from gpu_lstm.cli import bench, check, evaluate, forecast, info, profile, sample, train
+from gpu_lstm.cli import bench, check, evaluate, export, forecast, info, inspect, profile, sample, train
 from gpu_lstm.errors import GpuLstmError
 
-COMMANDS = (train, sample, forecast, evaluate, check, info, bench, profile)
+COMMANDS = (train, sample, forecast, evaluate, inspect, export, check, info, bench, profile)
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,7 +8,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from gpu_lstm import __version__
-from gpu_lstm.backend import CupyBackend, NumpyBackend, choose
+from gpu_lstm.backend import DTYPES, CupyBackend, NumpyBackend, choose
 from gpu_lstm.cli.options import Parsers, add_device, add_parser
 from gpu_lstm.errors import BackendError
 from gpu_lstm.recurrence import make_plan
@@ -18,6 +18,7 @@ def add_command(commands: Parsers) -> None:
     """Add the command."""
     parser = add_parser(commands, "info", run, "show backends, devices, libraries, and which tier would run and why")
     add_device(parser)
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="for which the tiers are told")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -37,6 +38,6 @@ def run(options: argparse.Namespace) -> int:
             print(f"{library}: not installed")
     backend = choose(options.backend)
     print(f"would run on: {backend.why}")
-    for line in make_plan(backend, options.tier).why().splitlines():
+    for line in make_plan(backend, options.tier, dtype=options.dtype).why().splitlines():
         print(f"  tier {line}")
     return 0

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Backend
+from gpu_lstm.backend import DTYPES, Backend
 from gpu_lstm.cli.options import (
     RUNS,
     Parsers,
@@ -26,11 +26,12 @@ from gpu_lstm.cli.options import (
     quoted,
 )
 from gpu_lstm.data.sequences import read_sequences
-from gpu_lstm.data.series import read_series
+from gpu_lstm.data.series import read_series, spread
 from gpu_lstm.data.text import Vocabulary, encode_file, read_text
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
 from gpu_lstm.recurrence import runnable_tiers
+from gpu_lstm.recurrence.widened import Widened
 from gpu_lstm.training import Event, Outcome, Run, Settings, checkpoint
 from gpu_lstm.training.folder import BEST, LOG, holds_run, newest, read_log
 from gpu_lstm.training.memory import Job, check_fits, predict
@@ -61,7 +62,10 @@ def add_parser_for(kinds: Parsers, kind: str, about: str, data: str) -> argparse
     parser.add_argument("--out", type=Path, help=f"folder of the run; the next free {RUNS}/{kind} if not given")
     parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an unfinished run, as it was set up")
     add_device(parser)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES,
+        help="float16, bfloat16: mixed precision, what layers pass on in 16 bits, sums and parameters in float32",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same weights, bit for bit")
     parser.add_argument("--hidden-size", type=positive)
     parser.add_argument("--num-layers", type=positive, default=1)
@@ -157,6 +161,7 @@ def run(options: argparse.Namespace) -> int:
     job = Job(
         options.kind, recipe.config, options.dtype, options.optimizer, recipe.steps, options.batch, options.recompute,
         fused=len(runnable_tiers(backend)) > 1,
+        widened=options.dtype in ("float16", "bfloat16") and (backend.kernels != "cuda" or options.tier == "reference"),
     )  # fmt: skip
     if options.dry_run:
         print("\n".join(predict(job).lines()))
@@ -289,7 +294,7 @@ def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, A
     if known is not None:
         same_data(path, len(data), known["amount"], "sequences")
     picked, _ = split_sequences(data, plain["validation"], plain["seed"])
-    rows = np.concatenate([data.values[data.starts[n] : data.starts[n + 1]] for n in picked])
+    rows = data.rows(picked)
     config = {
         "mean": rows.mean(axis=0).tolist(),
         "spread": spread(rows),
@@ -324,12 +329,6 @@ def common(plain: dict[str, Any], backend: Backend) -> dict[str, Any]:
     return {"backend": backend, **{name: plain[name] for name in ("dtype", "tier", "recompute", "seed")}}
 
 
-def spread(rows: np.ndarray) -> list[float]:
-    """Standard deviation of each column, 1 for a column that never changes."""
-    deviation = rows.std(axis=0)
-    return [float(value) if value > 0 else 1.0 for value in deviation]
-
-
 def same_data(path: Path, amount: int, expected: int, what: str) -> None:
     """Refuse to go on with other data than the run began with."""
     if amount != expected:
@@ -359,6 +358,8 @@ def finish(run: Run, kind: str) -> int:
     model = run.task.model
     plan = getattr(model, "lstm").plan  # noqa: B009 (every model has one; the base class needn't know)
     print(f"model: {model.count():,} parameters, {model.dtype}, tier {plan.tier}; run: {run.folder}", flush=True)
+    if isinstance(plan.run, Widened):
+        tell(f"here, numbers of {model.dtype} are computed with in float32 and then rounded: a rehearsal, no faster")
     with stop_on_signal() as stop:
         outcome = with_progress(run, stop, sample_writer(run, model) if kind == "text" else None)
     picture = run.folder / "loss.png"

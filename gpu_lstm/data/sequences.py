@@ -29,7 +29,7 @@ class Sequences:
     starts : (N + 1,) int64
         Sequence n is ``values[starts[n]:starts[n + 1]]``.
     labels : (N,) int64
-        Class of each.
+        Class of each; (N, K) numbers where a regressor is to say them.
     test : (N,) bool
         Whether the file's `split` column says test.
     """
@@ -48,6 +48,10 @@ class Sequences:
     def lengths(self) -> np.ndarray:
         """Steps of each sequence, (N,)."""
         return np.diff(self.starts)
+
+    def rows(self, picked: np.ndarray) -> np.ndarray:
+        """All steps of some sequences, (steps, D)."""
+        return np.concatenate([self.values[self.starts[n] : self.starts[n + 1]] for n in picked])
 
     def batch(self, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Some sequences, padded with zeros: x (T, B, D) with T the longest, lengths (B,), labels (B,)."""

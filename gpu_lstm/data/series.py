@@ -120,3 +120,9 @@ def truth(values: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
 def rmse(forecast: np.ndarray, actual: np.ndarray) -> float:
     """Root of the mean squared error over all origins, steps and series."""
     return float(np.sqrt(np.mean((forecast - actual) ** 2)))
+
+
+def spread(rows: np.ndarray) -> list[float]:
+    """Standard deviation of each column, 1 for one that never changes, whatever rounding in its mean makes of it."""
+    deviation = np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 1.0)
+    return [float(value) if value > 0 else 1.0 for value in deviation]

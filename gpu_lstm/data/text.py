@@ -101,6 +101,21 @@ def encode_file(path: str | Path, vocabulary: Vocabulary) -> np.ndarray:
     return _encode(_files(path), vocabulary)
 
 
+def read_part(path: str | Path, start: int, length: int) -> str:
+    """Up to `length` characters of a file or folder, from character `start` on; empty where it has fewer.
+
+    See `read_text` for what can be read and what is raised.
+    """
+    parts: list[str] = []
+    for block in (block for file in _files(path) for block in _blocks(file)):
+        parts.append(block[start : start + length])
+        length -= len(parts[-1])
+        start = max(0, start - len(block))
+        if length == 0:
+            break
+    return "".join(parts)
+
+
 def _encode(files: list[Path], vocabulary: Vocabulary) -> np.ndarray:
     spool = Spool(vocabulary.dtype)
     for file in files:

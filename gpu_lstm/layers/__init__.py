@@ -1,9 +1,11 @@
 """Layers, each with a forward and a backward: embedding, LSTM, dropout, linear."""
 
 from gpu_lstm.layers.base import Layer, Params, Tape
+from gpu_lstm.layers.cell import LSTMCell
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.embedding import Embedding
 from gpu_lstm.layers.linear import Linear
 from gpu_lstm.layers.lstm import LSTM, State
+from gpu_lstm.layers.reversed import Reversed
 
-__all__ = ["LSTM", "Dropout", "Embedding", "Layer", "Linear", "Params", "State", "Tape"]
+__all__ = ["LSTM", "Dropout", "Embedding", "LSTMCell", "Layer", "Linear", "Params", "Reversed", "State", "Tape"]

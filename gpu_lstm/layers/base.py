@@ -11,11 +11,13 @@ call: what backward needs is on the tape, and a tape is used once, because backw
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import numpy as np
 
 from gpu_lstm.backend import DTYPES, Array, Backend, choose
+from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import InputError
 
 Params = dict[str, Array]
@@ -49,29 +51,59 @@ class Tape:
 
 
 class Layer:
-    """Base of the layers: a backend, a dtype, named parameters."""
+    """Base of the layers: a backend, a dtype, named parameters.
+
+    Attributes
+    ----------
+    dtype : str
+        Of inputs, outputs and their gradients, and of what products take.
+    param_dtype : str
+        Of the parameters, their gradients and c: float32 where `dtype` has 16 bits, else the same. So updates too small
+        for 16 bits are not lost (P. Micikevicius et al., Mixed Precision Training, ICLR 2018).
+    """
 
     def __init__(self, backend: str | Backend | None, dtype: str):
         self.backend = choose(backend)
         self.dtype = check_dtype(dtype)
+        self.param_dtype = ARITHMETIC[self.dtype]
+        self.backend.dtype(self.dtype)  # refuses one that it doesn't have
         self.params: Params = {}
 
+    def add(self, name: str, values: np.ndarray) -> None:
+        """Add a parameter; drawn on the host so that all backends start equal."""
+        self.params[name] = self.backend.asarray(values.astype(self.param_dtype), self.param_dtype)
+
     def add_uniform(self, name: str, shape: tuple[int, ...], bound: float, rng: np.random.Generator) -> None:
-        """Add a parameter, uniform in [-bound, bound]; drawn on the host so that all backends start equal."""
-        self.params[name] = self.backend.asarray(rng.uniform(-bound, bound, shape).astype(self.dtype), self.dtype)
+        """Add a parameter, uniform in [-bound, bound]."""
+        self.add(name, rng.uniform(-bound, bound, shape))
+
+    def rounded(self) -> Self:
+        """This layer with its weights in `dtype`, for one forward call and the backward call that follows.
+
+        Itself, or a twin with 16-bit copies of the matrices that products take. Here, and nowhere else, are parameters
+        rounded.
+        """
+        if self.dtype == self.param_dtype:
+            return self
+        twin = copy.copy(self)
+        twin.params = {
+            name: self.backend.asarray(param, self.dtype) if name.startswith("weight") else param
+            for name, param in self.params.items()
+        }
+        return twin
 
 
-def check_dtype(dtype: str) -> str:
+def check_dtype(dtype: str, among: tuple[str, ...] = DTYPES) -> str:
     """Return the dtype's name if it is one to compute in.
 
     Raises
     ------
     InputError
-        It is none of float32, float64.
+        It is none of those.
     """
     name = str(dtype)
-    if name not in DTYPES:
-        raise InputError(f"dtype is {name}; expected one of {', '.join(DTYPES)}")
+    if name not in among:
+        raise InputError(f"dtype is {name}; expected one of {', '.join(among)}")
     return name
 
 

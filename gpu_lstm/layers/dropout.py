@@ -17,7 +17,7 @@ class Dropout(Layer):
     p : float
         In [0, 1); 0 changes nothing.
     backend : str, Backend or None
-    dtype : {"float32", "float64"}
+    dtype : {"float32", "float64", "float16", "bfloat16"}
     """
 
     def __init__(self, p: float, *, backend: str | Backend | None = None, dtype: str = "float32"):

@@ -10,7 +10,7 @@ from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_size
 
 
 class Embedding(Layer):
-    """y = weight[ids].
+    """y = weight[ids], rounded to `dtype`.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ class Embedding(Layer):
     embedding_dim : int
         D, size of each vector.
     backend : str, Backend or None
-    dtype : {"float32", "float64"}
+    dtype : {"float32", "float64", "float16", "bfloat16"}
     seed : int
         Vectors start normal with standard deviation 1, as PyTorch's do.
 
@@ -41,8 +41,7 @@ class Embedding(Layer):
         super().__init__(backend, dtype)
         self.num_embeddings = check_size("num_embeddings", num_embeddings)
         self.embedding_dim = check_size("embedding_dim", embedding_dim)
-        table = np.random.default_rng(seed).standard_normal((num_embeddings, embedding_dim))
-        self.params["weight"] = self.backend.asarray(table.astype(dtype), dtype)
+        self.add("weight", np.random.default_rng(seed).standard_normal((num_embeddings, embedding_dim)))
 
     def forward(self, ids: Array) -> tuple[Array, Tape]:
         """Look up ids, integers of any shape (...), to y (..., embedding_dim).
@@ -59,7 +58,7 @@ class Embedding(Layer):
             raise InputError(f"ids has dtype {ids.dtype}; expected integers")
         flat = xp.reshape(ids, (-1,))
         self.backend.require_range("ids", flat, self.num_embeddings, "num_embeddings")
-        y = self.backend.take_rows(self.params["weight"], flat)
+        y = self.backend.asarray(self.backend.take_rows(self.params["weight"], flat), self.dtype)
         return xp.reshape(y, (*ids.shape, self.embedding_dim)), Tape(flat, tuple(ids.shape))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[None, Params]:
@@ -68,5 +67,5 @@ class Embedding(Layer):
         gradient = self.backend.xp.zeros_like(self.params["weight"])
         self.backend.require("dy", dy, (*shape, f"embedding_dim={self.embedding_dim}"), self.dtype)
         rows = self.backend.xp.reshape(dy, (flat.shape[0], self.embedding_dim))
-        self.backend.scatter_add(gradient, flat, rows)
+        self.backend.scatter_add(gradient, flat, self.backend.widened(rows))
         return None, {"weight": gradient}

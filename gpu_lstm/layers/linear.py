@@ -17,7 +17,9 @@ class Linear(Layer):
     ----------
     input_size, output_size : int
     backend : str, Backend or None
-    dtype : {"float32", "float64"}
+    dtype : {"float32", "float64", "float16", "bfloat16"}
+    wide : bool
+        y is in `param_dtype`, and so is dy: a loss takes its sums of 16-bit numbers as they are, not rounded.
     seed : int
         Weights and bias start uniform in ±1/sqrt(input_size), as PyTorch's do.
 
@@ -34,9 +36,11 @@ class Linear(Layer):
         *,
         backend: str | Backend | None = None,
         dtype: str = "float32",
+        wide: bool = False,
         seed: int = 0,
     ):
         super().__init__(backend, dtype)
+        self.output_dtype = self.param_dtype if wide else self.dtype
         self.input_size = check_size("input_size", input_size)
         self.output_size = check_size("output_size", output_size)
         rng = np.random.default_rng(seed)
@@ -55,15 +59,16 @@ class Linear(Layer):
         self.backend.require("x", x, (*any_shape(x)[:-1], f"input_size={self.input_size}"), self.dtype)
         xp = self.backend.xp
         rows = xp.reshape(x, (-1, self.input_size))
-        y = self.backend.product(rows, self.params["weight"].T, self.params["bias"])
-        return xp.reshape(y, (*x.shape[:-1], self.output_size)), Tape(rows, x.shape)
+        params = self.rounded().params
+        y = self.backend.product(rows, params["weight"].T, params["bias"], self.output_dtype)
+        return xp.reshape(y, (*x.shape[:-1], self.output_size)), Tape(rows, x.shape, params["weight"])
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
         """Gradients from dy (..., output_size): dx (..., input_size) and those of the parameters."""
-        rows, shape = tape.take()
+        rows, shape, weight = tape.take()
         xp = self.backend.xp
-        self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.dtype)
-        dy_rows = xp.reshape(dy, (-1, self.output_size))
+        self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.output_dtype)
+        dy_rows = self.backend.asarray(xp.reshape(dy, (-1, self.output_size)), self.dtype)
         (dweight,), dbias = self.backend.weight_gradients(dy_rows, [rows])
-        dx = self.backend.product(dy_rows, self.params["weight"])
+        dx = self.backend.product(dy_rows, weight)
         return xp.reshape(dx, shape), {"weight": dweight, "bias": dbias}

@@ -1,9 +1,10 @@
-"""The LSTM layer: layers x directions around the recurrence."""
+"""The LSTM layer: layers x directions around the recurrence, and the options of the LSTM family."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,74 @@ from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_size
 from gpu_lstm.layers.dropout import Dropout
-from gpu_lstm.recurrence import Mask, Plan, make_plan
+from gpu_lstm.layers.options import STARTS, Options
+from gpu_lstm.recurrence import Mask, Plan, Saved, Tier, make_plan
+from gpu_lstm.recurrence.contract import transposed
+from gpu_lstm.recurrence.variant import Variant, normalise, normalise_backward, weight_hh_gradient
 
 State = tuple[Array, Array]
 """h and c, (num_layers * num_directions, B, H) each, in PyTorch's order: layer 0 forward, layer 0 reverse, ..."""
+
+Member = tuple[int, int]
+"""A layer and a direction of it."""
+
+Again = Callable[[Array], Array]
+"""Drops the elements of an array that were dropped from another one; see `Backend.dropout`."""
+
+INPUT, RECURRENT, WEIGHT, ZONEOUT_H, ZONEOUT_C = range(1, 6)
+"""Part of the seeds of what is drawn while training."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What holds for all layers in one call of forward.
+
+    Attributes
+    ----------
+    run : Tier
+    batch : int
+    mask : Mask or None
+    resets : (T, B) bool array on the host, or None
+    seed : tuple of int, or None
+        None: evaluation.
+    keep : bool
+        Whether backward will follow.
+    """
+
+    run: Tier
+    batch: int
+    mask: Mask | None
+    resets: np.ndarray | None
+    seed: tuple[int, ...] | None
+    keep: bool
+
+
+@dataclass
+class Piece:
+    """Tape of one layer in one direction over one segment.
+
+    Attributes
+    ----------
+    x : (T, B, .)
+        Its input, with everything dropped.
+    dropped : Tape or None
+        Of the dropout between layers.
+    saved : Saved
+        Of the recurrence.
+    input_mask : (B, .) or None
+        Factor on the input at all steps.
+    weight_again : callable or None
+        Drops what was dropped of weight_hh.
+    normalised : (T B, 4H) and its scales (T B, 1), or None
+        x W_ih^T where that is normalised.
+    """
+
+    x: Array
+    dropped: Tape | None
+    saved: Saved
+    input_mask: Array | None
+    weight_again: Again | None
+    normalised: tuple[Array, Array] | None
 
 
 class LSTM(Layer):
@@ -40,7 +105,8 @@ class LSTM(Layer):
         Start of the forget gate's bias. None: uniform like the rest; 1 helps long memories
         (R. Jozefowicz et al., ICML 2015).
     backend : str, Backend or None
-    dtype : {"float32", "float64"}
+    dtype : {"float32", "float64", "float16", "bfloat16"}
+        Of x, y, h and their gradients. With 16 bits, c, its gradient and the parameters are float32.
     tier : {"auto", "reference", "pointwise", "sequence"}
     recompute : bool
         Keep only the states at the borders of segments of about sqrt(T) steps, see `segments`, and compute each segment
@@ -49,15 +115,61 @@ class LSTM(Layer):
         too, except with `bidirectional`, where each layer needs the one below as a whole.
     seed : int
         Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
+    bias : bool
+        False: no ``bias_lk``.
+    proj_size : int
+        P: h is projected to this size, ``weight_hr_lk`` (P, H); 0: it isn't (H. Sak et al., Interspeech 2014).
+    peepholes : bool
+        The gates i and f see c_{t-1}, o sees c_t, through ``peephole_lk`` (3, H), rows i, f, o (F. Gers and
+        J. Schmidhuber, IJCNN 2000).
+    coupled : bool
+        f = 1 - i (K. Greff et al., 2015). All arrays keep their 4H rows; those of f have no effect and a zero gradient.
+    hard_sigmoid : bool
+        The gates i, f, o are min(max(z/5 + 1/2, 0), 1).
+    clip : float or None
+        Limits what the gates' activations take, z with the peepholes' terms, to ±clip, as ONNX Runtime does.
+    cell_clip : float or None
+        Limits c to ±cell_clip.
+    layer_norm : bool
+        Normalises x W_ih^T and h W_hh^T over their 4H values, with gains ``gain_ih_lk`` and ``gain_hh_lk`` (4H,), and c
+        on its way to the output, with ``gain_c_lk`` and ``shift_c_lk`` (H,) (J. Ba et al., 2016, equations 20 to 22).
+    zoneout_h, zoneout_c : float
+        Probability with which an element of h or c keeps its value in a step of training; in evaluation the expected
+        value (D. Krueger et al., 2016).
+    input_dropout, recurrent_dropout : float
+        Probability of dropping an element of each layer's input, and of h where it enters the recurrence, the same ones
+        at all steps (Y. Gal and Z. Ghahramani, 2016).
+    weight_dropout : float
+        Probability of dropping an element of W_hh, the same ones at all steps (S. Merity et al., 2017).
+    residual : bool
+        Layers above the first add their input to their output.
+    learn_state : bool
+        The initial state is ``h0_lk`` (P or H,) and ``c0_lk`` (H,) where none is given.
+    cells : bool
+        y is the pair (h, c) of every step, and so is dy.
+    heads : int
+        The recurrence is block-diagonal: each of so many groups of H / heads units sees its own h only;
+        ``weight_hh_lk`` is (4H, H / heads).
 
     Attributes
     ----------
     params : dict
         For layer k: ``weight_ih_lk`` (4H, D or H * num_directions), ``weight_hh_lk`` (4H, H), ``bias_lk`` (4H,);
         gate order i, f, g, o; ``_reverse`` is appended for the second direction. PyTorch's names and layout,
-        with PyTorch's two biases added up.
+        with PyTorch's two biases added up. With a projection, P stands for H in the width of h.
+    options : Options
+        All from `bias` on.
+    output_size : int
+        Width of h: P or H.
     plan : Plan
         Which tier runs; ``plan.why()`` explains it.
+
+    Raises
+    ------
+    InputError
+        An argument has another type or value, or two of them don't go together.
+    BackendError
+        The named tier doesn't run here, or takes one of the options not.
     """
 
     def __init__(
@@ -75,6 +187,23 @@ class LSTM(Layer):
         tier: str = "auto",
         recompute: bool = False,
         seed: int = 0,
+        bias: bool = True,
+        proj_size: int = 0,
+        peepholes: bool = False,
+        coupled: bool = False,
+        hard_sigmoid: bool = False,
+        clip: float | None = None,
+        cell_clip: float | None = None,
+        layer_norm: bool = False,
+        zoneout_h: float = 0.0,
+        zoneout_c: float = 0.0,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        residual: bool = False,
+        learn_state: bool = False,
+        cells: bool = False,
+        heads: int = 1,
     ):
         super().__init__(backend, dtype)
         self.recompute = recompute
@@ -84,7 +213,14 @@ class LSTM(Layer):
         self.num_directions = 2 if bidirectional else 1
         self.batch_first = batch_first
         self.dropout = Dropout(check_probability("dropout", dropout), backend=self.backend, dtype=dtype)
-        self.plan: Plan = make_plan(self.backend, tier, self.hidden_size, dtype)
+        self.options = Options(
+            bias, proj_size, peepholes, coupled, hard_sigmoid, clip, cell_clip, layer_norm, zoneout_h, zoneout_c,
+            input_dropout, recurrent_dropout, weight_dropout, residual, learn_state, cells, heads,
+        )  # fmt: skip
+        self.options.check_sizes(self.hidden_size, self.num_layers, forget_bias)
+        self.output_size = self.options.proj_size or self.hidden_size
+        self.tier = tier
+        self.plan: Plan = make_plan(self.backend, tier, self.hidden_size, dtype, self.options.recurrent())
         # The reference tier is the oracle: it stays with the array namespace in its large products too.
         products = Backend if self.plan.tier == "reference" else type(self.backend)
         self._product = partial(products.product, self.backend)
@@ -92,11 +228,13 @@ class LSTM(Layer):
         rng = np.random.default_rng(seed)
         bound = 1 / math.sqrt(self.hidden_size)
         for layer in range(self.num_layers):
-            width = self.input_size if layer == 0 else self.hidden_size * self.num_directions
+            width = self.input_size if layer == 0 else self.output_size * self.num_directions
             for name in self._names(layer):
-                self.add_uniform(f"weight_ih_{name}", (4 * self.hidden_size, width), bound, rng)
-                self.add_uniform(f"weight_hh_{name}", (4 * self.hidden_size, self.hidden_size), bound, rng)
-                self.add_uniform(f"bias_{name}", (4 * self.hidden_size,), bound, rng)
+                for part, shape in self.options.parameters(self.hidden_size, width).items():
+                    if part in STARTS:
+                        self.add(f"{part}_{name}", np.full(shape, STARTS[part]))
+                    else:
+                        self.add_uniform(f"{part}_{name}", shape, bound, rng)
                 if forget_bias is not None:
                     self.params[f"bias_{name}"][self.hidden_size : 2 * self.hidden_size] = float(forget_bias)
 
@@ -107,28 +245,32 @@ class LSTM(Layer):
         lengths: Sequence[int] | np.ndarray | None = None,
         seed: tuple[int, ...] | None = None,
         keep: bool = True,
-    ) -> tuple[Array, State, Tape]:
+        resets: np.ndarray | Array | None = None,
+    ) -> tuple[Any, State, Tape]:
         """Run all layers over all steps.
 
         Parameters
         ----------
         x : (T, B, input_size), or (B, T, input_size) with batch_first
             At least one step and one sequence.
-        state : (h0, c0), each (num_layers * num_directions, B, H), optional
-            Initial state; None, for the pair or for one of them, is zero.
+        state : (h0, c0), (num_layers * num_directions, B, P) and (.., B, H), optional
+            Initial state; None, for the pair or for one of them, is zero, or what was learned with `learn_state`.
         lengths : B whole numbers in 1..T, optional
             Steps of each sequence, in any order; all have T if not given. What x holds after a sequence's end is
             ignored, whatever it is, and y is zero there.
         seed : tuple of int, optional
-            Given while training: seeds the dropout between layers. None means evaluation, without dropout.
+            Given while training: seeds all that is drawn at random. None means evaluation, without dropout.
         keep : bool
             False for inference: nothing is saved for `backward`, which then refuses the tape.
+        resets : (T, B) bool, or (B, T) with batch_first, optional
+            True at the first step of an episode: the state is zero before it, and no gradient passes; the second
+            direction's is zero before the step that precedes it.
 
         Returns
         -------
-        y : (T, B, H * num_directions), or batch first
-            h of the last layer at each step.
-        state : (h, c), each (num_layers * num_directions, B, H)
+        y : (T, B, P * num_directions), or batch first
+            h of the last layer at each step; with `cells` the pair of that and c, (T, B, H * num_directions).
+        state : (h, c), (num_layers * num_directions, B, P) and (.., B, H)
             The state after each sequence's own last step (its first, for the reverse direction).
         tape : Tape
             For `backward`.
@@ -137,6 +279,8 @@ class LSTM(Layer):
         ------
         InputError
             An argument has the wrong shape, dtype, device or value; nothing was computed.
+        BackendError
+            The named tier doesn't take resets.
         """
         xp, backend = self.backend.xp, self.backend
         order = ("B", "T") if self.batch_first else ("T", "B")
@@ -147,33 +291,41 @@ class LSTM(Layer):
             x = swap_batch_and_time(backend, x)
         num_steps, batch, _ = x.shape
         mask = self._mask(lengths, num_steps, batch)
-        if mask is not None:
-            x = xp.where(mask.valid, x, xp.zeros_like(x))
+        resets = self._check_resets(resets, num_steps, batch)
+        call = Call(self._run_with(resets), batch, mask, resets, seed, keep)
+        x = _valid(xp, mask, x)
         first_h, first_c = self._check_state(("h0", "c0"), (None, None) if state is None else state, batch)
+        given = first_h is not None, first_c is not None
+        rounded = self.rounded()
         tapes: list[Any] = []
         finals: list[State] = []
         for chains in self._chains():
-            dropped, (layer, _) = None, chains[0][0]
+            entered, dropped, (layer, _) = x, None, chains[0][0]
             if layer > 0:
                 x, dropped = self.dropout.forward(x, None if seed is None else (*seed, layer))
-            outputs, kept = [], []
+            outputs, cells, kept = [], [], []
             for chain in chains:
-                first = [
-                    tuple(None if s is None else s[k, ...] for s in (first_h, first_c)) for k in self._places(chain)
-                ]
-                y, last, pieces = self._forward_chain(chain, x, first, mask, seed, keep)
+                first = [self._first(member, first_h, first_c, batch) for member in chain]
+                y, c, last, pieces = rounded._forward_chain(chain, x, first, call)
                 outputs.append(y)
+                cells.append(c)
                 finals += last
                 kept.append(pieces)
             if keep:
                 tapes.append((x, dropped, kept))
             x = outputs[0] if len(outputs) == 1 else xp.concat(outputs, axis=2)
+            if self.options.residual and layer > 0:
+                x = x + entered
+        results = [x]
+        if self.options.cells:
+            results.append(cells[0] if len(cells) == 1 else xp.concat(cells, axis=2))
         if self.batch_first:
-            x = swap_batch_and_time(backend, x)
-        return x, (xp.stack([h for h, _ in finals]), xp.stack([c for _, c in finals])), Tape(tapes or None, mask, seed)
+            results = [swap_batch_and_time(backend, result) for result in results]
+        after = xp.stack([h for h, _ in finals]), xp.stack([c for _, c in finals])
+        return results[0] if len(results) == 1 else tuple(results), after, Tape(tapes or None, call, given, rounded)
 
     def backward(
-        self, tape: Tape, dy: Array | None = None, dstate: tuple[Array | None, Array | None] | None = None
+        self, tape: Tape, dy: Any = None, dstate: tuple[Array | None, Array | None] | None = None
     ) -> tuple[Array, State, Params]:
         """Backpropagate through time and through all layers.
 
@@ -182,7 +334,8 @@ class LSTM(Layer):
         tape : Tape
             From `forward`; used once.
         dy : like y, or None
-            Gradient of the loss with respect to y; None is zero. What it holds after a sequence's end is ignored.
+            Gradient of the loss with respect to y; None is zero. What it holds after a sequence's end is ignored. With
+            `cells` a pair like y, either of which may be None.
         dstate : (dh, dc), like the final state, or None
             Gradient with respect to the final state; None, for the pair or for one of them, is zero.
 
@@ -201,51 +354,59 @@ class LSTM(Layer):
             The tape was used before, or an argument has the wrong shape, dtype or device.
         """
         xp, backend = self.backend.xp, self.backend
-        tapes, mask, seed = tape.take()
+        tapes, call, given, rounded = tape.take()
         if tapes is None:
             raise InputError("tape is that of a forward call with keep=False; expected one with keep=True")
         num_steps, batch, _ = tapes[0][0].shape
-        width = self.hidden_size * self.num_directions
-        if dy is not None:
-            order = (batch, num_steps) if self.batch_first else (num_steps, batch)
-            backend.require("dy", dy, (*order, width), self.dtype)
-            if self.batch_first:
-                dy = swap_batch_and_time(backend, dy)
+        dy, dc = self._check_dy(dy, num_steps, batch)
+        if self.options.residual and dy is not None:
+            dy = _valid(xp, call.mask, dy)
         dh_last, dc_last = self._check_state(("dh", "dc"), (None, None) if dstate is None else dstate, batch)
         gradients: Params = {}
-        shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
-        dh0, dc0 = (xp.empty(shape, dtype=backend.dtype(self.dtype)) for _ in range(2))
+        dh0, dc0 = self.zero_state(batch)
         for chains in reversed(self._chains()):
-            x, dropped, kept = tapes.pop()
+            (layer, _), (x, dropped, kept) = chains[0][0], tapes.pop()
             dx = None
             for direction, chain in enumerate(chains):
-                part = slice(direction * self.hidden_size, (direction + 1) * self.hidden_size)
                 last = [
-                    tuple(None if s is None else s[k, ...] for s in (dh_last, dc_last)) for k in self._places(chain)
+                    tuple(None if s is None else s[self._place(member), ...] for s in (dh_last, dc_last))
+                    for member in chain
                 ]
-                dx_chain, first, found = self._backward_chain(
-                    chain, x, None if dy is None else dy[:, :, part], last, kept[direction], mask, seed
+                arriving = tuple(
+                    None if d is None else d[:, :, direction * size : (direction + 1) * size]
+                    for d, size in ((dy, self.output_size), (dc, self.hidden_size))
                 )
+                dx_chain, first, found = rounded._backward_chain(chain, x, arriving, last, kept[direction], call)
                 gradients |= found
-                for k, (dh, dc) in zip(self._places(chain), first, strict=True):
-                    dh0[k, ...], dc0[k, ...] = dh, dc
+                for member, (dh, dc_first) in zip(chain, first, strict=True):
+                    dh0[self._place(member), ...], dc0[self._place(member), ...] = dh, dc_first
                 if dx is None:
                     dx = dx_chain
                 else:
                     dx += dx_chain
-            dy = dx if dropped is None else self.dropout.backward(dropped, dx)[0]
+            if dropped is not None:
+                dx = self.dropout.backward(dropped, dx)[0]
+            if self.options.residual and layer > 0 and dy is not None:
+                dx = dx + dy
+            dy, dc = dx, None
         if self.batch_first:
             dy = swap_batch_and_time(backend, dy)
+        if self.options.learn_state:
+            for part, d, was_given in (("h0", dh0, given[0]), ("c0", dc0, given[1])):
+                for member in (member for chains in self._chains() for chain in chains for member in chain):
+                    total = xp.sum(backend.widened(d[self._place(member), ...]), axis=0)
+                    gradients[f"{part}_{self._name(member)}"] = xp.zeros_like(total) if was_given else total
         return dy, (dh0, dc0), {name: gradients[name] for name in self.params}
 
     def zero_state(self, batch: int) -> State:
         """A state of zeros for `batch` sequences."""
-        shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
-        xp, dtype = self.backend.xp, self.backend.dtype(self.dtype)
-        return xp.zeros(shape, dtype=dtype), xp.zeros(shape, dtype=dtype)
+        xp, backend = self.backend.xp, self.backend
+        h_shape, c_shape = self._state_shapes(batch)
+        h = xp.zeros(h_shape, dtype=backend.dtype(self.dtype))
+        return h, xp.zeros(c_shape, dtype=backend.dtype(self.param_dtype))
 
-    def _chains(self) -> list[list[list[tuple[int, int]]]]:
-        """What runs over time together, as (layer, direction): all layers of one direction, or each by itself.
+    def _chains(self) -> list[list[list[Member]]]:
+        """What runs over time together: all layers of one direction, or each by itself.
 
         The chains of a group take the same input, and their outputs are concatenated.
         """
@@ -253,62 +414,92 @@ class LSTM(Layer):
             return [[[(layer, 0) for layer in range(self.num_layers)]]]
         return [[[(layer, 0)], [(layer, 1)]] for layer in range(self.num_layers)]
 
-    def _places(self, chain: list[tuple[int, int]]) -> list[int]:
-        """Where the states of a chain's members are in a State."""
-        return [layer * self.num_directions + direction for layer, direction in chain]
+    def _place(self, member: Member) -> int:
+        """Where a member's states are in a State."""
+        return member[0] * self.num_directions + member[1]
+
+    def _name(self, member: Member) -> str:
+        """How the names of a member's parameters end."""
+        return self._names(member[0])[member[1]]
+
+    def _first(self, member: Member, h0: Array | None, c0: Array | None, batch: int) -> tuple[Array | None, ...]:
+        """A member's initial h and c: given, learned, or None for zero."""
+        xp, states = self.backend.xp, []
+        for part, given in (("h0", h0), ("c0", c0)):
+            if given is not None:
+                states.append(given[self._place(member), ...])
+            elif self.options.learn_state:
+                learned = self.params[f"{part}_{self._name(member)}"]
+                states.append(xp.zeros((batch, 1), dtype=learned.dtype) + learned)
+            else:
+                states.append(None)
+        return tuple(states)
 
     def _forward_chain(
-        self, chain: list[tuple[int, int]], x: Array, state: list[Any], mask: Mask | None, seed: Any, keep: bool
-    ) -> tuple[Array, list[Any], list[Any]]:
-        """Run a chain over x (T, B, .), segment by segment: outputs (T, B, H), final states, what backward needs.
+        self, chain: list[Member], x: Array, state: list[Any], call: Call
+    ) -> tuple[Array, Array | None, list[Any], list[Any]]:
+        """Run a chain over x (T, B, .), segment by segment.
 
-        That is, for each segment, the tape of `_forward_segment`; or, with `recompute`, the states before it.
+        Returns outputs (T, B, P), with `cells` c (T, B, H) of the last layer, final states, and what backward needs:
+        for each segment, the tape of `_forward_segment`; or, with `recompute`, the states before it.
         """
         xp, kept = self.backend.xp, []
         parts = segments(x.shape[0], x.shape[1], reverse=chain[0][1] == 1)
-        y = None
+        y = c = None
         if len(parts) > 1:
-            y = xp.empty((*x.shape[:2], self.hidden_size), dtype=x.dtype)
+            y = xp.empty((*x.shape[:2], self.output_size), dtype=x.dtype)
+            if self._gives_cells(chain):
+                c = xp.empty((*x.shape[:2], self.hidden_size), dtype=self.backend.dtype(self.param_dtype))
         for start, stop in parts:
-            y_part, after, tape = self._forward_segment(chain, x, start, stop, state, mask, seed, keep)
-            if keep:
+            y_part, c_part, after, tape = self._forward_segment(chain, x, start, stop, state, call)
+            if call.keep:
                 kept.append(state if self.recompute else tape)
             if y is None:
-                return y_part, after, kept
+                return y_part, c_part, after, kept
             y[start:stop, ...] = y_part
+            if c is not None:
+                c[start:stop, ...] = c_part
             # Copies: the states are views of arrays with all steps, which would stay as long as they do.
             state = [tuple(xp.asarray(s, copy=True) for s in pair) for pair in after]
-            del y_part, after, tape  # before the next segment takes its memory
-        return y, state, kept
+            del y_part, c_part, after, tape  # before the next segment takes its memory
+        return y, c, state, kept
 
     def _forward_segment(
-        self, chain: list[tuple[int, int]], x: Array, start: int, stop: int, state: list[Any], mask: Mask | None,
-        seed: Any, keep: bool,
-    ) -> tuple[Array, list[Any], list[Any]]:  # fmt: skip
+        self, chain: list[Member], x: Array, start: int, stop: int, state: list[Any], call: Call
+    ) -> tuple[Array, Array | None, list[Any], list[Piece]]:
         """Steps start..stop-1 of `_forward_chain`: outputs, states after them, and the tape of each layer."""
-        xp, backend = self.backend.xp, self.backend
+        xp, backend, seed = self.backend.xp, self.backend, call.seed
         x = x[start:stop, ...]
-        if mask is not None:
-            mask = mask.part(start, stop)
-        last, tapes = [], []
-        for place, (layer, direction) in enumerate(chain):
-            dropped = None
+        mask = None if call.mask is None else call.mask.part(start, stop)
+        cells, last, tapes = None, [], []
+        for place, member in enumerate(chain):
+            entered, dropped, (layer, direction) = x, None, member
             if place > 0:
                 layer_seed = None if seed is None else (*seed, layer, start) if start else (*seed, layer)
                 x, dropped = self.dropout.forward(x, layer_seed)
-            name = self._names(layer)[direction]
-            z, weight_hh = self._project(x, name), self.params[f"weight_hh_{name}"]
+            name = self._name(member)
+            input_mask = self._noise(INPUT, self.options.input_dropout, (x.shape[1], x.shape[2]), call, member)
+            if input_mask is not None:
+                x = x * input_mask
+            z, normalised = self._project(x, name)
+            weight_hh, weight_again = self._weight_hh(call, member)
+            variant = self._variant(call, member, start, stop)
+            keep = call.keep or self._gives_cells(chain[: place + 1])
             h0, c0 = state[place]
-            saved = self.plan.run.forward(backend, z, weight_hh, h0, c0, mask, direction == 1, keep)
-            if keep:
-                tapes.append((x, dropped, saved))
-            x = saved.outputs if mask is None else xp.where(mask.valid, saved.outputs, xp.zeros_like(saved.outputs))
+            saved = call.run.forward(backend, z, weight_hh, h0, c0, mask, direction == 1, keep, variant)
+            if call.keep:
+                tapes.append(Piece(x, dropped, saved, input_mask, weight_again, normalised))
+            x = _valid(xp, mask, saved.outputs)
+            if self.options.residual and place > 0:
+                x = x + entered
+            if self._gives_cells(chain[: place + 1]):
+                cells = _valid(xp, mask, saved.c[:-1, ...] if saved.reverse else saved.c[1:, ...])
             last.append(saved.last)
-        return x, last, tapes
+        return x, cells, last, tapes
 
     def _backward_chain(
-        self, chain: list[tuple[int, int]], x: Array, dy: Array | None, dstate: list[Any], kept: list[Any],
-        mask: Mask | None, seed: Any,
+        self, chain: list[Member], x: Array, arriving: tuple[Array | None, ...], dstate: list[Any], kept: list[Any],
+        call: Call,
     ) -> tuple[Array, list[Any], Params]:  # fmt: skip
         """Backpropagate through `_forward_chain`: dx, gradients of the initial states, gradients of the parameters.
 
@@ -323,9 +514,9 @@ class LSTM(Layer):
         for start, stop in reversed(parts):
             tapes = kept.pop()
             if self.recompute:
-                _, _, tapes = self._forward_segment(chain, x, start, stop, tapes, mask, seed, True)
-            arriving = None if dy is None else dy[start:stop, ...]
-            dx_part, dstate, found = self._backward_segment(chain, tapes, arriving, dstate)
+                *_, tapes = self._forward_segment(chain, x, start, stop, tapes, call)
+            dy, dc = (None if d is None else d[start:stop, ...] for d in arriving)
+            dx_part, dstate, found = self._backward_segment(chain, tapes, dy, dc, dstate, call)
             for name, gradient in found.items():
                 if name in gradients:
                     gradients[name] += gradient
@@ -337,36 +528,151 @@ class LSTM(Layer):
         return dx, dstate, gradients
 
     def _backward_segment(
-        self, chain: list[tuple[int, int]], tapes: list[Any], dy: Array | None, dstate: list[Any]
+        self, chain: list[Member], tapes: list[Piece], dy: Array | None, dc: Array | None, dstate: list[Any], call: Call
     ) -> tuple[Array, list[Any], Params]:
         """Backpropagate through one `_forward_segment`."""
-        xp, backend = self.backend.xp, self.backend
         gradients: Params = {}
         before: list[Any] = []
-        for place, (layer, direction) in reversed(list(enumerate(chain))):
-            x, dropped, saved = tapes.pop()
-            name = self._names(layer)[direction]
-            dz, dh0, dc0 = self.plan.run.backward(backend, saved, dy, *dstate[place])
+        for place, member in reversed(list(enumerate(chain))):
+            piece = tapes.pop()
+            dh_last, dc_last = dstate[place]
+            dz, dh0, dc0 = call.run.backward(self.backend, piece.saved, dy, dh_last, dc_last, dc)
             before.insert(0, (dh0, dc0))
-            rows = x.shape[0] * x.shape[1]
-            dz_rows = xp.reshape(dz, (rows, 4 * self.hidden_size))
-            inputs = [xp.reshape(x, (rows, x.shape[2])), xp.reshape(saved.before, (rows, self.hidden_size))]
-            weights, gradients[f"bias_{name}"] = self._weight_gradients(dz_rows, inputs)
-            gradients[f"weight_ih_{name}"], gradients[f"weight_hh_{name}"] = weights
-            dx = xp.reshape(self._product(dz_rows, self.params[f"weight_ih_{name}"]), x.shape)
-            dy = dx if dropped is None else self.dropout.backward(dropped, dx)[0]
+            dx, found = self._parameter_gradients(member, piece, dz)
+            gradients |= found
+            if piece.dropped is not None:
+                dx = self.dropout.backward(piece.dropped, dx)[0]
+            if self.options.residual and place > 0 and dy is not None:
+                dx = dx + dy
+            dy, dc = dx, None
         return dy, before, gradients
+
+    def _parameter_gradients(self, member: Member, piece: Piece, dz: Array) -> tuple[Array, Params]:
+        """From dz (T, B, 4H) the gradients of the input, dx, and of the parameters: the sums over all steps."""
+        xp, backend, name, saved = self.backend.xp, self.backend, self._name(member), piece.saved
+        rows, width = dz.shape[0] * dz.shape[1], dz.shape[2]
+        dz = xp.reshape(dz, (rows, width))
+        x = xp.reshape(piece.x, (rows, piece.x.shape[2]))
+        before = xp.reshape(saved.before, (rows, self.output_size))
+        found: Params = {f"{part}_{name}": gradient for part, gradient in saved.gradients.items()}
+        du = dz  # of x W_ih^T
+        if piece.normalised is not None:
+            y, scales = piece.normalised
+            wide = backend.widened(dz)
+            found[f"gain_ih_{name}"] = xp.sum(wide * y, axis=0)
+            du = normalise_backward(xp, wide * self.params[f"gain_ih_{name}"], y, scales)
+            du = backend.asarray(du, self.dtype)
+        if self.options.layer_norm or self.options.heads > 1:
+            (weight_ih,), bias = self._weight_gradients(du, [x])
+            if du is not dz:
+                bias = xp.sum(backend.widened(dz), axis=0)
+            dz_hh = dz if saved.dz_hh is None else xp.reshape(saved.dz_hh, (rows, width))
+            weight_hh = weight_hh_gradient(xp, backend.widened(dz_hh), backend.widened(before), self.options.heads)
+        else:
+            (weight_ih, weight_hh), bias = self._weight_gradients(dz, [x, before])
+        if piece.weight_again is not None:
+            weight_hh = piece.weight_again(weight_hh)
+        found |= {f"weight_ih_{name}": weight_ih, f"weight_hh_{name}": weight_hh}
+        if self.options.bias:
+            found[f"bias_{name}"] = bias
+        dx = xp.reshape(self._product(du, self.params[f"weight_ih_{name}"]), piece.x.shape)
+        return dx if piece.input_mask is None else dx * piece.input_mask, found
 
     def _names(self, layer: int) -> list[str]:
         """Name endings of the layer's directions."""
         return [f"l{layer}", f"l{layer}_reverse"][: self.num_directions]
 
-    def _project(self, x: Array, name: str) -> Array:
-        """z = x W_ih^T + b for all steps at once: (T, B, 4H)."""
-        xp = self.backend.xp
-        rows = xp.reshape(x, (x.shape[0] * x.shape[1], x.shape[2]))
-        z = self._product(rows, self.params[f"weight_ih_{name}"].T, self.params[f"bias_{name}"])
-        return xp.reshape(z, (x.shape[0], x.shape[1], 4 * self.hidden_size))
+    def _project(self, x: Array, name: str) -> tuple[Array, tuple[Array, Array] | None]:
+        """z = x W_ih^T + b for all steps at once, (T, B, 4H); and the product normalised, where it is."""
+        xp, width = self.backend.xp, 4 * self.hidden_size
+        rows = x.shape[0] * x.shape[1]
+        weight, bias = self.params[f"weight_ih_{name}"].T, self.params.get(f"bias_{name}")
+        inner_bias = None if self.options.layer_norm else bias
+        if self.plan.tier == "reference":
+            z = xp.reshape(self._product_by_steps(x, weight), (rows, width))
+            if inner_bias is not None:
+                z += inner_bias
+        else:
+            dtype = self.param_dtype if self.options.layer_norm else self.dtype
+            z = self._product(xp.reshape(x, (rows, x.shape[2])), weight, inner_bias, dtype)
+        normalised = None
+        if self.options.layer_norm:
+            normalised = normalise(xp, z)
+            z = normalised[0] * self.params[f"gain_ih_{name}"]
+            if bias is not None:
+                z += bias
+        z = self.backend.asarray(z, self.dtype)
+        return xp.reshape(z, (x.shape[0], x.shape[1], width)), normalised
+
+    def _product_by_steps(self, x: Array, weight: Array) -> Array:
+        """x (T, B, .) times a matrix, step by step: a step's rounding doesn't depend on how many there are."""
+        backend = self.backend
+        return backend.xp.matmul(backend.widened(x), transposed(backend, backend.widened(weight.T)))
+
+    def _noise(
+        self, kind: int, p: float, shape: tuple[int, ...], call: Call, member: Member, start: int = 0
+    ) -> Array | None:
+        """Factors 0 with probability p, else 1/(1-p); None in evaluation or where p is 0."""
+        if call.seed is None or p == 0:
+            return None
+        ones = self.backend.xp.ones(shape, dtype=self.backend.dtype(self.dtype))
+        return self.backend.dropout(ones, p, self._noise_seed(kind, call, member, start))[0]
+
+    def _noise_seed(self, kind: int, call: Call, member: Member, start: int = 0) -> tuple[int, ...]:
+        return (*(call.seed or ()), member[0] + 1, kind, member[1] + 1, start + 1)
+
+    def _weight_hh(self, call: Call, member: Member) -> tuple[Array, Again | None]:
+        """A member's W_hh, with elements dropped while training."""
+        weight, p = self.params[f"weight_hh_{self._name(member)}"], self.options.weight_dropout
+        if call.seed is None or p == 0:
+            return weight, None
+        return self.backend.dropout(weight, p, self._noise_seed(WEIGHT, call, member))
+
+    def _variant(self, call: Call, member: Member, start: int, stop: int) -> Variant | None:
+        """What the recurrence of a member does beyond the plain LSTM in steps start..stop-1."""
+        o, xp, name = self.options, self.backend.xp, self._name(member)
+        if not o.recurrent() - {"cells"} and call.resets is None:
+            return None
+        dtype, batch = self.backend.dtype(self.dtype), call.batch
+        zoneout: dict[str, Any] = {}
+        for part, kind, p, size in (
+            ("zoneout_h", ZONEOUT_H, o.zoneout_h, self.output_size),
+            ("zoneout_c", ZONEOUT_C, o.zoneout_c, self.hidden_size),
+        ):
+            drawn = self._noise(kind, p, (stop - start, batch, size), call, member, start)
+            zoneout[part] = xp.astype(drawn == 0, dtype) if drawn is not None else float(p) or None
+        live = None
+        if call.resets is not None:
+            begins = call.resets
+            if member[1] == 1:  # in reverse, an episode begins at the step before another one's first
+                begins = np.concatenate([begins[1:], np.zeros_like(begins[:1])])
+            live = self.backend.asarray((~begins[start:stop, :, None]).astype(np.float32), self.dtype)
+        return Variant(
+            heads=o.heads,
+            projection=self.params.get(f"weight_hr_{name}"),
+            peepholes=self.params.get(f"peephole_{name}"),
+            coupled=o.coupled,
+            hard_sigmoid=o.hard_sigmoid,
+            clip=math.inf if o.clip is None else float(o.clip),
+            cell_clip=math.inf if o.cell_clip is None else float(o.cell_clip),
+            gain_hh=self.params.get(f"gain_hh_{name}"),
+            gain_c=self.params.get(f"gain_c_{name}"),
+            shift_c=self.params.get(f"shift_c_{name}"),
+            recurrent_mask=self._noise(RECURRENT, o.recurrent_dropout, (batch, self.output_size), call, member),
+            live=live,
+            **zoneout,
+        )
+
+    def _gives_cells(self, chain: list[Member]) -> bool:
+        """Whether the last member of a chain hands out c of every step."""
+        return self.options.cells and chain[-1][0] == self.num_layers - 1
+
+    def _run_with(self, resets: Any) -> Tier:
+        """The tier that runs, with resets or without."""
+        if resets is None or "resets" in self.plan.takes:
+            return self.plan.run
+        wanted = self.options.recurrent() | {"resets"}
+        return make_plan(self.backend, self.tier, self.hidden_size, self.dtype, wanted).run
 
     def _mask(self, lengths: Sequence[int] | np.ndarray | None, num_steps: int, batch: int) -> Mask | None:
         """The batch's mask, or None where every sequence has all steps."""
@@ -391,14 +697,46 @@ class LSTM(Layer):
         valid = np.arange(num_steps)[:, None, None] < host[None, :, None]
         return Mask(host.astype(np.int64), self.backend.asarray(valid, "bool"))
 
+    def _check_resets(self, resets: Any, num_steps: int, batch: int) -> np.ndarray | None:
+        """The resets on the host, (T, B); None where there are none."""
+        if resets is None:
+            return None
+        host = self.backend.to_numpy(resets) if self.backend.owns(resets) else np.asarray(resets)
+        shape = (batch, num_steps) if self.batch_first else (num_steps, batch)
+        if host.shape != shape or host.dtype != np.bool_:
+            raise InputError(f"resets has shape {host.shape} and dtype {host.dtype}; expected {shape} of bool")
+        return host.T if self.batch_first else host
+
+    def _check_dy(self, dy: Any, num_steps: int, batch: int) -> tuple[Array | None, Array | None]:
+        """Gradients of h and of c of every step, (T, B, .) each."""
+        names: tuple[str, ...] = ("dy",)
+        if self.options.cells:
+            if dy is not None and (not isinstance(dy, tuple | list) or len(dy) != 2):
+                raise InputError(f"dy is a {type(dy).__name__}; expected a pair (dh, dc), like y with cells=True")
+            names = ("dy[0]", "dy[1]")
+        arrays = list(dy) if self.options.cells and dy is not None else [dy, None]
+        order = (batch, num_steps) if self.batch_first else (num_steps, batch)
+        kinds = (self.output_size, self.dtype), (self.hidden_size, self.param_dtype)
+        for place, (name, (size, dtype)) in enumerate(zip(names, kinds, strict=False)):
+            if arrays[place] is not None:
+                self.backend.require(name, arrays[place], (*order, size * self.num_directions), dtype)
+                if self.batch_first:
+                    arrays[place] = swap_batch_and_time(self.backend, arrays[place])
+        return arrays[0], arrays[1]
+
+    def _state_shapes(self, batch: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Shapes of h and c of a State."""
+        members = self.num_layers * self.num_directions
+        return (members, batch, self.output_size), (members, batch, self.hidden_size)
+
     def _check_state(self, names: tuple[str, str], state: Any, batch: int) -> Any:
         """Check a pair of state arrays, either of which may be None."""
-        shape = (self.num_layers * self.num_directions, batch, self.hidden_size)
         if not isinstance(state, tuple | list) or len(state) != 2:
             raise InputError(f"state is {type(state).__name__}; expected a pair ({', '.join(names)})")
-        for name, array in zip(names, state, strict=True):
+        kinds = zip(self._state_shapes(batch), (self.dtype, self.param_dtype), strict=True)
+        for name, array, (shape, dtype) in zip(names, state, kinds, strict=True):
             if array is not None:
-                self.backend.require(name, array, shape, self.dtype)
+                self.backend.require(name, array, shape, dtype)
         return tuple(state)
 
 
@@ -421,3 +759,11 @@ def swap_batch_and_time(backend: Backend, array: Array) -> Array:
     copy = backend.xp.empty(swapped.shape, dtype=array.dtype)
     copy[...] = swapped
     return copy
+
+
+def _valid(xp: Any, mask: Mask | None, array: Array) -> Array:
+    """`array` within each sequence's steps, zero outside."""
+    if mask is None:
+        return array
+    # CuPy's `where` knows no bfloat16 and makes float32 of it.
+    return xp.astype(xp.where(mask.valid, array, xp.zeros_like(array)), array.dtype, copy=False)

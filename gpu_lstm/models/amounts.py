@@ -44,11 +44,12 @@ def model_amounts(kind: str, config: dict[str, Any]) -> dict[str, int]:
         embedding = inputs * outputs
     elif kind == "series":
         inputs, outputs = 2 * count("mean"), count("mean") * size("horizon")
-    elif kind == "classify":
-        inputs, outputs = count("mean"), size("num_classes")
+    elif kind in ("classify", "regress"):
+        inputs = count("mean")
+        outputs = size("num_classes") if kind == "classify" else count("target_mean")
         directions = 2 if config.get("bidirectional", True) else 1
     else:
-        raise InputError(f"kind is {kind!r}; expected text, series or classify")
+        raise InputError(f"kind is {kind!r}; expected text, series, classify or regress")
     lstm = lstm_amount(inputs, hidden, layers, directions)
     return {
         "embedding": embedding,

@@ -41,8 +41,13 @@ class Model:
 
     @property
     def dtype(self) -> str:
-        """float32 or float64."""
+        """Of the layers' inputs and outputs; losses and their gradients have `param_dtype`."""
         return next(iter(self.layers.values())).dtype
+
+    @property
+    def param_dtype(self) -> str:
+        """float32 or float64."""
+        return next(iter(self.layers.values())).param_dtype
 
     def scaled(self, gradient: Array) -> Array:
         """The loss' gradient times `loss_scale`."""

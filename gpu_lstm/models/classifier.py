@@ -1,8 +1,8 @@
-"""Classifier: an LSTM reads a sequence, a linear map of its summary scores the classes."""
+"""Models that read a whole sequence, a linear map of its summary: the classifier scores classes with it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,89 @@ from gpu_lstm.losses import softmax_cross_entropy
 from gpu_lstm.models.base import Model, check_host, common, gather
 
 
-class Classifier(Model):
+class SequenceModel(Model):
+    """A linear map of the mean of the LSTM's outputs over each sequence's own steps.
+
+    Parameters
+    ----------
+    config : dict
+        Of the subclass; here `mean`, `spread`, `hidden_size`, `num_layers`, `bidirectional` and `dropout` are used.
+    num_outputs : int
+    backend, dtype, tier, recompute, seed
+        As of the layers.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        num_outputs: int,
+        *,
+        backend: str | Backend | None,
+        dtype: str,
+        tier: str,
+        recompute: bool,
+        seed: int,
+    ):
+        self.mean, self.spread = np.array(config["mean"]), np.array(config["spread"])
+        where, seeds = common(backend, dtype, seed)
+        self.lstm = LSTM(
+            len(self.mean),
+            config["hidden_size"],
+            config["num_layers"],
+            bidirectional=config["bidirectional"],
+            dropout=config["dropout"],
+            forget_bias=1.0,
+            tier=tier,
+            recompute=recompute,
+            seed=seeds[0],
+            **where,
+        )
+        self.dropout = Dropout(config["dropout"], **where)
+        width = self.lstm.hidden_size * self.lstm.num_directions
+        self.head = Linear(width, num_outputs, wide=True, seed=seeds[1], **where)
+        super().__init__({"lstm": self.lstm, "head": self.head}, config)
+
+    def _loss(
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray,
+        criterion: Callable[[Array], tuple[Array, Array]],
+        seed: tuple[int, ...] | None,
+    ) -> tuple[Array, Params]:
+        """Loss and gradients; `criterion` takes the outputs (B, num_outputs) to the loss and their gradient."""
+        seeds = [None if seed is None else (*seed, place) for place in range(3)]
+        inputs, _ = self.dropout.forward(self._inputs(x), seeds[0])
+        y, _, lstm_tape = self.lstm.forward(inputs, None, lengths, seed=seeds[1])
+        share = self._share(lengths)
+        summary, dropout_tape = self.dropout.forward(self._summary(y, share), seeds[2])
+        outputs, head_tape = self.head.forward(summary)
+        loss, doutputs = criterion(outputs)
+        dsummary, head = self.head.backward(head_tape, self.scaled(doutputs))
+        dsummary, _ = self.dropout.backward(dropout_tape, dsummary)
+        dy = self.backend.asarray(self.backend.widened(dsummary)[None, ...] * share, self.dtype)
+        dy = dy + self.backend.xp.zeros_like(y)
+        _, _, lstm = self.lstm.backward(lstm_tape, dy)
+        return loss, gather({"lstm": lstm, "head": head})
+
+    def _outputs(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """What the head says (B, num_outputs) of a batch x (T, B, D) with lengths (B,), on the host."""
+        y, _, _ = self.lstm.forward(self._inputs(x), None, lengths, keep=False)
+        return self.backend.to_numpy(self.head.forward(self._summary(y, self._share(lengths)))[0])
+
+    def _inputs(self, x: np.ndarray) -> Array:
+        x = check_host("x", x, ("T", "B", f"D={len(self.mean)}"))
+        return self.backend.asarray(((x - self.mean) / self.spread).astype(self.param_dtype), self.dtype)
+
+    def _summary(self, y: Array, share: Array) -> Array:
+        """Mean (B, .) over each sequence's own steps of y (T, B, .)."""
+        return self.backend.asarray(self.backend.xp.sum(self.backend.widened(y) * share, axis=0), self.dtype)
+
+    def _share(self, lengths: np.ndarray) -> Array:
+        """(1, B, 1) of 1/length: y is zero after a sequence's end, so the scaled sum is the mean."""
+        return self.backend.asarray((1 / np.asarray(lengths, dtype=np.float64))[None, :, None], self.param_dtype)
+
+
+class Classifier(SequenceModel):
     """Classifies sequences of different lengths by the mean of the LSTM's outputs over each one's own steps.
 
     Parameters
@@ -56,23 +138,7 @@ class Classifier(Model):
             "bidirectional": bidirectional,
             "dropout": dropout,
         }
-        self.mean, self.spread = np.array(config["mean"]), np.array(config["spread"])
-        where, seeds = common(backend, dtype, seed)
-        self.lstm = LSTM(
-            len(self.mean),
-            hidden_size,
-            num_layers,
-            bidirectional=bidirectional,
-            dropout=dropout,
-            forget_bias=1.0,
-            tier=tier,
-            recompute=recompute,
-            seed=seeds[0],
-            **where,
-        )
-        self.dropout = Dropout(dropout, **where)
-        self.head = Linear(hidden_size * self.lstm.num_directions, num_classes, seed=seeds[1], **where)
-        super().__init__({"lstm": self.lstm, "head": self.head}, config)
+        super().__init__(config, num_classes, backend=backend, dtype=dtype, tier=tier, recompute=recompute, seed=seed)
 
     def loss(
         self, x: np.ndarray, lengths: np.ndarray, labels: np.ndarray, seed: tuple[int, ...] | None = None
@@ -90,29 +156,10 @@ class Classifier(Model):
         """
         lengths = check_host("lengths", lengths, ("B",), whole=True)
         labels = check_host("labels", labels, (len(lengths),), whole=True)
-        seeds = [None if seed is None else (*seed, place) for place in range(3)]
-        inputs, _ = self.dropout.forward(self._inputs(x), seeds[0])
-        y, _, lstm_tape = self.lstm.forward(inputs, None, lengths, seed=seeds[1])
-        share = self._share(lengths)
-        summary, dropout_tape = self.dropout.forward(self.backend.xp.sum(y * share, axis=0), seeds[2])
-        logits, head_tape = self.head.forward(summary)
-        loss, dlogits = softmax_cross_entropy(self.backend, logits, self.backend.asarray(labels))
-        dsummary, head = self.head.backward(head_tape, self.scaled(dlogits))
-        dsummary, _ = self.dropout.backward(dropout_tape, dsummary)
-        dy = dsummary[None, ...] * share + self.backend.xp.zeros_like(y)
-        _, _, lstm = self.lstm.backward(lstm_tape, dy)
-        return loss, gather({"lstm": lstm, "head": head})
+        return self._loss(
+            x, lengths, lambda logits: softmax_cross_entropy(self.backend, logits, self.backend.asarray(labels)), seed
+        )
 
     def logits(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Scores (B, num_classes) of a batch x (T, B, D) with lengths (B,), on the host."""
-        y, _, _ = self.lstm.forward(self._inputs(x), None, lengths, keep=False)
-        summary = self.backend.xp.sum(y * self._share(lengths), axis=0)
-        return self.backend.to_numpy(self.head.forward(summary)[0])
-
-    def _inputs(self, x: np.ndarray) -> Array:
-        x = check_host("x", x, ("T", "B", f"D={len(self.mean)}"))
-        return self.backend.asarray(((x - self.mean) / self.spread).astype(self.dtype), self.dtype)
-
-    def _share(self, lengths: np.ndarray) -> Array:
-        """(1, B, 1) of 1/length: y is zero after a sequence's end, so the scaled sum is the mean."""
-        return self.backend.asarray((1 / np.asarray(lengths, dtype=np.float64))[None, :, None], self.dtype)
+        return self._outputs(x, lengths)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend, compiled
-from gpu_lstm.layers import Params, State
+from gpu_lstm.layers import LSTM, Params, State
 
 CHUNK = 64
 """Tokens that are drawn ahead by one compiled call."""
@@ -89,6 +89,6 @@ def by_compiled_code(
         given = drawn[-1:]
 
 
-def can_compile(backend: Backend, tier: str) -> bool:
-    """Whether `by_compiled_code` runs for a model of that backend and tier."""
-    return backend.kernels == "cpu" and tier == "sequence"
+def can_compile(lstm: LSTM) -> bool:
+    """Whether `by_compiled_code` runs for a model with that LSTM: a plain one, on the CPU's sequence tier."""
+    return lstm.backend.kernels == "cpu" and lstm.plan.tier == "sequence" and not lstm.options.on()

@@ -84,7 +84,7 @@ class Forecaster(Model):
             **where,
         )
         self.dropout = Dropout(dropout, **where)
-        self.head = Linear(hidden_size, self.num_series * horizon, seed=seeds[1], **where)
+        self.head = Linear(hidden_size, self.num_series * horizon, wide=True, seed=seeds[1], **where)
         super().__init__({"lstm": self.lstm, "head": self.head}, config)
 
     def features(self, values: np.ndarray) -> Array:
@@ -96,7 +96,7 @@ class Forecaster(Model):
             slow[t] = slow[t - 1] + (values[t] - slow[t - 1]) / min(t + 1, self.memory)
         deviation = (values - slow) / self.spread
         both = np.concatenate([change, deviation], axis=2)
-        return self.backend.asarray(both.astype(self.dtype), self.dtype)
+        return self.backend.asarray(both.astype(self.param_dtype), self.dtype)
 
     def targets(self, values: np.ndarray) -> np.ndarray:
         """What the head should say at each step, (T - horizon, B, horizon S), from values (T, B, S)."""
@@ -129,7 +129,7 @@ class Forecaster(Model):
         h, _, lstm_tape = self.lstm.forward(self.features(values[:steps]), seed=seed)
         counted, dropout_tape = self.dropout.forward(h[skip:, ...], None if seed is None else (*seed, 0))
         prediction, head_tape = self.head.forward(counted)
-        target = self.backend.asarray(self.targets(values)[skip:].astype(self.dtype), self.dtype)
+        target = self.backend.asarray(self.targets(values)[skip:].astype(self.param_dtype), self.param_dtype)
         value, dprediction = REGRESSION[loss](self.backend, prediction, target)
         dcounted, head = self.head.backward(head_tape, self.scaled(dprediction))
         dh = self.backend.xp.zeros_like(h)

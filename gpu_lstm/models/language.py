@@ -69,7 +69,7 @@ class LanguageModel(Model):
             **where,
         )
         self.dropout = Dropout(dropout, **where)
-        self.head = Linear(hidden_size, vocabulary_size, seed=seeds[2], **where)
+        self.head = Linear(hidden_size, vocabulary_size, wide=True, seed=seeds[2], **where)
         super().__init__({"embedding": self.embedding, "lstm": self.lstm, "head": self.head}, config)
 
     def loss(
@@ -149,7 +149,7 @@ class LanguageModel(Model):
         tokens, rng = np.asarray(prompt, dtype=np.int64), np.random.default_rng(seed)
         if tokens.min() < 0 or tokens.max() >= self.embedding.num_embeddings:
             raise InputError(f"prompt has tokens {tokens.min()}..{tokens.max()}; the vocabulary has fewer")
-        if decode.can_compile(self.backend, self.lstm.plan.tier):
+        if decode.can_compile(self.lstm):
             layers = self.lstm.num_layers
             return decode.by_compiled_code(self.params, layers, tokens, length, temperature, rng, never)
         return decode.by_arrays(self.backend, self.logits, tokens, length, temperature, rng, never)

@@ -3,20 +3,23 @@
 Only the recurrence has a loop over time; the products with x and the sums over time are one large matrix
 product each and live in the LSTM layer. A tier is two functions with these signatures::
 
-    forward(backend, z, weight_hh, h0, c0, mask, reverse, keep) -> Saved
-    backward(backend, saved, dh, dh_last, dc_last)        -> dz, dh0, dc0
+    forward(backend, z, weight_hh, h0, c0, mask, reverse, keep, variant) -> Saved
+    backward(backend, saved, dh, dh_last, dc_last, dc)                   -> dz, dh0, dc0
 
-T time steps, B sequences, H hidden size; arrays are time-major and C-contiguous.
+T time steps, B sequences, H hidden size; arrays are time-major and C-contiguous. What goes beyond the plain LSTM is a
+`Variant`: projection, peepholes, layer normalisation and so on.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.errors import InputError
+from gpu_lstm.recurrence.variant import Variant
 
 
 @dataclass
@@ -51,10 +54,10 @@ class Saved:
 
     Attributes
     ----------
-    h, c : (T+1, B, H)
-        Hidden and cell state. Forward in time, slot 0 is the initial state and slot t+1 the state after
-        step t; in reverse, slot T is the initial state and slot t the state after step t. The state of a
-        sequence outside its own steps is that of its nearest step. c has one slot, the last one, where nothing
+    h, c : (T+1, B, P) and (T+1, B, H)
+        P is H without a projection. Hidden and cell state. Forward in time, slot 0 is the initial state and slot t+1
+        the state after step t; in reverse, slot T is the initial state and slot t the state after step t. The state
+        of a sequence outside its own steps is that of its nearest step. c has one slot, the last one, where nothing
         was kept for backward.
     gates : (T, B, 4H)
         Activated gates i, f, g, o, in the memory of the z that forward was given. Backward may overwrite them.
@@ -63,6 +66,18 @@ class Saved:
         None: every sequence has T steps.
     reverse : bool
         The recurrence ran from the last step to the first.
+    variant : Variant or None
+        None: the plain LSTM. Only with one are the rest used.
+    cells : (T, B, H) or None
+        The new c of each step before zoneout; None: that is in `c`.
+    unprojected : (T, B, H) or None
+        o tanh(c) of each step, where that is projected.
+    normalised, scales : (T, B, 4H) and (T, B, 1), or None
+        h W_hh^T normalised and the factor that did it, where that is normalised.
+    dz_hh : (T, B, 4H) or None
+        Set by backward: the gradient of h W_hh^T, where its normalisation makes it another than dz.
+    gradients : dict
+        Set by backward: of the variant's parameters, ``weight_hr``, ``peephole``, ``gain_hh``, ``gain_c``, ``shift_c``.
     """
 
     h: Array
@@ -71,25 +86,44 @@ class Saved:
     weight_hh: Array
     mask: Mask | None
     reverse: bool
+    variant: Variant | None = None
+    cells: Array = None
+    unprojected: Array = None
+    normalised: Array = None
+    scales: Array = None
+    dz_hh: Array = None
+    gradients: dict[str, Array] = field(default_factory=dict)
 
     @property
     def outputs(self) -> Array:
-        """h after each step, (T, B, H), a view."""
+        """h after each step, (T, B, P), a view."""
         return self.h[:-1, ...] if self.reverse else self.h[1:, ...]
 
     @property
     def before(self) -> Array:
-        """h before each step, (T, B, H), a view."""
-        return self.h[1:, ...] if self.reverse else self.h[:-1, ...]
+        """What each step multiplies by W_hh, (T, B, P): h before it, a view, or that with the variant's factors."""
+        h = self.h[1:, ...] if self.reverse else self.h[:-1, ...]
+        if self.variant is not None:
+            for factor in (self.variant.live, self.variant.recurrent_mask):
+                h = h if factor is None else h * factor
+        return h
 
     @property
     def last(self) -> tuple[Array, Array]:
-        """Final h and c, (B, H) each, views: the state after each sequence's own last step."""
+        """Final h and c, (B, P) and (B, H), views: the state after each sequence's own last step."""
         return self.h[0 if self.reverse else -1, ...], self.c[0 if self.reverse else -1, ...]
 
 
 class Tier(Protocol):
-    """The two functions of a tier."""
+    """The two functions of a tier.
+
+    Attributes
+    ----------
+    TAKES : frozenset of str
+        Names of the LSTM's options that it takes, of those that concern the recurrence.
+    """
+
+    TAKES: frozenset[str]
 
     def forward(
         self,
@@ -101,13 +135,20 @@ class Tier(Protocol):
         mask: Mask | None = None,
         reverse: bool = False,
         keep: bool = True,
+        variant: Variant | None = None,
     ) -> Saved:
         """Run the recurrence over all steps; where `keep` is false, nothing need be saved for backward."""
 
     def backward(
-        self, backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None
+        self,
+        backend: Backend,
+        saved: Saved,
+        dh: Array | None,
+        dh_last: Array | None,
+        dc_last: Array | None,
+        dc: Array | None = None,
     ) -> tuple[Array, Array, Array]:
-        """Backpropagate through all steps."""
+        """Backpropagate through all steps; `dc` is what arrives at c of each step."""
 
 
 def slots(num_steps: int, reverse: bool) -> list[tuple[int, int, int]]:
@@ -115,3 +156,28 @@ def slots(num_steps: int, reverse: bool) -> list[tuple[int, int, int]]:
     if reverse:
         return [(t, t + 1, t) for t in range(num_steps - 1, -1, -1)]
     return [(t, t, t + 1) for t in range(num_steps)]
+
+
+def split_gates(array: Array) -> tuple[Array, Array, Array, Array]:
+    """Views of the gates i, f, g, o of an array (B, 4H)."""
+    n = array.shape[1] // 4
+    return array[:, :n], array[:, n : 2 * n], array[:, 2 * n : 3 * n], array[:, 3 * n :]
+
+
+def transposed(backend: Backend, matrix: Array) -> Array:
+    """Copy of the transpose (N, M), C-contiguous: BLAS multiplies a few rows much faster by such a matrix."""
+    copy = backend.empty((matrix.shape[1], matrix.shape[0]), matrix.dtype)
+    copy[...] = matrix.T
+    return copy
+
+
+def refuse(asked: bool, what: str) -> None:
+    """Refuse what a tier doesn't take; the plan picks another one, so only a direct call gets here.
+
+    Raises
+    ------
+    InputError
+        It was asked for.
+    """
+    if asked:
+        raise InputError(f"this tier takes no {what}; the reference tier does")

@@ -13,6 +13,9 @@ from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.recurrence import onchip, pointwise_cuda, sequence_cuda
 from gpu_lstm.recurrence.contract import Mask, Saved, Tier
 from gpu_lstm.recurrence.together import Gradients, Problem
+from gpu_lstm.recurrence.variant import Variant
+
+TAKES: frozenset[str] = frozenset()
 
 
 def forward(
@@ -24,16 +27,22 @@ def forward(
     mask: Mask | None = None,
     reverse: bool = False,
     keep: bool = True,
+    variant: Variant | None = None,
 ) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
-    return _tier(backend, "forward", z).forward(backend, z, weight_hh, h0, c0, mask, reverse, keep)
+    return _tier(backend, "forward", z).forward(backend, z, weight_hh, h0, c0, mask, reverse, keep, variant)
 
 
 def backward(
-    backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None
+    backend: Backend,
+    saved: Saved,
+    dh: Array | None,
+    dh_last: Array | None,
+    dc_last: Array | None,
+    dc: Array | None = None,
 ) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
-    return _tier(backend, "backward", saved.gates).backward(backend, saved, dh, dh_last, dc_last)
+    return _tier(backend, "backward", saved.gates).backward(backend, saved, dh, dh_last, dc_last, dc)
 
 
 def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:

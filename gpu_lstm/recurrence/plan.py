@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from gpu_lstm.backend import Backend, compiled
 from gpu_lstm.backend.cuda import CudaBackend
+from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.recurrence import fastest_cuda, onchip, pointwise, pointwise_cuda, reference, sequence, sequence_cuda
 from gpu_lstm.recurrence.contract import Tier
+from gpu_lstm.recurrence.widened import Widened
 
 TIERS = ("reference", "pointwise", "sequence")
 """From the most readable to the fastest."""
@@ -38,12 +40,23 @@ class Plan:
     run: Tier
     reasons: tuple[str, ...]
 
+    @property
+    def takes(self) -> frozenset[str]:
+        """The LSTM's options that the tier takes, of those that concern the recurrence."""
+        return self.run.TAKES
+
     def why(self) -> str:
         """Explain the choice, one line a tier."""
         return "\n".join(self.reasons)
 
 
-def make_plan(backend: Backend, tier: str = "auto", hidden_size: int | None = None, dtype: str = "float32") -> Plan:
+def make_plan(
+    backend: Backend,
+    tier: str = "auto",
+    hidden_size: int | None = None,
+    dtype: str = "float32",
+    options: frozenset[str] = frozenset(),
+) -> Plan:
     """Pick a tier for `backend`.
 
     Parameters
@@ -55,6 +68,8 @@ def make_plan(backend: Backend, tier: str = "auto", hidden_size: int | None = No
         H of the recurrence. On a GPU it decides whether the sequence tier runs; None: any.
     dtype : str
         In which the arrays are stored.
+    options : frozenset of str
+        Names of the LSTM's options that the recurrence must take, of `gpu_lstm.recurrence.variant.OPTIONS`.
 
     Raises
     ------
@@ -65,15 +80,17 @@ def make_plan(backend: Backend, tier: str = "auto", hidden_size: int | None = No
     """
     if tier != "auto" and tier not in TIERS:
         raise InputError(f"tier is {tier!r}; expected auto, {', '.join(TIERS)}")
-    obstacles = {name: obstacle(backend, name, hidden_size, dtype) for name in TIERS}
+    obstacles = {name: obstacle(backend, name, hidden_size, dtype, options) for name in TIERS}
     if tier != "auto" and obstacles[tier]:
         raise BackendError(f"tier {tier} can't run on backend {backend.name}: {obstacles[tier]}")
     chosen = tier if tier != "auto" else [name for name in TIERS if not obstacles[name]][-1]
+    widened = ARITHMETIC[dtype] != dtype and not (isinstance(backend, CudaBackend) and chosen != "reference")
     reasons = []
     for name in reversed(TIERS):
         if name == chosen:
             kind = "the fastest that runs here" if tier == "auto" else "asked for by name"
             extra = f" ({_described(backend, name, hidden_size, dtype, tier == 'auto')})" if name != "reference" else ""
+            extra += f"; it computes in float32 and rounds to {dtype}" if widened else ""
             reasons.append(f"{name}: chosen, {kind}{extra}")
         elif obstacles[name]:
             reasons.append(f"{name}: can't run: {obstacles[name]}")
@@ -82,6 +99,8 @@ def make_plan(backend: Backend, tier: str = "auto", hidden_size: int | None = No
     run = _RUNS[backend.kernels].get(chosen, reference)
     if run is sequence_cuda and tier == "auto":
         run = fastest_cuda
+    if widened:
+        run = Widened(run, dtype)
     return Plan(chosen, run, tuple(reasons))
 
 
@@ -90,12 +109,21 @@ def runnable_tiers(backend: Backend, hidden_size: int | None = None, dtype: str 
     return [name for name in TIERS if not obstacle(backend, name, hidden_size, dtype)]
 
 
-def obstacle(backend: Backend, tier: str, hidden_size: int | None = None, dtype: str = "float32") -> str:
+def obstacle(
+    backend: Backend,
+    tier: str,
+    hidden_size: int | None = None,
+    dtype: str = "float32",
+    options: frozenset[str] = frozenset(),
+) -> str:
     """Why a tier can't run on this backend and machine, for any or for that hidden size; empty where it can."""
     if tier == "reference":
         return ""
     if tier not in _RUNS[backend.kernels]:
         return f"backend {backend.name} has no kernels for it"
+    untaken = options - _RUNS[backend.kernels][tier].TAKES
+    if untaken:
+        return f"it does not take {', '.join(sorted(untaken))}"
     if isinstance(backend, CudaBackend):
         return (
             onchip.obstacle(backend.limits, hidden_size or 1, backend.multiplied(dtype)) if tier == "sequence" else ""

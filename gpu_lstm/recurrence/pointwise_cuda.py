@@ -10,7 +10,10 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend, kernels
 from gpu_lstm.errors import InputError
-from gpu_lstm.recurrence.contract import Mask, Saved, slots
+from gpu_lstm.recurrence.contract import Mask, Saved, refuse, slots
+from gpu_lstm.recurrence.variant import Variant
+
+TAKES: frozenset[str] = frozenset()
 
 MOST_CELLS = 2**31 - 1
 """Largest B H; the number of steps has no limit but memory."""
@@ -25,6 +28,7 @@ def forward(
     mask: Mask | None = None,
     reverse: bool = False,
     keep: bool = True,
+    variant: Variant | None = None,
 ) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`.
 
@@ -33,6 +37,7 @@ def forward(
     InputError
         An array has another dtype, shape or device, has gaps, or is too large.
     """
+    refuse(variant is not None, "a variant")
     xp = backend.xp
     num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
     state = backend.dtype(kernels.ARITHMETIC[dtype])
@@ -57,9 +62,15 @@ def forward(
 
 
 def backward(
-    backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None
+    backend: Backend,
+    saved: Saved,
+    dh: Array | None,
+    dh_last: Array | None,
+    dc_last: Array | None,
+    dc: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
+    refuse(dc is not None, "gradients of c at every step")
     xp = backend.xp
     gates, c, mask, weight_hh = saved.gates, saved.c, saved.mask, saved.weight_hh
     num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)

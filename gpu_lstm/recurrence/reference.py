@@ -14,7 +14,11 @@ from functools import partial
 from typing import Any
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.recurrence.contract import Mask, Saved, slots
+from gpu_lstm.recurrence import family
+from gpu_lstm.recurrence.contract import Mask, Saved, slots, split_gates, transposed
+from gpu_lstm.recurrence.variant import OPTIONS, Variant
+
+TAKES = OPTIONS
 
 
 def forward(
@@ -26,6 +30,7 @@ def forward(
     mask: Mask | None = None,
     reverse: bool = False,
     keep: bool = True,
+    variant: Variant | None = None,
     cell: Callable[..., None] | None = None,
 ) -> Saved:
     """Run the recurrence over all steps.
@@ -49,8 +54,11 @@ def forward(
         Run from the last step to the first.
     keep : bool
         Whether `backward` will follow. This tier keeps everything in any case.
+    variant : Variant, optional
+        What goes beyond these equations: then `gpu_lstm.recurrence.family` runs.
     cell : callable, optional
-        Computes one cell, called as `cell_forward` is without its last two arguments; the pointwise tier has its own.
+        Computes one plain cell, called as `cell_forward` is without its last two arguments; the pointwise tier has its
+        own.
 
     Returns
     -------
@@ -58,6 +66,8 @@ def forward(
         States and gates of every step; ``saved.outputs`` is h_t, ``saved.last`` the final state.
     """
     del keep
+    if variant is not None:
+        return family.forward(backend, z, weight_hh, h0, c0, mask, reverse, variant)
     xp = backend.xp
     num_steps, batch, width = z.shape
     hidden = width // 4
@@ -66,7 +76,7 @@ def forward(
     first = num_steps if reverse else 0
     h[first, ...] = 0 if h0 is None else h0
     c[first, ...] = 0 if c0 is None else c0
-    weight_t = xp.asarray(weight_hh.T, copy=True)  # BLAS multiplies a few rows much faster by a contiguous matrix
+    weight_t = transposed(backend, weight_hh)
     if cell is None:
         scale, shift = _gate_constants(backend, batch, width, z.dtype)
         cell = partial(cell_forward, scale=scale, shift=shift)
@@ -87,6 +97,7 @@ def backward(
     dh: Array | None,
     dh_last: Array | None,
     dc_last: Array | None,
+    dc: Array | None = None,
     cell: Callable[..., None] | None = None,
 ) -> tuple[Array, Array, Array]:
     """Backpropagate through all steps, along h and along c.
@@ -100,6 +111,8 @@ def backward(
         Gradient of the loss with respect to each step's output; None is zero.
     dh_last, dc_last : (B, H) or None
         Gradient with respect to the final state; None is zero.
+    dc : (T, B, H) or None
+        Gradient with respect to each step's c; with one, as with a variant, `gpu_lstm.recurrence.family` runs.
     cell : callable, optional
         Computes one cell's derivatives, called as `cell_backward` is; the pointwise tier has its own.
 
@@ -110,6 +123,8 @@ def backward(
     dh0, dc0 : (B, H)
         Gradient of the initial state.
     """
+    if saved.variant is not None or dc is not None:
+        return family.backward(backend, saved, dh, dh_last, dc_last, dc)
     xp = backend.xp
     cell = cell or cell_backward
     gates, h, c, mask = saved.gates, saved.h, saved.c, saved.mask
@@ -185,12 +200,6 @@ def cell_backward(backend: Backend, gates: Array, c_before: Array, c: Array, h: 
     dc *= f
     g += 1
     gates *= slope
-
-
-def split_gates(array: Array) -> tuple[Array, Array, Array, Array]:
-    """Views of the gates i, f, g, o of an array (B, 4H)."""
-    n = array.shape[1] // 4
-    return array[:, :n], array[:, n : 2 * n], array[:, 2 * n : 3 * n], array[:, 3 * n :]
 
 
 def _gate_constants(backend: Backend, batch: int, width: int, dtype: Any) -> tuple[Array, Array]:

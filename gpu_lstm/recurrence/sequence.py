@@ -10,7 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend, compiled
-from gpu_lstm.recurrence.contract import Mask, Saved
+from gpu_lstm.recurrence.contract import Mask, Saved, refuse
+from gpu_lstm.recurrence.variant import Variant
+
+TAKES: frozenset[str] = frozenset()
 
 
 def forward(
@@ -22,8 +25,10 @@ def forward(
     mask: Mask | None = None,
     reverse: bool = False,
     keep: bool = True,
+    variant: Variant | None = None,
 ) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
+    refuse(variant is not None, "a variant")
     num_steps, batch, width = z.shape
     hidden = width // 4
     h = backend.empty((num_steps + 1, batch, hidden), z.dtype)
@@ -40,9 +45,15 @@ def forward(
 
 
 def backward(
-    backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None
+    backend: Backend,
+    saved: Saved,
+    dh: Array | None,
+    dh_last: Array | None,
+    dc_last: Array | None,
+    dc: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
+    refuse(dc is not None, "gradients of c at every step")
     num_steps, batch, hidden = saved.h.shape[0] - 1, saved.h.shape[1], saved.h.shape[2]
     dh0 = np.zeros((batch, hidden), dtype=saved.h.dtype)
     dc0 = np.zeros((batch, hidden), dtype=saved.h.dtype)

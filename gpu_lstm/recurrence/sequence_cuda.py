@@ -15,9 +15,12 @@ from gpu_lstm.backend import Array, Backend, kernels
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.errors import BackendError
 from gpu_lstm.recurrence import onchip
-from gpu_lstm.recurrence.contract import Mask, Saved
+from gpu_lstm.recurrence.contract import Mask, Saved, refuse
 from gpu_lstm.recurrence.pointwise_cuda import check, check_z
 from gpu_lstm.recurrence.together import Gradients, Problem
+from gpu_lstm.recurrence.variant import Variant
+
+TAKES: frozenset[str] = frozenset()
 
 
 def forward(
@@ -29,6 +32,7 @@ def forward(
     mask: Mask | None = None,
     reverse: bool = False,
     keep: bool = True,
+    variant: Variant | None = None,
 ) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`.
 
@@ -39,36 +43,46 @@ def forward(
     BackendError
         W_hh doesn't fit on chip, or the device can't keep all blocks resident.
     """
+    refuse(variant is not None, "a variant")
     return _forward(backend, [(z, weight_hh, h0, c0, mask, reverse, keep)], None)[0]
 
 
 def backward(
-    backend: Backend, saved: Saved, dh: Array | None, dh_last: Array | None, dc_last: Array | None
+    backend: Backend,
+    saved: Saved,
+    dh: Array | None,
+    dh_last: Array | None,
+    dc_last: Array | None,
+    dc: Array | None = None,
 ) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
+    refuse(dc is not None, "gradients of c at every step")
     return _backward(backend, [(saved, dh, dh_last, dc_last)], None)[0]
 
 
 def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
     """`forward` of each, given what it takes after the backend; two of the same size in one launch where that pays."""
-    if layout := _pair(backend, "forward", [(problem[0], *problem[6:]) for problem in problems]):
+    if layout := _pair(backend, "forward", [(problem[0], problem[6:]) for problem in problems]):
         return _forward(backend, problems, layout)
     return [forward(backend, *problem) for problem in problems]
 
 
 def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradients]:
     """`backward` of each, likewise."""
-    if layout := _pair(backend, "backward", [(problem[0].gates,) for problem in problems]):
+    if layout := _pair(backend, "backward", [(problem[0].gates, (True, *problem[4:])) for problem in problems]):
         return _backward(backend, problems, layout)
     return [backward(backend, *problem) for problem in problems]
 
 
-def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Any, ...]]) -> onchip.Layout | None:
-    """The layout for two at once; None where they are not two of one kind, or run one after the other."""
-    if len(problems) != 2:
+def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, tuple[Any, ...]]]) -> onchip.Layout | None:
+    """The layout for two at once; None where they are not two of one kind, or run one after the other.
+
+    Of each: z or the gates; `keep`, and what goes beyond the plain LSTM.
+    """
+    if len(problems) != 2 or any(beyond is not None for _, (_, *more) in problems for beyond in more):
         return None
-    (z, *options), (other, *others) = problems
-    if z.ndim != 3 or z.shape[1:] != other.shape[1:] or z.dtype != other.dtype or options != others:
+    (z, (keep, *_)), (other, (keeps, *_)) = problems
+    if z.ndim != 3 or z.shape[1:] != other.shape[1:] or z.dtype != other.dtype or keep != keeps:
         return None
     _, batch, hidden, dtype = check_z(backend, z)
     device = cast(CudaBackend, backend)
@@ -81,7 +95,7 @@ def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layou
     xp = backend.xp
     results: list[Saved] = []
     arguments: list[Any] = []
-    for z, weight_hh, h0, c0, mask, reverse, keep in problems:
+    for z, weight_hh, h0, c0, mask, reverse, keep, *_ in problems:
         num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
         layout = layout or _layout(backend, "forward", batch, hidden, dtype)
         h, shown = _handed_on(backend, layout, (num_steps + 1, batch, hidden), z.dtype)
@@ -103,7 +117,7 @@ def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layo
     xp = backend.xp
     results: list[Gradients] = []
     arguments: list[Any] = []
-    for saved, dh, dh_last, dc_last in problems:
+    for saved, dh, dh_last, dc_last, *_ in problems:
         gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
         num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)
         layout = layout or _layout(backend, "backward", batch, hidden, dtype)

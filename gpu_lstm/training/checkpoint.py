@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend, compiled
+from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import MODELS, Model
 from gpu_lstm.models.amounts import model_amounts
@@ -123,7 +124,7 @@ def fill(model: Model, arrays: dict[str, np.ndarray], path: Path) -> None:
             host = arrays[f"{layer}.bias_ih_{ending}"] + arrays[f"{layer}.bias_hh_{ending}"]
         else:
             host = arrays[name]
-        param[...] = model.backend.asarray(host, model.dtype)
+        param[...] = model.backend.asarray(host, model.param_dtype)
 
 
 def describe(model: Model, **more: Any) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def check_amounts(arrays: dict[str, np.ndarray], description: dict[str, Any], pa
 
 
 def build(description: dict[str, Any], path: Path, backend: Backend, tier: str = "auto") -> Model:
-    """The described model, with its first parameters.
+    """The described model, with its first parameters; one that was trained in 16 bits in float32, as they are.
 
     Raises
     ------
@@ -182,7 +183,8 @@ def build(description: dict[str, Any], path: Path, backend: Backend, tier: str =
     """
     try:
         maker = MODELS[description["kind"]]
-        return maker(**description["model"], dtype=description["dtype"], backend=backend, tier=tier)  # type: ignore[call-arg]
+        dtype = ARITHMETIC[description["dtype"]]
+        return maker(**description["model"], dtype=dtype, backend=backend, tier=tier)  # type: ignore[call-arg]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
 

@@ -55,7 +55,7 @@ class Settings:
     clip : float
         Largest joint norm of the gradients.
     validations : int
-        How often to validate, evenly spread over the run.
+        How often to validate, evenly spread over the run; 0 never does.
     patience : int
         Stop after this many validations in a row without a better score; 0 never stops early.
     keep : int
@@ -81,9 +81,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_size("epochs", self.epochs)
-        check_size("validations", self.validations)
-        if self.patience < 0 or self.warm_up < 0:
-            raise InputError(f"patience and warm_up are {self.patience} and {self.warm_up}; expected at least 0")
+        for name in ("validations", "patience", "warm_up"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; expected at least 0")
         if not (self.clip > 0 and math.isfinite(self.clip)):
             raise InputError(f"clip is {self.clip!r}; expected a number above 0")
         check_size("keep", self.keep)
@@ -132,110 +132,75 @@ class Outcome:
     skipped: int = 0
 
 
-class Run:
-    """One training run: a task, an optimizer and a folder, see `gpu_lstm.training.folder`.
+class Training:
+    """Steps of a task by an optimizer, with validation and early stop; nothing is written.
 
     Parameters
     ----------
     task : Task
     settings : Settings
-    path : Path
-        Folder of the run.
-    description : dict
-        Stored in all checkpoints beside the model's own.
-    note : callable, optional
-        Called with lines for people: what was found amiss and passed over.
+    optimizer : Optimizer, optional
+        To go on with, of the same model; a new one if not given.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        settings: Settings,
-        path: Path,
-        description: dict[str, Any],
-        note: Callable[[str], None] = lambda line: None,
-    ):
-        self.task, self.settings, self.folder, self.note = task, settings, path, note
+    advice = "a smaller batch or length, or recompute, needs less"
+    """What helps where memory runs out."""
+
+    def __init__(self, task: Task, settings: Settings, optimizer: Optimizer | None = None):
+        self.task, self.settings = task, settings
         self.steps = settings.epochs * task.steps_per_epoch
         self.schedule = make_schedule(settings.schedule, self.steps, min(settings.warm_up, self.steps))
-        self.optimizer: Optimizer = make_optimizer(
+        self.optimizer: Optimizer = optimizer or make_optimizer(
             settings.optimizer, task.model.backend, task.model.params, settings.learning_rate, **settings.options
         )
         self.scaler = LossScaler.for_dtype(task.model.dtype)
-        self.description = checkpoint.describe(task.model, settings=asdict(settings), **description)
         self.step = 0
         self.best = math.inf
         self.since_best = 0
         self.skipped = self._skipped_in_a_row = 0
-        self._saved: int | None = None
-        self._log_files: tuple[int, ...] = ()
-        self._saved_at = time.monotonic()
-        every = max(1, self.steps // settings.validations)
-        self._validate_at = {*range(every, self.steps - every // 2, every), self.steps}
+        self._validate_at: set[int] = set()
+        if settings.validations:
+            every = max(1, self.steps // settings.validations)
+            self._validate_at = {*range(every, self.steps - every // 2, every), self.steps}
 
-    def go(self, report: Callable[[Event], None], stop: Callable[[], bool]) -> Outcome:
-        """Train to the end, or until `stop` says so; save in both cases.
+    def go(self, report: Callable[[Event], None], stop: Callable[[], bool] = lambda: False) -> Outcome:
+        """Train to the end, or until `stop` says so.
 
         Parameters
         ----------
         report : callable
             Called with an Event after every step.
         stop : callable
-            Asked after every step; True ends the run so that it can be resumed.
+            Asked after every step; True ends the run.
 
         Raises
         ------
         TrainingError
-            Loss, gradients or score are not finite, or memory ran out. The checkpoints on disk are from before.
-        InputError
-            Another process trains in this folder.
+            Loss, gradients or score are not finite, or memory ran out.
         """
         patience, end = self.settings.patience, "finished"
         # NumPy's warnings would only repeat what the checks in each step say.
-        with locked(self.folder) as died, np.errstate(all="ignore"):
-            if died is not None:
-                self.note(f"{died}, which trained in {self.folder}, is gone; its lock is taken over")
-            folder.cut_log(self.folder / folder.LOG, self.step)
-            tensorboard.cut(self.folder, self.step)
-            if folder.repair_manifest(self.folder):
-                self.note(f"the manifest of {self.folder} was damaged; it names what can be read now")
-            folder.tidy(self.folder, folder.read_manifest(self.folder))
-            with open(self.folder / folder.LOG, "ab", buffering=0) as log:
-                board = tensorboard.EventFile(self.folder)
-                try:
-                    self._log_files = (log.fileno(), board.fileno())
-                    if self.step == 0:
-                        self.save()
-                    while self.step < self.steps:
-                        if patience and self.since_best >= patience:
-                            end = "early"
-                            break
-                        event = self._one_step()
-                        self._log(event, log, board)
-                        if event.best:
-                            self._save_best()
-                        since = time.monotonic() - self._saved_at
-                        if event.score is not None or since >= 60 * self.settings.save_minutes:
-                            self.save()
-                        report(event)
-                        if self.step < self.steps and stop():
-                            end = "stopped"
-                            break
-                    if self._saved != self.step:
-                        self.save()
-                finally:
-                    board.close()
+        with np.errstate(all="ignore"):
+            while self.step < self.steps:
+                if patience and self.since_best >= patience:
+                    end = "early"
+                    break
+                report(self._one_step())
+                if self.step < self.steps and stop():
+                    end = "stopped"
+                    break
         return Outcome(end, self.step, self.steps, self.best, self.skipped)
+
+    def _kept(self) -> str:
+        """What an error says about that which is not lost."""
+        return ""
 
     def _one_step(self) -> Event:
         task, before = self.task, self.task.carried()
-        task.model.loss_scale = self.scaler.scale
+        scale = task.model.loss_scale = self.scaler.scale
         loss, gradients = self._within_memory(lambda: task.step(self.step))
-        if self.scaler.scale != 1:
-            for gradient in gradients.values():
-                gradient *= 1 / self.scaler.scale
         # Where a number isn't finite, nothing moves. It is read only now, when all is asked of the device.
-        size = self.optimizer.update(gradients, self.schedule(self.step), self.settings.clip, loss)
+        size = self.optimizer.update(gradients, self.schedule(self.step), self.settings.clip, loss, scale)
         value, norm = task.model.backend.read(loss, size)
         finite = math.isfinite(value) and math.isfinite(norm)
         skipped = ""
@@ -248,8 +213,9 @@ class Run:
             if name:
                 layer, _, last = name.rpartition(".")
                 skipped += f"; {count} of {total} numbers in the gradient of {last} of layer {layer} aren't finite"
-            overflow = math.isfinite(value) and not self.scaler.exhausted
-            if not overflow:
+            if math.isfinite(value) and not self.scaler.exhausted:
+                skipped += f"; the loss was scaled by {self.scaler.scale:g}, next by half of it"
+            else:
                 if self.settings.on_nonfinite == "stop":
                     raise self._diverged(self.step + 1, skipped)
                 self._skipped_in_a_row += 1
@@ -282,15 +248,95 @@ class Run:
         model.backend.release()
         raise TrainingError(
             f"step {self.step + 1} ran out of memory: {told or 'no size told'} (parameters and gradients "
-            f"{readable(2 * size)}, optimizer {readable(slots * size)}); a smaller --batch or --length, "
-            f"or --recompute, needs less (--dry-run says how much). What {self.folder} holds is from before"
+            f"{readable(2 * size)}, optimizer {readable(slots * size)}); {self.advice}{self._kept()}"
         )
 
     def _diverged(self, step: int, what: str) -> TrainingError:
-        return TrainingError(
-            f"step {step}: {what}; training can't go on. "
-            f"A smaller learning rate helps; what {self.folder} holds is from before"
-        )
+        return TrainingError(f"step {step}: {what}; training can't go on. A smaller learning rate helps{self._kept()}")
+
+
+class Run(Training):
+    """A training run in a folder, see `gpu_lstm.training.folder`: logs, checkpoints, the best model.
+
+    Parameters
+    ----------
+    task : Task
+    settings : Settings
+    path : Path
+        Folder of the run.
+    description : dict
+        Stored in all checkpoints beside the model's own.
+    note : callable, optional
+        Called with lines for people: what was found amiss and passed over.
+    """
+
+    advice = "a smaller --batch or --length, or --recompute, needs less (--dry-run says how much)"
+
+    def __init__(
+        self,
+        task: Task,
+        settings: Settings,
+        path: Path,
+        description: dict[str, Any],
+        note: Callable[[str], None] = lambda line: None,
+    ):
+        super().__init__(task, settings)
+        self.folder, self.note = path, note
+        self.description = checkpoint.describe(task.model, settings=asdict(settings), **description)
+        self._saved: int | None = None
+        self._log_files: tuple[int, ...] = ()
+        self._saved_at = time.monotonic()
+
+    def go(self, report: Callable[[Event], None], stop: Callable[[], bool] = lambda: False) -> Outcome:
+        """Train to the end, or until `stop` says so; save in both cases.
+
+        Parameters
+        ----------
+        report : callable
+            Called with an Event after every step.
+        stop : callable
+            Asked after every step; True ends the run so that it can be resumed.
+
+        Raises
+        ------
+        TrainingError
+            Loss, gradients or score are not finite, or memory ran out. The checkpoints on disk are from before.
+        InputError
+            Another process trains in this folder.
+        """
+        with locked(self.folder) as died:
+            if died is not None:
+                self.note(f"{died}, which trained in {self.folder}, is gone; its lock is taken over")
+            folder.cut_log(self.folder / folder.LOG, self.step)
+            tensorboard.cut(self.folder, self.step)
+            if folder.repair_manifest(self.folder):
+                self.note(f"the manifest of {self.folder} was damaged; it names what can be read now")
+            folder.tidy(self.folder, folder.read_manifest(self.folder))
+            with open(self.folder / folder.LOG, "ab", buffering=0) as log:
+                board = tensorboard.EventFile(self.folder)
+
+                def keep(event: Event) -> None:
+                    self._log(event, log, board)
+                    if event.best:
+                        self._save_best()
+                    since = time.monotonic() - self._saved_at
+                    if event.score is not None or since >= 60 * self.settings.save_minutes:
+                        self.save()
+                    report(event)
+
+                try:
+                    self._log_files = (log.fileno(), board.fileno())
+                    if self.step == 0:
+                        self.save()
+                    outcome = super().go(keep, stop)
+                    if self._saved != self.step:
+                        self.save()
+                finally:
+                    board.close()
+        return outcome
+
+    def _kept(self) -> str:
+        return f"; what {self.folder} holds is from before"
 
     def _log(self, event: Event, log: Any, board: tensorboard.EventFile) -> None:
         line = {k: v for k, v in asdict(event).items() if v not in (None, "") and v == v}
@@ -304,6 +350,8 @@ class Run:
         }
         if event.score is not None:
             values["validation_score"] = event.score
+        if self.scaler.active:
+            values["loss_scale"] = self.scaler.scale
         board.add(event.step, values)
 
     def _save_best(self) -> None:
@@ -317,7 +365,7 @@ class Run:
         backend = self.task.model.backend
         arrays = checkpoint.to_torch_names(self.task.model.params, backend)
         for prefix, part in (("optimizer", self.optimizer.state), ("carried", self.task.carried())):
-            arrays |= {f"{prefix}.{name}": backend.to_numpy(array) for name, array in part.items()}
+            arrays |= {f"{prefix}.{name}": backend.to_numpy(backend.widened(array)) for name, array in part.items()}
         progress = {
             "step": self.step,
             "updates": self.optimizer.updates,
@@ -341,7 +389,7 @@ class Run:
         InputError
             The arrays don't fit this run.
         """
-        backend, dtype = self.task.model.backend, self.task.model.dtype
+        backend, dtype = self.task.model.backend, self.task.model.param_dtype
         path = self.folder
         try:
             progress = description["progress"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.lstm import segments
 from gpu_lstm.models.amounts import model_amounts
@@ -36,11 +37,22 @@ class Job:
     batch: int
     recompute: bool = False
     fused: bool = True  # products, cross-entropy and optimizers run in compiled kernels
+    widened: bool = False  # no kernel takes 16-bit arrays: the recurrence and the products get copies in float32
 
     @property
     def item(self) -> int:
-        """Bytes of a number."""
-        return 8 if self.dtype == "float64" else 2 if self.dtype in ("float16", "bfloat16") else 4
+        """Bytes of a number in what layers pass on."""
+        return 2 if self.short else self.wide
+
+    @property
+    def wide(self) -> int:
+        """Bytes of a parameter, of a sum and of a number in c."""
+        return 8 if self.dtype == "float64" else 4
+
+    @property
+    def short(self) -> bool:
+        """Whether layers pass on 16-bit numbers."""
+        return ARITHMETIC[self.dtype] != self.dtype
 
     @property
     def rows(self) -> int:
@@ -71,16 +83,17 @@ class Prediction:
 def predict(job: Job) -> Prediction:
     """Peak memory of training, by parts."""
     amounts = model_amounts(job.kind, job.config)
-    parameters = job.item * (amounts["embedding"] + amounts["lstm"] + amounts["head"])
+    parameters = job.wide * (amounts["embedding"] + amounts["lstm"] + amounts["head"])
     hidden = job.config["hidden_size"]
-    largest = job.item * max(amounts["embedding"], 4 * hidden * hidden, amounts["head"])
+    largest = job.wide * max(amounts["embedding"], 4 * hidden * hidden, amounts["head"])
     moments = {"text": _text, "series": _series, "classify": _classify}[job.kind](job)
     blas = 0 if job.fused else BLAS
     update = 0 if job.fused else UPDATE_TEMPORARIES * largest
-    packed = job.item * 4 * hidden * hidden  # the recurrent weights, as the compiled tier wants them
-    return Prediction(
-        parameters, SLOTS[job.optimizer] * parameters, parameters, round(max(*moments, update - packed)) + packed + blas
-    )
+    packed = job.wide * 4 * hidden * hidden  # the recurrent weights, as the compiled tier wants them
+    activations = round(max(*moments, update - packed)) + packed + blas
+    if job.short:  # the rounded weights
+        activations += job.item * (amounts["lstm"] + amounts["head"])
+    return Prediction(parameters, SLOTS[job.optimizer] * parameters, parameters, activations)
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ class _Lstm:
 
 
 def _lstm(job: Job, inputs: int, directions: int = 1) -> _Lstm:
-    """An LSTM's memory: each direction of each layer keeps gates, h and c, 6 H a row.
+    """An LSTM's memory: each direction of each layer keeps gates (4 H a row), h and c.
 
     A layer's input is the h of the one below, or a copy of its own where there is dropout or a second direction.
     """
@@ -103,21 +116,26 @@ def _lstm(job: Job, inputs: int, directions: int = 1) -> _Lstm:
     inner = (2 if job.config["dropout"] > 0 else 0) + (1 if directions == 2 else 0)
     parts = segments(job.steps, job.batch)
 
-    def activations(rows: int, layers: int) -> int:
-        return rows * (layers * 6 * width + (layers - 1) * inner * width)
+    item, wide = job.item, job.wide
+    cell = 4 * (wide if job.widened else item) + item + wide
 
-    output = job.rows * width if len(parts) > 1 else 0  # whole, beside those of the segments
+    def activations(rows: int, layers: int) -> int:
+        return rows * width * (layers * cell + (layers - 1) * inner * item)
+
+    output = item * job.rows * width if len(parts) > 1 else 0  # whole, beside those of the segments
     kept = activations(job.rows, layers)
     if job.recompute and len(parts) > 1:
         rows = (parts[0][1] - parts[0][0]) * job.batch
-        kept = 2 * len(parts) * layers * width * job.batch
+        kept = (item + wide) * len(parts) * layers * width * job.batch
         # A segment's arrays stay with the allocator from one segment to the next.
         if directions == 1:
             kept += activations(rows, layers)
         else:
-            kept += (layers - 1) * inner * job.rows * width + rows * 6 * hidden
-    dx = job.rows * (max(inputs, width) if layers > 1 and not (job.recompute and directions == 1) else inputs)
-    return _Lstm(job.item * kept, job.item * output, job.item * dx)
+            kept += (layers - 1) * inner * item * job.rows * width + rows * cell * hidden
+    dx = item * job.rows * (max(inputs, width) if layers > 1 and not (job.recompute and directions == 1) else inputs)
+    if job.widened:  # dz rounded, dz and inputs widened for the products
+        dx += (parts[0][1] - parts[0][0]) * job.batch * (4 * hidden * (item + wide) + (hidden + width) * wide)
+    return _Lstm(kept, output, dx)
 
 
 def _text(job: Job) -> list[float]:
@@ -128,10 +146,12 @@ def _text(job: Job) -> list[float]:
     lstm = _lstm(job, config["embedding_size"])
     kept = lstm.kept + rows * config["embedding_size"] * item + 3 * 8 * (job.steps + 1) * job.batch
     dropped = config["dropout"] > 0
-    loss = kept + (2 * states if dropped else lstm.output)
-    loss += logits * (item if job.fused else LOSS_COPIES * item + LOSS_FLAGS)
-    through_dropout = kept + 4 * states + logits * item if dropped else 0  # two masked and two unmasked, mask included
-    backward = kept + (states if dropped else lstm.output) + logits * item + states + lstm.backward
+    head = rows * config["hidden_size"] * job.wide if job.widened else 0  # its input, for the products
+    loss = kept + (2 * states if dropped else lstm.output) + head
+    loss += logits * (job.wide if job.fused else LOSS_COPIES * job.wide + LOSS_FLAGS)
+    gradients = logits * job.wide * (2 if job.dtype == "float16" else 1)  # that of the loss, and the same scaled
+    through_dropout = kept + 4 * states + gradients + head if dropped else 0  # two masked, two unmasked, mask included
+    backward = kept + (states if dropped else lstm.output) + gradients + states + lstm.backward
     return [loss, through_dropout, backward]
 
 
@@ -143,8 +163,8 @@ def _series(job: Job) -> list[float]:
     lstm = _lstm(job, 2 * series)
     kept = lstm.kept + lstm.output + rows * series * (2 * item + 3 * 8)
     dropped = config["dropout"] > 0
-    targets = kept + (2 * states if dropped else 0) + outputs * (item + 3 * 8)
-    backward = kept + (states if dropped else 0) + outputs * 4 * item + 2 * states + lstm.backward
+    targets = kept + (2 * states if dropped else 0) + outputs * (job.wide + 3 * 8)
+    backward = kept + (states if dropped else 0) + outputs * 4 * job.wide + 2 * states + lstm.backward
     return [targets, backward]
 
 
@@ -155,7 +175,8 @@ def _classify(job: Job) -> list[float]:
     features, states = len(config["mean"]), rows * config["hidden_size"] * directions * item
     lstm = _lstm(job, features, directions)
     kept = lstm.kept + rows * features * (3 * 8 + 3 * item) + states
-    return [kept + 2 * states, kept + states + lstm.backward]  # dy is made of a product and of zeros
+    mean = states * job.wide // item * (2 if job.short else 1)  # a product, of widened states
+    return [kept + mean, kept + 2 * states, kept + states + lstm.backward]  # dy is made of a product and of zeros
 
 
 def check_fits(job: Job, available: int | None) -> None:

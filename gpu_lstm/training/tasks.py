@@ -6,6 +6,7 @@ the same weights to the last bit and a resumed run needs no generator states.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,10 @@ from gpu_lstm.data.text import Tracks, shuffle_lines
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.losses import BITS
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
+from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model, Regressor
+
+Parts = float | tuple[np.ndarray, np.ndarray]
+"""What to validate on: a share, or the numbers of the sequences to train on and of those to validate on."""
 
 
 class Task(Protocol):
@@ -126,27 +130,32 @@ class TextTask:
         return {} if self._state is None else {"h": self._state[0], "c": self._state[1]}
 
     def restore(self, arrays: dict[str, Array]) -> None:  # noqa: D102
-        state = (arrays["h"], arrays["c"]) if arrays else None
         lstm = self._language.lstm
         shape = (lstm.num_layers, self.train.batch, lstm.hidden_size)
         for name, array in arrays.items():
             if tuple(array.shape) != shape:
                 raise InputError(f"carried state {name} has shape {tuple(array.shape)}; expected {shape}")
-        self._state = state
+        self._state = None
+        if arrays:  # numbers of 16 bits were saved in float32
+            as_array = self.model.backend.asarray
+            self._state = as_array(arrays["h"], lstm.dtype), as_array(arrays["c"], lstm.param_dtype)
 
 
-class SeriesTask:
-    """Forecasting: each step takes random windows of the first part of the series.
+class WindowsTask:
+    """Forecasting: each step takes random windows of one or many series.
 
     Parameters
     ----------
     model : Forecaster
     values : (N, S)
+        Where there are many series, one after the other.
     batch : int
     length : int
         Known steps of a window; the first quarter of them only warms the state up.
-    parts : (train, validation)
-        Shares of the series, in time order; what is left is for `gpu-lstm evaluate`.
+    starts : sequence of int
+        Where windows to train on may begin.
+    origins : (K,) integers
+        Where the forecasts to validate on begin.
     loss : {"mse", "mae", "huber"}
     seed : int
     """
@@ -159,33 +168,23 @@ class SeriesTask:
         values: np.ndarray,
         batch: int,
         length: int,
-        parts: tuple[float, float],
+        starts: Sequence[int],
+        origins: np.ndarray,
         loss: str,
         seed: int,
     ):
         self.model: Model = model
         self._forecaster = model
         self.values, self.batch, self.length, self.loss, self.seed = values, batch, length, loss, seed
-        self.train_end, self.validation_end = split_series(len(values), parts)
         self.window = length + model.horizon
-        starts = self.train_end - self.window + 1
-        if starts < 1:
-            raise InputError(
-                f"series has {self.train_end} steps to train on; expected at least length + horizon = {self.window}"
-            )
-        if self.validation_end - self.train_end < model.horizon:
-            raise InputError(
-                f"series has {self.validation_end - self.train_end} steps to validate on; "
-                f"expected at least horizon = {model.horizon}"
-            )
-        self._starts = starts
-        self.steps_per_epoch = max(1, -(-starts // batch))
+        self.starts, self.origins = starts, origins
+        self.steps_per_epoch = max(1, -(-len(starts) // batch))
         self.items = batch * length
         self.loader = Loader(self._batch)
 
     def _batch(self, number: int) -> np.ndarray:
-        starts = np.random.default_rng((self.seed, number)).integers(0, self._starts, self.batch)
-        return np.stack([self.values[start : start + self.window] for start in starts], axis=1)
+        drawn = np.random.default_rng((self.seed, number)).integers(0, len(self.starts), self.batch)
+        return np.stack([self.values[start : start + self.window] for start in (self.starts[k] for k in drawn)], axis=1)
 
     def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
         return self._forecaster.loss(self.loader.get(number), self.length // 4, self.loss, (self.seed, number))
@@ -194,9 +193,8 @@ class SeriesTask:
         return loss
 
     def validate(self) -> tuple[float, str]:  # noqa: D102
-        origins = np.arange(self.train_end, self.validation_end - self._forecaster.horizon + 1)
-        forecast = forecast_from(self._forecaster, self.values, origins, self.length, self.batch)
-        error = series_data.rmse(forecast, series_data.truth(self.values, origins, self._forecaster.horizon))
+        forecast = forecast_from(self._forecaster, self.values, self.origins, self.length, self.batch)
+        error = series_data.rmse(forecast, series_data.truth(self.values, self.origins, self._forecaster.horizon))
         return error, f"RMSE {error:.4g} over {self._forecaster.horizon} steps ahead"
 
     def carried(self) -> dict[str, Array]:  # noqa: D102
@@ -206,27 +204,71 @@ class SeriesTask:
         del arrays
 
 
-class ClassifyTask:
-    """Classification of sequences of different lengths; every epoch in a new order.
+class SeriesTask(WindowsTask):
+    """Forecasting one series, or many over the same steps: windows of its first part.
 
     Parameters
     ----------
-    model : Classifier
-    data : Sequences
-        Those that the file calls test are left for `gpu-lstm evaluate`.
-    batch : int
-    validation : float
-        Share in (0, 1), drawn at random.
-    seed : int
+    model, values, batch, length, loss, seed
+        As of `WindowsTask`.
+    parts : (train, validation)
+        Shares of the series, in time order; what is left is for `gpu-lstm evaluate`.
     """
 
-    item, unit = "sequence", "nats"
+    def __init__(
+        self,
+        model: Forecaster,
+        values: np.ndarray,
+        batch: int,
+        length: int,
+        parts: tuple[float, float],
+        loss: str,
+        seed: int,
+    ):
+        self.train_end, self.validation_end = split_series(len(values), parts)
+        starts = self.train_end - (length + model.horizon) + 1
+        if starts < 1:
+            raise InputError(
+                f"series has {self.train_end} steps to train on; "
+                f"expected at least length + horizon = {length + model.horizon}"
+            )
+        if self.validation_end - self.train_end < model.horizon:
+            raise InputError(
+                f"series has {self.validation_end - self.train_end} steps to validate on; "
+                f"expected at least horizon = {model.horizon}"
+            )
+        origins = np.arange(self.train_end, self.validation_end - model.horizon + 1)
+        super().__init__(model, values, batch, length, range(starts), origins, loss, seed)
 
-    def __init__(self, model: Classifier, data: Sequences, batch: int, validation: float, seed: int):
-        self.model: Model = model
-        self._classifier = model
-        self.data, self.seed = data, seed
-        self.train, self.held_out = split_sequences(data, validation, seed)
+
+class SequencesTask:
+    """What the tasks of whole sequences share; every epoch in a new order.
+
+    Parameters
+    ----------
+    data : Sequences
+    batch : int
+    validation : float or (train, held_out)
+        Share in (0, 1), drawn at random from those that the file doesn't call test; or the numbers of the sequences to
+        train and to validate on.
+    seed : int
+    weights : one number for each of `train`, optional
+        How often each is taken in an epoch, as far as whole numbers go, in proportion.
+    """
+
+    item = "sequence"
+
+    def __init__(
+        self,
+        data: Sequences,
+        batch: int,
+        validation: Parts,
+        seed: int,
+        weights: np.ndarray | None = None,
+    ):
+        self.data, self.seed, self.weights = data, seed, weights
+        parts = validation if isinstance(validation, tuple) else split_sequences(data, validation, seed)
+        self.train, self.held_out = parts
         self.batch = min(batch, len(self.train))
         self.items = self.batch
         self.steps_per_epoch = len(self.train) // self.batch
@@ -234,25 +276,89 @@ class ClassifyTask:
 
     def _batch(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, place = divmod(number, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, 1, epoch)).permutation(self.train)
-        picked = order[place * self.batch : (place + 1) * self.batch]
+        rng = np.random.default_rng((self.seed, 1, epoch))
+        train = self.train if self.weights is None else self.train[resampled(self.weights, rng)]
+        picked = rng.permutation(train)[place * self.batch : (place + 1) * self.batch]
         return self.data.batch(picked)
-
-    def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
-        return self._classifier.loss(*self.loader.get(number), seed=(self.seed, number))
 
     def shown(self, loss: float) -> float:  # noqa: D102
         return loss
-
-    def validate(self) -> tuple[float, str]:  # noqa: D102
-        loss, accuracy = class_scores(self._classifier, self.data, self.held_out, self.batch)
-        return loss, f"{loss:.4f} nats, accuracy {accuracy:.1%} on held-out sequences"
 
     def carried(self) -> dict[str, Array]:  # noqa: D102
         return {}
 
     def restore(self, arrays: dict[str, Array]) -> None:  # noqa: D102
         del arrays
+
+
+class ClassifyTask(SequencesTask):
+    """Classification of sequences of different lengths.
+
+    Parameters
+    ----------
+    model : Classifier
+    data, batch, validation, seed, weights
+        As of `SequencesTask`.
+    """
+
+    unit = "nats"
+
+    def __init__(
+        self,
+        model: Classifier,
+        data: Sequences,
+        batch: int,
+        validation: Parts,
+        seed: int,
+        weights: np.ndarray | None = None,
+    ):
+        super().__init__(data, batch, validation, seed, weights)
+        self.model: Model = model
+        self._classifier = model
+
+    def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
+        return self._classifier.loss(*self.loader.get(number), seed=(self.seed, number))
+
+    def validate(self) -> tuple[float, str]:  # noqa: D102
+        loss, accuracy = class_scores(self._classifier, self.data, self.held_out, self.batch)
+        return loss, f"{loss:.4f} nats, accuracy {accuracy:.1%} on held-out sequences"
+
+
+class RegressTask(SequencesTask):
+    """Numbers (K of them, the data's `labels`, (N, K)) about sequences of different lengths.
+
+    Parameters
+    ----------
+    model : Regressor
+    data, batch, validation, seed, weights
+        As of `SequencesTask`.
+    loss : {"mse", "mae", "huber"}
+    """
+
+    unit = "loss"
+
+    def __init__(
+        self,
+        model: Regressor,
+        data: Sequences,
+        batch: int,
+        validation: Parts,
+        seed: int,
+        weights: np.ndarray | None = None,
+        loss: str = "mse",
+    ):
+        super().__init__(data, batch, validation, seed, weights)
+        self.model: Model = model
+        self._regressor, self.loss = model, loss
+
+    def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
+        return self._regressor.loss(*self.loader.get(number), self.loss, seed=(self.seed, number))
+
+    def validate(self) -> tuple[float, str]:  # noqa: D102
+        error = in_blocks(self._regressor.predict, self.data, self.held_out, self.batch)
+        error -= self.data.labels[self.held_out]
+        score = float(np.sqrt(np.mean((error / self._regressor.target_spread) ** 2)))
+        return score, f"RMSE {score:.4g} of the targets' spread on held-out sequences"
 
 
 def bits_per_token(model: LanguageModel, tracks: Tracks) -> float:
@@ -286,6 +392,26 @@ def class_scores(model: Classifier, data: Sequences, picked: np.ndarray, block: 
         loss += float(np.sum(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]))
         right += int(np.sum(logits.argmax(axis=1) == labels))
     return loss / len(picked), right / len(picked)
+
+
+def resampled(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many places as there are weights, each as often as its share says, rounded down or up.
+
+    Systematic sampling, in a random order, for with weights that recur at a fixed distance it would hit all or none.
+    """
+    counted = rng.permutation(np.flatnonzero(weights))
+    shares = np.cumsum(weights[counted]) / np.sum(weights)
+    marks = (np.arange(len(weights)) + rng.random()) / len(weights)
+    drawn = np.minimum(np.searchsorted(shares, marks, side="right"), len(counted) - 1)
+    return np.asarray(counted[drawn])
+
+
+def in_blocks(
+    say: Callable[[np.ndarray, np.ndarray], np.ndarray], data: Sequences, picked: np.ndarray, block: int = 256
+) -> np.ndarray:
+    """What `say` makes of x (T, B, D) and lengths (B,), for some sequences, so many at a time."""
+    starts = range(0, len(picked), block)
+    return np.concatenate([say(*data.batch(picked[start : start + block])[:2]) for start in starts])
 
 
 def split_series(steps: int, parts: tuple[float, float]) -> tuple[int, int]:

@@ -42,13 +42,13 @@ __global__ void sum_of_squares(const Line<G>* table, int lines, Arithmetic<G>* s
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-// The root of their sum, in a fixed order; one block.
+// The root of their sum, in a fixed order, times `unscale`, which takes the scale of the loss out again; one block.
 template <typename T>
-__global__ void norm_of_sums(const T* sums, int64 count, T* norm) {
+__global__ void norm_of_sums(const T* sums, int64 count, T unscale, T* norm) {
   T sum = T(0);
   for (int64 k = threadIdx.x; k < count; k += blockDim.x) sum += sums[k];
   sum = over_block<Sum>(sum);
-  if (threadIdx.x == 0) *norm = square_root(sum);
+  if (threadIdx.x == 0) *norm = square_root(sum) * unscale;
 }
 
 // The rules, as gpu_lstm/optimizers.py has them; a..h are its `numbers`.
@@ -87,17 +87,18 @@ struct adam {
   }
 };
 
-// Gradients are scaled by max_norm / norm where the norm is larger. Nothing moves where norm or loss isn't finite.
+// Gradients are multiplied by `unscale`, and by max_norm / norm where the norm is larger. Nothing moves where norm or
+// loss isn't finite.
 template <typename G, template <typename> class Rule>
 __global__ void update(const Line<G>* table, int lines,
                        const Arithmetic<G>* norm,  // null: no clipping
-                       Arithmetic<G> max_norm,
+                       Arithmetic<G> max_norm, Arithmetic<G> unscale,
                        const Arithmetic<G>* loss,  // may be null
                        Arithmetic<G> a, Arithmetic<G> b, Arithmetic<G> c, Arithmetic<G> d, Arithmetic<G> e,
                        Arithmetic<G> f, Arithmetic<G> g, Arithmetic<G> h) {
   using T = Arithmetic<G>;
   if ((norm && !is_finite(*norm)) || (loss && !is_finite(*loss))) return;
-  const T scale = norm && *norm > max_norm ? max_norm / *norm : T(1);
+  const T scale = norm && *norm > max_norm ? max_norm / *norm * unscale : unscale;
   const Rule<T> rule(a, b, c, d, e, f, g, h);
   const Line<G>& line = line_of(table, lines, blockIdx.x);
   const int64 first = (blockIdx.x - line.first_chunk) * chunk;

@@ -1,0 +1,149 @@
+"""``gpu-lstm inspect``: a page that shows what the cells of a trained model do."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.backend import Backend
+from gpu_lstm.cli.options import (
+    Parsers,
+    add_device,
+    add_parser,
+    add_run,
+    announce,
+    data_path,
+    find_checkpoint,
+    positive,
+)
+from gpu_lstm.data.series import read_series
+from gpu_lstm.data.text import UNKNOWN, Vocabulary, encode_file, read_part
+from gpu_lstm.errors import InputError
+from gpu_lstm.models import Forecaster, LanguageModel
+from gpu_lstm.training.checkpoint import load, load_model, write_whole
+
+LONGEST = 20_000
+"""Steps that a browser still shows at ease."""
+
+
+def add_command(commands: Parsers) -> None:
+    """Add the command."""
+    parser = add_parser(commands, "inspect", run, "make a page that shows what the cells of a trained model do")
+    add_run(parser)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--text", help="text to read, for a language model")
+    source.add_argument("--data", help="file to read; the training data if not given, of a text its held-out part")
+    parser.add_argument("--length", type=positive, default=2000, help=f"steps to show, at most {LONGEST:,}")
+    parser.add_argument(
+        "--start", type=int, help="first step to show; of a text 0, of a series so that its end is shown"
+    )
+    parser.add_argument("--out", type=Path, help="HTML file to write; inspect.html beside the model if not given")
+    add_device(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Load whatever kind the checkpoint is, look into it, write the page."""
+    path = find_checkpoint(options.checkpoint, None)
+    out = options.out or path.parent / "inspect.html"
+    if options.length > LONGEST:
+        raise InputError(f"--length is {options.length}; expected at most {LONGEST}: use --start to see other parts")
+    if options.start is not None and options.start < 0:
+        raise InputError(f"--start is {options.start}; expected at least 0")
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; expected the name of a file to write")
+    if not out.resolve().parent.is_dir():
+        raise InputError(f"--out {out} lies in a folder that does not exist")
+    kind = load(path)[1].get("kind")
+    if kind not in PAGES:
+        raise InputError(f"checkpoint {path} is of kind {kind!r}; expected one of {', '.join(PAGES)}")
+    if options.text is not None and kind != "text":
+        raise InputError(f"--text is for language models; checkpoint {path} is of kind {kind!r}, which takes --data")
+    try:
+        page = PAGES[kind](path, announce(options), options)
+    except KeyError as error:
+        raise InputError(f"checkpoint {path} has a damaged description: it lacks {error}") from None
+    content = page.encode()
+    write_whole(out, content)
+    print(f"wrote {out} ({len(content) / 1e6:.1f} MB); open it in a browser")
+    return 0
+
+
+def of_text(path: Path, backend: Backend, options: argparse.Namespace) -> str:
+    """The page of a language model."""
+    from gpu_lstm.inspect import text_page
+
+    model, description = load_model(path, "text", backend, options.tier)
+    assert isinstance(model, LanguageModel)
+    vocabulary = Vocabulary(description["vocabulary"])
+    if len(vocabulary) != model.config["vocabulary_size"]:
+        raise InputError(f"checkpoint {path} has a vocabulary of {len(vocabulary)}; its model has another")
+    text, where = passage(vocabulary, description, options)
+    about = {"text": where} | facts(path, model, description)
+    title = f"Inside {path.resolve().parent.name}"
+    return text_page(model, vocabulary.encode(text), text, title, about, options.start or 0)
+
+
+def passage(vocabulary: Vocabulary, description: dict[str, Any], options: argparse.Namespace) -> tuple[str, str]:
+    """The text to show, and where it is from.
+
+    Raises
+    ------
+    InputError
+        There is none, or it has characters that the model never saw.
+    """
+    start = options.start or 0
+    if options.text is not None:
+        name, where = "--text", "given with --text"
+        text = options.text[start : start + options.length]
+        if not options.text:
+            raise InputError("--text is empty; expected at least one character")
+    elif options.data is not None:
+        name = where = options.data
+        text = read_part(data_path(options.data), start, options.length)
+    else:
+        settings = description["options"]
+        name = settings["data"]
+        tokens = encode_file(data_path(name), vocabulary)
+        cut = len(tokens) - int(len(tokens) * settings["validation"])
+        text = vocabulary.decode(tokens[cut + start : cut + start + options.length])
+        where = f"{name}, held-out part (from character {cut:,})"
+    if not text:
+        raise InputError(f"--start is {start}; {name} has no character there")
+    unknown = sorted({c for c, token in zip(text, vocabulary.encode(text), strict=True) if token == 0 or c == UNKNOWN})
+    if unknown:
+        named = ", ".join(map(repr, unknown[:10])) + (" and more" if len(unknown) > 10 else "")
+        raise InputError(f"{name} has characters that the model never saw: {named}")
+    return text, f"{where}, from character {start:,}" if start else where
+
+
+def of_series(path: Path, backend: Backend, options: argparse.Namespace) -> str:
+    """The page of a forecaster."""
+    from gpu_lstm.inspect import series_page
+
+    model, description = load_model(path, "series", backend, options.tier)
+    assert isinstance(model, Forecaster)
+    name = options.data or description["options"]["data"]
+    data = read_series(data_path(name), description["columns"])
+    known = len(data.values)
+    start = max(0, known - options.length) if options.start is None else options.start
+    if start >= known:
+        raise InputError(f"--start is {start}; {name} has {known} steps")
+    values = np.asarray(data.values[start : start + options.length])
+    about = {"series": f"{', '.join(data.names)} of {name}"} | facts(path, model, description)
+    return series_page(model, values, data.names, f"Inside {path.resolve().parent.name}", about, start)
+
+
+def facts(path: Path, model: LanguageModel | Forecaster, description: dict[str, Any]) -> dict[str, str]:
+    """Where and how, for the page's end."""
+    return {
+        "checkpoint": str(path),
+        "parameters": f"{model.count():,}",
+        "trained": f"{description['step']:,} steps" if "step" in description else "unknown",
+        "run on": f"{model.backend.name}, {model.dtype}, tier {model.lstm.plan.tier}",
+    }
+
+
+PAGES = {"text": of_text, "series": of_series}

@@ -1,0 +1,130 @@
+"""Activations of every cell at every step: what the recurrence saves for its own backward."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.backend import Array
+from gpu_lstm.errors import InputError
+from gpu_lstm.layers import LSTM
+from gpu_lstm.models import Forecaster, LanguageModel, Model
+from gpu_lstm.models.base import check_host
+from gpu_lstm.recurrence import Saved, Tier
+
+QUANTITIES = ("h", "c", "i", "f", "g", "o")
+"""Hidden state, cell state, input gate, forget gate, candidate, output gate."""
+
+
+class Recorder:
+    """A tier that runs another and remembers what each forward call saved.
+
+    Parameters
+    ----------
+    tier : Tier
+
+    Attributes
+    ----------
+    saved : list of Saved
+        In the order of the calls.
+    """
+
+    def __init__(self, tier: Tier):
+        self._tier = tier
+        self.TAKES = tier.TAKES
+        self.saved: list[Saved] = []
+
+    def forward(self, *arguments: Any, **named: Any) -> Saved:
+        """As the tier's."""
+        saved = self._tier.forward(*arguments, **named)
+        self.saved.append(saved)
+        return saved
+
+    def backward(self, *arguments: Any, **named: Any) -> tuple[Array, Array, Array]:
+        """As the tier's."""
+        return self._tier.backward(*arguments, **named)
+
+
+def activations(model: Model | LSTM, data: np.ndarray) -> dict[str, np.ndarray]:
+    """Run a model over one sequence from its first state, without dropout, and look at every cell.
+
+    Parameters
+    ----------
+    model : LanguageModel, Forecaster or LSTM
+    data : array, on the host
+        Tokens (T,) for a language model, values (T, S) in the data's own units for a forecaster,
+        inputs (T, input_size) for an LSTM.
+
+    Returns
+    -------
+    dict of str to (num_layers * num_directions, T, H), for h (..., P) with a projection
+        By `QUANTITIES`: states h and c after each step, activated gates i, f, g, o in it; in the model's dtype, on the
+        host. Index ``[layer, step, cell]``; with two directions the first axis is that of a `State`.
+
+    Raises
+    ------
+    InputError
+        The model is of another kind, or data has the wrong shape or values.
+    """
+    lstm, x = inputs(model, data)
+    recorder = Recorder(lstm.plan.run)
+    plan = lstm.plan
+    lstm.plan = replace(plan, run=recorder)
+    try:
+        lstm.forward(swap(lstm, x))
+    finally:
+        lstm.plan = plan
+    places = lstm.num_layers * lstm.num_directions
+    pieces = len(recorder.saved) // places  # long sequences run piece by piece, see `gpu_lstm.layers.lstm.segments`
+    found: dict[str, list[np.ndarray]] = {name: [] for name in QUANTITIES}
+    for place in range(places):
+        # One direction: all layers of a piece, then the next piece. Two: all pieces of one layer and direction.
+        own = recorder.saved[place::places]
+        if lstm.num_directions == 2:
+            own = recorder.saved[place * pieces : (place + 1) * pieces]
+        if own[0].reverse:
+            own = own[::-1]
+        parts = [read(lstm, saved) for saved in own]
+        for name in QUANTITIES:
+            found[name].append(np.concatenate([part[name] for part in parts]))
+    return {name: np.stack(arrays) for name, arrays in found.items()}
+
+
+def read(lstm: LSTM, saved: Saved) -> dict[str, np.ndarray]:
+    """Host copies (T, H) of what one call saved for a batch of one sequence."""
+    host = lstm.backend.to_numpy
+    c = host(saved.c[:-1, ...] if saved.reverse else saved.c[1:, ...])[:, 0, :]
+    gates = np.split(host(saved.gates)[:, 0, :], 4, axis=1)
+    return {"h": host(saved.outputs)[:, 0, :], "c": c, **dict(zip("ifgo", gates, strict=True))}
+
+
+def inputs(model: Model | LSTM, data: np.ndarray) -> tuple[LSTM, Array]:
+    """The model's LSTM and what it is given, (T, 1, input_size) on its backend; see `activations`.
+
+    Raises
+    ------
+    InputError
+        The model is of another kind, or data has the wrong shape or values.
+    """
+    if isinstance(model, LanguageModel):
+        tokens = check_host("data", data, ("T",), whole=True)
+        if tokens.min() < 0 or tokens.max() >= model.embedding.num_embeddings:
+            raise InputError(
+                f"data has tokens {tokens.min()}..{tokens.max()}; expected 0..{model.embedding.num_embeddings - 1}"
+            )
+        ids = model.backend.asarray(tokens.astype(np.int64)[:, None])
+        return model.lstm, model.embedding.forward(ids)[0]
+    if isinstance(model, Forecaster):
+        values = check_host("data", data, ("T", f"S={model.num_series}"))
+        return model.lstm, model.features(values.astype(np.float64)[:, None, :])
+    if isinstance(model, LSTM):
+        x = check_host("data", data, ("T", f"input_size={model.input_size}"))
+        return model, model.backend.asarray(x.astype(model.dtype)[:, None, :], model.dtype)
+    raise InputError(f"model is a {type(model).__name__}; expected a LanguageModel, a Forecaster or an LSTM")
+
+
+def swap(lstm: LSTM, x: Array) -> Array:
+    """x (T, 1, .) in the order that the LSTM takes; one sequence has the same bytes in both."""
+    return lstm.backend.xp.reshape(x, (1, x.shape[0], x.shape[2])) if lstm.batch_first else x

@@ -1,0 +1,42 @@
+"""What the doors share: whether another library can express an LSTM of ours, and paths."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from pathlib import Path
+from typing import Any
+
+from gpu_lstm.errors import InputError
+from gpu_lstm.layers import LSTM
+
+NOISE = frozenset({"input_dropout", "recurrent_dropout", "weight_dropout"})
+"""Options that do nothing in evaluation."""
+
+
+def check_options(lstm: LSTM, takes: Set[str], other: str) -> None:
+    """Refuse an LSTM with an option that changes what it computes in evaluation and that is not in `takes`.
+
+    Raises
+    ------
+    InputError
+        It has one; the message names it.
+    """
+    beyond = {name: value for name, value in lstm.options.on().items() if name not in takes | NOISE}
+    if beyond:
+        listed = ", ".join(f"{name}={value!r}" for name, value in beyond.items())
+        raise InputError(f"lstm has {listed}; expected none of that: {other} has no such option")
+
+
+def check_path(path: Any) -> Path:
+    """A path to write to.
+
+    Raises
+    ------
+    InputError
+        It is none, or that of a folder.
+    """
+    if not isinstance(path, str | Path):
+        raise InputError(f"path is a {type(path).__name__}; expected a str or a Path")
+    if Path(path).is_dir():
+        raise InputError(f"path is the folder {path}; expected a file")
+    return Path(path)

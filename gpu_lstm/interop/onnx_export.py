@@ -1,0 +1,395 @@
+"""Models of ours as ONNX graphs: embedding = Gather, LSTM = LSTM, linear = MatMul and Add."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.interop.expressible import check_options, check_path
+from gpu_lstm.layers import LSTM, Linear, Reversed
+from gpu_lstm.layers.base import check_dtype
+from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
+from gpu_lstm.training.checkpoint import write_whole
+
+OPSET, IR_VERSION = 17, 8
+"""Of January 2022: what ONNX Runtime reads from 1.12 on."""
+ORDER = (0, 3, 1, 2)
+"""Where ONNX's gates i, o, f, c are in ours: i, f, g, o."""
+TAKES = frozenset({"bias", "peepholes", "coupled", "hard_sigmoid", "clip", "residual", "learn_state", "heads"})
+"""Options of ours that the operator, or one beside it, has."""
+TYPES = {"float32": 1, "float64": 11, "int64": 7}
+"""ONNX's numbers of the types."""
+
+
+def require_onnx() -> Any:
+    """The package onnx.
+
+    Raises
+    ------
+    BackendError
+        It is not installed.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise BackendError('ONNX needs the package onnx; install it with `pip install "gpu-lstm[onnx]"`') from None
+    return onnx
+
+
+def export(
+    model: LSTM | Reversed | Model,
+    path: str | Path,
+    dtype: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a model as an ONNX file, whole or not at all; see `to_onnx`."""
+    path = check_path(path)
+    write_whole(path, to_onnx(model, dtype, metadata).SerializeToString())
+
+
+def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: Mapping[str, str] | None = None) -> Any:
+    """An ONNX model that computes what `model` computes in evaluation.
+
+    ========== ===================================================== ==============================================
+    model      takes                                                 gives
+    ========== ===================================================== ==============================================
+    LSTM       x (T, B, D), lengths (B,), h0 and c0 (L, B, H)        y (T, B, H x directions), h and c (L, B, H)
+    Language-  ids (T, B) int64, h0 and c0 (L, B, H)                 logits (T, B, V), h and c (L, B, H)
+    Model
+    Forecaster values (T, B, S) float64, in the data's own units     forecast (horizon, B, S) float64
+    Classifier x (T, B, D) float64, in the data's own units; lengths logits (B, classes)
+    ========== ===================================================== ==============================================
+
+    T and B are free. lengths, h0 and c0 may be left out: then all sequences have T steps, and states start from zero,
+    or from the learned state. L counts layers times directions, as in `LSTM`; a batch-first LSTM takes (B, T, D).
+
+    Parameters
+    ----------
+    model : LSTM, Reversed, LanguageModel, Forecaster or Classifier
+    dtype : {"float32", "float64"}, optional
+        Of the weights; the model's own if not given. ONNX Runtime computes LSTMs in float32 only.
+    metadata : dict of str, optional
+        Kept in the file, beside ``kind`` and ``config`` (JSON) of the model.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Passed by onnx.checker.
+
+    Raises
+    ------
+    InputError
+        The operator has no such option, or the model is too large for a file of 2 GB.
+    BackendError
+        The package onnx is not installed.
+    """
+    onnx = require_onnx()
+    if not isinstance(model, LSTM | Reversed | Model):
+        raise InputError(f"model is a {type(model).__name__}; expected an LSTM or one of the models")
+    dtype = model.dtype if dtype is None else check_dtype(dtype)
+    size = sum(int(array.size) for array in model.params.values()) * np.dtype(dtype).itemsize
+    if size > 2**31 - 2**20:
+        raise InputError(f"model has {size:,} bytes of weights; an ONNX file holds 2 GB")
+    graph = Graph(onnx, model.backend, dtype)
+    if isinstance(model, LanguageModel):
+        language_model(graph, model)
+    elif isinstance(model, Forecaster):
+        forecaster(graph, model)
+    elif isinstance(model, Classifier):
+        classifier(graph, model)
+    elif isinstance(model, LSTM | Reversed):
+        lstm_alone(graph, model)
+    else:
+        raise InputError(f"model is of kind {model.kind!r}; expected text, series or classify")
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, Mapping) or not all(isinstance(one, str) for pair in metadata.items() for one in pair):
+        raise InputError("metadata is no dictionary of str to str")
+    about = {"kind": "lstm"}
+    if isinstance(model, Model):
+        about = {"kind": model.kind, "config": json.dumps(model.config)}
+    proto = graph.model(about | dict(metadata))
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+class Graph:
+    """An ONNX graph that grows node by node; values are named by strings.
+
+    Parameters
+    ----------
+    onnx : module
+    backend : Backend
+        Of the arrays that `weight` takes.
+    dtype : str
+        Of the weights.
+    """
+
+    def __init__(self, onnx: Any, backend: Any, dtype: str):
+        self.onnx, self.backend, self.dtype = onnx, backend, dtype
+        self.nodes: list[Any] = []
+        self.values: dict[str, np.ndarray] = {}
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+
+    def add(self, op: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:
+        """Add a node; returns the name of its first output."""
+        self.nodes.append(self.onnx.helper.make_node(op, list(inputs), list(outputs), outputs[0], **attributes))
+        return outputs[0]
+
+    def constant(self, name: str, value: Any, dtype: str = "int64") -> str:
+        """Name of a constant."""
+        self.values[name] = np.asarray(value, dtype=dtype, order="C")
+        return name
+
+    def weight(self, name: str, array: np.ndarray) -> str:
+        """Name of a constant in the graph's dtype."""
+        return self.constant(name, array, self.dtype)
+
+    def host(self, array: Any) -> np.ndarray:
+        """A parameter on the host."""
+        return np.asarray(self.backend.to_numpy(array))
+
+    def take(self, name: str, dtype: str, shape: Sequence[int | str], about: str, default: Any = None) -> str:
+        """Add an input; one with a default value may be left out."""
+        self.inputs.append(self._value(name, dtype, shape, about))
+        return name if default is None else self.constant(name, default, dtype)
+
+    def give(self, name: str, dtype: str, shape: Sequence[int | str], about: str) -> None:
+        """Add an output."""
+        self.outputs.append(self._value(name, dtype, shape, about))
+
+    def size(self, value: str, axis: int) -> str:
+        """The size of an axis, (1,)."""
+        name = f"{value}.size{axis}"
+        if not any(name in node.output for node in self.nodes):
+            self.add("Shape", [value], name, start=axis, end=axis + 1)
+        return name
+
+    def model(self, metadata: dict[str, str]) -> Any:
+        """The finished model."""
+        from gpu_lstm import __version__
+
+        helper = self.onnx.helper
+        initializers = [self.onnx.numpy_helper.from_array(array, name) for name, array in self.values.items()]
+        model = helper.make_model(
+            helper.make_graph(self.nodes, "gpu_lstm", self.inputs, self.outputs, initializers),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="gpu_lstm",
+            producer_version=__version__,
+        )
+        helper.set_model_props(model, metadata)
+        return model
+
+    def _value(self, name: str, dtype: str, shape: Sequence[int | str], about: str) -> Any:
+        return self.onnx.helper.make_tensor_value_info(name, TYPES[dtype], list(shape), about)
+
+
+def language_model(graph: Graph, model: LanguageModel) -> None:
+    """``ids`` and the state before them to ``logits`` and the state after them."""
+    graph.take("ids", "int64", ("T", "B"), "tokens")
+    graph.give("logits", graph.dtype, ("T", "B", model.head.output_size), "scores of the token after each")
+    table = graph.weight("embedding.weight", graph.host(model.embedding.params["weight"]))
+    vectors = graph.add("Gather", [table, "ids"], "vectors", axis=0)
+    y = lstm(graph, model.lstm, vectors, carried=True)
+    linear(graph, model.head, y, "logits")
+
+
+def forecaster(graph: Graph, model: Forecaster) -> None:
+    """``values`` to ``forecast``, as `Forecaster.forecast` for `horizon` steps, with its features in float64."""
+    series = model.num_series
+    graph.take("values", "float64", ("T", "B", series), "known values, in the data's own units")
+    axis = graph.constant("steps_axis", [0])
+    first = graph.add("Slice", ["values", graph.constant("zero", [0]), graph.constant("one", [1]), axis], "first")
+    last = graph.constant("last", [-1])
+    but_last = graph.add("Slice", ["values", "zero", last, axis], "but_last")
+    before = graph.add("Concat", [first, but_last], "before", axis=0)
+    step = graph.add("Sub", ["values", before], "step")
+    change = graph.add("Div", [step, graph.constant("step_spread", model.step_spread, "float64")], "change")
+    slow = running_mean(graph, first, model.memory)
+    above = graph.add("Sub", ["values", slow], "above")
+    spread = graph.constant("spread", model.spread, "float64")
+    deviation = graph.add("Div", [above, spread], "deviation")
+    both = graph.add("Concat", [change, deviation], "features.float64", axis=2)
+    features = graph.add("Cast", [both], "features", to=TYPES[graph.dtype])
+    y = lstm(graph, model.lstm, features)
+    final = graph.add("Gather", [y, graph.constant("final", -1)], "final_y", axis=0)
+    ahead = linear(graph, model.head, final, "ahead")
+    shape = graph.constant("ahead_shape", [-1, model.horizon, series])
+    steps = graph.add("Transpose", [graph.add("Reshape", [ahead, shape], "by_step")], "by_time", perm=[1, 0, 2])
+    wide = graph.add("Cast", [steps], "ahead.float64", to=TYPES["float64"])
+    newest = graph.add("Slice", ["values", last, graph.constant("end", [2**62]), axis], "newest")
+    graph.add("Add", [newest, graph.add("Mul", [wide, spread], "difference")], "forecast")
+    graph.give("forecast", "float64", (model.horizon, "B", series), "the next values")
+
+
+def running_mean(graph: Graph, first: str, memory: int) -> str:
+    """The slow mean (T, B, S) of `Forecaster.features`: s += (v - s) / min(t + 1, memory), step by step."""
+    helper, double = graph.onnx.helper, TYPES["float64"]
+    body = helper.make_graph(
+        [
+            helper.make_node("Sub", ["value", "mean"], ["apart"]),
+            helper.make_node("Div", ["apart", "count"], ["move"]),
+            helper.make_node("Add", ["mean", "move"], ["next"]),
+            helper.make_node("Identity", ["next"], ["kept"]),
+        ],
+        "running_mean",
+        [helper.make_tensor_value_info(name, double, None) for name in ("mean", "count", "value")],
+        [helper.make_tensor_value_info(name, double, None) for name in ("next", "kept")],
+    )
+    steps = graph.add("Squeeze", [graph.size("values", 0)], "num_steps")
+    graph.constant("from_one", 1)
+    after = graph.add("Add", [steps, "from_one"], "after_last")
+    number = graph.add("Range", ["from_one", after, "from_one"], "number")
+    count = graph.add("Min", [number, graph.constant("memory", memory)], "count_int")
+    counts = graph.add("Cast", [count], "counts", to=double)
+    start = graph.add("Squeeze", [first, "steps_axis"], "start")
+    graph.add("Scan", [start, counts, "values"], "slow_last", "slow", body=body, num_scan_inputs=2)
+    return "slow"
+
+
+def classifier(graph: Graph, model: Classifier) -> None:
+    """``x`` and ``lengths`` to ``logits``: the mean of y over each sequence's own steps."""
+    graph.take("x", "float64", ("T", "B", len(model.mean)), "features of each step, in the data's own units")
+    centred = graph.add("Sub", ["x", graph.constant("mean", model.mean, "float64")], "centred")
+    scaled = graph.add("Div", [centred, graph.constant("spread", model.spread, "float64")], "scaled.float64")
+    inputs = graph.add("Cast", [scaled], "scaled", to=TYPES[graph.dtype])
+    lengths = take_lengths(graph, graph.size("x", 0), graph.size("x", 1))
+    y = lstm(graph, model.lstm, inputs, lengths)
+    total = graph.add("ReduceSum", [y, graph.constant("steps_axis", [0])], "total", keepdims=0)
+    counts = graph.add("Cast", [lengths], "counts", to=TYPES[graph.dtype])
+    column = graph.add("Unsqueeze", [counts, graph.constant("column_axis", [1])], "column")
+    linear(graph, model.head, graph.add("Div", [total, column], "summary"), "logits")
+    graph.give("logits", graph.dtype, ("B", model.head.output_size), "score of each class")
+
+
+def lstm_alone(graph: Graph, layer: LSTM | Reversed) -> None:
+    """``x``, ``lengths`` and the state before to ``y`` and the state after."""
+    inner = layer.lstm if isinstance(layer, Reversed) else layer
+    axes = ("B", "T") if inner.batch_first else ("T", "B")
+    x = graph.take("x", graph.dtype, (*axes, inner.input_size), "input of each step")
+    graph.give("y", graph.dtype, (*axes, inner.hidden_size * inner.num_directions), "h of the last layer at each step")
+    if inner.batch_first:
+        x = graph.add("Transpose", [x], "x_by_time", perm=[1, 0, 2])
+    y = lstm(graph, layer, x, take_lengths(graph, graph.size(x, 0), graph.size(x, 1)), carried=True)
+    if inner.batch_first:
+        graph.add("Transpose", [y], "y", perm=[1, 0, 2])
+    else:
+        graph.add("Identity", [y], "y")
+
+
+def linear(graph: Graph, layer: Linear, x: str, name: str) -> str:
+    """y = x W^T + b."""
+    weight = graph.weight(f"{name}.weight", graph.host(layer.params["weight"]).T)
+    bias = graph.weight(f"{name}.bias", graph.host(layer.params["bias"]))
+    return graph.add("Add", [graph.add("MatMul", [x, weight], f"{name}.product"), bias], name)
+
+
+def take_lengths(graph: Graph, steps: str, batch: str) -> str:
+    """The input ``lengths`` as int32 (B,); where it is left out, or -1, all T steps."""
+    graph.take("lengths", "int64", ("B or 1",), "steps of each sequence", [-1])
+    unknown = graph.add("Less", ["lengths", graph.constant("lengths.zero", [0])], "lengths.unknown")
+    known = graph.add("Where", [unknown, steps, "lengths"], "lengths.known")
+    full = graph.add("Expand", [known, batch], "lengths.full")
+    return graph.add("Cast", [full], "sequence_lens", to=6)
+
+
+def lstm(graph: Graph, layer: LSTM | Reversed, x: str, lengths: str = "", carried: bool = False) -> str:
+    """One LSTM node a layer over x (T, B, D); returns y (T, B, H x directions).
+
+    With `carried`, the graph takes ``h0`` and ``c0``, which may be left out, and gives ``h`` and ``c``.
+    """
+    inner = layer.lstm if isinstance(layer, Reversed) else layer
+    layers, directions, hidden = inner.num_layers, inner.num_directions, inner.hidden_size
+    check_options(inner, TAKES, "the ONNX operator LSTM")
+    attributes = operator_attributes(inner)
+    direction = "reverse" if isinstance(layer, Reversed) else ("forward", "bidirectional")[directions - 1]
+    before = {"h": [""] * layers, "c": [""] * layers}
+    if carried:
+        batch = graph.size(x, 1)
+        ends = [graph.constant("state.rows", [layers * directions]), batch, graph.constant("state.width", [hidden])]
+        shape = graph.add("Concat", ends, "state.shape", axis=0)
+        sizes = graph.constant("state.sizes", [directions] * layers)
+        for name, parts in before.items():
+            default = first_state(graph, inner, f"{name}0")
+            graph.take(f"{name}0", graph.dtype, (layers * directions, "B or 1", hidden), "state before", default)
+            full = graph.add("Expand", [f"{name}0", shape], f"{name}0.full")
+            parts[:] = [f"{name}0.l{place}" for place in range(layers)]
+            graph.add("Split", [full, sizes], *parts, axis=0)
+    for place in range(layers):
+        name = f"lstm.l{place}"
+        given = {key: graph.weight(f"{name}.{key}", array) for key, array in operands(graph, inner, place).items()}
+        state = [before["h"][place], before["c"][place]]
+        inputs = [x, given["W"], given["R"], given.get("B", ""), lengths, *state, given.get("P", "")]
+        outputs = [f"{name}.Y", f"{name}.Y_h", f"{name}.Y_c"]
+        graph.add("LSTM", inputs, *outputs, hidden_size=hidden, direction=direction, **attributes)
+        ordered = graph.add("Transpose", [f"{name}.Y"], f"{name}.by_batch", perm=[0, 2, 1, 3])
+        y = graph.add("Reshape", [ordered, graph.constant(f"{name}.shape", [0, 0, -1])], f"{name}.y")
+        x = graph.add("Add", [x, y], f"{name}.sum") if inner.options.residual and place > 0 else y
+    if carried:
+        for name in before:
+            graph.add("Concat", [f"lstm.l{place}.Y_{name}" for place in range(layers)], name, axis=0)
+            graph.give(name, graph.dtype, (layers * directions, "B", hidden), "state after")
+    return x
+
+
+def operator_attributes(layer: LSTM) -> dict[str, Any]:
+    """The operator's attributes for our options."""
+    options = layer.options
+    found: dict[str, Any] = {}
+    if options.hard_sigmoid:
+        found["activations"] = ["HardSigmoid", "Tanh", "Tanh"] * layer.num_directions
+        found["activation_alpha"] = [0.2] * layer.num_directions
+        found["activation_beta"] = [0.5] * layer.num_directions
+    if options.coupled:
+        found["input_forget"] = 1
+    if options.clip is not None:
+        found["clip"] = float(options.clip)
+    return found
+
+
+def first_state(graph: Graph, layer: LSTM, part: str) -> np.ndarray:
+    """Where ``h0`` or ``c0`` start, (layers x directions, 1, H): from zero or the learned state."""
+    names = [name for place in range(layer.num_layers) for name in endings(layer, place)]
+    if not layer.options.learn_state:
+        return np.zeros((len(names), 1, layer.hidden_size))
+    return np.stack([graph.host(layer.params[f"{part}_{name}"]) for name in names])[:, None]
+
+
+def endings(layer: LSTM, place: int) -> list[str]:
+    """How the names of a layer's parameters end, by direction."""
+    return [f"l{place}", f"l{place}_reverse"][: layer.num_directions]
+
+
+def operands(graph: Graph, layer: LSTM, place: int) -> dict[str, np.ndarray]:
+    """Of a layer: W (directions, 4H, D), R (directions, 4H, H), B (directions, 8H), P (directions, 3H).
+
+    Gate order i, o, f, c; that of the peepholes i, o, f.
+    """
+    hidden, options = layer.hidden_size, layer.options
+
+    def stacked(part: str) -> np.ndarray:
+        return np.stack([graph.host(layer.params[f"{part}_{name}"]) for name in endings(layer, place)])
+
+    def gates(array: np.ndarray) -> np.ndarray:
+        rows = array.reshape(len(array), 4, hidden, -1)[:, list(ORDER)]
+        return rows.reshape(array.shape)
+
+    recurrent = stacked("weight_hh")
+    if options.heads > 1:
+        # Unit j of head j // (H / heads) sees that head's part of h: zero elsewhere.
+        head = np.arange(hidden) // (hidden // options.heads)
+        seen = np.tile(head[:, None] == head, (4, 1))
+        recurrent = np.where(seen, np.tile(recurrent, (1, 1, options.heads)), 0)
+    found = {"W": gates(stacked("weight_ih")), "R": gates(recurrent)}
+    if options.bias:
+        bias = gates(stacked("bias"))
+        found["B"] = np.concatenate([bias, np.zeros_like(bias)], axis=1)
+    if options.peepholes:
+        found["P"] = stacked("peephole")[:, [0, 2, 1]].reshape(-1, 3 * hidden)
+    return found

@@ -1,0 +1,663 @@
+"""scikit-learn estimators: `LSTMClassifier`, `LSTMRegressor`, `LSTMForecaster`.
+
+They train this package's own models by its own loop, and keep scikit-learn's conventions around it: parameters by name,
+fit and predict, cross-validation, pipelines, clone and pickle. X of a classifier or regressor is one of
+
+- a list of N arrays (T_n, D), sequences of different lengths;
+- an array (N, T, D), sequences of one length;
+- an array or data frame (N, T): N sequences of one feature, a column each step.
+
+A forecaster's X is one series (steps, S), a row each step; a list or a three-dimensional array of them is many series.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from gpu_lstm.data.sequences import Sequences
+from gpu_lstm.data.series import rmse, spread, truth
+from gpu_lstm.layers.base import check_size
+from gpu_lstm.models import MODELS, Classifier, Forecaster, Model, Regressor
+from gpu_lstm.optimizers import OPTIMIZERS, make_optimizer
+from gpu_lstm.training import Event, Settings, Training
+from gpu_lstm.training.tasks import (
+    ClassifyTask,
+    Parts,
+    RegressTask,
+    Task,
+    WindowsTask,
+    check_share,
+    forecast_from,
+    in_blocks,
+)
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
+    from sklearn.model_selection import train_test_split
+    from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError("gpu_lstm.interop.sklearn needs scikit-learn 1.6 or later: pip install scikit-learn") from error
+
+__all__ = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor"]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """What the three estimators share: how they train, show progress, stop early and pickle.
+
+    Parameters
+    ----------
+    hidden_size, num_layers : int
+    dropout : float
+        On the inputs (not a forecaster's), between layers and on the outputs, while training.
+    optimizer : {"adamw", "adam", "sgd", "rmsprop"}
+    learning_rate : float
+        It rises over the first tenth of the steps (50 at most), then follows `schedule`.
+    weight_decay : float
+        Of adamw alone.
+    schedule : {"cosine", "constant"}
+        `partial_fit` keeps to a constant rate.
+    clip : float
+        Largest joint norm of the gradients.
+    batch_size : int
+        Sequences or windows of a step.
+    max_iter : int
+        Epochs.
+    early_stopping : bool
+        Hold out `validation_fraction` of the training data, stop after `n_iter_no_change` epochs without a better score
+        on it, and take the best epoch's weights.
+    validation_fraction : float
+    n_iter_no_change : int
+    warm_start : bool
+        `fit` goes on from the weights, scales and classes of the fit before.
+    random_state : int, RandomState or None
+        The same whole number gives the same weights, bit for bit.
+    verbose : bool
+        Show a progress bar.
+    backend : {"auto", "numpy", "cupy", "cupy:N"} or None
+    dtype : {"float32", "float64"}
+    tier : {"auto", "reference", "pointwise", "sequence"}
+    recompute : bool
+        See `gpu_lstm.LSTM`.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        D of sequences; the columns of a two-dimensional X.
+    model_ : Model
+        The trained model, of `gpu_lstm.models`.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean loss of each epoch.
+    validation_curve_ : list of float
+        With `early_stopping`, what each epoch scored on the held-out part; lower is better.
+    """
+
+    hidden_size: int = 64
+    num_layers: int = 1
+    dropout: float = 0.0
+    optimizer: str = "adamw"
+    learning_rate: float = 5e-3
+    weight_decay: float = 0.01
+    schedule: str = "cosine"
+    clip: float = 1.0
+    batch_size: int = 32
+    max_iter: int = 100
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 10
+    warm_start: bool = False
+    random_state: Any = None
+    verbose: bool = False
+    backend: str | None = None
+    dtype: str = "float32"
+    tier: str = "auto"
+    recompute: bool = False
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    # -- training -----------------------------------------------------------------------------------------
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _of_lstm(self) -> dict[str, Any]:
+        """The models' arguments that are parameters here, under the same names."""
+        names = ("hidden_size", "num_layers", "dropout", "backend", "dtype", "tier", "recompute")
+        return {name: getattr(self, name) for name in names}
+
+    def _goes_on(self, more: bool) -> bool:
+        """Whether training begins with the weights, scales and classes that are there."""
+        return hasattr(self, "model_") and (more or self.warm_start)
+
+    def _train(self, task: Task, more: bool) -> None:
+        """Train the task's model, `max_iter` epochs or one `more`; it becomes this estimator's."""
+        epochs = 1 if more else check_size("max_iter", self.max_iter)
+        steps = epochs * task.steps_per_epoch
+        stops_early = self.early_stopping and not more
+        settings = Settings(
+            epochs=epochs,
+            learning_rate=self.learning_rate,
+            optimizer=self.optimizer,
+            options={"weight_decay": self.weight_decay} if self.optimizer == "adamw" else {},
+            schedule="constant" if more else self.schedule,
+            warm_up=0 if more else min(50, steps // 10),
+            clip=self.clip,
+            validations=epochs if stops_early else 0,
+            patience=check_size("n_iter_no_change", self.n_iter_no_change) if stops_early else 0,
+        )
+        optimizer = make_optimizer(
+            self.optimizer, task.model.backend, task.model.params, self.learning_rate, **settings.options
+        )
+        before = getattr(self, "_optimizer", None)
+        if more and type(before) is type(optimizer):
+            optimizer.state, optimizer.updates = before.state, before.updates
+        training = Training(task, settings, optimizer)
+        losses: list[float] = []
+        scores: list[float] = []
+        best: dict[str, np.ndarray] = {}
+
+        from tqdm import tqdm
+
+        bar = tqdm(total=steps, unit="step", desc=type(self).__name__, disable=not self.verbose, dynamic_ncols=True)
+
+        def report(event: Event) -> None:
+            losses.append(event.loss)
+            bar.update()
+            if event.score is not None:
+                scores.append(event.score)
+            if event.best:
+                best.update(to_host(task.model, task.model.params))
+            if event.step % task.steps_per_epoch == 0:
+                words = (f"epoch {event.step // task.steps_per_epoch}/{epochs}", f"{event.loss:.4g} {task.unit}")
+                bar.set_postfix_str(", ".join((*words, event.text) if event.text else words))
+
+        with bar:
+            training.go(report)
+        fill(task.model, task.model.params, best)
+        curve = np.mean(np.reshape(losses, (-1, task.steps_per_epoch)), axis=1).tolist()
+        earlier: list[float] = getattr(self, "loss_curve_", []) if more else []
+        self.loss_curve_ = [*earlier, *curve]
+        self.n_iter_ = len(self.loss_curve_)
+        self.model_: Any = task.model
+        self._optimizer = optimizer
+        if stops_early:
+            self.validation_curve_ = scores
+
+    # -- pickling: arrays on the host and what makes the model again ----------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "model_" in state:
+            model, optimizer = state.pop("model_"), state.pop("_optimizer")
+            state["_packed"] = {
+                "kind": model.kind,
+                "config": model.config,
+                "dtype": model.dtype,
+                "params": to_host(model, model.params),
+                "optimizer": next(name for name, kind in OPTIMIZERS.items() if kind is type(optimizer)),
+                "updates": optimizer.updates,
+                "state": to_host(model, optimizer.state),
+            }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        packed = state.pop("_packed", None)
+        super().__setstate__(state)
+        if packed is not None:
+            maker: Any = MODELS[packed["kind"]]
+            where = {"backend": self.backend, "tier": self.tier, "recompute": self.recompute}
+            self.model_ = maker(**packed["config"], dtype=packed["dtype"], **where)
+            fill(self.model_, self.model_.params, packed["params"])
+            backend, params = self.model_.backend, self.model_.params
+            self._optimizer = make_optimizer(packed["optimizer"], backend, params, self.learning_rate)
+            self._optimizer.updates = packed["updates"]
+            fill(self.model_, self._optimizer.state, packed["state"])
+
+    # -- reading X ----------------------------------------------------------------------------------------
+
+    def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, list[int] | None]:
+        """Rows of X, and how many of them each sequence has; None for a two-dimensional X.
+
+        Raises
+        ------
+        ValueError
+            In scikit-learn's words: NaN, infinity, no numbers, other features than at `fit`, nothing in it.
+        """
+        parts = as_sequences(X)
+        if parts is None:
+            rows, lengths = validate_data(self, X, reset=reset, dtype=np.float64), None
+        else:
+            rows = validate_data(self, np.concatenate(parts), reset=reset, dtype=np.float64)
+            lengths = [len(part) for part in parts]
+        return rows, lengths
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SequenceEstimator(LSTMEstimator):
+    """What classifier and regressor share.
+
+    Parameters
+    ----------
+    bidirectional : bool
+        Read each sequence in both directions.
+    standardize : bool
+        Measure each feature from its mean in units of its standard deviation, over all steps of the training sequences.
+    """
+
+    bidirectional: bool = True
+    standardize: bool = True
+
+    def _data(self, X: Any, labels: np.ndarray | None = None, reset: bool = False) -> Sequences:
+        """X as sequences, with labels or without."""
+        rows, lengths = self._read(X, reset)
+        ragged = lengths is not None
+        if reset:
+            self._takes_sequences = ragged
+        elif self._takes_sequences != ragged:
+            kinds = ("a two-dimensional X", "sequences")
+            raise ValueError(
+                f"X holds {kinds[ragged]}; {type(self).__name__} was fitted on {kinds[self._takes_sequences]}"
+            )
+        if lengths is None:
+            lengths = [rows.shape[1]] * len(rows)
+            rows = rows.reshape(-1, 1)
+        nothing = np.zeros(len(lengths), dtype=np.int64)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return Sequences([], [], rows, starts, nothing if labels is None else labels, nothing > 0)
+
+    def _weights(self, weights: Any, count: int) -> np.ndarray:
+        if weights is None:
+            return np.ones(count)
+        given: np.ndarray = check_array(
+            weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight", estimator=self
+        )
+        if given.shape != (count,):
+            raise ValueError(f"sample_weight has shape {given.shape}; expected ({count},)")
+        if given.min() < 0 or not given.any():
+            raise ValueError("sample_weight is negative or all zero; expected some weights above zero")
+        return given
+
+    def _parts(self, weights: np.ndarray, strata: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the sequences to train and to validate on; those of weight 0 are in neither."""
+        picked = np.flatnonzero(weights)
+        if not self.early_stopping:
+            return picked, picked[:0]
+        share = check_share("validation_fraction", self.validation_fraction)
+        strata = None if strata is None else strata[picked]
+        train, held_out = train_test_split(picked, test_size=share, random_state=self._seed(), stratify=strata)
+        return train, held_out
+
+    def _fit(self, X: Any, labels: np.ndarray, weights: Any, more: bool) -> None:
+        """Train on sequences with labels; `more` is one epoch, from where it was left."""
+        goes_on = self._goes_on(more)
+        data = self._data(X, labels, reset=not goes_on)
+        check_consistent_length(data.lengths, labels)
+        weights = self._weights(weights, len(data))
+        if more:
+            parts = (np.flatnonzero(weights), np.zeros(0, dtype=np.int64))
+        else:
+            parts = self._parts(weights, labels if isinstance(self, ClassifierMixin) else None)
+        seed = self._seed() + (getattr(self, "n_iter_", 0) if more else 0)
+        if goes_on:
+            model = self.model_
+        else:
+            rows = data.rows(parts[0])
+            mean, deviation = rows.mean(axis=0).tolist(), spread(rows)
+            if not self.standardize:
+                mean, deviation = [0.0] * len(mean), [1.0] * len(mean)
+            given = {"mean": mean, "spread": deviation, "bidirectional": self.bidirectional, **self._of_lstm()}
+            model = self._make_model(given, labels[parts[0]], seed)
+        check_size("batch_size", self.batch_size)
+        shares = weights[parts[0]]
+        self._train(self._make_task(model, data, parts, seed, shares if np.ptp(shares) else None), more)
+
+    def _make_model(self, given: dict[str, Any], labels: np.ndarray, seed: int) -> Model:
+        raise NotImplementedError
+
+    def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
+        raise NotImplementedError
+
+    def _say(self, X: Any, say: str) -> np.ndarray:
+        """What the model's method of that name says about each sequence; those of like length together."""
+        check_is_fitted(self)
+        data = self._data(X)
+        order = np.argsort(data.lengths, kind="stable")
+        said = in_blocks(getattr(self.model_, say), data, order)
+        return said[np.argsort(order)]
+
+
+class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
+    """Classifies sequences, by the mean of an LSTM's outputs over each one's own steps.
+
+    Parameters are those of `SequenceEstimator` and `LSTMEstimator`.
+
+    Attributes
+    ----------
+    classes_ : array
+        Class labels, of any type that scikit-learn takes, sorted.
+    """
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        X : list of (T_n, D), or (N, T, D), or (N, T)
+        y : (N,)
+            Class labels.
+        sample_weight : (N,), optional
+            How often each sequence is taken in an epoch, in proportion; none of weight 0.
+        """
+        labels = self._labels(y)
+        classes = np.unique(labels)
+        if self._goes_on(False):
+            self._check_known(classes)
+        else:
+            self.classes_ = classes
+        self._fit(X, np.searchsorted(self.classes_, labels), sample_weight, more=False)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Train one epoch more, at a constant learning rate.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As of `fit`. The first call also settles how features are scaled.
+        classes : array
+            All class labels that will come; needed in the first call.
+        """
+        labels = self._labels(y)
+        if not hasattr(self, "model_"):
+            if classes is None:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            self.classes_ = np.unique(classes)
+        elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
+            raise ValueError(f"classes is {classes!r}; expected {self.classes_!r}, as on the first call to partial_fit")
+        self._check_known(np.unique(labels))
+        self._fit(X, np.searchsorted(self.classes_, labels), sample_weight, more=True)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likeliest class of each sequence, (N,)."""
+        scores = self._say(X, "logits")
+        chosen: np.ndarray = self.classes_[scores.argmax(axis=1)]
+        return chosen
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of each class, (N, number of classes), in the order of `classes_`."""
+        shares: np.ndarray = np.exp(self.predict_log_proba(X))
+        return shares
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithm of `predict_proba`."""
+        scores = self._say(X, "logits").astype(np.float64)
+        scores -= scores.max(axis=1, keepdims=True)
+        logs: np.ndarray = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        return logs
+
+    def _labels(self, y: Any) -> np.ndarray:
+        labels = check_y(self, y)
+        check_classification_targets(labels)
+        flat: np.ndarray = column_or_1d(labels, warn=True)
+        return flat
+
+    def _check_known(self, labels: np.ndarray) -> None:
+        new = np.setdiff1d(labels, self.classes_)
+        if len(new):
+            raise ValueError(f"y has class labels {new.tolist()}; expected those of classes {self.classes_.tolist()}")
+
+    def _make_model(self, given: dict[str, Any], labels: np.ndarray, seed: int) -> Model:
+        return Classifier(num_classes=len(self.classes_), **given, seed=seed)
+
+    def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
+        return ClassifyTask(model, data, self.batch_size, parts, seed, weights)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # type: ignore[misc]
+    """Says one number about each sequence, or several, by the mean of an LSTM's outputs over each one's own steps.
+
+    Parameters are those of `SequenceEstimator` and `LSTMEstimator`, and
+
+    Parameters
+    ----------
+    loss : {"mse", "mae", "huber"}
+        Of targets in units of their standard deviation.
+    """
+
+    loss: str = "mse"
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        X : list of (T_n, D), or (N, T, D), or (N, T)
+        y : (N,) or (N, K)
+        sample_weight : (N,), optional
+            How often each sequence is taken in an epoch, in proportion; none of weight 0.
+        """
+        self._fit(X, self._targets(y, reset=not self._goes_on(False)), sample_weight, more=False)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train one epoch more, at a constant learning rate; the first call settles the scales."""
+        self._fit(X, self._targets(y, reset=not self._goes_on(True)), sample_weight, more=True)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Targets (N,) or (N, K), as `fit` saw them."""
+        said = self._say(X, "predict")
+        return said[:, 0] if self._one_target else said
+
+    def _targets(self, y: Any, reset: bool) -> np.ndarray:
+        targets = check_y(self, y, np.float64)
+        if targets.ndim not in (1, 2):
+            raise ValueError(f"y has shape {targets.shape}; expected (N,) or (N, K)")
+        if reset:
+            self._one_target = targets.ndim == 1
+        targets = targets.reshape(len(targets), -1)
+        if not reset and targets.shape[1] != len(self.model_.target_mean):
+            raise ValueError(f"y has {targets.shape[1]} targets; expected {len(self.model_.target_mean)}, as at first")
+        return targets
+
+    def _make_model(self, given: dict[str, Any], labels: np.ndarray, seed: int) -> Model:
+        units = {"target_mean": labels.mean(axis=0).tolist(), "target_spread": spread(labels)}
+        return Regressor(**units, **given, seed=seed)
+
+    def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
+        return RegressTask(model, data, self.batch_size, parts, seed, weights, self.loss)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LSTMForecaster(LSTMEstimator):
+    """Forecasts one series or many: what comes after the last row of X.
+
+    Rows of X are steps in time order, columns are series that are forecast together. No other scaling is needed: the
+    model sees changes and deviations from a slow mean, in units of the training data's spread. Parameters are those of
+    `LSTMEstimator`, and
+
+    Parameters
+    ----------
+    horizon : int
+        Steps ahead at once; `predict` goes further by feeding its forecasts back.
+    window : int
+        Known steps that a forecast is trained to build on; fewer where the series are shorter.
+    memory : int
+        Steps of the slow mean.
+    loss : {"mse", "mae", "huber"}
+
+    Attributes
+    ----------
+    history_ : list of arrays
+        The last `window` steps of each series seen, which `predict` without X goes on from.
+    """
+
+    horizon: int = 8
+    window: int = 128
+    memory: int = 24
+    loss: str = "mse"
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        X : (steps, S), or many series: (N, steps, S) or a list of (steps_n, S)
+        y : ignored
+        """
+        self._fit(X, more=False)
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Train one epoch more on X alone, at a constant learning rate; the first call settles the units."""
+        self._fit(X, more=True)
+        return self
+
+    def predict(self, X: Any = None, steps: int | None = None) -> np.ndarray:
+        """Forecast.
+
+        Parameters
+        ----------
+        X : (known, S), or many histories: (N, known, S) or a list of (known_n, S); optional
+            What is known, in time order; the last `window` steps of it count. Not given: what training ended with.
+        steps : int, optional
+            How far; `horizon` if not given.
+
+        Returns
+        -------
+        (steps, S), or (N, steps, S) for many
+        """
+        check_is_fitted(self)
+        many = self._many
+        histories = self.history_
+        if X is not None:
+            series, many = self._series(X, reset=False)
+            histories = [part[-self.window :] for part in series]
+        steps = self.model_.horizon if steps is None else check_size("steps", steps)
+        said = np.empty((len(histories), steps, self.n_features_in_))
+        lengths = np.array([len(part) for part in histories])
+        for length in np.unique(lengths):
+            same = np.flatnonzero(lengths == length)
+            known = np.stack([histories[n] for n in same], axis=1)
+            said[same] = self.model_.forecast(known, steps).transpose(1, 0, 2)
+        return said if many else said[0]
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Minus the RMSE of forecasts over all `horizon` steps ahead, in the data's own units; 0 is perfect.
+
+        Forecasts are made from every step of X that has `window` steps before it, or half of what X has where that is
+        shorter.
+        """
+        check_is_fitted(self)
+        horizon = self.model_.horizon
+        said, came = [], []
+        for part in self._series(X, reset=False)[0]:
+            known = min(self.window, max(1, (len(part) - horizon + 1) // 2))
+            if len(part) < known + horizon:
+                raise ValueError(f"X has a series of {len(part)} steps; expected more than horizon = {horizon}")
+            origins = np.arange(known, len(part) - horizon + 1)
+            said.append(forecast_from(self.model_, part, origins, known))
+            came.append(truth(part, origins, horizon))
+        return -rmse(np.concatenate(said), np.concatenate(came))
+
+    def _series(self, X: Any, reset: bool) -> tuple[list[np.ndarray], bool]:
+        """The series of X, and whether X is a list of them."""
+        rows, lengths = self._read(X, reset)
+        if lengths is None:
+            return [rows], False
+        return np.split(rows, np.cumsum(lengths)[:-1]), True
+
+    def _fit(self, X: Any, more: bool) -> None:
+        goes_on = self._goes_on(more)
+        series, many = self._series(X, reset=not goes_on)
+        horizon = self.model_.horizon if goes_on else check_size("horizon", self.horizon)
+        ends = [len(part) for part in series]
+        if self.early_stopping and not more:
+            share = check_share("validation_fraction", self.validation_fraction)
+            ends = [end - max(horizon, int(end * share)) for end in ends]
+        if min(ends) < horizon + 2:
+            raise ValueError(
+                f"X has n_samples={min(len(part) for part in series)}, of which {min(ends)} to train on; "
+                f"expected at least horizon + 2 = {horizon + 2}"
+            )
+        length = min(check_size("window", self.window), min(ends) - horizon)
+        seed = self._seed() + (getattr(self, "n_iter_", 0) if more else 0)
+        model = self.model_ if goes_on else self._make_model([p[:e] for p, e in zip(series, ends, strict=True)], seed)
+        begins = np.cumsum([0, *map(len, series)])[:-1]
+        starts, origins = [], []
+        for begin, end, part in zip(begins, ends, series, strict=True):
+            starts.append(begin + np.arange(end - length - horizon + 1))
+            origins.append(begin + np.arange(end, len(part) - horizon + 1))
+        task = WindowsTask(
+            model,
+            np.concatenate(series),
+            check_size("batch_size", self.batch_size),
+            length,
+            np.concatenate(starts).tolist(),
+            np.concatenate(origins),
+            self.loss,
+            seed,
+        )
+        self._train(task, more)
+        self.history_ = [part[-self.window :].copy() for part in series]
+        self._many = many
+
+    def _make_model(self, series: list[np.ndarray], seed: int) -> Forecaster:
+        rows = np.concatenate(series)
+        units = {
+            "mean": rows.mean(axis=0).tolist(),
+            "spread": spread(rows),
+            "step_spread": spread(np.concatenate([np.diff(part, axis=0) for part in series])),
+        }
+        return Forecaster(**units, horizon=self.horizon, memory=self.memory, **self._of_lstm(), seed=seed)
+
+
+def check_y(estimator: Any, y: Any, dtype: Any = None) -> np.ndarray:
+    """Y as an array without NaN, in scikit-learn's words."""
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
+        )
+    checked: np.ndarray = check_array(y, ensure_2d=False, dtype=dtype, input_name="y", estimator=estimator)
+    return checked
+
+
+def as_sequences(X: Any) -> list[np.ndarray] | None:
+    """The sequences of a list or of a three-dimensional array; None for anything else."""
+    if getattr(X, "ndim", None) == 3:
+        return list(np.asarray(X))
+    listed = isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1)
+    if not listed or len(X) == 0:
+        return None
+    if np.ndim(X[0]) == 1 and len({np.size(part) for part in X}) > 1:
+        raise ValueError("X holds rows of different lengths; expected sequences (T, D), of one feature (T, 1)")
+    if np.ndim(X[0]) != 2:
+        return None
+    parts = [np.asarray(part) for part in X]
+    for n, part in enumerate(parts):
+        if part.ndim != 2 or part.shape[1:] != parts[0].shape[1:] or len(part) == 0:
+            raise ValueError(f"X[{n}] has shape {part.shape}; expected (T, {parts[0].shape[1]}) with T of at least 1")
+    return parts
+
+
+def to_host(model: Model, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Copies on the host."""
+    return {name: np.array(model.backend.to_numpy(array)) for name, array in arrays.items()}
+
+
+def fill(model: Model, arrays: dict[str, Any], values: dict[str, np.ndarray]) -> None:
+    """Copy values from the host into arrays of the same names."""
+    for name, value in values.items():
+        arrays[name][...] = model.backend.asarray(value, str(arrays[name].dtype))

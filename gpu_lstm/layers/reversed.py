@@ -1,0 +1,84 @@
+"""An LSTM that reads each sequence from its last step to its first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.backend import Array
+from gpu_lstm.errors import InputError
+from gpu_lstm.layers.base import Layer, Params, Tape
+from gpu_lstm.layers.lstm import LSTM, State
+
+
+class Reversed(Layer):
+    """An LSTM of one direction, run backwards in time: ONNX's ``direction="reverse"``, Keras's ``go_backwards``.
+
+    Parameters
+    ----------
+    lstm : LSTM
+        Of one direction. Its parameters are this layer's, the very arrays.
+
+    Attributes
+    ----------
+    lstm : LSTM
+    params : dict
+        Those of `lstm`.
+
+    Raises
+    ------
+    InputError
+        The LSTM has two directions, or the option `cells`.
+    """
+
+    def __init__(self, lstm: LSTM):
+        if lstm.num_directions != 1:
+            raise InputError("lstm is bidirectional; expected one of one direction, as it already reads backwards too")
+        if lstm.options.cells:
+            raise InputError("lstm has cells=True; expected one that gives h only")
+        super().__init__(lstm.backend, lstm.dtype)
+        self.lstm = lstm
+        self.params = lstm.params
+
+    def forward(
+        self,
+        x: Array,
+        state: tuple[Array | None, Array | None] | None = None,
+        lengths: Sequence[int] | np.ndarray | None = None,
+        seed: tuple[int, ...] | None = None,
+        keep: bool = True,
+    ) -> tuple[Array, State, Tape]:
+        """As `LSTM.forward`, with y[t] made from steps t and later; the final state is that after the first step."""
+        order = ("B", "T") if self.lstm.batch_first else ("T", "B")
+        self.backend.require("x", x, (*order, f"input_size={self.lstm.input_size}"), self.dtype)
+        rows = self._rows(x.shape, lengths)
+        y, state, tape = self.lstm.forward(self._take(x, rows), state, lengths, seed, keep)
+        return self._take(y, rows), state, Tape(tape, rows, x.shape)
+
+    def backward(
+        self, tape: Tape, dy: Array | None = None, dstate: tuple[Array | None, Array | None] | None = None
+    ) -> tuple[Array, State, Params]:
+        """As `LSTM.backward`."""
+        inner, rows, shape = tape.take()
+        if dy is not None:
+            self.backend.require("dy", dy, (*shape[:2], f"output_size={self.lstm.output_size}"), self.dtype)
+            dy = self._take(dy, rows)
+        dx, dstate0, gradients = self.lstm.backward(inner, dy, dstate)
+        return self._take(dx, rows), dstate0, gradients
+
+    def _rows(self, shape: tuple[int, ...], lengths: Any) -> Array:
+        """Where each row (t, b) comes from: the sequence's steps in reverse, its padding in place."""
+        num_steps, batch = (shape[1], shape[0]) if self.lstm.batch_first else shape[:2]
+        mask = self.lstm._mask(lengths, num_steps, batch) if 0 not in shape else None
+        ends = np.full(batch, num_steps) if mask is None else mask.lengths
+        t, b = np.arange(num_steps)[:, None], np.arange(batch)
+        source = np.where(t < ends, ends - 1 - t, t)
+        rows = (b * num_steps + source).T if self.lstm.batch_first else source * batch + b
+        return self.backend.asarray(rows.reshape(-1), "int64")
+
+    def _take(self, x: Array, rows: Array) -> Array:
+        xp = self.backend.xp
+        flat = xp.reshape(x, (-1, x.shape[2]))
+        return xp.reshape(self.backend.take_rows(flat, rows), x.shape)

@@ -1,0 +1,101 @@
+"""Regressor: an LSTM reads a sequence, a linear map of its summary says one or many numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.errors import InputError
+from gpu_lstm.layers import Params
+from gpu_lstm.losses import REGRESSION
+from gpu_lstm.models.base import check_host
+from gpu_lstm.models.classifier import SequenceModel
+
+
+class Regressor(SequenceModel):
+    """Says K numbers about sequences of different lengths, by the mean of the LSTM's outputs over each one's own steps.
+
+    Parameters
+    ----------
+    mean, spread : D numbers each
+        Of the training data's features: mean and standard deviation.
+    target_mean, target_spread : K numbers each
+        The same of the training data's targets: the head says targets in these units.
+    hidden_size, num_layers : int
+    bidirectional : bool
+    dropout : float
+        On the input, between layers and on the summary, while training.
+    backend, dtype, tier, recompute, seed
+        As of the layers.
+    """
+
+    kind: ClassVar[str] = "regress"
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        spread: Sequence[float],
+        target_mean: Sequence[float],
+        target_spread: Sequence[float],
+        hidden_size: int = 64,
+        num_layers: int = 1,
+        bidirectional: bool = True,
+        dropout: float = 0.0,
+        *,
+        backend: str | Backend | None = None,
+        dtype: str = "float32",
+        tier: str = "auto",
+        recompute: bool = False,
+        seed: int = 0,
+    ):
+        config: dict[str, Any] = {
+            "mean": [float(v) for v in mean],
+            "spread": [float(v) for v in spread],
+            "target_mean": [float(v) for v in target_mean],
+            "target_spread": [float(v) for v in target_spread],
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "bidirectional": bidirectional,
+            "dropout": dropout,
+        }
+        self.target_mean, self.target_spread = np.array(config["target_mean"]), np.array(config["target_spread"])
+        super().__init__(
+            config, len(target_mean), backend=backend, dtype=dtype, tier=tier, recompute=recompute, seed=seed
+        )
+
+    def loss(
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray,
+        targets: np.ndarray,
+        loss: str = "mse",
+        seed: tuple[int, ...] | None = None,
+    ) -> tuple[Array, Params]:
+        """Loss, in units of the targets' spread, and gradients of a batch.
+
+        Parameters
+        ----------
+        x : (T, B, D)
+            In the data's own units, on the host; ignored beyond each sequence's end.
+        lengths : (B,) integers
+        targets : (B, K)
+            In the data's own units.
+        loss : {"mse", "mae", "huber"}
+        seed : tuple of int, optional
+            Seeds dropout; None turns it off.
+        """
+        if loss not in REGRESSION:
+            raise InputError(f"loss is {loss!r}; expected one of {', '.join(REGRESSION)}")
+        lengths = check_host("lengths", lengths, ("B",), whole=True)
+        targets = check_host("targets", targets, (f"B={len(lengths)}", f"K={len(self.target_mean)}"))
+        units = ((targets - self.target_mean) / self.target_spread).astype(self.param_dtype)
+        target = self.backend.asarray(units, self.param_dtype)
+        return self._loss(x, lengths, lambda outputs: REGRESSION[loss](self.backend, outputs, target), seed)
+
+    def predict(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Targets (B, K) float64 of a batch x (T, B, D) with lengths (B,), in their own units, on the host."""
+        outputs: np.ndarray = self._outputs(x, lengths).astype(np.float64) * self.target_spread + self.target_mean
+        return outputs

@@ -1,0 +1,143 @@
+"""What one run of the recurrence does beyond the plain LSTM: its arrays and numbers, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gpu_lstm.backend import Array
+
+EPSILON = 1e-5
+"""Added to the variance by layer normalisation."""
+
+OPTIONS = frozenset(
+    {
+        "proj_size", "peepholes", "coupled", "hard_sigmoid", "clip", "cell_clip", "layer_norm", "zoneout_h",
+        "zoneout_c", "recurrent_dropout", "heads", "cells", "resets",
+    }
+)  # fmt: skip
+"""The LSTM's options that change the recurrence; ``resets`` is an argument of its forward."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The recurrence's options, each off by default; P is the size of h: that of the projection, else H.
+
+    Attributes
+    ----------
+    heads : int
+        weight_hh is (4H, P / heads): unit j, of head j // (H / heads), sees that head's part of h only.
+    projection : (P, H) or None
+        W_hr: h = W_hr (o tanh(c)). H. Sak et al., Interspeech 2014.
+    peepholes : (3, H) or None
+        p_i and p_f, times the c before, and p_o, times the new c. F. Gers and J. Schmidhuber, IJCNN 2000.
+    coupled : bool
+        f = 1 - i; the pre-activation of f is ignored. K. Greff et al., LSTM: A Search Space Odyssey, 2015.
+    hard_sigmoid : bool
+        Gates i, f, o are min(max(z / 5 + 1/2, 0), 1).
+    clip : float
+        What the gates' activations take, z with the peepholes' terms, is limited to ±clip. As ONNX Runtime does it.
+    cell_clip : float
+        The new c is limited to ±cell_clip.
+    gain_hh : (4H,) or None
+        h W_hh^T is normalised over its 4H values, then multiplied by this. J. Ba et al., Layer Normalization, 2016.
+    gain_c, shift_c : (H,) or None
+        c is normalised over its H values, multiplied and shifted, before the tanh of the output.
+    zoneout_h, zoneout_c : (T, B, P) and (T, B, H), float, or None
+        Share of the state before that stays: 0 or 1 for each element while training, one number in evaluation. The
+        output takes the new c, before zoneout. D. Krueger et al., Zoneout, 2016, equations 5 and 6.
+    recurrent_mask : (B, P) or None
+        Factor on h wherever it enters a step's pre-activations. Y. Gal and Z. Ghahramani, 2016.
+    live : (T, B, 1) or None
+        0 where the state before step t is set to zero, else 1.
+    """
+
+    heads: int = 1
+    projection: Array | None = None
+    peepholes: Array | None = None
+    coupled: bool = False
+    hard_sigmoid: bool = False
+    clip: float = math.inf
+    cell_clip: float = math.inf
+    gain_hh: Array | None = None
+    gain_c: Array | None = None
+    shift_c: Array | None = None
+    zoneout_h: Array | float | None = None
+    zoneout_c: Array | float | None = None
+    recurrent_mask: Array | None = None
+    live: Array | None = None
+
+    def part(self, start: int, stop: int) -> Variant:
+        """The same for steps start..stop-1."""
+        cut = {}
+        for name in ("zoneout_h", "zoneout_c", "live"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, float):
+                cut[name] = value[start:stop, ...]
+        return replace(self, **cut) if cut else self
+
+
+def at(value: Array | float, t: int) -> Any:
+    """What holds at step `t`, of an array over all steps or of one number."""
+    return value if isinstance(value, float) else value[t, ...]
+
+
+def split_heads(xp: Any, weight_hh: Array, heads: int) -> Array:
+    """weight_hh (4H, P/n) as (n, 4H/n, P/n), one matrix a head, each with its rows of all four gates."""
+    rows, width = weight_hh.shape
+    parts = xp.reshape(weight_hh, (4, heads, rows // (4 * heads), width))
+    return xp.reshape(xp.permute_dims(parts, (1, 0, 2, 3)), (heads, rows // heads, width))
+
+
+def join_heads(xp: Any, parts: Array) -> Array:
+    """The inverse of `split_heads`."""
+    heads, rows, width = parts.shape
+    gates = xp.permute_dims(xp.reshape(parts, (heads, 4, rows // 4, width)), (1, 0, 2, 3))
+    return xp.reshape(gates, (heads * rows, width))
+
+
+def from_h(xp: Any, h: Array, weight_hh: Array, heads: int) -> Array:
+    """h W_hh^T: (N, 4H) from h (N, P), head by head."""
+    if heads == 1:
+        return xp.matmul(h, weight_hh.T)
+    by_head = xp.permute_dims(xp.reshape(h, (h.shape[0], heads, h.shape[1] // heads)), (1, 0, 2))
+    z = xp.matmul(by_head, xp.matrix_transpose(split_heads(xp, weight_hh, heads)))  # (n, N, 4H/n)
+    z = xp.reshape(z, (heads, h.shape[0], 4, z.shape[2] // 4))
+    return xp.reshape(xp.permute_dims(z, (1, 2, 0, 3)), (h.shape[0], weight_hh.shape[0]))
+
+
+def to_h(xp: Any, dz: Array, weight_hh: Array, heads: int) -> Array:
+    """dz W_hh: (N, P) from dz (N, 4H), head by head."""
+    if heads == 1:
+        return xp.matmul(dz, weight_hh)
+    dh = xp.matmul(_gates_by_head(xp, dz, heads), split_heads(xp, weight_hh, heads))  # (n, N, P/n)
+    return xp.reshape(xp.permute_dims(dh, (1, 0, 2)), (dz.shape[0], heads * dh.shape[2]))
+
+
+def weight_hh_gradient(xp: Any, dz: Array, h: Array, heads: int) -> Array:
+    """dz^T h of all rows, (4H, P/n): from dz (N, 4H) and h (N, P), head by head."""
+    if heads == 1:
+        return xp.matmul(dz.T, h)
+    by_head = xp.permute_dims(xp.reshape(h, (h.shape[0], heads, h.shape[1] // heads)), (1, 0, 2))
+    return join_heads(xp, xp.matmul(xp.matrix_transpose(_gates_by_head(xp, dz, heads)), by_head))
+
+
+def _gates_by_head(xp: Any, dz: Array, heads: int) -> Array:
+    """dz (N, 4H) as (n, N, 4H/n)."""
+    rows, width = dz.shape
+    parts = xp.permute_dims(xp.reshape(dz, (rows, 4, heads, width // (4 * heads))), (2, 0, 1, 3))
+    return xp.reshape(parts, (heads, rows, width // heads))
+
+
+def normalise(xp: Any, x: Array) -> tuple[Array, Array]:
+    """Rows of x (..., N) with mean 0 and variance 1, and the factor (..., 1) that made their variance so."""
+    centred = x - xp.mean(x, axis=-1, keepdims=True)
+    scale = 1 / xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + EPSILON)
+    return centred * scale, scale
+
+
+def normalise_backward(xp: Any, dy: Array, y: Array, scale: Array) -> Array:
+    """Gradient of x from dy, the gradient of y, for ``y, scale = normalise(x)``."""
+    shared = xp.mean(dy, axis=-1, keepdims=True) + y * xp.mean(dy * y, axis=-1, keepdims=True)
+    return scale * (dy - shared)

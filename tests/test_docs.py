@@ -1,0 +1,44 @@
+"""The pages under docs/ say what the code does: the tiers that take an option, and the code blocks."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from gpu_lstm.layers.options import Options
+from gpu_lstm.recurrence.plan import _RUNS, TIERS
+from gpu_lstm.recurrence.variant import OPTIONS
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def rows() -> Iterator[tuple[str, list[str]]]:
+    """Option and its cells, of the table in docs/variants.md."""
+    for line in (DOCS / "variants.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            yield re.sub(r"^`(?:forward\()?(\w+)=.*", r"\1", cells[0]), cells
+
+
+def test_the_table_of_variants_has_every_option_once():
+    names = [name for name, _ in rows()]
+    assert sorted(names) == sorted([*(f.name for f in fields(Options)), "resets"])
+
+
+@pytest.mark.parametrize("name, cells", list(rows()), ids=lambda value: value if isinstance(value, str) else "")
+def test_the_table_of_variants_names_the_tiers(name, cells):
+    for kernels, said in (("cpu", cells[5]), ("cuda", cells[6])):
+        takes = [tier for tier in TIERS[1:] if name not in OPTIONS or name in _RUNS[kernels][tier].TAKES]
+        expected = "all" if len(takes) == 2 else " ".join(["reference", *takes])
+        assert said == expected, f"{name} on {kernels}: the page says {said!r}, the tiers take {expected!r}"
+
+
+@pytest.mark.parametrize("page", sorted(page.name for page in DOCS.glob("*.md")))
+def test_code_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)

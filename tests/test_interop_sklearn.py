@@ -1,0 +1,461 @@
+"""The scikit-learn estimators: its own checks, each form of X, and what people do with estimators."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, TimeSeriesSplit, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from gpu_lstm.data.series import persistence, rmse, truth
+from gpu_lstm.errors import InputError
+from gpu_lstm.interop.sklearn import LSTMClassifier, LSTMForecaster, LSTMRegressor
+from gpu_lstm.training.tasks import resampled
+
+SMALL: dict[str, Any] = {"hidden_size": 8, "max_iter": 15, "learning_rate": 0.03, "random_state": 0, "backend": "numpy"}
+CLASSIFIER = LSTMClassifier(**SMALL)
+REGRESSOR = LSTMRegressor(**SMALL | {"hidden_size": 12, "max_iter": 30, "batch_size": 16})
+FORECASTER = LSTMForecaster(**SMALL | {"horizon": 3, "window": 20, "max_iter": 5})
+
+
+def expected_failures(estimator):
+    """scikit-learn's checks that don't hold, and why."""
+    if isinstance(estimator, LSTMForecaster):
+        why = "rows are the steps of one series: in another order, or a part of them, they are another series"
+        return {"check_methods_sample_order_invariance": why, "check_methods_subset_invariance": why}
+    why = "weights say how often a sequence is drawn into mini-batches: the same in the mean, not to the last digit"
+    return {"check_sample_weight_equivalence_on_dense_data": why}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks([CLASSIFIER, REGRESSOR, FORECASTER], expected_failed_checks=expected_failures)
+def test_scikit_learn_s_own_checks(estimator, check):
+    check(estimator)
+
+
+# -- data ------------------------------------------------------------------------------------------------
+
+
+def ragged(count=60, seed=0):
+    """Sequences (3..7, 2); their class: whether the first feature's sum is above 0; sums and largest values."""
+    rng = np.random.default_rng(seed)
+    X = [rng.normal(size=(length, 2)) for length in rng.integers(3, 8, count)]
+    sums = np.array([part[:, 0].sum() for part in X])
+    return X, np.where(sums > 0, "above", "below"), np.column_stack([sums, [part[:, 1].max() for part in X]])
+
+
+def wave(steps=150):
+    t = np.arange(steps)
+    return np.column_stack([np.sin(t / 3), 20 + 5 * np.cos(t / 3)])
+
+
+def same_weights(one, other):
+    mine, yours = one.model_.params, other.model_.params
+    return mine.keys() == yours.keys() and all(np.array_equal(mine[name], yours[name]) for name in mine)
+
+
+# -- forms of X ---------------------------------------------------------------------------------------------
+
+
+def test_a_classifier_learns_from_sequences_of_different_lengths():
+    X, y, _ = ragged(160)
+    model = clone(CLASSIFIER).fit(X[:100], y[:100])
+    assert model.score(X[100:], y[100:]) > 0.85
+    assert model.classes_.tolist() == ["above", "below"]
+    assert model.n_features_in_ == 2
+    assert model.n_iter_ == len(model.loss_curve_) == 15
+    assert model.loss_curve_[-1] < 0.5 * model.loss_curve_[0]
+
+
+def test_probabilities_belong_to_the_classes():
+    X, y, _ = ragged()
+    model = clone(CLASSIFIER).fit(X, y)
+    shares = model.predict_proba(X)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-12)
+    assert np.array_equal(model.classes_[shares.argmax(axis=1)], model.predict(X))
+    np.testing.assert_allclose(np.log(shares), model.predict_log_proba(X), atol=1e-9)
+    assert log_loss(y, shares) < 0.5
+
+
+def test_a_regressor_learns_several_numbers_about_a_sequence():
+    X, _, targets = ragged(160)
+    targets *= [1000, 0.01]
+    model = LSTMRegressor(**SMALL | {"hidden_size": 16, "max_iter": 40}).fit(X[:120], targets[:120])
+    assert model.predict(X[120:]).shape == (40, 2)
+    assert model.score(X[120:], targets[120:]) > 0.7
+    one = clone(model).fit(X[:120], targets[:120, 0])
+    assert one.predict(X[120:]).shape == (40,)
+
+
+def test_what_is_said_of_a_sequence_does_not_depend_on_the_others():
+    X, y, _ = ragged()
+    model = clone(CLASSIFIER).fit(X, y)
+    alone = np.concatenate([model.predict_proba([part]) for part in X])
+    np.testing.assert_allclose(model.predict_proba(X), alone, atol=1e-6)
+
+
+def forms(X):
+    """One X in each form that holds sequences of one length."""
+    objects = np.empty(len(X), dtype=object)
+    objects[:] = list(X)
+    return {"list": list(X), "tuple": tuple(X), "nested lists": X.tolist(), "objects": objects}
+
+
+@pytest.mark.parametrize("form", forms(np.zeros((2, 3, 4))))
+def test_an_array_of_three_dimensions_is_a_list_of_sequences(form):
+    X = np.random.default_rng(0).normal(size=(30, 5, 3))
+    y = (X.sum(axis=(1, 2)) > 0).astype(int)
+    model = clone(CLASSIFIER).fit(X, y)
+    assert model.n_features_in_ == 3
+    assert same_weights(clone(CLASSIFIER).fit(forms(X)[form], y), model)
+    assert np.array_equal(model.predict_proba(forms(X)[form]), model.predict_proba(X))
+
+
+def test_a_column_of_two_dimensions_is_a_step():
+    X = np.random.default_rng(0).normal(size=(30, 5))
+    y = (X.sum(axis=1) > 0).astype(int)
+    model = clone(CLASSIFIER).fit(X, y)
+    assert model.n_features_in_ == 5
+    assert model.model_.lstm.input_size == 1
+    assert same_weights(clone(CLASSIFIER).fit(X[:, :, None], y), model)
+
+
+def test_a_data_frame_is_told_by_its_columns():
+    pandas = pytest.importorskip("pandas")
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    frame = pandas.DataFrame(X, columns=["mon", "tue", "wed"])
+    y = pandas.Series(np.where(X.sum(axis=1) > 0, "up", "down"))
+    model = clone(CLASSIFIER).fit(frame, y)
+    assert model.feature_names_in_.tolist() == ["mon", "tue", "wed"]
+    assert same_weights(clone(CLASSIFIER).fit(X, y), model)
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame[["tue", "mon", "wed"]])
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ([np.zeros((3, 2)), np.zeros((3, 1))], r"X\[1\] has shape \(3, 1\); expected \(T, 2\)"),
+        ([np.zeros((3, 2)), np.zeros(3)], r"X\[1\] has shape \(3,\); expected \(T, 2\)"),
+        ([np.zeros((3, 2)), np.zeros((0, 2))], r"X\[1\] has shape \(0, 2\)"),
+        ([np.zeros(3), np.zeros(4)], r"X holds rows of different lengths; expected sequences \(T, D\)"),
+        ([np.zeros((3, 2)), np.full((3, 2), np.nan)], r"Input X contains NaN.\nLSTM\w+ does not accept missing values"),
+        ([np.zeros((3, 2)), np.full((3, 2), np.inf)], "Input X contains infinity"),
+        (np.full((2, 3, 2), np.nan), "Input X contains NaN"),
+        ([np.zeros((3, 2)), np.full((3, 2), "x")], "could not convert string to float"),
+        (np.zeros((2, 2, 2, 2)), "Found array with dim 4"),
+        (np.zeros(3), "Expected 2D array, got 1D array instead"),
+        ([np.zeros((3, 2))] * 3, "inconsistent numbers of samples"),
+        (np.zeros((2, 3, 0)), r"0 feature\(s\)"),
+    ],
+)
+def test_sequences_that_can_not_be_read_are_refused(X, message):
+    with pytest.raises(ValueError, match=message):
+        clone(CLASSIFIER).fit(X, [0, 1])
+
+
+def test_other_features_or_another_form_than_at_fit_are_refused():
+    X, y, _ = ragged(20)
+    model = clone(CLASSIFIER).fit(X, y)
+    with pytest.raises(ValueError, match="X has 1 features, but LSTMClassifier is expecting 2 features as input"):
+        model.predict([part[:, :1] for part in X])
+    with pytest.raises(ValueError, match="X holds a two-dimensional X; LSTMClassifier was fitted on sequences"):
+        model.predict(np.zeros((4, 2)))
+    flat = clone(CLASSIFIER).fit(np.zeros((20, 2)), y)
+    with pytest.raises(ValueError, match="X holds sequences; LSTMClassifier was fitted on a two-dimensional X"):
+        flat.predict(X)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"max_iter": 0}, "max_iter is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"hidden_size": -1}, "hidden_size is -1"),
+        ({"learning_rate": 0}, "learning_rate is 0"),
+        ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs'"),
+        ({"schedule": "linear"}, "schedule is 'linear'"),
+        ({"dropout": 1.5}, "dropout is 1.5"),
+        ({"dtype": "int8"}, "dtype is int8"),
+        ({"tier": "warp"}, "tier is 'warp'"),
+        ({"backend": "tpu"}, "backend is 'tpu'"),
+        ({"early_stopping": True, "validation_fraction": 1.0}, "validation_fraction is 1.0"),
+        ({"early_stopping": True, "n_iter_no_change": 0}, "n_iter_no_change is 0"),
+    ],
+)
+@pytest.mark.parametrize("estimator", [CLASSIFIER, REGRESSOR, FORECASTER])
+def test_a_parameter_that_means_nothing_is_refused_by_fit(estimator, parameters, message):
+    model = clone(estimator).set_params(**parameters)
+    with pytest.raises(InputError, match=message):
+        model.fit(wave(60), np.arange(60) % 2)
+
+
+@pytest.mark.parametrize(("estimator", "name"), [(REGRESSOR, "mape"), (FORECASTER, "mape")])
+def test_an_unknown_loss_is_refused_by_fit(estimator, name):
+    with pytest.raises(InputError, match="loss is 'mape'; expected one of mse, mae, huber"):
+        clone(estimator).set_params(loss=name).fit(wave(60), np.arange(60))
+
+
+# -- training --------------------------------------------------------------------------------------------
+
+
+def test_random_state_decides_the_weights():
+    X, y, _ = ragged()
+    model = clone(CLASSIFIER).set_params(dropout=0.3)
+    assert same_weights(clone(model).fit(X, y), clone(model).fit(X, y))
+    assert not same_weights(clone(model).fit(X, y), clone(model).set_params(random_state=1).fit(X, y))
+    generator = np.random.RandomState(0)
+    one, two = (clone(model).set_params(random_state=generator).fit(X, y) for _ in range(2))
+    assert not same_weights(one, two)
+
+
+@pytest.mark.parametrize("estimator", [CLASSIFIER, REGRESSOR])
+def test_early_stopping_takes_the_best_epoch_on_what_it_held_out(estimator):
+    X, _, targets = ragged(80)
+    y = (targets[:, 0] > 0).astype(int) if estimator is CLASSIFIER else targets
+    noise = np.random.default_rng(1).permutation(len(y))
+    model = clone(estimator).set_params(
+        early_stopping=True, validation_fraction=0.25, n_iter_no_change=2, max_iter=60, schedule="constant"
+    )
+    model.fit(X, y[noise])
+    assert model.n_iter_ < 60
+    assert model.n_iter_ == len(model.validation_curve_) == int(np.argmin(model.validation_curve_)) + 3
+    # The held-out sequences are known from the seed: the weights score on them what the best epoch did.
+    seed = np.random.RandomState(0).randint(2**31 - 1)
+    strata = y[noise] if estimator is CLASSIFIER else None
+    _, held_out = train_test_split(np.arange(80), test_size=0.25, random_state=seed, stratify=strata)
+    kept, came = [X[n] for n in held_out], y[noise][held_out]
+    if estimator is CLASSIFIER:
+        score = log_loss(came, model.predict_proba(kept), labels=[0, 1])
+    else:
+        score = rmse(model.predict(kept) / model.model_.target_spread, came / model.model_.target_spread)
+    assert score == pytest.approx(min(model.validation_curve_), abs=1e-6)
+
+
+def test_a_forecaster_stops_early_on_the_end_of_each_series():
+    series = [wave(60), wave(90)[25:]]
+    model = clone(FORECASTER).set_params(early_stopping=True, validation_fraction=0.2, max_iter=4).fit(series)
+    assert len(model.validation_curve_) == model.n_iter_
+    said, came = [], []
+    for part, end in zip(series, (48, 52), strict=True):
+        origins = np.arange(end, len(part) - 2)
+        said.append(np.stack([model.predict(part[:origin]) for origin in origins]))
+        came.append(truth(part, origins, 3))
+    assert rmse(np.concatenate(said), np.concatenate(came)) == pytest.approx(min(model.validation_curve_), rel=1e-5)
+
+
+def test_partial_fit_trains_one_epoch_more():
+    X, y, _ = ragged()
+    model = clone(CLASSIFIER).set_params(schedule="constant")
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        model.partial_fit(X, y)
+    for _ in range(25):
+        model.partial_fit(X, y, classes=["above", "below", "never"])
+    assert model.n_iter_ == len(model.loss_curve_) == 25
+    assert model.score(X, y) > 0.9
+    assert model.predict_proba(X).shape == (60, 3)
+    with pytest.raises(ValueError, match=r"y has class labels \['new'\]"):
+        model.partial_fit(X[:1], ["new"])
+    with pytest.raises(ValueError, match="classes is "):
+        model.partial_fit(X, y, classes=["above", "below"])
+
+
+@pytest.mark.parametrize("estimator", [REGRESSOR, FORECASTER])
+def test_partial_fit_goes_on_from_fit_and_learns(estimator):
+    X, y = wave(), wave()[:, 0] * 3
+    model = clone(estimator).set_params(max_iter=1).fit(X, y)
+    first = model.score(X, y)
+    for _ in range(15):
+        model.partial_fit(X, y)
+    assert model.n_iter_ == 16
+    assert model.score(X, y) > first
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "rmsprop", "sgd"])
+def test_partial_fit_goes_on_alike_after_a_pickle(optimizer):
+    X, y, _ = ragged()
+    model = clone(CLASSIFIER).set_params(optimizer=optimizer, weight_decay=0.2, max_iter=3).fit(X, y)
+    other = pickle.loads(pickle.dumps(model))
+    assert same_weights(model.partial_fit(X, y), other.partial_fit(X, y))
+    assert same_weights(model.partial_fit(X, y), other.partial_fit(X, y))
+
+
+def test_warm_start_goes_on_from_the_weights():
+    X, y, targets = ragged()
+    model = clone(CLASSIFIER).set_params(warm_start=True, max_iter=3).fit(X, y)
+    losses = model.loss_curve_
+    for _ in range(4):
+        model.fit(X, y)
+    assert model.loss_curve_[0] < losses[0]
+    assert model.n_iter_ == 3
+    with pytest.raises(ValueError, match="y has class labels"):
+        model.fit(X, np.where(targets[:, 0] > 0, "c", "d"))
+    cold = clone(model).set_params(warm_start=False).fit(X, y)
+    assert same_weights(cold, clone(cold).fit(X, y))
+
+
+def test_weights_say_how_often_each_is_drawn():
+    weights = np.array([0.0, 1, 2, 0, 3, 0.5, 0.0])
+    rng = np.random.default_rng(0)
+    counts = np.array([np.bincount(resampled(weights, rng), minlength=7) for _ in range(300)])
+    exact = 7 * weights / weights.sum()
+    assert np.all((counts >= np.floor(exact)) & (counts <= np.ceil(exact)))
+    np.testing.assert_allclose(counts.mean(axis=0), exact, atol=0.12)
+
+
+def test_sequences_of_weight_zero_are_not_seen():
+    X, y, targets = ragged()
+    wrong = [part * 100 for part in X]
+    weights = np.repeat([1.0, 0.0], 60)
+    model = clone(CLASSIFIER).fit([*X, *wrong], [*y, *y[::-1]], weights)
+    assert same_weights(model, clone(CLASSIFIER).fit(X, y))
+    both = clone(REGRESSOR).fit([*X, *wrong], np.concatenate([targets, targets[::-1]]), weights)
+    assert same_weights(both, clone(REGRESSOR).fit(X, targets))
+
+
+def test_a_class_of_small_weight_is_seldom_predicted():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(100, 4)), np.arange(100) % 2  # nothing to learn
+    model = clone(CLASSIFIER).set_params(hidden_size=1, max_iter=30).fit(X, y, np.where(y == 1, 9.0, 1.0))
+    assert model.predict_proba(X)[:, 1].mean() == pytest.approx(0.9, abs=0.06)
+
+
+def test_without_standardize_features_are_taken_as_they_are():
+    X, y, _ = ragged()
+    model = clone(CLASSIFIER).set_params(standardize=False).fit(X, y)
+    assert (model.model_.config["mean"], model.model_.config["spread"]) == ([0, 0], [1, 1])
+    rows = np.concatenate(X)
+    scaled = clone(CLASSIFIER).fit(X, y).model_.config
+    np.testing.assert_allclose([scaled["mean"], scaled["spread"]], [rows.mean(axis=0), rows.std(axis=0)])
+
+
+def test_progress_is_shown_where_it_is_asked_for(capsys):
+    X, y, _ = ragged(20)
+    clone(CLASSIFIER).set_params(max_iter=2).fit(X, y)
+    assert capsys.readouterr() == ("", "")
+    clone(CLASSIFIER).set_params(max_iter=2, early_stopping=True, verbose=True).fit(X, y)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "LSTMClassifier: 100%" in err
+    assert re.search(r"epoch 2/2, [\d.]+ nats, [\d.]+ nats, accuracy \d+\.\d%", err)
+
+
+# -- what people do with estimators -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("estimator", [CLASSIFIER, REGRESSOR, FORECASTER])
+def test_pickle_and_deepcopy_keep_the_weights_and_clone_does_not(estimator):
+    X = wave(60)
+    y = (X[:, 0] > 0).astype(int)
+    model = clone(estimator).fit(X, y)
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert same_weights(again, model)
+        assert again.get_params() == model.get_params()
+        assert np.array_equal(again.predict(X), model.predict(X))
+        again.partial_fit(X, y)
+        assert not same_weights(again, model)
+    with pytest.raises(NotFittedError):
+        clone(model).predict(X)
+
+
+def test_lists_of_sequences_work_in_a_grid_search():
+    X, y, _ = ragged(80)
+    search = GridSearchCV(CLASSIFIER, {"hidden_size": [1, 8], "bidirectional": [False]}, cv=3).fit(X, y)
+    assert search.best_params_["hidden_size"] == 8
+    assert search.best_score_ > 0.7
+    assert search.predict(X[:3]).tolist() == search.best_estimator_.predict(X[:3]).tolist()
+
+
+def test_scaling_in_a_pipeline_and_cross_validation():
+    X, y = wave() * [1, 100], wave()[:, 0] * 7
+    scores = cross_val_score(make_pipeline(StandardScaler(), REGRESSOR), X, y, cv=TimeSeriesSplit(3))
+    assert scores[-1] > 0.8
+
+
+def test_a_forecaster_in_a_grid_search_over_time():
+    cv = TimeSeriesSplit(2, test_size=40)
+    search = GridSearchCV(FORECASTER, {"window": [2, 30]}, cv=cv).fit(wave())
+    assert search.best_params_ == {"window": 30}
+    assert search.best_score_ < 0
+
+
+# -- forecasts ---------------------------------------------------------------------------------------------
+
+
+def test_a_forecaster_beats_persistence_and_goes_on_from_its_training_data():
+    series = wave(200)
+    model = clone(FORECASTER).set_params(max_iter=25).fit(series[:150])
+    origins = np.arange(20, 50 - 2)
+    test = series[150:]
+    assert -model.score(test) < 0.3 * rmse(persistence(test, origins, 3), truth(test, origins, 3))
+    assert model.predict().shape == (3, 2)
+    assert model.predict(steps=10).shape == (10, 2)
+    assert np.array_equal(model.predict(steps=10), model.predict(series[:150], steps=10))
+    assert np.array_equal(model.predict(steps=2), model.predict()[:2])
+    assert rmse(model.predict(), series[150:153]) < 1
+
+
+def test_the_score_of_a_forecaster_is_minus_the_error_of_what_it_predicts():
+    series = wave(60)
+    model = clone(FORECASTER).set_params(max_iter=2).fit(series)
+    said = np.stack([model.predict(series[origin - 20 : origin]) for origin in range(20, 58)])
+    assert -model.score(series) == pytest.approx(rmse(said, truth(series, np.arange(20, 58), 3)), rel=1e-6)
+
+
+def test_many_histories_are_forecast_each_as_alone():
+    series = [wave(40), wave(70)[10:], wave(50)[10:] + 3]
+    model = clone(FORECASTER).set_params(max_iter=2).fit(series)
+    assert model.predict().shape == (3, 3, 2)
+    forecast = model.predict(series, steps=5)
+    assert forecast.shape == (3, 5, 2)
+    for part, said in zip(series, forecast, strict=True):
+        np.testing.assert_allclose(model.predict(part, steps=5), said, atol=1e-5)
+    assert np.array_equal(model.predict(np.stack([series[0], series[2]])), model.predict([series[0], series[2]]))
+
+
+def test_a_series_too_short_to_learn_from_is_refused():
+    with pytest.raises(ValueError, match=r"n_samples=4, of which 4 to train on; expected at least horizon \+ 2 = 5"):
+        clone(FORECASTER).fit([wave(60), wave(4)])
+    model = clone(FORECASTER).set_params(max_iter=1).fit(wave(30))
+    with pytest.raises(ValueError, match="X has a series of 3 steps; expected more than horizon = 3"):
+        model.score(wave(3))
+    with pytest.raises(InputError, match="steps is 0"):
+        model.predict(steps=0)
+
+
+# -- shipped data, imports, docs ------------------------------------------------------------------------------
+
+
+def test_nothing_else_imports_scikit_learn():
+    code = "import sys, gpu_lstm, gpu_lstm.cli, gpu_lstm.interop; assert 'sklearn' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_code_in_the_docs_runs_on_the_shipped_data():
+    text = (Path(__file__).parent.parent / "docs" / "sklearn.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 3
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["accuracy"] > 0.93  # 9 speakers
+    weeks, origins = names["weeks"][-200:], np.arange(64, 200 - 11)
+    assert names["error"] < 0.7 * rmse(persistence(weeks, origins, 12), truth(weeks, origins, 12))
+    assert names["forecaster"].predict(steps=26).shape == (26, 1)
+    assert names["search"].best_score_ > 0.5

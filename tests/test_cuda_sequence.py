@@ -64,7 +64,7 @@ def compare(backend, shape, dtype, lengths=False, reverse=False, keep=True):
         scale = np.abs(array).max()
         if name == "dh0":  # a sum whose terms may cancel
             scale = max(scale, (np.abs(expected["dz"]) @ np.abs(data["weight_hh"])).max())
-        assert error <= TOLERANCE[backend.multiplied(dtype)] * scale, name
+        assert error <= TOLERANCE[onchip.multiplied(backend, dtype)] * scale, name
     return actual
 
 

@@ -158,9 +158,13 @@ def test_more_work_never_takes_less_time():
 
 def test_tf32_is_planned_only_where_it_was_asked_for():
     backend = EmulatedBackend()
-    assert backend.multiplied("float32") == "float32"
+    assert onchip.multiplied(backend, "float32") == "float32"
     backend.tf32 = True
-    assert [backend.multiplied(dtype) for dtype in ("float32", "float64", "float16")] == ["tf32", "float64", "float16"]
+    assert [onchip.multiplied(backend, dtype) for dtype in ("float32", "float64", "float16")] == [
+        "tf32",
+        "float64",
+        "float16",
+    ]
     said = make_plan(backend, "auto", 512).why()
     assert "at H = 512, B = 64, tf32, forward" in said
     assert "cuBLAS at each step in TF32" in make_plan(backend, "pointwise", 512).why()

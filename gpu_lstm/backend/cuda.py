@@ -64,10 +64,6 @@ class CudaBackend(Backend):
             )
         return numpy_dtype(name)
 
-    def multiplied(self, dtype: str) -> str:
-        """The form in which stored numbers are multiplied: their dtype, or "tf32" for float32 where asked for."""
-        return "tf32" if self.tf32 and dtype == "float32" else dtype
-
     def product(  # noqa: D102
         self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None
     ) -> Array:

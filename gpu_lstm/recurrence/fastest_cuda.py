@@ -62,5 +62,5 @@ def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradient
 def _tier(backend: Backend, direction: str, z: Array) -> Tier:
     _, batch, hidden, dtype = pointwise_cuda.check_z(backend, z)
     device = cast(CudaBackend, backend)
-    on_chip = onchip.pays(device.limits, direction, batch, hidden, device.multiplied(dtype))
+    on_chip = onchip.pays(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype))
     return sequence_cuda if on_chip else pointwise_cuda

@@ -19,7 +19,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gpu_lstm.backend.cuda import Device
+from gpu_lstm.backend.cuda import CudaBackend, Device
 from gpu_lstm.backend.kernels import CLUSTER, TENSOR, sequence_sizes, sequence_threads
 
 DIRECTIONS = ("forward", "backward")
@@ -148,6 +148,11 @@ class Layout:
             f"{self.microseconds:.2f} us a step expected ({waves}product {self.product:.2f}, cells {self.cell:.2f}, "
             f"exchange {self.exchange:.2f}, barrier {self.barrier:.2f})"
         )
+
+
+def multiplied(backend: CudaBackend, dtype: str) -> str:
+    """The form in which stored numbers are multiplied: their dtype, or "tf32" for float32 where asked for."""
+    return "tf32" if backend.tf32 and dtype == "float32" else dtype
 
 
 @functools.lru_cache(maxsize=1024)

@@ -126,7 +126,9 @@ def obstacle(
         return f"it does not take {', '.join(sorted(untaken))}"
     if isinstance(backend, CudaBackend):
         return (
-            onchip.obstacle(backend.limits, hidden_size or 1, backend.multiplied(dtype)) if tier == "sequence" else ""
+            onchip.obstacle(backend.limits, hidden_size or 1, onchip.multiplied(backend, dtype))
+            if tier == "sequence"
+            else ""
         )
     return compiled.missing()
 
@@ -135,7 +137,7 @@ def _described(backend: Backend, tier: str, hidden_size: int | None, dtype: str,
     """The kernels, for people."""
     if not isinstance(backend, CudaBackend):
         return compiled.describe()
-    dtype = backend.multiplied(dtype)
+    dtype = onchip.multiplied(backend, dtype)
     if tier == "pointwise":
         return f"fused CUDA kernels, cuBLAS at each step{' in TF32' if dtype == 'tf32' else ''}"
     if hidden_size is None:

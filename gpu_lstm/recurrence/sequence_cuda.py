@@ -86,7 +86,7 @@ def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, tupl
         return None
     _, batch, hidden, dtype = check_z(backend, z)
     device = cast(CudaBackend, backend)
-    layout = onchip.choose_pair(device.limits, direction, batch, hidden, device.multiplied(dtype))
+    layout = onchip.choose_pair(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype))
     return None if isinstance(layout, str) else layout
 
 
@@ -140,7 +140,7 @@ def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layo
 
 def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: str) -> onchip.Layout:
     device = cast(CudaBackend, backend)
-    layout = onchip.choose(device.limits, direction, batch, hidden, device.multiplied(dtype))
+    layout = onchip.choose(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype))
     if isinstance(layout, str):
         raise BackendError(f"tier sequence can't run on backend {backend.name}: {layout}")
     return layout

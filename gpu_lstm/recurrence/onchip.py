@@ -28,9 +28,9 @@ CELLS = 2
 TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
 """The batch size that a plan is explained for, and the largest that it is looked at for."""
 
-HELD = {1: 12, 2: 5, 3: 3}
-"""By `Layout.height`: parts of k, 64 bytes of a row each, whose weights a warp of a tensor-core kernel keeps in
-registers, as ``kernels/cuda/mma.cuh`` has it."""
+HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
+"""By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp of a tensor-core
+kernel keeps in registers, as ``kernels/cuda/mma.cuh`` has it."""
 
 CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
@@ -287,7 +287,7 @@ def _layout(
     split = -(-chunks // chunks_of_warp)
     each = 8 * columns
     fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
-    held = min(HELD[height], chunks_of_warp) if tensor else 0
+    held = min(HELD[height, columns], chunks_of_warp) if tensor else 0
     weights = fragments * (chunks_of_warp - held) * 1024 if tensor else rows * pitch * stored
     shown = 0 if form == "grid" else 2 * each * pitch * stored
     sums = split * each * ((rows + 11) // 16 * 16 + 4) * wide

@@ -5,8 +5,8 @@ A tier may have `forward_all` and `backward_all`, which take several problems; o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.recurrence.contract import Saved, Tier
@@ -15,6 +15,9 @@ Problem = tuple[Any, ...]
 """All that the tier's `forward` (`backward`) takes after the backend, in its order."""
 Gradients = tuple[Array, Array, Array]
 """dz, dh0, dc0."""
+Result = TypeVar("Result")
+Steps: TypeAlias = Generator[tuple[str, Problem], Any, Result]
+"""Yields recurrences, ("forward", problem) or ("backward", problem), and is sent what the tier gives."""
 
 
 def forward(run: Tier, backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
@@ -31,3 +34,22 @@ def backward(run: Tier, backend: Backend, problems: Sequence[Problem]) -> list[G
         at_once(backend, problems) if at_once else [run.backward(backend, *each) for each in problems]
     )
     return found
+
+
+def in_step(run: Tier, backend: Backend, work: Sequence[Steps[Result]]) -> list[Result]:
+    """What each of `work` returns; the recurrences that they yield in the same round run together."""
+    results: dict[int, Result] = {}
+    answers: dict[int, Any] = dict.fromkeys(range(len(work)))
+    while answers:
+        asked: dict[str, list[tuple[int, Problem]]] = {"forward": [], "backward": []}
+        for number, answer in answers.items():
+            try:
+                direction, problem = work[number].send(answer)
+                asked[direction].append((number, problem))
+            except StopIteration as end:
+                results[number] = end.value
+        answers = {}
+        for direction, run_all in (("forward", forward), ("backward", backward)):
+            found: list[Any] = run_all(run, backend, [problem for _, problem in asked[direction]])
+            answers |= dict(zip([number for number, _ in asked[direction]], found, strict=True))
+    return [results[number] for number in range(len(work))]

@@ -109,7 +109,7 @@ struct Item {
 template <typename S, int M, int N>
 struct Product {
   static constexpr unsigned tall = 16 * M, depth = 64 / sizeof(S);  // k in a chunk
-  static constexpr int held = M == 1 ? 12 : M == 2 ? 5 : 3;                  // chunks in registers
+  static constexpr int held = M == 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4);  // chunks in registers
   static constexpr int chains = M * N == 1 ? 2 : 1;                 // sums that don't wait for each other
   using Words = Pack<S, 16 / sizeof(S)>;
 
@@ -266,7 +266,7 @@ struct ScalarProduct {
 
   template <typename Columns>
   __device__ __forceinline__ void add(const Columns& columns, unsigned rows, T* sums, unsigned sums_pitch) const {
-    const unsigned group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const unsigned lane = computed_anew(threadIdx.x % 32), group = lane / 4, t = lane % 4;
     T sum[2 * M][2 * N] = {};
 #pragma unroll 1
     for (unsigned k = item.begin * depth; k < item.end * depth; k += depth) {

@@ -146,7 +146,7 @@ struct Sums {
   template <int Rows>
   __device__ __forceinline__ void add_to(T* const (&values)[Rows], unsigned column, unsigned row, unsigned apart) const {
     const T* from = start + column * pitch + row;
-#pragma unroll 4
+#pragma unroll 2
     for (unsigned part = 0; part < split; ++part, from += 8 * N * pitch)
 #pragma unroll
       for (int r = 0; r < Rows; ++r) *values[r] += from[r * apart];

@@ -78,26 +78,56 @@ def step_table() -> Iterator[str]:
             )
 
 
+WIDTHS, STORED, BATCHES = (64, 128, 256, 512, 768, 1024, 2048), ("float32", "tf32", "bfloat16"), (16, 64)
+
+
 def sequence_table() -> Iterator[str]:
     """Lines of the table of the sequence tier on an H100: what the planner chooses and expects."""
-    yield "| H | storage | B | direction | form | teams x blocks | units | on chip a block, KiB | us a step |"
-    yield "| ---: | --- | ---: | --- | --- | ---: | ---: | ---: | ---: |"
-    for hidden, dtype, batch in product((64, 128, 256, 512, 768, 1024, 2048), ("float32", "bfloat16"), (16, 64)):
+    yield (
+        "| H | storage | B | direction | form | teams x blocks | units | registers, KiB a block | shared memory, KiB "
+        "| us a step | both directions, us |"
+    )
+    yield "| ---: | --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for hidden, dtype, batch in product(WIDTHS, STORED, BATCHES):
         for direction in onchip.DIRECTIONS:
             layout = onchip.choose(H100, direction, batch, hidden, dtype)
             start = f"| {hidden} | {dtype} | {batch} | {direction} |"
             if isinstance(layout, str):
-                yield f"{start} does not fit | | | | |"
+                yield f"{start} does not fit | | | | | | |"
                 continue
+            pair = onchip.choose_pair(H100, direction, batch, hidden, dtype)
+            both = f"2 x {layout.microseconds:.2f}" if isinstance(pair, str) else f"{pair.microseconds:.2f}"
             yield (
                 f"{start} {layout.form} | {layout.teams} x {layout.members} | {layout.share} "
-                f"| {layout.shared_bytes / 1024:.0f} | {layout.microseconds:.2f} |"
+                f"| {layout.register_bytes / 1024:.0f} | {layout.shared_bytes / 1024:.0f} | {layout.microseconds:.2f} "
+                f"| {both} |"
             )
+
+
+def multicast_table() -> Iterator[str]:
+    """Lines of the table of what clusters within the grid would save, were they built.
+
+    Each of 8 blocks reads an eighth of h or dz from L2 and hands it to the others by distributed shared memory, where
+    all of it is then read.
+    """
+    yield "| H | storage | B | direction | exchange, us | by multicast, us | a step, us | by multicast, us |"
+    yield "| ---: | --- | ---: | --- | ---: | ---: | ---: | ---: |"
+    for hidden, batch, direction in product((768, 1024, 2048), BATCHES, onchip.DIRECTIONS):
+        layout = onchip.choose(H100, direction, batch, hidden, "bfloat16")
+        if isinstance(layout, str) or layout.form != "grid":
+            continue
+        from_l2 = layout.exchange - onchip.EXCHANGE["grid"]
+        shared = from_l2 * onchip.L2_RATE / onchip.SHARED_RATE
+        less = onchip.EXCHANGE["grid"] + from_l2 / kernels.CLUSTER + onchip.EXCHANGE["cluster"] + shared
+        yield (
+            f"| {hidden} | bfloat16 | {batch} | {direction} | {layout.exchange:.2f} | {less:.2f} "
+            f"| {layout.microseconds:.2f} | {layout.microseconds - layout.exchange + less:.2f} |"
+        )
 
 
 def main() -> None:
     """Print the tables."""
-    for table in (gate_table(), step_table(), sequence_table()):
+    for table in (gate_table(), step_table(), sequence_table(), multicast_table()):
         print("\n".join(table) + "\n")
 
 

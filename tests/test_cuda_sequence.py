@@ -6,14 +6,16 @@ import pytest
 from gpu_lstm import LSTM, BackendError, InputError
 from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import Device
-from gpu_lstm.recurrence import Mask, fastest_cuda, onchip, reference, sequence_cuda
+from gpu_lstm.recurrence import Mask, fastest_cuda, onchip, pointwise_cuda, reference, sequence_cuda, together
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EmulatedBackend, needs_emulator, on_host, stored
+from tests.emulated import DTYPES, H100, EmulatedBackend, needs_emulator, on_host, stored
 from tests.emulator import EmulationError, build
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
-from tests.test_cuda_recurrence import TOLERANCE, example, run
+from tests.test_cuda_recurrence import TOLERANCE as STORED
+from tests.test_cuda_recurrence import example, run
 
 KIB = 1024
+TOLERANCE = STORED | {"tf32": STORED["float16"]}  # as many bits
 SHAPES = [(1, 1, 1), (3, 1, 33), (4, 5, 33), (5, 3, 8), (3, 2, 1), (2, 11, 40)]
 """T, B, H: single units and steps, odd sizes, whole packs of every dtype, several tiles of sequences."""
 
@@ -25,15 +27,26 @@ def form(request, monkeypatch):
     return request.param
 
 
-def force(monkeypatch, form, columns=(1, 2)):
+def force(monkeypatch, form, columns=(1, 2), height=None):
     every = onchip._candidates
-    allowed = lambda *problem: (x for x in every(*problem) if x.form == form and x.columns in columns)  # noqa: E731
+
+    def allowed(*problem):
+        return (x for x in every(*problem) if x.form == form and x.columns in columns and height in (None, x.height))
+
     monkeypatch.setattr(onchip, "_candidates", allowed)
-    monkeypatch.setattr(onchip, "choose", onchip.choose.__wrapped__)
+    for name in ("choose", "choose_pair"):
+        monkeypatch.setattr(onchip, name, getattr(onchip, name).__wrapped__)
 
 
 def device(form):
     return Device(multiprocessors=132 if form == "cluster" else 3, shared_bytes=227 * KIB, capability=90)
+
+
+def tensor_float32(limits=H100, **options):
+    """A backend that multiplies float32 in TF32."""
+    backend = EmulatedBackend(limits=limits, **options)
+    backend.tf32 = True
+    return backend
 
 
 def compare(backend, shape, dtype, lengths=False, reverse=False, keep=True):
@@ -51,7 +64,7 @@ def compare(backend, shape, dtype, lengths=False, reverse=False, keep=True):
         scale = np.abs(array).max()
         if name == "dh0":  # a sum whose terms may cancel
             scale = max(scale, (np.abs(expected["dz"]) @ np.abs(data["weight_hh"])).max())
-        assert error <= TOLERANCE[dtype] * scale, name
+        assert error <= TOLERANCE[onchip.multiplied(backend, dtype)] * scale, name
     return actual
 
 
@@ -62,7 +75,55 @@ def test_forward_and_backward_equal_the_oracle(form, dtype):
     for shape in SHAPES:
         compare(backend, shape, dtype)
         compare(backend, shape, dtype, lengths=True, reverse=True)
-    assert set(backend.launches) == {kernels.sequence(d, dtype, form, 1).name for d in onchip.DIRECTIONS}
+    assert set(backend.launches) == launched(form)
+
+
+def launched(form):
+    return {f"sequence_{direction}{'_cluster' * (form == 'cluster')}" for direction in onchip.DIRECTIONS}
+
+
+@needs_emulator
+def test_tf32_only_where_it_was_asked_for(form):
+    """float32 in memory, products of tensor cores: as near to the oracle as TF32 is, and no nearer."""
+    for shape in SHAPES:
+        compare(tensor_float32(device(form)), shape, "float32", lengths=True, reverse=True)
+    data = example((5, 3, 33), "float32")
+    exact, rounded = (
+        run(sequence_cuda, backend(limits=device(form)), data, "float32")
+        for backend in (EmulatedBackend, tensor_float32)
+    )
+    expected = run(reference, NUMPY, data, "float64")
+    for name in ("h", "dz"):
+        assert relative_error(exact[name], expected[name]) < TOLERANCE["float32"]
+        assert relative_error(rounded[name], expected[name]) > 10 * TOLERANCE["float32"]
+    for name in ("float64", "float16"):
+        compare(tensor_float32(device(form)), (2, 3, 9), name)
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", ["tf32", "float16"])
+@pytest.mark.parametrize("height, columns", [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)])
+def test_weights_in_registers_and_the_rest_in_shared_memory(monkeypatch, dtype, height, columns):
+    """One block holds more than fits into its registers."""
+    limits = Device(multiprocessors=1, shared_bytes=227 * KIB, capability=80)
+    force(monkeypatch, "grid", columns=(columns,))
+    sizes = {direction: kernels.sequence_sizes(direction, dtype, "grid") for direction in onchip.DIRECTIONS}
+    every = onchip._candidates
+
+    def wanted(device, direction, *problem):
+        right = (height, columns) in sizes[direction]
+        return (x for x in every(device, direction, *problem) if not right or x.height == height)
+
+    monkeypatch.setattr(onchip, "_candidates", wanted)
+    hidden = 64 if columns == 1 else 32
+    backend = EmulatedBackend(limits=limits)
+    backend.tf32 = dtype == "tf32"
+    for direction in onchip.DIRECTIONS:
+        layout = onchip.choose(limits, direction, 9, hidden, dtype)
+        assert layout.register_bytes > 0
+        if (height, columns) in sizes[direction]:
+            assert layout.height == height
+    compare(backend, (2, 9, hidden), "float32" if dtype == "tf32" else dtype, lengths=True)
 
 
 @needs_emulator
@@ -126,8 +187,122 @@ def test_arrays_that_start_at_odd_places_are_read_one_element_at_a_time(form):
     np.testing.assert_array_equal(gradients[0], expected["dz"].astype(np.float32))
 
 
+# -- two recurrences in one launch -------------------------------------------------------------------------------------
+
+PAIR_LIMITS = {
+    form: Device(multiprocessors=132 if form == "cluster" else 6, shared_bytes=227 * KIB, capability=90)
+    for form in ("block", "cluster", "grid")
+}
+
+
+def pair(shape, dtype, lengths=True):
+    """Both directions of a layer, the second one step longer: contract arguments and incoming gradients, and masks."""
+    steps, batch, hidden = shape
+    found = []
+    for number, long in enumerate((steps, steps + 1)):
+        counts = np.random.default_rng(number).integers(1, long + 1, batch)
+        mask = Mask(counts, np.arange(long)[:, None, None] < counts[None, :, None]) if lengths else None
+        found.append((example((long, batch, hidden), dtype, seed=number), mask, number == 1))
+    return found
+
+
+def run_pair(tier, backend, problems, dtype, keep=True):
+    """As `run` of each, by `together`."""
+    here = [{name: backend.asarray(stored(a, dtype)) for name, a in data.items()} for data, _, _ in problems]
+    saved = together.forward(
+        tier,
+        backend,
+        [
+            (*(data[name] for name in ("z", "weight_hh", "h0", "c0")), mask, reverse, keep)
+            for data, (_, mask, reverse) in zip(here, problems, strict=True)
+        ],
+    )
+    results = [{"h": on_host(backend, one.h), "c": on_host(backend, one.last[1])} for one in saved]
+    if keep:
+        for result, one in zip(results, saved, strict=True):
+            valid = True if one.mask is None else one.mask.valid
+            result["gates"] = np.where(valid, on_host(backend, one.gates), 0)
+        arriving = [
+            (one, *(data[name] for name in ("dh", "dh_last", "dc_last"))) for one, data in zip(saved, here, strict=True)
+        ]
+        for result, found in zip(results, together.backward(tier, backend, arriving), strict=True):
+            result |= {name: on_host(backend, a) for name, a in zip(("dz", "dh0", "dc0"), found, strict=True)}
+    return results
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_at_once_equal_the_oracle(form, dtype):
+    for shape in [(1, 1, 1), (3, 2, 33), (2, 11, 40)]:
+        backend = EmulatedBackend(limits=PAIR_LIMITS[form])
+        problems = pair(shape, dtype)
+        for (data, mask, reverse), actual in zip(
+            problems, run_pair(sequence_cuda, backend, problems, dtype), strict=True
+        ):
+            expected = run(reference, NUMPY, data, "float64", mask, reverse)
+            for name, array in expected.items():
+                scale = np.abs(array).max()
+                if name == "dh0":  # a sum whose terms may cancel
+                    scale = max(scale, (np.abs(expected["dz"]) @ np.abs(data["weight_hh"])).max())
+                assert np.abs(actual[name] - array).max() <= TOLERANCE[dtype] * scale, name
+        assert len(backend.launches) == 2
+        assert set(backend.launches) == launched(form)
+
+
+@needs_emulator
+def test_two_at_once_under_any_order_of_threads_give_the_bits_of_each_alone(form):
+    """Where both have as many blocks as each has alone; a team of a grid is smaller, its sums are in the same order."""
+    problems = pair((3, 9, 20), "float32")
+    alone = EmulatedBackend(limits=PAIR_LIMITS[form])
+    expected = [run(sequence_cuda, alone, data, "float32", mask, reverse) for data, mask, reverse in problems]
+    for seed in range(24):
+        backend = EmulatedBackend(seed=seed, limits=PAIR_LIMITS[form])
+        for one, actual in zip(expected, run_pair(sequence_cuda, backend, problems, "float32"), strict=True):
+            for name in one:
+                if form == "grid":
+                    assert relative_error(actual[name], one[name]) < 1e-6
+                else:
+                    np.testing.assert_array_equal(actual[name], one[name])
+
+
+@needs_emulator
+def test_check_mode_finds_nothing_in_two_at_once(form):
+    for keep in (True, False):
+        checked = EmulatedBackend("check", limits=PAIR_LIMITS[form])
+        run_pair(sequence_cuda, checked, pair((2, 9, 12), "float16"), "float16", keep)
+        assert len(checked.launches) == 1 + keep
+
+
+@needs_emulator
+def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
+    force(monkeypatch, "grid")
+    problems = pair((3, 2, 9), "float32")
+    expected = run_pair(reference, NUMPY, problems, "float32")
+    one = EmulatedBackend(limits=Device(multiprocessors=1, shared_bytes=227 * KIB, capability=80))
+    more = [*problems, problems[0]]
+    mixed = [problems[0], *pair((3, 4, 9), "float32")[1:]]
+    for backend, each, launches in ((one, problems, 4), (EmulatedBackend(), more, 6), (EmulatedBackend(), mixed, 4)):
+        actual = run_pair(sequence_cuda, backend, each, "float32")
+        assert len(backend.launches) == launches
+        for name, array in expected[0].items():
+            assert relative_error(actual[0][name], array) < 2e-6, name
+    monkeypatch.setattr(onchip, "pays", lambda *problem: False)
+    backend = EmulatedBackend()
+    actual = run_pair(fastest_cuda, backend, problems, "float32")
+    assert "sequence_forward" not in backend.launches
+    monkeypatch.setattr(onchip, "pays", lambda *problem: True)
+    backend = EmulatedBackend()
+    actual += run_pair(fastest_cuda, backend, problems, "float32")
+    assert backend.launches == ["sequence_forward", "sequence_backward"]
+    actual += run_pair(pointwise_cuda, EmulatedBackend(), problems, "float32")
+    for found, one in zip(actual, 3 * expected, strict=True):
+        for name, array in one.items():
+            assert relative_error(found[name], array) < 2e-6, name
+
+
 # -- planted mistakes: the kernels' text with one line changed --------------------------------------------------------
 
+SHOW = "publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, output)"
 MISTAKES = {
     "block": {
         "no barrier before the product": ("void wait() { __syncthreads(); }", "void wait() {}"),
@@ -139,15 +314,16 @@ MISTAKES = {
         "one buffer": ("shown + (number + 1) % 2 * buffer", "shown + number % 2 * buffer"),
     },
     "grid": {
-        "shown by a plain store": (
-            "publish(h + after * cells + place.cell, output);",
-            "h[after * cells + place.cell] = output;",
-        ),
-        "taken before it is there": ("if (there || !missing || patience.over()) return values;", "return values;"),
+        "the second takes the sequences of the first's teams": (" % layout.teams() * layout.slice", " * layout.slice"),
+        "shown by a plain store": (SHOW, SHOW.replace("publish(", "*(").replace(", output", ") = (output")),
+        "taken before it is there": ("while (!there && is_missing(values) && !left.over())", "while (false)"),
         "the sums are not read yet": ("if (tile == 0) __syncthreads();", ""),
         "dz shown by a plain store": ("publish(to, S(gates.i));", "*to = S(gates.i);"),
-        "dz taken before it is there": ("if (there || !missing || patience.over()) return values;", "return values;"),
-        "dz shown where the gates are": ("publish_gates(dz + ", "publish_gates(const_cast<S*>(gates) + "),
+        "dz taken before it is there": ("while (!there && is_missing(values) && !left.over())", "while (false)"),
+        "dz shown where the gates are": (
+            "publish_gates(shown_to_all + row * pitch + unit",
+            "publish_gates(const_cast<S*>(gates) + row * depth + unit",
+        ),
     },
 }
 
@@ -179,6 +355,11 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
     data = example((4, 3, 20), "float32")
     here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
     broken = Patched(*MISTAKES[form][mistake], mode="check", limits=device(form))
+    if mistake.startswith("the second"):
+        two = [(data, None, False)] * 2
+        broken.limits = PAIR_LIMITS[form]
+        assert np.isnan(run_pair(sequence_cuda, broken, two, "float32", keep=False)[1]["h"]).any()
+        return
     forward = not mistake.startswith("dz")
     saved = sequence_cuda.forward(EmulatedBackend(limits=device(form)), *here) if not forward else None
     try:
@@ -209,15 +390,18 @@ def test_the_watchdog_turns_a_hang_into_an_error(monkeypatch):
     data = example((4, 3, 20), "float32")
     here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
     saved = sequence_cuda.forward(EmulatedBackend(limits=device("grid")), *here)
-    silent = Patched("publish(h + after * cells + place.cell, output);", "", limits=device("grid"))
+    silent = Patched(SHOW, "0", limits=device("grid"))
     broken = Patched("publish(to, S(gates.i));", "", limits=device("grid"))
     monkeypatch.setenv(kernels.WATCHDOG, "300")
     with pytest.raises(
-        BackendError, match=r"sequence_backward<float, Grid, 1> waited in vain: .*GPU_LSTM_WATCHDOG=300"
+        BackendError, match=r"sequence_backward<float, Grid, 2, 1> waited in vain: .*GPU_LSTM_WATCHDOG=300"
     ):
         sequence_cuda.backward(broken, saved, None, None, None)
-    with pytest.raises(BackendError, match=r"sequence_forward<float, Grid, 1> waited in vain"):
+    with pytest.raises(BackendError, match=r"sequence_forward<float, Grid, 2, 1> waited in vain"):
         sequence_cuda.forward(silent, *here)
+    with pytest.raises(BackendError, match=r"waited in vain: .*forward: 2 x 1 x 3 blocks of the grid"):
+        silent.limits = PAIR_LIMITS["grid"]
+        sequence_cuda.forward_all(silent, [(*here, None, False, True)] * 2)
     monkeypatch.setenv(kernels.WATCHDOG, "soon")
     with pytest.raises(InputError, match="GPU_LSTM_WATCHDOG is 'soon'; expected a whole number"):
         sequence_cuda.backward(broken, saved, None, None, None)
@@ -235,7 +419,8 @@ def test_the_layer_runs_on_it(lengths):
         lstm = LSTM(3, 5, 2, bidirectional=True, backend=where, tier=tier, dtype="float64")
         results.append(loss_and_gradients(lstm, problem(lstm, 6, 3), lengths))
     assert lstm.plan.tier == "sequence"
-    assert {"sequence_forward", "sequence_backward"} <= set(backend.launches)
+    for name in ("sequence_forward", "sequence_backward"):
+        assert backend.launches.count(name) == 2  # of each layer both directions at once
     for name, expected in results[0][1].items():
         assert relative_error(results[1][1][name], expected) < 1e-13, name
 

@@ -71,13 +71,15 @@ class Cublas:
     """gemmEx by its definition: column-major matrices at addresses, leading dimensions, host scalars."""
 
     CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F, CUBLAS_GEMM_DEFAULT = 0, 1, 68, 70, -1
+    CUBLAS_COMPUTE_32F_FAST_TF32 = 77
+    tf32 = False  # expected where float32 is multiplied
     calls = 0
 
     def gemmEx(self, handle, op_a, op_b, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, *how):
         self.calls += 1
         compute = np.float64 if how[0] == self.CUBLAS_COMPUTE_64F else np.float32
         assert handle == 7
-        assert how == ((70 if c_type == 1 else 68), -1)
+        assert how == (70 if c_type == 1 else 77 if self.tf32 and a_type == 0 else 68, -1)
 
         def matrix(address, kind, rows, columns, leading):
             assert leading >= rows
@@ -329,7 +331,7 @@ def test_a_grid_that_is_not_resident_is_refused_and_not_started(cupy, monkeypatc
     assert sequence_cuda.forward(backend, z, weight_hh, None, None).h.shape == (3, 3, 40)
     monkeypatch.setattr(cupy.cuda.driver, "occupancyMaxActiveBlocksPerMultiprocessor", lambda *_: 0)
     with pytest.raises(
-        BackendError, match=r"sequence_forward<float, Grid, 1> needs \d+ blocks at once; .* run 0 of 512"
+        BackendError, match=r"sequence_forward<float, Grid, 2, 1> needs \d+ blocks at once; .* run 0 of 512"
     ):
         sequence_cuda.forward(backend, z, weight_hh, None, None)
 
@@ -381,6 +383,19 @@ def test_cublas_is_asked_for_products_of_heads(cupy, shape, dtype, out_dtype, ad
     assert backend.matmul(a, b, out=out, add=add) is out
     assert backend._cublas.calls == 1
     np.testing.assert_allclose(np.asarray(out), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_cublas_multiplies_float32_in_tf32_where_that_was_asked_for(cupy, monkeypatch, dtype):
+    a = np.eye(3).astype(dtype_of(dtype)).view(Located)
+    for asked, variable, expected in ((True, "0", True), (None, "1", True), (False, "1", False), (None, "0", False)):
+        monkeypatch.setenv("GPU_LSTM_TF32", variable)
+        backend = CupyBackend(tf32=asked)
+        backend._cublas.tf32 = expected
+        assert backend.tf32 == expected == ("float32 products" in backend.describe())
+        np.testing.assert_array_equal(backend.matmul(a, a, out=a.copy()), a)
+    monkeypatch.delenv("GPU_LSTM_TF32")
+    assert not CupyBackend().tf32
 
 
 def test_what_cublas_has_no_form_for_goes_another_way(cupy):

@@ -13,6 +13,7 @@ from tests.emulated import H100, EmulatedBackend
 
 A100 = dataclasses.replace(H100, multiprocessors=108, shared_bytes=163 * 1024, capability=80)
 DESKTOP = dataclasses.replace(H100, multiprocessors=170, shared_bytes=99 * 1024, capability=120)
+DTYPES = (*kernels.STORAGE, "tf32")
 BATCHES, WIDTHS = (1, 3, 16, 64, 256, 1000), (1, 5, 33, 64, 100, 128, 250, 256, 480, 512, 768, 1024, 1320)
 
 
@@ -20,7 +21,7 @@ BATCHES, WIDTHS = (1, 3, 16, 64, 256, 1000), (1, 5, 33, 64, 100, 128, 250, 256, 
 @pytest.mark.parametrize("direction", onchip.DIRECTIONS)
 def test_every_layout_covers_the_problem_and_fits(device, direction):
     launched = {kernel.expression for kernel in kernels.every_kernel()}
-    for batch, hidden, dtype in product(BATCHES, WIDTHS, kernels.STORAGE):
+    for batch, hidden, dtype in product(BATCHES, WIDTHS, DTYPES):
         layout = onchip.choose(device, direction, batch, hidden, dtype)
         if isinstance(layout, str):
             assert "does not fit" in layout or "more units" in layout
@@ -28,25 +29,56 @@ def test_every_layout_covers_the_problem_and_fits(device, direction):
         assert layout.members * layout.share >= hidden
         assert layout.teams * layout.slice >= batch > (layout.teams - 1) * layout.slice
         assert layout.shared_bytes <= device.shared_bytes
-        assert layout.share * 8 * layout.columns <= onchip.CELLS * kernels.SEQUENCE_THREADS
+        assert layout.share * 8 * layout.columns <= onchip.CELLS * kernels.sequence_threads(dtype)
         assert layout.form == "grid" or layout.slice <= 8 * layout.columns
         assert layout.form != "grid" or layout.blocks <= device.multiprocessors
         assert layout.form != "cluster" or (device.capability >= 90 and layout.members == kernels.CLUSTER)
-        assert layout.pitch * {"float64": 8, "float32": 4}.get(dtype, 2) % 16 == 0
-        kernel = kernels.sequence(direction, dtype, layout.form, layout.columns)
+        assert layout.pitch * {"float64": 8, "float32": 4, "tf32": 4}.get(dtype, 2) % 16 == 0
+        rows = layout.share * (4 if direction == "forward" else 1)
+        warps = kernels.sequence_threads(dtype) // 32
+        assert -(-rows // (16 * layout.height)) * layout.split <= warps  # each warp multiplies one part
+        assert (layout.register_bytes > 0) == (dtype in kernels.TENSOR)
+        kernel = kernels.sequence(direction, dtype, layout.form, layout.height, layout.columns)
         assert kernel.expression in launched
         assert kernel.cooperative == (layout.form == "grid")
         assert 10 * device.capability >= 10 * kernel.since
 
 
+@pytest.mark.parametrize("device", [H100, A100, DESKTOP], ids=["sm_90", "sm_80", "sm_120"])
+def test_two_recurrences_at_once_have_all_they_need_or_a_reason_why_not(device):
+    said = set()
+    for direction, batch, hidden in product(onchip.DIRECTIONS, BATCHES, WIDTHS):
+        layout = onchip.choose_pair(device, direction, batch, hidden, "float32")
+        if isinstance(layout, str):
+            said.add(layout.split()[0])
+            continue
+        alone = onchip.choose(device, direction, batch, hidden, "float32")
+        assert layout.together == 2
+        assert layout.blocks == 2 * layout.teams * layout.members
+        assert layout.form != "grid" or layout.blocks <= device.multiprocessors
+        assert layout.microseconds < 2 * alone.microseconds
+    assert said == {"W_hh", "that"}  # doesn't fit; would take longer
+
+
 def test_a_block_has_the_registers_and_the_shared_memory_that_the_planner_assumes():
-    """512 threads of one block share 65,536 registers, and nothing takes shared memory besides what is planned."""
+    """All threads of one block share 65,536 registers, and nothing takes shared memory besides what is planned."""
     lines = (Path(__file__).parents[1] / "kernels" / "cuda" / "resources.md").read_text().splitlines()
     needs = {line.split("`")[1]: line.split("|")[2:-1] for line in lines if line.startswith("| `sequence_")}
     assert set(needs) == {kernel.expression for kernel in kernels.every_kernel() if kernel.file == "sequence.cu"}
-    for *registers, shared in needs.values():
-        assert max(int(number) for number in registers if number.strip()) * kernels.SEQUENCE_THREADS <= 65536
+    scalar = [kernels.STORAGE[dtype] for dtype in kernels.STORAGE if dtype not in kernels.TENSOR]
+    for name, (*registers, shared) in needs.items():
+        threads = kernels.sequence_threads("float32" if name.split("<")[1].split(",")[0] in scalar else "tf32")
+        assert max(int(number) for number in registers if number.strip()) * threads <= 65536
         assert int(shared) == 0
+
+
+def test_weights_in_registers_are_as_many_as_the_kernel_holds():
+    source = (Path(__file__).parents[1] / "kernels" / "cuda" / "mma.cuh").read_text()
+    assert "held = M == 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4);" in source
+    assert onchip.HELD == {(1, 1): 12, (2, 1): 5, (3, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
+    for direction in onchip.DIRECTIONS:
+        layout = onchip.choose(H100, direction, 16, 768, "bfloat16")
+        assert layout.register_bytes >= 2 * 4 * 768 * 768 / layout.members  # all of W_hh: nothing is read again
 
 
 def test_small_middle_and_large_take_their_forms():
@@ -78,10 +110,10 @@ def test_what_does_not_fit_is_refused_with_numbers():
     assert runnable_tiers(EmulatedBackend(limits=old)) == ["reference", "pointwise"]
 
 
-@pytest.mark.parametrize("dtype", kernels.STORAGE)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_largest_fits_and_the_next_does_not(dtype):
     most = onchip.largest(H100, dtype)
-    assert most > 800
+    assert most > {"float64": 800, "float32": 1200, "tf32": 1200}.get(dtype, 2048)
     assert not onchip.obstacle(H100, most, dtype)
     assert onchip.obstacle(H100, most + 1, dtype)
 
@@ -90,14 +122,19 @@ def test_the_plan_explains_itself_with_numbers():
     said = LSTM(4, 256, backend=EmulatedBackend()).plan.why()
     for part in (
         "sequence: chosen, the fastest that runs here (persistent CUDA kernels that keep W_hh on chip; at H = 256",
-        "forward: 8 clusters of 8 blocks, 32 units and 8 sequences each, 162 KiB on chip a block",
+        "forward: 8 clusters of 8 blocks, 32 units and 8 sequences each, 163 KiB on chip a block",
         "1 cluster barrier a step",
         "us a step expected (product",
         "backward: ",
-        "larger batches than B = 1024 forward and B = 1024 backward take the pointwise tier",
+        "both directions of a layer forward: in one launch of 2 x 8 clusters of 8 blocks, 1.92 us a step expected",
+        "larger batches than B = 1024 forward and B = 512 backward take the pointwise tier",
         "pointwise: could run, but it is slower",
     ):
         assert part in said
+    assert (
+        "both directions of a layer backward: one after the other (W_hh of H = 1024 in float32 does not fit on chip"
+        in LSTM(4, 1024, backend=EmulatedBackend()).plan.why()
+    )
     assert "no barrier, " in LSTM(4, 768, backend=EmulatedBackend()).plan.why()
     assert "larger batches" not in LSTM(4, 64, backend=EmulatedBackend()).plan.why()
     assert "up to H = 1320 in float32" in make_plan(EmulatedBackend()).why()
@@ -114,6 +151,20 @@ def test_auto_takes_the_pointwise_tier_for_batches_where_it_is_expected_to_be_fa
 
 
 def test_more_work_never_takes_less_time():
-    for direction, dtype in product(onchip.DIRECTIONS, kernels.STORAGE):
+    for direction, dtype in product(onchip.DIRECTIONS, DTYPES):
         times = [onchip.choose(H100, direction, batch, 256, dtype).microseconds for batch in (1, 16, 64, 256, 1024)]
         assert times == sorted(times)
+
+
+def test_tf32_is_planned_only_where_it_was_asked_for():
+    backend = EmulatedBackend()
+    assert onchip.multiplied(backend, "float32") == "float32"
+    backend.tf32 = True
+    assert [onchip.multiplied(backend, dtype) for dtype in ("float32", "float64", "float16")] == [
+        "tf32",
+        "float64",
+        "float16",
+    ]
+    said = make_plan(backend, "auto", 512).why()
+    assert "at H = 512, B = 64, tf32, forward" in said
+    assert "cuBLAS at each step in TF32" in make_plan(backend, "pointwise", 512).why()

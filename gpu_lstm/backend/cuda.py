@@ -50,6 +50,8 @@ class CudaBackend(Backend):
 
     kernels: ClassVar[str] = "cuda"
     limits: Device
+    tf32: bool = False
+    """Whether float32 matrices are rounded to TF32 where they are multiplied: 10 bits of mantissa instead of 23."""
 
     def __init__(self) -> None:
         self._checks: dict[tuple[str, str, int], int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ _NUMBERS = [np.array([0, 1], dtype) for dtype in ("float32", "float64")]
 _SCALARS = [(both[:1].ctypes.data, both[1:].ctypes.data) for both in _NUMBERS]
 """Where cuBLAS reads 0 and 1, in float32 and in float64."""
 
+TF32 = "GPU_LSTM_TF32"
+"""Environment variable: 1 lets float32 matrices be multiplied in TF32."""
 ALWAYS_THERE = 48 * 1024
 """Bytes of shared memory that a block may have without being allowed more."""
 
@@ -31,6 +34,9 @@ class CupyBackend(CudaBackend):
     ----------
     device : int
         CUDA device number.
+    tf32 : bool or None
+        Round float32 matrices to TF32 where they are multiplied: faster, with about 3 digits of each factor. None: as
+        the environment variable ``GPU_LSTM_TF32`` says, 1 for yes. Not unless asked for.
 
     Raises
     ------
@@ -38,8 +44,9 @@ class CupyBackend(CudaBackend):
         CuPy isn't installed, there is no driver, or no such device; `reason` holds the short form.
     """
 
-    def __init__(self, device: int = 0):
+    def __init__(self, device: int = 0, tf32: bool | None = None):
         super().__init__()
+        self.tf32 = os.environ.get(TF32, "0") not in ("", "0") if tf32 is None else tf32
         self.xp, self.device = _load(device)
         self._launches: dict[Kernel, Launch] = {}
         self.name = f"cupy:{device}"
@@ -81,7 +88,7 @@ class CupyBackend(CudaBackend):
         """``out[...] = a @ b``, added to what `out` holds if `add`, by cuBLAS straight into `out`; returns `out`.
 
         `out` may be float32 where a and b are float16 or bfloat16; sums are in float32 then, too. float32 means
-        float32: TF32 is not used. Of a and b (N, ., .) it is N products at once, and `out` may have gaps.
+        float32, unless `tf32` was asked for. Of a and b (N, ., .) it is N products at once, and `out` may have gaps.
         """
         if a.ndim == 3:
             return self._matmuls(a, b, out, add)
@@ -93,6 +100,8 @@ class CupyBackend(CudaBackend):
         (a_step, a_op), (b_step, b_op) = a_form, b_form
         (kind, _), (out_kind, compute) = self._kinds[a.dtype], self._kinds[out.dtype]
         zero, one = _SCALARS[compute == cublas.CUBLAS_COMPUTE_64F]
+        if self.tf32 and kind == self.xp.cuda.runtime.CUDA_R_32F:
+            compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
         # cuBLAS counts in columns: it computes out^T = b^T a^T.
         cublas.gemmEx(
             self.xp.cuda.device.get_cublas_handle(),
@@ -205,6 +214,7 @@ class CupyBackend(CudaBackend):
             "cuda": str(runtime.runtimeGetVersion()),
             "driver": str(runtime.driverGetVersion()),
             "device": name.decode() if isinstance(name, bytes) else str(name),
+            **({"float32 products": "TF32"} if self.tf32 else {}),
         }
 
 

@@ -40,7 +40,9 @@ BLOCK = 256
 """Threads of a block, where nothing asks for another number."""
 SCATTER_WARPS = 8
 SEQUENCE_THREADS = 512
-"""Threads of a block of the sequence kernels, as ``kernels/cuda/sequence.cu`` has it."""
+"""Most threads of a block of the sequence kernels."""
+TENSOR = ("tf32", "float16", "bfloat16")
+"""What tensor cores multiply in the sequence kernels: 16-bit numbers, and float32 rounded to TF32 where asked for."""
 CLUSTER = 8
 """Blocks of a thread-block cluster: the most that every device with clusters takes."""
 RULES = ("sgd", "rmsprop", "adam")
@@ -131,14 +133,31 @@ def begin_dh(dtype: str) -> Kernel:
     return Kernel("family.cu", "begin_dh", (STORAGE[dtype],))
 
 
-def sequence(direction: str, dtype: str, form: str, columns: int) -> Kernel:
-    """All steps, "forward" or "backward", in a form of `gpu_lstm.recurrence.onchip`; 8 `columns` sequences at once."""
-    name, storage = f"sequence_{direction}", STORAGE[dtype]
+def sequence(direction: str, dtype: str, form: str, height: int, columns: int) -> Kernel:
+    """All steps, "forward" or "backward", in a form of `gpu_lstm.recurrence.onchip`.
+
+    A warp multiplies 16 `height` rows of weights by 8 `columns` sequences; `dtype` may be "tf32", too.
+    """
+    name, storage = f"sequence_{direction}", STORAGE.get(dtype, dtype)
     if form == "cluster":
-        arguments = (storage, str(CLUSTER), str(columns))
+        arguments = (storage, str(CLUSTER), str(height), str(columns))
         return Kernel("sequence.cu", f"{name}_cluster", arguments, cluster=CLUSTER, since=90)
     team = {"block": "Alone", "grid": "Grid"}[form]
-    return Kernel("sequence.cu", name, (storage, team, str(columns)), cooperative=form == "grid", since=80)
+    arguments = (storage, team, str(height), str(columns))
+    return Kernel("sequence.cu", name, arguments, cooperative=form == "grid", since=80)
+
+
+def sequence_threads(dtype: str) -> int:
+    """Threads of a block, as ``kernels/cuda/mma.cuh`` has it: few on tensor cores, with registers for weights."""
+    return 256 if dtype in TENSOR else SEQUENCE_THREADS
+
+
+def sequence_sizes(direction: str, dtype: str, form: str) -> list[tuple[int, int]]:
+    """The pairs of `height` and `columns` that there are of `sequence`."""
+    # A block alone has one tile of 8 sequences; two would spill to local memory in float64.
+    columns = (1,) if form == "block" or dtype == "float64" else (1, 2)
+    heights = (2,) if form != "grid" or dtype not in TENSOR else {"forward": (2, 3), "backward": (1, 2)}[direction]
+    return list(product(heights, columns))
 
 
 def barriers(form: str) -> Kernel:
@@ -241,10 +260,8 @@ def every_kernel() -> Iterator[Kernel]:
         yield from (cross_entropy(dtype), take_rows(dtype), scatter_add(dtype), sum_of_squares(dtype))
         yield from (dropout(dtype, width) for width in (1, 4))
         yield from (update(dtype, rule) for rule in RULES)
-        for direction, form in product(("forward", "backward"), ("block", "cluster", "grid")):
-            # A block alone has one tile of 8 sequences; two would spill to local memory in float64.
-            widths = (1,) if form == "block" or dtype == "float64" else (1, 2)
-            yield from (sequence(direction, dtype, form, columns) for columns in widths)
+    for dtype, direction, form in product((*STORAGE, "tf32"), ("forward", "backward"), ("block", "cluster", "grid")):
+        yield from (sequence(direction, dtype, form, *sizes) for sizes in sequence_sizes(direction, dtype, form))
     for dtype in ("float32", "float64"):
         yield from (mean_loss(dtype), norm_of_sums(dtype))
 

@@ -15,8 +15,9 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_size
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import STARTS, Options
-from gpu_lstm.recurrence import Mask, Plan, Saved, Tier, make_plan
+from gpu_lstm.recurrence import Mask, Plan, Saved, Tier, make_plan, together
 from gpu_lstm.recurrence.contract import transposed
+from gpu_lstm.recurrence.together import Steps
 from gpu_lstm.recurrence.variant import Variant, normalise, normalise_backward, weight_hh_gradient
 
 State = tuple[Array, Array]
@@ -304,9 +305,9 @@ class LSTM(Layer):
             if layer > 0:
                 x, dropped = self.dropout.forward(x, None if seed is None else (*seed, layer))
             outputs, cells, kept = [], [], []
-            for chain in chains:
-                first = [self._first(member, first_h, first_c, batch) for member in chain]
-                y, c, last, pieces = rounded._forward_chain(chain, x, first, call)
+            firsts = [[self._first(member, first_h, first_c, batch) for member in chain] for chain in chains]
+            work = [rounded._forward_chain(*each, call) for each in zip(chains, [x] * len(chains), firsts, strict=True)]
+            for y, c, last, pieces in together.in_step(call.run, backend, work):
                 outputs.append(y)
                 cells.append(c)
                 finals += last
@@ -366,7 +367,7 @@ class LSTM(Layer):
         dh0, dc0 = self.zero_state(batch)
         for chains in reversed(self._chains()):
             (layer, _), (x, dropped, kept) = chains[0][0], tapes.pop()
-            dx = None
+            dx, work = None, []
             for direction, chain in enumerate(chains):
                 last = [
                     tuple(None if s is None else s[self._place(member), ...] for s in (dh_last, dc_last))
@@ -376,7 +377,9 @@ class LSTM(Layer):
                     None if d is None else d[:, :, direction * size : (direction + 1) * size]
                     for d, size in ((dy, self.output_size), (dc, self.hidden_size))
                 )
-                dx_chain, first, found = rounded._backward_chain(chain, x, arriving, last, kept[direction], call)
+                work.append(rounded._backward_chain(chain, x, arriving, last, kept[direction], call))
+            done = together.in_step(call.run, backend, work)
+            for chain, (dx_chain, first, found) in zip(chains, done, strict=True):
                 gradients |= found
                 for member, (dh, dc_first) in zip(chain, first, strict=True):
                     dh0[self._place(member), ...], dc0[self._place(member), ...] = dh, dc_first
@@ -437,7 +440,7 @@ class LSTM(Layer):
 
     def _forward_chain(
         self, chain: list[Member], x: Array, state: list[Any], call: Call
-    ) -> tuple[Array, Array | None, list[Any], list[Any]]:
+    ) -> Steps[tuple[Array, Array | None, list[Any], list[Any]]]:
         """Run a chain over x (T, B, .), segment by segment.
 
         Returns outputs (T, B, P), with `cells` c (T, B, H) of the last layer, final states, and what backward needs:
@@ -451,7 +454,7 @@ class LSTM(Layer):
             if self._gives_cells(chain):
                 c = xp.empty((*x.shape[:2], self.hidden_size), dtype=self.backend.dtype(self.param_dtype))
         for start, stop in parts:
-            y_part, c_part, after, tape = self._forward_segment(chain, x, start, stop, state, call)
+            y_part, c_part, after, tape = yield from self._forward_segment(chain, x, start, stop, state, call)
             if call.keep:
                 kept.append(state if self.recompute else tape)
             if y is None:
@@ -466,9 +469,9 @@ class LSTM(Layer):
 
     def _forward_segment(
         self, chain: list[Member], x: Array, start: int, stop: int, state: list[Any], call: Call
-    ) -> tuple[Array, Array | None, list[Any], list[Piece]]:
+    ) -> Steps[tuple[Array, Array | None, list[Any], list[Piece]]]:
         """Steps start..stop-1 of `_forward_chain`: outputs, states after them, and the tape of each layer."""
-        xp, backend, seed = self.backend.xp, self.backend, call.seed
+        xp, seed = self.backend.xp, call.seed
         x = x[start:stop, ...]
         mask = None if call.mask is None else call.mask.part(start, stop)
         cells, last, tapes = None, [], []
@@ -486,7 +489,7 @@ class LSTM(Layer):
             variant = self._variant(call, member, start, stop)
             keep = call.keep or self._gives_cells(chain[: place + 1])
             h0, c0 = state[place]
-            saved = call.run.forward(backend, z, weight_hh, h0, c0, mask, direction == 1, keep, variant)
+            saved = yield "forward", (z, weight_hh, h0, c0, mask, direction == 1, keep, variant)
             if call.keep:
                 tapes.append(Piece(x, dropped, saved, input_mask, weight_again, normalised))
             x = _valid(xp, mask, saved.outputs)
@@ -500,7 +503,7 @@ class LSTM(Layer):
     def _backward_chain(
         self, chain: list[Member], x: Array, arriving: tuple[Array | None, ...], dstate: list[Any], kept: list[Any],
         call: Call,
-    ) -> tuple[Array, list[Any], Params]:  # fmt: skip
+    ) -> Steps[tuple[Array, list[Any], Params]]:  # fmt: skip
         """Backpropagate through `_forward_chain`: dx, gradients of the initial states, gradients of the parameters.
 
         Gradients are summed up segment by segment, so that they are the same to the last bit with `recompute`.
@@ -514,9 +517,9 @@ class LSTM(Layer):
         for start, stop in reversed(parts):
             tapes = kept.pop()
             if self.recompute:
-                *_, tapes = self._forward_segment(chain, x, start, stop, tapes, call)
+                *_, tapes = yield from self._forward_segment(chain, x, start, stop, tapes, call)
             dy, dc = (None if d is None else d[start:stop, ...] for d in arriving)
-            dx_part, dstate, found = self._backward_segment(chain, tapes, dy, dc, dstate, call)
+            dx_part, dstate, found = yield from self._backward_segment(chain, tapes, dy, dc, dstate, call)
             for name, gradient in found.items():
                 if name in gradients:
                     gradients[name] += gradient
@@ -529,14 +532,14 @@ class LSTM(Layer):
 
     def _backward_segment(
         self, chain: list[Member], tapes: list[Piece], dy: Array | None, dc: Array | None, dstate: list[Any], call: Call
-    ) -> tuple[Array, list[Any], Params]:
+    ) -> Steps[tuple[Array, list[Any], Params]]:
         """Backpropagate through one `_forward_segment`."""
         gradients: Params = {}
         before: list[Any] = []
         for place, member in reversed(list(enumerate(chain))):
             piece = tapes.pop()
             dh_last, dc_last = dstate[place]
-            dz, dh0, dc0 = call.run.backward(self.backend, piece.saved, dy, dh_last, dc_last, dc)
+            dz, dh0, dc0 = yield "backward", (piece.saved, dy, dh_last, dc_last, dc)
             before.insert(0, (dh0, dc0))
             dx, found = self._parameter_gradients(member, piece, dz)
             gradients |= found

@@ -7,12 +7,14 @@ Both save the same, so forward and backward choose by themselves.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.recurrence import onchip, pointwise_cuda, sequence_cuda
 from gpu_lstm.recurrence.contract import Mask, Saved, Tier
+from gpu_lstm.recurrence.together import Gradients, Problem
 from gpu_lstm.recurrence.variant import Variant
 
 TAKES = sequence_cuda.TAKES | pointwise_cuda.TAKES
@@ -41,16 +43,35 @@ def backward(
     dh_last: Array | None,
     dc_last: Array | None,
     dc: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
     tier = _tier(backend, "backward", saved.gates, saved.variant, cells=dc is not None)
     return tier.backward(backend, saved, dh, dh_last, dc_last, dc)
 
 
-def _tier(backend: Backend, direction: str, z: Array, variant: Variant | None, cells: bool = False) -> Tier:
+def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
+    """`forward` of each; at once where the sequence tier takes all."""
+    if all(_tier(backend, "forward", problem[0], *problem[7:8]) is sequence_cuda for problem in problems):
+        return sequence_cuda.forward_all(backend, problems)
+    return [forward(backend, *problem) for problem in problems]
+
+
+def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradients]:
+    """`backward` of each, likewise."""
+    tiers = [
+        _tier(backend, "backward", saved.gates, saved.variant, cells=len(rest) > 3 and rest[3] is not None)
+        for saved, *rest in problems
+    ]
+    if all(tier is sequence_cuda for tier in tiers):
+        return sequence_cuda.backward_all(backend, problems)
+    return [backward(backend, *problem) for problem in problems]
+
+
+def _tier(backend: Backend, direction: str, z: Array, variant: Variant | None = None, cells: bool = False) -> Tier:
     wanted = (frozenset() if variant is None else variant.options()) | ({"cells"} if cells else frozenset())
     if not wanted <= sequence_cuda.TAKES:
         return pointwise_cuda
     _, batch, hidden, dtype = pointwise_cuda.check_z(backend, z)
-    on_chip = onchip.pays(cast(CudaBackend, backend).limits, direction, batch, hidden, dtype)
+    device = cast(CudaBackend, backend)
+    on_chip = onchip.pays(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype))
     return sequence_cuda if on_chip else pointwise_cuda

@@ -7,6 +7,8 @@ other h (in backward dz). Three forms::
     cluster   a thread-block cluster, by distributed shared memory        middle H, from sm_90 on
     grid      blocks of one cooperative launch, by global memory          large H
 
+A launch may hold two recurrences of the same size, both directions of a layer: each has half of the teams.
+
 All layouts that fit are enumerated and the one with the least modelled time a step is taken. The model is written down
 before any measurement; its constants stand at the top, with where they come from.
 """
@@ -17,15 +19,18 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gpu_lstm.backend.cuda import Device
-from gpu_lstm.backend.kernels import ARITHMETIC, CLUSTER
-from gpu_lstm.backend.kernels import SEQUENCE_THREADS as THREADS
+from gpu_lstm.backend.cuda import CudaBackend, Device
+from gpu_lstm.backend.kernels import CLUSTER, TENSOR, sequence_sizes, sequence_threads
 
 DIRECTIONS = ("forward", "backward")
 CELLS = 2
 """Most cells of a thread, as ``kernels/cuda/sequence.cu`` has it."""
 TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
 """The batch size that a plan is explained for, and the largest that it is looked at for."""
+
+HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
+"""By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp of a tensor-core
+kernel keeps in registers, as ``kernels/cuda/mma.cuh`` has it."""
 
 CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
@@ -39,11 +44,19 @@ SHARED_RATE = 227 * 1024.0
 """Bytes a microsecond of a multiprocessor's shared memory: about 1 us for all of it."""
 L2_RATE = 40e3
 """Bytes a microsecond that each of many multiprocessors gets from L2: 5.5 TB/s over 132."""
-PRODUCT_RATE = {"float32": 128 * CLOCK, "float64": 64 * CLOCK, "float16": 600 * CLOCK, "bfloat16": 600 * CLOCK}
+PRODUCT_RATE = {
+    "float32": 128 * CLOCK,
+    "float64": 64 * CLOCK,
+    "tf32": 300 * CLOCK,
+    "float16": 600 * CLOCK,
+    "bfloat16": 600 * CLOCK,
+}
 """Multiply-adds a microsecond and multiprocessor; tensor cores at 60 % of what mma.sync reaches at most."""
+MMA_LATENCY = 33 / CLOCK
+"""Microseconds until the next mma.sync can add to the same sums: published, 33 cycles."""
 POINTWISE_HOST = 16.0
 """Microseconds a step that the pointwise tier's two launches cost the host: assumed, to be measured."""
-POINTWISE_PRODUCT_RATE = {"float32": 30e6, "float64": 15e6, "float16": 300e6, "bfloat16": 300e6}
+POINTWISE_PRODUCT_RATE = {"float32": 30e6, "float64": 15e6, "tf32": 150e6, "float16": 300e6, "bfloat16": 300e6}
 """Multiply-adds a microsecond of a large product of cuBLAS, on an H100."""
 CELL_INSTRUCTIONS = 200
 CELL_LATENCY = 0.2
@@ -59,25 +72,31 @@ class Layout:
     form : {"block", "cluster", "grid"}
     direction : {"forward", "backward"}
     dtype : str
-        Storage dtype.
+        Storage dtype, or "tf32": float32 multiplied in TF32.
     teams, members : int
         Teams, and the blocks of each.
     share : int
         Hidden units of a block.
     slice : int
         Sequences of a team.
+    height : int
+        Rows of W_hh (in backward, columns) that a warp multiplies, in units of 16.
     columns : int
         Sequences that are worked on at once, in units of 8; a slice may take several such tiles.
     split : int
         Parts of k that different warps add up.
     pitch : int
         Elements from row to row in shared memory.
+    register_bytes : int
+        W_hh in a block's registers; the rest of it is in shared memory.
     shared_bytes : int
         Shared memory of a block.
     product, cell, exchange, barrier : float
         Modelled microseconds a step.
     waves : int
         How often the device must be filled to run all teams; more than 1 only where teams don't wait for each other.
+    together : int
+        Recurrences in the launch; each has so many teams.
     """
 
     form: str
@@ -87,51 +106,63 @@ class Layout:
     members: int
     share: int
     slice: int
+    height: int
     columns: int
     split: int
     pitch: int
+    register_bytes: int
     shared_bytes: int
     product: float
     cell: float
     exchange: float
     barrier: float
     waves: int
+    together: int = 1
 
     @property
     def blocks(self) -> int:
         """Of the whole launch."""
-        return self.teams * self.members
+        return self.together * self.teams * self.members
 
     @property
     def microseconds(self) -> float:
-        """Expected time of a step."""
+        """Expected time of a step, of all recurrences in the launch."""
         return self.waves * (self.product + self.cell + self.exchange + self.barrier)
 
-    def describe(self) -> str:
-        """In words and numbers."""
-        team = {
+    def team(self) -> str:
+        """The blocks of the launch in words."""
+        return ("" if self.together == 1 else f"{self.together} x ") + {
             "block": f"{self.teams} blocks alone",
             "cluster": f"{self.teams} clusters of {self.members} blocks",
             "grid": f"{self.teams} x {self.members} blocks of the grid",
         }[self.form]
+
+    def describe(self) -> str:
+        """In words and numbers."""
         barriers = f"1 {self.form} barrier a step" if self.barrier else "no barrier"
+        held = f" ({self.register_bytes / 1024:.0f} of them registers)" if self.register_bytes else ""
         waves = f"{self.waves} waves of " if self.waves > 1 else ""
         return (
-            f"{self.direction}: {team}, {self.share} units and {self.slice} sequences each, "
-            f"{self.shared_bytes / 1024:.0f} KiB on chip a block, {barriers}, "
+            f"{self.direction}: {self.team()}, {self.share} units and {self.slice} sequences each, "
+            f"{(self.register_bytes + self.shared_bytes) / 1024:.0f} KiB on chip a block{held}, {barriers}, "
             f"{self.microseconds:.2f} us a step expected ({waves}product {self.product:.2f}, cells {self.cell:.2f}, "
             f"exchange {self.exchange:.2f}, barrier {self.barrier:.2f})"
         )
 
 
+def multiplied(backend: CudaBackend, dtype: str) -> str:
+    """The form in which stored numbers are multiplied: their dtype, or "tf32" for float32 where asked for."""
+    return "tf32" if backend.tf32 and dtype == "float32" else dtype
+
+
 @functools.lru_cache(maxsize=1024)
-def choose(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> Layout | str:
-    """The layout with the least modelled time a step, or why there is none."""
+def choose(device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1) -> Layout | str:
+    """The layout with the least modelled time a step, or why there is none; `together` recurrences in one launch."""
     if device.capability < 80:
         return f"it needs compute capability 8.0; this device has {device.capability // 10}.{device.capability % 10}"
     best: Layout | None = None
     least = 0
-    for layout in _candidates(device, direction, batch, hidden, dtype):
+    for layout in _candidates(device, direction, batch, hidden, dtype, together):
         if layout.shared_bytes > device.shared_bytes:
             least = min(least or layout.shared_bytes, layout.shared_bytes)
         elif best is None or layout.microseconds < best.microseconds:
@@ -139,12 +170,24 @@ def choose(device: Device, direction: str, batch: int, hidden: int, dtype: str) 
     if best is not None:
         return best
     if not least:
-        return f"H = {hidden} has more units than {device.multiprocessors} multiprocessors can take"
+        half = f"{device.multiprocessors // together} of " if together > 1 else ""
+        return f"H = {hidden} has more units than {half}{device.multiprocessors} multiprocessors can take"
     return (
         f"W_hh of H = {hidden} in {dtype} does not fit on chip: {direction} needs at least {least / 1024:.0f} KiB of "
         f"shared memory a block; {device.shared_bytes / 1024:.0f} are there on each of {device.multiprocessors} "
         "multiprocessors"
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def choose_pair(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> Layout | str:
+    """The layout that runs two recurrences at once, or why they run one after the other."""
+    one, pair = (choose(device, direction, batch, hidden, dtype, together) for together in (1, 2))
+    if isinstance(pair, str) or isinstance(one, str):
+        return pair if isinstance(pair, str) else str(one)
+    if pair.microseconds >= 2 * one.microseconds:
+        return f"that would take {pair.microseconds:.2f} us a step instead of 2 x {one.microseconds:.2f}"
+    return pair
 
 
 def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> bool:
@@ -170,9 +213,19 @@ def obstacle(device: Device, hidden: int, dtype: str) -> str:
 
 
 def explain(device: Device, batch: int, hidden: int, dtype: str) -> str:
-    """Both directions in words and numbers."""
-    found = (choose(device, direction, batch, hidden, dtype) for direction in DIRECTIONS)
-    return "; ".join(layout if isinstance(layout, str) else layout.describe() for layout in found)
+    """Forward and backward in words and numbers, and what a bidirectional layer does."""
+    said = []
+    for direction in DIRECTIONS:
+        layout = choose(device, direction, batch, hidden, dtype)
+        said.append(layout if isinstance(layout, str) else layout.describe())
+    for direction in DIRECTIONS:
+        layout = choose_pair(device, direction, batch, hidden, dtype)
+        if isinstance(layout, str):
+            how = f"one after the other ({layout})"
+        else:
+            how = f"in one launch of {layout.team()}, {layout.microseconds:.2f} us a step expected"
+        said.append(f"both directions of a layer {direction}: {how}")
+    return "; ".join(said)
 
 
 def largest(device: Device, dtype: str) -> int:
@@ -184,65 +237,78 @@ def largest(device: Device, dtype: str) -> int:
     return low
 
 
-def _candidates(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> Iterator[Layout]:
+def _candidates(
+    device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1
+) -> Iterator[Layout]:
     """Layouts that the kernels can run, fitting into shared memory or not."""
-    # Two tiles of columns at once would spill to local memory in float64.
-    for columns in (1,) if dtype == "float64" else (1, 2):
-        each = 8 * columns
-        most_units = CELLS * THREADS // each
-        if columns == 1 and hidden <= most_units:
-            yield _layout(device, "block", direction, -(-batch // each), 1, hidden, each, columns, hidden, dtype)
-        share = -(-hidden // CLUSTER)
-        if device.capability >= 90 and share <= most_units:
-            teams = -(-batch // each)
-            yield _layout(device, "cluster", direction, teams, CLUSTER, share, each, columns, hidden, dtype)
-        if not device.cooperative:
-            continue
-        for wanted in range(1, min(-(-batch // each), device.multiprocessors) + 1):
-            share = -(-hidden // min(device.multiprocessors // wanted, hidden))
-            part = -(-batch // wanted)
-            if share <= most_units:
-                members, teams = -(-hidden // share), -(-batch // part)
-                yield _layout(device, "grid", direction, teams, members, share, part, columns, hidden, dtype)
+    for form in ("block", "cluster", "grid"):
+        for height, columns in sequence_sizes(direction, dtype, form):
+            layout = functools.partial(_layout, device, direction, hidden, dtype, together, form, height, columns)
+            each, threads = 8 * columns, sequence_threads(dtype)
+            rows = 4 if direction == "forward" else 1
+            most_units = min(CELLS * threads // each, threads // 32 * 16 * height // rows)
+            if form == "block" and hidden <= most_units:
+                yield layout(-(-batch // each), 1, hidden, each)
+            if form == "cluster" and device.capability >= 90 and -(-hidden // CLUSTER) <= most_units:
+                yield layout(-(-batch // each), CLUSTER, -(-hidden // CLUSTER), each)
+            if form != "grid" or not device.cooperative:
+                continue
+            blocks = device.multiprocessors // together  # all must be resident
+            for wanted in range(1, min(-(-batch // each), blocks) + 1):
+                share = -(-hidden // min(blocks // wanted, hidden))
+                part = -(-batch // wanted)
+                if share <= most_units:
+                    yield layout(-(-batch // part), -(-hidden // share), share, part)
 
 
 def _layout(
     device: Device,
-    form: str,
     direction: str,
+    hidden: int,
+    dtype: str,
+    together: int,
+    form: str,
+    height: int,
+    columns: int,
     teams: int,
     members: int,
     share: int,
     part: int,
-    columns: int,
-    hidden: int,
-    dtype: str,
 ) -> Layout:
-    stored = {"float64": 8, "float32": 4}.get(dtype, 2)
-    wide = {"float64": 8}.get(ARITHMETIC[dtype], 4)
-    # Rows start at different banks: 16-bit ones half of the banks apart, others 16 bytes.
+    tensor = dtype in TENSOR
+    stored = {"float64": 8, "float32": 4, "tf32": 4}.get(dtype, 2)
+    wide = {"float64": 8}.get(dtype, 4)
+    # Rows start at different banks: on tensor cores half of the banks apart, else 16 bytes.
     rows, depth = (4 * share, hidden) if direction == "forward" else (share, 4 * hidden)
-    pitch = (-(-depth * stored // 128) * 128 + (64 if stored == 2 else 16)) // stored
-    row_blocks = -(-rows // 32)
-    chunks = -(-depth // {8: 2, 4: 4}.get(stored, 32))
-    split = max(1, min(THREADS // 32 // row_blocks, chunks))
+    pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
+    row_blocks = -(-rows // (16 * height))
+    chunks = -(-depth * stored // (64 if tensor else 16))
+    chunks_of_warp = -(-chunks // (sequence_threads(dtype) // 32 // row_blocks))
+    split = -(-chunks // chunks_of_warp)
     each = 8 * columns
-    weights, shown = rows * pitch * stored, 0 if form == "grid" else 2 * each * pitch * stored
-    sums = split * each * (rows | 1) * wide
+    fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
+    held = min(HELD[height, columns], chunks_of_warp) if tensor else 0
+    weights = fragments * (chunks_of_warp - held) * 1024 if tensor else rows * pitch * stored
+    shown = 0 if form == "grid" else 2 * each * pitch * stored
+    sums = split * each * ((rows + 11) // 16 * 16 + 4) * wide
     tiles = -(-part // each)
-    granule = 16 if stored == 2 else 8
-    arithmetic = -(-rows // granule) * granule * each * depth / PRODUCT_RATE[dtype]
-    streaming = (weights + row_blocks * (each * depth * stored if form != "grid" else 0)) / SHARED_RATE
-    from_l2 = row_blocks * each * depth * stored / L2_RATE if form == "grid" else 0.0
-    cells = share * each
-    cell = max(CELL_LATENCY, cells * (CELL_INSTRUCTIONS + 8 * split) / (128 * CLOCK))
-    at_once = device.multiprocessors // members if form != "grid" else teams
+    padded = row_blocks * 16 * height if tensor else -(-rows // 8) * 8
+    arithmetic = padded * each * depth / PRODUCT_RATE[dtype]
+    if tensor:
+        arithmetic = max(arithmetic, chunks_of_warp * (1 if height * columns == 1 else 2) * MMA_LATENCY)
+    columns_read = row_blocks * each * depth * stored
+    streaming = (weights + (columns_read if form != "grid" else 0)) / SHARED_RATE
+    meeting = 2 * split * each * rows * wide / SHARED_RATE
+    cell = max(CELL_LATENCY, share * each * (CELL_INSTRUCTIONS + 8 * split) / (128 * CLOCK))
+    at_once = device.multiprocessors // members if form != "grid" else together * teams
     return Layout(
-        form, direction, dtype, teams, members, share, part, columns, split, pitch,
+        form, direction, dtype, teams, members, share, part, height, columns, split, pitch,
+        register_bytes=fragments * held * 1024,
         shared_bytes=weights + shown + sums,
-        product=tiles * max(arithmetic, streaming),
+        product=tiles * (max(arithmetic, streaming) + meeting),
         cell=tiles * cell,
-        exchange=EXCHANGE[form] + tiles * from_l2,
+        exchange=EXCHANGE[form] + (tiles * columns_read / L2_RATE if form == "grid" else 0.0),
         barrier=BARRIER[form],
-        waves=-(-teams // max(at_once, 1)),
+        waves=-(-together * teams // max(at_once, 1)),
+        together=together,
     )  # fmt: skip

@@ -125,7 +125,11 @@ def obstacle(
     if untaken:
         return f"it does not take {', '.join(sorted(untaken))}"
     if isinstance(backend, CudaBackend):
-        return onchip.obstacle(backend.limits, hidden_size or 1, dtype) if tier == "sequence" else ""
+        return (
+            onchip.obstacle(backend.limits, hidden_size or 1, onchip.multiplied(backend, dtype))
+            if tier == "sequence"
+            else ""
+        )
     return compiled.missing()
 
 
@@ -133,8 +137,9 @@ def _described(backend: Backend, tier: str, hidden_size: int | None, dtype: str,
     """The kernels, for people."""
     if not isinstance(backend, CudaBackend):
         return compiled.describe()
+    dtype = onchip.multiplied(backend, dtype)
     if tier == "pointwise":
-        return "fused CUDA kernels, cuBLAS at each step"
+        return f"fused CUDA kernels, cuBLAS at each step{' in TF32' if dtype == 'tf32' else ''}"
     if hidden_size is None:
         most = onchip.largest(backend.limits, dtype)
         return f"persistent CUDA kernels that keep W_hh on chip, up to H = {most} in {dtype}"

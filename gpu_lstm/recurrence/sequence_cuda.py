@@ -1,11 +1,12 @@
 """The sequence tier on a GPU: all steps in one launch, W_hh on chip (``kernels/cuda/sequence.cu``).
 
 `gpu_lstm.recurrence.onchip` plans the layout for each batch size. float16 and bfloat16 arrays are taken, too: c and its
-gradient, the gradient of h, and all sums are float32 then.
+gradient, the gradient of h, and all sums are float32 then. float32 is multiplied in TF32 where the backend says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,8 @@ from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.errors import BackendError
 from gpu_lstm.recurrence import onchip
 from gpu_lstm.recurrence.contract import Mask, Saved, refuse
-from gpu_lstm.recurrence.pointwise_cuda import check
+from gpu_lstm.recurrence.pointwise_cuda import check, check_z
+from gpu_lstm.recurrence.together import Gradients, Problem
 from gpu_lstm.recurrence.variant import Variant
 
 TAKES: frozenset[str] = frozenset()
@@ -42,19 +44,7 @@ def forward(
         W_hh doesn't fit on chip, or the device can't keep all blocks resident.
     """
     refuse(variant is not None, "a variant")
-    xp = backend.xp
-    num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
-    layout = _layout(backend, "forward", batch, hidden, dtype)
-    shape = num_steps + 1, batch, hidden
-    h = _missing(backend, shape, z.dtype) if layout.form == "grid" else xp.empty(shape, dtype=z.dtype)
-    c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=backend.dtype(kernels.ARITHMETIC[dtype]))
-    first = -1 if reverse else 0
-    h[first, ...] = 0 if h0 is None else h0
-    c[first, ...] = 0 if c0 is None else c0
-    lengths = None if mask is None else backend.asarray(mask.lengths, "int64")
-    flags = int(reverse), int(keep), _packs(dtype, hidden, h)
-    _launch(backend, layout, (z, weight_hh, h, c, lengths), num_steps, flags, batch, hidden)
-    return Saved(h, c, z, weight_hh, mask, reverse)
+    return _forward(backend, [(z, weight_hh, h0, c0, mask, reverse, keep)], None)[0]
 
 
 def backward(
@@ -64,56 +54,135 @@ def backward(
     dh_last: Array | None,
     dc_last: Array | None,
     dc: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
     refuse(dc is not None, "gradients of c at every step")
+    return _backward(backend, [(saved, dh, dh_last, dc_last)], None)[0]
+
+
+def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
+    """`forward` of each, given what it takes after the backend; two of the same size in one launch where that pays."""
+    if layout := _pair(backend, "forward", [(problem[0], problem[6:]) for problem in problems]):
+        return _forward(backend, problems, layout)
+    return [forward(backend, *problem) for problem in problems]
+
+
+def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradients]:
+    """`backward` of each, likewise."""
+    if layout := _pair(backend, "backward", [(problem[0].gates, (True, *problem[4:])) for problem in problems]):
+        return _backward(backend, problems, layout)
+    return [backward(backend, *problem) for problem in problems]
+
+
+def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, tuple[Any, ...]]]) -> onchip.Layout | None:
+    """The layout for two at once; None where they are not two of one kind, or run one after the other.
+
+    Of each: z or the gates; `keep`, and what goes beyond the plain LSTM.
+    """
+    if len(problems) != 2 or any(beyond is not None for _, (_, *more) in problems for beyond in more):
+        return None
+    (z, (keep, *_)), (other, (keeps, *_)) = problems
+    if z.ndim != 3 or z.shape[1:] != other.shape[1:] or z.dtype != other.dtype or keep != keeps:
+        return None
+    _, batch, hidden, dtype = check_z(backend, z)
+    device = cast(CudaBackend, backend)
+    layout = onchip.choose_pair(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype))
+    return None if isinstance(layout, str) else layout
+
+
+def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None) -> list[Saved]:
+    """In one launch: one recurrence, or two with the layout for them."""
     xp = backend.xp
-    gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
-    num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)
-    layout = _layout(backend, "backward", batch, hidden, dtype)
-    dh_t, dc_t = (xp.empty((batch, hidden), dtype=c.dtype) for _ in range(2))
-    dh_t[...] = 0 if dh_last is None else dh_last
-    dc_t[...] = 0 if dc_last is None else dc_last
-    if dh is not None:
-        backend.require("dh", dh, (num_steps, batch, hidden), dtype)
-        dh = xp.ascontiguousarray(dh)  # one direction's part of a wider array has gaps
-    lengths = None if saved.mask is None else backend.asarray(saved.mask.lengths, "int64")
-    dz = _missing(backend, gates.shape, gates.dtype) if layout.form == "grid" else gates
-    flags = int(saved.reverse), _packs(dtype, 4 * hidden, dz)
-    _launch(backend, layout, (gates, dz, weight_hh, c, dh, dh_t, dc_t, lengths), num_steps, flags, batch, hidden)
-    return dz, dh_t, dc_t
+    results: list[Saved] = []
+    arguments: list[Any] = []
+    for z, weight_hh, h0, c0, mask, reverse, keep, *_ in problems:
+        num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
+        layout = layout or _layout(backend, "forward", batch, hidden, dtype)
+        h, shown = _handed_on(backend, layout, (num_steps + 1, batch, hidden), z.dtype)
+        c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=backend.dtype(kernels.ARITHMETIC[dtype]))
+        first = -1 if reverse else 0
+        h[first, ...] = 0 if h0 is None else h0
+        c[first, ...] = 0 if c0 is None else c0
+        if shown is not None and shown is not h:
+            shown[first, :, :hidden] = h[first, ...]
+        arguments += [z, weight_hh, h, shown, c, _lengths(backend, mask), np.int64(num_steps), np.int32(reverse)]
+        results.append(Saved(h, c, z, weight_hh, mask, reverse))
+    assert layout is not None
+    _launch(backend, layout, arguments, (np.int32(problems[0][6]),), batch, hidden)
+    return results
+
+
+def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None) -> list[Gradients]:
+    """In one launch: one recurrence, or two with the layout for them."""
+    xp = backend.xp
+    results: list[Gradients] = []
+    arguments: list[Any] = []
+    for saved, dh, dh_last, dc_last, *_ in problems:
+        gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
+        num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)
+        layout = layout or _layout(backend, "backward", batch, hidden, dtype)
+        dh_t, dc_t = (xp.empty((batch, hidden), dtype=c.dtype) for _ in range(2))
+        dh_t[...] = 0 if dh_last is None else dh_last
+        dc_t[...] = 0 if dc_last is None else dc_last
+        if dh is not None:
+            backend.require("dh", dh, (num_steps, batch, hidden), dtype)
+            dh = xp.ascontiguousarray(dh)  # one direction's part of a wider array has gaps
+        dz, shown = gates, None
+        if layout.form == "grid":
+            dz, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
+        lengths, steps, reverse = _lengths(backend, saved.mask), np.int64(num_steps), np.int32(saved.reverse)
+        arguments += [gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, lengths, steps, reverse]
+        results.append((dz, dh_t, dc_t))
+    assert layout is not None
+    _launch(backend, layout, arguments, (), batch, hidden)
+    return results
 
 
 def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: str) -> onchip.Layout:
-    layout = onchip.choose(cast(CudaBackend, backend).limits, direction, batch, hidden, dtype)
+    device = cast(CudaBackend, backend)
+    layout = onchip.choose(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype))
     if isinstance(layout, str):
         raise BackendError(f"tier sequence can't run on backend {backend.name}: {layout}")
     return layout
 
 
-def _missing(backend: Backend, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Numbers that are not there yet for the blocks of a grid: all bits set, a NaN that no arithmetic gives."""
-    bits = 8 * np.dtype(dtype).itemsize
-    return backend.xp.full(shape, 2**bits - 1, dtype=np.dtype(f"uint{bits}")).view(dtype)
+def _lengths(backend: Backend, mask: Mask | None) -> Array | None:
+    return None if mask is None else backend.asarray(mask.lengths, "int64")
+
+
+def _handed_on(
+    backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any
+) -> tuple[Array, Array | None]:
+    """An array for h or dz, and what the blocks of a grid look at, None where there is none.
+
+    There, all bits are set in numbers that are not there yet, a NaN that no arithmetic gives. It is the same array
+    where rows are whole accesses of 16 bytes; else rows of another are, with zeros at their ends.
+    """
+    xp = backend.xp
+    if layout.form != "grid":
+        return xp.empty(shape, dtype=dtype), None
+    width, item = shape[-1], np.dtype(dtype).itemsize
+    wide = -(-width * item // 16) * 16 // item
+    bits = xp.full((*shape[:-1], wide), 2 ** (8 * item) - 1, dtype=np.dtype(f"uint{8 * item}"))
+    bits[..., width:] = 0
+    shown = bits.view(dtype)
+    return (shown if wide == width else xp.empty(shape, dtype=dtype)), shown
 
 
 def _launch(
-    backend: Backend,
-    layout: onchip.Layout,
-    arrays: tuple[Array | None, ...],
-    num_steps: int,
-    flags: tuple[int, ...],
-    batch: int,
-    hidden: int,
+    backend: Backend, layout: onchip.Layout, arguments: list[Any], flags: tuple[Any, ...], batch: int, hidden: int
 ) -> None:
+    """Launch with what each recurrence takes; nulls stand for a second one that is not there."""
+    if layout.together == 1:
+        arguments = arguments + [type(a)(0) if isinstance(a, np.generic) else None for a in arguments]
     watched = layout.form == "grid" and kernels.watchdog() > 0
-    gave_up = backend.xp.zeros((layout.teams,), dtype=backend.xp.uint32) if watched else None
-    kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.columns)
+    gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
+    kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns)
     sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch
     backend.kernel(kernel)(
         (layout.blocks,),
-        (kernels.SEQUENCE_THREADS,),
-        (*arrays, gave_up, np.int64(num_steps), *map(np.int32, flags), *map(np.uint32, sizes)),
+        (kernels.sequence_threads(layout.dtype),),
+        (*arguments, gave_up, *flags, *map(np.uint32, sizes)),
         layout.shared_bytes,
     )
     if gave_up is not None and backend.to_numpy(gave_up).any():
@@ -121,8 +190,3 @@ def _launch(
             f"CUDA kernel {kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
             f"{kernels.watchdog()} looks ({layout.describe()})"
         )
-
-
-def _packs(dtype: str, row: int, array: Array) -> int:
-    """Whether rows of that many elements can be read 16 bytes at a time."""
-    return int(row % kernels.neighbours(dtype) == 0 and kernels.aligned(16, array))

@@ -67,7 +67,7 @@ __global__ void OF_CLUSTER(Members) barriers_cluster(unsigned* arrived, unsigned
 __global__ void handovers(float* slots, unsigned members, int rounds) {
   for (int round = 0; threadIdx.x == 0 && round < rounds; ++round) {
     publish(slots + int64(round) * members + blockIdx.x, float(round));
-    await<float, 1>(slots + int64(round) * members + (blockIdx.x + 1) % members, false, Patience(nullptr));
+    await(slots + int64(round) * members + (blockIdx.x + 1) % members, Patience(nullptr));
   }
 }
 

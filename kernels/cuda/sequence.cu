@@ -1,19 +1,22 @@
-// The LSTM over a whole sequence in one launch: W_hh is read once and stays in shared memory for all steps.
+// The LSTM over a whole sequence in one launch: W_hh is read once and stays on chip for all steps.
 //
 // Blocks form teams (team.cuh). A team takes `slice` sequences; each of its `members` blocks takes `share` hidden units:
 // all four rows of W_hh for each of them in forward, their columns in backward. In a step, a block multiplies its part by
 // all of h (by all of dz in backward), finishes the cells of its units, and shows its part of the new h (dz) to its team.
-// Warps split rows and k; their sums meet in shared memory and are added in a fixed order. Steps that no sequence of a
-// team has cost it neither product nor barrier.
+// Warps split rows and k (mma.cuh); their sums meet in shared memory and are added in a fixed order. Steps that no
+// sequence of a team has cost it neither product nor barrier.
 //
-//   shared memory: weights (rows, pitch), 2 buffers (8 N, pitch) of h or dz if Team::local, sums (split, 8 N, rows | 1)
+// A launch has one recurrence or two, say both directions of a layer: the second has as many teams as the first, after
+// them, and knows nothing of it.
+//
+//   shared memory: weights, as Product wants them; 2 buffers (8 N, pitch) of h or dz if Team::local; sums (split, 8 N, rows)
 
 #include "common.cuh"
 #include "cell.cuh"
 #include "mma.cuh"
 #include "team.cuh"
 
-constexpr unsigned THREADS = 512, CELLS = 2;  // share * 8 N <= THREADS * CELLS
+constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 
 #if __CUDA_ARCH__ >= 900
 #define OF_CLUSTER(members) __cluster_dims__(members, 1, 1)
@@ -24,73 +27,131 @@ constexpr unsigned THREADS = 512, CELLS = 2;  // share * 8 N <= THREADS * CELLS
 // Sizes, as gpu_lstm/recurrence/onchip.py plans them.
 struct Layout {
   unsigned batch, hidden, members, share, slice, split, pitch;
+
+  __device__ unsigned teams() const { return (batch + slice - 1) / slice; }  // of each recurrence
+  __device__ bool in_second() const { return blockIdx.x >= members * teams(); }
 };
+
+// A recurrence: what forward takes of it, and backward.
+template <typename S>
+struct Forward {
+  S* z;                  // (T, B, 4H) pre-activations; becomes the activated gates if keep
+  const S* weight_hh;    // (4H, H)
+  S* h;                  // (T + 1, B, H), the slot before the first step is there
+  S* shown;              // for Grid: (T + 1, B, H up to whole packs) likewise, the others have all bits set; may be h
+  Arithmetic<S>* c;      // (T + 1, B, H), or (1, B, H) where not keep
+  const int64* lengths;  // (B,), or null: all T
+  int64 steps;           // T
+  bool reverse;
+};
+
+template <typename S>
+struct Backward {
+  const S* gates;          // (T, B, 4H)
+  S* dz;                   // (T, B, 4H), may be gates
+  S* shown;                // for Grid: (T, B, 4H up to whole packs), all bits of the 4H set; may be dz, not gates
+  const S* weight_hh;      // (4H, H)
+  const Arithmetic<S>* c;  // (T + 1, B, H)
+  const S* dy;             // (T, B, H), or null: zeros
+  Arithmetic<S>* dh;       // (B, H): of the last h; becomes that of h0
+  Arithmetic<S>* dc;       // (B, H), likewise
+  const int64* lengths;    // (B,), or null: all T
+  int64 steps;             // T
+  bool reverse;
+};
+
+#define SIZES \
+  unsigned batch, unsigned hidden, unsigned members, unsigned share, unsigned slice, unsigned split, unsigned pitch
 
 // ---- the product
 
 // Columns of h or dz: rows of sequences in shared memory, zeros beyond what is there.
 template <typename S>
 struct SharedColumns {
+  static constexpr int V = 16 / sizeof(S);
   const S* start;
   unsigned pitch;
 
-  template <int V = 16 / sizeof(S)>
-  __device__ __forceinline__ Pack<S, V> at(unsigned column, unsigned k) const {
+  __device__ __forceinline__ Pack<S, V> ask(unsigned column, unsigned k) const {
     return load<V>(start + column * pitch + k);
   }
+  __device__ void settle(Pack<S, V>&, unsigned, unsigned) const {}
 };
 
 // The same in global memory, while others write it: every number says itself whether it is there, so that the grid needs
 // no barrier. Of h, the slot before the first step is there from the start.
 template <typename S>
 struct AwaitedColumns {
+  static constexpr int V = 16 / sizeof(S);
   const S* start;
-  unsigned columns, depth;
-  bool packs;  // whole accesses of 16 bytes
+  unsigned columns, pitch;
   bool there;
   Patience patience;
 
-  template <int V = 16 / sizeof(S)>
-  __device__ __forceinline__ Pack<S, V> at(unsigned column, unsigned k) const {
-    const S* const from = start + int64(column) * depth + k;
-    if (packs && column < columns && k < depth) return await<S, V>(from, there, patience);
-    Pack<S, V> values;
+  // What is there now.
+  __device__ __forceinline__ Pack<S, V> ask(unsigned column, unsigned k) const {
+    if (column < columns && k < pitch) return look<S, V>(start + int64(column) * pitch + k);
+    Pack<S, V> zeros;
 #pragma unroll
-    for (int v = 0; v < V; ++v)
-      values.at[v] = column < columns && k + v < depth ? await<S, 1>(from + v, there, patience).at[0] : S(0.0f);
-    return values;
+    for (int v = 0; v < V; ++v) zeros.at[v] = S(0.0f);
+    return zeros;
+  }
+  // Asks again until all of it is there.
+  __device__ __forceinline__ void settle(Pack<S, V>& values, unsigned column, unsigned k) const {
+    Patience left = patience;
+    while (!there && is_missing(values) && !left.over()) values = ask(column, k);
   }
 };
 
-// sums[part][column][row] = weights (rows, depth) times the columns, over the k of that part.
-template <int N, typename S, typename Columns>
-__device__ __forceinline__ void product(const S* weights, unsigned rows, unsigned depth, const Layout& layout,
-                                        const Columns& columns, Arithmetic<S>* sums) {
-  using Part = Tile<S, N>;
-  const unsigned chunks = (depth + Part::depth - 1) / Part::depth, items = (rows + 31) / 32 * layout.split;
-  const unsigned group = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  for (unsigned item = threadIdx.x / 32; item < items; item += blockDim.x / 32) {
-    const unsigned first = item / layout.split * 32, part = item % layout.split;
-    Part sum;
-#pragma unroll 1
-    for (unsigned chunk = chunks * part / layout.split; chunk < chunks * (part + 1) / layout.split; ++chunk)
-      sum.add(weights + first * layout.pitch, rows - first, layout.pitch, columns, chunk * Part::depth);
-#pragma unroll
-    for (int r = 0; r < 4; ++r)
-#pragma unroll
-      for (int i = 0; i < 2 * N; ++i) {
-        const unsigned row = first + 8 * r + group, column = 8 * (i / 2) + 2 * t + i % 2;
-        if (row < rows) sums[(part * 8 * N + column) * (rows | 1) + row] = sum.at(r, i / 2, i % 2);
-      }
-  }
+// Elements from row to row of what a grid shows: whole accesses of 16 bytes.
+template <typename S>
+__device__ unsigned whole_packs(unsigned depth) {
+  return (depth + 16 / sizeof(S) - 1) / (16 / sizeof(S)) * (16 / sizeof(S));
 }
 
+// Weights of the units from `first` on, zero beyond them: rows of W_hh by gate and unit, or its columns.
+template <typename S>
+struct OwnRows {
+  static constexpr bool by_rows = true;  // k lie next to each other
+  const S* weight_hh;
+  unsigned hidden, first, units, share;
+
+  __device__ __forceinline__ S operator()(unsigned row, unsigned k) const {
+    const unsigned gate = row / share, unit = row % share;
+    const bool inside = gate < 4 && unit < units && k < hidden;
+    return inside ? weight_hh[(int64(gate) * hidden + first + unit) * hidden + k] : S(0.0f);
+  }
+};
+template <typename S>
+struct OwnColumns {
+  static constexpr bool by_rows = false;
+  const S* weight_hh;
+  unsigned hidden, first, units;
+
+  __device__ __forceinline__ S operator()(unsigned unit, unsigned k) const {
+    return unit < units && k < 4 * hidden ? weight_hh[int64(k) * hidden + first + unit] : S(0.0f);
+  }
+};
+
+// Sums of the warps: sums[part][column][row], columns `pitch` apart so that a warp's lanes write to different banks.
 template <int N, typename T>
-__device__ __forceinline__ T total(const T* sums, unsigned rows, unsigned split, unsigned column, unsigned row) {
-  T value = T(0);
-  for (unsigned part = 0; part < split; ++part) value += sums[(part * 8 * N + column) * (rows | 1) + row];
-  return value;
-}
+struct Sums {
+  T* start;
+  unsigned pitch, split;
+
+  __device__ Sums(T* start, unsigned rows, unsigned split)
+      : start(start), pitch((rows + 11) / 16 * 16 + 4), split(split) {}
+
+  // Added to the values of Rows rows, `apart` from each other, in the order of parts.
+  template <int Rows>
+  __device__ __forceinline__ void add_to(T* const (&values)[Rows], unsigned column, unsigned row, unsigned apart) const {
+    const T* from = start + column * pitch + row;
+#pragma unroll 2
+    for (unsigned part = 0; part < split; ++part, from += 8 * N * pitch)
+#pragma unroll
+      for (int r = 0; r < Rows; ++r) *values[r] += from[r * apart];
+  }
+};
 
 // ---- who does what
 
@@ -103,7 +164,7 @@ struct Work {
   __device__ explicit Work(const Layout& layout) : layout(layout) {
     first_unit = blockIdx.x % layout.members * layout.share;
     units = first_unit < layout.hidden ? min(layout.share, layout.hidden - first_unit) : 0;
-    first_sequence = blockIdx.x / layout.members * layout.slice;
+    first_sequence = blockIdx.x / layout.members % layout.teams() * layout.slice;
     sequences = min(layout.slice, layout.batch - first_sequence);
   }
   __device__ bool one_tile() const { return layout.slice <= 8 * N; }
@@ -124,7 +185,7 @@ struct Place {
 
   template <int N>
   __device__ __forceinline__ Place(const Work<N>& work, unsigned tile, unsigned number) {
-    const unsigned index = threadIdx.x + number * THREADS;
+    const unsigned index = computed_anew(threadIdx.x) + number * blockDim.x;
     column = index / work.layout.share;
     unit = index - column * work.layout.share;
     inside = column < 8 * N && tile + column < work.sequences && unit < work.units;
@@ -161,29 +222,28 @@ __device__ __forceinline__ void publish_gates(S* to, unsigned hidden, const Gate
 
 // ---- forward
 
-template <typename S, typename Team, int N>
-__device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmetic<S>* c, const int64* lengths,
-                                        unsigned* gave_up, int64 steps, bool reverse, bool keep, bool packs,
+template <typename S, typename Team, int M, int N>
+__device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up, bool keep,
                                         const Layout& layout) {
   using T = Arithmetic<S>;
+  const auto [z, weight_hh, h, shown_to_all, c, lengths, steps, reverse] = run;
+  using Weights = Product<S, M, N>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = 4 * layout.share, buffer = 8 * N * layout.pitch;
+  const unsigned chunks = (hidden + Weights::depth - 1) / Weights::depth;
+  const unsigned pitch = whole_packs<S>(hidden);
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  S* const weights = reinterpret_cast<S*>(memory);
-  S* const shown = weights + rows * layout.pitch;
-  T* const sums = reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0));
+  const OwnRows<S> own{weight_hh, hidden, work.first_unit, work.units, layout.share};
+  const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
+  S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
+  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows, layout.split);
 
-  for (unsigned i = threadIdx.x; i < rows * layout.pitch; i += THREADS) {
-    const unsigned row = i / layout.pitch, k = i % layout.pitch, gate = row / layout.share, unit = row % layout.share;
-    const bool inside = unit < work.units && k < hidden;
-    weights[i] = inside ? weight_hh[(int64(gate) * hidden + work.first_unit + unit) * hidden + k] : S(0.0f);
-  }
   if (Team::local) {
     const S* const h0 = h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
     fill(shown + buffer, buffer);
-    for (unsigned i = threadIdx.x; i < buffer; i += THREADS) {
+    for (unsigned i = threadIdx.x; i < buffer; i += blockDim.x) {
       const unsigned column = i / layout.pitch, k = i % layout.pitch;
       shown[i] = column < work.sequences && k < hidden ? h0[int64(column) * hidden + k] : S(0.0f);
     }
@@ -191,9 +251,9 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
 
   T state[CELLS];
   const int64 active_steps = work.active_steps(lengths, steps);
-  int64 number = 0;  // of active steps
   for (int64 step = 0; step < steps; ++step) {
     const int64 t = reverse ? steps - 1 - step : step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
+    const int64 number = reverse ? active_steps - 1 - t : t;  // of the active step
     const bool active = t < active_steps, others_follow = active && number + 1 < active_steps;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> gates[CELLS];
@@ -201,19 +261,19 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
       for (int n = 0; n < CELLS; ++n) {  // loads that need not wait for others
         const Place place(work, tile, n);
         if (!place.inside) continue;
-        gates[n] = load_gates<T>(z + (t * layout.batch + place.sequence) * 4 * hidden + place.cell % hidden, hidden);
+        gates[n] = load_gates<T>(z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden);
         if (step == 0 || !work.one_tile()) state[n] = c[(keep ? before : 0) * cells + place.cell];
       }
       if (active) {
         if constexpr (Team::local) {
           if (number == 0) team.arrive();  // with h0
           team.wait();
-          product<N>(weights, rows, hidden, layout, SharedColumns<S>{shown + number % 2 * buffer, layout.pitch}, sums);
+          weights.add(SharedColumns<S>{shown + number % 2 * buffer, layout.pitch}, rows, sums.start, sums.pitch);
         } else {
-          const S* const start = h + before * cells + int64(work.first_sequence + tile) * hidden;
-          const AwaitedColumns<S> columns{start, work.sequences - tile, hidden, packs, step == 0, team.patience()};
+          const S* const start = shown_to_all + (before * layout.batch + work.first_sequence + tile) * pitch;
+          const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, step == 0, team.patience()};
           if (tile == 0) __syncthreads();  // the sums are read
-          product<N>(weights, rows, hidden, layout, columns, sums);
+          weights.add(columns, rows, sums.start, sums.pitch);
         }
         __syncthreads();
       }
@@ -226,18 +286,17 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
           output = h[before * cells + place.cell];
         } else {
           Gates<T>& one = gates[n];
-          one.i += total<N>(sums, rows, layout.split, place.column, place.unit);
-          one.f += total<N>(sums, rows, layout.split, place.column, layout.share + place.unit);
-          one.g += total<N>(sums, rows, layout.split, place.column, 2 * layout.share + place.unit);
-          one.o += total<N>(sums, rows, layout.split, place.column, 3 * layout.share + place.unit);
+          sums.template add_to<4>({&one.i, &one.f, &one.g, &one.o}, place.column, place.unit, layout.share);
           T next, out;
           cell_forward<T>(one, state[n], next, out);
           state[n] = next;
           output = S(out);
           if (keep)
-            store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + place.cell % hidden, hidden, one);
+            store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden, one);
         }
-        publish(h + after * cells + place.cell, output);
+        if (Team::local || shown_to_all != h) h[after * cells + place.cell] = output;
+        if (!Team::local)
+          publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, output);
         if (keep || step + 1 == steps || !work.one_tile()) c[(keep ? after : 0) * cells + place.cell] = state[n];
         if (others_follow)
           team.give(shown + (number + 1) % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit,
@@ -248,58 +307,52 @@ __device__ __forceinline__ void forward(S* z, const S* weight_hh, S* h, Arithmet
     if constexpr (Team::local) {
       if (others_follow) team.arrive();
     }
-    number += active;
   }
 }
 
-template <typename S, typename Team, int N>
-__global__ void __launch_bounds__(THREADS, 1)
-    sequence_forward(S* z,                  // (T, B, 4H) pre-activations; becomes the activated gates if keep
-                     const S* weight_hh,    // (4H, H)
-                     S* h,                  // (T + 1, B, H), the slot before the first step is there; for Grid, the
-                                            // others have all bits set
-                     Arithmetic<S>* c,      // (T + 1, B, H), or (1, B, H) where not keep
-                     const int64* lengths,  // (B,), or null: all T
-                     unsigned* gave_up,     // (teams,) zeros, for Grid with a watchdog
-                     int64 steps, int reverse, int keep,
-                     int packs,  // h is read in accesses of 16 bytes
-                     unsigned batch, unsigned hidden, unsigned members, unsigned share, unsigned slice, unsigned split,
-                     unsigned pitch) {
-  forward<S, Team, N>(z, weight_hh, h, c, lengths, gave_up, steps, reverse, keep, packs,
-                      {batch, hidden, members, share, slice, split, pitch});
+#define FORWARD_OF(n)                                                                                                \
+  S *z##n, const S *weight_hh##n, S *h##n, S *shown##n, Arithmetic<S>*c##n, const int64 *lengths##n, int64 steps##n, \
+      int reverse##n
+#define FORWARD(Team)                                                                                                 \
+  const Layout layout = {batch, hidden, members, share, slice, split, pitch};                                         \
+  const Forward<S> first = {z1, weight_hh1, h1, shown1, c1, lengths1, steps1, bool(reverse1)},                        \
+                   second = {z2, weight_hh2, h2, shown2, c2, lengths2, steps2, bool(reverse2)};                       \
+  forward<S, Team, M, N>(layout.in_second() ? second : first, gave_up, keep, layout)
+
+template <typename S, typename Team, int M, int N>
+__global__ void __launch_bounds__(THREADS<S>, 1)
+    sequence_forward(FORWARD_OF(1), FORWARD_OF(2),  // all of the second null where there is one
+                     unsigned* gave_up,             // (all teams,) zeros, for Grid with a watchdog
+                     int keep, SIZES) {
+  FORWARD(Team);
 }
 
 // The same in clusters of so many blocks.
-template <typename S, int Members, int N>
-__global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS, 1)
-    sequence_forward_cluster(S* z, const S* weight_hh, S* h, Arithmetic<S>* c, const int64* lengths, unsigned* gave_up,
-                             int64 steps, int reverse, int keep, int packs, unsigned batch, unsigned hidden,
-                             unsigned members, unsigned share, unsigned slice, unsigned split, unsigned pitch) {
-  forward<S, Cluster, N>(z, weight_hh, h, c, lengths, gave_up, steps, reverse, keep, packs,
-                         {batch, hidden, members, share, slice, split, pitch});
+template <typename S, int Members, int M, int N>
+__global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS<S>, 1)
+    sequence_forward_cluster(FORWARD_OF(1), FORWARD_OF(2), unsigned* gave_up, int keep, SIZES) {
+  FORWARD(Cluster);
 }
 
 // ---- backward
 
-template <typename S, typename Team, int N>
-__device__ __forceinline__ void backward(const S* gates, S* dz, const S* weight_hh, const Arithmetic<S>* c, const S* dy,
-                                         Arithmetic<S>* dh, Arithmetic<S>* dc, const int64* lengths, unsigned* gave_up,
-                                         int64 steps, bool reverse, bool packs, const Layout& layout) {
+template <typename S, typename Team, int M, int N>
+__device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_up, const Layout& layout) {
   using T = Arithmetic<S>;
+  const auto [gates, dz, shown_to_all, weight_hh, c, dy, dh, dc, lengths, steps, reverse] = run;
+  using Weights = Product<S, M, N>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = layout.share, depth = 4 * hidden, buffer = 8 * N * layout.pitch;
+  const unsigned chunks = (depth + Weights::depth - 1) / Weights::depth;
+  const unsigned pitch = whole_packs<S>(depth);
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  S* const weights = reinterpret_cast<S*>(memory);
-  S* const shown = weights + rows * layout.pitch;
-  T* const sums = reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0));
+  const OwnColumns<S> own{weight_hh, hidden, work.first_unit, work.units};
+  const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
+  S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
+  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows, layout.split);
 
-  for (unsigned i = threadIdx.x; i < rows * layout.pitch; i += THREADS) {
-    const unsigned k = i / rows, unit = i % rows;
-    const bool inside = unit < work.units && k < depth;
-    weights[unit * layout.pitch + k] = inside ? weight_hh[int64(k) * hidden + work.first_unit + unit] : S(0.0f);
-  }
   if constexpr (Team::local) {
     fill(shown, 2 * buffer);
     team.arrive();
@@ -307,12 +360,13 @@ __device__ __forceinline__ void backward(const S* gates, S* dz, const S* weight_
   }
 
   const int64 active_steps = work.active_steps(lengths, steps);
-  int64 number = 0, shown_step = 0;  // of active steps; the one whose dz the team shows
   T from_h[CELLS], from_c[CELLS];    // dh of a sequence that has no such step, dc
   for (int64 step = 0; step <= steps; ++step) {
     const bool last = step == steps;  // only the product, for the initial state
     const int64 t = reverse ? step : steps - 1 - step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
-    const bool active = !last && t < active_steps, multiplies = number > 0 && (active || last);
+    const int64 shown_step = reverse ? min(t, active_steps) - 1 : t + 1;  // the one whose dz the team shows
+    const bool active = !last && t < active_steps;
+    const bool multiplies = (active || last) && shown_step >= 0 && shown_step < active_steps;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> saved[CELLS];
       T c_before[CELLS], c_after[CELLS], outside[CELLS];
@@ -323,20 +377,20 @@ __device__ __forceinline__ void backward(const S* gates, S* dz, const S* weight_
         if (step == 0 || !work.one_tile()) from_h[n] = dh[place.cell], from_c[n] = dc[place.cell];
         if (last) continue;
         const int64 row = t * layout.batch + place.sequence;
-        saved[n] = load_gates<T>(gates + row * depth + place.cell % hidden, hidden);
+        saved[n] = load_gates<T>(gates + row * depth + work.first_unit + place.unit, hidden);
         c_before[n] = c[before * cells + place.cell], c_after[n] = c[after * cells + place.cell];
-        outside[n] = dy ? T(dy[row * hidden + place.cell % hidden]) : T(0);
+        outside[n] = dy ? T(dy[row * hidden + work.first_unit + place.unit]) : T(0);
       }
       if (multiplies) {
         if constexpr (Team::local) {
           team.wait();
-          const SharedColumns<S> columns{shown + (number - 1) % 2 * buffer, layout.pitch};
-          product<N>(weights, rows, depth, layout, columns, sums);
+          const SharedColumns<S> columns{shown + shown_step % 2 * buffer, layout.pitch};
+          weights.add(columns, rows, sums.start, sums.pitch);
         } else {
-          const S* const start = dz + (shown_step * layout.batch + work.first_sequence + tile) * depth;
-          const AwaitedColumns<S> columns{start, work.sequences - tile, depth, packs, false, team.patience()};
+          const S* const start = shown_to_all + (shown_step * layout.batch + work.first_sequence + tile) * pitch;
+          const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, false, team.patience()};
           if (tile == 0) __syncthreads();  // the sums are read
-          product<N>(weights, rows, depth, layout, columns, sums);
+          weights.add(columns, rows, sums.start, sums.pitch);
         }
         __syncthreads();
       }
@@ -344,7 +398,7 @@ __device__ __forceinline__ void backward(const S* gates, S* dz, const S* weight_
       for (int n = 0; n < CELLS; ++n) {
         const Place place(work, tile, n);
         if (!place.inside) continue;
-        if (multiplies) from_h[n] += total<N>(sums, rows, layout.split, place.column, place.unit);
+        if (multiplies) sums.template add_to<1>({&from_h[n]}, place.column, place.unit, 0);
         if (!last) {
           Gates<T> one = {T(0), T(0), T(0), T(0)};
           if (!lengths || t < lengths[place.sequence]) {
@@ -352,9 +406,12 @@ __device__ __forceinline__ void backward(const S* gates, S* dz, const S* weight_
             cell_backward<T>(one, c_before[n], c_after[n], from_h[n] + outside[n], from_c[n]);
             from_h[n] = T(0);
           }
-          publish_gates(dz + (t * layout.batch + place.sequence) * depth + place.cell % hidden, hidden, one);
+          const int64 row = t * layout.batch + place.sequence;
+          const unsigned unit = work.first_unit + place.unit;
+          if (Team::local || shown_to_all != dz) store_gates(dz + row * depth + unit, hidden, one);
+          if (!Team::local) publish_gates(shown_to_all + row * pitch + unit, hidden, one);
           if (active) {
-            S* const here = shown + number % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;
+            S* const here = shown + t % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;
             team.give(here, S(one.i), layout.members);
             team.give(here + hidden, S(one.f), layout.members);
             team.give(here + 2 * hidden, S(one.g), layout.members);
@@ -365,38 +422,29 @@ __device__ __forceinline__ void backward(const S* gates, S* dz, const S* weight_
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
-    if (active) {
-      if constexpr (Team::local) team.arrive();
-      shown_step = t, ++number;
+    if constexpr (Team::local) {
+      if (active) team.arrive();
     }
   }
 }
 
-template <typename S, typename Team, int N>
-__global__ void __launch_bounds__(THREADS, 1)
-    sequence_backward(const S* gates,          // (T, B, 4H)
-                      S* dz,                   // (T, B, 4H), may be gates; for Grid, elsewhere, and all bits are set
-                      const S* weight_hh,      // (4H, H)
-                      const Arithmetic<S>* c,  // (T + 1, B, H)
-                      const S* dy,             // (T, B, H), or null: zeros
-                      Arithmetic<S>* dh,       // (B, H): of the last h; becomes that of h0
-                      Arithmetic<S>* dc,       // (B, H), likewise
-                      const int64* lengths,    // (B,), or null: all T
-                      unsigned* gave_up,       // (teams,) zeros, for Grid with a watchdog
-                      int64 steps, int reverse,
-                      int packs,  // dz is read in accesses of 16 bytes
-                      unsigned batch, unsigned hidden, unsigned members, unsigned share, unsigned slice, unsigned split,
-                      unsigned pitch) {
-  backward<S, Team, N>(gates, dz, weight_hh, c, dy, dh, dc, lengths, gave_up, steps, reverse, packs,
-                       {batch, hidden, members, share, slice, split, pitch});
+#define BACKWARD_OF(n)                                                                                              \
+  const S *gates##n, S *dz##n, S *shown##n, const S *weight_hh##n, const Arithmetic<S>*c##n, const S *dy##n,        \
+      Arithmetic<S>*dh##n, Arithmetic<S>*dc##n, const int64 *lengths##n, int64 steps##n, int reverse##n
+#define BACKWARD(Team)                                                                                              \
+  const Layout layout = {batch, hidden, members, share, slice, split, pitch};                                       \
+  const Backward<S> first = {gates1, dz1, shown1, weight_hh1, c1, dy1, dh1, dc1, lengths1, steps1, bool(reverse1)}, \
+                    second = {gates2, dz2, shown2, weight_hh2, c2, dy2, dh2, dc2, lengths2, steps2, bool(reverse2)}; \
+  backward<S, Team, M, N>(layout.in_second() ? second : first, gave_up, layout)
+
+template <typename S, typename Team, int M, int N>
+__global__ void __launch_bounds__(THREADS<S>, 1)
+    sequence_backward(BACKWARD_OF(1), BACKWARD_OF(2), unsigned* gave_up, SIZES) {
+  BACKWARD(Team);
 }
 
-template <typename S, int Members, int N>
-__global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS, 1)
-    sequence_backward_cluster(const S* gates, S* dz, const S* weight_hh, const Arithmetic<S>* c, const S* dy, Arithmetic<S>* dh,
-                              Arithmetic<S>* dc, const int64* lengths, unsigned* gave_up, int64 steps, int reverse,
-                              int packs, unsigned batch, unsigned hidden, unsigned members, unsigned share,
-                              unsigned slice, unsigned split, unsigned pitch) {
-  backward<S, Cluster, N>(gates, dz, weight_hh, c, dy, dh, dc, lengths, gave_up, steps, reverse, packs,
-                          {batch, hidden, members, share, slice, split, pitch});
+template <typename S, int Members, int M, int N>
+__global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS<S>, 1)
+    sequence_backward_cluster(BACKWARD_OF(1), BACKWARD_OF(2), unsigned* gave_up, SIZES) {
+  BACKWARD(Cluster);
 }

@@ -84,15 +84,20 @@ __device__ __forceinline__ Pack<S, N> look(const S* from) {
   return values;
 }
 
-// The same, once they are there; `there` says that they are, whatever they are.
 template <typename S, int N>
-__device__ __forceinline__ Pack<S, N> await(const S* from, bool there, Patience patience) {
-  for (;;) {
-    const Pack<S, N> values = look<S, N>(from);
-    bool missing = false;
+__device__ __forceinline__ bool is_missing(const Pack<S, N>& values) {
+  bool missing = false;
 #pragma unroll
-    for (int n = 0; n < N; ++n) missing = missing || is_missing(values.at[n]);
-    if (there || !missing || patience.over()) return values;
+  for (int n = 0; n < N; ++n) missing = missing || is_missing(values.at[n]);
+  return missing;
+}
+
+// The number, once it is there.
+template <typename S>
+__device__ __forceinline__ S await(const S* from, Patience patience) {
+  for (;;) {
+    const S value = look<S, 1>(from).at[0];
+    if (!is_missing(value) || patience.over()) return value;
   }
 }
 

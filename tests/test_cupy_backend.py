@@ -394,6 +394,8 @@ def test_cublas_multiplies_float32_in_tf32_where_that_was_asked_for(cupy, monkey
         backend._cublas.tf32 = expected
         assert backend.tf32 == expected == ("float32 products" in backend.describe())
         np.testing.assert_array_equal(backend.matmul(a, a, out=a.copy()), a)
+        both = np.stack([a, a]).view(Located)
+        np.testing.assert_array_equal(backend.matmul(both, both, out=both.copy()), both)
     monkeypatch.delenv("GPU_LSTM_TF32")
     assert not CupyBackend().tf32
 

@@ -98,10 +98,8 @@ class CupyBackend(CudaBackend):
             return super().matmul(a, b, out, add)
         (rows, depth), columns = a.shape, b.shape[1]
         (a_step, a_op), (b_step, b_op) = a_form, b_form
-        (kind, _), (out_kind, compute) = self._kinds[a.dtype], self._kinds[out.dtype]
-        zero, one = _SCALARS[compute == cublas.CUBLAS_COMPUTE_64F]
-        if self.tf32 and kind == self.xp.cuda.runtime.CUDA_R_32F:
-            compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
+        (kind, _), (out_kind, _) = self._kinds[a.dtype], self._kinds[out.dtype]
+        compute, (zero, one) = self._compute(a, out)
         # cuBLAS counts in columns: it computes out^T = b^T a^T.
         cublas.gemmEx(
             self.xp.cuda.device.get_cublas_handle(),
@@ -120,8 +118,8 @@ class CupyBackend(CudaBackend):
         (a_row, a_op), (b_row, b_op), (out_row, _) = forms
         a_step, b_step, out_step = (array.strides[0] // array.itemsize for array in arrays)
         (count, rows, depth), columns = a.shape, b.shape[2]
-        (kind, _), (out_kind, compute) = self._kinds[a.dtype], self._kinds[out.dtype]
-        zero, one = _SCALARS[compute == cublas.CUBLAS_COMPUTE_64F]
+        (kind, _), (out_kind, _) = self._kinds[a.dtype], self._kinds[out.dtype]
+        compute, (zero, one) = self._compute(a, out)
         cublas.gemmStridedBatchedEx(
             self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
@@ -130,6 +128,15 @@ class CupyBackend(CudaBackend):
             count, compute, cublas.CUBLAS_GEMM_DEFAULT,
         )  # fmt: skip
         return out
+
+    def _compute(self, a: Array, out: Array) -> tuple[int, Any]:
+        """In what cuBLAS adds up products of `a`'s kind for `out`, and 0 and 1 in it."""
+        cublas = self._cublas
+        compute: int = self._kinds[out.dtype][1]
+        scalars = _SCALARS[compute == cublas.CUBLAS_COMPUTE_64F]
+        if self.tf32 and self._kinds[a.dtype][0] == self.xp.cuda.runtime.CUDA_R_32F:
+            compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
+        return compute, scalars
 
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
         return self.xp.tanh(x, out=out)

@@ -8,6 +8,7 @@ PyTorch's holds them in 16 bits. Beside each time stand the layout, the step tha
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -33,8 +34,6 @@ PUBLISHED_BARRIER = {**onchip.BARRIER, "grid": 1.7}
 """Microseconds; the grid's, which the kernels do without, is the middle of the published 1.2 to 2.2."""
 WANTED = {"ratio": 2.0, "slowest": 1.0, "forward_ms": 1.0, "step_ms": 2.6}
 """Times cuDNN in the geometric mean, at any point, and milliseconds at the published point."""
-TF32: dict[str, Any] | None = None
-"""Arguments of LSTM that let it multiply float32 in TF32; None: it can't. With them, "ours_tf32" is timed too."""
 DRAWN = 1_000_003
 """Random numbers that inputs are made of, again and again: drawing all of a large input takes the host seconds."""
 
@@ -152,11 +151,11 @@ def costs(backend: CudaBackend, budget: Budget, count: int = 20000) -> Record:
 class Ours:
     """Our layers for a case, with inputs that other sides share: x and dy in float32 numbers that the dtype has."""
 
-    def __init__(self, backend: Backend, case: Case, **more: Any):
+    def __init__(self, backend: Backend, case: Case, tier: str = "auto"):
         self.backend, self.case, self.lengths = backend, case, case.lengths
         self.lstm = LSTM(
             case.width, case.hidden, case.layers, bidirectional=case.directions == 2, backend=backend, dtype=case.dtype,
-            **more,
+            tier=tier,
         )  # fmt: skip
         for param in self.lstm.params.values():
             param[...] = backend.widened(backend.asarray(param, case.dtype))
@@ -292,13 +291,14 @@ def one_point(backend: CudaBackend, case: Case, budget: Budget, waiting: Record)
     if case.dtype == "float32":
         if torch is not None:
             sides["torch_tf32"] = theirs.in_tf32
-        if TF32 is not None:
-            sides["ours_tf32"] = Ours(backend, case, **TF32).step
+        rounding = copy.copy(backend)
+        rounding.tf32 = True
+        sides["ours_tf32"] = Ours(rounding, case).step
     times, medians = alternating(backend, sides, budget)
     point |= times
     if torch is not None:
         point["ratio"] = medians["torch"] / medians["ours"]
-        if "ours_tf32" in medians:
+        if "torch_tf32" in medians:
             point["ratio_tf32"] = medians["torch_tf32"] / medians["ours_tf32"]
     return point
 

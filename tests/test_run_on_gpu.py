@@ -162,13 +162,12 @@ def test_the_most_telling_cases_come_first():
 def test_the_grid_records_layouts_expectations_and_what_failed(monkeypatch, capsys):
     cases = [Case(2, 1, 8, 8), Case(2, 3, 700, 700), Case(2, 1, 8, 8, "float16"), Case(2, 2, 8, 8, layers=2)]
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(sequence_on_gpu, "TF32", {})
     real = sequence_on_gpu.Ours
 
-    def fails(backend, case, **more):
+    def fails(backend, case):
         if case.layers == 2:
             raise MemoryError("no room")
-        return real(backend, case, **more)
+        return real(backend, case)
 
     monkeypatch.setattr(sequence_on_gpu, "Ours", fails)
     record = sequence_on_gpu.against_torch(EmulatedBackend(limits=SMALL), Budget(1), cases, 20)
@@ -195,7 +194,7 @@ def test_the_grid_is_compared_with_pytorch_where_it_is_there():
     cases = [Case(4, 2, 8, 8), Case(4, 2, 8, 8, "float16", packed=True)]
     record = sequence_on_gpu.against_torch(EmulatedBackend(limits=SMALL), Budget(1), cases, 20)
     one, other = record["points"]
-    assert one["seconds"].keys() == {"ours", "ours_forward", "torch", "torch_forward", "torch_tf32"}
+    assert one["seconds"].keys() == {"ours", "ours_forward", "ours_tf32", "torch", "torch_forward", "torch_tf32"}
     assert one["ratio"] == one["seconds"]["torch"]["median"] / one["seconds"]["ours"]["median"]
     assert 0 < other["largest_relative_difference"] < sequence_on_gpu.TOLERANCE["float16"]
     assert record["slowest_ratio"] == min(one["ratio"], other["ratio"])

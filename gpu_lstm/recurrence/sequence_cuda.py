@@ -17,6 +17,7 @@ from gpu_lstm.errors import BackendError
 from gpu_lstm.recurrence import onchip
 from gpu_lstm.recurrence.contract import Mask, Saved, refuse
 from gpu_lstm.recurrence.pointwise_cuda import check, check_z
+from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
 from gpu_lstm.recurrence.together import Gradients, Problem
 from gpu_lstm.recurrence.variant import Variant
 
@@ -100,10 +101,9 @@ def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layou
         layout = layout or _layout(backend, "forward", batch, hidden, dtype)
         h, shown = _handed_on(backend, layout, (num_steps + 1, batch, hidden), z.dtype)
         c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=backend.dtype(kernels.ARITHMETIC[dtype]))
-        first = -1 if reverse else 0
-        h[first, ...] = 0 if h0 is None else h0
-        c[first, ...] = 0 if c0 is None else c0
+        states_at_the_start(h, c, h0, c0, reverse)
         if shown is not None and shown is not h:
+            first = -1 if reverse else 0
             shown[first, :, :hidden] = h[first, ...]
         arguments += [z, weight_hh, h, shown, c, _lengths(backend, mask), np.int64(num_steps), np.int32(reverse)]
         results.append(Saved(h, c, z, weight_hh, mask, reverse))
@@ -114,19 +114,14 @@ def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layou
 
 def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None) -> list[Gradients]:
     """In one launch: one recurrence, or two with the layout for them."""
-    xp = backend.xp
     results: list[Gradients] = []
     arguments: list[Any] = []
     for saved, dh, dh_last, dc_last, *_ in problems:
         gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
         num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)
         layout = layout or _layout(backend, "backward", batch, hidden, dtype)
-        dh_t, dc_t = (xp.empty((batch, hidden), dtype=c.dtype) for _ in range(2))
-        dh_t[...] = 0 if dh_last is None else dh_last
-        dc_t[...] = 0 if dc_last is None else dc_last
-        if dh is not None:
-            backend.require("dh", dh, (num_steps, batch, hidden), dtype)
-            dh = xp.ascontiguousarray(dh)  # one direction's part of a wider array has gaps
+        dh_t, dc_t = gradients_at_the_end(backend, (batch, hidden), (batch, hidden), c.dtype, dh_last, dc_last)
+        dh = gradients_of_steps(backend, "dh", dh, (num_steps, batch, hidden), dtype)
         dz, shown = gates, None
         if layout.form == "grid":
             dz, shown = _handed_on(backend, layout, gates.shape, gates.dtype)

@@ -80,10 +80,11 @@ def activations(model: Model | LSTM, data: np.ndarray) -> dict[str, np.ndarray]:
     pieces = len(recorder.saved) // places  # long sequences run piece by piece, see `gpu_lstm.layers.lstm.segments`
     found: dict[str, list[np.ndarray]] = {name: [] for name in QUANTITIES}
     for place in range(places):
-        # One direction: all layers of a piece, then the next piece. Two: all pieces of one layer and direction.
+        # One direction: all layers of a piece, then the next piece. Two: both in turns, then the next layer.
         own = recorder.saved[place::places]
         if lstm.num_directions == 2:
-            own = recorder.saved[place * pieces : (place + 1) * pieces]
+            layer, direction = divmod(place, 2)
+            own = recorder.saved[2 * pieces * layer : 2 * pieces * (layer + 1)][direction::2]
         if own[0].reverse:
             own = own[::-1]
         parts = [read(lstm, saved) for saved in own]

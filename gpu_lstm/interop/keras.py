@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpu_lstm.backend import PARAM_DTYPES, Backend
+from gpu_lstm.backend import Backend
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.interop.expressible import check_options, check_path
 from gpu_lstm.layers import LSTM
@@ -118,7 +118,7 @@ def from_keras(
         bidirectional=len(stack[0]) == 2,
         batch_first=batch_first,
         backend=backend,
-        dtype=check_dtype(dtype, PARAM_DTYPES),
+        dtype=check_dtype(dtype),
         tier=tier,
         **options,
     )

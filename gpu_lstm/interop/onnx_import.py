@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpu_lstm.backend import PARAM_DTYPES, Array, Backend
+from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.expressible import check_path
 from gpu_lstm.interop.onnx_export import ORDER, require_onnx
@@ -128,7 +128,7 @@ def from_onnx(
         bidirectional=first.directions == 2,
         batch_first=bool(first.layout) != source.swapped(stack),
         backend=backend,
-        dtype=check_dtype(dtype, PARAM_DTYPES),
+        dtype=check_dtype(dtype),
         tier=tier,
         bias=any(cell.bias is not None for cell in cells),
         peepholes=any(cell.peepholes is not None for cell in cells),

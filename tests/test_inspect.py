@@ -580,3 +580,9 @@ def test_the_page_draws_itself_in_a_browser(run):
         pytest.skip(result.stdout.strip())
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("opens without an error, every chart is drawn") == 2
+
+
+def test_the_page_names_the_options_of_the_family():
+    model = LanguageModel(5, 3, 4, lstm={"peepholes": True, "zoneout_h": 0.1}, backend="numpy")
+    page = text_page(model, np.arange(30) % 5, "abcde" * 6, "Inside", {})
+    assert content_of(page)["options"] == {"peepholes": True, "zoneout_h": 0.1}

@@ -107,6 +107,7 @@ def summary(model: LanguageModel | Forecaster, data: np.ndarray, features: Mappi
     shown = {rows[0].feature for rows in tracked}
     return {
         "layers": layers,
+        "options": model.lstm.options.on(),
         "hidden": hidden,
         "steps": steps,
         "cells": [[cell // hidden, cell % hidden] for cell in kept],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
@@ -92,22 +93,32 @@ def gradient_check() -> Iterator[Result]:
         yield Result(f"gradient {name}", error, 1e-6)
 
 
+FAMILY: dict[str, Any] = {"peepholes": True, "coupled": True, "zoneout_h": 0.1, "zoneout_c": 0.2, "residual": True}
+"""Options of the LSTM family that the parity check turns on together."""
+
+
 def parity_check(backend: Backend) -> Iterator[Result]:
-    """Every tier and dtype of a backend against the float64 reference tier on NumPy."""
+    """Every tier and dtype of a backend against the float64 reference tier on NumPy; then a member of the family."""
     for steps, batch, hidden_size in ((1, 1, 1), (7, 5, 8), (20, 16, 33)):
-        data = example("float64", hidden_size, batch, steps)
-        oracle_lstm = LSTM(
-            3, hidden_size, 2, bidirectional=True, dtype="float64", tier="reference", backend=NumpyBackend()
-        )
-        oracle = run(oracle_lstm, data)
-        for tier in runnable_tiers(backend):
-            for dtype, limit in TOLERANCE.items():
-                if dtype == "bfloat16" and find_spec("ml_dtypes") is None:
-                    continue
-                lstm = LSTM(3, hidden_size, 2, bidirectional=True, dtype=dtype, tier=tier, backend=backend)
-                for name, param in lstm.params.items():
-                    param[...] = backend.asarray(oracle_lstm.params[name], lstm.param_dtype)
-                actual = run(lstm, data)
-                error = float(np.max([relative_error(actual[name], oracle[name]) for name in oracle]))  # max drops NaN
-                size = f"T={steps} B={batch} H={hidden_size}"
-                yield Result(f"{backend.name} {tier} {dtype} {size}", error, limit)
+        yield from _against_oracle(backend, steps, batch, hidden_size, tuple(TOLERANCE), {})
+    yield from _against_oracle(backend, 7, 5, 8, ("float64", "float32"), FAMILY)
+
+
+def _against_oracle(
+    backend: Backend, steps: int, batch: int, hidden_size: int, dtypes: tuple[str, ...], options: dict[str, Any]
+) -> Iterator[Result]:
+    data = example("float64", hidden_size, batch, steps)
+    sizes: dict[str, Any] = {"input_size": 3, "hidden_size": hidden_size, "num_layers": 2, "bidirectional": True}
+    oracle_lstm = LSTM(**sizes, **options, dtype="float64", tier="reference", backend=NumpyBackend())
+    oracle = run(oracle_lstm, data)
+    for tier in runnable_tiers(backend, options=oracle_lstm.options.recurrent()):
+        for dtype in dtypes:
+            if dtype == "bfloat16" and find_spec("ml_dtypes") is None:
+                continue
+            lstm = LSTM(**sizes, **options, dtype=dtype, tier=tier, backend=backend)
+            for name, param in lstm.params.items():
+                param[...] = backend.asarray(oracle_lstm.params[name], lstm.param_dtype)
+            actual = run(lstm, data)
+            error = float(np.max([relative_error(actual[name], oracle[name]) for name in oracle]))  # max drops NaN
+            what = f"T={steps} B={batch} H={hidden_size}{' family' if options else ''}"
+            yield Result(f"{backend.name} {tier} {dtype} {what}", error, TOLERANCE[dtype])

@@ -24,7 +24,8 @@ def test_parity_check_passes_on_every_tier_and_dtype():
     results = list(parity_check(backend))
     assert all(result.passed for result in results)
     dtypes = 4 if find_spec("ml_dtypes") else 3
-    assert len(results) == 3 * len(runnable_tiers(backend)) * dtypes
+    assert len(results) == len(runnable_tiers(backend)) * (3 * dtypes + 2)
+    assert sum(result.what.endswith("family") for result in results) == 2 * len(runnable_tiers(backend))
 
 
 def spoil(monkeypatch, name, how):

@@ -104,9 +104,14 @@ def make_plan(
     return Plan(chosen, run, tuple(reasons))
 
 
-def runnable_tiers(backend: Backend, hidden_size: int | None = None, dtype: str = "float32") -> list[str]:
-    """The tiers that run on this backend and machine, the fastest last."""
-    return [name for name in TIERS if not obstacle(backend, name, hidden_size, dtype)]
+def runnable_tiers(
+    backend: Backend,
+    hidden_size: int | None = None,
+    dtype: str = "float32",
+    options: frozenset[str] = frozenset(),
+) -> list[str]:
+    """The tiers that run on this backend and machine, with those options, the fastest last."""
+    return [name for name in TIERS if not obstacle(backend, name, hidden_size, dtype, options)]
 
 
 def obstacle(

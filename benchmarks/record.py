@@ -27,6 +27,8 @@ RECORDS = {
     "cpu_off_grid": ["-m", "benchmarks.compare_torch", "--off-grid", "--rounds", ROUNDS],
     "cpu_model": ["-m", "benchmarks.compare_model", "--rounds", ROUNDS],
     "cpu_peers": ["-m", "benchmarks.compare_peers", "--all-sizes", "--rounds", ROUNDS],
+    "cpu_variants": ["-m", "benchmarks.compare_variants", "--rounds", ROUNDS],
+    "cpu_module": ["-m", "benchmarks.compare_module", "--rounds", ROUNDS],
     "cpu_full_grid": ["-m", "gpu_lstm", "bench", "--grid", "full", "--backend", "numpy", "--threads", "2"],
 }
 """Records by name, and the arguments of Python that make them."""

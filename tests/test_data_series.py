@@ -134,7 +134,7 @@ def test_bytes_that_are_not_utf_8_are_refused(write):
         read_series(write("x,größe\n1,2\n".encode("latin-1")))
 
 
-@pytest.mark.parametrize("content", [b"\x1f\x8b\x08", gzip.compress(TABLE.encode())[:-4], b"x\n1\n"])
+@pytest.mark.parametrize("content", [b"\x1f\x8b\x08", gzip.compress(TABLE.encode(), mtime=0)[:-4], b"x\n1\n"])
 def test_a_damaged_packed_file_is_refused(write, content):
     with pytest.raises(InputError, match=r"a\.csv\.gz can't be read after line \d+: "):
         read_series(write(content, "a.csv.gz"))

@@ -2,19 +2,25 @@
 
 W_hh is packed once per call; a register-tiled product whose sums are the four gates of the same hidden units
 finishes each cell before anything goes back to memory; threads split the batch, or the hidden units where the
-batch is small. The plain LSTM has its own kernel, the family another one.
+batch is small; of two directions with a small batch, each takes half of the threads. The plain LSTM has its own
+kernel, the family another one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend, compiled
 from gpu_lstm.recurrence import family
 from gpu_lstm.recurrence.contract import Mask, Saved, refuse
+from gpu_lstm.recurrence.together import Gradients, Problem
 from gpu_lstm.recurrence.variant import EPSILON, OPTIONS, Variant
 
 TAKES = OPTIONS
+BATCH_TO_SPLIT = 3
+"""Sequences a thread from which the threads split the batch and not the hidden units."""
 
 
 def forward(
@@ -29,6 +35,40 @@ def forward(
     variant: Variant | None = None,
 ) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
+    saved = _begin(backend, z, weight_hh, h0, c0, mask, reverse, keep, variant)
+    _forward(backend, saved)
+    return saved
+
+
+def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
+    """`forward` of each, given what it takes after the backend; two at once where that pays."""
+    begun = [_begin(backend, *problem) for problem in problems]
+    split = _split_both(begun)
+    if split is None:
+        for saved in begun:
+            _forward(backend, saved)
+    else:
+        (_, batch, hidden), dtype = begun[0].h.shape, begun[0].h.dtype
+        numbers, (z, weight_hh, h, c, lengths), _alive = _both(begun)
+        keep = compiled.longs([_keeps(saved) for saved in begun])
+        compiled.call(
+            "forward_both", dtype, batch, hidden, numbers[0], z, weight_hh, h, c, lengths, numbers[1], keep, *split
+        )
+    return begun
+
+
+def _begin(
+    backend: Backend,
+    z: Array,
+    weight_hh: Array,
+    h0: Array | None,
+    c0: Array | None,
+    mask: Mask | None = None,
+    reverse: bool = False,
+    keep: bool = True,
+    variant: Variant | None = None,
+) -> Saved:
+    """What forward fills: the initial state is there."""
     num_steps, batch, width = z.shape
     hidden = width // 4
     size = hidden if variant is None or variant.projection is None else variant.projection.shape[0]
@@ -37,14 +77,19 @@ def forward(
     first = -1 if reverse else 0
     h[first] = 0 if h0 is None else h0
     c[first] = 0 if c0 is None else c0
-    weight_hh = np.ascontiguousarray(weight_hh)
-    lengths = None if mask is None else compiled.longs(mask.lengths)
+    return Saved(h, c, z, np.ascontiguousarray(weight_hh), mask, reverse, variant)
+
+
+def _forward(backend: Backend, saved: Saved) -> None:
+    """Fill what `_begin` made."""
+    z, h, c, variant = saved.gates, saved.h, saved.c, saved.variant
+    (num_steps, batch, width), hidden, keep = z.shape, c.shape[2], _keeps(saved)
+    lengths = _lengths(saved)
     split = _split(num_steps, batch, hidden)
-    flags = (int(reverse), int(keep))
-    saved = Saved(h, c, z, weight_hh, mask, reverse, variant)
+    flags = (int(saved.reverse), int(keep))
     if variant is None:
-        compiled.call("forward", z.dtype, num_steps, batch, hidden, z, weight_hh, h, c, lengths, *flags, *split)
-        return saved
+        compiled.call("forward", z.dtype, num_steps, batch, hidden, z, saved.weight_hh, h, c, lengths, *flags, *split)
+        return
     gains = (variant.gain_hh, variant.gain_c, variant.shift_c)
     refuse(len({gain is None for gain in gains}) > 1, "part of layer normalisation")
     kept = num_steps if keep else 1
@@ -60,7 +105,6 @@ def forward(
         "family_forward", z.dtype, *problem.arguments, z, h, c, saved.cells, saved.unprojected, saved.normalised,
         saved.scales, lengths, *flags, *split,
     )  # fmt: skip
-    return saved
 
 
 def backward(
@@ -72,15 +116,10 @@ def backward(
     dc: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
-    num_steps, batch, size = saved.h.shape[0] - 1, saved.h.shape[1], saved.h.shape[2]
-    hidden = saved.c.shape[2]
-    dh0 = np.zeros((batch, size), dtype=saved.h.dtype)
-    dc0 = np.zeros((batch, hidden), dtype=saved.h.dtype)
-    if dh_last is not None:
-        dh0 += dh_last
-    if dc_last is not None:
-        dc0 += dc_last
-    lengths = None if saved.mask is None else compiled.longs(saved.mask.lengths)
+    (steps, batch, size), hidden = saved.h.shape, saved.c.shape[2]
+    num_steps = steps - 1
+    dh0, dc0 = _arriving(saved, dh_last, dc_last)
+    lengths = _lengths(saved)
     split = _split(num_steps, batch, hidden)
     gates, weight_hh, reverse = saved.gates, saved.weight_hh, int(saved.reverse)
     if saved.variant is None and dc is None:
@@ -113,6 +152,54 @@ def backward(
         saved.gradients |= dict(zip(("gain_hh", "gain_c", "shift_c"), parts, strict=True))
         saved.dz_hh = saved.normalised  # it was overwritten
     return gates, dh0, dc0
+
+
+def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradients]:
+    """`backward` of each, likewise."""
+    every = [problem[0] for problem in problems]
+    split = None if any(dc is not None for _, _, _, _, *rest in problems for dc in rest) else _split_both(every)
+    if split is None:
+        return [backward(backend, *problem) for problem in problems]
+    (_, batch, hidden), dtype = every[0].h.shape, every[0].h.dtype
+    numbers, (gates, weight_hh, h, c, lengths), _alive = _both(every)
+    dy, rows = zip(*(_rows(dh) for _, dh, *_ in problems), strict=True)
+    last = [_arriving(saved, dh_last, dc_last) for saved, _, dh_last, dc_last, *_ in problems]
+    dh0, dc0 = (compiled.pointers(arrays) for arrays in zip(*last, strict=True))
+    compiled.call(
+        "backward_both", dtype, batch, hidden, numbers[0], gates, weight_hh, h, c, compiled.pointers(dy),
+        compiled.longs(rows), dh0, dc0, lengths, numbers[1], *split,
+    )  # fmt: skip
+    return [(saved.gates, *arrays) for saved, arrays in zip(every, last, strict=True)]
+
+
+def _both(two: Sequence[Saved]) -> tuple[list[np.ndarray], list[np.ndarray], list[Array | None]]:
+    """What the kernels take of both: steps and directions; pointers to z or gates, W_hh, h, c and lengths; and those
+
+    of the arrays that live no longer than this.
+    """
+    lengths = [_lengths(saved) for saved in two]
+    numbers = [compiled.longs(column) for column in zip(*((len(s.gates), s.reverse) for s in two), strict=True)]
+    arrays = zip(*((s.gates, s.weight_hh, s.h, s.c) for s in two), strict=True)
+    return numbers, [compiled.pointers(column) for column in (*arrays, lengths)], lengths
+
+
+def _arriving(saved: Saved, dh_last: Array | None, dc_last: Array | None) -> tuple[Array, Array]:
+    """Gradients of the final state, of which the kernels make those of the initial one."""
+    dh, dc = (np.zeros(state.shape[1:], state.dtype) for state in (saved.h, saved.c))
+    if dh_last is not None:
+        dh += dh_last
+    if dc_last is not None:
+        dc += dc_last
+    return dh, dc
+
+
+def _keeps(saved: Saved) -> bool:
+    """Whether everything is kept for backward."""
+    return len(saved.c) == len(saved.h)
+
+
+def _lengths(saved: Saved) -> np.ndarray | None:
+    return None if saved.mask is None else compiled.longs(saved.mask.lengths)
 
 
 class _Problem:
@@ -155,5 +242,24 @@ def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
     threads = compiled.threads()
     if num_steps * batch * 4 * hidden * hidden < compiled.SERIAL_WORK:
         threads = 1
-    by_batch = batch >= 3 * threads
+    by_batch = batch >= BATCH_TO_SPLIT * threads
     return (min(threads, batch) if by_batch else threads), int(by_batch)
+
+
+def _split_both(two: Sequence[Saved]) -> tuple[int, int] | None:
+    """As `_split`, for two at once that have half of the threads each; None where they run one after the other.
+
+    At once they wait for each other less: on two threads, never.
+    """
+    if len(two) != 2 or any(saved.variant is not None for saved in two):
+        return None
+    first, second = two
+    (_, batch, hidden), dtype = first.h.shape, first.h.dtype
+    if second.h.shape[1:] != (batch, hidden) or second.h.dtype != dtype:
+        return None
+    threads = compiled.threads()
+    if threads % 2 or sum(len(saved.gates) for saved in two) * batch * 4 * hidden * hidden < compiled.SERIAL_WORK:
+        return None
+    if batch >= BATCH_TO_SPLIT * threads:
+        return None
+    return threads, int(batch >= BATCH_TO_SPLIT * (threads // 2))

@@ -21,6 +21,8 @@ from gpu_lstm.recurrence.variant import EPSILON, OPTIONS, Variant
 TAKES = OPTIONS
 BATCH_TO_SPLIT = 3
 """Sequences a thread from which the threads split the batch and not the hidden units."""
+SECOND_CACHE = 1 << 20
+"""Bytes of W_hh a thread from which they come from further away than the second cache at every step."""
 
 
 def forward(
@@ -48,12 +50,11 @@ def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
         for saved in begun:
             _forward(backend, saved)
     else:
-        (_, batch, hidden), dtype = begun[0].h.shape, begun[0].h.dtype
-        numbers, (z, weight_hh, h, c, lengths), _alive = _both(begun)
-        keep = compiled.longs([_keeps(saved) for saved in begun])
+        first, lengths = begun[0], [_lengths(saved) for saved in begun]
         compiled.call(
-            "forward_both", dtype, batch, hidden, numbers[0], z, weight_hh, h, c, lengths, numbers[1], keep, *split
-        )
+            "forward_both", first.h.dtype, *_sizes(first), *_arrays(begun), compiled.pointers(lengths), _reverse(begun),
+            int(_keeps(first)), *split,
+        )  # fmt: skip
     return begun
 
 
@@ -83,8 +84,7 @@ def _begin(
 def _forward(backend: Backend, saved: Saved) -> None:
     """Fill what `_begin` made."""
     z, h, c, variant = saved.gates, saved.h, saved.c, saved.variant
-    (num_steps, batch, width), hidden, keep = z.shape, c.shape[2], _keeps(saved)
-    lengths = _lengths(saved)
+    (num_steps, batch, hidden), width, keep, lengths = _sizes(saved), z.shape[2], _keeps(saved), _lengths(saved)
     split = _split(num_steps, batch, hidden)
     flags = (int(saved.reverse), int(keep))
     if variant is None:
@@ -114,10 +114,9 @@ def backward(
     dh_last: Array | None,
     dc_last: Array | None,
     dc: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
-    (steps, batch, size), hidden = saved.h.shape, saved.c.shape[2]
-    num_steps = steps - 1
+    (num_steps, batch, hidden), size = _sizes(saved), saved.h.shape[2]
     dh0, dc0 = _arriving(saved, dh_last, dc_last)
     lengths = _lengths(saved)
     split = _split(num_steps, batch, hidden)
@@ -160,27 +159,30 @@ def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradient
     split = None if any(dc is not None for _, _, _, _, *rest in problems for dc in rest) else _split_both(every)
     if split is None:
         return [backward(backend, *problem) for problem in problems]
-    (_, batch, hidden), dtype = every[0].h.shape, every[0].h.dtype
-    numbers, (gates, weight_hh, h, c, lengths), _alive = _both(every)
     dy, rows = zip(*(_rows(dh) for _, dh, *_ in problems), strict=True)
     last = [_arriving(saved, dh_last, dc_last) for saved, _, dh_last, dc_last, *_ in problems]
-    dh0, dc0 = (compiled.pointers(arrays) for arrays in zip(*last, strict=True))
+    first, lengths = every[0], [_lengths(saved) for saved in every]
+    dh, dc = (compiled.pointers(arrays) for arrays in zip(*last, strict=True))
     compiled.call(
-        "backward_both", dtype, batch, hidden, numbers[0], gates, weight_hh, h, c, compiled.pointers(dy),
-        compiled.longs(rows), dh0, dc0, lengths, numbers[1], *split,
+        "backward_both", first.h.dtype, *_sizes(first), *_arrays(every), compiled.pointers(dy), compiled.longs(rows),
+        dh, dc, compiled.pointers(lengths), _reverse(every), *split,
     )  # fmt: skip
     return [(saved.gates, *arrays) for saved, arrays in zip(every, last, strict=True)]
 
 
-def _both(two: Sequence[Saved]) -> tuple[list[np.ndarray], list[np.ndarray], list[Array | None]]:
-    """What the kernels take of both: steps and directions; pointers to z or gates, W_hh, h, c and lengths; and those
+def _sizes(saved: Saved) -> tuple[int, int, int]:
+    """T, B, H."""
+    return len(saved.gates), saved.c.shape[1], saved.c.shape[2]
 
-    of the arrays that live no longer than this.
-    """
-    lengths = [_lengths(saved) for saved in two]
-    numbers = [compiled.longs(column) for column in zip(*((len(s.gates), s.reverse) for s in two), strict=True)]
-    arrays = zip(*((s.gates, s.weight_hh, s.h, s.c) for s in two), strict=True)
-    return numbers, [compiled.pointers(column) for column in (*arrays, lengths)], lengths
+
+def _arrays(every: Sequence[Saved]) -> list[np.ndarray]:
+    """Pointers to z or gates of each, W_hh, h and c."""
+    arrays = zip(*((s.gates, s.weight_hh, s.h, s.c) for s in every), strict=True)
+    return [compiled.pointers(column) for column in arrays]
+
+
+def _reverse(every: Sequence[Saved]) -> np.ndarray:
+    return compiled.longs([saved.reverse for saved in every])
 
 
 def _arriving(saved: Saved, dh_last: Array | None, dc_last: Array | None) -> tuple[Array, Array]:
@@ -247,19 +249,20 @@ def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
 
 
 def _split_both(two: Sequence[Saved]) -> tuple[int, int] | None:
-    """As `_split`, for two at once that have half of the threads each; None where they run one after the other.
+    """As `_split`, for two at once on half of the threads each; None where they run one after the other.
 
-    At once they wait for each other less: on two threads, never.
+    At once, fewer threads wait for each other after each step, on two threads none; but each has twice as much of its
+    W_hh to read.
     """
     if len(two) != 2 or any(saved.variant is not None for saved in two):
         return None
     first, second = two
-    (_, batch, hidden), dtype = first.h.shape, first.h.dtype
-    if second.h.shape[1:] != (batch, hidden) or second.h.dtype != dtype:
+    if (first.h.shape, first.c.shape, first.h.dtype) != (second.h.shape, second.c.shape, second.h.dtype):
         return None
-    threads = compiled.threads()
-    if threads % 2 or sum(len(saved.gates) for saved in two) * batch * 4 * hidden * hidden < compiled.SERIAL_WORK:
+    threads, by_batch = _split(*_sizes(first))
+    if by_batch or threads % 2:
         return None
-    if batch >= BATCH_TO_SPLIT * threads:
+    half, by_batch = threads // 2, first.c.shape[1] >= BATCH_TO_SPLIT * (threads // 2)
+    if first.weight_hh.nbytes >= SECOND_CACHE * (1 if by_batch else half):
         return None
-    return threads, int(batch >= BATCH_TO_SPLIT * (threads // 2))
+    return threads, int(by_batch)

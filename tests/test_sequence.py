@@ -12,6 +12,7 @@ from gpu_lstm import LSTM, InputError
 from gpu_lstm.backend import compiled
 from gpu_lstm.recurrence import pointwise, reference, sequence
 from gpu_lstm.recurrence.contract import Mask
+from gpu_lstm.recurrence.variant import Variant
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
 pytestmark = pytest.mark.skipif(compiled.library() is None, reason=f"no compiled library: {compiled.missing()}")
@@ -132,6 +133,125 @@ def test_the_bytes_do_not_depend_on_the_threads(threads, monkeypatch):
         monkeypatch.setenv("GPU_LSTM_NUM_THREADS", str(threads))
         for name, array in run(sequence, "float32", *sizes).items():
             assert array.tobytes() == one[name].tobytes(), name
+
+
+def run_both(dtype, steps, batch, hidden, lengths=False, given=True, keep=True):
+    """All results of two recurrences in opposite directions, asked for at once and one after the other."""
+    rng = np.random.default_rng(steps + batch + hidden)
+    weights = (rng.standard_normal((2, 4 * hidden, hidden)) / math.sqrt(hidden)).astype(dtype)
+    z = rng.standard_normal((2, steps, batch, 4 * hidden)).astype(dtype)
+    states = rng.standard_normal((8, batch, hidden)).astype(dtype) if given else [None] * 8
+    dy = rng.standard_normal((steps, batch, 2 * hidden)).astype(dtype)
+    ends = rng.integers(1, steps + 1, batch)
+    mask = Mask(ends, np.arange(steps)[:, None, None] < ends[None, :, None]) if lengths else None
+    results = []
+    for at_once in (True, False):
+        # The kernels write into z.
+        problems = [(z[n].copy(), weights[n], states[n], states[2 + n], mask, n == 1, keep) for n in range(2)]
+        if at_once:
+            saved = sequence.forward_all(NUMPY, problems)
+        else:
+            saved = [sequence.forward(NUMPY, *problem) for problem in problems]
+        found = [array.copy() for one in saved for array in (one.h, one.c)]
+        if keep:
+            arriving = [
+                (saved[n], dy[:, :, n * hidden : (n + 1) * hidden] if given else None, states[4 + n], states[6 + n])
+                for n in range(2)
+            ]
+            if at_once:
+                gradients = sequence.backward_all(NUMPY, arriving)
+            else:
+                gradients = [sequence.backward(NUMPY, *each) for each in arriving]
+            found += [array for each in gradients for array in each]
+        results.append([array.tobytes() for array in found])
+    return results
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """Names of the library's entries, as they are called."""
+    names = []
+    call = compiled.call
+    monkeypatch.setattr(compiled, "call", lambda name, *arguments: (names.append(name), call(name, *arguments))[1])
+    return names
+
+
+@pytest.mark.parametrize("batch, hidden", [(1, 1), (1, 17), (3, 33), (5, 70)])
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", LIMIT)
+def test_two_at_once_give_the_bytes_of_one_after_the_other(
+    dtype, threads, batch, hidden, monkeypatch, called, instruction_set
+):
+    monkeypatch.setattr(compiled, "SERIAL_WORK", 0)
+    monkeypatch.setenv("GPU_LSTM_NUM_THREADS", str(threads))
+    for options in ({}, {"lengths": True}, {"given": False}, {"keep": False}, {"lengths": True, "keep": False}):
+        called.clear()
+        at_once, in_turn = run_both(dtype, 6, batch, hidden, **options)
+        assert at_once == in_turn
+        assert ("forward_both" in called) == (threads % 2 == 0)
+        assert ("backward_both" in called) == (threads % 2 == 0 and options.get("keep", True))
+
+
+def test_two_run_at_once_only_where_that_is_faster(monkeypatch, called):
+    def at_once(*sizes):
+        called.clear()
+        first, second = run_both("float32", *sizes)
+        assert first == second
+        return {"forward_both", "backward_both"} <= set(called)
+
+    monkeypatch.setenv("GPU_LSTM_NUM_THREADS", "2")
+    assert at_once(40, 1, 64)
+    assert at_once(4, 5, 96)
+    assert not at_once(4, 1, 8)  # too little work for a second thread
+    assert not at_once(20, 6, 64)  # a batch that the threads split
+    assert not at_once(4, 1, 256)  # all of W_hh fits in no second cache
+    monkeypatch.setenv("GPU_LSTM_NUM_THREADS", "4")
+    assert at_once(4, 1, 256)  # half of it does
+
+
+def test_two_that_differ_run_one_after_the_other(monkeypatch, called):
+    monkeypatch.setattr(compiled, "SERIAL_WORK", 0)
+    monkeypatch.setenv("GPU_LSTM_NUM_THREADS", "2")
+
+    def inputs(steps=4, batch=2, hidden=5, dtype="float32", keep=True, variant=None):
+        z, weight_hh = np.ones((steps, batch, 4 * hidden), dtype), np.ones((4 * hidden, hidden), dtype)
+        return z, weight_hh, None, None, None, False, keep, variant
+
+    sizes = ({"steps": 3}, {"batch": 1}, {"hidden": 4})
+    for other in (*sizes, {"dtype": "float64"}, {"keep": False}, {"variant": Variant()}):
+        saved = sequence.forward_all(NUMPY, [inputs(), inputs(**other)])
+        for one, options in zip(saved, ({}, other), strict=True):
+            np.testing.assert_array_equal(one.h, sequence.forward(NUMPY, *inputs(**options)).h)
+    assert "forward_both" not in called
+    called.clear()
+    saved = sequence.forward_all(NUMPY, [inputs(), inputs(), inputs()])
+    sequence.backward_all(NUMPY, [(one, None, None, None) for one in saved])
+    assert called == ["forward"] * 3 + ["backward"] * 3
+    called.clear()
+    saved = sequence.forward_all(NUMPY, [inputs(), inputs()])
+    dc = np.ones((4, 2, 5), "float32")
+    for _, dh0, _ in sequence.backward_all(NUMPY, [(one, None, None, None, dc) for one in saved]):
+        assert np.any(dh0 != 0)
+    assert called == ["forward_both", "family_backward", "family_backward"]
+
+
+@pytest.mark.parametrize("lengths", [None, [9, 4, 1]], ids=["full", "lengths"])
+@pytest.mark.parametrize("dtype", LIMIT)
+def test_a_bidirectional_layer_runs_its_directions_at_once(dtype, lengths, monkeypatch, called):
+    monkeypatch.setattr(compiled, "SERIAL_WORK", 1)
+    lstm = LSTM(5, 19, 2, bidirectional=True, dtype=dtype, tier="sequence", backend=NUMPY)
+    results = {}
+    for threads in (2, 1, 3, 4):
+        monkeypatch.setenv("GPU_LSTM_NUM_THREADS", str(threads))
+        called.clear()
+        data = problem(lstm, 9, 3)
+        loss, found = loss_and_gradients(lstm, data, lengths)
+        results[threads] = {"loss": np.asarray(loss)} | found
+        expected = 2 if threads % 2 == 0 else 0
+        assert (called.count("forward_both"), called.count("backward_both")) == (expected, expected)
+    for name, array in results[1].items():
+        for threads in (2, 3, 4):
+            assert results[threads][name].tobytes() == array.tobytes(), name
 
 
 def activation(name, x):

@@ -2,19 +2,27 @@
 
 W_hh is packed once per call; a register-tiled product whose sums are the four gates of the same hidden units
 finishes each cell before anything goes back to memory; threads split the batch, or the hidden units where the
-batch is small. The plain LSTM has its own kernel, the family another one.
+batch is small; of two directions with a small batch, each takes half of the threads. The plain LSTM has its own
+kernel, the family another one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend, compiled
 from gpu_lstm.recurrence import family
 from gpu_lstm.recurrence.contract import Mask, Saved, refuse
+from gpu_lstm.recurrence.together import Gradients, Problem
 from gpu_lstm.recurrence.variant import EPSILON, OPTIONS, Variant
 
 TAKES = OPTIONS
+BATCH_TO_SPLIT = 3
+"""Sequences a thread from which the threads split the batch and not the hidden units."""
+SECOND_CACHE = 1 << 20
+"""Bytes of W_hh a thread from which they come from further away than the second cache at every step."""
 
 
 def forward(
@@ -29,6 +37,39 @@ def forward(
     variant: Variant | None = None,
 ) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
+    saved = _begin(backend, z, weight_hh, h0, c0, mask, reverse, keep, variant)
+    _forward(backend, saved)
+    return saved
+
+
+def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
+    """`forward` of each, given what it takes after the backend; two at once where that pays."""
+    begun = [_begin(backend, *problem) for problem in problems]
+    split = _split_both(begun)
+    if split is None:
+        for saved in begun:
+            _forward(backend, saved)
+    else:
+        first, lengths = begun[0], [_lengths(saved) for saved in begun]
+        compiled.call(
+            "forward_both", first.h.dtype, *_sizes(first), *_arrays(begun), compiled.pointers(lengths), _reverse(begun),
+            int(_keeps(first)), *split,
+        )  # fmt: skip
+    return begun
+
+
+def _begin(
+    backend: Backend,
+    z: Array,
+    weight_hh: Array,
+    h0: Array | None,
+    c0: Array | None,
+    mask: Mask | None = None,
+    reverse: bool = False,
+    keep: bool = True,
+    variant: Variant | None = None,
+) -> Saved:
+    """What forward fills: the initial state is there."""
     num_steps, batch, width = z.shape
     hidden = width // 4
     size = hidden if variant is None or variant.projection is None else variant.projection.shape[0]
@@ -37,14 +78,18 @@ def forward(
     first = -1 if reverse else 0
     h[first] = 0 if h0 is None else h0
     c[first] = 0 if c0 is None else c0
-    weight_hh = np.ascontiguousarray(weight_hh)
-    lengths = None if mask is None else compiled.longs(mask.lengths)
+    return Saved(h, c, z, np.ascontiguousarray(weight_hh), mask, reverse, variant)
+
+
+def _forward(backend: Backend, saved: Saved) -> None:
+    """Fill what `_begin` made."""
+    z, h, c, variant = saved.gates, saved.h, saved.c, saved.variant
+    (num_steps, batch, hidden), width, keep, lengths = _sizes(saved), z.shape[2], _keeps(saved), _lengths(saved)
     split = _split(num_steps, batch, hidden)
-    flags = (int(reverse), int(keep))
-    saved = Saved(h, c, z, weight_hh, mask, reverse, variant)
+    flags = (int(saved.reverse), int(keep))
     if variant is None:
-        compiled.call("forward", z.dtype, num_steps, batch, hidden, z, weight_hh, h, c, lengths, *flags, *split)
-        return saved
+        compiled.call("forward", z.dtype, num_steps, batch, hidden, z, saved.weight_hh, h, c, lengths, *flags, *split)
+        return
     gains = (variant.gain_hh, variant.gain_c, variant.shift_c)
     refuse(len({gain is None for gain in gains}) > 1, "part of layer normalisation")
     kept = num_steps if keep else 1
@@ -60,7 +105,6 @@ def forward(
         "family_forward", z.dtype, *problem.arguments, z, h, c, saved.cells, saved.unprojected, saved.normalised,
         saved.scales, lengths, *flags, *split,
     )  # fmt: skip
-    return saved
 
 
 def backward(
@@ -70,17 +114,11 @@ def backward(
     dh_last: Array | None,
     dc_last: Array | None,
     dc: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
-    num_steps, batch, size = saved.h.shape[0] - 1, saved.h.shape[1], saved.h.shape[2]
-    hidden = saved.c.shape[2]
-    dh0 = np.zeros((batch, size), dtype=saved.h.dtype)
-    dc0 = np.zeros((batch, hidden), dtype=saved.h.dtype)
-    if dh_last is not None:
-        dh0 += dh_last
-    if dc_last is not None:
-        dc0 += dc_last
-    lengths = None if saved.mask is None else compiled.longs(saved.mask.lengths)
+    (num_steps, batch, hidden), size = _sizes(saved), saved.h.shape[2]
+    dh0, dc0 = _arriving(saved, dh_last, dc_last)
+    lengths = _lengths(saved)
     split = _split(num_steps, batch, hidden)
     gates, weight_hh, reverse = saved.gates, saved.weight_hh, int(saved.reverse)
     if saved.variant is None and dc is None:
@@ -113,6 +151,57 @@ def backward(
         saved.gradients |= dict(zip(("gain_hh", "gain_c", "shift_c"), parts, strict=True))
         saved.dz_hh = saved.normalised  # it was overwritten
     return gates, dh0, dc0
+
+
+def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradients]:
+    """`backward` of each, likewise."""
+    every = [problem[0] for problem in problems]
+    split = None if any(dc is not None for _, _, _, _, *rest in problems for dc in rest) else _split_both(every)
+    if split is None:
+        return [backward(backend, *problem) for problem in problems]
+    dy, rows = zip(*(_rows(dh) for _, dh, *_ in problems), strict=True)
+    last = [_arriving(saved, dh_last, dc_last) for saved, _, dh_last, dc_last, *_ in problems]
+    first, lengths = every[0], [_lengths(saved) for saved in every]
+    dh, dc = (compiled.pointers(arrays) for arrays in zip(*last, strict=True))
+    compiled.call(
+        "backward_both", first.h.dtype, *_sizes(first), *_arrays(every), compiled.pointers(dy), compiled.longs(rows),
+        dh, dc, compiled.pointers(lengths), _reverse(every), *split,
+    )  # fmt: skip
+    return [(saved.gates, *arrays) for saved, arrays in zip(every, last, strict=True)]
+
+
+def _sizes(saved: Saved) -> tuple[int, int, int]:
+    """T, B, H."""
+    return len(saved.gates), saved.c.shape[1], saved.c.shape[2]
+
+
+def _arrays(every: Sequence[Saved]) -> list[np.ndarray]:
+    """Pointers to z or gates of each, W_hh, h and c."""
+    arrays = zip(*((s.gates, s.weight_hh, s.h, s.c) for s in every), strict=True)
+    return [compiled.pointers(column) for column in arrays]
+
+
+def _reverse(every: Sequence[Saved]) -> np.ndarray:
+    return compiled.longs([saved.reverse for saved in every])
+
+
+def _arriving(saved: Saved, dh_last: Array | None, dc_last: Array | None) -> tuple[Array, Array]:
+    """Gradients of the final state, of which the kernels make those of the initial one."""
+    dh, dc = (np.zeros(state.shape[1:], state.dtype) for state in (saved.h, saved.c))
+    if dh_last is not None:
+        dh += dh_last
+    if dc_last is not None:
+        dc += dc_last
+    return dh, dc
+
+
+def _keeps(saved: Saved) -> bool:
+    """Whether everything is kept for backward."""
+    return len(saved.c) == len(saved.h)
+
+
+def _lengths(saved: Saved) -> np.ndarray | None:
+    return None if saved.mask is None else compiled.longs(saved.mask.lengths)
 
 
 class _Problem:
@@ -155,5 +244,25 @@ def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
     threads = compiled.threads()
     if num_steps * batch * 4 * hidden * hidden < compiled.SERIAL_WORK:
         threads = 1
-    by_batch = batch >= 3 * threads
+    by_batch = batch >= BATCH_TO_SPLIT * threads
     return (min(threads, batch) if by_batch else threads), int(by_batch)
+
+
+def _split_both(two: Sequence[Saved]) -> tuple[int, int] | None:
+    """As `_split`, for two at once on half of the threads each; None where they run one after the other.
+
+    At once, fewer threads wait for each other after each step, on two threads none; but each has twice as much of its
+    W_hh to read.
+    """
+    if len(two) != 2 or any(saved.variant is not None for saved in two):
+        return None
+    first, second = two
+    if (first.h.shape, first.c.shape, first.h.dtype) != (second.h.shape, second.c.shape, second.h.dtype):
+        return None
+    threads, by_batch = _split(*_sizes(first))
+    if by_batch or threads % 2:
+        return None
+    half, by_batch = threads // 2, first.c.shape[1] >= BATCH_TO_SPLIT * (threads // 2)
+    if first.weight_hh.nbytes >= SECOND_CACHE * (1 if by_batch else half):
+        return None
+    return threads, int(by_batch)

@@ -93,6 +93,27 @@ int best_set() {
                                  dc, nullptr},                                                                    \
                                 threads, split_batch != 0);)                                                      \
   }                                                                                                               \
+  extern "C" void gpu_lstm_forward_both_##suffix(long set, long steps, long batch, long hidden, T* const* z,      \
+                                                 const T* const* weight, T* const* h, T* const* c,                \
+                                                 const long* const* lengths, const long* reverse, long keep,      \
+                                                 long threads, long split_batch) {                                \
+    NAMESPACED(set, forward_both<T>({{steps, batch, hidden, z[0], h[0], c[0], weight[0], lengths[0],              \
+                                      reverse[0] != 0, keep != 0, nullptr},                                       \
+                                     {steps, batch, hidden, z[1], h[1], c[1], weight[1], lengths[1],              \
+                                      reverse[1] != 0, keep != 0, nullptr}},                                      \
+                                    int(threads), split_batch != 0);)                                             \
+  }                                                                                                               \
+  extern "C" void gpu_lstm_backward_both_##suffix(long set, long steps, long batch, long hidden, T* const* gates, \
+                                                  const T* const* weight, const T* const* h, const T* const* c,   \
+                                                  const T* const* dy, const long* dy_row, T* const* dh,           \
+                                                  T* const* dc, const long* const* lengths, const long* reverse,  \
+                                                  long threads, long split_batch) {                               \
+    NAMESPACED(set, backward_both<T>({{steps, batch, hidden, gates[0], h[0], c[0], weight[0], dy[0], dy_row[0],   \
+                                       lengths[0], reverse[0] != 0, dh[0], dc[0], nullptr},                       \
+                                      {steps, batch, hidden, gates[1], h[1], c[1], weight[1], dy[1], dy_row[1],   \
+                                       lengths[1], reverse[1] != 0, dh[1], dc[1], nullptr}},                      \
+                                     int(threads), split_batch != 0);)                                            \
+  }                                                                                                               \
   extern "C" void gpu_lstm_multiply_##suffix(long set, long rows, long columns, long depth, const T* a, long a_row, \
                                              long a_column, const T* b, long b_row, long b_column, T* c,          \
                                              const T* bias, long threads) {                                        \

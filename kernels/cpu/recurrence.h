@@ -557,6 +557,26 @@ void backward(Backward<T> p, int threads, bool split_batch) {
   Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
 }
 
+// Two recurrences of the same size at once, each on half of the threads.
+template <typename T, typename Problem>
+void run_both(Problem (&two)[2], long panels_size, int threads, bool split_batch) {
+  two[0].panels = scratch<T, kShared>(2 * panels_size);
+  two[1].panels = two[0].panels + panels_size;
+  Team::run_both(threads, [&](int part, int member, int members, Barrier& barrier) {
+    two[part].run(member, members, barrier, split_batch);
+  });
+}
+
+template <typename T>
+void forward_both(Forward<T> (&&two)[2], int threads, bool split_batch) {
+  run_both<T>(two, two[0].blocks() * two[0].panel_size(), threads, split_batch);
+}
+
+template <typename T>
+void backward_both(Backward<T> (&&two)[2], int threads, bool split_batch) {
+  run_both<T>(two, two[0].blocks() * 4 * two[0].hidden * Simd<T>::panel, threads, split_batch);
+}
+
 template <typename T>
 void multiply(Product<T> p, int threads) {
   p.shared = scratch<T, kShared>(p.panels_size());

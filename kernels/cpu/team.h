@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #ifdef __unix__
@@ -120,6 +121,30 @@ class Team {
     // Alone, or another caller has the workers: its job is as long as ours, so waiting would cost no less.
     Barrier barrier(1);
     task.call(task.context, 0, 1, barrier);
+  }
+
+  // job(part, member, members, barrier) for parts 0 and 1 at once, each with about half of the threads and a barrier of
+  // its own; on one thread one after the other.
+  template <typename Job>
+  static void run_both(int members, const Job& job) {
+    std::optional<Barrier> barriers[2];
+    run(members, [&](int member, int size, Barrier& barrier) {
+      const int half = size / 2;
+      if (half == 0) {
+        job(0, 0, 1, barrier);
+        job(1, 0, 1, barrier);
+        return;
+      }
+      if (member == 0) {
+        barriers[0].emplace(half);
+        barriers[1].emplace(size - half);
+      }
+      barrier.wait();
+      if (member < half)
+        job(0, member, half, *barriers[0]);
+      else
+        job(1, member - half, size - half, *barriers[1]);
+    });
   }
 
  private:

@@ -30,6 +30,8 @@ struct Entries;
   struct Entries<T> {                                                     \
     static constexpr auto forward = gpu_lstm_forward_##suffix;            \
     static constexpr auto backward = gpu_lstm_backward_##suffix;          \
+    static constexpr auto forward_both = gpu_lstm_forward_both_##suffix;  \
+    static constexpr auto backward_both = gpu_lstm_backward_both_##suffix; \
     static constexpr auto multiply = gpu_lstm_multiply_##suffix;          \
     static constexpr auto cell_forward = gpu_lstm_cell_forward_##suffix;  \
     static constexpr auto cell_backward = gpu_lstm_cell_backward_##suffix; \
@@ -70,7 +72,34 @@ std::vector<T> recurrence(long set, long steps, long batch, long hidden, bool le
   return all;
 }
 
-// The same of the LSTM family, with a projection to `size` or without one (0), layer normalisation or none, and all other
+// Two recurrences at once, in opposite directions; all results of both.
+template <typename T>
+std::vector<T> recurrences(long set, long steps, long batch, long hidden, bool lengths, bool keep, long threads,
+                           bool split_batch) {
+  std::vector<std::vector<T>> arrays[7];
+  const long sizes[] = {steps * batch * 4 * hidden,  4 * hidden * hidden, (steps + 1) * batch * hidden,
+                        (keep ? steps + 1 : 1) * batch * hidden, steps * batch * hidden, batch * hidden, batch * hidden};
+  T* pointers[7][2];
+  for (int array = 0; array < 7; ++array) {
+    for (unsigned part : {0, 1}) arrays[array].push_back(random_numbers<T>(sizes[array], 2 * array + part));
+    for (unsigned part : {0, 1}) pointers[array][part] = arrays[array][part].data();
+  }
+  const auto& [z, weight, h, c, dy, dh, dc] = pointers;
+  std::vector<long> ends(batch);
+  for (long b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
+  const long* const limits[] = {lengths ? ends.data() : nullptr, nullptr};
+  const long reverse[] = {0, 1}, rows[] = {hidden, hidden};
+  Entries<T>::forward_both(set, steps, batch, hidden, z, weight, h, c, limits, reverse, keep, threads, split_batch);
+  std::vector<T> all(arrays[2][0]);
+  if (keep)
+    Entries<T>::backward_both(set, steps, batch, hidden, z, weight, h, c, dy, rows, dh, dc, limits, reverse, threads,
+                              split_batch);
+  for (const auto& both : arrays)
+    for (const auto& part : both) all.insert(all.end(), part.begin(), part.end());
+  return all;
+}
+
+// `recurrence` of the LSTM family, with a projection to `size` or without one (0), layer normalisation or none, and all other
 // options on or as numbers.
 template <typename T>
 std::vector<T> family(long set, long steps, long batch, long hidden, long size, long heads, bool norm, bool on,
@@ -257,6 +286,14 @@ void check_all(long set) {
             return recurrence<T>(set, 4, batch, hidden, option & 1, option & 2, !(option & 4),
                                  split_batch && threads > batch ? batch : threads, split_batch);
           });
+  for (long hidden : {1, 35})
+    for (long batch : {1, 3, 8})
+      for (long option = 0; option < 4; ++option)
+        for (long threads : {2, 3})
+          for (bool split_batch : {false, true})
+            check<T>("two recurrences", threads, [&](long threads) {
+              return recurrences<T>(set, 4, batch, hidden, option & 1, option & 2, threads, split_batch);
+            });
   for (long hidden : {2, 18, 74})
     for (long batch : {1, 3, 8})
       for (bool project : {false, true})

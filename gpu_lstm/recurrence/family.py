@@ -12,6 +12,7 @@ from typing import Any
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.recurrence.contract import Mask, Saved, slots, split_gates
+from gpu_lstm.recurrence.starts import gradients_at_the_end, states_at_the_start
 from gpu_lstm.recurrence.variant import Variant, at, from_h, normalise, normalise_backward, to_h
 
 
@@ -61,9 +62,7 @@ def forward(
     size = hidden if variant.projection is None else variant.projection.shape[0]
     h = backend.empty((num_steps + 1, batch, size), z.dtype)
     c = backend.empty((num_steps + 1, batch, hidden), z.dtype)
-    first = num_steps if reverse else 0
-    h[first, ...] = 0 if h0 is None else h0
-    c[first, ...] = 0 if c0 is None else c0
+    states_at_the_start(h, c, h0, c0, reverse)
     saved = Saved(h, c, z, weight_hh, mask, reverse, variant)
     if variant.zoneout_c is not None:
         saved.cells = backend.empty((num_steps, batch, hidden), z.dtype)
@@ -130,12 +129,7 @@ def backward(
     cell = cell or cell_backward
     gates, h, c = saved.gates, saved.h, saved.c
     num_steps = gates.shape[0]
-    dh_t = xp.zeros(h.shape[1:], dtype=h.dtype)
-    dc_t = xp.zeros(c.shape[1:], dtype=c.dtype)
-    if dh_last is not None:
-        dh_t = dh_t + dh_last
-    if dc_last is not None:
-        dc_t = dc_t + dc_last
+    dh_t, dc_t = gradients_at_the_end(backend, h.shape[1:], c.shape[1:], h.dtype, dh_last, dc_last)
     projected = None if variant.projection is None else xp.zeros((num_steps, *h.shape[1:]), dtype=h.dtype)
     if variant.gain_hh is not None:
         saved.gradients["gain_hh"] = xp.zeros_like(variant.gain_hh)

@@ -16,6 +16,7 @@ from typing import Any
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.recurrence import family
 from gpu_lstm.recurrence.contract import Mask, Saved, slots, split_gates, transposed
+from gpu_lstm.recurrence.starts import gradients_at_the_end, states_at_the_start
 from gpu_lstm.recurrence.variant import OPTIONS, Variant
 
 TAKES = OPTIONS
@@ -73,9 +74,7 @@ def forward(
     hidden = width // 4
     h = backend.empty((num_steps + 1, batch, hidden), z.dtype)
     c = backend.empty((num_steps + 1, batch, hidden), z.dtype)
-    first = num_steps if reverse else 0
-    h[first, ...] = 0 if h0 is None else h0
-    c[first, ...] = 0 if c0 is None else c0
+    states_at_the_start(h, c, h0, c0, reverse)
     weight_t = transposed(backend, weight_hh)
     if cell is None:
         scale, shift = _gate_constants(backend, batch, width, z.dtype)
@@ -128,13 +127,8 @@ def backward(
     xp = backend.xp
     cell = cell or cell_backward
     gates, h, c, mask = saved.gates, saved.h, saved.c, saved.mask
-    num_steps, batch, hidden = h.shape[0] - 1, h.shape[1], h.shape[2]
-    dh_t = xp.zeros((batch, hidden), dtype=h.dtype)
-    dc_t = xp.zeros((batch, hidden), dtype=h.dtype)
-    if dh_last is not None:
-        dh_t += dh_last
-    if dc_last is not None:
-        dc_t += dc_last
+    num_steps = gates.shape[0]
+    dh_t, dc_t = gradients_at_the_end(backend, h.shape[1:], c.shape[1:], h.dtype, dh_last, dc_last)
     for t, before, after in reversed(slots(num_steps, saved.reverse)):
         dz_t = gates[t, ...]
         if mask is None or mask.full(t):

@@ -15,6 +15,7 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend, compiled
 from gpu_lstm.recurrence import family
 from gpu_lstm.recurrence.contract import Mask, Saved, refuse
+from gpu_lstm.recurrence.starts import gradients_at_the_end, states_at_the_start
 from gpu_lstm.recurrence.together import Gradients, Problem
 from gpu_lstm.recurrence.variant import EPSILON, OPTIONS, Variant
 
@@ -75,9 +76,7 @@ def _begin(
     size = hidden if variant is None or variant.projection is None else variant.projection.shape[0]
     h = backend.empty((num_steps + 1, batch, size), z.dtype)
     c = backend.empty((num_steps + 1 if keep else 1, batch, hidden), z.dtype)
-    first = -1 if reverse else 0
-    h[first] = 0 if h0 is None else h0
-    c[first] = 0 if c0 is None else c0
+    states_at_the_start(h, c, h0, c0, reverse)
     return Saved(h, c, z, np.ascontiguousarray(weight_hh), mask, reverse, variant)
 
 
@@ -117,7 +116,7 @@ def backward(
 ) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
     (num_steps, batch, hidden), size = _sizes(saved), saved.h.shape[2]
-    dh0, dc0 = _arriving(saved, dh_last, dc_last)
+    dh0, dc0 = _arriving(backend, saved, dh_last, dc_last)
     lengths = _lengths(saved)
     split = _split(num_steps, batch, hidden)
     gates, weight_hh, reverse = saved.gates, saved.weight_hh, int(saved.reverse)
@@ -160,7 +159,7 @@ def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradient
     if split is None:
         return [backward(backend, *problem) for problem in problems]
     dy, rows = zip(*(_rows(dh) for _, dh, *_ in problems), strict=True)
-    last = [_arriving(saved, dh_last, dc_last) for saved, _, dh_last, dc_last, *_ in problems]
+    last = [_arriving(backend, saved, dh_last, dc_last) for saved, _, dh_last, dc_last, *_ in problems]
     first, lengths = every[0], [_lengths(saved) for saved in every]
     dh, dc = (compiled.pointers(arrays) for arrays in zip(*last, strict=True))
     compiled.call(
@@ -185,14 +184,9 @@ def _reverse(every: Sequence[Saved]) -> np.ndarray:
     return compiled.longs([saved.reverse for saved in every])
 
 
-def _arriving(saved: Saved, dh_last: Array | None, dc_last: Array | None) -> tuple[Array, Array]:
+def _arriving(backend: Backend, saved: Saved, dh_last: Array | None, dc_last: Array | None) -> tuple[Array, Array]:
     """Gradients of the final state, of which the kernels make those of the initial one."""
-    dh, dc = (np.zeros(state.shape[1:], state.dtype) for state in (saved.h, saved.c))
-    if dh_last is not None:
-        dh += dh_last
-    if dc_last is not None:
-        dc += dc_last
-    return dh, dc
+    return gradients_at_the_end(backend, saved.h.shape[1:], saved.c.shape[1:], saved.h.dtype, dh_last, dc_last)
 
 
 def _keeps(saved: Saved) -> bool:

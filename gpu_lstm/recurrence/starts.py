@@ -1,4 +1,4 @@
-"""Where the CUDA tiers begin: states before the first step, gradients after the last one."""
+"""Where every tier begins: states before the first step, gradients after the last one."""
 
 from __future__ import annotations
 

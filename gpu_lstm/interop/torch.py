@@ -25,7 +25,7 @@ from gpu_lstm import layers
 from gpu_lstm.backend import Array, Backend, CupyBackend, NumpyBackend
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.layers.base import Tape
-from gpu_lstm.layers.options import Options
+from gpu_lstm.layers.options import Options, torch_names
 
 __all__ = ["LSTM", "from_torch", "load_state_dict", "state_dict", "to_module", "to_torch"]
 
@@ -118,7 +118,7 @@ class LSTM(nn.LSTM):
                         getattr(self, name).copy_(torch.from_numpy(array))
                 elif self.options.get("forget_bias") is not None and name.startswith("bias_l"):
                     forget = slice(self.hidden_size, 2 * self.hidden_size)
-                    for one, value in zip(_torch_names(name), (self.options["forget_bias"], 0), strict=True):
+                    for one, value in zip(torch_names(name), (self.options["forget_bias"], 0), strict=True):
                         getattr(self, one)[forget] = value
 
     def flatten_parameters(self) -> None:
@@ -244,7 +244,7 @@ class LSTM(nn.LSTM):
 
     def _weight(self, name: str, dtype: torch.dtype) -> Tensor:
         """The parameter of `gpu_lstm.LSTM` that has this name."""
-        names = _torch_names(name)
+        names = torch_names(name)
         weight = getattr(self, names[0]).to(dtype).contiguous()  # as kernels want it, and as it nearly always is
         return weight if len(names) == 1 else weight + getattr(self, names[1]).to(dtype)
 
@@ -365,13 +365,6 @@ def _nothing(call: _Call, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weig
     shapes = [(lstm.num_layers * lstm.num_directions, 0, size) for size in sizes]
     shapes += [(x.size(0), 0, size * lstm.num_directions) for size in sizes[: 2 if lstm.options.cells else 1]]
     return [x.new_zeros(shape) + zero for shape in shapes]
-
-
-def _torch_names(name: str) -> list[str]:
-    """PyTorch's names of a parameter of `gpu_lstm.LSTM`: of a bias there are two, which are added up."""
-    if not name.startswith("bias_l"):
-        return [name]
-    return [name.replace("bias", "bias_ih", 1), name.replace("bias", "bias_hh", 1)]
 
 
 def _native(backend: Backend, tensor: Tensor | None) -> Array:
@@ -514,7 +507,7 @@ def state_dict(lstm: layers.LSTM) -> dict[str, Tensor]:
     """Copies of the parameters, under PyTorch's names, on the layer's device; ``bias_hh`` is zero."""
     found = {}
     for name, array in lstm.params.items():
-        first, *second = _torch_names(name)
+        first, *second = torch_names(name)
         found[first] = torch.from_dlpack(array).clone()
         found |= {other: torch.zeros_like(found[first]) for other in second}
     return found
@@ -549,7 +542,7 @@ def load_state_dict(lstm: layers.LSTM, tensors: Mapping[str, Tensor], prefix: st
     with torch.no_grad():
         for name, param in lstm.params.items():
             target = torch.from_dlpack(param)
-            parts = [found[one].detach().to(target.device, target.dtype) for one in _torch_names(name)]
+            parts = [found[one].detach().to(target.device, target.dtype) for one in torch_names(name)]
             target.copy_(parts[0] if len(parts) == 1 else parts[0] + parts[1])
 
 

@@ -166,5 +166,13 @@ def for_model(named: Mapping[str, Any] | None, forget_bias: float | None) -> dic
     return {**options.on(), "forget_bias": None if options.coupled or not options.bias else forget_bias}
 
 
+def torch_names(name: str) -> list[str]:
+    """PyTorch's names of a parameter, also behind a prefix: of an LSTM's bias there are two, which are added up."""
+    prefix, dot, last = name.rpartition(".")
+    if not last.startswith("bias_l"):
+        return [name]
+    return [f"{prefix}{dot}{last.replace('bias', both, 1)}" for both in ("bias_ih", "bias_hh")]
+
+
 STARTS = {"gain_ih": 1.0, "gain_hh": 1.0, "gain_c": 1.0, "shift_c": 0.0, "h0": 0.0, "c0": 0.0}
 """Where parameters start that don't start at random."""

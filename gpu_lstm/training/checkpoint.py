@@ -17,6 +17,7 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend, compiled
 from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.options import torch_names
 from gpu_lstm.models import MODELS, Model
 from gpu_lstm.models.amounts import model_amounts
 
@@ -91,13 +92,9 @@ def to_torch_names(params: dict[str, Array], backend: Backend) -> dict[str, np.n
     """Host copies under PyTorch's names: an LSTM's one bias becomes ``bias_ih``, with zeros as ``bias_hh``."""
     named: dict[str, np.ndarray] = {}
     for name, array in params.items():
-        host = backend.to_numpy(array)
-        layer, _, last = name.rpartition(".")
-        if last.startswith("bias_l"):
-            named[f"{layer}.bias_ih_{last.removeprefix('bias_')}"] = host
-            named[f"{layer}.bias_hh_{last.removeprefix('bias_')}"] = np.zeros_like(host)
-        else:
-            named[name] = host
+        first, *second = torch_names(name)
+        named[first] = backend.to_numpy(array)
+        named |= {other: np.zeros_like(named[first]) for other in second}
     return named
 
 
@@ -118,12 +115,8 @@ def fill(model: Model, arrays: dict[str, np.ndarray], path: Path) -> None:
                 f"expected {array.dtype} {array.shape}"
             )
     for name, param in model.params.items():
-        layer, _, last = name.rpartition(".")
-        if last.startswith("bias_l"):
-            ending = last.removeprefix("bias_")
-            host = arrays[f"{layer}.bias_ih_{ending}"] + arrays[f"{layer}.bias_hh_{ending}"]
-        else:
-            host = arrays[name]
+        first, *second = (arrays[one] for one in torch_names(name))
+        host = first + second[0] if second else first
         param[...] = model.backend.asarray(host, model.param_dtype)
 
 

@@ -1,16 +1,33 @@
-"""What the doors share: whether another library can express an LSTM of ours, and paths."""
+"""What the doors share: packages they need, whether another library can express an LSTM of ours, and paths."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
-from gpu_lstm.errors import InputError
+from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.layers import LSTM
 
 NOISE = frozenset({"input_dropout", "recurrent_dropout", "weight_dropout"})
 """Options that do nothing in evaluation."""
+
+
+def package(name: str, what: str, extra: str) -> Any:
+    """The package that `what` needs, which the named extra of ours installs.
+
+    Raises
+    ------
+    BackendError
+        It is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise BackendError(
+            f'{what} needs the package {name}; install it with `pip install "gpu-lstm[{extra}]"`'
+        ) from None
 
 
 def check_options(lstm: LSTM, takes: Set[str], other: str) -> None:

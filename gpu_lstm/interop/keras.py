@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpu_lstm.backend import Backend
-from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.interop.expressible import check_options, check_path
+from gpu_lstm.errors import InputError
+from gpu_lstm.interop.expressible import check_options, check_path, package
 from gpu_lstm.layers import LSTM
 from gpu_lstm.layers.base import check_dtype
 from gpu_lstm.training.checkpoint import write_whole
@@ -245,26 +245,9 @@ def check_stack(stack: list[list[Direction]]) -> None:
                 )
 
 
-def require_h5py() -> Any:
-    """The package h5py.
-
-    Raises
-    ------
-    BackendError
-        It is not installed.
-    """
-    try:
-        import h5py
-    except ImportError:
-        raise BackendError(
-            '.weights.h5 needs the package h5py; install it with `pip install "gpu-lstm[keras]"`'
-        ) from None
-    return h5py
-
-
 def read_weights(path: Path, layers: Sequence[str] | None) -> list[list[Direction]]:
     """The LSTM layers of a ``.weights.h5`` file, from bottom to top."""
-    h5py = require_h5py()
+    h5py = package("h5py", ".weights.h5", "keras")
     if not path.is_file():
         raise InputError(f"Keras file {path} does not exist")
     if path.suffix == ".keras":
@@ -316,7 +299,7 @@ def numbered(name: str) -> tuple[str, int]:
 
 def write_weights(path: Path, layers: list[list[np.ndarray]], directions: int) -> None:
     """Write, whole or not at all, what Keras's ``load_weights`` reads into a Sequential model of LSTM layers."""
-    h5py = require_h5py()
+    h5py = package("h5py", ".weights.h5", "keras")
     kind = "bidirectional" if directions == 2 else "lstm"
     content = io.BytesIO()
     with h5py.File(content, "w") as file:

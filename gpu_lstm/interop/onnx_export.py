@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import PARAM_DTYPES
-from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.interop.expressible import check_options, check_path
+from gpu_lstm.errors import InputError
+from gpu_lstm.interop.expressible import check_options, check_path, package
 from gpu_lstm.layers import LSTM, Linear, Reversed
 from gpu_lstm.layers.base import check_dtype
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
@@ -28,18 +28,8 @@ TYPES = {"float32": 1, "float64": 11, "int64": 7}
 
 
 def require_onnx() -> Any:
-    """The package onnx.
-
-    Raises
-    ------
-    BackendError
-        It is not installed.
-    """
-    try:
-        import onnx
-    except ImportError:
-        raise BackendError('ONNX needs the package onnx; install it with `pip install "gpu-lstm[onnx]"`') from None
-    return onnx
+    """The package onnx; see `gpu_lstm.interop.expressible.package`."""
+    return package("onnx", "ONNX", "onnx")
 
 
 def export(

@@ -19,17 +19,32 @@ class SequenceModel(Model):
 
     Parameters
     ----------
-    config : dict
-        Of the subclass; here `mean`, `spread`, `hidden_size`, `num_layers`, `bidirectional` and `dropout` are used.
+    mean, spread : D numbers each
+        Of the training data's features: mean and standard deviation.
+    own : dict
+        What only the subclass has in its description.
     num_outputs : int
+    hidden_size, num_layers : int
+    bidirectional : bool
+    dropout : float
+        On the input, between layers and on the summary, while training.
+    lstm : dict or None
+        Options of the LSTM family by name.
     backend, dtype, tier, recompute, seed
         As of the layers.
     """
 
     def __init__(
         self,
-        config: dict[str, Any],
+        mean: Sequence[float],
+        spread: Sequence[float],
+        own: dict[str, Any],
         num_outputs: int,
+        hidden_size: int,
+        num_layers: int,
+        bidirectional: bool,
+        dropout: float,
+        lstm: Mapping[str, Any] | None,
         *,
         backend: str | Backend | None,
         dtype: str,
@@ -37,21 +52,31 @@ class SequenceModel(Model):
         recompute: bool,
         seed: int,
     ):
+        config: dict[str, Any] = {
+            "mean": [float(v) for v in mean],
+            "spread": [float(v) for v in spread],
+            **own,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "bidirectional": bidirectional,
+            "dropout": dropout,
+            **({"lstm": dict(lstm)} if lstm else {}),
+        }
         self.mean, self.spread = np.array(config["mean"]), np.array(config["spread"])
         where, seeds = common(backend, dtype, seed)
         self.lstm = LSTM(
             len(self.mean),
-            config["hidden_size"],
-            config["num_layers"],
-            bidirectional=config["bidirectional"],
-            dropout=config["dropout"],
-            **for_model(config.get("lstm"), 1.0),
+            hidden_size,
+            num_layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            **for_model(lstm, 1.0),
             tier=tier,
             recompute=recompute,
             seed=seeds[0],
             **where,
         )
-        self.dropout = Dropout(config["dropout"], **where)
+        self.dropout = Dropout(dropout, **where)
         width = self.lstm.output_size * self.lstm.num_directions
         self.head = Linear(width, num_outputs, wide=True, seed=seeds[1], **where)
         super().__init__({"lstm": self.lstm, "head": self.head}, config)
@@ -133,17 +158,10 @@ class Classifier(SequenceModel):
         recompute: bool = False,
         seed: int = 0,
     ):
-        config: dict[str, Any] = {
-            "mean": [float(v) for v in mean],
-            "spread": [float(v) for v in spread],
-            "num_classes": num_classes,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "bidirectional": bidirectional,
-            "dropout": dropout,
-            **({"lstm": dict(lstm)} if lstm else {}),
-        }
-        super().__init__(config, num_classes, backend=backend, dtype=dtype, tier=tier, recompute=recompute, seed=seed)
+        super().__init__(
+            mean, spread, {"num_classes": num_classes}, num_classes, hidden_size, num_layers, bidirectional, dropout,
+            lstm, backend=backend, dtype=dtype, tier=tier, recompute=recompute, seed=seed,
+        )  # fmt: skip
 
     def loss(
         self, x: np.ndarray, lengths: np.ndarray, labels: np.ndarray, seed: tuple[int, ...] | None = None

@@ -54,21 +54,15 @@ class Regressor(SequenceModel):
         recompute: bool = False,
         seed: int = 0,
     ):
-        config: dict[str, Any] = {
-            "mean": [float(v) for v in mean],
-            "spread": [float(v) for v in spread],
+        own = {
             "target_mean": [float(v) for v in target_mean],
             "target_spread": [float(v) for v in target_spread],
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "bidirectional": bidirectional,
-            "dropout": dropout,
-            **({"lstm": dict(lstm)} if lstm else {}),
         }
-        self.target_mean, self.target_spread = np.array(config["target_mean"]), np.array(config["target_spread"])
+        self.target_mean, self.target_spread = np.array(own["target_mean"]), np.array(own["target_spread"])
         super().__init__(
-            config, len(target_mean), backend=backend, dtype=dtype, tier=tier, recompute=recompute, seed=seed
-        )
+            mean, spread, own, len(target_mean), hidden_size, num_layers, bidirectional, dropout, lstm,
+            backend=backend, dtype=dtype, tier=tier, recompute=recompute, seed=seed,
+        )  # fmt: skip
 
     def loss(
         self,

@@ -221,7 +221,9 @@ class LSTM(Layer):
         self.options.check_sizes(self.hidden_size, self.num_layers, forget_bias)
         self.output_size = self.options.proj_size or self.hidden_size
         self.tier = tier
-        self.plan: Plan = make_plan(self.backend, tier, self.hidden_size, dtype, self.options.recurrent())
+        recurrent = self.options.recurrent()
+        self.plan: Plan = make_plan(self.backend, tier, self.hidden_size, dtype, recurrent)
+        self._plain = not recurrent - {"cells"}  # what goes beyond needs a Variant at every call
         # The reference tier is the oracle: it stays with the array namespace in its large products too.
         products = Backend if self.plan.tier == "reference" else type(self.backend)
         self._product = partial(products.product, self.backend)
@@ -634,7 +636,7 @@ class LSTM(Layer):
     def _variant(self, call: Call, member: Member, start: int, stop: int) -> Variant | None:
         """What the recurrence of a member does beyond the plain LSTM in steps start..stop-1."""
         o, xp, name = self.options, self.backend.xp, self._name(member)
-        if not o.recurrent() - {"cells"} and call.resets is None:
+        if self._plain and call.resets is None:
             return None
         dtype, batch = self.backend.dtype(self.dtype), call.batch
         zoneout: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_lstm import __version__
-from gpu_lstm.backend import Backend, CupyBackend, NumpyBackend, compiled
+from gpu_lstm.backend import CupyBackend, NumpyBackend, compiled
 from gpu_lstm.bench import threads
 from gpu_lstm.bench.peers import installed
 from gpu_lstm.errors import BackendError, InputError
@@ -138,8 +138,3 @@ def as_csv(record: dict[str, Any]) -> str:
             row["peak_bytes"] = point.get("peak_bytes", {}).get(name)
             writer.writerow(row)
     return out.getvalue()
-
-
-def device_of(backend: Backend) -> str:
-    """Name of the device behind a backend."""
-    return backend.describe().get("device", backend.name)

@@ -6,8 +6,6 @@ A chart is a dictionary: ``shape`` (line, dots, stack, bars), ``title``, ``note`
 
 from __future__ import annotations
 
-import html
-import json
 import math
 import statistics
 from collections.abc import Iterable
@@ -17,6 +15,7 @@ from typing import Any
 from gpu_lstm.bench import limits
 from gpu_lstm.bench.grid import Size, line
 from gpu_lstm.bench.method import ratio
+from gpu_lstm.page import fill_template
 
 Chart = dict[str, Any]
 Record = dict[str, Any]
@@ -42,8 +41,7 @@ def fill(
         "facts": about,
         "table": rows,
     }
-    text = json.dumps(content, allow_nan=False).replace("</", "<\\/")
-    return TEMPLATE.read_text(encoding="utf-8").replace("__TITLE__", html.escape(title)).replace("__CONTENT__", text)
+    return fill_template(TEMPLATE, title, content)
 
 
 def backends(record: Record) -> list[str]:

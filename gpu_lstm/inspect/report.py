@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
-import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +16,7 @@ from gpu_lstm.inspect.reach import fades, gradient_reach
 from gpu_lstm.inspect.tracking import Tracked, best_cells, series_features, text_features
 from gpu_lstm.losses import BITS
 from gpu_lstm.models import Forecaster, LanguageModel
+from gpu_lstm.page import fill_template
 
 TEMPLATE = Path(__file__).with_name("page.html")
 BUDGET = 4_400_000
@@ -206,7 +205,4 @@ def fill(title: str, tiles: list[dict[str, str]], content: dict[str, Any], about
         far = f"{faded} steps" if faded else f"> {farthest} steps"
         tiles.append(tile(far, "back: from there on the gradient at the top layer's h is below 1 % of its largest"))
     whole = {"title": title, "tiles": tiles, "facts": dict(about), **content}
-    # No "<" in the text: neither an end of the script element nor the start of a comment can come from the data.
-    text = json.dumps(whole, allow_nan=False).replace("<", "\\u003c")
-    page = TEMPLATE.read_text(encoding="utf-8").replace("__TITLE__", html.escape(title))
-    return page.replace("__CONTENT__", text)
+    return fill_template(TEMPLATE, title, whole)

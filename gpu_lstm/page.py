@@ -1,0 +1,32 @@
+"""Pages of HTML in one file each: a template, what all of them share (``page.js``), and the content as JSON."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+SHARED = Path(__file__).with_name("page.js")
+
+
+def fill_template(template: Path, title: str, content: dict[str, Any]) -> str:
+    """Put title and content into a template.
+
+    Parameters
+    ----------
+    template : Path
+        With ``__TITLE__``, ``__SHARED__`` and ``__CONTENT__``.
+    title : str
+    content : dict
+        JSON values, none of them NaN or infinite.
+
+    Returns
+    -------
+    str
+        HTML that needs no other file and no network.
+    """
+    # No "<" in the text: neither an end of the script element nor the start of a comment can come from the data.
+    text = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+    page = template.read_text(encoding="utf-8").replace("__SHARED__", SHARED.read_text(encoding="utf-8"))
+    return page.replace("__TITLE__", html.escape(title)).replace("__CONTENT__", text)

@@ -173,7 +173,8 @@ def test_the_grid_records_layouts_expectations_and_what_failed(monkeypatch, caps
     record = sequence_on_gpu.against_torch(EmulatedBackend(limits=SMALL), Budget(1), cases, 20)
     fine, large, short, failed = record["points"]
     assert "us a step expected" in fine["forward"]["layout"]
-    assert fine["forward"]["floor_us_a_step"] > 0
+    assert "blocks alone" in fine["forward"]["layout"]
+    assert fine["forward"]["floor_us_a_step"] == record["costs"]["block_barrier_us"]  # in an emulator any number
     assert fine["seconds"].keys() == {"ours", "ours_forward", "ours_tf32"}
     assert 0 < fine["seconds"]["ours"]["low"] <= fine["seconds"]["ours"]["median"]
     assert (fine["clock"], fine["rounds"], fine["tier"]) == ("wall", 1, "sequence")

@@ -14,9 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
 
 from gpu_lstm.errors import BackendError, InputError
+
+Struct: TypeAlias = tuple[Any, ...]
+"""Arrays, NumPy scalars, None for a null pointer, and structs: a struct of C++ that has them in this order."""
 
 
 class Launch(Protocol):
@@ -25,7 +30,7 @@ class Launch(Protocol):
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int = 0
     ) -> None:
-        """Launch it with arguments that are arrays, NumPy scalars, or None for a null pointer."""
+        """Launch it with arguments that are arrays, NumPy scalars, None for a null pointer, or a `Struct`."""
 
 
 STORAGE = {"float32": "float", "float64": "double", "float16": "__half", "bfloat16": "__nv_bfloat16"}
@@ -231,6 +236,21 @@ def update(dtype: str, rule: str) -> Kernel:
 def neighbours(dtype: str) -> int:
     """Elements of that dtype in 16 bytes."""
     return 16 // {"float32": 4, "float64": 8}.get(dtype, 2)
+
+
+def packed(struct: Struct) -> np.ndarray:
+    """A struct as a kernel takes it by value: an array of no dimensions, with the gaps that C++ leaves."""
+    fields = [_field(field) for field in struct]
+    kind = np.dtype([(str(n), field.dtype) for n, field in enumerate(fields)], align=True)
+    return np.array(tuple(field[()] for field in fields), dtype=kind)
+
+
+def _field(field: Any) -> np.ndarray:
+    if isinstance(field, tuple):
+        return packed(field)
+    if isinstance(field, np.generic):
+        return np.asarray(field)
+    return np.asarray(np.uint64(0 if field is None else address(field)))
 
 
 def address(array: Any) -> int:

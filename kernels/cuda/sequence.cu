@@ -15,6 +15,7 @@
 #include "cell.cuh"
 #include "mma.cuh"
 #include "team.cuh"
+#include "columns.cuh"
 
 constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 
@@ -60,97 +61,11 @@ struct Backward {
   bool reverse;
 };
 
-#define SIZES \
-  unsigned batch, unsigned hidden, unsigned members, unsigned share, unsigned slice, unsigned split, unsigned pitch
-
-// ---- the product
-
-// Columns of h or dz: rows of sequences in shared memory, zeros beyond what is there.
-template <typename S>
-struct SharedColumns {
-  static constexpr int V = 16 / sizeof(S);
-  const S* start;
-  unsigned pitch;
-
-  __device__ __forceinline__ Pack<S, V> ask(unsigned column, unsigned k) const {
-    return load<V>(start + column * pitch + k);
-  }
-  __device__ void settle(Pack<S, V>&, unsigned, unsigned) const {}
-};
-
-// The same in global memory, while others write it: every number says itself whether it is there, so that the grid needs
-// no barrier. Of h, the slot before the first step is there from the start.
-template <typename S>
-struct AwaitedColumns {
-  static constexpr int V = 16 / sizeof(S);
-  const S* start;
-  unsigned columns, pitch;
-  bool there;
-  Patience patience;
-
-  // What is there now.
-  __device__ __forceinline__ Pack<S, V> ask(unsigned column, unsigned k) const {
-    if (column < columns && k < pitch) return look<S, V>(start + int64(column) * pitch + k);
-    Pack<S, V> zeros;
-#pragma unroll
-    for (int v = 0; v < V; ++v) zeros.at[v] = S(0.0f);
-    return zeros;
-  }
-  // Asks again until all of it is there.
-  __device__ __forceinline__ void settle(Pack<S, V>& values, unsigned column, unsigned k) const {
-    Patience left = patience;
-    while (!there && is_missing(values) && !left.over()) values = ask(column, k);
-  }
-};
-
-// Elements from row to row of what a grid shows: whole accesses of 16 bytes.
-template <typename S>
-__device__ unsigned whole_packs(unsigned depth) {
-  return (depth + 16 / sizeof(S) - 1) / (16 / sizeof(S)) * (16 / sizeof(S));
-}
-
-// Weights of the units from `first` on, zero beyond them: rows of W_hh by gate and unit, or its columns.
-template <typename S>
-struct OwnRows {
-  static constexpr bool by_rows = true;  // k lie next to each other
-  const S* weight_hh;
-  unsigned hidden, first, units, share;
-
-  __device__ __forceinline__ S operator()(unsigned row, unsigned k) const {
-    const unsigned gate = row / share, unit = row % share;
-    const bool inside = gate < 4 && unit < units && k < hidden;
-    return inside ? weight_hh[(int64(gate) * hidden + first + unit) * hidden + k] : S(0.0f);
-  }
-};
-template <typename S>
-struct OwnColumns {
-  static constexpr bool by_rows = false;
-  const S* weight_hh;
-  unsigned hidden, first, units;
-
-  __device__ __forceinline__ S operator()(unsigned unit, unsigned k) const {
-    return unit < units && k < 4 * hidden ? weight_hh[int64(k) * hidden + first + unit] : S(0.0f);
-  }
-};
-
-// Sums of the warps: sums[part][column][row], columns `pitch` apart so that a warp's lanes write to different banks.
-template <int N, typename T>
-struct Sums {
-  T* start;
-  unsigned pitch, split;
-
-  __device__ Sums(T* start, unsigned rows, unsigned split)
-      : start(start), pitch((rows + 11) / 16 * 16 + 4), split(split) {}
-
-  // Added to the values of Rows rows, `apart` from each other, in the order of parts.
-  template <int Rows>
-  __device__ __forceinline__ void add_to(T* const (&values)[Rows], unsigned column, unsigned row, unsigned apart) const {
-    const T* from = start + column * pitch + row;
-#pragma unroll 2
-    for (unsigned part = 0; part < split; ++part, from += 8 * N * pitch)
-#pragma unroll
-      for (int r = 0; r < Rows; ++r) *values[r] += from[r * apart];
-  }
+// What a launch has, all of it one argument. Those that aren't there have null pointers.
+constexpr unsigned MOST_RUNS = 2;
+template <typename Run>
+struct Runs {
+  Run of[MOST_RUNS];
 };
 
 // ---- who does what
@@ -310,28 +225,20 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
   }
 }
 
-#define FORWARD_OF(n)                                                                                                \
-  S *z##n, const S *weight_hh##n, S *h##n, S *shown##n, Arithmetic<S>*c##n, const int64 *lengths##n, int64 steps##n, \
-      int reverse##n
-#define FORWARD(Team)                                                                                                 \
-  const Layout layout = {batch, hidden, members, share, slice, split, pitch};                                         \
-  const Forward<S> first = {z1, weight_hh1, h1, shown1, c1, lengths1, steps1, bool(reverse1)},                        \
-                   second = {z2, weight_hh2, h2, shown2, c2, lengths2, steps2, bool(reverse2)};                       \
-  forward<S, Team, M, N>(layout.in_second() ? second : first, gave_up, keep, layout)
-
 template <typename S, typename Team, int M, int N>
 __global__ void __launch_bounds__(THREADS<S>, 1)
-    sequence_forward(FORWARD_OF(1), FORWARD_OF(2),  // all of the second null where there is one
-                     unsigned* gave_up,             // (all teams,) zeros, for Grid with a watchdog
-                     int keep, SIZES) {
-  FORWARD(Team);
+    sequence_forward(const __grid_constant__ Runs<Forward<S>> runs,
+                     unsigned* gave_up,  // (all teams,) zeros, for Grid with a watchdog
+                     int keep, const __grid_constant__ Layout layout) {
+  forward<S, Team, M, N>(runs.of[layout.in_second()], gave_up, keep, layout);
 }
 
 // The same in clusters of so many blocks.
 template <typename S, int Members, int M, int N>
 __global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS<S>, 1)
-    sequence_forward_cluster(FORWARD_OF(1), FORWARD_OF(2), unsigned* gave_up, int keep, SIZES) {
-  FORWARD(Cluster);
+    sequence_forward_cluster(const __grid_constant__ Runs<Forward<S>> runs, unsigned* gave_up, int keep,
+                             const __grid_constant__ Layout layout) {
+  forward<S, Cluster, M, N>(runs.of[layout.in_second()], gave_up, keep, layout);
 }
 
 // ---- backward
@@ -428,23 +335,16 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
   }
 }
 
-#define BACKWARD_OF(n)                                                                                              \
-  const S *gates##n, S *dz##n, S *shown##n, const S *weight_hh##n, const Arithmetic<S>*c##n, const S *dy##n,        \
-      Arithmetic<S>*dh##n, Arithmetic<S>*dc##n, const int64 *lengths##n, int64 steps##n, int reverse##n
-#define BACKWARD(Team)                                                                                              \
-  const Layout layout = {batch, hidden, members, share, slice, split, pitch};                                       \
-  const Backward<S> first = {gates1, dz1, shown1, weight_hh1, c1, dy1, dh1, dc1, lengths1, steps1, bool(reverse1)}, \
-                    second = {gates2, dz2, shown2, weight_hh2, c2, dy2, dh2, dc2, lengths2, steps2, bool(reverse2)}; \
-  backward<S, Team, M, N>(layout.in_second() ? second : first, gave_up, layout)
-
 template <typename S, typename Team, int M, int N>
 __global__ void __launch_bounds__(THREADS<S>, 1)
-    sequence_backward(BACKWARD_OF(1), BACKWARD_OF(2), unsigned* gave_up, SIZES) {
-  BACKWARD(Team);
+    sequence_backward(const __grid_constant__ Runs<Backward<S>> runs, unsigned* gave_up,
+                      const __grid_constant__ Layout layout) {
+  backward<S, Team, M, N>(runs.of[layout.in_second()], gave_up, layout);
 }
 
 template <typename S, int Members, int M, int N>
 __global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS<S>, 1)
-    sequence_backward_cluster(BACKWARD_OF(1), BACKWARD_OF(2), unsigned* gave_up, SIZES) {
-  BACKWARD(Cluster);
+    sequence_backward_cluster(const __grid_constant__ Runs<Backward<S>> runs, unsigned* gave_up,
+                              const __grid_constant__ Layout layout) {
+  backward<S, Cluster, M, N>(runs.of[layout.in_second()], gave_up, layout);
 }

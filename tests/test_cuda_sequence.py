@@ -302,7 +302,7 @@ def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
 
 # -- planted mistakes: the kernels' text with one line changed --------------------------------------------------------
 
-SHOW = "publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, output)"
+SHOW = "publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, seen)"
 MISTAKES = {
     "block": {
         "no barrier before the product": ("void wait() { __syncthreads(); }", "void wait() {}"),
@@ -315,7 +315,7 @@ MISTAKES = {
     },
     "grid": {
         "the second takes the sequences of the first's teams": (" % layout.teams() * layout.slice", " * layout.slice"),
-        "shown by a plain store": (SHOW, SHOW.replace("publish(", "*(").replace(", output", ") = (output")),
+        "shown by a plain store": (SHOW, SHOW.replace("publish(", "*(").replace(", seen", ") = (seen")),
         "taken before it is there": ("while (!there && is_missing(values) && !left.over())", "while (false)"),
         "the sums are not read yet": ("if (tile == 0) __syncthreads();", ""),
         "dz shown by a plain store": ("publish(to, S(gates.i));", "*to = S(gates.i);"),

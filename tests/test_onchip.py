@@ -21,24 +21,24 @@ BATCHES, WIDTHS = (1, 3, 16, 64, 256, 1000), (1, 5, 33, 64, 100, 128, 250, 256, 
 @pytest.mark.parametrize("direction", onchip.DIRECTIONS)
 def test_every_layout_covers_the_problem_and_fits(device, direction):
     launched = {kernel.expression for kernel in kernels.every_kernel()}
-    for batch, hidden, dtype in product(BATCHES, WIDTHS, DTYPES):
-        layout = onchip.choose(device, direction, batch, hidden, dtype)
+    for batch, hidden, dtype, cells in product(BATCHES, WIDTHS, DTYPES, kernels.SEQUENCE_CELLS):
+        layout = onchip.choose(device, direction, batch, hidden, dtype, 1, cells)
         if isinstance(layout, str):
             assert "does not fit" in layout or "more units" in layout
             continue
         assert layout.members * layout.share >= hidden
         assert layout.teams * layout.slice >= batch > (layout.teams - 1) * layout.slice
         assert layout.shared_bytes <= device.shared_bytes
-        assert layout.share * 8 * layout.columns <= onchip.CELLS * kernels.sequence_threads(dtype)
+        threads = kernels.sequence_threads(dtype, cells)
+        assert layout.share * 8 * layout.columns <= onchip.CELLS * threads
         assert layout.form == "grid" or layout.slice <= 8 * layout.columns
         assert layout.form != "grid" or layout.blocks <= device.multiprocessors
         assert layout.form != "cluster" or (device.capability >= 90 and layout.members == kernels.CLUSTER)
         assert layout.pitch * {"float64": 8, "float32": 4, "tf32": 4}.get(dtype, 2) % 16 == 0
         rows = layout.share * (4 if direction == "forward" else 1)
-        warps = kernels.sequence_threads(dtype) // 32
-        assert -(-rows // (16 * layout.height)) * layout.split <= warps  # each warp multiplies one part
+        assert -(-rows // (16 * layout.height)) * layout.split <= threads // 32  # each warp multiplies one part
         assert (layout.register_bytes > 0) == (dtype in kernels.TENSOR)
-        kernel = kernels.sequence(direction, dtype, layout.form, layout.height, layout.columns)
+        kernel = kernels.sequence(direction, dtype, layout.form, layout.height, layout.columns, cells)
         assert kernel.expression in launched
         assert kernel.cooperative == (layout.form == "grid")
         assert 10 * device.capability >= 10 * kernel.since
@@ -65,16 +65,19 @@ def test_a_block_has_the_registers_and_the_shared_memory_that_the_planner_assume
     lines = (Path(__file__).parents[1] / "kernels" / "cuda" / "resources.md").read_text().splitlines()
     needs = {line.split("`")[1]: line.split("|")[2:-1] for line in lines if line.startswith("| `sequence_")}
     assert set(needs) == {kernel.expression for kernel in kernels.every_kernel() if kernel.file == "sequence.cu"}
-    scalar = [kernels.STORAGE[dtype] for dtype in kernels.STORAGE if dtype not in kernels.TENSOR]
+    dtypes = {storage: dtype for dtype, storage in kernels.STORAGE.items()} | {"tf32": "tf32"}
     for name, (*registers, shared) in needs.items():
-        threads = kernels.sequence_threads("float32" if name.split("<")[1].split(",")[0] in scalar else "tf32")
+        storage, *arguments = name.split("<", 1)[1].rstrip(">").split(", ")
+        threads = kernels.sequence_threads(dtypes[storage], (*arguments, "Plain")[3])
         assert max(int(number) for number in registers if number.strip()) * threads <= 65536
         assert int(shared) == 0
 
 
 def test_weights_in_registers_are_as_many_as_the_kernel_holds():
-    source = (Path(__file__).parents[1] / "kernels" / "cuda" / "mma.cuh").read_text()
-    assert "held = M == 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4);" in source
+    source = kernels.read_source("sequence.cu")
+    assert "held = (M == 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4)) - FewerHeld / M;" in source
+    for cells, fewer in onchip.FEWER_HELD.items():
+        assert f"fewer_held = {fewer};" in source.split(f"struct {cells} {{")[1].split("struct Ahead")[0]
     assert onchip.HELD == {(1, 1): 12, (2, 1): 5, (3, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
     for direction in onchip.DIRECTIONS:
         layout = onchip.choose(H100, direction, 16, 768, "bfloat16")

@@ -48,6 +48,8 @@ SEQUENCE_THREADS = 512
 """Most threads of a block of the sequence kernels."""
 TENSOR = ("tf32", "float16", "bfloat16")
 """What tensor cores multiply in the sequence kernels: 16-bit numbers, and float32 rounded to TF32 where asked for."""
+SEQUENCE_CELLS = ("Plain", "Family")
+"""What the cells of the sequence kernels do, as ``kernels/cuda/options.cuh`` has it: the plain LSTM, or its options."""
 CLUSTER = 8
 """Blocks of a thread-block cluster: the most that every device with clusters takes."""
 RULES = ("sgd", "rmsprop", "adam")
@@ -138,27 +140,34 @@ def begin_dh(dtype: str) -> Kernel:
     return Kernel("family.cu", "begin_dh", (STORAGE[dtype],))
 
 
-def sequence(direction: str, dtype: str, form: str, height: int, columns: int) -> Kernel:
+def sequence(direction: str, dtype: str, form: str, height: int, columns: int, cells: str = "Plain") -> Kernel:
     """All steps, "forward" or "backward", in a form of `gpu_lstm.recurrence.onchip`.
 
-    A warp multiplies 16 `height` rows of weights by 8 `columns` sequences; `dtype` may be "tf32", too.
+    A warp multiplies 16 `height` rows of weights by 8 `columns` sequences; `dtype` may be "tf32", too. `cells` is one
+    of `SEQUENCE_CELLS`.
     """
+    more = () if cells == "Plain" else (cells,)
     name, storage = f"sequence_{direction}", STORAGE.get(dtype, dtype)
     if form == "cluster":
-        arguments = (storage, str(CLUSTER), str(height), str(columns))
+        arguments = (storage, str(CLUSTER), str(height), str(columns), *more)
         return Kernel("sequence.cu", f"{name}_cluster", arguments, cluster=CLUSTER, since=90)
     team = {"block": "Alone", "grid": "Grid"}[form]
-    arguments = (storage, team, str(height), str(columns))
+    arguments = (storage, team, str(height), str(columns), *more)
     return Kernel("sequence.cu", name, arguments, cooperative=form == "grid", since=80)
 
 
-def sequence_threads(dtype: str) -> int:
-    """Threads of a block, as ``kernels/cuda/mma.cuh`` has it: few on tensor cores, with registers for weights."""
-    return 256 if dtype in TENSOR else SEQUENCE_THREADS
+def sequence_threads(dtype: str, cells: str = "Plain") -> int:
+    """Threads of a block, as ``kernels/cuda/options.cuh`` has it: few where each needs many registers.
+
+    It does for weights on tensor cores, and for options in float64.
+    """
+    return 256 if dtype in TENSOR or (dtype == "float64" and cells != "Plain") else SEQUENCE_THREADS
 
 
-def sequence_sizes(direction: str, dtype: str, form: str) -> list[tuple[int, int]]:
+def sequence_sizes(direction: str, dtype: str, form: str, cells: str = "Plain") -> list[tuple[int, int]]:
     """The pairs of `height` and `columns` that there are of `sequence`."""
+    if cells != "Plain":  # one: the height that wastes the least where much of the grid shares the units
+        return [(1 if (direction, form) == ("backward", "grid") and dtype in TENSOR else 2, 1)]
     # A block alone has one tile of 8 sequences; two would spill to local memory in float64.
     columns = (1,) if form == "block" or dtype == "float64" else (1, 2)
     heights = (2,) if form != "grid" or dtype not in TENSOR else {"forward": (2, 3), "backward": (1, 2)}[direction]
@@ -280,8 +289,10 @@ def every_kernel() -> Iterator[Kernel]:
         yield from (cross_entropy(dtype), take_rows(dtype), scatter_add(dtype), sum_of_squares(dtype))
         yield from (dropout(dtype, width) for width in (1, 4))
         yield from (update(dtype, rule) for rule in RULES)
-    for dtype, direction, form in product((*STORAGE, "tf32"), ("forward", "backward"), ("block", "cluster", "grid")):
-        yield from (sequence(direction, dtype, form, *sizes) for sizes in sequence_sizes(direction, dtype, form))
+    every = product((*STORAGE, "tf32"), ("forward", "backward"), ("block", "cluster", "grid"), SEQUENCE_CELLS)
+    for dtype, direction, form, cells in every:
+        for height, columns in sequence_sizes(direction, dtype, form, cells):
+            yield sequence(direction, dtype, form, height, columns, cells)
     for dtype in ("float32", "float64"):
         yield from (mean_loss(dtype), norm_of_sums(dtype))
 

@@ -28,6 +28,8 @@ CELLS = 2
 TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
 """The batch size that a plan is explained for, and the largest that it is looked at for."""
 
+FEWER_HELD = {"Plain": 0, "Family": 2}
+"""By what the cells do, ``fewer_held`` of ``kernels/cuda/options.cuh``: so many less, of 16 rows each."""
 HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
 """By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp of a tensor-core
 kernel keeps in registers, as ``kernels/cuda/mma.cuh`` has it."""
@@ -58,9 +60,11 @@ POINTWISE_HOST = 16.0
 """Microseconds a step that the pointwise tier's two launches cost the host: assumed, to be measured."""
 POINTWISE_PRODUCT_RATE = {"float32": 30e6, "float64": 15e6, "tf32": 150e6, "float16": 300e6, "bfloat16": 300e6}
 """Multiply-adds a microsecond of a large product of cuBLAS, on an H100."""
-CELL_INSTRUCTIONS = 200
-CELL_LATENCY = 0.2
-"""Microseconds of one cell's chain of sigmoid, tanh and their divisions: an estimate."""
+CELL_INSTRUCTIONS = {"Plain": 200, "Family": 300}
+"""By what the cells do: the family's limits, selects and addresses are an estimate."""
+CELL_LATENCY = {"Plain": 0.2, "Family": 0.25}
+"""Microseconds of one cell's chain of sigmoid, tanh and their divisions: an estimate. Peepholes and masks come from L1
+or L2 beside it. What is read of a step, as zoneout's masks, is asked for before the wait, as z is: it costs no time."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class Layout:
         How often the device must be filled to run all teams; more than 1 only where teams don't wait for each other.
     together : int
         Recurrences in the launch; each has so many teams.
+    cells : str
+        What the cells do, of `kernels.SEQUENCE_CELLS`.
     """
 
     form: str
@@ -118,6 +124,7 @@ class Layout:
     barrier: float
     waves: int
     together: int = 1
+    cells: str = "Plain"
 
     @property
     def blocks(self) -> int:
@@ -142,8 +149,9 @@ class Layout:
         barriers = f"1 {self.form} barrier a step" if self.barrier else "no barrier"
         held = f" ({self.register_bytes / 1024:.0f} of them registers)" if self.register_bytes else ""
         waves = f"{self.waves} waves of " if self.waves > 1 else ""
+        options = "" if self.cells == "Plain" else ", with options"
         return (
-            f"{self.direction}: {self.team()}, {self.share} units and {self.slice} sequences each, "
+            f"{self.direction}{options}: {self.team()}, {self.share} units and {self.slice} sequences each, "
             f"{(self.register_bytes + self.shared_bytes) / 1024:.0f} KiB on chip a block{held}, {barriers}, "
             f"{self.microseconds:.2f} us a step expected ({waves}product {self.product:.2f}, cells {self.cell:.2f}, "
             f"exchange {self.exchange:.2f}, barrier {self.barrier:.2f})"
@@ -156,13 +164,15 @@ def multiplied(backend: CudaBackend, dtype: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def choose(device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1) -> Layout | str:
+def choose(
+    device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1, cells: str = "Plain"
+) -> Layout | str:
     """The layout with the least modelled time a step, or why there is none; `together` recurrences in one launch."""
     if device.capability < 80:
         return f"it needs compute capability 8.0; this device has {device.capability // 10}.{device.capability % 10}"
     best: Layout | None = None
     least = 0
-    for layout in _candidates(device, direction, batch, hidden, dtype, together):
+    for layout in _candidates(device, direction, batch, hidden, dtype, together, cells):
         if layout.shared_bytes > device.shared_bytes:
             least = min(least or layout.shared_bytes, layout.shared_bytes)
         elif best is None or layout.microseconds < best.microseconds:
@@ -180,9 +190,11 @@ def choose(device: Device, direction: str, batch: int, hidden: int, dtype: str, 
 
 
 @functools.lru_cache(maxsize=1024)
-def choose_pair(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> Layout | str:
+def choose_pair(
+    device: Device, direction: str, batch: int, hidden: int, dtype: str, cells: str = "Plain"
+) -> Layout | str:
     """The layout that runs two recurrences at once, or why they run one after the other."""
-    one, pair = (choose(device, direction, batch, hidden, dtype, together) for together in (1, 2))
+    one, pair = (choose(device, direction, batch, hidden, dtype, together, cells) for together in (1, 2))
     if isinstance(pair, str) or isinstance(one, str):
         return pair if isinstance(pair, str) else str(one)
     if pair.microseconds >= 2 * one.microseconds:
@@ -190,9 +202,9 @@ def choose_pair(device: Device, direction: str, batch: int, hidden: int, dtype: 
     return pair
 
 
-def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> bool:
+def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str, cells: str = "Plain") -> bool:
     """Whether a layout fits and its step is expected to be no longer than one of the pointwise tier."""
-    layout = choose(device, direction, batch, hidden, dtype)
+    layout = choose(device, direction, batch, hidden, dtype, 1, cells)
     if isinstance(layout, str):
         return False
     share_of_h100 = device.multiprocessors / 132
@@ -200,26 +212,32 @@ def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str) ->
     return layout.microseconds <= max(POINTWISE_HOST, product)
 
 
-def most_that_pays(device: Device, direction: str, hidden: int, dtype: str) -> int:
+def most_that_pays(device: Device, direction: str, hidden: int, dtype: str, cells: str = "Plain") -> int:
     """The largest power of two as a batch size, up to `LARGEST_BATCH`, where it does; 0 for none."""
     sizes = [2**n for n in range(LARGEST_BATCH.bit_length())]
-    return max((size for size in sizes if pays(device, direction, size, hidden, dtype)), default=0)
+    return max((size for size in sizes if pays(device, direction, size, hidden, dtype, cells)), default=0)
 
 
-def obstacle(device: Device, hidden: int, dtype: str) -> str:
+def cells_of(direction: str, options: frozenset[str]) -> str:
+    """What the cells do, of `kernels.SEQUENCE_CELLS`, for these of the LSTM's options."""
+    # Forward, c of every step is there anyway.
+    return "Family" if options - ({"cells"} if direction == "forward" else set()) else "Plain"
+
+
+def obstacle(device: Device, hidden: int, dtype: str, options: frozenset[str] = frozenset()) -> str:
     """Why no layout fits, whatever the batch; empty where one does."""
-    found = (choose(device, direction, 1, hidden, dtype) for direction in DIRECTIONS)
+    found = (choose(device, name, 1, hidden, dtype, 1, cells_of(name, options)) for name in DIRECTIONS)
     return next((layout for layout in found if isinstance(layout, str)), "")
 
 
-def explain(device: Device, batch: int, hidden: int, dtype: str) -> str:
+def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozenset[str] = frozenset()) -> str:
     """Forward and backward in words and numbers, and what a bidirectional layer does."""
     said = []
     for direction in DIRECTIONS:
-        layout = choose(device, direction, batch, hidden, dtype)
+        layout = choose(device, direction, batch, hidden, dtype, 1, cells_of(direction, options))
         said.append(layout if isinstance(layout, str) else layout.describe())
     for direction in DIRECTIONS:
-        layout = choose_pair(device, direction, batch, hidden, dtype)
+        layout = choose_pair(device, direction, batch, hidden, dtype, cells_of(direction, options))
         if isinstance(layout, str):
             how = f"one after the other ({layout})"
         else:
@@ -238,13 +256,14 @@ def largest(device: Device, dtype: str) -> int:
 
 
 def _candidates(
-    device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1
+    device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1, cells: str = "Plain"
 ) -> Iterator[Layout]:
     """Layouts that the kernels can run, fitting into shared memory or not."""
     for form in ("block", "cluster", "grid"):
-        for height, columns in sequence_sizes(direction, dtype, form):
-            layout = functools.partial(_layout, device, direction, hidden, dtype, together, form, height, columns)
-            each, threads = 8 * columns, sequence_threads(dtype)
+        for height, columns in sequence_sizes(direction, dtype, form, cells):
+            problem = device, direction, hidden, dtype, together, cells
+            layout = functools.partial(_layout, *problem, form, height, columns)
+            each, threads = 8 * columns, sequence_threads(dtype, cells)
             rows = 4 if direction == "forward" else 1
             most_units = min(CELLS * threads // each, threads // 32 * 16 * height // rows)
             if form == "block" and hidden <= most_units:
@@ -267,6 +286,7 @@ def _layout(
     hidden: int,
     dtype: str,
     together: int,
+    cells: str,
     form: str,
     height: int,
     columns: int,
@@ -283,11 +303,11 @@ def _layout(
     pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
     row_blocks = -(-rows // (16 * height))
     chunks = -(-depth * stored // (64 if tensor else 16))
-    chunks_of_warp = -(-chunks // (sequence_threads(dtype) // 32 // row_blocks))
+    chunks_of_warp = -(-chunks // (sequence_threads(dtype, cells) // 32 // row_blocks))
     split = -(-chunks // chunks_of_warp)
     each = 8 * columns
     fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
-    held = min(HELD[height, columns], chunks_of_warp) if tensor else 0
+    held = min(HELD[height, columns] - FEWER_HELD[cells] // height, chunks_of_warp) if tensor else 0
     weights = fragments * (chunks_of_warp - held) * 1024 if tensor else rows * pitch * stored
     shown = 0 if form == "grid" else 2 * each * pitch * stored
     sums = split * each * ((rows + 11) // 16 * 16 + 4) * wide
@@ -299,7 +319,7 @@ def _layout(
     columns_read = row_blocks * each * depth * stored
     streaming = (weights + (columns_read if form != "grid" else 0)) / SHARED_RATE
     meeting = 2 * split * each * rows * wide / SHARED_RATE
-    cell = max(CELL_LATENCY, share * each * (CELL_INSTRUCTIONS + 8 * split) / (128 * CLOCK))
+    cell = max(CELL_LATENCY[cells], share * each * (CELL_INSTRUCTIONS[cells] + 8 * split) / (128 * CLOCK))
     at_once = device.multiprocessors // members if form != "grid" else together * teams
     return Layout(
         form, direction, dtype, teams, members, share, part, height, columns, split, pitch,
@@ -311,4 +331,5 @@ def _layout(
         barrier=BARRIER[form],
         waves=-(-together * teams // max(at_once, 1)),
         together=together,
+        cells=cells,
     )  # fmt: skip

@@ -2,6 +2,10 @@
 
 `gpu_lstm.recurrence.onchip` plans the layout for each batch size. float16 and bfloat16 arrays are taken, too: c and its
 gradient, the gradient of h, and all sums are float32 then. float32 is multiplied in TF32 where the backend says so.
+
+Options of the LSTM family are taken by kernels of their own, all of them by the same; but no projection, which would be
+a second product on chip, with another matrix and another wait for all blocks in each step, and no heads, which need
+another W_hh: those stay with the pointwise tier.
 """
 
 from __future__ import annotations
@@ -15,14 +19,15 @@ from gpu_lstm.backend import Array, Backend, kernels
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.backend.kernels import Struct
 from gpu_lstm.errors import BackendError
-from gpu_lstm.recurrence import onchip
+from gpu_lstm.recurrence import family, onchip
 from gpu_lstm.recurrence.contract import Mask, Saved, refuse
+from gpu_lstm.recurrence.family_cuda import Step
 from gpu_lstm.recurrence.pointwise_cuda import check, check_z
 from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
 from gpu_lstm.recurrence.together import Gradients, Problem
-from gpu_lstm.recurrence.variant import Variant
+from gpu_lstm.recurrence.variant import OPTIONS, Variant
 
-TAKES: frozenset[str] = frozenset()
+TAKES = OPTIONS - {"proj_size", "heads", "layer_norm"}
 
 MOST_RUNS = 2
 """Recurrences of a launch, as ``kernels/cuda/sequence.cu`` has it."""
@@ -48,8 +53,7 @@ def forward(
     BackendError
         W_hh doesn't fit on chip, or the device can't keep all blocks resident.
     """
-    refuse(variant is not None, "a variant")
-    return _forward(backend, [(z, weight_hh, h0, c0, mask, reverse, keep)], None)[0]
+    return _forward(backend, [(z, weight_hh, h0, c0, mask, reverse, keep, variant)], None)[0]
 
 
 def backward(
@@ -61,37 +65,39 @@ def backward(
     dc: Array | None = None,
 ) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
-    refuse(dc is not None, "gradients of c at every step")
-    return _backward(backend, [(saved, dh, dh_last, dc_last)], None)[0]
+    return _backward(backend, [(saved, dh, dh_last, dc_last, dc)], None)[0]
 
 
 def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
     """`forward` of each, given what it takes after the backend; two of the same size in one launch where that pays."""
-    if layout := _pair(backend, "forward", [(problem[0], problem[6:]) for problem in problems]):
+    asked = [(z, keep, _cells("forward", *rest or [None])) for z, _, _, _, _, _, keep, *rest in problems]
+    if layout := _pair(backend, "forward", asked):
         return _forward(backend, problems, layout)
     return [forward(backend, *problem) for problem in problems]
 
 
 def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradients]:
     """`backward` of each, likewise."""
-    if layout := _pair(backend, "backward", [(problem[0].gates, (True, *problem[4:])) for problem in problems]):
+    asked = [(saved.gates, True, _cells("backward", saved.variant, *rest[3:])) for saved, *rest in problems]
+    if layout := _pair(backend, "backward", asked):
         return _backward(backend, problems, layout)
     return [backward(backend, *problem) for problem in problems]
 
 
-def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, tuple[Any, ...]]]) -> onchip.Layout | None:
+def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, bool, str]]) -> onchip.Layout | None:
     """The layout for two at once; None where they are not two of one kind, or run one after the other.
 
-    Of each: z or the gates; `keep`, and what goes beyond the plain LSTM.
+    Of each: z or the gates, `keep`, and what its cells do.
     """
-    if len(problems) != 2 or any(beyond is not None for _, (_, *more) in problems for beyond in more):
+    if len(problems) != 2:
         return None
-    (z, (keep, *_)), (other, (keeps, *_)) = problems
-    if z.ndim != 3 or z.shape[1:] != other.shape[1:] or z.dtype != other.dtype or keep != keeps:
+    (z, *kind), (other, *other_kind) = problems
+    if z.ndim != 3 or z.shape[1:] != other.shape[1:] or z.dtype != other.dtype or kind != other_kind:
         return None
     _, batch, hidden, dtype = check_z(backend, z)
     device = cast(CudaBackend, backend)
-    layout = onchip.choose_pair(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype))
+    dtype = onchip.multiplied(device, dtype)
+    layout = onchip.choose_pair(device.limits, direction, batch, hidden, dtype, problems[0][2])
     return None if isinstance(layout, str) else layout
 
 
@@ -100,17 +106,28 @@ def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layou
     xp = backend.xp
     results: list[Saved] = []
     runs: list[Struct] = []
-    for z, weight_hh, h0, c0, mask, reverse, keep, *_ in problems:
-        num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
-        layout = layout or _layout(backend, "forward", batch, hidden, dtype)
-        h, shown = _handed_on(backend, layout, (num_steps + 1, batch, hidden), z.dtype)
+    for z, weight_hh, h0, c0, mask, reverse, keep, *rest in problems:
+        variant: Variant | None = rest[0] if rest else None
+        cells = _cells("forward", variant)
+        num_steps, batch, hidden, dtype = check(backend, z, weight_hh, variant)
+        layout = layout or _layout(backend, "forward", batch, hidden, dtype, cells)
+        step = None if cells == "Plain" else Step(backend, variant or Variant(), z, weight_hh, mask)
+        apart = step is not None and step.masked
+        h, shown = _handed_on(backend, layout, (num_steps + 1, batch, hidden), z.dtype, apart)
         c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=backend.dtype(kernels.ARITHMETIC[dtype]))
         states_at_the_start(h, c, h0, c0, reverse)
+        first = -1 if reverse else 0
         if shown is not None and shown is not h:
-            first = -1 if reverse else 0
-            shown[first, :, :hidden] = h[first, ...]
-        runs.append((z, weight_hh, h, shown, c, _lengths(backend, mask), np.int64(num_steps), np.bool_(reverse)))
-        results.append(Saved(h, c, z, weight_hh, mask, reverse))
+            h_first = h[first, ...]
+            shown[first, :, :hidden] = backend.asarray(step.masked_h(h_first, first), dtype) if step else h_first
+        saved = Saved(h, c, z, weight_hh, mask, reverse, variant)
+        run: Struct = (z, weight_hh, h, shown, c, _lengths(backend, mask), np.int64(num_steps), np.bool_(reverse))
+        if step is not None:
+            if keep and step.variant.zoneout_c is not None:
+                saved.cells = xp.empty((num_steps, batch, hidden), dtype=c.dtype)
+            run = run, _options(step, saved, None)
+        runs.append(run)
+        results.append(saved)
     assert layout is not None
     _launch(backend, layout, runs, (np.int32(problems[0][6]),), batch, hidden)
     return results
@@ -120,26 +137,53 @@ def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layo
     """In one launch: one recurrence, or two with the layout for them."""
     results: list[Gradients] = []
     runs: list[Struct] = []
-    for saved, dh, dh_last, dc_last, *_ in problems:
+    for saved, dh, dh_last, dc_last, *rest in problems:
         gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
-        num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)
-        layout = layout or _layout(backend, "backward", batch, hidden, dtype)
+        num_steps, batch, hidden, dtype = check(backend, gates, weight_hh, saved.variant)
+        cells = _cells("backward", saved.variant, *rest)
+        layout = layout or _layout(backend, "backward", batch, hidden, dtype, cells)
         dh_t, dc_t = gradients_at_the_end(backend, (batch, hidden), (batch, hidden), c.dtype, dh_last, dc_last)
         dh = gradients_of_steps(backend, "dh", dh, (num_steps, batch, hidden), dtype)
         dz, shown = gates, None
         if layout.form == "grid":
             dz, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
         lengths, steps, reverse = _lengths(backend, saved.mask), np.int64(num_steps), np.bool_(saved.reverse)
-        runs.append((gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, lengths, steps, reverse))
+        run: Struct = (gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, lengths, steps, reverse)
+        if cells != "Plain":
+            step = Step(backend, saved.variant or Variant(), gates, weight_hh, saved.mask)
+            dc = gradients_of_steps(backend, "dc", rest[0] if rest else None, (num_steps, batch, hidden), str(c.dtype))
+            run = run, _options(step, saved, dc)
+        runs.append(run)
         results.append((dz, dh_t, dc_t))
     assert layout is not None
     _launch(backend, layout, runs, (), batch, hidden)
+    for (saved, *_), (dz, _, _) in zip(problems, results, strict=True):
+        saved.gates = dz
+        family.parameter_gradients(backend, saved, None)
     return results
 
 
-def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: str) -> onchip.Layout:
+def _cells(direction: str, variant: Variant | None, dc: Array | None = None) -> str:
+    """What the cells do, of `kernels.SEQUENCE_CELLS`.
+
+    Raises
+    ------
+    InputError
+        The variant has an option that this tier doesn't take.
+    """
+    options = frozenset() if variant is None else variant.options()
+    refuse(bool(options - TAKES), " or ".join(sorted(options - TAKES)))
+    return onchip.cells_of(direction, options | ({"cells"} if dc is not None else frozenset()))
+
+
+def _options(step: Step, saved: Saved, dc: Array | None) -> Struct:
+    """What the cells take of the options."""
+    return (*step.parameters, *step.arrays, *step.limits, saved.cells, dc)
+
+
+def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: str, cells: str) -> onchip.Layout:
     device = cast(CudaBackend, backend)
-    layout = onchip.choose(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype))
+    layout = onchip.choose(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype), 1, cells)
     if isinstance(layout, str):
         raise BackendError(f"tier sequence can't run on backend {backend.name}: {layout}")
     return layout
@@ -150,12 +194,13 @@ def _lengths(backend: Backend, mask: Mask | None) -> Array | None:
 
 
 def _handed_on(
-    backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any
+    backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any, apart: bool = False
 ) -> tuple[Array, Array | None]:
     """An array for h or dz, and what the blocks of a grid look at, None where there is none.
 
     There, all bits are set in numbers that are not there yet, a NaN that no arithmetic gives. It is the same array
-    where rows are whole accesses of 16 bytes; else rows of another are, with zeros at their ends.
+    where rows are whole accesses of 16 bytes, unless it is to be another one; else rows of another are, with zeros at
+    their ends.
     """
     xp = backend.xp
     if layout.form != "grid":
@@ -165,22 +210,21 @@ def _handed_on(
     bits = xp.full((*shape[:-1], wide), 2 ** (8 * item) - 1, dtype=np.dtype(f"uint{8 * item}"))
     bits[..., width:] = 0
     shown = bits.view(dtype)
-    return (shown if wide == width else xp.empty(shape, dtype=dtype)), shown
+    return (shown if wide == width and not apart else xp.empty(shape, dtype=dtype)), shown
 
 
 def _launch(
     backend: Backend, layout: onchip.Layout, runs: list[Struct], flags: tuple[Any, ...], batch: int, hidden: int
 ) -> None:
     """Launch with what each recurrence takes; those that a launch could have besides are all null."""
-    none = tuple(type(field)(0) if isinstance(field, np.generic) else None for field in runs[0])
-    runs = runs + [none] * (MOST_RUNS - len(runs))
+    runs = runs + [_none(runs[0])] * (MOST_RUNS - len(runs))
     watched = layout.form == "grid" and kernels.watchdog() > 0
     gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
-    kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns)
+    kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns, layout.cells)
     sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch
     backend.kernel(kernel)(
         (layout.blocks,),
-        (kernels.sequence_threads(layout.dtype),),
+        (kernels.sequence_threads(layout.dtype, layout.cells),),
         (tuple(runs), gave_up, *flags, tuple(map(np.uint32, sizes))),
         layout.shared_bytes,
     )
@@ -189,3 +233,10 @@ def _launch(
             f"CUDA kernel {kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
             f"{kernels.watchdog()} looks ({layout.describe()})"
         )
+
+
+def _none(field: Any) -> Any:
+    """The same with null pointers and zeros."""
+    if isinstance(field, tuple):
+        return tuple(map(_none, field))
+    return type(field)(0) if isinstance(field, np.generic) else None

@@ -106,10 +106,11 @@ struct Item {
 // On tensor cores. Of each chunk of 64 bytes of a row, lane t takes 16 bytes in a row of both factors: the order of k
 // within a sum is free, as long as both factors have the same. So each lane has weights of its own: those of its first
 // chunks stay in registers, the rest in its own places in shared memory.
-template <typename S, int M, int N>
+template <typename S, int M, int N, int FewerHeld = 0>
 struct Product {
   static constexpr unsigned tall = 16 * M, depth = 64 / sizeof(S);  // k in a chunk
-  static constexpr int held = M == 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4);  // chunks in registers
+  // Chunks in registers; fewer, of 16 rows each, where those are needed for other things.
+  static constexpr int held = (M == 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4)) - FewerHeld / M;
   static constexpr int chains = M * N == 1 ? 2 : 1;                 // sums that don't wait for each other
   using Words = Pack<S, 16 / sizeof(S)>;
 
@@ -295,11 +296,11 @@ struct ScalarProduct {
       }
   }
 };
-template <int M, int N>
-struct Product<float, M, N> : ScalarProduct<float, M, N> {
+template <int M, int N, int FewerHeld>
+struct Product<float, M, N, FewerHeld> : ScalarProduct<float, M, N> {
   using ScalarProduct<float, M, N>::ScalarProduct;
 };
-template <int M, int N>
-struct Product<double, M, N> : ScalarProduct<double, M, N> {
+template <int M, int N, int FewerHeld>
+struct Product<double, M, N, FewerHeld> : ScalarProduct<double, M, N> {
   using ScalarProduct<double, M, N>::ScalarProduct;
 };

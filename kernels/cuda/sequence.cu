@@ -16,6 +16,7 @@
 #include "mma.cuh"
 #include "team.cuh"
 #include "columns.cuh"
+#include "options.cuh"
 
 constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 
@@ -61,11 +62,13 @@ struct Backward {
   bool reverse;
 };
 
-// What a launch has, all of it one argument. Those that aren't there have null pointers.
+// What a launch has, all of it one argument, each with what its cells do (options.cuh). Those that aren't there have null
+// pointers.
 constexpr unsigned MOST_RUNS = 2;
-template <typename Run>
+template <typename Run, typename Cells>
 struct Runs {
-  Run of[MOST_RUNS];
+  struct : Run, Cells {
+  } of[MOST_RUNS];
 };
 
 // ---- who does what
@@ -107,6 +110,10 @@ struct Place {
     sequence = work.first_sequence + tile + column;
     cell = int64(sequence) * work.layout.hidden + work.first_unit + unit;
   }
+  template <int N>
+  __device__ __forceinline__ Spot spot(const Work<N>& work, int64 t) const {
+    return {t, work.layout.batch, work.layout.hidden, sequence, work.first_unit + unit};
+  }
 };
 
 template <typename S>
@@ -137,12 +144,12 @@ __device__ __forceinline__ void publish_gates(S* to, unsigned hidden, const Gate
 
 // ---- forward
 
-template <typename S, typename Team, int M, int N>
-__device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up, bool keep,
+template <typename S, typename Team, int M, int N, typename Cells>
+__device__ __forceinline__ void forward(const Forward<S>& run, const Cells& options, unsigned* gave_up, bool keep,
                                         const Layout& layout) {
   using T = Arithmetic<S>;
   const auto [z, weight_hh, h, shown_to_all, c, lengths, steps, reverse] = run;
-  using Weights = Product<S, M, N>;
+  using Weights = Product<S, M, N, Cells::fewer_held>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = 4 * layout.share, buffer = 8 * N * layout.pitch;
@@ -157,10 +164,12 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
 
   if (Team::local) {
     const S* const h0 = h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
+    const int64 first = Cells::plain || !reverse ? 0 : max(work.active_steps(lengths, steps), 1ll) - 1;
     fill(shown + buffer, buffer);
     for (unsigned i = threadIdx.x; i < buffer; i += blockDim.x) {
       const unsigned column = i / layout.pitch, k = i % layout.pitch;
-      shown[i] = column < work.sequences && k < hidden ? h0[int64(column) * hidden + k] : S(0.0f);
+      const Spot spot{first, layout.batch, hidden, work.first_sequence + column, k};
+      shown[i] = column < work.sequences && k < hidden ? options.seen(h0[int64(column) * hidden + k], spot) : S(0.0f);
     }
   }
 
@@ -170,14 +179,17 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
     const int64 t = reverse ? steps - 1 - step : step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const int64 number = reverse ? active_steps - 1 - t : t;  // of the active step
     const bool active = t < active_steps, others_follow = active && number + 1 < active_steps;
+    const int64 following = step + 1 == steps ? t : reverse ? t - 1 : t + 1;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> gates[CELLS];
+      typename Cells::Ahead ahead[CELLS];
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {  // loads that need not wait for others
         const Place place(work, tile, n);
         if (!place.inside) continue;
         gates[n] = load_gates<T>(z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden);
         if (step == 0 || !work.one_tile()) state[n] = c[(keep ? before : 0) * cells + place.cell];
+        ahead[n] = options.ahead_forward(place.spot(work, t), h + before * cells + place.cell);
       }
       if (active) {
         if constexpr (Team::local) {
@@ -199,23 +211,24 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
         S output;
         if (lengths && t >= lengths[place.sequence]) {
           output = h[before * cells + place.cell];
+          options.pass(place.spot(work, t), state[n]);
         } else {
           Gates<T>& one = gates[n];
           sums.template add_to<4>({&one.i, &one.f, &one.g, &one.o}, place.column, place.unit, layout.share);
-          T next, out;
-          cell_forward<T>(one, state[n], next, out);
-          state[n] = next;
+          T out;
+          options.forward(place.spot(work, t), ahead[n], one, state[n], out);
           output = S(out);
           if (keep)
             store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden, one);
         }
         if (Team::local || shown_to_all != h) h[after * cells + place.cell] = output;
+        const S seen = options.seen(output, place.spot(work, following));
         if (!Team::local)
-          publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, output);
+          publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, seen);
         if (keep || step + 1 == steps || !work.one_tile()) c[(keep ? after : 0) * cells + place.cell] = state[n];
         if (others_follow)
           team.give(shown + (number + 1) % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit,
-                    output, layout.members);
+                    seen, layout.members);
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
@@ -225,29 +238,32 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
   }
 }
 
-template <typename S, typename Team, int M, int N>
-__global__ void __launch_bounds__(THREADS<S>, 1)
-    sequence_forward(const __grid_constant__ Runs<Forward<S>> runs,
+template <typename S, typename Team, int M, int N, template <typename> class Cells = Plain>
+__global__ void __launch_bounds__(Cells<S>::threads, 1)
+    sequence_forward(const __grid_constant__ Runs<Forward<S>, Cells<S>> runs,
                      unsigned* gave_up,  // (all teams,) zeros, for Grid with a watchdog
                      int keep, const __grid_constant__ Layout layout) {
-  forward<S, Team, M, N>(runs.of[layout.in_second()], gave_up, keep, layout);
+  const auto& run = runs.of[layout.in_second()];
+  forward<S, Team, M, N, Cells<S>>(run, run, gave_up, keep, layout);
 }
 
 // The same in clusters of so many blocks.
-template <typename S, int Members, int M, int N>
-__global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS<S>, 1)
-    sequence_forward_cluster(const __grid_constant__ Runs<Forward<S>> runs, unsigned* gave_up, int keep,
+template <typename S, int Members, int M, int N, template <typename> class Cells = Plain>
+__global__ void OF_CLUSTER(Members) __launch_bounds__(Cells<S>::threads, 1)
+    sequence_forward_cluster(const __grid_constant__ Runs<Forward<S>, Cells<S>> runs, unsigned* gave_up, int keep,
                              const __grid_constant__ Layout layout) {
-  forward<S, Cluster, M, N>(runs.of[layout.in_second()], gave_up, keep, layout);
+  const auto& run = runs.of[layout.in_second()];
+  forward<S, Cluster, M, N, Cells<S>>(run, run, gave_up, keep, layout);
 }
 
 // ---- backward
 
-template <typename S, typename Team, int M, int N>
-__device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_up, const Layout& layout) {
+template <typename S, typename Team, int M, int N, typename Cells>
+__device__ __forceinline__ void backward(const Backward<S>& run, const Cells& options, unsigned* gave_up,
+                                         const Layout& layout) {
   using T = Arithmetic<S>;
   const auto [gates, dz, shown_to_all, weight_hh, c, dy, dh, dc, lengths, steps, reverse] = run;
-  using Weights = Product<S, M, N>;
+  using Weights = Product<S, M, N, Cells::fewer_held>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = layout.share, depth = 4 * hidden, buffer = 8 * N * layout.pitch;
@@ -277,6 +293,7 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> saved[CELLS];
       T c_before[CELLS], c_after[CELLS], outside[CELLS];
+      typename Cells::Ahead ahead[CELLS];
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {  // loads that need not wait for others
         const Place place(work, tile, n);
@@ -285,8 +302,10 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
         if (last) continue;
         const int64 row = t * layout.batch + place.sequence;
         saved[n] = load_gates<T>(gates + row * depth + work.first_unit + place.unit, hidden);
-        c_before[n] = c[before * cells + place.cell], c_after[n] = c[after * cells + place.cell];
+        c_before[n] = c[before * cells + place.cell];
+        c_after[n] = options.new_c(place.spot(work, t), c + after * cells + place.cell);
         outside[n] = dy ? T(dy[row * hidden + work.first_unit + place.unit]) : T(0);
+        ahead[n] = options.ahead_backward(place.spot(work, t));
       }
       if (multiplies) {
         if constexpr (Team::local) {
@@ -305,13 +324,19 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
       for (int n = 0; n < CELLS; ++n) {
         const Place place(work, tile, n);
         if (!place.inside) continue;
-        if (multiplies) sums.template add_to<1>({&from_h[n]}, place.column, place.unit, 0);
+        if constexpr (Cells::plain) {
+          if (multiplies) sums.template add_to<1>({&from_h[n]}, place.column, place.unit, 0);
+        } else if (multiplies) {
+          T sum = T(0);
+          sums.template add_to<1>({&sum}, place.column, place.unit, 0);
+          from_h[n] += options.seen(sum, place.spot(work, shown_step));
+        }
         if (!last) {
           Gates<T> one = {T(0), T(0), T(0), T(0)};
           if (!lengths || t < lengths[place.sequence]) {
             one = saved[n];
-            cell_backward<T>(one, c_before[n], c_after[n], from_h[n] + outside[n], from_c[n]);
-            from_h[n] = T(0);
+            options.backward(place.spot(work, t), ahead[n], one, c_before[n], c_after[n], outside[n], from_h[n],
+                             from_c[n]);
           }
           const int64 row = t * layout.batch + place.sequence;
           const unsigned unit = work.first_unit + place.unit;
@@ -335,16 +360,18 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
   }
 }
 
-template <typename S, typename Team, int M, int N>
-__global__ void __launch_bounds__(THREADS<S>, 1)
-    sequence_backward(const __grid_constant__ Runs<Backward<S>> runs, unsigned* gave_up,
+template <typename S, typename Team, int M, int N, template <typename> class Cells = Plain>
+__global__ void __launch_bounds__(Cells<S>::threads, 1)
+    sequence_backward(const __grid_constant__ Runs<Backward<S>, Cells<S>> runs, unsigned* gave_up,
                       const __grid_constant__ Layout layout) {
-  backward<S, Team, M, N>(runs.of[layout.in_second()], gave_up, layout);
+  const auto& run = runs.of[layout.in_second()];
+  backward<S, Team, M, N, Cells<S>>(run, run, gave_up, layout);
 }
 
-template <typename S, int Members, int M, int N>
-__global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS<S>, 1)
-    sequence_backward_cluster(const __grid_constant__ Runs<Backward<S>> runs, unsigned* gave_up,
+template <typename S, int Members, int M, int N, template <typename> class Cells = Plain>
+__global__ void OF_CLUSTER(Members) __launch_bounds__(Cells<S>::threads, 1)
+    sequence_backward_cluster(const __grid_constant__ Runs<Backward<S>, Cells<S>> runs, unsigned* gave_up,
                               const __grid_constant__ Layout layout) {
-  backward<S, Cluster, M, N>(runs.of[layout.in_second()], gave_up, layout);
+  const auto& run = runs.of[layout.in_second()];
+  backward<S, Cluster, M, N, Cells<S>>(run, run, gave_up, layout);
 }

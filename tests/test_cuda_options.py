@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
+from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import Device
-from gpu_lstm.recurrence import Mask, family, fastest_cuda, onchip, sequence_cuda, together
+from gpu_lstm.recurrence import Mask, family, fastest_cuda, onchip, pointwise_cuda, sequence_cuda, together
 from gpu_lstm.recurrence.variant import Variant
 from tests.conftest import gpu_or_reason
 from tests.emulated import DTYPES, H100, EmulatedBackend, needs_emulator, on_host
+from tests.emulator import EmulationError
 from tests.support import NUMPY, relative_error
 from tests.test_cuda_sequence import KIB, PAIR_LIMITS, Patched, device, force, form, launched  # noqa: F401
 from tests.test_cuda_variants import KINKS, TOLERANCE, example, run
@@ -24,8 +26,12 @@ PAIRS = [
     {"zoneout_c", "cells"},
     {"zoneout_h", "zoneout_c", "rates"},
     {"recurrent_dropout", "resets"},
+    {"layer_norm", "peepholes", "cell_clip"},
+    {"layer_norm", "zoneout_h", "zoneout_c"},
 ]
 ALL = frozenset(TAKEN)
+KINDS = {"Family": ALL - {"layer_norm"}, "Normed": ALL}
+"""All that one kernel takes at once."""
 LENGTHS = [4, 0, 3, 2, 2]
 
 
@@ -65,51 +71,56 @@ def test_every_dtype_equals_the_oracle(dtype, where, monkeypatch):
     force(monkeypatch, where)
     backend = EmulatedBackend(limits=device(where))
     backend.tf32 = dtype == "tf32"
-    for names in (ALL, ALL - {"recurrent_dropout", "resets"}):
+    for names in (*KINDS.values(), ALL - {"recurrent_dropout", "resets"}):
         everything(backend, names, "float32" if dtype == "tf32" else dtype)
     assert set(backend.launches) == launched(where)
 
 
 @needs_emulator
-def test_the_order_of_threads_changes_nothing(form):  # noqa: F811
-    how = {"shape": (3, 9, 20), "dtype": "float32", "lengths": [3, 1, 2, 3, 0, 2, 3, 1, 3]}
-    expected = compare(EmulatedBackend(limits=device(form)), ALL, **how)
-    for seed in range(1, 24):
-        actual = compare(EmulatedBackend(seed=seed, limits=device(form)), ALL, **how)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_of_threads_changes_nothing(form, kind):  # noqa: F811
+    how = {"shape": (3, 3, 20), "dtype": "float32", "lengths": [3, 0, 2]}
+    expected = compare(EmulatedBackend(limits=device(form)), KINDS[kind], **how)
+    for seed in range(1, 22):
+        actual = compare(EmulatedBackend(seed=seed, limits=device(form)), KINDS[kind], **how)
         for name in expected:
             np.testing.assert_array_equal(actual[name], expected[name])
 
 
 @needs_emulator
-def test_check_mode_finds_nothing(form):  # noqa: F811
+@pytest.mark.parametrize("kind", KINDS)
+def test_check_mode_finds_nothing(form, kind):  # noqa: F811
     checked = EmulatedBackend("check", limits=device(form))
-    compare(checked, ALL, (3, 3, 9), "float32", lengths=[3, 1, 2], reverse=True)
-    compare(checked, ALL, (2, 9, 16), "float32")
+    compare(checked, KINDS[kind], (3, 3, 9), "float32", lengths=[3, 1, 2], reverse=True)
+    compare(checked, KINDS[kind], (2, 9, 16), "float32")
 
 
 @needs_emulator
-def test_inference_gives_the_same_and_keeps_nothing(form):  # noqa: F811
-    data, numbers = example(ALL, (4, 3, 12), "float32")
+@pytest.mark.parametrize("kind", KINDS)
+def test_inference_gives_the_same_and_keeps_nothing(form, kind):  # noqa: F811
+    data, numbers = example(KINDS[kind], (4, 3, 12), "float32")
     for reverse in (False, True):
         backend = EmulatedBackend(limits=device(form))
         kept, lean = (
             run(sequence_cuda, backend, data, numbers, "float32", [4, 2, 1], reverse, keep) for keep in (True, False)
         )
-        assert backend.launches.count(launched(form).pop()) <= 2
         for key in lean:
             np.testing.assert_array_equal(lean[key], kept[key])
 
 
 @needs_emulator
-def test_several_tiles_of_sequences(monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_tiles_of_sequences(kind, monkeypatch):
     """Two blocks of a grid share 19 sequences."""
     force(monkeypatch, "grid")
+    every = onchip._candidates
+    monkeypatch.setattr(onchip, "_candidates", lambda *problem: (x for x in every(*problem) if x.members == 2))
     limits = Device(multiprocessors=2, shared_bytes=227 * KIB, capability=80)
-    layout = onchip.choose(limits, "forward", 19, 40, "float32", 1, "Family")
+    layout = onchip.choose(limits, "forward", 19, 40, "float32", 1, kind)
     assert (layout.members, layout.slice, layout.columns) == (2, 19, 1)
     lengths = np.random.default_rng(0).integers(0, 4, 19)
-    compare(EmulatedBackend(limits=limits), ALL, (3, 19, 40), "float32", lengths=lengths, reverse=True)
-    compare(EmulatedBackend(limits=limits), ALL, (3, 19, 40), "float32")
+    compare(EmulatedBackend(limits=limits), KINDS[kind], (3, 19, 40), "float32", lengths=lengths, reverse=True)
+    compare(EmulatedBackend(limits=limits), KINDS[kind], (3, 19, 40), "float32")
 
 
 def two(names, shape):
@@ -128,15 +139,16 @@ def two(names, shape):
 
 
 @needs_emulator
-@pytest.mark.parametrize("tier", [sequence_cuda, fastest_cuda], ids=["sequence", "auto"])
-def test_two_at_once_equal_the_oracle(form, tier, monkeypatch):  # noqa: F811
-    forward, arriving, expected = two(ALL, (3, 9, 20))
+@pytest.mark.parametrize("tier, kind", [(sequence_cuda, "Family"), (fastest_cuda, "Normed")], ids=str)
+def test_two_at_once_equal_the_oracle(form, tier, kind):  # noqa: F811
+    forward, arriving, expected = two(KINDS[kind], (3, 9, 20))
     backend = EmulatedBackend(limits=PAIR_LIMITS[form])
     saved = together.forward(tier, backend, forward)
     gradients = together.backward(tier, backend, [(one, *more) for one, more in zip(saved, arriving, strict=True)])
     assert sorted(backend.launches) == sorted(launched(form))
     for one, found, right in zip(saved, gradients, expected, strict=True):
         results = {"h": one.h, "c": one.last[1], **dict(zip(("dz", "dh0", "dc0"), found, strict=True)), **one.gradients}
+        results["dz_hh"] = one.dz_hh
         for name, array in right.items():
             assert relative_error(on_host(backend, results[name]), array) < TOLERANCE["float32"], name
 
@@ -170,6 +182,54 @@ def test_a_planted_mistake_is_caught(mistake, monkeypatch):
     broken = Patched(*MISTAKES[mistake], limits=device("block"))
     with pytest.raises(AssertionError):
         compare(broken, {"resets", "recurrent_dropout", "zoneout_h"}, (4, 3, 8), "float32")
+
+
+BARRIER = "      team.arrive();\n      team.wait();\n      if (takes_part)"
+AWAITED = "Pair{await(here + block, patience), await(here + members + block, patience)}"
+LOOK = "Pair{look<T, 1>(here + block).at[0], look<T, 1>(here + members + block).at[0]}"
+NORM_MISTAKES = {
+    "block": {
+        "no barrier before the sums": ("__syncthreads();  // the values are there", ""),
+        "no barrier after the sums": ("__syncthreads();  // the result is there", ""),
+    },
+    "cluster": {
+        "no wait for the other blocks": (BARRIER, "      if (takes_part)"),
+        "one place for both exchanges": ("(exchange * 8 * N + column) * 2", "column * 2"),
+    },
+    "grid": {
+        "taken before it is there": (AWAITED, LOOK),
+        "shown by a plain store": ("publish(here + rank, mine.first)", "here[rank] = mine.first"),
+        "one place for all steps": ("(exchange * steps + t) * work", "exchange * steps * work"),
+    },
+}
+
+
+@needs_emulator
+@pytest.mark.parametrize("where, mistake", [(where, name) for where, more in NORM_MISTAKES.items() for name in more])
+def test_a_planted_mistake_in_the_sums_over_rows_is_caught(where, mistake, monkeypatch):
+    force(monkeypatch, where)
+    data, numbers = example({"layer_norm"}, (4, 3, 20), "float32")
+    limits = device(where)
+    broken = Patched(*NORM_MISTAKES[where][mistake], mode="check", limits=limits)
+    right = run(sequence_cuda, EmulatedBackend(limits=limits), data, numbers, "float32", keep=False)
+    with pytest.raises((EmulationError, AssertionError)):
+        np.testing.assert_array_equal(run(sequence_cuda, broken, data, numbers, "float32", keep=False)["h"], right["h"])
+
+
+@needs_emulator
+def test_backward_takes_what_the_pointwise_tier_saved(monkeypatch):
+    force(monkeypatch, "grid")
+    results = []
+    for tier in (sequence_cuda, pointwise_cuda):
+        backend = EmulatedBackend(limits=device("grid"))
+        data, numbers = example({"layer_norm", "zoneout_c"}, (3, 2, 9), "float64")
+        variant = Variant(**numbers, **{name[1:]: array for name, array in data.items() if name[0] == "."})
+        start = (data[name] for name in ("z", "weight_hh", "h0", "c0"))
+        saved = tier.forward(backend, *start, None, False, True, variant)
+        dz, dh0, dc0 = sequence_cuda.backward(backend, saved, *(data[name] for name in ("dh", "dh_last", "dc_last")))
+        results.append([dz, dh0, dc0, saved.dz_hh, *saved.gradients.values()])
+    for one, other in zip(*results, strict=True):
+        assert relative_error(other, one) < TOLERANCE["float64"]
 
 
 @needs_emulator
@@ -220,9 +280,12 @@ def test_what_it_does_not_take_is_refused_by_name():
 
 def test_the_plan_knows_what_options_cost():
     for direction in onchip.DIRECTIONS:
-        plain, options = (onchip.choose(H100, direction, 64, 256, "float32", 1, cells) for cells in ("Plain", "Family"))
-        assert options.microseconds > plain.microseconds
+        plain, options, normed = (
+            onchip.choose(H100, direction, 64, 256, "float32", 1, cells) for cells in kernels.SEQUENCE_CELLS
+        )
+        assert plain.microseconds < options.microseconds < normed.microseconds
         assert f"{direction}, with options: " in options.describe()
+        assert f"3 {normed.form} barriers a step" in normed.describe()
     said = LSTM(4, 256, backend=EmulatedBackend(), cells=True).plan.why()
     assert "H = 256, B = 64, float32, forward: " in said  # c of every step is there anyway
     assert "; backward, with options: " in said

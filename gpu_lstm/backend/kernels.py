@@ -48,8 +48,9 @@ SEQUENCE_THREADS = 512
 """Most threads of a block of the sequence kernels."""
 TENSOR = ("tf32", "float16", "bfloat16")
 """What tensor cores multiply in the sequence kernels: 16-bit numbers, and float32 rounded to TF32 where asked for."""
-SEQUENCE_CELLS = ("Plain", "Family")
-"""What the cells of the sequence kernels do, as ``kernels/cuda/options.cuh`` has it: the plain LSTM, or its options."""
+SEQUENCE_CELLS = ("Plain", "Family", "Normed")
+"""What the cells of the sequence kernels do, as ``kernels/cuda/options.cuh`` has it: the plain LSTM, its options, or
+those with layer normalisation."""
 CLUSTER = 8
 """Blocks of a thread-block cluster: the most that every device with clusters takes."""
 RULES = ("sgd", "rmsprop", "adam")

@@ -28,7 +28,7 @@ CELLS = 2
 TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
 """The batch size that a plan is explained for, and the largest that it is looked at for."""
 
-FEWER_HELD = {"Plain": 0, "Family": 2}
+FEWER_HELD = {"Plain": 0, "Family": 2, "Normed": 4}
 """By what the cells do, ``fewer_held`` of ``kernels/cuda/options.cuh``: so many less, of 16 rows each."""
 HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
 """By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp of a tensor-core
@@ -60,11 +60,12 @@ POINTWISE_HOST = 16.0
 """Microseconds a step that the pointwise tier's two launches cost the host: assumed, to be measured."""
 POINTWISE_PRODUCT_RATE = {"float32": 30e6, "float64": 15e6, "tf32": 150e6, "float16": 300e6, "bfloat16": 300e6}
 """Multiply-adds a microsecond of a large product of cuBLAS, on an H100."""
-CELL_INSTRUCTIONS = {"Plain": 200, "Family": 300}
-"""By what the cells do: the family's limits, selects and addresses are an estimate."""
-CELL_LATENCY = {"Plain": 0.2, "Family": 0.25}
+CELL_INSTRUCTIONS = {"Plain": 200, "Family": 300, "Normed": 450}
+"""By what the cells do: the family's limits, selects, addresses and sums over rows are an estimate."""
+CELL_LATENCY = {"Plain": 0.2, "Family": 0.25, "Normed": 0.55}
 """Microseconds of one cell's chain of sigmoid, tanh and their divisions: an estimate. Peepholes and masks come from L1
-or L2 beside it. What is read of a step, as zoneout's masks, is asked for before the wait, as z is: it costs no time."""
+or L2 beside it; layer normalisation adds two sums over a row by a warp, 0.15 each. What is read of a step, as zoneout's
+masks, is asked for before the wait, as z is: it costs no time."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,10 @@ class Layout:
 
     def describe(self) -> str:
         """In words and numbers."""
-        barriers = f"1 {self.form} barrier a step" if self.barrier else "no barrier"
+        many = "3 block barriers" if self.form == "block" else "3 cluster barriers"
+        barriers = (
+            f"{many if self.cells == 'Normed' else f'1 {self.form} barrier'} a step" if self.barrier else "no barrier"
+        )
         held = f" ({self.register_bytes / 1024:.0f} of them registers)" if self.register_bytes else ""
         waves = f"{self.waves} waves of " if self.waves > 1 else ""
         options = "" if self.cells == "Plain" else ", with options"
@@ -220,6 +224,8 @@ def most_that_pays(device: Device, direction: str, hidden: int, dtype: str, cell
 
 def cells_of(direction: str, options: frozenset[str]) -> str:
     """What the cells do, of `kernels.SEQUENCE_CELLS`, for these of the LSTM's options."""
+    if "layer_norm" in options:
+        return "Normed"
     # Forward, c of every step is there anyway.
     return "Family" if options - ({"cells"} if direction == "forward" else set()) else "Plain"
 
@@ -311,7 +317,12 @@ def _layout(
     weights = fragments * (chunks_of_warp - held) * 1024 if tensor else rows * pitch * stored
     shown = 0 if form == "grid" else 2 * each * pitch * stored
     sums = split * each * ((rows + 11) // 16 * 16 + 4) * wide
+    wide_of_rows = 0  # what layer normalisation needs: numbers of each cell, those of all blocks, and two results
+    if cells == "Normed":
+        numbers = 4 if direction == "forward" else 2
+        wide_of_rows = each * (numbers * share + (4 * members if form != "grid" else 0) + 2)
     tiles = -(-part // each)
+    handovers = 1 + 2 * tiles if cells == "Normed" else 1  # of h or dz; and twice of what the blocks know of rows
     padded = row_blocks * 16 * height if tensor else -(-rows // 8) * 8
     arithmetic = padded * each * depth / PRODUCT_RATE[dtype]
     if tensor:
@@ -324,11 +335,11 @@ def _layout(
     return Layout(
         form, direction, dtype, teams, members, share, part, height, columns, split, pitch,
         register_bytes=fragments * held * 1024,
-        shared_bytes=weights + shown + sums,
+        shared_bytes=weights + shown + sums + wide_of_rows * wide,
         product=tiles * (max(arithmetic, streaming) + meeting),
         cell=tiles * cell,
-        exchange=EXCHANGE[form] + (tiles * columns_read / L2_RATE if form == "grid" else 0.0),
-        barrier=BARRIER[form],
+        exchange=handovers * EXCHANGE[form] + (tiles * columns_read / L2_RATE if form == "grid" else 0.0),
+        barrier=handovers * BARRIER[form],
         waves=-(-together * teams // max(at_once, 1)),
         together=together,
         cells=cells,

@@ -25,9 +25,9 @@ from gpu_lstm.recurrence.family_cuda import Step
 from gpu_lstm.recurrence.pointwise_cuda import check, check_z
 from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
 from gpu_lstm.recurrence.together import Gradients, Problem
-from gpu_lstm.recurrence.variant import OPTIONS, Variant
+from gpu_lstm.recurrence.variant import OPTIONS, Variant, normalise
 
-TAKES = OPTIONS - {"proj_size", "heads", "layer_norm"}
+TAKES = OPTIONS - {"proj_size", "heads"}
 
 MOST_RUNS = 2
 """Recurrences of a launch, as ``kernels/cuda/sequence.cu`` has it."""
@@ -125,7 +125,12 @@ def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layou
         if step is not None:
             if keep and step.variant.zoneout_c is not None:
                 saved.cells = xp.empty((num_steps, batch, hidden), dtype=c.dtype)
-            run = run, _options(step, saved, None)
+            if keep and step.normed:
+                saved.normalised = xp.empty(z.shape, dtype=z.dtype)
+                saved.scales, saved.c_means, saved.c_scales = (
+                    xp.empty((num_steps, batch, 1), c.dtype) for _ in range(3)
+                )
+            run = run, _options(backend, step, layout, saved)
         runs.append(run)
         results.append(saved)
     assert layout is not None
@@ -135,6 +140,7 @@ def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layou
 
 def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None) -> list[Gradients]:
     """In one launch: one recurrence, or two with the layout for them."""
+    xp = backend.xp
     results: list[Gradients] = []
     runs: list[Struct] = []
     for saved, dh, dh_last, dc_last, *rest in problems:
@@ -144,21 +150,30 @@ def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layo
         layout = layout or _layout(backend, "backward", batch, hidden, dtype, cells)
         dh_t, dc_t = gradients_at_the_end(backend, (batch, hidden), (batch, hidden), c.dtype, dh_last, dc_last)
         dh = gradients_of_steps(backend, "dh", dh, (num_steps, batch, hidden), dtype)
-        dz, shown = gates, None
+        # What W_hh is multiplied by; with layer normalisation, that isn't dz.
+        normed = cells == "Normed"
+        product, shown = saved.normalised if normed else gates, None
         if layout.form == "grid":
-            dz, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
+            product, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
+        dz = gates if normed else product
         lengths, steps, reverse = _lengths(backend, saved.mask), np.int64(num_steps), np.bool_(saved.reverse)
         run: Struct = (gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, lengths, steps, reverse)
         if cells != "Plain":
             step = Step(backend, saved.variant or Variant(), gates, weight_hh, saved.mask)
             dc = gradients_of_steps(backend, "dc", rest[0] if rest else None, (num_steps, batch, hidden), str(c.dtype))
-            run = run, _options(step, saved, dc)
+            if normed:
+                _keep_moments(backend, saved)
+                saved.dz_hh = product
+                for name, n in (("gain_hh", 4 * hidden), ("gain_c", hidden), ("shift_c", hidden)):
+                    saved.gradients[name] = xp.zeros((batch, n), dtype=c.dtype)  # by sequence, so far
+            run = run, _options(backend, step, layout, saved, dc)
         runs.append(run)
         results.append((dz, dh_t, dc_t))
     assert layout is not None
     _launch(backend, layout, runs, (), batch, hidden)
     for (saved, *_), (dz, _, _) in zip(problems, results, strict=True):
         saved.gates = dz
+        saved.gradients = {name: xp.sum(rows, axis=0) for name, rows in saved.gradients.items()}
         family.parameter_gradients(backend, saved, None)
     return results
 
@@ -176,9 +191,26 @@ def _cells(direction: str, variant: Variant | None, dc: Array | None = None) -> 
     return onchip.cells_of(direction, options | ({"cells"} if dc is not None else frozenset()))
 
 
-def _options(step: Step, saved: Saved, dc: Array | None) -> Struct:
-    """What the cells take of the options."""
-    return (*step.parameters, *step.arrays, *step.limits, saved.cells, dc)
+def _options(backend: Backend, step: Step, layout: onchip.Layout, saved: Saved, dc: Array | None = None) -> Struct:
+    """What the cells take of the options, as ``kernels/cuda/options.cuh`` has it."""
+    options = (*step.parameters, *step.arrays, *step.limits, saved.cells, dc)
+    if layout.cells != "Normed":
+        return options
+    handed = None
+    if layout.form == "grid":
+        numbers = 4 * step.num_steps * step.batch * layout.members  # (2, T, B, 2, members)
+        _, handed = _handed_on(backend, layout, (numbers,), step.state)
+    sums = (saved.gradients.get(name) for name in ("gain_hh", "gain_c", "shift_c"))
+    return (*options, saved.normalised, saved.scales, saved.c_means, saved.c_scales, saved.dz_hh, *sums, handed)
+
+
+def _keep_moments(backend: Backend, saved: Saved) -> None:
+    """Those of c at each step, where the tier that ran forward hasn't kept them."""
+    if saved.c_means is None:
+        after = saved.c[:-1, ...] if saved.reverse else saved.c[1:, ...]
+        c = after if saved.cells is None else saved.cells
+        saved.c_means = backend.xp.mean(c, axis=-1, keepdims=True)
+        saved.c_scales = normalise(backend.xp, c)[1]
 
 
 def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: str, cells: str) -> onchip.Layout:

@@ -76,6 +76,7 @@ struct Sums {
 
   __device__ Sums(T* start, unsigned rows, unsigned split)
       : start(start), pitch((rows + 11) / 16 * 16 + 4), split(split) {}
+  __device__ T* end() const { return start + split * 8 * N * pitch; }
 
   // Added to the values of Rows rows, `apart` from each other, in the order of parts.
   template <int Rows>

@@ -16,7 +16,6 @@
 #include "mma.cuh"
 #include "team.cuh"
 #include "columns.cuh"
-#include "options.cuh"
 
 constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 
@@ -95,6 +94,16 @@ struct Work {
   }
 };
 
+// A cell of a step.
+struct Spot {
+  int64 t;
+  unsigned batch, hidden, sequence, unit;
+
+  __device__ int64 row() const { return t * batch + sequence; }           // in (T, B)
+  __device__ int64 at() const { return row() * hidden + unit; }           // in (T, B, H)
+  __device__ int64 cell() const { return int64(sequence) * hidden + unit; }  // in (B, H)
+};
+
 struct Place {
   unsigned column, unit;  // within the tile, within the block's share
   unsigned sequence;      // of the batch
@@ -142,6 +151,9 @@ __device__ __forceinline__ void publish_gates(S* to, unsigned hidden, const Gate
   publish(to + 3ll * hidden, S(gates.o));
 }
 
+#include "options.cuh"
+#include "rows.cuh"
+
 // ---- forward
 
 template <typename S, typename Team, int M, int N, typename Cells>
@@ -172,6 +184,13 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
       shown[i] = column < work.sequences && k < hidden ? options.seen(h0[int64(column) * hidden + k], spot) : S(0.0f);
     }
   }
+
+  const auto row_sums = [&] {
+    if constexpr (Cells::normed)
+      return RowSums<N, T, Team>(sums.end(), 4, layout, options.handed, options.epsilon);
+    else
+      return 0;
+  }();
 
   T state[CELLS];
   const int64 active_steps = work.active_steps(lengths, steps);
@@ -204,6 +223,34 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
         }
         __syncthreads();
       }
+      T fresh[CELLS];  // c with layer normalisation, before its moments are there
+      if constexpr (Cells::normed) {
+        if (active) {
+#pragma unroll
+          for (int n = 0; n < CELLS; ++n) {
+            const Place place(work, tile, n);
+            if (!place.inside) continue;
+            T x[4] = {};
+            sums.template add_to<4>({x, x + 1, x + 2, x + 3}, place.column, place.unit, layout.share);
+#pragma unroll
+            for (int gate = 0; gate < 4; ++gate) row_sums.at(layout, place, gate) = x[gate];
+          }
+          row_sums.moments(team, work, 0, 4, steps, t, tile);
+#pragma unroll
+          for (int n = 0; n < CELLS; ++n) {
+            const Place place(work, tile, n);
+            if (!place.inside) continue;
+            T x[4];
+#pragma unroll
+            for (int gate = 0; gate < 4; ++gate) x[gate] = row_sums.at(layout, place, gate);
+            options.gates_forward(place.spot(work, t), {x[0], x[1], x[2], x[3]}, row_sums.first(place),
+                                  row_sums.second(place), !lengths || t < lengths[place.sequence], gates[n], state[n],
+                                  fresh[n]);
+            row_sums.at(layout, place, 0) = fresh[n];
+          }
+          row_sums.moments(team, work, 1, 1, steps, t, tile);
+        }
+      }
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {
         const Place place(work, tile, n);
@@ -214,9 +261,14 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
           options.pass(place.spot(work, t), state[n]);
         } else {
           Gates<T>& one = gates[n];
-          sums.template add_to<4>({&one.i, &one.f, &one.g, &one.o}, place.column, place.unit, layout.share);
           T out;
-          options.forward(place.spot(work, t), ahead[n], one, state[n], out);
+          if constexpr (Cells::normed) {
+            options.finish(place.spot(work, t), ahead[n], one, fresh[n], row_sums.first(place), row_sums.second(place),
+                           state[n], out);
+          } else {
+            sums.template add_to<4>({&one.i, &one.f, &one.g, &one.o}, place.column, place.unit, layout.share);
+            options.forward(place.spot(work, t), ahead[n], one, state[n], out);
+          }
           output = S(out);
           if (keep)
             store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden, one);
@@ -276,6 +328,13 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
   const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows, layout.split);
 
+  const auto row_sums = [&] {
+    if constexpr (Cells::normed)
+      return RowSums<N, T, Team>(sums.end(), 2, layout, options.handed, options.epsilon);
+    else
+      return 0;
+  }();
+
   if constexpr (Team::local) {
     fill(shown, 2 * buffer);
     team.arrive();
@@ -320,27 +379,71 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
         }
         __syncthreads();
       }
+      // What arrives at h of a product's gradient.
+      const auto arrive = [&](const Place& place, T& from_h) {
+        T sum = T(0);
+        sums.template add_to<1>({&sum}, place.column, place.unit, 0);
+        from_h += options.seen(sum, place.spot(work, shown_step));
+      };
+      if constexpr (Cells::normed) {
+        if (active) {
+          T d_o[CELLS];
+#pragma unroll
+          for (int n = 0; n < CELLS; ++n) {
+            const Place place(work, tile, n);
+            if (!place.inside) continue;
+            if (multiplies) arrive(place, from_h[n]);
+            T dy_c = T(0);
+            if (!lengths || t < lengths[place.sequence])
+              dy_c = options.output_backward(place.spot(work, t), ahead[n], saved[n], c_after[n], outside[n], from_h[n],
+                                             d_o[n]);
+            row_sums.at(layout, place, 0) = dy_c;
+            row_sums.at(layout, place, 1) = dy_c * (c_after[n] - ahead[n].c_mean) * ahead[n].c_scale;
+          }
+          row_sums.means(team, work, 0, 1, steps, t, tile);
+#pragma unroll
+          for (int n = 0; n < CELLS; ++n) {
+            const Place place(work, tile, n);
+            if (!place.inside) continue;
+            const Spot spot = place.spot(work, t);
+            if (!lengths || t < lengths[place.sequence]) {
+              options.gates_backward(spot, ahead[n], saved[n], c_before[n], c_after[n], row_sums.at(layout, place, 0),
+                                     row_sums.first(place), row_sums.second(place), d_o[n], from_c[n]);
+              const Gates<T> dy = options.times_gain(spot, saved[n]), &y = ahead[n].y;
+              row_sums.at(layout, place, 0) = dy.i + dy.f + dy.g + dy.o;
+              row_sums.at(layout, place, 1) = dy.i * y.i + dy.f * y.f + dy.g * y.g + dy.o * y.o;
+            }
+          }
+          row_sums.means(team, work, 1, 4, steps, t, tile);
+        }
+      }
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {
         const Place place(work, tile, n);
         if (!place.inside) continue;
         if constexpr (Cells::plain) {
           if (multiplies) sums.template add_to<1>({&from_h[n]}, place.column, place.unit, 0);
-        } else if (multiplies) {
-          T sum = T(0);
-          sums.template add_to<1>({&sum}, place.column, place.unit, 0);
-          from_h[n] += options.seen(sum, place.spot(work, shown_step));
+        } else if (multiplies && (last || !Cells::normed)) {
+          arrive(place, from_h[n]);
         }
         if (!last) {
           Gates<T> one = {T(0), T(0), T(0), T(0)};
           if (!lengths || t < lengths[place.sequence]) {
             one = saved[n];
-            options.backward(place.spot(work, t), ahead[n], one, c_before[n], c_after[n], outside[n], from_h[n],
-                             from_c[n]);
+            if constexpr (!Cells::normed)
+              options.backward(place.spot(work, t), ahead[n], one, c_before[n], c_after[n], outside[n], from_h[n],
+                               from_c[n]);
           }
           const int64 row = t * layout.batch + place.sequence;
           const unsigned unit = work.first_unit + place.unit;
           if (Team::local || shown_to_all != dz) store_gates(dz + row * depth + unit, hidden, one);
+          if constexpr (Cells::normed) {  // W_hh is multiplied by another gradient
+            if (!lengths || t < lengths[place.sequence])
+              one = options.product_backward(place.spot(work, t), ahead[n], one, row_sums.first(place),
+                                             row_sums.second(place));
+            if (Team::local || shown_to_all != options.dz_hh)
+              store_gates(options.dz_hh + row * depth + unit, hidden, one);
+          }
           if (!Team::local) publish_gates(shown_to_all + row * pitch + unit, hidden, one);
           if (active) {
             S* const here = shown + t % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;

@@ -112,6 +112,10 @@ struct Alone {
   __device__ void give(S* shared, S value, unsigned) const {
     *shared = value;
   }
+  template <typename S>
+  __device__ void give_by_warp(S* shared, S value, unsigned) const {
+    if (threadIdx.x % 32 == 0) *shared = value;
+  }
 };
 
 // A cluster, by distributed shared memory (sm_90).
@@ -139,6 +143,11 @@ struct Cluster {
   __device__ void give(S* shared, S value, unsigned members) const {
 #pragma unroll 1
     for (unsigned rank = 0; rank < members; ++rank) *in_block(shared, rank) = value;
+  }
+  // The same by a warp whose lanes have the same value.
+  template <typename S>
+  __device__ void give_by_warp(S* shared, S value, unsigned members) const {
+    if (threadIdx.x % 32 < members) *in_block(shared, threadIdx.x % 32) = value;
   }
   // The same variable in the shared memory of another block.
   template <typename S>

@@ -255,7 +255,9 @@ def test_the_lstm_equals_the_oracle(cupy, dtype, limit, lengths, tier):
 
 
 @needs_emulator
-@pytest.mark.parametrize("options", [{"heads": 2, "proj_size": 4, "zoneout_h": 0.2}, {"layer_norm": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"heads": 2, "proj_size": 4, "zoneout_h": 0.2}, {"heads": 2, "layer_norm": True}], ids=str
+)
 def test_variants_equal_the_oracle(cupy, options):
     arguments = {"tier": "reference", "dtype": "float64"} | options
     oracle = LSTM(3, 8, 2, bidirectional=True, backend=NUMPY, **arguments)

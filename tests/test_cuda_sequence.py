@@ -42,11 +42,16 @@ def device(form):
     return Device(multiprocessors=132 if form == "cluster" else 3, shared_bytes=227 * KIB, capability=90)
 
 
-def tensor_float32(limits=H100, **options):
+def tensor_float32(*mode, limits=H100, **options):
     """A backend that multiplies float32 in TF32."""
-    backend = EmulatedBackend(limits=limits, **options)
+    backend = EmulatedBackend(*mode, limits=limits, **options)
     backend.tf32 = True
     return backend
+
+
+def backend_for(dtype, *mode, **options):
+    """A backend, and the dtype in which it stores what is multiplied as `dtype`."""
+    return (tensor_float32 if dtype == "tf32" else EmulatedBackend)(*mode, **options), dtype.replace("tf", "float")
 
 
 def compare(backend, shape, dtype, lengths=False, reverse=False, keep=True):
@@ -86,7 +91,7 @@ def launched(form):
 def test_tf32_only_where_it_was_asked_for(form):
     """float32 in memory, products of tensor cores: as near to the oracle as TF32 is, and no nearer."""
     for shape in SHAPES:
-        compare(tensor_float32(device(form)), shape, "float32", lengths=True, reverse=True)
+        compare(tensor_float32(limits=device(form)), shape, "float32", lengths=True, reverse=True)
     data = example((5, 3, 33), "float32")
     exact, rounded = (
         run(sequence_cuda, backend(limits=device(form)), data, "float32")
@@ -97,7 +102,7 @@ def test_tf32_only_where_it_was_asked_for(form):
         assert relative_error(exact[name], expected[name]) < TOLERANCE["float32"]
         assert relative_error(rounded[name], expected[name]) > 10 * TOLERANCE["float32"]
     for name in ("float64", "float16"):
-        compare(tensor_float32(device(form)), (2, 3, 9), name)
+        compare(tensor_float32(limits=device(form)), (2, 3, 9), name)
 
 
 @needs_emulator
@@ -152,19 +157,21 @@ def test_inference_gives_the_same_and_keeps_nothing(form, dtype):
 
 
 @needs_emulator
-def test_the_order_of_threads_changes_nothing(form):
-    shape = (3, 9, 20)
-    expected = compare(EmulatedBackend(limits=device(form)), shape, "float32", lengths=True)
-    for seed in range(1, 24):
-        actual = compare(EmulatedBackend(seed=seed, limits=device(form)), shape, "float32", lengths=True)
-        for name in expected:
-            np.testing.assert_array_equal(actual[name], expected[name])
+@pytest.mark.parametrize("dtype", [*DTYPES, "tf32"])
+def test_the_order_of_threads_changes_nothing(form, dtype):
+    results = []
+    for seed in range(24):
+        backend, storage = backend_for(dtype, seed=seed, limits=device(form))
+        results.append(compare(backend, (3, 9, 20), storage, lengths=True))
+    for actual in results[1:]:
+        for name in actual:
+            np.testing.assert_array_equal(actual[name], results[0][name])
 
 
 @needs_emulator
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "tf32"])
 def test_check_mode_finds_nothing(form, dtype):
-    checked = EmulatedBackend("check", limits=device(form))
+    checked, dtype = backend_for(dtype, "check", limits=device(form))
     for shape in [(3, 3, 9), (2, 9, 16)]:
         compare(checked, shape, dtype, lengths=True)
     run(sequence_cuda, checked, example((2, 3, 9), dtype), dtype, keep=False)

@@ -203,7 +203,7 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
           Gates<T>& one = gates[n];
           sums.template add_to<4>({&one.i, &one.f, &one.g, &one.o}, place.column, place.unit, layout.share);
           T next, out;
-          cell_forward<T>(one, state[n], next, out);
+          cell_forward<InCell<S>>(one, state[n], next, out);
           state[n] = next;
           output = S(out);
           if (keep)
@@ -310,7 +310,7 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
           Gates<T> one = {T(0), T(0), T(0), T(0)};
           if (!lengths || t < lengths[place.sequence]) {
             one = saved[n];
-            cell_backward<T>(one, c_before[n], c_after[n], from_h[n] + outside[n], from_c[n]);
+            cell_backward<InCell<S>>(one, c_before[n], c_after[n], from_h[n] + outside[n], from_c[n]);
             from_h[n] = T(0);
           }
           const int64 row = t * layout.batch + place.sequence;

@@ -126,8 +126,8 @@ def test_the_plan_explains_itself_with_numbers():
         "1 cluster barrier a step",
         "us a step expected (product",
         "backward: ",
-        "both directions of a layer forward: in one launch of 2 x 8 clusters of 8 blocks, 1.92 us a step expected",
-        "larger batches than B = 1024 forward and B = 512 backward take the pointwise tier",
+        "both directions of a layer forward: in one launch of 2 x 8 clusters of 8 blocks, 1.85 us a step expected",
+        "larger batches than B = 1024 forward and B = 1024 backward take the pointwise tier",
         "pointwise: could run, but it is slower",
     ):
         assert part in said

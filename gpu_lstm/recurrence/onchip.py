@@ -58,9 +58,10 @@ POINTWISE_HOST = 16.0
 """Microseconds a step that the pointwise tier's two launches cost the host: assumed, to be measured."""
 POINTWISE_PRODUCT_RATE = {"float32": 30e6, "float64": 15e6, "tf32": 150e6, "float16": 300e6, "bfloat16": 300e6}
 """Multiply-adds a microsecond of a large product of cuBLAS, on an H100."""
-CELL_INSTRUCTIONS = 200
-CELL_LATENCY = 0.2
-"""Microseconds of one cell's chain of sigmoid, tanh and their divisions: an estimate."""
+CELL_INSTRUCTIONS = {"float32": 140, "tf32": 140, "float64": 420, "float16": 60, "bfloat16": 60}
+"""Of a cell, counted in what NVRTC makes for sm_90, forward in training."""
+CELL_LATENCY = {"float32": 0.13, "tf32": 0.13, "float64": 0.3, "float16": 0.07, "bfloat16": 0.07}
+"""Microseconds of one cell's chain of sigmoid, tanh and their quotients: an estimate from the instructions on it."""
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,7 @@ def _layout(
     columns_read = row_blocks * each * depth * stored
     streaming = (weights + (columns_read if form != "grid" else 0)) / SHARED_RATE
     meeting = 2 * split * each * rows * wide / SHARED_RATE
-    cell = max(CELL_LATENCY, share * each * (CELL_INSTRUCTIONS + 8 * split) / (128 * CLOCK))
+    cell = max(CELL_LATENCY[dtype], share * each * (CELL_INSTRUCTIONS[dtype] + 8 * split) / (128 * CLOCK))
     at_once = device.multiprocessors // members if form != "grid" else together * teams
     return Layout(
         form, direction, dtype, teams, members, share, part, height, columns, split, pitch,

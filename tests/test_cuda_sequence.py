@@ -1,5 +1,7 @@
 """The sequence tier's CUDA kernels and host code, emulated, against the float64 oracle."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -178,6 +180,20 @@ def test_check_mode_finds_nothing(form, dtype):
 
 
 @needs_emulator
+def test_a_cluster_with_two_buffers_has_one_more_barrier(monkeypatch):
+    force(monkeypatch, "cluster")
+    expected = compare(EmulatedBackend(limits=device("cluster")), (5, 9, 20), "float16", lengths=True)
+    monkeypatch.setitem(onchip.BUFFERS, "cluster", (2,))
+    for seed in range(24):
+        actual = compare(EmulatedBackend(seed=seed, limits=device("cluster")), (5, 9, 20), "float16", lengths=True)
+        for name in expected:
+            np.testing.assert_array_equal(actual[name], expected[name])
+    compare(EmulatedBackend("check", limits=device("cluster")), (4, 3, 20), "float32", lengths=True)
+    layout = onchip.choose(H100, "forward", 3, 20, "float32")
+    assert (layout.buffers, layout.barrier) == (2, onchip.BARRIER)
+
+
+@needs_emulator
 def test_arrays_that_start_at_odd_places_are_read_one_element_at_a_time(form):
     backend = EmulatedBackend(limits=device(form))
     data = example((3, 2, 8), "float32")
@@ -309,16 +325,28 @@ def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
 
 # -- planted mistakes: the kernels' text with one line changed --------------------------------------------------------
 
-SHOW = "publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, output)"
+SHOW = "publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + unit, output)"
 MISTAKES = {
     "block": {
-        "no barrier before the product": ("void wait() { __syncthreads(); }", "void wait() {}"),
-        "no barrier after the product": ("        }\n        __syncthreads();\n      }", "        }\n      }"),
+        "no barrier before the product": ("if (tile == 0) __syncthreads();", ""),
+        "no barrier after the product": (
+            "        __syncthreads();\n        if (Team::conceals",
+            "        if (Team::conceals",
+        ),
     },
     "cluster": {
-        "an arrival that orders no memory": ("cluster_arrive();", "cluster_arrive(emulator::Arrival::relaxed);"),
-        "no arrival": ("if (others_follow) team.arrive();", ""),
-        "one buffer": ("shown + (number + 1) % 2 * buffer", "shown + number % 2 * buffer"),
+        "given before all have begun": ("      team.meet();  // others", "      // others"),
+        "given by a plain store": (
+            "publish<Memory::cluster>(in_block(shared, rank), value)",
+            "*in_block(shared, rank) = value",
+        ),
+        "taken before it is there": (
+            "while (is_missing(values) && !left.over()) values = ask",
+            "while (false) values = ask",
+        ),
+        "not concealed": ("if (Team::conceals && layout.buffers == 3 && active)", "if (false)"),
+        "one buffer": ("shown + next_given * buffer", "shown + given * buffer"),
+        "concealed too late for two buffers": ("given + 1 < layout.buffers ?", "given + 1 < 2 ?"),
     },
     "grid": {
         "the second takes the sequences of the first's teams": (" % layout.teams() * layout.slice", " * layout.slice"),
@@ -367,16 +395,23 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
         broken.limits = PAIR_LIMITS[form]
         assert np.isnan(run_pair(sequence_cuda, broken, two, "float32", keep=False)[1]["h"]).any()
         return
-    forward = not mistake.startswith("dz")
-    saved = sequence_cuda.forward(EmulatedBackend(limits=device(form)), *here) if not forward else None
-    try:
-        result = (
-            sequence_cuda.forward(broken, *here).h if forward else sequence_cuda.backward(broken, saved, *[None] * 3)[1]
-        )
-    except EmulationError:
-        return
-    assert "taken before it is there" in mistake
-    assert np.isnan(result).any()
+    whole = EmulatedBackend(limits=device(form))
+    saved = sequence_cuda.forward(whole, *here)
+    right = saved.h.copy()
+    if mistake.startswith("dz"):
+        kept = copy.deepcopy(saved)
+        right = sequence_cuda.backward(whole, kept, None, None, None)[1]
+    for broken.seed in range(24):  # some show under some orders only
+        try:
+            if mistake.startswith("dz"):
+                result = sequence_cuda.backward(broken, copy.deepcopy(saved), None, None, None)[1]
+            else:
+                result = sequence_cuda.forward(broken, here[0].copy(), *here[1:]).h
+        except EmulationError:
+            return
+        if not np.array_equal(result, right):
+            return
+    pytest.fail("nothing came of it")
 
 
 @needs_emulator

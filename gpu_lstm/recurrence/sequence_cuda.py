@@ -174,10 +174,10 @@ def _launch(
     """Launch with what each recurrence takes; those that a launch could have besides are all null."""
     none = tuple(type(field)(0) if isinstance(field, np.generic) else None for field in runs[0])
     runs = runs + [none] * (MOST_RUNS - len(runs))
-    watched = layout.form == "grid" and kernels.watchdog() > 0
+    watched = layout.form != "block" and kernels.watchdog() > 0
     gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
     kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns)
-    sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch
+    sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch, layout.buffers
     backend.kernel(kernel)(
         (layout.blocks,),
         (kernels.sequence_threads(layout.dtype),),

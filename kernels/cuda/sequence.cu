@@ -9,7 +9,7 @@
 // A launch has one recurrence or two, say both directions of a layer: the second has as many teams as the first, after
 // them, and knows nothing of it.
 //
-//   shared memory: weights, as Product wants them; 2 buffers (8 N, pitch) of h or dz if Team::local; sums (split, 8 N, rows)
+//   shared memory: weights, as Product wants them; `buffers` (8 N, pitch) of h or dz, a step each; sums (split, 8 N, rows)
 
 #include "common.cuh"
 #include "cell.cuh"
@@ -27,7 +27,7 @@ constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 
 // Sizes, as gpu_lstm/recurrence/onchip.py plans them.
 struct Layout {
-  unsigned batch, hidden, members, share, slice, split, pitch;
+  unsigned batch, hidden, members, share, slice, split, pitch, buffers;
 
   __device__ unsigned teams() const { return (batch + slice - 1) / slice; }  // of each recurrence
   __device__ bool in_second() const { return blockIdx.x >= members * teams(); }
@@ -114,6 +114,15 @@ __device__ __forceinline__ void fill(S* to, unsigned count) {
   for (unsigned i = threadIdx.x; i < count; i += blockDim.x) to[i] = S(0.0f);
 }
 
+// What the team gives has not come yet, in a buffer of columns.
+template <typename S>
+__device__ __forceinline__ void conceal_all(S* buffer, unsigned columns, unsigned depth, unsigned pitch) {
+  constexpr unsigned V = 16 / sizeof(S);
+  const unsigned packs = (depth + V - 1) / V;
+  for (unsigned i = threadIdx.x; i < columns * packs; i += blockDim.x)
+    conceal(buffer + i / packs * pitch, i % packs * V, depth);
+}
+
 template <typename T, typename S>
 __device__ __forceinline__ Gates<T> load_gates(const S* from, unsigned hidden) {
   return {T(from[0]), T(from[hidden]), T(from[2ll * hidden]), T(from[3ll * hidden])};
@@ -153,23 +162,31 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
   const OwnRows<S> own{weight_hh, hidden, work.first_unit, work.units, layout.share};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
-  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows, layout.split);
+  const Sums<N, T> sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
 
-  if (Team::local) {
+  if constexpr (Team::local) {
     const S* const h0 = h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
-    fill(shown + buffer, buffer);
+    fill(shown + buffer, (layout.buffers - 1) * buffer);
     for (unsigned i = threadIdx.x; i < buffer; i += blockDim.x) {
       const unsigned column = i / layout.pitch, k = i % layout.pitch;
-      shown[i] = column < work.sequences && k < hidden ? h0[int64(column) * hidden + k] : S(0.0f);
+      const bool inside = column < work.sequences && k < hidden;
+      reinterpret_cast<Bits<S>*>(shown)[i] = inside ? present(h0[int64(column) * hidden + k]) : Bits<S>(0);
+    }
+    if constexpr (Team::conceals) {
+      __syncthreads();
+      for (unsigned n = 1; n < layout.buffers; ++n) conceal_all(shown + n * buffer, work.sequences, hidden, layout.pitch);
+      team.meet();  // others write here from the first step on
     }
   }
 
   T state[CELLS];
   const int64 active_steps = work.active_steps(lengths, steps);
+  unsigned given = 0;  // buffer of the h to multiply
   for (int64 step = 0; step < steps; ++step) {
     const int64 t = reverse ? steps - 1 - step : step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const int64 number = reverse ? active_steps - 1 - t : t;  // of the active step
     const bool active = t < active_steps, others_follow = active && number + 1 < active_steps;
+    const unsigned next_given = given + 1 < layout.buffers ? given + 1 : 0;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> gates[CELLS];
 #pragma unroll
@@ -180,17 +197,20 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
         if (step == 0 || !work.one_tile()) state[n] = c[(keep ? before : 0) * cells + place.cell];
       }
       if (active) {
+        if (tile == 0) __syncthreads();  // the sums are read; h is there, if this block is alone
         if constexpr (Team::local) {
-          if (number == 0) team.arrive();  // with h0
-          team.wait();
-          weights.add(SharedColumns<S>{shown + number % 2 * buffer, layout.pitch}, rows, sums.start, sums.pitch);
+          const SharedColumns<S, Team::conceals> columns{shown + given * buffer, layout.pitch, team.patience()};
+          weights.add(columns, rows, sums.start, sums.pitch);
         } else {
           const S* const start = shown_to_all + (before * layout.batch + work.first_sequence + tile) * pitch;
           const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, step == 0, team.patience()};
-          if (tile == 0) __syncthreads();  // the sums are read
           weights.add(columns, rows, sums.start, sums.pitch);
         }
         __syncthreads();
+        if (Team::conceals && layout.buffers == 2) {
+          conceal_all(shown + given * buffer, work.sequences, hidden, layout.pitch);
+          __syncthreads();
+        }
       }
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {
@@ -206,23 +226,26 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
           cell_forward<InCell<S>>(one, state[n], next, out);
           state[n] = next;
           output = S(out);
-          if (keep)
-            store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden, one);
         }
-        if (Team::local || shown_to_all != h) h[after * cells + place.cell] = output;
-        if (!Team::local)
-          publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, output);
-        if (keep || step + 1 == steps || !work.one_tile()) c[(keep ? after : 0) * cells + place.cell] = state[n];
+        // First what others wait for.
+        const unsigned unit = work.first_unit + place.unit;
+        if (!Team::local) publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + unit, output);
         if (others_follow)
-          team.give(shown + (number + 1) % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit,
-                    output, layout.members);
+          team.give(shown + next_given * buffer + place.column * layout.pitch + unit, output, layout.members);
+        if (Team::local || shown_to_all != h) h[after * cells + place.cell] = output;
+        if (keep && (!lengths || t < lengths[place.sequence]))
+          store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + unit, hidden, gates[n]);
+        if (keep || step + 1 == steps || !work.one_tile()) c[(keep ? after : 0) * cells + place.cell] = state[n];
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
     if constexpr (Team::local) {
-      if (others_follow) team.arrive();
+      if (Team::conceals && layout.buffers == 3 && active)
+        conceal_all(shown + given * buffer, work.sequences, hidden, layout.pitch);
+      if (others_follow) given = next_given;
     }
   }
+  if constexpr (Team::conceals) team.meet();  // a block stays while another may write to it
 }
 
 template <typename S, typename Team, int M, int N>
@@ -258,22 +281,27 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
   const OwnColumns<S> own{weight_hh, hidden, work.first_unit, work.units};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
-  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows, layout.split);
+  const Sums<N, T> sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
 
   if constexpr (Team::local) {
-    fill(shown, 2 * buffer);
-    team.arrive();
-    team.wait();  // others write here from the first step on
+    fill(shown, layout.buffers * buffer);
+    if constexpr (Team::conceals) {
+      __syncthreads();
+      for (unsigned n = 0; n < layout.buffers; ++n) conceal_all(shown + n * buffer, work.sequences, depth, layout.pitch);
+    }
+    team.meet();  // others write here from the first step on
   }
 
   const int64 active_steps = work.active_steps(lengths, steps);
   T from_h[CELLS], from_c[CELLS];    // dh of a sequence that has no such step, dc
+  unsigned given = layout.buffers - 1;  // buffer of the dz to multiply
   for (int64 step = 0; step <= steps; ++step) {
     const bool last = step == steps;  // only the product, for the initial state
     const int64 t = reverse ? step : steps - 1 - step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const int64 shown_step = reverse ? min(t, active_steps) - 1 : t + 1;  // the one whose dz the team shows
     const bool active = !last && t < active_steps;
     const bool multiplies = (active || last) && shown_step >= 0 && shown_step < active_steps;
+    const unsigned next_given = given + 1 < layout.buffers ? given + 1 : 0;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> saved[CELLS];
       T c_before[CELLS], c_after[CELLS], outside[CELLS];
@@ -289,17 +317,20 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
         outside[n] = dy ? T(dy[row * hidden + work.first_unit + place.unit]) : T(0);
       }
       if (multiplies) {
+        if (tile == 0) __syncthreads();  // the sums are read; dz is there, if this block is alone
         if constexpr (Team::local) {
-          team.wait();
-          const SharedColumns<S> columns{shown + shown_step % 2 * buffer, layout.pitch};
+          const SharedColumns<S, Team::conceals> columns{shown + given * buffer, layout.pitch, team.patience()};
           weights.add(columns, rows, sums.start, sums.pitch);
         } else {
           const S* const start = shown_to_all + (shown_step * layout.batch + work.first_sequence + tile) * pitch;
           const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, false, team.patience()};
-          if (tile == 0) __syncthreads();  // the sums are read
           weights.add(columns, rows, sums.start, sums.pitch);
         }
         __syncthreads();
+        if (Team::conceals && layout.buffers == 2) {
+          conceal_all(shown + given * buffer, work.sequences, depth, layout.pitch);
+          __syncthreads();
+        }
       }
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {
@@ -315,24 +346,28 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
           }
           const int64 row = t * layout.batch + place.sequence;
           const unsigned unit = work.first_unit + place.unit;
-          if (Team::local || shown_to_all != dz) store_gates(dz + row * depth + unit, hidden, one);
+          // First what others wait for.
           if (!Team::local) publish_gates(shown_to_all + row * pitch + unit, hidden, one);
           if (active) {
-            S* const here = shown + t % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;
+            S* const here = shown + next_given * buffer + place.column * layout.pitch + unit;
             team.give(here, S(one.i), layout.members);
             team.give(here + hidden, S(one.f), layout.members);
             team.give(here + 2 * hidden, S(one.g), layout.members);
             team.give(here + 3 * hidden, S(one.o), layout.members);
           }
+          if (Team::local || shown_to_all != dz) store_gates(dz + row * depth + unit, hidden, one);
         }
         if (last || !work.one_tile()) dh[place.cell] = from_h[n], dc[place.cell] = from_c[n];
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
     if constexpr (Team::local) {
-      if (active) team.arrive();
+      if (Team::conceals && layout.buffers == 3 && multiplies)
+        conceal_all(shown + given * buffer, work.sequences, depth, layout.pitch);
+      if (active) given = next_given;
     }
   }
+  if constexpr (Team::conceals) team.meet();  // a block stays while another may write to it
 }
 
 template <typename S, typename Team, int M, int N>

@@ -123,7 +123,8 @@ def test_the_plan_explains_itself_with_numbers():
     for part in (
         "sequence: chosen, the fastest that runs here (persistent CUDA kernels that keep W_hh on chip; at H = 256",
         "forward: 8 clusters of 8 blocks, 32 units and 8 sequences each, 171 KiB on chip a block, no barrier",
-        "backward: 8 clusters of 8 blocks, 32 units and 8 sequences each, 211 KiB on chip a block, 1 barrier of a block",
+        "backward: 8 clusters of 8 blocks, 32 units and 8 sequences each, 211 KiB on chip a block, ",
+        "1 barrier of a block a step",
         "us a step expected (product",
         "backward: ",
         "both directions of a layer forward: in one launch of 2 x 8 clusters of 8 blocks, 1.68 us a step expected",

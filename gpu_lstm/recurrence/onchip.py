@@ -35,8 +35,8 @@ kernel keeps in registers, as ``kernels/cuda/mma.cuh`` has it."""
 CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
 BARRIER = 0.05
-"""Microseconds of a block's barrier between its own threads, an estimate. Numbers from other blocks say themselves whether
-they are there."""
+"""Microseconds of a block's barrier between its own threads, an estimate. Numbers from other blocks say themselves
+whether they are there."""
 BUFFERS = {"block": (2,), "cluster": (3, 2), "grid": (0,)}
 """How many there may be of h or dz in a block's shared memory, a step each."""
 EXCHANGE = {"block": 0.0, "cluster": (180 + 50) / CLOCK, "grid": 0.7}

@@ -184,21 +184,23 @@ def test_a_planted_mistake_is_caught(mistake, monkeypatch):
         compare(broken, {"resets", "recurrent_dropout", "zoneout_h"}, (4, 3, 8), "float32")
 
 
-BARRIER = "      team.arrive();\n      team.wait();\n      if (takes_part)"
-AWAITED = "Pair{await(here + block, patience), await(here + members + block, patience)}"
-LOOK = "Pair{look<T, 1>(here + block).at[0], look<T, 1>(here + members + block).at[0]}"
 NORM_MISTAKES = {
     "block": {
         "no barrier before the sums": ("__syncthreads();  // the values are there", ""),
         "no barrier after the sums": ("__syncthreads();  // the result is there", ""),
     },
     "cluster": {
-        "no wait for the other blocks": (BARRIER, "      if (takes_part)"),
+        "taken before it is there": (
+            "if ((!is_missing(pair.first) && !is_missing(pair.second)) || patience.over())",
+            "",
+        ),
+        "not concealed": ("      conceal_row(row);\n    }\n    __syncthreads();", "    }\n    __syncthreads();"),
+        "shown by a plain store": ("publish<Memory::cluster>(there, mine.first)", "*there = mine.first"),
         "one place for both exchanges": ("(exchange * 8 * N + column) * 2", "column * 2"),
     },
     "grid": {
-        "taken before it is there": (AWAITED, LOOK),
-        "shown by a plain store": ("publish(here + rank, mine.first)", "here[rank] = mine.first"),
+        "taken before it is there": ("{await(row + 2 * block, patience)", "{look<T, 1>(row + 2 * block).at[0]"),
+        "shown by a plain store": ("publish(here, mine.first)", "*here = mine.first"),
         "one place for all steps": ("(exchange * steps + t) * work", "exchange * steps * work"),
     },
 }
@@ -210,10 +212,12 @@ def test_a_planted_mistake_in_the_sums_over_rows_is_caught(where, mistake, monke
     force(monkeypatch, where)
     data, numbers = example({"layer_norm"}, (4, 3, 20), "float32")
     limits = device(where)
-    broken = Patched(*NORM_MISTAKES[where][mistake], mode="check", limits=limits)
     right = run(sequence_cuda, EmulatedBackend(limits=limits), data, numbers, "float32", keep=False)
     with pytest.raises((EmulationError, AssertionError)):
-        np.testing.assert_array_equal(run(sequence_cuda, broken, data, numbers, "float32", keep=False)["h"], right["h"])
+        for seed in range(8):  # some show only where one block is far ahead
+            broken = Patched(*NORM_MISTAKES[where][mistake], mode="check", limits=limits, seed=seed)
+            actual = run(sequence_cuda, broken, data, numbers, "float32", keep=False)
+            np.testing.assert_array_equal(actual["h"], right["h"])
 
 
 @needs_emulator
@@ -285,7 +289,8 @@ def test_the_plan_knows_what_options_cost():
         )
         assert plain.microseconds < options.microseconds < normed.microseconds
         assert f"{direction}, with options: " in options.describe()
-        assert f"3 {normed.form} barriers a step" in normed.describe()
+        assert normed.barriers >= 4
+        assert f"{normed.barriers} barriers of a block a step" in normed.describe()
     said = LSTM(4, 256, backend=EmulatedBackend(), cells=True).plan.why()
     assert "H = 256, B = 64, float32, forward: " in said  # c of every step is there anyway
     assert "; backward, with options: " in said

@@ -188,6 +188,11 @@ def handovers() -> Kernel:
     return Kernel("costs.cu", "handovers", cooperative=True, since=80)
 
 
+def handovers_in_cluster() -> Kernel:
+    """The same by the shared memory of a cluster."""
+    return Kernel("costs.cu", "handovers_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+
+
 def reads_in_cluster() -> Kernel:
     """Many reads of another block's shared memory, one after the other, to time them."""
     return Kernel("costs.cu", "reads_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
@@ -277,7 +282,7 @@ def aligned(size: int, *arrays: Any) -> bool:
 def every_kernel() -> Iterator[Kernel]:
     """Each instance that a backend may launch, once."""
     both = (False, True)
-    yield from (count_targets(), check_range(), reads_in_cluster(), handovers())
+    yield from (count_targets(), check_range(), reads_in_cluster(), handovers(), handovers_in_cluster())
     yield from (barriers(form) for form in ("block", "cluster", "grid"))
     for dtype in STORAGE:
         for width in (1, neighbours(dtype)):

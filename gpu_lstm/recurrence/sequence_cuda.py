@@ -198,7 +198,7 @@ def _options(backend: Backend, step: Step, layout: onchip.Layout, saved: Saved, 
         return options
     handed = None
     if layout.form == "grid":
-        numbers = 4 * step.num_steps * step.batch * layout.members  # (2, T, B, 2, members)
+        numbers = 4 * step.num_steps * step.batch * layout.members  # (2, T, B, members, 2)
         _, handed = _handed_on(backend, layout, (numbers,), step.state)
     sums = (saved.gradients.get(name) for name in ("gain_hh", "gain_c", "shift_c"))
     return (*options, saved.normalised, saved.scales, saved.c_means, saved.c_scales, saved.dz_hh, *sums, handed)
@@ -250,10 +250,10 @@ def _launch(
 ) -> None:
     """Launch with what each recurrence takes; those that a launch could have besides are all null."""
     runs = runs + [_none(runs[0])] * (MOST_RUNS - len(runs))
-    watched = layout.form == "grid" and kernels.watchdog() > 0
+    watched = layout.form != "block" and kernels.watchdog() > 0
     gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
     kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns, layout.cells)
-    sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch
+    sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch, layout.buffers
     backend.kernel(kernel)(
         (layout.blocks,),
         (kernels.sequence_threads(layout.dtype, layout.cells),),

@@ -1,16 +1,23 @@
 // What the sequence kernels multiply: weights of a block's own units, by h or dz of its team; and the warps' sums.
 
-// Columns of h or dz: rows of sequences in shared memory, zeros beyond what is there.
-template <typename S>
+// Columns of h or dz: rows of sequences in shared memory, zeros beyond what is there; if Awaited others write them.
+template <typename S, bool Awaited>
 struct SharedColumns {
   static constexpr int V = 16 / sizeof(S);
   const S* start;
   unsigned pitch;
+  Patience patience;
 
   __device__ __forceinline__ Pack<S, V> ask(unsigned column, unsigned k) const {
+    if constexpr (Awaited) return look_at_own(start + column * pitch + k);
     return load<V>(start + column * pitch + k);
   }
-  __device__ void settle(Pack<S, V>&, unsigned, unsigned) const {}
+  __device__ __forceinline__ void settle(Pack<S, V>& values, unsigned column, unsigned k) const {
+    if constexpr (Awaited) {
+      Patience left = patience;
+      while (is_missing(values) && !left.over()) values = ask(column, k);
+    }
+  }
 };
 
 // The same in global memory, while others write it: every number says itself whether it is there, so that the grid needs

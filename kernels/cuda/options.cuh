@@ -20,18 +20,20 @@ struct Plain {
   // z becomes the activated gates, state the next c; h is made.
   __device__ __forceinline__ void forward(const Spot&, const Ahead&, Gates<T>& z, T& state, T& h) const {
     T next;
-    cell_forward<T>(z, state, next, h);
+    cell_forward<InCell<S>>(z, state, next, h);
     state = next;
   }
   // At a step that the sequence doesn't have.
   __device__ void pass(const Spot&, T) const {}
   // The c that the output took, of the c after the step.
   __device__ __forceinline__ T new_c(const Spot&, const T* after) const { return *after; }
+  // What W_hh is multiplied by in backward.
+  __device__ S* multiplied(S* dz) const { return dz; }
   // gates become dz; from_h, that of h, what passes by the product, from_c, that of c, all that arrives at the c before.
   // dy comes from outside.
   __device__ __forceinline__ void backward(const Spot&, const Ahead&, Gates<T>& gates, T c_before, T c_after, T dy,
                                            T& from_h, T& from_c) const {
-    cell_backward<T>(gates, c_before, c_after, from_h + dy, from_c);
+    cell_backward<InCell<S>>(gates, c_before, c_after, from_h + dy, from_c);
     from_h = T(0);
   }
 };
@@ -78,7 +80,7 @@ struct Family {
   __device__ __forceinline__ void forward(const Spot& spot, const Ahead& ahead, Gates<T>& z, T& state, T& h) const {
     const T lives = alive(spot), old = state * lives;
     T fresh;
-    family_forward<T>(numbers(), peepholes_of(spot), z, old, fresh, h);
+    family_forward<InCell<S>>(numbers(), peepholes_of(spot), z, old, fresh, h);
     pass(spot, fresh);
     state = zoned_out<T>(ahead.share_c, old, fresh);
     h = zoned_out<T>(ahead.share_h, ahead.old_h * lives, h);
@@ -88,13 +90,14 @@ struct Family {
     if (cells) cells[spot.at()] = c;
   }
   __device__ __forceinline__ T new_c(const Spot& spot, const T* after) const { return cells ? cells[spot.at()] : *after; }
+  __device__ S* multiplied(S* dz) const { return dz; }
   __device__ __forceinline__ void backward(const Spot& spot, const Ahead& ahead, Gates<T>& gates, T c_before, T c_after,
                                            T dy, T& from_h, T& from_c) const {
     const T lives = alive(spot), dh = from_h + dy, old_h = ahead.share_h * dh;
     from_c += ahead.dc;
     const T old_c = ahead.share_c * from_c;
     from_c -= old_c;
-    family_backward<T>(numbers(), peepholes_of(spot), gates, c_before * lives, c_after, dh - old_h, from_c);
+    family_backward<InCell<S>>(numbers(), peepholes_of(spot), gates, c_before * lives, c_after, dh - old_h, from_c);
     from_h = old_h * lives;
     from_c = (from_c + old_c) * lives;
   }
@@ -104,7 +107,7 @@ struct Family {
   __device__ __forceinline__ Ahead shares(const Spot& spot) const {
     return {zoneout_h ? T(zoneout_h[spot.at()]) : share_h, zoneout_c ? T(zoneout_c[spot.at()]) : share_c, T(0), T(0)};
   }
-  __device__ __forceinline__ CellOptions<T> numbers() const {
+  __device__ __forceinline__ CellOptions<InCell<S>> numbers() const {
     return {clip, cell_clip, gate_low, gate_high, g_high, coupled != 0, hard_sigmoid != 0};
   }
   __device__ __forceinline__ Peepholes<T> peepholes_of(const Spot& spot) const {
@@ -126,7 +129,7 @@ struct Normed : Family<S> {
   T *scales, *c_means, *c_scales;  // (T, B) what did it; of c, its mean, too
   S* dz_hh;                       // (T, B, 4H) the gradient of h W_hh^T; may be normalised
   T *dgain_hh, *dgain_c, *dshift_c;  // (B, 4H), (B, H), (B, H) by sequence, so far
-  T* handed;                      // for Grid: (2, T, B, 2, members) what blocks hand each other, all bits set
+  T* handed;                      // for Grid: (2, T, B, members, 2) what blocks hand each other, all bits set
 
   struct Ahead : Base::Ahead {
     Gates<T> y;
@@ -153,14 +156,14 @@ struct Normed : Family<S> {
     }
     const Gates<T> gain = load_gates<T>(this->gain_hh + spot.unit, spot.hidden);
     z = {z.i + x.i * gain.i, z.f + x.f * gain.f, z.g + x.g * gain.g, z.o + x.o * gain.o};
-    family_gates<T>(this->numbers(), this->peepholes_of(spot), z, state * this->alive(spot), c);
+    family_gates<InCell<S>>(this->numbers(), this->peepholes_of(spot), z, state * this->alive(spot), c);
   }
   // h, and the c after the step, from the moments of c.
   __device__ __forceinline__ void finish(const Spot& spot, const Ahead& ahead, const Gates<T>& gates, T c, T mean, T scale,
                                          T& state, T& h) const {
     if (normalised && spot.unit == 0) c_means[spot.row()] = mean, c_scales[spot.row()] = scale;
     const T lives = this->alive(spot);
-    h = gates.o * tanh_of<T>((c - mean) * scale * this->gain_c[spot.unit] + this->shift_c[spot.unit]);
+    h = gates.o * tanh_of<InCell<S>>((c - mean) * scale * this->gain_c[spot.unit] + this->shift_c[spot.unit]);
     h = zoned_out<T>(ahead.share_h, ahead.old_h * lives, h);
     this->pass(spot, c);
     state = zoned_out<T>(ahead.share_c, state * lives, c);
@@ -170,7 +173,7 @@ struct Normed : Family<S> {
   __device__ __forceinline__ T output_backward(const Spot& spot, const Ahead& ahead, const Gates<T>& gates, T c, T dy,
                                                T& from_h, T& d_o) const {
     const T y = (c - ahead.c_mean) * ahead.c_scale, gain = this->gain_c[spot.unit];
-    const T output = tanh_of<T>(y * gain + this->shift_c[spot.unit]);
+    const T output = tanh_of<InCell<S>>(y * gain + this->shift_c[spot.unit]);
     const T dh = from_h + dy, old_h = ahead.share_h * dh, du = (dh - old_h) * gates.o * (T(1) - output * output);
     from_h = old_h * this->alive(spot);
     d_o = (dh - old_h) * output;
@@ -185,7 +188,7 @@ struct Normed : Family<S> {
     from_c += ahead.dc;
     const T old_c = ahead.share_c * from_c;
     from_c += ahead.c_scale * (dy_c - (mean + y * along)) - old_c;
-    family_gates_backward<T>(this->numbers(), this->peepholes_of(spot), gates, c_before * lives, c, d_o, from_c);
+    family_gates_backward<InCell<S>>(this->numbers(), this->peepholes_of(spot), gates, c_before * lives, c, d_o, from_c);
     from_c = (from_c + old_c) * lives;
     T* const dgain = dgain_hh + 4 * spot.cell() - 3 * int64(spot.unit);
     dgain[0] += gates.i * ahead.y.i;
@@ -193,6 +196,7 @@ struct Normed : Family<S> {
     dgain[2ll * spot.hidden] += gates.g * ahead.y.g;
     dgain[3ll * spot.hidden] += gates.o * ahead.y.o;
   }
+  __device__ S* multiplied(S*) const { return dz_hh; }
   // What arrives at the normalised product.
   __device__ __forceinline__ Gates<T> times_gain(const Spot& spot, const Gates<T>& dz) const {
     const Gates<T> gain = load_gates<T>(this->gain_hh + spot.unit, spot.hidden);

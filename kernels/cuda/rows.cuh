@@ -20,22 +20,25 @@ struct Moments {
 
 template <int N, typename T, typename Team>
 struct RowSums {
-  T *values, *given, *result;  // (8 N, numbers, share), (2, 8 N, 2, members) if Team::local, (8 N, 2)
-  unsigned numbers;            // of a cell, at most
-  T* handed;                   // for Grid: (2, T, B, 2, members)
+  T *values, *given, *result;  // (8 N, numbers, share), (2, 8 N, members, 2) if Team::local, (8 N, 2)
+  unsigned numbers, members;   // of a cell, at most; blocks
+  T* handed;                   // for Grid: (2, T, B, members, 2)
   T epsilon;
 
-  // Elements of shared memory.
-  static __device__ unsigned size(unsigned numbers, unsigned share, unsigned members) {
-    return 8 * N * (numbers * share + (Team::local ? 4 * members : 0) + 2);
-  }
   __device__ RowSums(T* memory, unsigned numbers, const Layout& layout, T* handed, T epsilon)
       : values(memory),
         given(values + 8 * N * numbers * layout.share),
         result(given + (Team::local ? 32 * N * layout.members : 0)),
         numbers(numbers),
+        members(layout.members),
         handed(handed),
         epsilon(epsilon) {}
+
+  // Before the others write.
+  __device__ void conceal() const {
+    for (unsigned column = threadIdx.x / 32; column < 16 * N; column += blockDim.x / 32)
+      conceal_row(given + column * 2 * members);
+  }
 
   __device__ T& at(const Layout& layout, const Place& place, unsigned number) const {
     return values[(place.column * numbers + number) * layout.share + place.unit];
@@ -44,7 +47,7 @@ struct RowSums {
   __device__ T second(const Place& place) const { return result[2 * place.column + 1]; }
 
   // first: the mean of each column's `of` numbers a cell; second: 1 / sqrt(variance + epsilon). By all threads.
-  __device__ __forceinline__ void moments(Team& team, const Work<N>& work, unsigned exchange, unsigned of, int64 steps,
+  __device__ __forceinline__ void moments(const Team& team, const Work<N>& work, unsigned exchange, unsigned of, int64 steps,
                                           int64 t, unsigned tile) const {
     const auto own = [&](unsigned column) {
       T sum = T(0), squares = T(0);
@@ -55,7 +58,7 @@ struct RowSums {
     };
     const auto all = [&](const auto& of_block) {
       Moments<T> moments = {T(0), T(0), T(0)};
-      for (unsigned block = threadIdx.x % 32; block < work.layout.members; block += 32) {
+      for (unsigned block = threadIdx.x % 32; block < members; block += 32) {
         const Pair pair = of_block(block);
         moments.add({T(of * units_of(work, block)), pair.first, pair.second});
       }
@@ -69,7 +72,7 @@ struct RowSums {
   }
 
   // first and second: the means, over all of the `of` numbers a cell that they stand for, of each cell's two.
-  __device__ __forceinline__ void means(Team& team, const Work<N>& work, unsigned exchange, unsigned of, int64 steps,
+  __device__ __forceinline__ void means(const Team& team, const Work<N>& work, unsigned exchange, unsigned of, int64 steps,
                                         int64 t, unsigned tile) const {
     const auto own = [&](unsigned column) {
       Pair sums = {T(0), T(0)};
@@ -80,7 +83,7 @@ struct RowSums {
     };
     const auto all = [&](const auto& of_block) {
       Pair sums = {T(0), T(0)};
-      for (unsigned block = threadIdx.x % 32; block < work.layout.members; block += 32) {
+      for (unsigned block = threadIdx.x % 32; block < members; block += 32) {
         const Pair pair = of_block(block);
         sums.first += pair.first, sums.second += pair.second;
       }
@@ -112,35 +115,61 @@ struct RowSums {
       if (i % share < work.units) use(column * numbers * share + i);
   }
 
+  // By a warp.
+  __device__ void conceal_row(T* row) const {
+    if constexpr (Team::conceals) {
+      constexpr unsigned V = 16 / sizeof(T);
+      for (unsigned k = threadIdx.x % 32 * V; k < 2 * members; k += 32 * V) ::conceal(row, k, 2 * members);
+    }
+  }
+  // A warp's two numbers for all blocks, from that of this rank.
+  __device__ __forceinline__ void show(T* row, const Pair& mine, unsigned rank) const {
+    const unsigned lane = threadIdx.x % 32;
+    T* const here = row + 2 * rank;
+    if constexpr (Team::conceals) {
+      if (lane < members) {
+        T* const there = Team::in_block(here, lane);
+        publish<Memory::cluster>(there, mine.first), publish<Memory::cluster>(there + 1, mine.second);
+      }
+    } else if (lane == 0) {
+      if constexpr (Team::local)
+        here[0] = mine.first, here[1] = mine.second;
+      else
+        publish(here, mine.first), publish(here + 1, mine.second);
+    }
+  }
+  // Those of a block, once they are there.
+  __device__ __forceinline__ Pair taken(const T* row, unsigned block, Patience patience) const {
+    if constexpr (Team::conceals) {
+      constexpr unsigned V = 16 / sizeof(T);
+      for (;;) {
+        const Pack<T, V> pack = look_at_own(row + 2 * block / V * V);
+        const Pair pair = 2 * block % V == 0 ? Pair{pack.at[0], pack.at[1]} : Pair{pack.at[V - 2], pack.at[V - 1]};
+        if ((!is_missing(pair.first) && !is_missing(pair.second)) || patience.over()) return pair;
+      }
+    } else if constexpr (Team::local) {
+      return {row[2 * block], row[2 * block + 1]};
+    } else {
+      return {await(row + 2 * block, patience), await(row + 2 * block + 1, patience)};
+    }
+  }
+
+  // In a cluster, each exchange has a place of its own, concealed again before the next: nobody writes to it before all
+  // have shown their numbers of that.
   template <typename Own, typename All>
-  __device__ __forceinline__ void meet(Team& team, const Work<N>& work, unsigned exchange, int64 steps, int64 t,
+  __device__ __forceinline__ void meet(const Team& team, const Work<N>& work, unsigned exchange, int64 steps, int64 t,
                                        unsigned tile, const Own& own, const All& all) const {
-    const unsigned column = threadIdx.x / 32, members = work.layout.members, rank = blockIdx.x % members;
-    const bool takes_part = column < 8 * N && tile + column < work.sequences;
+    const unsigned column = threadIdx.x / 32;
     __syncthreads();  // the values are there
-    if constexpr (Team::local) {
-      T* const here = given + (exchange * 8 * N + column) * 2 * members;
-      if (takes_part) {
-        const Pair pair = own(column);
-        team.give_by_warp(here + rank, pair.first, members);
-        team.give_by_warp(here + members + rank, pair.second, members);
-      }
-      team.arrive();
-      team.wait();
-      if (takes_part) {
-        const Pair pair = all([&](unsigned block) { return Pair{here[block], here[members + block]}; });
-        if (threadIdx.x % 32 == 0) result[2 * column] = pair.first, result[2 * column + 1] = pair.second;
-      }
-    } else if (takes_part) {
-      const int64 row = (exchange * steps + t) * work.layout.batch + work.first_sequence + tile + column;
-      T* const here = handed + row * 2 * members;
-      const Pair mine = own(column);
-      if (threadIdx.x % 32 == 0) publish(here + rank, mine.first), publish(here + members + rank, mine.second);
+    if (column < 8 * N && tile + column < work.sequences) {
+      const int64 of_all = (exchange * steps + t) * work.layout.batch + work.first_sequence + tile + column;
+      T* const row = Team::local ? given + (exchange * 8 * N + column) * 2 * members : handed + of_all * 2 * members;
+      show(row, own(column), blockIdx.x % members);
       const Patience patience = team.patience();
-      const Pair pair = all([&](unsigned block) {
-        return Pair{await(here + block, patience), await(here + members + block, patience)};
-      });
+      const Pair pair = all([&](unsigned block) { return taken(row, block, patience); });
       if (threadIdx.x % 32 == 0) result[2 * column] = pair.first, result[2 * column + 1] = pair.second;
+      __syncwarp();  // all lanes have theirs
+      conceal_row(row);
     }
     __syncthreads();  // the result is there
   }

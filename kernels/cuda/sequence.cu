@@ -9,7 +9,7 @@
 // A launch has one recurrence or two, say both directions of a layer: the second has as many teams as the first, after
 // them, and knows nothing of it.
 //
-//   shared memory: weights, as Product wants them; 2 buffers (8 N, pitch) of h or dz if Team::local; sums (split, 8 N, rows)
+//   shared memory: weights, as Product wants them; `buffers` (8 N, pitch) of h or dz, a step each; sums (split, 8 N, rows)
 
 #include "common.cuh"
 #include "cell.cuh"
@@ -27,7 +27,7 @@ constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 
 // Sizes, as gpu_lstm/recurrence/onchip.py plans them.
 struct Layout {
-  unsigned batch, hidden, members, share, slice, split, pitch;
+  unsigned batch, hidden, members, share, slice, split, pitch, buffers;
 
   __device__ unsigned teams() const { return (batch + slice - 1) / slice; }  // of each recurrence
   __device__ bool in_second() const { return blockIdx.x >= members * teams(); }
@@ -130,6 +130,15 @@ __device__ __forceinline__ void fill(S* to, unsigned count) {
   for (unsigned i = threadIdx.x; i < count; i += blockDim.x) to[i] = S(0.0f);
 }
 
+// What the team gives has not come yet, in a buffer of columns.
+template <typename S>
+__device__ __forceinline__ void conceal_all(S* buffer, unsigned columns, unsigned depth, unsigned pitch) {
+  constexpr unsigned V = 16 / sizeof(S);
+  const unsigned packs = (depth + V - 1) / V;
+  for (unsigned i = threadIdx.x; i < columns * packs; i += blockDim.x)
+    conceal(buffer + i / packs * pitch, i % packs * V, depth);
+}
+
 template <typename T, typename S>
 __device__ __forceinline__ Gates<T> load_gates(const S* from, unsigned hidden) {
   return {T(from[0]), T(from[hidden]), T(from[2ll * hidden]), T(from[3ll * hidden])};
@@ -172,18 +181,7 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
   const OwnRows<S> own{weight_hh, hidden, work.first_unit, work.units, layout.share};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
-  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows, layout.split);
-
-  if (Team::local) {
-    const S* const h0 = h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
-    const int64 first = Cells::plain || !reverse ? 0 : max(work.active_steps(lengths, steps), 1ll) - 1;
-    fill(shown + buffer, buffer);
-    for (unsigned i = threadIdx.x; i < buffer; i += blockDim.x) {
-      const unsigned column = i / layout.pitch, k = i % layout.pitch;
-      const Spot spot{first, layout.batch, hidden, work.first_sequence + column, k};
-      shown[i] = column < work.sequences && k < hidden ? options.seen(h0[int64(column) * hidden + k], spot) : S(0.0f);
-    }
-  }
+  const Sums<N, T> sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
 
   const auto row_sums = [&] {
     if constexpr (Cells::normed)
@@ -192,13 +190,34 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
       return 0;
   }();
 
+  if constexpr (Team::local) {
+    const S* const h0 = h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
+    const int64 first = Cells::plain || !reverse ? 0 : max(work.active_steps(lengths, steps), 1ll) - 1;
+    fill(shown + buffer, (layout.buffers - 1) * buffer);
+    for (unsigned i = threadIdx.x; i < buffer; i += blockDim.x) {
+      const unsigned column = i / layout.pitch, k = i % layout.pitch;
+      const bool inside = column < work.sequences && k < hidden;
+      const Spot spot{first, layout.batch, hidden, work.first_sequence + column, k};
+      reinterpret_cast<Bits<S>*>(shown)[i] =
+          inside ? present(options.seen(h0[int64(column) * hidden + k], spot)) : Bits<S>(0);
+    }
+    if constexpr (Team::conceals) {
+      __syncthreads();
+      for (unsigned n = 1; n < layout.buffers; ++n) conceal_all(shown + n * buffer, work.sequences, hidden, layout.pitch);
+      if constexpr (Cells::normed) row_sums.conceal();
+      team.meet();  // others write here from the first step on
+    }
+  }
+
   T state[CELLS];
   const int64 active_steps = work.active_steps(lengths, steps);
+  unsigned given = 0;  // buffer of the h to multiply
   for (int64 step = 0; step < steps; ++step) {
     const int64 t = reverse ? steps - 1 - step : step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const int64 number = reverse ? active_steps - 1 - t : t;  // of the active step
     const bool active = t < active_steps, others_follow = active && number + 1 < active_steps;
     const int64 following = step + 1 == steps ? t : reverse ? t - 1 : t + 1;
+    const unsigned next_given = given + 1 < layout.buffers ? given + 1 : 0;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> gates[CELLS];
       typename Cells::Ahead ahead[CELLS];
@@ -211,17 +230,20 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
         ahead[n] = options.ahead_forward(place.spot(work, t), h + before * cells + place.cell);
       }
       if (active) {
+        if (tile == 0) __syncthreads();  // the sums are read; h is there, if this block is alone
         if constexpr (Team::local) {
-          if (number == 0) team.arrive();  // with h0
-          team.wait();
-          weights.add(SharedColumns<S>{shown + number % 2 * buffer, layout.pitch}, rows, sums.start, sums.pitch);
+          const SharedColumns<S, Team::conceals> columns{shown + given * buffer, layout.pitch, team.patience()};
+          weights.add(columns, rows, sums.start, sums.pitch);
         } else {
           const S* const start = shown_to_all + (before * layout.batch + work.first_sequence + tile) * pitch;
           const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, step == 0, team.patience()};
-          if (tile == 0) __syncthreads();  // the sums are read
           weights.add(columns, rows, sums.start, sums.pitch);
         }
         __syncthreads();
+        if (Team::conceals && layout.buffers == 2) {
+          conceal_all(shown + given * buffer, work.sequences, hidden, layout.pitch);
+          __syncthreads();
+        }
       }
       T fresh[CELLS];  // c with layer normalisation, before its moments are there
       if constexpr (Cells::normed) {
@@ -270,24 +292,27 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
             options.forward(place.spot(work, t), ahead[n], one, state[n], out);
           }
           output = S(out);
-          if (keep)
-            store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden, one);
         }
-        if (Team::local || shown_to_all != h) h[after * cells + place.cell] = output;
+        // First what others wait for.
+        const unsigned unit = work.first_unit + place.unit;
         const S seen = options.seen(output, place.spot(work, following));
-        if (!Team::local)
-          publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, seen);
-        if (keep || step + 1 == steps || !work.one_tile()) c[(keep ? after : 0) * cells + place.cell] = state[n];
+        if (!Team::local) publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + unit, seen);
         if (others_follow)
-          team.give(shown + (number + 1) % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit,
-                    seen, layout.members);
+          team.give(shown + next_given * buffer + place.column * layout.pitch + unit, seen, layout.members);
+        if (Team::local || shown_to_all != h) h[after * cells + place.cell] = output;
+        if (keep && (!lengths || t < lengths[place.sequence]))
+          store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + unit, hidden, gates[n]);
+        if (keep || step + 1 == steps || !work.one_tile()) c[(keep ? after : 0) * cells + place.cell] = state[n];
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
     if constexpr (Team::local) {
-      if (others_follow) team.arrive();
+      if (Team::conceals && layout.buffers == 3 && active)
+        conceal_all(shown + given * buffer, work.sequences, hidden, layout.pitch);
+      if (others_follow) given = next_given;
     }
   }
+  if constexpr (Team::conceals) team.meet();  // a block stays while another may write to it
 }
 
 template <typename S, typename Team, int M, int N, template <typename> class Cells = Plain>
@@ -326,7 +351,7 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
   const OwnColumns<S> own{weight_hh, hidden, work.first_unit, work.units};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
-  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows, layout.split);
+  const Sums<N, T> sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
 
   const auto row_sums = [&] {
     if constexpr (Cells::normed)
@@ -336,19 +361,25 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
   }();
 
   if constexpr (Team::local) {
-    fill(shown, 2 * buffer);
-    team.arrive();
-    team.wait();  // others write here from the first step on
+    fill(shown, layout.buffers * buffer);
+    if constexpr (Team::conceals) {
+      __syncthreads();
+      for (unsigned n = 0; n < layout.buffers; ++n) conceal_all(shown + n * buffer, work.sequences, depth, layout.pitch);
+      if constexpr (Cells::normed) row_sums.conceal();
+    }
+    team.meet();  // others write here from the first step on
   }
 
   const int64 active_steps = work.active_steps(lengths, steps);
   T from_h[CELLS], from_c[CELLS];    // dh of a sequence that has no such step, dc
+  unsigned given = layout.buffers - 1;  // buffer of the dz to multiply
   for (int64 step = 0; step <= steps; ++step) {
     const bool last = step == steps;  // only the product, for the initial state
     const int64 t = reverse ? step : steps - 1 - step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const int64 shown_step = reverse ? min(t, active_steps) - 1 : t + 1;  // the one whose dz the team shows
     const bool active = !last && t < active_steps;
     const bool multiplies = (active || last) && shown_step >= 0 && shown_step < active_steps;
+    const unsigned next_given = given + 1 < layout.buffers ? given + 1 : 0;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> saved[CELLS];
       T c_before[CELLS], c_after[CELLS], outside[CELLS];
@@ -367,17 +398,20 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
         ahead[n] = options.ahead_backward(place.spot(work, t));
       }
       if (multiplies) {
+        if (tile == 0) __syncthreads();  // the sums are read; dz is there, if this block is alone
         if constexpr (Team::local) {
-          team.wait();
-          const SharedColumns<S> columns{shown + shown_step % 2 * buffer, layout.pitch};
+          const SharedColumns<S, Team::conceals> columns{shown + given * buffer, layout.pitch, team.patience()};
           weights.add(columns, rows, sums.start, sums.pitch);
         } else {
           const S* const start = shown_to_all + (shown_step * layout.batch + work.first_sequence + tile) * pitch;
           const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, false, team.patience()};
-          if (tile == 0) __syncthreads();  // the sums are read
           weights.add(columns, rows, sums.start, sums.pitch);
         }
         __syncthreads();
+        if (Team::conceals && layout.buffers == 2) {
+          conceal_all(shown + given * buffer, work.sequences, depth, layout.pitch);
+          __syncthreads();
+        }
       }
       // What arrives at h of a product's gradient.
       const auto arrive = [&](const Place& place, T& from_h) {
@@ -436,31 +470,35 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
           }
           const int64 row = t * layout.batch + place.sequence;
           const unsigned unit = work.first_unit + place.unit;
-          if (Team::local || shown_to_all != dz) store_gates(dz + row * depth + unit, hidden, one);
           if constexpr (Cells::normed) {  // W_hh is multiplied by another gradient
+            store_gates(dz + row * depth + unit, hidden, one);
             if (!lengths || t < lengths[place.sequence])
               one = options.product_backward(place.spot(work, t), ahead[n], one, row_sums.first(place),
                                              row_sums.second(place));
-            if (Team::local || shown_to_all != options.dz_hh)
-              store_gates(options.dz_hh + row * depth + unit, hidden, one);
           }
+          // First what others wait for.
           if (!Team::local) publish_gates(shown_to_all + row * pitch + unit, hidden, one);
           if (active) {
-            S* const here = shown + t % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;
+            S* const here = shown + next_given * buffer + place.column * layout.pitch + unit;
             team.give(here, S(one.i), layout.members);
             team.give(here + hidden, S(one.f), layout.members);
             team.give(here + 2 * hidden, S(one.g), layout.members);
             team.give(here + 3 * hidden, S(one.o), layout.members);
           }
+          S* const multiplied = options.multiplied(dz);
+          if (Team::local || shown_to_all != multiplied) store_gates(multiplied + row * depth + unit, hidden, one);
         }
         if (last || !work.one_tile()) dh[place.cell] = from_h[n], dc[place.cell] = from_c[n];
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
     if constexpr (Team::local) {
-      if (active) team.arrive();
+      if (Team::conceals && layout.buffers == 3 && multiplies)
+        conceal_all(shown + given * buffer, work.sequences, depth, layout.pitch);
+      if (active) given = next_given;
     }
   }
+  if constexpr (Team::conceals) team.meet();  // a block stays while another may write to it
 }
 
 template <typename S, typename Team, int M, int N, template <typename> class Cells = Plain>

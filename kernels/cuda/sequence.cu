@@ -183,12 +183,12 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
         if constexpr (Team::local) {
           if (number == 0) team.arrive();  // with h0
           team.wait();
-          weights.add(SharedColumns<S>{shown + number % 2 * buffer, layout.pitch}, rows, sums.start, sums.pitch);
+          weights.add(SharedColumns<S>{shown + number % 2 * buffer, layout.pitch}, rows, sums);
         } else {
           const S* const start = shown_to_all + (before * layout.batch + work.first_sequence + tile) * pitch;
           const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, step == 0, team.patience()};
           if (tile == 0) __syncthreads();  // the sums are read
-          weights.add(columns, rows, sums.start, sums.pitch);
+          weights.add(columns, rows, sums);
         }
         __syncthreads();
       }
@@ -292,12 +292,12 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
         if constexpr (Team::local) {
           team.wait();
           const SharedColumns<S> columns{shown + shown_step % 2 * buffer, layout.pitch};
-          weights.add(columns, rows, sums.start, sums.pitch);
+          weights.add(columns, rows, sums);
         } else {
           const S* const start = shown_to_all + (shown_step * layout.batch + work.first_sequence + tile) * pitch;
           const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, false, team.patience()};
           if (tile == 0) __syncthreads();  // the sums are read
-          weights.add(columns, rows, sums.start, sums.pitch);
+          weights.add(columns, rows, sums);
         }
         __syncthreads();
       }

@@ -20,7 +20,7 @@ SHAPES = [(1, 1, 1), (3, 1, 33), (4, 5, 33), (5, 3, 8), (3, 2, 1), (2, 11, 40)]
 """T, B, H: single units and steps, odd sizes, whole packs of every dtype, several tiles of sequences."""
 
 
-@pytest.fixture(params=["block", "cluster", "grid"])
+@pytest.fixture(params=kernels.FORMS)
 def form(request, monkeypatch):
     """Each form, whatever the model says of it."""
     force(monkeypatch, request.param)
@@ -31,7 +31,9 @@ def force(monkeypatch, form, columns=(1, 2), height=None):
     every = onchip._candidates
 
     def allowed(*problem):
-        return (x for x in every(*problem) if x.form == form and x.columns in columns and height in (None, x.height))
+        direction = problem[1]
+        here = "grid" if form == "joint" and direction == "forward" else form
+        return (x for x in every(*problem) if x.form == here and x.columns in columns and height in (None, x.height))
 
     monkeypatch.setattr(onchip, "_candidates", allowed)
     for name in ("choose", "choose_pair"):
@@ -39,7 +41,8 @@ def force(monkeypatch, form, columns=(1, 2), height=None):
 
 
 def device(form):
-    return Device(multiprocessors=132 if form == "cluster" else 3, shared_bytes=227 * KIB, capability=90)
+    multiprocessors, clusters = {"cluster": (132, 0), "joint": (3, 2)}.get(form, (3, 0))
+    return Device(multiprocessors, shared_bytes=227 * KIB, capability=90, clusters=clusters)
 
 
 def tensor_float32(limits=H100, **options):
@@ -190,8 +193,8 @@ def test_arrays_that_start_at_odd_places_are_read_one_element_at_a_time(form):
 # -- two recurrences in one launch -------------------------------------------------------------------------------------
 
 PAIR_LIMITS = {
-    form: Device(multiprocessors=132 if form == "cluster" else 6, shared_bytes=227 * KIB, capability=90)
-    for form in ("block", "cluster", "grid")
+    form: Device(132 if form == "cluster" else 6, shared_bytes=227 * KIB, capability=90, clusters=4 * (form == "joint"))
+    for form in kernels.FORMS
 }
 
 

@@ -50,6 +50,8 @@ TENSOR = ("tf32", "float16", "bfloat16")
 """What tensor cores multiply in the sequence kernels: 16-bit numbers, and float32 rounded to TF32 where asked for."""
 CLUSTER = 8
 """Blocks of a thread-block cluster: the most that every device with clusters takes."""
+FORMS = ("block", "cluster", "grid", "joint")
+"""Of the sequence kernels: `gpu_lstm.recurrence.onchip` says what they are."""
 RULES = ("sgd", "rmsprop", "adam")
 
 _HEADERS = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
@@ -70,7 +72,7 @@ class Kernel:
     cooperative : bool
         All blocks of a launch must run at the same time: they wait for each other.
     cluster : int
-        Blocks of a cluster; they are compiled into the kernel.
+        Blocks of a cluster; they are compiled into the kernel unless it is cooperative, too.
     since : int
         First architecture that it compiles for, of those that are supported at all.
     """
@@ -147,8 +149,10 @@ def sequence(direction: str, dtype: str, form: str, height: int, columns: int) -
     if form == "cluster":
         arguments = (storage, str(CLUSTER), str(height), str(columns))
         return Kernel("sequence.cu", f"{name}_cluster", arguments, cluster=CLUSTER, since=90)
-    team = {"block": "Alone", "grid": "Grid"}[form]
+    team = {"block": "Alone", "grid": "Grid", "joint": "JointGrid"}[form]
     arguments = (storage, team, str(height), str(columns))
+    if form == "joint":
+        return Kernel("sequence.cu", name, arguments, cooperative=True, cluster=CLUSTER, since=90)
     return Kernel("sequence.cu", name, arguments, cooperative=form == "grid", since=80)
 
 
@@ -161,6 +165,9 @@ def sequence_sizes(direction: str, dtype: str, form: str) -> list[tuple[int, int
     """The pairs of `height` and `columns` that there are of `sequence`."""
     # A block alone has one tile of 8 sequences; two would spill to local memory in float64.
     columns = (1,) if form == "block" or dtype == "float64" else (1, 2)
+    if form == "joint":  # not forward: of h there is less than of sums
+        sizes = [(1, 1), (1, 2), (2, 2)] if dtype in TENSOR else [(1, 1)]
+        return sizes if direction == "backward" else []
     heights = (2,) if form != "grid" or dtype not in TENSOR else {"forward": (2, 3), "backward": (1, 2)}[direction]
     return list(product(heights, columns))
 
@@ -280,7 +287,7 @@ def every_kernel() -> Iterator[Kernel]:
         yield from (cross_entropy(dtype), take_rows(dtype), scatter_add(dtype), sum_of_squares(dtype))
         yield from (dropout(dtype, width) for width in (1, 4))
         yield from (update(dtype, rule) for rule in RULES)
-    for dtype, direction, form in product((*STORAGE, "tf32"), ("forward", "backward"), ("block", "cluster", "grid")):
+    for dtype, direction, form in product((*STORAGE, "tf32"), ("forward", "backward"), FORMS):
         yield from (sequence(direction, dtype, form, *sizes) for sizes in sequence_sizes(direction, dtype, form))
     for dtype in ("float32", "float64"):
         yield from (mean_loss(dtype), norm_of_sums(dtype))

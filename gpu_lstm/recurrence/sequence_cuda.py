@@ -127,7 +127,7 @@ def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layo
         dh_t, dc_t = gradients_at_the_end(backend, (batch, hidden), (batch, hidden), c.dtype, dh_last, dc_last)
         dh = gradients_of_steps(backend, "dh", dh, (num_steps, batch, hidden), dtype)
         dz, shown = gates, None
-        if layout.form == "grid":
+        if layout.by_memory:
             dz, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
         lengths, steps, reverse = _lengths(backend, saved.mask), np.int64(num_steps), np.bool_(saved.reverse)
         runs.append((gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, lengths, steps, reverse))
@@ -158,7 +158,7 @@ def _handed_on(
     where rows are whole accesses of 16 bytes; else rows of another are, with zeros at their ends.
     """
     xp = backend.xp
-    if layout.form != "grid":
+    if not layout.by_memory:
         return xp.empty(shape, dtype=dtype), None
     width, item = shape[-1], np.dtype(dtype).itemsize
     wide = -(-width * item // 16) * 16 // item
@@ -174,7 +174,7 @@ def _launch(
     """Launch with what each recurrence takes; those that a launch could have besides are all null."""
     none = tuple(type(field)(0) if isinstance(field, np.generic) else None for field in runs[0])
     runs = runs + [none] * (MOST_RUNS - len(runs))
-    watched = layout.form == "grid" and kernels.watchdog() > 0
+    watched = layout.by_memory and kernels.watchdog() > 0
     gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
     kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns)
     sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch

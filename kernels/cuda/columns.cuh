@@ -3,6 +3,7 @@
 // Columns of h or dz: rows of sequences in shared memory, zeros beyond what is there.
 template <typename S>
 struct SharedColumns {
+  static constexpr bool near = true;
   static constexpr int V = 16 / sizeof(S);
   const S* start;
   unsigned pitch;
@@ -17,6 +18,7 @@ struct SharedColumns {
 // no barrier. Of h, the slot before the first step is there from the start.
 template <typename S>
 struct AwaitedColumns {
+  static constexpr bool near = false;
   static constexpr int V = 16 / sizeof(S);
   const S* start;
   unsigned columns, pitch;

@@ -150,7 +150,8 @@ struct Product {
   // Hands what it has to `sums`.
   template <typename Columns, typename Sums>
   __device__ __forceinline__ void add(const Columns& columns, unsigned rows, const Sums& sums) const {
-    constexpr int ahead = held * N <= 12 ? held : held / 2;  // chunks that are asked for at once
+    // Chunks that are asked for at once: as many as there are registers for, where that takes long.
+    constexpr int ahead = Columns::near && held > 5 ? 4 : held * N <= 12 ? held : held / 2;
     static_assert(held % ahead == 0, "whole groups");
     const unsigned lane = computed_anew(threadIdx.x % 32);
     float sum[chains][M][N][4] = {};
@@ -180,8 +181,8 @@ struct Product {
 
   template <typename Weight>
   __device__ __forceinline__ Fragment fragment(unsigned chunk, int m, unsigned rows, const Weight& weight) const {
-    const unsigned row = item.first + 16 * m + threadIdx.x % 32 / 4;
-    const unsigned k = chunk * depth + threadIdx.x % 4 * (16 / sizeof(S));
+    const unsigned lane = computed_anew(threadIdx.x % 32), row = item.first + 16 * m + lane / 4;
+    const unsigned k = chunk * depth + lane % 4 * (16 / sizeof(S));
     Fragment two;
 #pragma unroll
     for (int v = 0; v < 16 / sizeof(S); ++v) {

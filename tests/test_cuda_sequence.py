@@ -328,6 +328,14 @@ MISTAKES = {
             "publish_gates(const_cast<S*>(gates) + row * depth + unit",
         ),
     },
+    "joint": {
+        "dz's sums are sent while the cluster reads": (
+            "if (multiplies) team.arrive();",
+            "if (multiplies) emulator::cluster_arrive(emulator::Arrival::relaxed);",
+        ),
+        "dz's sums are read before they are there": ("mailbox.wait(round++ % 2);", ""),
+        "dz's part is read before it is there": ("  __syncthreads();\n  return {to, pitch};", "  return {to, pitch};"),
+    },
 }
 
 
@@ -363,7 +371,7 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
         broken.limits = PAIR_LIMITS[form]
         assert np.isnan(run_pair(sequence_cuda, broken, two, "float32", keep=False)[1]["h"]).any()
         return
-    forward = not mistake.startswith("dz")
+    forward = not mistake.startswith("dz")  # else backward
     saved = sequence_cuda.forward(EmulatedBackend(limits=device(form)), *here) if not forward else None
     try:
         result = (
@@ -407,6 +415,18 @@ def test_the_watchdog_turns_a_hang_into_an_error(monkeypatch):
         sequence_cuda.forward_all(silent, [(*here, None, False, True)] * 2)
     monkeypatch.setenv(kernels.WATCHDOG, "soon")
     with pytest.raises(InputError, match="GPU_LSTM_WATCHDOG is 'soon'; expected a whole number"):
+        sequence_cuda.backward(broken, saved, None, None, None)
+
+
+@needs_emulator
+def test_the_watchdog_ends_clusters_of_a_grid_too(monkeypatch):
+    force(monkeypatch, "joint")
+    data = example((4, 3, 20), "float32")
+    here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
+    saved = sequence_cuda.forward(EmulatedBackend(limits=device("joint")), *here)
+    broken = Patched("publish(to, S(gates.i));", "", limits=device("joint"))
+    monkeypatch.setenv(kernels.WATCHDOG, "300")
+    with pytest.raises(BackendError, match=r"<float, JointGrid, 1, 1> waited in vain: .*1 x 16 blocks .* in clusters of 8"):
         sequence_cuda.backward(broken, saved, None, None, None)
 
 

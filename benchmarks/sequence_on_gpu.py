@@ -102,7 +102,7 @@ def shapes() -> list[Case]:
 
 
 def costs(backend: CudaBackend, budget: Budget, count: int = 20000) -> Record:
-    """Microseconds of a barrier in each form, and of a read of another block's shared memory."""
+    """Microseconds of a barrier in each form, of a read of another block's shared memory, of sums sent within clusters."""
     record: Record = {}
     xp, limits, clock = backend.xp, backend.limits, clock_for(backend)
     members = {"block": 1, "cluster": kernels.CLUSTER, "grid": limits.multiprocessors}
@@ -145,6 +145,13 @@ def costs(backend: CudaBackend, budget: Budget, count: int = 20000) -> Record:
         kernel = backend.kernel(kernels.reads_in_cluster())
         record["read_in_cluster_us"] = each(lambda n: kernel((kernels.CLUSTER,), (32,), (out, np.int32(n)))) * 1e6
         record["read_in_cluster_expected_us"] = onchip.EXCHANGE["cluster"]
+    if limits.clusters:
+        blocks, sent = limits.clusters * kernels.CLUSTER, 512 * kernels.CLUSTER
+        sums = xp.zeros((blocks, kernels.BLOCK), dtype=xp.float32)
+        kernel = backend.kernel(kernels.sums_in_cluster())
+        threads = (kernels.BLOCK,)
+        record["sums_in_cluster_us"] = each(lambda n: kernel((blocks,), threads, (sums, np.int32(n)), sent + 16)) * 1e6
+        record["sums_in_cluster_expected_us"] = onchip.from_others(sent)
     return record
 
 
@@ -281,7 +288,7 @@ def one_point(backend: CudaBackend, case: Case, budget: Budget, waiting: Record)
         point[direction] = {
             "layout": layout.describe(),
             "expected_us_a_step": layout.microseconds,
-            "floor_us_a_step": waiting["handover_us" if layout.form == "grid" else f"{layout.form}_barrier_us"],
+            "floor_us_a_step": waiting["handover_us" if layout.by_memory else f"{layout.form}_barrier_us"],
         }
     sides: dict[str, Callable[[], object]] = {"ours": ours.step, "ours_forward": ours.forward}
     if torch is not None:

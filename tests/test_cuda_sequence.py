@@ -1,5 +1,7 @@
 """The sequence tier's CUDA kernels and host code, emulated, against the float64 oracle."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -31,9 +33,9 @@ def force(monkeypatch, form, columns=(1, 2), height=None):
     every = onchip._candidates
 
     def allowed(*problem):
-        direction = problem[1]
-        here = "grid" if form == "joint" and direction == "forward" else form
-        return (x for x in every(*problem) if x.form == here and x.columns in columns and height in (None, x.height))
+        if form == "joint" and problem[1] == "forward":
+            return (x for x in every(*problem) if x.form == "grid")
+        return (x for x in every(*problem) if x.form == form and x.columns in columns and height in (None, x.height))
 
     monkeypatch.setattr(onchip, "_candidates", allowed)
     for name in ("choose", "choose_pair"):
@@ -381,6 +383,29 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
         return
     assert "taken before it is there" in mistake
     assert np.isnan(result).any()
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", ["tf32", "float16"])
+def test_clusters_multiply_together_in_every_size(monkeypatch, dtype):
+    """Up to 16 units a block and up to 32, 16 sequences at once, several tiles of them; weights beyond the registers."""
+    limits = Device(12, shared_bytes=227 * KIB, capability=90, clusters=1)
+    backend = tensor_float32(limits) if dtype == "tf32" else EmulatedBackend(limits=limits)
+    force(monkeypatch, "joint", columns=(2,))
+    for batch, hidden, height, units in ((18, 90, 1, 12), (3, 250, 2, 32)):
+        layout = onchip.choose(limits, "backward", batch, hidden, dtype)
+        assert (layout.members, layout.height, layout.columns, layout.share) == (8, height, 2, units)
+        compare(backend, (2, batch, hidden), "float32" if dtype == "tf32" else dtype, lengths=True)
+    assert (layout.shared_bytes > 64 * KIB) == (dtype == "tf32")
+
+
+@needs_emulator
+def test_what_is_sent_within_clusters_comes_from_all_of_one():
+    out = np.empty((16, 256), np.float32)
+    launch = EmulatedBackend("check").kernel(kernels.sums_in_cluster())
+    for rounds in (1, 3):
+        launch((16,), (256,), (out, np.int32(rounds)), 4096 + 16)
+        np.testing.assert_array_equal(out, 3.5)
 
 
 @needs_emulator

@@ -1,6 +1,7 @@
 """The script that runs on a GPU, rehearsed without one: its parts, its record, its refusals."""
 
 import importlib
+import dataclasses
 import json
 import os
 import sys
@@ -92,6 +93,11 @@ def test_costs_of_waiting_are_measured_beside_what_the_model_takes():
         "handover_us",
         "read_in_cluster_us",
     } <= record.keys()
+    assert "sums_in_cluster_us" not in record
+    joint = dataclasses.replace(SMALL, clusters=1)
+    record = sequence_on_gpu.costs(EmulatedBackend(limits=joint), Budget(1), count=2)
+    assert record["sums_in_cluster_us"] > 0
+    assert record["sums_in_cluster_expected_us"] == pytest.approx(180 / 1700 + 7 * 512 / 20e3)
     old = EmulatedBackend(limits=Device(multiprocessors=2, shared_bytes=40 * 1024, capability=80))
     assert "cluster_barrier_us" not in sequence_on_gpu.costs(old, Budget(1), count=20)
 

@@ -185,6 +185,11 @@ def handovers() -> Kernel:
     return Kernel("costs.cu", "handovers", cooperative=True, since=80)
 
 
+def sums_in_cluster() -> Kernel:
+    """Many sums sent from each block of a cluster to all, as the joint form does, to time them."""
+    return Kernel("costs.cu", "sums_in_cluster", cooperative=True, cluster=CLUSTER, since=90)
+
+
 def reads_in_cluster() -> Kernel:
     """Many reads of another block's shared memory, one after the other, to time them."""
     return Kernel("costs.cu", "reads_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
@@ -247,12 +252,13 @@ def neighbours(dtype: str) -> int:
 
 def packed(struct: Struct) -> np.ndarray:
     """A struct as a kernel takes it by value: an array of no dimensions, with the gaps that C++ leaves."""
-    fields = [_field(field) for field in struct]
+    fields = [passed(field) for field in struct]
     kind = np.dtype([(str(n), field.dtype) for n, field in enumerate(fields)], align=True)
     return np.array(tuple(field[()] for field in fields), dtype=kind)
 
 
-def _field(field: Any) -> np.ndarray:
+def passed(field: Any) -> np.ndarray:
+    """An argument or a field of a struct, by value: arrays are addresses."""
     if isinstance(field, tuple):
         return packed(field)
     if isinstance(field, np.generic):
@@ -274,7 +280,7 @@ def aligned(size: int, *arrays: Any) -> bool:
 def every_kernel() -> Iterator[Kernel]:
     """Each instance that a backend may launch, once."""
     both = (False, True)
-    yield from (count_targets(), check_range(), reads_in_cluster(), handovers())
+    yield from (count_targets(), check_range(), reads_in_cluster(), sums_in_cluster(), handovers())
     yield from (barriers(form) for form in ("block", "cluster", "grid"))
     for dtype in STORAGE:
         for width in (1, neighbours(dtype)):

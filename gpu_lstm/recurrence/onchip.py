@@ -21,6 +21,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gpu_lstm.backend import clusters
 from gpu_lstm.backend.cuda import CudaBackend, Device
 from gpu_lstm.backend.kernels import CLUSTER, FORMS, TENSOR, sequence_sizes, sequence_threads
 
@@ -223,12 +224,19 @@ def obstacle(device: Device, hidden: int, dtype: str) -> str:
     return next((layout for layout in found if isinstance(layout, str)), "")
 
 
+def from_others(sums: int) -> float:
+    """Expected microseconds until a block has so many bytes of sums from all blocks of its cluster, itself included."""
+    return EXCHANGE["cluster"] + (CLUSTER - 1) / CLUSTER * sums / CLUSTER_RATE
+
+
 def explain(device: Device, batch: int, hidden: int, dtype: str) -> str:
     """Forward and backward in words and numbers, and what a bidirectional layer does."""
     said = []
     for direction in DIRECTIONS:
         layout = choose(device, direction, batch, hidden, dtype)
         said.append(layout if isinstance(layout, str) else layout.describe())
+    if device.capability >= 90 and not device.clusters:
+        said.append(f"no grid of clusters: cuda.bindings launches it, which can't here ({clusters.INSTALL})")
     for direction in DIRECTIONS:
         layout = choose_pair(device, direction, batch, hidden, dtype)
         if isinstance(layout, str):
@@ -319,8 +327,7 @@ def _layout(
     at_once = device.multiprocessors // members if form in ("block", "cluster") else together * teams
     exchange = tiles * columns_read / L2_RATE if form == "grid" else 0.0
     if form == "joint":  # from L2 once, between two barriers of the block; then what comes from the other blocks
-        from_others = (CLUSTER - 1) / CLUSTER * sums / CLUSTER_RATE + EXCHANGE["cluster"]
-        exchange = tiles * (each * depth * stored / L2_RATE + BARRIER["block"] + from_others)
+        exchange = tiles * (each * depth * stored / L2_RATE + BARRIER["block"] + from_others(sums))
         sums += 16  # the count of bytes that have come
     return Layout(
         form, direction, dtype, teams, members, share, part, height, columns, split, pitch,

@@ -13,7 +13,7 @@ struct Mailbox {
   __device__ void open() const {
 #ifdef GPU_LSTM_EMULATOR
     emulator::mbarrier_init(words(), 1);
-#else
+#elif __CUDA_ARCH__ >= 900
     asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(here()) : "memory");
 #endif
   }

@@ -102,7 +102,7 @@ def shapes() -> list[Case]:
 
 
 def costs(backend: CudaBackend, budget: Budget, count: int = 20000) -> Record:
-    """Microseconds of a barrier in each form, of a read of another block's shared memory, of sums sent within clusters."""
+    """Microseconds of a barrier in each form, of a read of another block's shared memory, of sums sent in clusters."""
     record: Record = {}
     xp, limits, clock = backend.xp, backend.limits, clock_for(backend)
     members = {"block": 1, "cluster": kernels.CLUSTER, "grid": limits.multiprocessors}

@@ -1,7 +1,5 @@
 """The sequence tier's CUDA kernels and host code, emulated, against the float64 oracle."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -388,7 +386,7 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
 @needs_emulator
 @pytest.mark.parametrize("dtype", ["tf32", "float16"])
 def test_clusters_multiply_together_in_every_size(monkeypatch, dtype):
-    """Up to 16 units a block and up to 32, 16 sequences at once, several tiles of them; weights beyond the registers."""
+    """Up to 16 units a block and up to 32, 16 sequences at once, several tiles of them; weights in shared memory."""
     limits = Device(12, shared_bytes=227 * KIB, capability=90, clusters=1)
     backend = tensor_float32(limits) if dtype == "tf32" else EmulatedBackend(limits=limits)
     force(monkeypatch, "joint", columns=(2,))
@@ -451,7 +449,9 @@ def test_the_watchdog_ends_clusters_of_a_grid_too(monkeypatch):
     saved = sequence_cuda.forward(EmulatedBackend(limits=device("joint")), *here)
     broken = Patched("publish(to, S(gates.i));", "", limits=device("joint"))
     monkeypatch.setenv(kernels.WATCHDOG, "300")
-    with pytest.raises(BackendError, match=r"<float, JointGrid, 1, 1> waited in vain: .*1 x 16 blocks .* in clusters of 8"):
+    with pytest.raises(
+        BackendError, match=r"<float, JointGrid, 1, 1> waited in vain: .*1 x 16 blocks .* clusters of 8"
+    ):
         sequence_cuda.backward(broken, saved, None, None, None)
 
 

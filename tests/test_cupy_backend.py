@@ -119,7 +119,7 @@ class RawModule:
     """cupy.RawModule: compiles when a function is asked for."""
 
     error = None
-    handles: ClassVar = {}  # modules and kernels by CUDA's handle
+    handles: ClassVar[dict] = {}  # modules and kernels by CUDA's handle
 
     def __init__(self, *, code, options, name_expressions, enable_cooperative_groups):
         assert options == kernels.OPTIONS

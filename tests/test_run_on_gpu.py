@@ -1,7 +1,7 @@
 """The script that runs on a GPU, rehearsed without one: its parts, its record, its refusals."""
 
-import importlib
 import dataclasses
+import importlib
 import json
 import os
 import sys
@@ -355,7 +355,7 @@ def test_the_tests_it_names_are_there():
 
 def test_the_tables_on_paper_are_those_of_the_model():
     text = (ROOT / "kernels" / "cuda" / "README.md").read_text()
-    for table in (gpu_model.gate_table(), gpu_model.step_table(), gpu_model.sequence_table()):
+    for table in (gpu_model.gate_table(), gpu_model.step_table(), gpu_model.sequence_table(), gpu_model.joint_table()):
         assert "\n".join(table) in text
 
 

@@ -127,7 +127,7 @@ def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layo
         dh_t, dc_t = gradients_at_the_end(backend, (batch, hidden), (batch, hidden), c.dtype, dh_last, dc_last)
         dh = gradients_of_steps(backend, "dh", dh, (num_steps, batch, hidden), dtype)
         dz, shown = gates, None
-        if layout.form == "grid":
+        if layout.by_memory:
             dz, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
         lengths, steps, reverse = _lengths(backend, saved.mask), np.int64(num_steps), np.bool_(saved.reverse)
         runs.append((gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, lengths, steps, reverse))
@@ -158,7 +158,7 @@ def _handed_on(
     where rows are whole accesses of 16 bytes; else rows of another are, with zeros at their ends.
     """
     xp = backend.xp
-    if layout.form != "grid":
+    if not layout.by_memory:
         return xp.empty(shape, dtype=dtype), None
     width, item = shape[-1], np.dtype(dtype).itemsize
     wide = -(-width * item // 16) * 16 // item

@@ -507,6 +507,21 @@ def test_what_does_not_fit_is_refused_by_name():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gpu_runs_a_grid_of_clusters(dtype, monkeypatch):
+    gpu = gpu_or_reason()
+    if not gpu.limits.clusters:
+        pytest.skip("no grid of clusters can be launched here")
+    force(monkeypatch, "joint")
+    shape = (40, 16, 200)
+    first, second = (run(sequence_cuda, gpu, example(shape, dtype), dtype) for _ in range(2))
+    expected = run(reference, NUMPY, example(shape, dtype), "float64")
+    for name, array in first.items():
+        np.testing.assert_array_equal(second[name], array)
+        assert relative_error(array, expected[name]) < 20 * TOLERANCE[dtype], name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(20, 64, 512), (7, 3, 1000), (300, 17, 130), (50, 5, 64), (9, 256, 250)], ids=str)
 def test_a_gpu_gives_the_oracles_numbers_and_the_same_bits_every_time(shape, dtype):
     gpu = gpu_or_reason()

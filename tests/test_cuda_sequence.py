@@ -105,7 +105,7 @@ def test_tf32_only_where_it_was_asked_for(form):
 
 @needs_emulator
 @pytest.mark.parametrize("dtype", ["tf32", "float16"])
-@pytest.mark.parametrize("height, columns", [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)])
+@pytest.mark.parametrize("height, columns", [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2)])
 def test_weights_in_registers_and_the_rest_in_shared_memory(monkeypatch, dtype, height, columns):
     """One block holds more than fits into its registers."""
     limits = Device(multiprocessors=1, shared_bytes=227 * KIB, capability=80)

@@ -112,7 +112,7 @@ def test_tf32_only_where_it_was_asked_for(form):
 
 @needs_emulator
 @pytest.mark.parametrize("dtype", ["tf32", "float16"])
-@pytest.mark.parametrize("height, columns", [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)])
+@pytest.mark.parametrize("height, columns", [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2)])
 def test_weights_in_registers_and_the_rest_in_shared_memory(monkeypatch, dtype, height, columns):
     """One block holds more than fits into its registers."""
     limits = Device(multiprocessors=1, shared_bytes=227 * KIB, capability=80)
@@ -545,6 +545,21 @@ def test_what_does_not_fit_is_refused_by_name():
         BackendError, match=r"tier sequence can't run .*: W_hh of H = 100 in float32 does not fit on chip"
     ):
         sequence_cuda.forward(backend, np.zeros((2, 3, 400), np.float32), np.zeros((400, 100), np.float32), None, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gpu_runs_a_grid_of_clusters(dtype, monkeypatch):
+    gpu = gpu_or_reason()
+    if not gpu.limits.clusters:
+        pytest.skip("no grid of clusters can be launched here")
+    force(monkeypatch, "joint")
+    shape = (40, 16, 200)
+    first, second = (run(sequence_cuda, gpu, example(shape, dtype), dtype) for _ in range(2))
+    expected = run(reference, NUMPY, example(shape, dtype), "float64")
+    for name, array in first.items():
+        np.testing.assert_array_equal(second[name], array)
+        assert relative_error(array, expected[name]) < 20 * TOLERANCE[dtype], name
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ import ctypes
 import dataclasses
 import sys
 import types
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -119,7 +119,7 @@ class RawModule:
     """cupy.RawModule: compiles when a function is asked for."""
 
     error = None
-    handles: ClassVar[dict] = {}  # modules and kernels by CUDA's handle
+    handles: ClassVar[dict[int, Any]] = {}  # modules and kernels by CUDA's handle
 
     def __init__(self, *, code, options, name_expressions, enable_cooperative_groups):
         assert options == kernels.OPTIONS
@@ -441,7 +441,7 @@ def test_without_cuda_bindings_or_clusters_the_plan_says_so(cupy, driver, monkey
         backend = CupyBackend()
         assert backend.limits.clusters == 0
         said = LSTM(4, 768, backend=backend).plan.why()
-        assert "no grid of clusters: cuda.bindings launches it, which can't here (pip install cuda-bindings)" in said
+        assert "no grid of clusters: cuda.bindings launches it, which can't here (pip install cuda-bindings, of" in said
 
 
 # -- products ---------------------------------------------------------------------------------------------------------

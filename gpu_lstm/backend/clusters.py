@@ -14,7 +14,7 @@ import numpy as np
 from gpu_lstm.backend.kernels import passed
 from gpu_lstm.errors import BackendError
 
-INSTALL = "pip install cuda-bindings"
+INSTALL = "pip install cuda-bindings, of CuPy's major version of CUDA"
 
 
 def available() -> bool:

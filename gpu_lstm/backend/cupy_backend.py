@@ -247,6 +247,7 @@ class CupyBackend(CudaBackend):
             "cuda": str(runtime.runtimeGetVersion()),
             "driver": str(runtime.driverGetVersion()),
             "device": name.decode() if isinstance(name, bytes) else str(name),
+            **({"clusters at once": str(self.limits.clusters)} if self.limits.clusters else {}),
             **({"float32 products": "TF32"} if self.tf32 else {}),
         }
 

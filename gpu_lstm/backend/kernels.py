@@ -168,8 +168,9 @@ def sequence_sizes(direction: str, dtype: str, form: str) -> list[tuple[int, int
     if form == "joint":  # not forward: of h there is less than of sums
         sizes = [(1, 1), (1, 2), (2, 2)] if dtype in TENSOR else [(1, 1)]
         return sizes if direction == "backward" else []
-    heights = (2,) if form != "grid" or dtype not in TENSOR else {"forward": (2, 3), "backward": (1, 2)}[direction]
-    return list(product(heights, columns))
+    if form != "grid" or dtype not in TENSOR:
+        return list(product((2,), columns))
+    return [(2, 1), (3, 1), (3, 2), (4, 1)] if direction == "forward" else list(product((1, 2), columns))
 
 
 def barriers(form: str) -> Kernel:

@@ -31,7 +31,7 @@ CELLS = 2
 TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
 """The batch size that a plan is explained for, and the largest that it is looked at for."""
 
-HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
+HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (4, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
 """By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp of a tensor-core
 kernel keeps in registers, as ``kernels/cuda/mma.cuh`` has it."""
 

@@ -109,7 +109,7 @@ struct Item {
 template <typename S, int M, int N>
 struct Product {
   static constexpr unsigned tall = 16 * M, depth = 64 / sizeof(S);  // k in a chunk
-  static constexpr int held = M == 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4);  // chunks in registers
+  static constexpr int held = M >= 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4);  // chunks in registers
   static constexpr int chains = M * N == 1 ? 2 : 1;                 // sums that don't wait for each other
   using Words = Pack<S, 16 / sizeof(S)>;
 

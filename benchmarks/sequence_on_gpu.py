@@ -111,7 +111,7 @@ def shapes() -> list[Case]:
 
 
 def costs(backend: CudaBackend, budget: Budget, count: int = 20000) -> Record:
-    """Microseconds of barriers, of a number handed over, of a read of another block's memory, of sums sent in clusters."""
+    """Microseconds of barriers, of a number handed over, of a read of another block's memory, of sums sent."""
     record: Record = {}
     xp, limits, clock = backend.xp, backend.limits, clock_for(backend)
     members = {"block": 1, "cluster": kernels.CLUSTER, "grid": limits.multiprocessors}

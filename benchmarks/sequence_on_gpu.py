@@ -32,7 +32,12 @@ SOAK_TOLERANCE = {"float32": 1e-3, "float16": 1e-1}
 """The same between the tiers: single numbers may cancel, and 16-bit pre-activations are rounded in one tier only."""
 PUBLISHED_BARRIER = {"block": onchip.BARRIER, "cluster": 0.2, "grid": 1.7}
 """Microseconds. The kernels do without those of clusters, published as under 0.2, and of the grid, 1.2 to 2.2."""
-FLOOR = {"block": "block_barrier_us", "cluster": "handover_in_cluster_us", "grid": "handover_us"}
+FLOOR = {
+    "block": "block_barrier_us",
+    "cluster": "handover_in_cluster_us",
+    "grid": "handover_us",
+    "joint": "handover_us",
+}
 """What a step can't do without, of `costs`."""
 PUBLISHED_READ = 180 / onchip.CLOCK
 """Microseconds of a read of another block's shared memory."""
@@ -106,7 +111,7 @@ def shapes() -> list[Case]:
 
 
 def costs(backend: CudaBackend, budget: Budget, count: int = 20000) -> Record:
-    """Microseconds of a barrier in each form, of a number handed over, of a read of another block's shared memory."""
+    """Microseconds of barriers, of a number handed over, of a read of another block's memory, of sums sent."""
     record: Record = {}
     xp, limits, clock = backend.xp, backend.limits, clock_for(backend)
     members = {"block": 1, "cluster": kernels.CLUSTER, "grid": limits.multiprocessors}
@@ -155,6 +160,13 @@ def costs(backend: CudaBackend, budget: Budget, count: int = 20000) -> Record:
             each(lambda n: given((kernels.CLUSTER,), (32,), (numbers, np.int32(n)))) * 1e6
         )
         record["handover_in_cluster_expected_us"] = onchip.EXCHANGE["cluster"]
+    if limits.clusters:
+        blocks, sent = limits.clusters * kernels.CLUSTER, 512 * kernels.CLUSTER
+        sums = xp.zeros((blocks, kernels.BLOCK), dtype=xp.float32)
+        kernel = backend.kernel(kernels.sums_in_cluster())
+        threads = (kernels.BLOCK,)
+        record["sums_in_cluster_us"] = each(lambda n: kernel((blocks,), threads, (sums, np.int32(n)), sent + 16)) * 1e6
+        record["sums_in_cluster_expected_us"] = onchip.from_others(sent)
     return record
 
 

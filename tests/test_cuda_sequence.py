@@ -22,7 +22,7 @@ SHAPES = [(1, 1, 1), (3, 1, 33), (4, 5, 33), (5, 3, 8), (3, 2, 1), (2, 11, 40)]
 """T, B, H: single units and steps, odd sizes, whole packs of every dtype, several tiles of sequences."""
 
 
-@pytest.fixture(params=["block", "cluster", "grid"])
+@pytest.fixture(params=kernels.FORMS)
 def form(request, monkeypatch):
     """Each form, whatever the model says of it."""
     force(monkeypatch, request.param)
@@ -33,6 +33,8 @@ def force(monkeypatch, form, columns=(1, 2), height=None):
     every = onchip._candidates
 
     def allowed(*problem):
+        if form == "joint" and problem[1] == "forward":
+            return (x for x in every(*problem) if x.form == "grid")
         return (x for x in every(*problem) if x.form == form and x.columns in columns and height in (None, x.height))
 
     monkeypatch.setattr(onchip, "_candidates", allowed)
@@ -41,7 +43,8 @@ def force(monkeypatch, form, columns=(1, 2), height=None):
 
 
 def device(form):
-    return Device(multiprocessors=132 if form == "cluster" else 3, shared_bytes=227 * KIB, capability=90)
+    multiprocessors, clusters = {"cluster": (132, 0), "joint": (3, 2)}.get(form, (3, 0))
+    return Device(multiprocessors, shared_bytes=227 * KIB, capability=90, clusters=clusters)
 
 
 def tensor_float32(*mode, limits=H100, **options):
@@ -109,7 +112,7 @@ def test_tf32_only_where_it_was_asked_for(form):
 
 @needs_emulator
 @pytest.mark.parametrize("dtype", ["tf32", "float16"])
-@pytest.mark.parametrize("height, columns", [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)])
+@pytest.mark.parametrize("height, columns", [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2)])
 def test_weights_in_registers_and_the_rest_in_shared_memory(monkeypatch, dtype, height, columns):
     """One block holds more than fits into its registers."""
     limits = Device(multiprocessors=1, shared_bytes=227 * KIB, capability=80)
@@ -213,8 +216,8 @@ def test_arrays_that_start_at_odd_places_are_read_one_element_at_a_time(form):
 # -- two recurrences in one launch -------------------------------------------------------------------------------------
 
 PAIR_LIMITS = {
-    form: Device(multiprocessors=132 if form == "cluster" else 6, shared_bytes=227 * KIB, capability=90)
-    for form in ("block", "cluster", "grid")
+    form: Device(132 if form == "cluster" else 6, shared_bytes=227 * KIB, capability=90, clusters=4 * (form == "joint"))
+    for form in kernels.FORMS
 }
 
 
@@ -360,6 +363,14 @@ MISTAKES = {
             "publish_gates(const_cast<S*>(gates) + row * depth + unit",
         ),
     },
+    "joint": {
+        "dz's sums are sent while the cluster reads": (
+            "if (multiplies) team.arrive();",
+            "if (multiplies) emulator::cluster_arrive(emulator::Arrival::relaxed);",
+        ),
+        "dz's sums are read before they are there": ("mailbox.wait(round++ % 2);", ""),
+        "dz's part is read before it is there": ("  __syncthreads();\n  return {to, pitch", "  return {to, pitch"),
+    },
 }
 
 
@@ -415,6 +426,29 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
 
 
 @needs_emulator
+@pytest.mark.parametrize("dtype", ["tf32", "float16"])
+def test_clusters_multiply_together_in_every_size(monkeypatch, dtype):
+    """Up to 16 units a block and up to 32, 16 sequences at once, several tiles of them; weights in shared memory."""
+    limits = Device(12, shared_bytes=227 * KIB, capability=90, clusters=1)
+    backend = tensor_float32(limits=limits) if dtype == "tf32" else EmulatedBackend(limits=limits)
+    force(monkeypatch, "joint", columns=(2,))
+    for batch, hidden, height, units in ((18, 90, 1, 12), (3, 250, 2, 32)):
+        layout = onchip.choose(limits, "backward", batch, hidden, dtype)
+        assert (layout.members, layout.height, layout.columns, layout.share) == (8, height, 2, units)
+        compare(backend, (2, batch, hidden), "float32" if dtype == "tf32" else dtype, lengths=True)
+    assert (layout.shared_bytes > 64 * KIB) == (dtype == "tf32")
+
+
+@needs_emulator
+def test_what_is_sent_within_clusters_comes_from_all_of_one():
+    out = np.empty((16, 256), np.float32)
+    launch = EmulatedBackend("check").kernel(kernels.sums_in_cluster())
+    for rounds in (1, 3):
+        launch((16,), (256,), (out, np.int32(rounds)), 4096 + 16)
+        np.testing.assert_array_equal(out, 3.5)
+
+
+@needs_emulator
 def test_numbers_that_look_as_if_they_were_missing_are_not_waited_for(monkeypatch):
     """h0 of NaNs with all bits set; the second sequence begins late, so that they go from block to block."""
     force(monkeypatch, "grid")
@@ -446,6 +480,20 @@ def test_the_watchdog_turns_a_hang_into_an_error(monkeypatch):
         sequence_cuda.forward_all(silent, [(*here, None, False, True)] * 2)
     monkeypatch.setenv(kernels.WATCHDOG, "soon")
     with pytest.raises(InputError, match="GPU_LSTM_WATCHDOG is 'soon'; expected a whole number"):
+        sequence_cuda.backward(broken, saved, None, None, None)
+
+
+@needs_emulator
+def test_the_watchdog_ends_clusters_of_a_grid_too(monkeypatch):
+    force(monkeypatch, "joint")
+    data = example((4, 3, 20), "float32")
+    here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
+    saved = sequence_cuda.forward(EmulatedBackend(limits=device("joint")), *here)
+    broken = Patched("publish(to, S(gates.i));", "", limits=device("joint"))
+    monkeypatch.setenv(kernels.WATCHDOG, "300")
+    with pytest.raises(
+        BackendError, match=r"<float, JointGrid, 1, 1> waited in vain: .*1 x 16 blocks .* clusters of 8"
+    ):
         sequence_cuda.backward(broken, saved, None, None, None)
 
 
@@ -497,6 +545,21 @@ def test_what_does_not_fit_is_refused_by_name():
         BackendError, match=r"tier sequence can't run .*: W_hh of H = 100 in float32 does not fit on chip"
     ):
         sequence_cuda.forward(backend, np.zeros((2, 3, 400), np.float32), np.zeros((400, 100), np.float32), None, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gpu_runs_a_grid_of_clusters(dtype, monkeypatch):
+    gpu = gpu_or_reason()
+    if not gpu.limits.clusters:
+        pytest.skip("no grid of clusters can be launched here")
+    force(monkeypatch, "joint")
+    shape = (40, 16, 200)
+    first, second = (run(sequence_cuda, gpu, example(shape, dtype), dtype) for _ in range(2))
+    expected = run(reference, NUMPY, example(shape, dtype), "float64")
+    for name, array in first.items():
+        np.testing.assert_array_equal(second[name], array)
+        assert relative_error(array, expected[name]) < 20 * TOLERANCE[dtype], name
 
 
 @pytest.mark.gpu

@@ -1,11 +1,13 @@
 """How the sequence tier keeps W_hh on chip: which blocks of a GPU hold what part, and what a step costs.
 
 Blocks form teams. A team takes a slice of the batch, its blocks share the hidden units, and at each step they hand each
-other h (in backward dz). Three forms::
+other h (in backward dz). Four forms::
 
     block     a team is one block; nothing leaves it                      small H
     cluster   a thread-block cluster, by distributed shared memory        middle H, from sm_90 on
     grid      blocks of one cooperative launch, by global memory          large H
+    joint     a grid of clusters, each block of which multiplies by a     backward at large H, from sm_90 on
+              part of dz for all of its cluster
 
 A launch may hold two recurrences of the same size, both directions of a layer: each has half of the teams.
 
@@ -19,8 +21,9 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gpu_lstm.backend import clusters
 from gpu_lstm.backend.cuda import CudaBackend, Device
-from gpu_lstm.backend.kernels import CLUSTER, TENSOR, sequence_sizes, sequence_threads
+from gpu_lstm.backend.kernels import CLUSTER, FORMS, TENSOR, sequence_sizes, sequence_threads
 
 DIRECTIONS = ("forward", "backward")
 CELLS = 2
@@ -30,7 +33,7 @@ TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
 
 FEWER_HELD = {"Plain": 0, "Family": 2, "Normed": 4}
 """By what the cells do, ``fewer_held`` of ``kernels/cuda/options.cuh``: so many less, of 16 rows each."""
-HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
+HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (4, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
 """By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp of a tensor-core
 kernel keeps in registers, as ``kernels/cuda/mma.cuh`` has it."""
 
@@ -38,12 +41,15 @@ CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
 BARRIER = 0.05
 """Microseconds of a block's barrier between its own threads, an estimate. Numbers from other blocks say themselves
-whether they are there."""
-BUFFERS = {"block": (2,), "cluster": (3, 2), "grid": (0,)}
+whether they are there; the cluster's barrier of the joint form is passed while they are on their way."""
+BUFFERS = {"block": (2,), "cluster": (3, 2), "grid": (0,), "joint": (1,)}
 """How many there may be of h or dz in a block's shared memory, a step each."""
-EXCHANGE = {"block": 0.0, "cluster": (180 + 50) / CLOCK, "grid": 0.7}
+EXCHANGE = {"block": 0.0, "cluster": (180 + 50) / CLOCK, "grid": 0.7, "joint": 0.7}
 """Microseconds until another block's number is there, from the store to the look that finds it: published 180 cycles
 for a read of its shared memory, and another look is taken to cost 50; through L2 an estimate."""
+CLUSTER_RATE = 20e3
+"""Bytes a microsecond that each of many multiprocessors gets from others of its cluster: published 2.65 TB/s over all
+of an H100 in clusters of 4, less than L2 gives, and falling with their size."""
 SHARED_RATE = 227 * 1024.0
 """Bytes a microsecond of a multiprocessor's shared memory: about 1 us for all of it."""
 L2_RATE = 40e3
@@ -80,7 +86,7 @@ class Layout:
 
     Attributes
     ----------
-    form : {"block", "cluster", "grid"}
+    form : {"block", "cluster", "grid", "joint"}
     direction : {"forward", "backward"}
     dtype : str
         Storage dtype, or "tf32": float32 multiplied in TF32.
@@ -142,6 +148,11 @@ class Layout:
         return self.together * self.teams * self.members
 
     @property
+    def by_memory(self) -> bool:
+        """Whether blocks hand over through global memory: all of them must be resident."""
+        return self.form in ("grid", "joint")
+
+    @property
     def microseconds(self) -> float:
         """Expected time of a step, of all recurrences in the launch."""
         return self.waves * (self.product + self.cell + self.exchange + self.barrier)
@@ -157,6 +168,7 @@ class Layout:
             "block": f"{self.teams} blocks alone",
             "cluster": f"{self.teams} clusters of {self.members} blocks",
             "grid": f"{self.teams} x {self.members} blocks of the grid",
+            "joint": f"{self.teams} x {self.members} blocks of the grid in clusters of {CLUSTER}",
         }[self.form]
 
     def describe(self) -> str:
@@ -249,12 +261,19 @@ def obstacle(device: Device, hidden: int, dtype: str, options: frozenset[str] = 
     return next((layout for layout in found if isinstance(layout, str)), "")
 
 
+def from_others(sums: int) -> float:
+    """Expected microseconds until a block has so many bytes of sums from all blocks of its cluster, itself included."""
+    return EXCHANGE["cluster"] + (CLUSTER - 1) / CLUSTER * sums / CLUSTER_RATE
+
+
 def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozenset[str] = frozenset()) -> str:
     """Forward and backward in words and numbers, and what a bidirectional layer does."""
     said = []
     for direction in DIRECTIONS:
         layout = choose(device, direction, batch, hidden, dtype, 1, cells_of(direction, options))
         said.append(layout if isinstance(layout, str) else layout.describe())
+    if device.capability >= 90 and not device.clusters:
+        said.append(f"no grid of clusters: cuda.bindings launches it, which can't here ({clusters.INSTALL})")
     for direction in DIRECTIONS:
         layout = choose_pair(device, direction, batch, hidden, dtype, cells_of(direction, options))
         if isinstance(layout, str):
@@ -278,7 +297,7 @@ def _candidates(
     device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1, cells: str = "Plain"
 ) -> Iterator[Layout]:
     """Layouts that the kernels can run, fitting into shared memory or not."""
-    for form in ("block", "cluster", "grid"):
+    for form in FORMS:
         for height, columns in sequence_sizes(direction, dtype, form, cells):
             problem = device, direction, hidden, dtype, together, cells
             layout = functools.partial(_layout, *problem, form, height, columns)
@@ -289,14 +308,16 @@ def _candidates(
                 yield layout(-(-batch // each), 1, hidden, each, *BUFFERS[form])
             if form == "cluster" and device.capability >= 90 and -(-hidden // CLUSTER) <= most_units:
                 yield from (layout(-(-batch // each), CLUSTER, -(-hidden // CLUSTER), each, n) for n in BUFFERS[form])
-            if form != "grid" or not device.cooperative:
+            if form not in ("grid", "joint") or not device.cooperative:
                 continue
-            blocks = device.multiprocessors // together  # all must be resident
-            for wanted in range(1, min(-(-batch // each), blocks) + 1):
-                share = -(-hidden // min(blocks // wanted, hidden))
+            unit = CLUSTER if form == "joint" else 1
+            most = (device.clusters if form == "joint" else device.multiprocessors) // together  # all must be resident
+            for wanted in range(1, min(-(-batch // each), most) + 1):
+                share = -(-hidden // min(most // wanted * unit, hidden))
                 part = -(-batch // wanted)
-                if share <= most_units:
-                    yield layout(-(-batch // part), -(-hidden // share), share, part, *BUFFERS[form])
+                if share <= (16 * height if form == "joint" else most_units):
+                    members = -(-hidden // (share * unit)) * unit
+                    yield layout(-(-batch // part), members, share, part, *BUFFERS[form])
 
 
 def _layout(
@@ -321,16 +342,20 @@ def _layout(
     # Rows start at different banks: on tensor cores half of the banks apart, else 16 bytes.
     rows, depth = (4 * share, hidden) if direction == "forward" else (share, 4 * hidden)
     pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
-    row_blocks = -(-rows // (16 * height))
-    chunks = -(-depth * stored // (64 if tensor else 16))
+    blocks = CLUSTER if form == "joint" else 1  # that multiply together: each for all, by a part of k
+    row_blocks = blocks * -(-rows // (16 * height))
+    chunks = -(-depth * stored // (blocks * (64 if tensor else 16)))
     chunks_of_warp = -(-chunks // (sequence_threads(dtype, cells) // 32 // row_blocks))
     split = -(-chunks // chunks_of_warp)
     each = 8 * columns
+    if form == "joint":
+        rows, depth = row_blocks * 16 * height, chunks * (64 if tensor else 16) // stored
+        pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
     fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
     held = min(HELD[height, columns] - FEWER_HELD[cells] // height, chunks_of_warp) if tensor else 0
     weights = fragments * (chunks_of_warp - held) * 1024 if tensor else rows * pitch * stored
     shown = buffers * each * pitch * stored
-    sums = split * each * ((rows + 11) // 16 * 16 + 4) * wide
+    sums = split * each * (rows if form == "joint" else (rows + 11) // 16 * 16 + 4) * wide
     wide_of_rows = 0  # what layer normalisation needs: numbers of each cell, those of all blocks, and two results
     if cells == "Normed":
         numbers = 4 if direction == "forward" else 2
@@ -346,16 +371,20 @@ def _layout(
     columns_read = row_blocks * each * depth * stored
     streaming = (weights + (columns_read if form != "grid" else 0)) / SHARED_RATE
     meeting = 2 * split * each * rows * wide / SHARED_RATE
-    cell = share * each * (CELL_INSTRUCTIONS[dtype] + MORE_INSTRUCTIONS[cells] + 8 * split) / (128 * CLOCK)
-    cell = max(CELL_LATENCY[dtype] + MORE_LATENCY[cells], cell)
-    at_once = device.multiprocessors // members if form != "grid" else together * teams
+    instructions = CELL_INSTRUCTIONS[dtype] + MORE_INSTRUCTIONS[cells] + 8 * split * blocks
+    cell = max(CELL_LATENCY[dtype] + MORE_LATENCY[cells], share * each * instructions / (128 * CLOCK))
+    at_once = device.multiprocessors // members if form in ("block", "cluster") else together * teams
+    exchange = tiles * columns_read / L2_RATE if form == "grid" else 0.0
+    if form == "joint":  # from L2 once, between two barriers of the block; then what comes from the other blocks
+        exchange = tiles * (each * depth * stored / L2_RATE + BARRIER + from_others(sums))
+        sums += 16  # the count of bytes that have come
     return Layout(
         form, direction, dtype, teams, members, share, part, height, columns, split, pitch, buffers,
         register_bytes=fragments * held * 1024,
         shared_bytes=weights + shown + sums + wide_of_rows * wide,
         product=tiles * (max(arithmetic, streaming) + meeting),
         cell=tiles * cell,
-        exchange=handovers * EXCHANGE[form] + (tiles * columns_read / L2_RATE if form == "grid" else 0.0),
+        exchange=handovers * EXCHANGE[form] + exchange,
         barrier=BARRIER * barriers,
         waves=-(-together * teams // max(at_once, 1)),
         together=together,

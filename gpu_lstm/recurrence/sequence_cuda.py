@@ -153,7 +153,7 @@ def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layo
         # What W_hh is multiplied by; with layer normalisation, that isn't dz.
         normed = cells == "Normed"
         product, shown = saved.normalised if normed else gates, None
-        if layout.form == "grid":
+        if layout.by_memory:
             product, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
         dz = gates if normed else product
         lengths, steps, reverse = _lengths(backend, saved.mask), np.int64(num_steps), np.bool_(saved.reverse)
@@ -197,7 +197,7 @@ def _options(backend: Backend, step: Step, layout: onchip.Layout, saved: Saved, 
     if layout.cells != "Normed":
         return options
     handed = None
-    if layout.form == "grid":
+    if layout.by_memory:
         numbers = 4 * step.num_steps * step.batch * layout.members  # (2, T, B, members, 2)
         _, handed = _handed_on(backend, layout, (numbers,), step.state)
     sums = (saved.gradients.get(name) for name in ("gain_hh", "gain_c", "shift_c"))
@@ -235,7 +235,7 @@ def _handed_on(
     their ends.
     """
     xp = backend.xp
-    if layout.form != "grid":
+    if not layout.by_memory:
         return xp.empty(shape, dtype=dtype), None
     width, item = shape[-1], np.dtype(dtype).itemsize
     wide = -(-width * item // 16) * 16 // item

@@ -3,6 +3,7 @@
 // Columns of h or dz: rows of sequences in shared memory, zeros beyond what is there; if Awaited others write them.
 template <typename S, bool Awaited>
 struct SharedColumns {
+  static constexpr bool near = true;
   static constexpr int V = 16 / sizeof(S);
   const S* start;
   unsigned pitch;
@@ -24,6 +25,7 @@ struct SharedColumns {
 // no barrier. Of h, the slot before the first step is there from the start.
 template <typename S>
 struct AwaitedColumns {
+  static constexpr bool near = false;
   static constexpr int V = 16 / sizeof(S);
   const S* start;
   unsigned columns, pitch;
@@ -84,6 +86,21 @@ struct Sums {
   __device__ Sums(T* start, unsigned rows, unsigned split)
       : start(start), pitch((rows + 11) / 16 * 16 + 4), split(split) {}
   __device__ T* end() const { return start + split * 8 * N * pitch; }
+
+  // A warp's: sum[m][n], as mma.sync has it.
+  template <int M>
+  __device__ __forceinline__ void take(const Item& item, unsigned rows, const T (&sum)[M][N][4]) const {
+    const unsigned lane = computed_anew(threadIdx.x % 32), group = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const unsigned row = item.first + 16 * m + 8 * (e / 2) + group, column = 8 * n + 2 * t + e % 2;
+          if (row < rows) start[(item.part * 8 * N + column) * pitch + row] = sum[m][n][e];
+        }
+  }
 
   // Added to the values of Rows rows, `apart` from each other, in the order of parts.
   template <int Rows>

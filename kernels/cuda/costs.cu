@@ -2,7 +2,10 @@
 // shared memory. Launched by benchmarks/sequence_on_gpu.py.
 
 #include "common.cuh"
+#include "mma.cuh"
 #include "team.cuh"
+#include "columns.cuh"
+#include "joint.cuh"
 
 #if __CUDA_ARCH__ >= 900
 #define OF_CLUSTER(members) __cluster_dims__(members, 1, 1)
@@ -94,4 +97,27 @@ __global__ void OF_CLUSTER(Members) reads_in_cluster(unsigned* out, int rounds) 
     for (int round = 0; round < rounds; ++round) at = *Cluster::in_block(&next, at);
   if (threadIdx.x == 0) out[blockIdx.x] = at;
   team.meet();  // others may still read here
+}
+
+// Each block of a cluster sends 512 bytes of sums to each, and waits for those of all: what the joint form of the sequence
+// kernels does in a step. 256 threads; shared memory: 4096 bytes and 16. out (blocks, threads)
+__global__ void sums_in_cluster(float* out, int rounds) {
+  extern __shared__ __align__(16) char memory[];
+  JointSums<1, 1, float> sums(reinterpret_cast<float*>(memory), 0, 1);
+  if (threadIdx.x == 0) sums.mailbox.open();
+  JointGrid::arrive();
+  const Item item(JointGrid::blocks * 16, 16, 1, 1);
+  float value = JointGrid::rank();
+  for (int round = 0; round < rounds; ++round) {
+    const float mine[1][1][4] = {{{value, value, value, value}}};
+    JointGrid::wait();
+    sums.take(item, 0, mine);
+    sums.wait();
+    value = 0;
+    sums.add_to<1>({&value}, threadIdx.x % 8, threadIdx.x / 8 % 16, 0);
+    value /= JointGrid::blocks;
+    JointGrid::arrive();
+  }
+  JointGrid::wait();
+  out[blockIdx.x * blockDim.x + threadIdx.x] = value;
 }

@@ -10,12 +10,14 @@
 // them, and knows nothing of it.
 //
 //   shared memory: weights, as Product wants them; `buffers` (8 N, pitch) of h or dz, a step each; sums (split, 8 N, rows)
+//   if Team::joint: weights of all units of the cluster; (8 N, pitch) of the block's part of dz; sums from all blocks
 
 #include "common.cuh"
 #include "cell.cuh"
 #include "mma.cuh"
 #include "team.cuh"
 #include "columns.cuh"
+#include "joint.cuh"
 
 constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 
@@ -233,11 +235,11 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
         if (tile == 0) __syncthreads();  // the sums are read; h is there, if this block is alone
         if constexpr (Team::local) {
           const SharedColumns<S, Team::conceals> columns{shown + given * buffer, layout.pitch, team.patience()};
-          weights.add(columns, rows, sums.start, sums.pitch);
+          weights.add(columns, rows, sums);
         } else {
           const S* const start = shown_to_all + (before * layout.batch + work.first_sequence + tile) * pitch;
           const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, step == 0, team.patience()};
-          weights.add(columns, rows, sums.start, sums.pitch);
+          weights.add(columns, rows, sums);
         }
         __syncthreads();
         if (Team::conceals && layout.buffers == 2) {
@@ -343,15 +345,18 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
   using Weights = Product<S, M, N, Cells::fewer_held>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
-  const unsigned hidden = layout.hidden, rows = layout.share, depth = 4 * hidden, buffer = 8 * N * layout.pitch;
-  const unsigned chunks = (depth + Weights::depth - 1) / Weights::depth;
-  const unsigned pitch = whole_packs<S>(depth);
+  using Parts = BackwardParts<S, Team, M, N>;
+  constexpr unsigned blocks = Team::joint ? JointGrid::blocks : 1;
+  const unsigned hidden = layout.hidden, depth = 4 * hidden, buffer = 8 * N * layout.pitch;
+  const unsigned rows = Team::joint ? blocks * Weights::tall : layout.share;
+  const unsigned chunks = (depth + blocks * Weights::depth - 1) / (blocks * Weights::depth);
+  const unsigned pitch = whole_packs<S>(depth), rank = blockIdx.x % blocks, part = chunks * Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const OwnColumns<S> own{weight_hh, hidden, work.first_unit, work.units};
+  const auto own = Parts::weights(weight_hh, work, rank * part);
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
-  const Sums<N, T> sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
+  typename Parts::Sum sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
 
   const auto row_sums = [&] {
     if constexpr (Cells::normed)
@@ -360,6 +365,10 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
       return 0;
   }();
 
+  if constexpr (Team::joint) {
+    if (threadIdx.x == 0) sums.mailbox.open();
+    team.arrive();
+  }
   if constexpr (Team::local) {
     fill(shown, layout.buffers * buffer);
     if constexpr (Team::conceals) {
@@ -398,16 +407,21 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
         ahead[n] = options.ahead_backward(place.spot(work, t));
       }
       if (multiplies) {
-        if (tile == 0) __syncthreads();  // the sums are read; dz is there, if this block is alone
+        if (tile == 0 && !Team::joint) __syncthreads();  // the sums are read; dz is there, if this block is alone
         if constexpr (Team::local) {
           const SharedColumns<S, Team::conceals> columns{shown + given * buffer, layout.pitch, team.patience()};
-          weights.add(columns, rows, sums.start, sums.pitch);
+          weights.add(columns, rows, sums);
         } else {
           const S* const start = shown_to_all + (shown_step * layout.batch + work.first_sequence + tile) * pitch;
           const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, false, team.patience()};
-          weights.add(columns, rows, sums.start, sums.pitch);
+          if constexpr (Team::joint) {
+            weights.add(gathered<S, N>(columns, shown, layout.pitch, rank * part, part), rows, sums);
+            sums.wait();
+          } else {
+            weights.add(columns, rows, sums);
+          }
         }
-        __syncthreads();
+        if (!Team::joint) __syncthreads();
         if (Team::conceals && layout.buffers == 2) {
           conceal_all(shown + given * buffer, work.sequences, depth, layout.pitch);
           __syncthreads();
@@ -490,7 +504,11 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
         }
         if (last || !work.one_tile()) dh[place.cell] = from_h[n], dc[place.cell] = from_c[n];
       }
-      if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
+      if constexpr (Team::joint) {
+        if (multiplies) team.arrive();  // the sums are read
+      } else {
+        if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
+      }
     }
     if constexpr (Team::local) {
       if (Team::conceals && layout.buffers == 3 && multiplies)
@@ -499,6 +517,7 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
     }
   }
   if constexpr (Team::conceals) team.meet();  // a block stays while another may write to it
+  if constexpr (Team::joint) team.wait();
 }
 
 template <typename S, typename Team, int M, int N, template <typename> class Cells = Plain>

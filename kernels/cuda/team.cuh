@@ -3,7 +3,8 @@
 // `local`: the parts lie in the shared memory of each block, where a block gives its part to all; else in global memory.
 // Numbers from other blocks say themselves whether they are there, so that no step has a barrier but that of a block.
 // Nothing is waited for but blocks that run: a cluster is scheduled as a whole, and the grid is launched cooperatively,
-// after the host has counted what is resident.
+// after the host has counted what is resident. `joint`: the blocks of a cluster multiply together, each by a part of k.
+// `conceals`: buffers in shared memory are set to missing before others write to them.
 
 // How often a thread looks at memory that others write. In debugging it gives up after so many looks, and so do all of
 // its team; the host finds a 1 in gave_up.
@@ -155,7 +156,7 @@ __device__ __forceinline__ S await(const S* from, Patience patience) {
 
 // One block: its threads wait for each other.
 struct Alone {
-  static constexpr bool local = true, conceals = false;
+  static constexpr bool local = true, joint = false, conceals = false;
 
   __device__ Alone(unsigned*, unsigned) {}
   __device__ void meet() { __syncthreads(); }
@@ -170,22 +171,27 @@ struct Alone {
 // there is time for that until a block gives its part of the step after the next, without which none gets to the third;
 // with two it has to be before it gives that of the next.
 struct Cluster {
-  static constexpr bool local = true, conceals = true;
+  static constexpr bool local = true, joint = false, conceals = true;
   unsigned* gave_up;
 
   __device__ Cluster(unsigned* gave_up, unsigned members) : gave_up(gave_up + blockIdx.x / members) {}
   __device__ Patience patience() const { return Patience(gave_up); }
 
-  // All of its blocks, once.
-  __device__ void meet() {
+  static __device__ void arrive() {
 #ifdef GPU_LSTM_EMULATOR
     emulator::cluster_arrive();
-    emulator::cluster_wait();
 #elif __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+  }
+  static __device__ void wait() {
+#ifdef GPU_LSTM_EMULATOR
+    emulator::cluster_wait();
+#elif __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
   }
+  static __device__ void meet() { arrive(), wait(); }
   // To the same place in every block's shared memory.
   template <typename S>
   __device__ void give(S* shared, S value, unsigned members) const {
@@ -209,11 +215,22 @@ struct Cluster {
 
 // Blocks of a cooperative launch. Numbers in global memory say themselves whether they are there: no barrier.
 struct Grid {
-  static constexpr bool local = false, conceals = false;
+  static constexpr bool local = false, joint = false, conceals = false;
   unsigned* gave_up;
 
   __device__ Grid(unsigned* gave_up, unsigned members) : gave_up(gave_up + blockIdx.x / members) {}
   template <typename S>
   __device__ void give(S*, S, unsigned) const {}
   __device__ Patience patience() const { return Patience(gave_up); }
+};
+
+// The same in clusters (sm_90), which share k: see joint.cuh. `members` is a multiple of their size.
+struct JointGrid : Grid {
+  static constexpr bool joint = true;
+  static constexpr unsigned blocks = 8;  // of a cluster
+
+  using Grid::Grid;
+  static __device__ unsigned rank() { return blockIdx.x % blocks; }
+  static __device__ void arrive() { Cluster::arrive(); }
+  static __device__ void wait() { Cluster::wait(); }
 };

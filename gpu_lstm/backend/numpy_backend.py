@@ -66,9 +66,13 @@ class NumpyBackend(Backend):
         # The compiled product, where there is one, for its threads: those of BLAS keep spinning after their work and
         # slow the compiled recurrence that comes next to a half and less.
         wide_a, wide_b = self.widened(a), self.widened(b)
-        if out is not None or compiled.library() is None or wide_a.dtype not in (np.float32, np.float64):
+        if compiled.library() is None or wide_a.dtype not in (np.float32, np.float64):
             return super().product(a, b, bias, dtype, out)
-        return self.asarray(compiled.multiply(wide_a, wide_b, bias), dtype or str(a.dtype))
+        c = compiled.multiply(wide_a, wide_b, bias)
+        if out is None:
+            return self.asarray(c, dtype or str(a.dtype))
+        out[...] = c
+        return out
 
     def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:  # noqa: D102
         dy, inputs = self.widened(dy), [np.ascontiguousarray(self.widened(x)) for x in inputs]

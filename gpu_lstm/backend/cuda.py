@@ -20,8 +20,8 @@ from gpu_lstm.errors import BackendError, InputError
 CHUNK = 4096
 """Elements that a block of the optimizer takes, as ``kernels/cuda/optimizer.cu`` has it."""
 LEAST_STEPS = 256
-"""Steps from which what a launch of the recurrence costs once, and the launches around it, is little beside it; see
-"Segments" in ``kernels/cuda/README.md``."""
+"""Steps from which a launch of the recurrence takes long beside those around it: see "Products beside the recurrence"
+in ``kernels/cuda/README.md``."""
 _RANGES = 16
 """Arguments whose range may be checked between two calls of `read`."""
 _LARGEST_GRID = 2**31 - 1

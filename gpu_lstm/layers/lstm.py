@@ -122,10 +122,10 @@ class LSTM(Layer):
         Of x, y, h and their gradients. With 16 bits, c, its gradient and the parameters are float32.
     tier : {"auto", "reference", "pointwise", "sequence"}
     recompute : bool
-        Keep only the states at the borders of segments of about sqrt(T) steps, see `segments`, and compute each segment
-        again in `backward` (T. Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016). The same results to
-        the last bit for far less memory and about a third more time. The inputs of upper layers are computed again
-        too, except with `bidirectional`, where each layer needs the one below as a whole.
+        Keep only the states at the borders of segments of about sqrt(T) steps, on a GPU 256 at least (see `segments`),
+        and compute each segment again in `backward` (T. Chen et al., Training Deep Nets with Sublinear Memory Cost,
+        2016). The same results to the last bit for far less memory and about a third more time. The inputs of upper
+        layers are computed again too, except with `bidirectional`, where each layer needs the one below as a whole.
     seed : int
         Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
     bias : bool

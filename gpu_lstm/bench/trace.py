@@ -201,7 +201,7 @@ def tracing(
 def _watch_lstm(tracer: Tracer, stack: ExitStack, watch: Callable[..., None], title: str, layer: LSTM) -> None:
     """The phases of an LSTM: its large products, told apart by where and on what they work, and its recurrence."""
 
-    def role(*_: Any) -> str:
+    def role(*_: Any, **__: Any) -> str:
         return "input gradient" if tracer.inside(f"{title} backward") else "input projection"
 
     class Watched:

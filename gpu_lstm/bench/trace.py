@@ -22,6 +22,7 @@ from gpu_lstm.recurrence.plan import Plan
 
 HOUSEKEEPING = {
     "asarray", "to_numpy", "owns", "require", "require_range", "dtype", "empty", "synchronize", "describe", "update",
+    "beside",
 }  # fmt: skip
 """Methods of a backend that are no operations of a step; ``update`` is what an optimizer's own span holds."""
 

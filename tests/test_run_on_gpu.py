@@ -1,5 +1,6 @@
 """The script that runs on a GPU, rehearsed without one: its parts, its record, its refusals."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -92,7 +93,13 @@ def test_costs_of_waiting_are_measured_beside_what_the_model_takes():
         "grid_barrier_us",
         "handover_us",
         "read_in_cluster_us",
+        "handover_in_cluster_us",
     } <= record.keys()
+    assert "sums_in_cluster_us" not in record
+    joint = dataclasses.replace(SMALL, clusters=1)
+    record = sequence_on_gpu.costs(EmulatedBackend(limits=joint), Budget(1), count=2)
+    assert record["sums_in_cluster_us"] > 0
+    assert record["sums_in_cluster_expected_us"] == pytest.approx(onchip.EXCHANGE["cluster"] + 7 * 512 / 20e3)
     old = EmulatedBackend(limits=Device(multiprocessors=2, shared_bytes=40 * 1024, capability=80))
     assert "cluster_barrier_us" not in sequence_on_gpu.costs(old, Budget(1), count=20)
 
@@ -381,8 +388,8 @@ def test_the_tests_it_names_are_there():
 def test_the_tables_on_paper_are_those_of_the_model():
     text = (ROOT / "kernels" / "cuda" / "README.md").read_text()
     model = gpu_model
-    tables = model.gate_table(), model.step_table(), model.sequence_table(), model.segment_table(), model.beside_table()
-    for table in tables:
+    tables = model.gate_table(), model.step_table(), model.sequence_table(), model.joint_table()
+    for table in (*tables, model.segment_table(), model.beside_table()):
         assert "\n".join(table) in text
 
 

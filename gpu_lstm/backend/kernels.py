@@ -14,9 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
 
 from gpu_lstm.errors import BackendError, InputError
+
+Struct: TypeAlias = tuple[Any, ...]
+"""Arrays, NumPy scalars, None for a null pointer, and structs: a struct of C++ that has them in this order."""
 
 
 class Launch(Protocol):
@@ -25,7 +30,7 @@ class Launch(Protocol):
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int = 0
     ) -> None:
-        """Launch it with arguments that are arrays, NumPy scalars, or None for a null pointer."""
+        """Launch it with arguments that are arrays, NumPy scalars, None for a null pointer, or a `Struct`."""
 
 
 STORAGE = {"float32": "float", "float64": "double", "float16": "__half", "bfloat16": "__nv_bfloat16"}
@@ -45,6 +50,8 @@ TENSOR = ("tf32", "float16", "bfloat16")
 """What tensor cores multiply in the sequence kernels: 16-bit numbers, and float32 rounded to TF32 where asked for."""
 CLUSTER = 8
 """Blocks of a thread-block cluster: the most that every device with clusters takes."""
+FORMS = ("block", "cluster", "grid", "joint")
+"""Of the sequence kernels: `gpu_lstm.recurrence.onchip` says what they are."""
 RULES = ("sgd", "rmsprop", "adam")
 
 _HEADERS = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
@@ -65,7 +72,7 @@ class Kernel:
     cooperative : bool
         All blocks of a launch must run at the same time: they wait for each other.
     cluster : int
-        Blocks of a cluster; they are compiled into the kernel.
+        Blocks of a cluster; they are compiled into the kernel unless it is cooperative, too.
     since : int
         First architecture that it compiles for, of those that are supported at all.
     """
@@ -142,8 +149,10 @@ def sequence(direction: str, dtype: str, form: str, height: int, columns: int) -
     if form == "cluster":
         arguments = (storage, str(CLUSTER), str(height), str(columns))
         return Kernel("sequence.cu", f"{name}_cluster", arguments, cluster=CLUSTER, since=90)
-    team = {"block": "Alone", "grid": "Grid"}[form]
+    team = {"block": "Alone", "grid": "Grid", "joint": "JointGrid"}[form]
     arguments = (storage, team, str(height), str(columns))
+    if form == "joint":
+        return Kernel("sequence.cu", name, arguments, cooperative=True, cluster=CLUSTER, since=90)
     return Kernel("sequence.cu", name, arguments, cooperative=form == "grid", since=80)
 
 
@@ -156,8 +165,12 @@ def sequence_sizes(direction: str, dtype: str, form: str) -> list[tuple[int, int
     """The pairs of `height` and `columns` that there are of `sequence`."""
     # A block alone has one tile of 8 sequences; two would spill to local memory in float64.
     columns = (1,) if form == "block" or dtype == "float64" else (1, 2)
-    heights = (2,) if form != "grid" or dtype not in TENSOR else {"forward": (2, 3), "backward": (1, 2)}[direction]
-    return list(product(heights, columns))
+    if form == "joint":  # not forward: of h there is less than of sums
+        sizes = [(1, 1), (1, 2), (2, 2)] if dtype in TENSOR else [(1, 1)]
+        return sizes if direction == "backward" else []
+    if form != "grid" or dtype not in TENSOR:
+        return list(product((2,), columns))
+    return [(2, 1), (3, 1), (3, 2), (4, 1)] if direction == "forward" else list(product((1, 2), columns))
 
 
 def barriers(form: str) -> Kernel:
@@ -171,6 +184,16 @@ def barriers(form: str) -> Kernel:
 def handovers() -> Kernel:
     """Many numbers handed from block to block by global memory, to time them."""
     return Kernel("costs.cu", "handovers", cooperative=True, since=80)
+
+
+def handovers_in_cluster() -> Kernel:
+    """The same by the shared memory of a cluster."""
+    return Kernel("costs.cu", "handovers_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+
+
+def sums_in_cluster() -> Kernel:
+    """Many sums sent from each block of a cluster to all, as the joint form does, to time them."""
+    return Kernel("costs.cu", "sums_in_cluster", cooperative=True, cluster=CLUSTER, since=90)
 
 
 def reads_in_cluster() -> Kernel:
@@ -233,6 +256,22 @@ def neighbours(dtype: str) -> int:
     return 16 // {"float32": 4, "float64": 8}.get(dtype, 2)
 
 
+def packed(struct: Struct) -> np.ndarray:
+    """A struct as a kernel takes it by value: an array of no dimensions, with the gaps that C++ leaves."""
+    fields = [passed(field) for field in struct]
+    kind = np.dtype([(str(n), field.dtype) for n, field in enumerate(fields)], align=True)
+    return np.array(tuple(field[()] for field in fields), dtype=kind)
+
+
+def passed(field: Any) -> np.ndarray:
+    """An argument or a field of a struct, by value: arrays are addresses."""
+    if isinstance(field, tuple):
+        return packed(field)
+    if isinstance(field, np.generic):
+        return np.asarray(field)
+    return np.asarray(np.uint64(0 if field is None else address(field)))
+
+
 def address(array: Any) -> int:
     """Where an array's first element lies, on a GPU or on the host."""
     interface = getattr(array, "__cuda_array_interface__", None) or array.__array_interface__
@@ -247,7 +286,8 @@ def aligned(size: int, *arrays: Any) -> bool:
 def every_kernel() -> Iterator[Kernel]:
     """Each instance that a backend may launch, once."""
     both = (False, True)
-    yield from (count_targets(), check_range(), reads_in_cluster(), handovers())
+    yield from (count_targets(), check_range(), reads_in_cluster(), sums_in_cluster(), handovers())
+    yield handovers_in_cluster()
     yield from (barriers(form) for form in ("block", "cluster", "grid"))
     for dtype in STORAGE:
         for width in (1, neighbours(dtype)):
@@ -260,7 +300,7 @@ def every_kernel() -> Iterator[Kernel]:
         yield from (cross_entropy(dtype), take_rows(dtype), scatter_add(dtype), sum_of_squares(dtype))
         yield from (dropout(dtype, width) for width in (1, 4))
         yield from (update(dtype, rule) for rule in RULES)
-    for dtype, direction, form in product((*STORAGE, "tf32"), ("forward", "backward"), ("block", "cluster", "grid")):
+    for dtype, direction, form in product((*STORAGE, "tf32"), ("forward", "backward"), FORMS):
         yield from (sequence(direction, dtype, form, *sizes) for sizes in sequence_sizes(direction, dtype, form))
     for dtype in ("float32", "float64"):
         yield from (mean_loss(dtype), norm_of_sums(dtype))

@@ -1,11 +1,13 @@
 """How the sequence tier keeps W_hh on chip: which blocks of a GPU hold what part, and what a step costs.
 
 Blocks form teams. A team takes a slice of the batch, its blocks share the hidden units, and at each step they hand each
-other h (in backward dz). Three forms::
+other h (in backward dz). Four forms::
 
     block     a team is one block; nothing leaves it                      small H
     cluster   a thread-block cluster, by distributed shared memory        middle H, from sm_90 on
     grid      blocks of one cooperative launch, by global memory          large H
+    joint     a grid of clusters, each block of which multiplies by a     backward at large H, from sm_90 on
+              part of dz for all of its cluster
 
 A launch may hold two recurrences of the same size, both directions of a layer: each has half of the teams.
 
@@ -19,8 +21,9 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gpu_lstm.backend import clusters
 from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend, Device
-from gpu_lstm.backend.kernels import CLUSTER, TENSOR, sequence_sizes, sequence_threads
+from gpu_lstm.backend.kernels import CLUSTER, FORMS, TENSOR, sequence_sizes, sequence_threads
 
 DIRECTIONS = ("forward", "backward")
 CELLS = 2
@@ -28,18 +31,23 @@ CELLS = 2
 TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
 """The batch size that a plan is explained for, and the largest that it is looked at for."""
 
-HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
+HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (4, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
 """By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp of a tensor-core
 kernel keeps in registers, as ``kernels/cuda/mma.cuh`` has it."""
 
 CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
-BARRIER = {"block": 0.05, "cluster": 0.2, "grid": 0.0}
-"""Microseconds. Published for a cluster of an H100: under 0.2; the block's is an estimate. The grid has none: every
-number says itself whether it is there."""
-EXCHANGE = {"block": 0.0, "cluster": 180 / CLOCK, "grid": 0.7}
-"""Microseconds until another block's number is there: published 180 cycles to its shared memory; through L2, from the
-store to the look that finds it, an estimate."""
+BARRIER = 0.05
+"""Microseconds of a block's barrier between its own threads, an estimate. Numbers from other blocks say themselves
+whether they are there; the cluster's barrier of the joint form is passed while they are on their way."""
+BUFFERS = {"block": (2,), "cluster": (3, 2), "grid": (0,), "joint": (1,)}
+"""How many there may be of h or dz in a block's shared memory, a step each."""
+EXCHANGE = {"block": 0.0, "cluster": (180 + 50) / CLOCK, "grid": 0.7, "joint": 0.7}
+"""Microseconds until another block's number is there, from the store to the look that finds it: published 180 cycles
+for a read of its shared memory, and another look is taken to cost 50; through L2 an estimate."""
+CLUSTER_RATE = 20e3
+"""Bytes a microsecond that each of many multiprocessors gets from others of its cluster: published 2.65 TB/s over all
+of an H100 in clusters of 4, less than L2 gives, and falling with their size."""
 SHARED_RATE = 227 * 1024.0
 """Bytes a microsecond of a multiprocessor's shared memory: about 1 us for all of it."""
 L2_RATE = 40e3
@@ -63,9 +71,10 @@ MEETING = 5.0
 estimate."""
 SLOWER_BESIDE = 0.05
 """Part by which a recurrence takes longer while products beside it use L2, memory and power: an estimate."""
-CELL_INSTRUCTIONS = 200
-CELL_LATENCY = 0.2
-"""Microseconds of one cell's chain of sigmoid, tanh and their divisions: an estimate."""
+CELL_INSTRUCTIONS = {"float32": 140, "tf32": 140, "float64": 420, "float16": 60, "bfloat16": 60}
+"""Of a cell, counted in what NVRTC makes for sm_90, forward in training."""
+CELL_LATENCY = {"float32": 0.13, "tf32": 0.13, "float64": 0.3, "float16": 0.07, "bfloat16": 0.07}
+"""Microseconds of one cell's chain of sigmoid, tanh and their quotients: an estimate from the instructions on it."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class Layout:
 
     Attributes
     ----------
-    form : {"block", "cluster", "grid"}
+    form : {"block", "cluster", "grid", "joint"}
     direction : {"forward", "backward"}
     dtype : str
         Storage dtype, or "tf32": float32 multiplied in TF32.
@@ -92,6 +101,8 @@ class Layout:
         Parts of k that different warps add up.
     pitch : int
         Elements from row to row in shared memory.
+    buffers : int
+        Of h or dz in shared memory; a cluster has one more barrier of its blocks a step where they are two.
     register_bytes : int
         W_hh in a block's registers; the rest of it is in shared memory.
     shared_bytes : int
@@ -115,6 +126,7 @@ class Layout:
     columns: int
     split: int
     pitch: int
+    buffers: int
     register_bytes: int
     shared_bytes: int
     product: float
@@ -130,6 +142,11 @@ class Layout:
         return self.together * self.teams * self.members
 
     @property
+    def by_memory(self) -> bool:
+        """Whether blocks hand over through global memory: all of them must be resident."""
+        return self.form in ("grid", "joint")
+
+    @property
     def microseconds(self) -> float:
         """Expected time of a step, of all recurrences in the launch."""
         return self.waves * (self.product + self.cell + self.exchange + self.barrier)
@@ -140,11 +157,12 @@ class Layout:
             "block": f"{self.teams} blocks alone",
             "cluster": f"{self.teams} clusters of {self.members} blocks",
             "grid": f"{self.teams} x {self.members} blocks of the grid",
+            "joint": f"{self.teams} x {self.members} blocks of the grid in clusters of {CLUSTER}",
         }[self.form]
 
     def describe(self) -> str:
         """In words and numbers."""
-        barriers = f"1 {self.form} barrier a step" if self.barrier else "no barrier"
+        barriers = "1 barrier of a block a step" if self.barrier else "no barrier"
         held = f" ({self.register_bytes / 1024:.0f} of them registers)" if self.register_bytes else ""
         waves = f"{self.waves} waves of " if self.waves > 1 else ""
         return (
@@ -276,12 +294,19 @@ def obstacle(device: Device, hidden: int, dtype: str) -> str:
     return next((layout for layout in found if isinstance(layout, str)), "")
 
 
+def from_others(sums: int) -> float:
+    """Expected microseconds until a block has so many bytes of sums from all blocks of its cluster, itself included."""
+    return EXCHANGE["cluster"] + (CLUSTER - 1) / CLUSTER * sums / CLUSTER_RATE
+
+
 def explain(device: Device, batch: int, hidden: int, dtype: str) -> str:
     """Forward and backward in words and numbers, and what a bidirectional layer does."""
     said = []
     for direction in DIRECTIONS:
         layout = choose(device, direction, batch, hidden, dtype)
         said.append(layout if isinstance(layout, str) else layout.describe())
+    if device.capability >= 90 and not device.clusters:
+        said.append(f"no grid of clusters: cuda.bindings launches it, which can't here ({clusters.INSTALL})")
     for direction in DIRECTIONS:
         layout = choose_pair(device, direction, batch, hidden, dtype)
         if isinstance(layout, str):
@@ -309,24 +334,26 @@ def _candidates(
     device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1
 ) -> Iterator[Layout]:
     """Layouts that the kernels can run, fitting into shared memory or not."""
-    for form in ("block", "cluster", "grid"):
+    for form in FORMS:
         for height, columns in sequence_sizes(direction, dtype, form):
             layout = functools.partial(_layout, device, direction, hidden, dtype, together, form, height, columns)
             each, threads = 8 * columns, sequence_threads(dtype)
             rows = 4 if direction == "forward" else 1
             most_units = min(CELLS * threads // each, threads // 32 * 16 * height // rows)
             if form == "block" and hidden <= most_units:
-                yield layout(-(-batch // each), 1, hidden, each)
+                yield layout(-(-batch // each), 1, hidden, each, *BUFFERS[form])
             if form == "cluster" and device.capability >= 90 and -(-hidden // CLUSTER) <= most_units:
-                yield layout(-(-batch // each), CLUSTER, -(-hidden // CLUSTER), each)
-            if form != "grid" or not device.cooperative:
+                yield from (layout(-(-batch // each), CLUSTER, -(-hidden // CLUSTER), each, n) for n in BUFFERS[form])
+            if form not in ("grid", "joint") or not device.cooperative:
                 continue
-            blocks = device.multiprocessors // together  # all must be resident
-            for wanted in range(1, min(-(-batch // each), blocks) + 1):
-                share = -(-hidden // min(blocks // wanted, hidden))
+            unit = CLUSTER if form == "joint" else 1
+            most = (device.clusters if form == "joint" else device.multiprocessors) // together  # all must be resident
+            for wanted in range(1, min(-(-batch // each), most) + 1):
+                share = -(-hidden // min(most // wanted * unit, hidden))
                 part = -(-batch // wanted)
-                if share <= most_units:
-                    yield layout(-(-batch // part), -(-hidden // share), share, part)
+                if share <= (16 * height if form == "joint" else most_units):
+                    members = -(-hidden // (share * unit)) * unit
+                    yield layout(-(-batch // part), members, share, part, *BUFFERS[form])
 
 
 def _layout(
@@ -342,6 +369,7 @@ def _layout(
     members: int,
     share: int,
     part: int,
+    buffers: int,
 ) -> Layout:
     tensor = dtype in TENSOR
     stored = {"float64": 8, "float32": 4, "tf32": 4}.get(dtype, 2)
@@ -349,16 +377,20 @@ def _layout(
     # Rows start at different banks: on tensor cores half of the banks apart, else 16 bytes.
     rows, depth = (4 * share, hidden) if direction == "forward" else (share, 4 * hidden)
     pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
-    row_blocks = -(-rows // (16 * height))
-    chunks = -(-depth * stored // (64 if tensor else 16))
+    blocks = CLUSTER if form == "joint" else 1  # that multiply together: each for all, by a part of k
+    row_blocks = blocks * -(-rows // (16 * height))
+    chunks = -(-depth * stored // (blocks * (64 if tensor else 16)))
     chunks_of_warp = -(-chunks // (sequence_threads(dtype) // 32 // row_blocks))
     split = -(-chunks // chunks_of_warp)
     each = 8 * columns
+    if form == "joint":
+        rows, depth = row_blocks * 16 * height, chunks * (64 if tensor else 16) // stored
+        pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
     fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
     held = min(HELD[height, columns], chunks_of_warp) if tensor else 0
     weights = fragments * (chunks_of_warp - held) * 1024 if tensor else rows * pitch * stored
-    shown = 0 if form == "grid" else 2 * each * pitch * stored
-    sums = split * each * ((rows + 11) // 16 * 16 + 4) * wide
+    shown = buffers * each * pitch * stored
+    sums = split * each * (rows if form == "joint" else (rows + 11) // 16 * 16 + 4) * wide
     tiles = -(-part // each)
     padded = row_blocks * 16 * height if tensor else -(-rows // 8) * 8
     arithmetic = padded * each * depth / PRODUCT_RATE[dtype]
@@ -367,16 +399,20 @@ def _layout(
     columns_read = row_blocks * each * depth * stored
     streaming = (weights + (columns_read if form != "grid" else 0)) / SHARED_RATE
     meeting = 2 * split * each * rows * wide / SHARED_RATE
-    cell = max(CELL_LATENCY, share * each * (CELL_INSTRUCTIONS + 8 * split) / (128 * CLOCK))
-    at_once = device.multiprocessors // members if form != "grid" else together * teams
+    cell = max(CELL_LATENCY[dtype], share * each * (CELL_INSTRUCTIONS[dtype] + 8 * split * blocks) / (128 * CLOCK))
+    at_once = device.multiprocessors // members if form in ("block", "cluster") else together * teams
+    exchange = tiles * columns_read / L2_RATE if form == "grid" else 0.0
+    if form == "joint":  # from L2 once, between two barriers of the block; then what comes from the other blocks
+        exchange = tiles * (each * depth * stored / L2_RATE + BARRIER + from_others(sums))
+        sums += 16  # the count of bytes that have come
     return Layout(
-        form, direction, dtype, teams, members, share, part, height, columns, split, pitch,
+        form, direction, dtype, teams, members, share, part, height, columns, split, pitch, buffers,
         register_bytes=fragments * held * 1024,
         shared_bytes=weights + shown + sums,
         product=tiles * (max(arithmetic, streaming) + meeting),
         cell=tiles * cell,
-        exchange=EXCHANGE[form] + (tiles * columns_read / L2_RATE if form == "grid" else 0.0),
-        barrier=BARRIER[form],
+        exchange=EXCHANGE[form] + exchange,
+        barrier=BARRIER if buffers == 2 else 0.0,
         waves=-(-together * teams // max(at_once, 1)),
         together=together,
     )  # fmt: skip

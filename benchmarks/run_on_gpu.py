@@ -3,7 +3,7 @@
     python -m benchmarks.run_on_gpu                    # writes benchmarks/results/gpu_DATE.json, in about half an hour
     python -m benchmarks.run_on_gpu --only tests sanitizers               # or in four calls of at most ten minutes:
     python -m benchmarks.run_on_gpu --only bandwidth training model shapes
-    python -m benchmarks.run_on_gpu --only sequence soak
+    python -m benchmarks.run_on_gpu --only sequence beside soak
     python -m benchmarks.run_on_gpu --only bench
     python -m benchmarks.run_on_gpu --only soak --seconds 3600            # an hour of it
 
@@ -244,6 +244,7 @@ PARTS: dict[str, tuple[Callable[[Backend, Budget], Record], float]] = {
     "model": (compare_model.on_gpu, 150),
     "shapes": (sequence_on_gpu.shapes_against_torch, 240),
     "sequence": (sequence_on_gpu.against_torch, 420),
+    "beside": (sequence_on_gpu.beside, 30),
     "soak": (sequence_on_gpu.soak, 120),
     "bench": (bench, 300),
 }

@@ -211,6 +211,36 @@ def test_the_grid_is_compared_with_pytorch_where_it_is_there():
 
 
 @needs_emulator
+def test_products_beside_the_recurrence_are_timed_with_what_was_expected(monkeypatch):
+    backend = EmulatedBackend(limits=SMALL)
+    case = Case(4, 2, 8, 8)
+    record = sequence_on_gpu.beside(backend, Budget(1), [case])
+    (point,) = record["points"]
+    assert point["seconds"].keys() == {"beside", "after"}
+    assert point["saved_us"] == pytest.approx(
+        1e6 * (point["seconds"]["after"]["median"] - point["seconds"]["beside"]["median"])
+    )
+    assert point["expected_saved_us"] == 0  # of a single segment
+    assert record["left_out"] == 0
+    monkeypatch.setattr(backend, "to_numpy", lambda array: np.random.default_rng().standard_normal(array.shape))
+    with pytest.raises(RuntimeError, match="T=4 B=2 D=8 H=8 float32 has other bits with products beside"):
+        sequence_on_gpu.beside(backend, Budget(1), [case])
+    assert "no sequence kernels" in sequence_on_gpu.beside(NUMPY, Budget())["missing"]
+
+
+def test_something_goes_beside_in_every_case_that_is_timed():
+    backend = EmulatedBackend()
+    assert all(sequence_on_gpu.expected_saved(backend, case) > 0 for case in sequence_on_gpu.BESIDE)
+    first = sequence_on_gpu.BESIDE[0]
+    one = first.batch * 256 * 4 * first.hidden * first.hidden
+    launches = [
+        onchip.beside(backend.limits, direction, (256, first.batch, first.hidden), "float32", count * one)
+        for direction, count in (("forward", 1), ("backward", 3))
+    ]
+    assert sequence_on_gpu.expected_saved(backend, first) == pytest.approx(3 * sum(each.saved for each in launches))
+
+
+@needs_emulator
 def test_when_the_time_is_up_what_is_left_is_counted():
     cases = [Case(2, 1, 8, 8), Case(2, 2, 8, 8)]
     record = sequence_on_gpu.against_torch(EmulatedBackend(limits=SMALL), Budget(1, seconds=0.0), cases, 20)
@@ -358,6 +388,12 @@ def test_the_tests_it_names_are_there():
 def test_the_tables_on_paper_are_those_of_the_model():
     text = (ROOT / "kernels" / "cuda" / "README.md").read_text()
     for table in (gpu_model.gate_table(), gpu_model.step_table(), gpu_model.sequence_table(), gpu_model.joint_table()):
+        assert "\n".join(table) in text
+
+
+def test_the_tables_of_products_beside_the_recurrence_are_those_of_the_model():
+    text = (ROOT / "kernels" / "cuda" / "README.md").read_text()
+    for table in (gpu_model.segment_table(), gpu_model.beside_table()):
         assert "\n".join(table) in text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from gpu_lstm.errors import BackendError, InputError
 Array = Any
 """An array of a backend's namespace: ``numpy.ndarray``, ``cupy.ndarray``, ..."""
 
+Result = TypeVar("Result")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 """Types of layers and models. With the two of 16 bits, activations, their gradients and what products take are stored
 in them; sums, cell states, parameters and the parameters' gradients are float32."""
@@ -55,12 +56,15 @@ class Backend:
         One line for people: the backend and the reason it was chosen.
     kernels : str
         Which compiled kernels take its arrays: ``cpu``, ``cuda``, or none.
+    least_steps : int
+        Fewest steps that are worth being computed by themselves, see `gpu_lstm.layers.lstm.segments`.
     """
 
     xp: Any
     name: str = "generic"
     why: str = "generic"
     kernels: ClassVar[str] = ""
+    least_steps: ClassVar[int] = 1
 
     # -- arrays in and out ---------------------------------------------------------------------------
 
@@ -195,15 +199,20 @@ class Backend:
         out[...] = out + c if add else c
         return out
 
-    def product(self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None) -> Array:
-        """``a @ b``, plus `bias` on every row, of large matrices; a new array.
+    def product(
+        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None
+    ) -> Array:
+        """``a @ b``, plus `bias` on every row, of large matrices; a new array, or `out`, in its own dtype.
 
         Sums of 16-bit numbers are in float32, and rounded once; not at all where `dtype` is float32.
         """
         c = self.xp.matmul(self.widened(a), self.widened(b))
         if bias is not None:
             c += bias
-        return self.xp.astype(c, a.dtype if dtype is None else self.dtype(dtype), copy=False)
+        if out is None:
+            return self.xp.astype(c, a.dtype if dtype is None else self.dtype(dtype), copy=False)
+        out[...] = c
+        return out
 
     def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:
         """``dy.T @ x`` for each x of `inputs`, (N, K) each, and the sum of the rows of `dy` (N, M).
@@ -365,6 +374,18 @@ class Backend:
             It can't be compiled here, or the backend has no CUDA kernels.
         """
         raise BackendError(f"backend {self.name} has no CUDA kernels; asked for {kernel.expression}")
+
+    def beside(self, work: Callable[[], Result], jobs: Sequence[Callable[[], object]]) -> Result:
+        """Do `work` and, beside it in a second queue of the device where there is one, `jobs`; gives what work returns.
+
+        Both come after all that was asked of the device before; whatever is asked of it later comes after both. Jobs
+        read nothing that `work` writes and write nothing that it reads. What they leave is in arrays that were there
+        before: an array that a job makes ends with it.
+        """
+        result = work()
+        for job in jobs:
+            job()
+        return result
 
     def synchronize(self) -> None:
         """Wait until everything asked of the device is done."""

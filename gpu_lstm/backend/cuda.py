@@ -19,6 +19,9 @@ from gpu_lstm.errors import BackendError, InputError
 
 CHUNK = 4096
 """Elements that a block of the optimizer takes, as ``kernels/cuda/optimizer.cu`` has it."""
+LEAST_STEPS = 256
+"""Steps from which a launch of the recurrence takes long beside those around it: see "Products beside the recurrence"
+in ``kernels/cuda/README.md``."""
 _RANGES = 16
 """Arguments whose range may be checked between two calls of `read`."""
 _LARGEST_GRID = 2**31 - 1
@@ -53,6 +56,7 @@ class CudaBackend(Backend):
     """A backend whose arrays CUDA kernels take. Nothing here but `read` waits for the device."""
 
     kernels: ClassVar[str] = "cuda"
+    least_steps: ClassVar[int] = LEAST_STEPS
     limits: Device
     tf32: bool = False
     """Whether float32 matrices are rounded to TF32 where they are multiplied: 10 bits of mantissa instead of 23."""
@@ -70,10 +74,10 @@ class CudaBackend(Backend):
         return numpy_dtype(name)
 
     def product(  # noqa: D102
-        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None
+        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None
     ) -> Array:
         kind = a.dtype if dtype is None else self.dtype(dtype)
-        c = self.matmul(a, b, out=self.xp.empty((a.shape[0], b.shape[1]), dtype=kind))
+        c = self.matmul(a, b, out=self.xp.empty((a.shape[0], b.shape[1]), dtype=kind) if out is None else out)
         if bias is not None:
             c += bias
         return c

@@ -6,12 +6,15 @@ import contextlib
 import dataclasses
 import math
 import os
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gpu_lstm.backend import clusters, kernels
-from gpu_lstm.backend.base import Array
+from gpu_lstm.backend.base import Array, Result
 from gpu_lstm.backend.cuda import CudaBackend, Device
 from gpu_lstm.backend.exchange import CUDA, CUDA_MANAGED, adopt, foreign
 from gpu_lstm.backend.kernels import Kernel, Launch, options, packed
@@ -63,6 +66,8 @@ class CupyBackend(CudaBackend):
         )
         self.limits = dataclasses.replace(self.limits, clusters=self._clusters())
         self._cublas, self._kinds = self._load_cublas()
+        self._side: Side | None = None
+        self._handle: int | None = None  # of cuBLAS, where it isn't CuPy's own
         self.why = f"{self.name} ({self.describe()['device']})"
 
     def asarray(self, value: Any, dtype: str | None = None) -> Array:  # noqa: D102
@@ -107,7 +112,7 @@ class CupyBackend(CudaBackend):
         compute, (zero, one) = self._compute(a, out)
         # cuBLAS counts in columns: it computes out^T = b^T a^T.
         cublas.gemmEx(
-            self.xp.cuda.device.get_cublas_handle(),
+            self._handle or self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
             one, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step,
             one if add else zero, out.data.ptr, out_kind, columns,
@@ -126,7 +131,7 @@ class CupyBackend(CudaBackend):
         (kind, _), (out_kind, _) = self._kinds[a.dtype], self._kinds[out.dtype]
         compute, (zero, one) = self._compute(a, out)
         cublas.gemmStridedBatchedEx(
-            self.xp.cuda.device.get_cublas_handle(),
+            self._handle or self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
             one, b.data.ptr, kind, b_row, b_step, a.data.ptr, kind, a_row, a_step,
             one if add else zero, out.data.ptr, out_kind, out_row, out_step,
@@ -226,6 +231,24 @@ class CupyBackend(CudaBackend):
             kinds[self.dtype("bfloat16")] = (runtime.CUDA_R_16BF, cublas.CUBLAS_COMPUTE_32F)
         return cublas, kinds
 
+    def beside(self, work: Callable[[], Result], jobs: Sequence[Callable[[], object]]) -> Result:  # noqa: D102
+        if not jobs:
+            return work()
+        with self.device:
+            main = self.xp.cuda.get_current_stream()
+            side = self._side = self._side or Side(self.xp, self._cublas)
+            side.stream.wait_event(main.record(side.event()))
+            result = work()  # launched first: it takes the multiprocessors that it needs, the jobs get the others
+            self._handle = side.handle
+            try:
+                with side.stream:
+                    for job in jobs:
+                        job()
+            finally:
+                self._handle = None
+                main.wait_event(side.stream.record(side.event()))
+        return result
+
     def synchronize(self) -> None:  # noqa: D102
         self.device.synchronize()
 
@@ -250,6 +273,20 @@ class CupyBackend(CudaBackend):
             **({"clusters at once": str(self.limits.clusters)} if self.limits.clusters else {}),
             **({"float32 products": "TF32"} if self.tf32 else {}),
         }
+
+
+class Side:
+    """A second stream, with a cuBLAS handle of its own.
+
+    With one handle for two streams that run at once, cuBLAS promises no longer the same bits from run to run. CuPy's
+    pool keeps freed memory for the stream that it was allocated on: what `Backend.beside` asks of jobs.
+    """
+
+    def __init__(self, xp: Any, cublas: Any):
+        self.stream = xp.cuda.Stream(non_blocking=True)
+        self.handle: int = cublas.create()
+        weakref.finalize(self, cublas.destroy, self.handle).atexit = False
+        self.event = partial(xp.cuda.Event, disable_timing=True)
 
 
 def _argument(value: Any) -> Any:

@@ -171,6 +171,7 @@ def run(options: argparse.Namespace) -> int:
         options.kind, recipe.config, options.dtype, options.optimizer, recipe.steps, options.batch, options.recompute,
         fused=len(runnable_tiers(backend)) > 1,
         widened=options.dtype in ("float16", "bfloat16") and (backend.kernels != "cuda" or options.tier == "reference"),
+        least_steps=backend.least_steps, beside=backend.kernels == "cuda",
     )  # fmt: skip
     if options.dry_run:
         print("\n".join(predict(job).lines()))

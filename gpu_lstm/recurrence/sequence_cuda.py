@@ -84,6 +84,24 @@ def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradient
     return [backward(backend, *problem) for problem in problems]
 
 
+def room_beside(
+    backend: Backend,
+    direction: str,
+    shape: tuple[int, int, int],
+    dtype: str,
+    options: frozenset[str],
+    multiply_adds: int,
+    count: int,
+) -> bool:
+    """Whether a launch leaves multiprocessors idle for products, so that it pays: see `together.room_beside`."""
+    device = cast(CudaBackend, backend)
+    dtype = onchip.multiplied(device, dtype)
+    if not options <= TAKES:
+        return False
+    cells = onchip.cells_of(direction, options)
+    return onchip.beside(device.limits, direction, shape, dtype, multiply_adds, count, cells).saved > 0
+
+
 def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, bool, str]]) -> onchip.Layout | None:
     """The layout for two at once; None where they are not two of one kind, or run one after the other.
 

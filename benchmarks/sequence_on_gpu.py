@@ -151,6 +151,7 @@ def costs(backend: CudaBackend, budget: Budget, count: int = 20000) -> Record:
 
     record["handover_us"] = each(handovers) * 1e6
     record["handover_expected_us"] = onchip.EXCHANGE["grid"]
+    record |= _gathers(backend, each, count)
     if "cluster" in forms:
         out = xp.zeros((kernels.CLUSTER,), dtype=xp.uint32)
         kernel = backend.kernel(kernels.reads_in_cluster())
@@ -169,6 +170,24 @@ def costs(backend: CudaBackend, budget: Budget, count: int = 20000) -> Record:
         threads = (kernels.BLOCK,)
         record["sums_in_cluster_us"] = each(lambda n: kernel((blocks,), threads, (sums, np.int32(n)), sent + 16)) * 1e6
         record["sums_in_cluster_expected_us"] = onchip.from_others(sent)
+    return record
+
+
+def _gathers(backend: CudaBackend, each: Callable[[Callable[[int], None]], float], count: int) -> Record:
+    """12 KB that all blocks show, read by all, and an eighth by each: h of 8 sequences at H = 768 in 16 bit."""
+    xp, blocks, record = backend.xp, backend.limits.multiprocessors, {}
+    own = -(-12 * 1024 // (16 * blocks)) * 4
+    slots = xp.empty((count // 5, blocks, own), dtype=xp.uint32)
+    kernel = backend.kernel(kernels.gathers())
+    for parts, name in ((1, "gather"), (kernels.CLUSTER, "gather_an_eighth")):
+
+        def gather(number: int, parts: int = parts) -> None:
+            slots[...] = 2**32 - 1
+            sizes = np.uint32(own), np.uint32(parts), np.int32(number // 10)
+            kernel((blocks,), (kernels.BLOCK,), (slots.view(xp.float32), *sizes))
+
+        record[f"{name}_us"] = 10 * each(gather) * 1e6
+        record[f"{name}_expected_us"] = onchip.EXCHANGE["grid"] + 4 * own * blocks / parts / onchip.L2_RATE
     return record
 
 

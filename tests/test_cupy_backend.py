@@ -26,11 +26,11 @@ CUDA_TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: "bfloat16"}
 class Device:
     """cupy.cuda.Device"""
 
-    multiprocessors = 132
+    multiprocessors, capability = 132, "90"
 
     def __init__(self, number):
         self.id = number
-        self.compute_capability = "90"
+        self.compute_capability = Device.capability
         self.attributes = {
             "MultiProcessorCount": Device.multiprocessors,
             "MaxSharedMemoryPerBlockOptin": 227 * 1024,
@@ -432,6 +432,14 @@ def test_a_grid_of_clusters_is_launched_by_cuda_bindings(cupy, driver, monkeypat
     clusters.resident.cache_clear()
     with pytest.raises(BackendError, match="cuOccupancyMaxActiveClusters failed: 1"):
         loss_and_gradients(lstm, data)
+
+
+def test_only_fast_clusters_are_asked_for(cupy, driver, monkeypatch):
+    monkeypatch.setattr(Device, "capability", "120")
+    assert CupyBackend().limits.clusters == 0
+    assert "grid of clusters" not in LSTM(4, 768, backend=CupyBackend()).plan.why()
+    monkeypatch.setattr(Device, "capability", "100")
+    assert CupyBackend().limits.clusters == driver.clusters
 
 
 def test_without_cuda_bindings_or_clusters_the_plan_says_so(cupy, driver, monkeypatch):

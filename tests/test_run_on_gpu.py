@@ -96,6 +96,9 @@ def test_costs_of_waiting_are_measured_beside_what_the_model_takes():
         "handover_in_cluster_us",
     } <= record.keys()
     assert "sums_in_cluster_us" not in record
+    own = 4 * -(-12 * 1024 // (16 * SMALL.multiprocessors))
+    assert record["gather_expected_us"] == pytest.approx(0.7 + 4 * own * SMALL.multiprocessors / 40e3)
+    assert {"gather_us", "gather_an_eighth_us"} <= record.keys()
     joint = dataclasses.replace(SMALL, clusters=1)
     record = sequence_on_gpu.costs(EmulatedBackend(limits=joint), Budget(1), count=2)
     assert record["sums_in_cluster_us"] > 0

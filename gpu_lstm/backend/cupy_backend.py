@@ -189,7 +189,7 @@ class CupyBackend(CudaBackend):
 
     def _clusters(self) -> int:
         """How many clusters can run at once, one block a multiprocessor; 0 where none can be launched so."""
-        if self.limits.capability < 90 or not self.limits.cooperative or not clusters.available():
+        if self.limits.capability not in kernels.JOINT or not self.limits.cooperative or not clusters.available():
             return 0
         kernel = kernels.sums_in_cluster()
         try:

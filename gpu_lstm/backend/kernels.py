@@ -55,6 +55,9 @@ CLUSTER = 8
 """Blocks of a thread-block cluster: the most that every device with clusters takes."""
 FORMS = ("block", "cluster", "grid", "joint")
 """Of the sequence kernels: `gpu_lstm.recurrence.onchip` says what they are."""
+JOINT = range(90, 110)
+"""Architectures that have the joint form. On 120, Blackwell's of desktops, a multiprocessor was seen to read 1.3 bytes a
+cycle from others of its cluster: too few."""
 RULES = ("sgd", "rmsprop", "adam")
 
 _HEADERS = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
@@ -198,6 +201,11 @@ def handovers() -> Kernel:
     return Kernel("costs.cu", "handovers", cooperative=True, since=80)
 
 
+def gathers() -> Kernel:
+    """Many times what every block shows read by all, or a part of it, to time it."""
+    return Kernel("costs.cu", "gathers", cooperative=True, since=80)
+
+
 def handovers_in_cluster() -> Kernel:
     """The same by the shared memory of a cluster."""
     return Kernel("costs.cu", "handovers_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
@@ -299,7 +307,7 @@ def every_kernel() -> Iterator[Kernel]:
     """Each instance that a backend may launch, once."""
     both = (False, True)
     yield from (count_targets(), check_range(), reads_in_cluster(), sums_in_cluster(), handovers())
-    yield handovers_in_cluster()
+    yield from (handovers_in_cluster(), gathers())
     yield from (barriers(form) for form in ("block", "cluster", "grid"))
     for dtype in STORAGE:
         for width in (1, neighbours(dtype)):

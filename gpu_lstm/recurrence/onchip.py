@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from gpu_lstm.backend import clusters
 from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend, Device
-from gpu_lstm.backend.kernels import CLUSTER, FORMS, TENSOR, sequence_sizes, sequence_threads
+from gpu_lstm.backend.kernels import CLUSTER, FORMS, JOINT, TENSOR, sequence_sizes, sequence_threads
 
 DIRECTIONS = ("forward", "backward")
 CELLS = 2
@@ -342,7 +342,7 @@ def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozen
     for direction in DIRECTIONS:
         layout = choose(device, direction, batch, hidden, dtype, 1, cells_of(direction, options))
         said.append(layout if isinstance(layout, str) else layout.describe())
-    if device.capability >= 90 and not device.clusters:
+    if device.capability in JOINT and not device.clusters:
         said.append(f"no grid of clusters: cuda.bindings launches it, which can't here ({clusters.INSTALL})")
     for direction in DIRECTIONS:
         layout = choose_pair(device, direction, batch, hidden, dtype, cells_of(direction, options))

@@ -85,6 +85,32 @@ __global__ void OF_CLUSTER(Members) handovers_in_cluster(float* out, int rounds)
   if (threadIdx.x == 0) out[blockIdx.x] = seen[0];
 }
 
+// In each round a block shows `own` numbers, a multiple of 4, and reads those of all, or one of `parts` of them: what the grid
+// form of the sequence kernels does with h, and the joint form with dz. slots (rounds, blocks, own), all bits set
+__global__ void gathers(float* slots, unsigned own, unsigned parts, int rounds) {
+  constexpr unsigned AT_ONCE = 4;
+  const unsigned all = gridDim.x * own, depth = all / 4 / parts * 4, from = blockIdx.x % parts * depth;
+  for (int round = 0; round < rounds; ++round) {
+    float* const slot = slots + int64(round) * all;
+    for (unsigned i = threadIdx.x; i < own; i += blockDim.x) publish(slot + blockIdx.x * own + i, float(round));
+#pragma unroll 1
+    for (unsigned start = 4 * threadIdx.x; start < depth; start += 4 * AT_ONCE * blockDim.x) {
+      Pack<float, 4> some[AT_ONCE];
+#pragma unroll
+      for (unsigned i = 0; i < AT_ONCE; ++i) {
+        const unsigned at = start + 4 * i * blockDim.x;
+        if (at < depth) some[i] = look<float, 4>(slot + from + at);
+      }
+#pragma unroll
+      for (unsigned i = 0; i < AT_ONCE; ++i) {
+        const unsigned at = start + 4 * i * blockDim.x;
+        while (at < depth && is_missing(some[i])) some[i] = look<float, 4>(slot + from + at);
+      }
+    }
+    __syncthreads();
+  }
+}
+
 // One thread follows numbers from block to block of its cluster, each read waiting for the one before. out (blocks)
 template <int Members>
 __global__ void OF_CLUSTER(Members) reads_in_cluster(unsigned* out, int rounds) {

@@ -56,8 +56,8 @@ CLUSTER = 8
 FORMS = ("block", "cluster", "grid", "joint")
 """Of the sequence kernels: `gpu_lstm.recurrence.onchip` says what they are."""
 JOINT = range(90, 110)
-"""Architectures that have the joint form. On 120, Blackwell's of desktops, a multiprocessor was seen to read 1.3 bytes a
-cycle from others of its cluster: too few."""
+"""Architectures that have the joint form. On 120, Blackwell's of desktops, a multiprocessor was seen to read 1.3 bytes
+a cycle from others of its cluster: too few."""
 RULES = ("sgd", "rmsprop", "adam")
 
 _HEADERS = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}

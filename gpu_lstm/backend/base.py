@@ -7,6 +7,7 @@ where the namespace offers a faster way (writing into an existing array).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
@@ -122,8 +123,7 @@ class Backend:
             `x` can't be taken, or has another shape or dtype.
         """
         x = self.receive(name, x)
-        sizes = [int(part.split("=")[1]) if "=" in part else part for part in map(str, shape)]
-        wanted = [int(s) if str(s).isdigit() else None for s in sizes]
+        wanted = _sizes(tuple(shape))
         fits = x.ndim == len(wanted) and all(w is None or w == s for w, s in zip(wanted, x.shape, strict=True))
         if not fits:
             inside = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
@@ -146,8 +146,9 @@ class Backend:
 
     def widened(self, x: Array) -> Array:
         """x in the dtype of its sums: a copy in float32 where it is stored in 16 bits, else x itself."""
-        wide = ARITHMETIC.get(str(x.dtype), "")
-        return x if wide in ("", str(x.dtype)) else self.asarray(x, wide)
+        name = str(x.dtype)
+        wide = ARITHMETIC.get(name, name)
+        return x if wide == name else self.asarray(x, wide)
 
     def require_range(self, name: str, index: Array, size: int, what: str, besides: int | None = None) -> None:
         """Check that the whole numbers of `index` are in 0..size-1, or equal to `besides`.
@@ -381,6 +382,13 @@ class Backend:
         return {"backend": self.name, "namespace": self.xp.__name__}
 
 
+@functools.lru_cache(1024)
+def _sizes(shape: tuple[int | str, ...]) -> tuple[int | None, ...]:
+    """The sizes that a shape for `Backend.require` asks for; None where any will do."""
+    parts = [str(part).rpartition("=")[2] for part in shape]
+    return tuple(int(part) if part.isdigit() else None for part in parts)
+
+
 def sum_rows(xp: Any, rows: Array, dtype: Any = None) -> Array:
     """Sum over the first axis of (N, M), in blocks of 64 rows and then over them: the rounding errors stay small.
 
@@ -388,10 +396,12 @@ def sum_rows(xp: Any, rows: Array, dtype: Any = None) -> Array:
     """
     dtype = rows.dtype if dtype is None else dtype
     whole = rows.shape[0] // 64 * 64
-    total = xp.sum(rows[whole:, :], axis=0, dtype=dtype)
-    if whole:
-        blocks = xp.reshape(rows[:whole, :], (whole // 64, 64, rows.shape[1]))
-        total += xp.sum(xp.sum(blocks, axis=1, dtype=dtype), axis=0)
+    if not whole:
+        return xp.sum(rows, axis=0, dtype=dtype)
+    blocks = xp.reshape(rows[:whole, :], (whole // 64, 64, rows.shape[1]))
+    total = xp.sum(xp.sum(blocks, axis=1, dtype=dtype), axis=0)
+    if whole < rows.shape[0]:
+        total += xp.sum(rows[whole:, :], axis=0, dtype=dtype)
     return total
 
 

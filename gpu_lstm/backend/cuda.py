@@ -65,6 +65,11 @@ class CudaBackend(Backend):
             )
         return numpy_dtype(name)
 
+    def widened(self, x: Array) -> Array:  # noqa: D102
+        name = kernels.dtype_name(x.dtype)
+        wide = kernels.ARITHMETIC.get(name, name)
+        return x if wide == name else self.asarray(x, wide)
+
     def product(  # noqa: D102
         self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None
     ) -> Array:
@@ -75,7 +80,7 @@ class CudaBackend(Backend):
         return c
 
     def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:  # noqa: D102
-        wide = kernels.ARITHMETIC[str(dy.dtype)]
+        wide = kernels.ARITHMETIC[kernels.dtype_name(dy.dtype)]
         return [self.product(dy.T, x, dtype=wide) for x in inputs], sum_rows(self.xp, dy, self.dtype(wide))
 
     # -- checks that are read later ----------------------------------------------------------------------
@@ -88,6 +93,7 @@ class CudaBackend(Backend):
             return
         key = (name, what, size)
         if self._ranges is None:
+            self._ranges = self.xp.empty((2, _RANGES), dtype=self.xp.int64)
             self._clear_ranges()
         if key not in self._checks and len(self._checks) == _RANGES:
             self.read()
@@ -108,28 +114,28 @@ class CudaBackend(Backend):
         )
 
     def read(self, *scalars: Array) -> tuple[float, ...]:  # noqa: D102
-        xp = self.xp
-        # One copy to the host for all; whole numbers beyond 2^53 lose digits, in a message only.
-        parts = [xp.reshape(xp.asarray(scalar, dtype=xp.float64), (1,)) for scalar in scalars]
         checks, self._checks = self._checks, {}
-        if checks:
-            parts.append(xp.astype(xp.reshape(self._ranges, (-1,)), xp.float64))
-            self._clear_ranges()
-        if not parts:
+        if not (scalars or checks):
             return ()
-        values = self.to_numpy(xp.concat(parts))
-        ranges = values[len(scalars) :].reshape(2, -1) if checks else None
+        # One copy to the host for all; whole numbers beyond 2^53 lose digits, in a message only.
+        count = len(scalars)
+        values = self.xp.empty((count + 2 * _RANGES * bool(checks),), dtype=self.xp.float64)
+        for place, scalar in enumerate(scalars):
+            values[place] = scalar
+        if checks:
+            values[count:] = self.xp.reshape(self._ranges, (-1,))
+        values = self.to_numpy(values)
+        ranges = values[count:].reshape(2, -1)
         for (name, what, size), place in checks.items():
-            low, high = (int(bound) for bound in ranges[:, place]) if ranges is not None else (0, -1)
+            low, high = (int(bound) for bound in ranges[:, place])
             if low <= high:
+                self._clear_ranges()
                 raise out_of_range(name, low, high, size, what)
-        return tuple(float(value) for value in values[: len(scalars)])
+        return tuple(float(value) for value in values[:count])
 
     def _clear_ranges(self) -> None:
         """No number was out of range: smallest above largest."""
-        xp = self.xp
         bounds = np.iinfo(np.int64)
-        self._ranges = xp.empty((2, _RANGES), dtype=xp.int64)
         self._ranges[0, :], self._ranges[1, :] = bounds.max, bounds.min
 
     # -- a training step around its matrix products and the recurrence --------------------------------------
@@ -190,9 +196,8 @@ class CudaBackend(Backend):
         rows, vocabulary = logits.shape
         targets = self._whole_numbers("targets", targets, (f"N={rows}",))
         arithmetic = self.dtype(kernels.ARITHMETIC[dtype])
-        loss = xp.zeros((), dtype=arithmetic)
         if not logits.size:
-            return loss
+            return xp.zeros((), dtype=arithmetic)
         number = None
         if ignore_index is not None:
             number = xp.empty((1,), dtype=xp.int64)
@@ -214,6 +219,7 @@ class CudaBackend(Backend):
                 np.int64(vocabulary),
             ),
         )
+        loss = xp.empty((), dtype=arithmetic)
         self.kernel(kernels.mean_loss(dtype))((1,), (1024,), (losses, number, np.int64(rows), loss))
         return loss
 
@@ -296,11 +302,12 @@ class CudaBackend(Backend):
         """Refuse what a kernel can't take: another device, shape or dtype, or gaps in memory. Gives the dtype."""
         if self.require(name, array, shape, dtype) is not array:
             raise foreign(name, array, self.name)
-        if str(array.dtype) not in kernels.STORAGE:
+        found = kernels.dtype_name(array.dtype)
+        if found not in kernels.STORAGE:
             raise InputError(f"{name} has dtype {array.dtype}; expected one of {', '.join(kernels.STORAGE)}")
         if not array.flags.c_contiguous:
             raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
-        return str(array.dtype)
+        return found
 
     def _same_dtype(self, name: str, arrays: Sequence[Array]) -> str:
         """Check arrays of any shape that must have the first one's dtype, and give it."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, SupportsIndex
 
 import numpy as np
 
 from gpu_lstm.backend.exchange import foreign
+from gpu_lstm.backend.graph import Graph, Result
 from gpu_lstm.backend.kernels import ARITHMETIC, Kernel, Launch
 from gpu_lstm.errors import BackendError, InputError
 
@@ -39,6 +40,9 @@ class Rule(Protocol):
 
     rule: str
 
+    def numbers(self) -> tuple[float, ...]:
+        """Those of the update that has begun, in the rule's order."""
+
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:
         """Update `param` and `state` in place, as array expressions."""
 
@@ -56,12 +60,15 @@ class Backend:
         One line for people: the backend and the reason it was chosen.
     kernels : str
         Which compiled kernels take its arrays: ``cpu``, ``cuda``, or none.
+    records : bool
+        Whether it has `record`.
     """
 
     xp: Any
     name: str = "generic"
     why: str = "generic"
     kernels: ClassVar[str] = ""
+    records: ClassVar[bool] = False
 
     # -- arrays in and out ---------------------------------------------------------------------------
 
@@ -72,6 +79,11 @@ class Backend:
         host = np.asarray(value)
         # A nested list can't say the shape of an array without elements.
         return self.xp.reshape(self.xp.asarray(host.tolist(), dtype=self.dtype(dtype or str(host.dtype))), host.shape)
+
+    def upload(self, make: Callable[[], np.ndarray]) -> Array:
+        """Array of this backend from the host data that `make` gives; in a recorded function, see `record`, it gives
+        new data of the same shape before each replay."""
+        return self.asarray(make())
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Copy of `x` on the host."""
@@ -249,7 +261,7 @@ class Backend:
             Does the same to the same elements of another array.
         """
         xp = self.xp
-        generator = np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed)))
+        generator = np.random.Generator(np.random.SFC64(seed_sequence(seed)))
         kept = self.asarray(generator.random(tuple(x.shape), dtype=np.float32) >= p)
         scale = xp.astype(kept, x.dtype)
         scale *= 1 / (1 - p)
@@ -308,7 +320,6 @@ class Backend:
         params: Sequence[Array],
         gradients: Sequence[Array],
         states: Sequence[Sequence[Array]],
-        numbers: Sequence[float],
         max_norm: float | None,
         loss: Array | None,
         loss_scale: float = 1.0,
@@ -320,8 +331,6 @@ class Backend:
         optimizer : Rule
         params, gradients, states
             One entry a parameter; the gradients may be overwritten.
-        numbers : sequence of float
-            Of this step, in the rule's order.
         max_norm : float or None
             Gradients are scaled so that their joint norm is at most this; nothing moves where the norm isn't finite.
         loss : array of shape () or None
@@ -339,7 +348,7 @@ class Backend:
             return norm
         size = 0.0 if norm is None else float(norm)
         scale = 1.0 if max_norm is None or size <= max_norm else max_norm / size
-        self.move(optimizer, params, gradients, states, numbers, scale / loss_scale)
+        self.move(optimizer, params, gradients, states, optimizer.numbers(), scale / loss_scale)
         return norm
 
     def move(
@@ -356,6 +365,20 @@ class Backend:
             if scale != 1:
                 gradient *= scale
             optimizer.move(param, gradient, state, numbers)
+
+    def record(self, work: Callable[[], Result]) -> Graph[Result]:
+        """Record what `work` asks of the device, without doing it, to do it any number of times at the cost of one
+        launch.
+
+        Addresses and numbers stay what they were; what changes from one replay to the next goes through `upload` or
+        arrays that are there before. `work` has run once before, so that all kernels are there.
+
+        Raises
+        ------
+        BackendError
+            The backend can't (`records` is False), or `work` waits for the device or takes data of the host.
+        """
+        raise BackendError(f"backend {self.name} can't record a step as a graph; cupy can")
 
     def kernel(self, kernel: Kernel) -> Launch:
         """A CUDA kernel, compiled at its first use and kept.
@@ -403,6 +426,11 @@ def sum_rows(xp: Any, rows: Array, dtype: Any = None) -> Array:
     if whole < rows.shape[0]:
         total += xp.sum(rows[whole:, :], axis=0, dtype=dtype)
     return total
+
+
+def seed_sequence(seed: tuple[SupportsIndex, ...]) -> np.random.SeedSequence:
+    """Of whole numbers, among which may be a `gpu_lstm.backend.graph.Count`, as it stands now."""
+    return np.random.SeedSequence([int(number) for number in seed])
 
 
 def numpy_dtype(name: str) -> np.dtype:

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_lstm.backend import kernels
-from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype, out_of_range, sum_rows
+from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype, out_of_range, seed_sequence, sum_rows
 from gpu_lstm.backend.exchange import foreign
+from gpu_lstm.backend.graph import Graph, Result
 from gpu_lstm.errors import BackendError, InputError
 
 CHUNK = 4096
@@ -56,6 +57,7 @@ class CudaBackend(Backend):
     def __init__(self) -> None:
         self._checks: dict[tuple[str, str, int], int] = {}
         self._ranges: Array = None
+        self._recording: Graph[Any] | None = None
 
     def dtype(self, name: str) -> Any:  # noqa: D102
         if name == "bfloat16" and self.limits.capability < 80:
@@ -83,6 +85,51 @@ class CudaBackend(Backend):
         wide = kernels.ARITHMETIC[kernels.dtype_name(dy.dtype)]
         return [self.product(dy.T, x, dtype=wide) for x in inputs], sum_rows(self.xp, dy, self.dtype(wide))
 
+    # -- a step as a graph ------------------------------------------------------------------------------
+
+    def upload(self, make: Callable[[], np.ndarray]) -> Array:  # noqa: D102
+        host = make()
+        if self._recording is None:
+            return self.asarray(host)
+        memory, array = self._from_memory(host)
+        memory[...] = host
+        self._recording.uploads.append((memory, make))
+        return array
+
+    def record(self, work: Callable[[], Result]) -> Graph[Result]:  # noqa: D102
+        self.read()  # whatever was checked before has nothing to do with it
+        if self._ranges is None:
+            self._clear_ranges()
+        graph: Graph[Result] = Graph()
+        self._recording = graph
+        try:
+            self._capture(graph, work)
+        except NotImplementedError as error:
+            raise BackendError(f"a step can't be recorded as a graph: {error}") from None
+        finally:
+            self._recording = None
+            checks, self._checks = self._checks, {}
+
+        def expect() -> None:
+            self.read()
+            self._checks = dict(checks)
+
+        graph.expect = expect
+        return graph
+
+    def _capture(self, graph: Graph[Result], work: Callable[[], Result]) -> None:
+        """Call `work` while launches are recorded and not done; set the graph's result, launch, wait and held."""
+        raise NotImplementedError
+
+    def _from_memory(self, host: np.ndarray) -> tuple[np.ndarray, Array]:
+        """Memory of the host, and an array that is recorded to be filled from it, both like `host`."""
+        raise NotImplementedError
+
+    def _not_recorded(self, what: str) -> None:
+        """Refuse what a graph can't do again."""
+        if self._recording is not None:
+            raise BackendError(f"a step that {what} can't be recorded as a graph")
+
     # -- checks that are read later ----------------------------------------------------------------------
 
     def require_range(  # noqa: D102
@@ -93,7 +140,6 @@ class CudaBackend(Backend):
             return
         key = (name, what, size)
         if self._ranges is None:
-            self._ranges = self.xp.empty((2, _RANGES), dtype=self.xp.int64)
             self._clear_ranges()
         if key not in self._checks and len(self._checks) == _RANGES:
             self.read()
@@ -134,8 +180,10 @@ class CudaBackend(Backend):
         return tuple(float(value) for value in values[:count])
 
     def _clear_ranges(self) -> None:
-        """No number was out of range: smallest above largest."""
+        """No number was out of range: smallest above largest. The array stays, graphs have its address."""
         bounds = np.iinfo(np.int64)
+        if self._ranges is None:
+            self._ranges = self.xp.empty((2, _RANGES), dtype=self.xp.int64)
         self._ranges[0, :], self._ranges[1, :] = bounds.max, bounds.min
 
     # -- a training step around its matrix products and the recurrence --------------------------------------
@@ -164,7 +212,11 @@ class CudaBackend(Backend):
             )
 
     def dropout(self, x: Array, p: float, seed: tuple[int, ...]) -> tuple[Array, Callable[[Array], Array]]:  # noqa: D102
-        low, high = np.random.SeedSequence(seed).generate_state(2)
+        def words() -> np.ndarray:
+            return seed_sequence(seed).generate_state(2)
+
+        low, high = words()
+        key = None if self._recording is None else self.upload(words)
 
         def drop(x: Array) -> Array:
             """The mask of this seed on x."""
@@ -180,6 +232,7 @@ class CudaBackend(Backend):
                         x,
                         y,
                         np.int64(x.size),
+                        key,
                         low,
                         high,
                         np.uint32(min(round(p * 2**32), 2**32 - 1)),
@@ -228,7 +281,7 @@ class CudaBackend(Backend):
         if not arrays:
             return self.xp.zeros((), dtype=self.xp.float64)
         dtype = self._same_dtype("arrays", arrays)
-        table, chunks = self._table([(None, array) for array in arrays])
+        table, _, chunks = self._table([(None, array) for array in arrays])
         return self._norm(dtype, table, len(arrays), chunks, 1.0)
 
     def update(  # noqa: D102
@@ -237,7 +290,6 @@ class CudaBackend(Backend):
         params: Sequence[Array],
         gradients: Sequence[Array],
         states: Sequence[Sequence[Array]],
-        numbers: Sequence[float],
         max_norm: float | None,
         loss: Array | None,
         loss_scale: float = 1.0,
@@ -255,22 +307,21 @@ class CudaBackend(Backend):
                 lines.append((param, gradient, *state))
         if not lines:
             return None if max_norm is None else xp.zeros((), dtype=xp.float64)
-        table, chunks = self._table(lines)
+        table, numbers, chunks = self._table(lines, optimizer.numbers)
         norm = None if max_norm is None else self._norm(dtype, table, len(lines), chunks, loss_scale)
         if loss is not None:
             loss = xp.asarray(loss, dtype=self.dtype(arithmetic))
-        padded = [*numbers, *[0.0] * (8 - len(numbers))]
         self.kernel(kernels.update(dtype, optimizer.rule))(
             (_grid("gradients", chunks),),
             (kernels.BLOCK,),
             (
                 table,
                 np.int32(len(lines)),
+                numbers,
                 norm,
                 _scalar(dtype, max_norm or 0.0),
                 _scalar(dtype, 1 / loss_scale),
                 loss,
-                *(_scalar(dtype, number) for number in padded),
             ),
         )
         return norm
@@ -286,15 +337,20 @@ class CudaBackend(Backend):
         self.kernel(kernels.norm_of_sums(dtype))((1,), (1024,), (sums, np.int64(chunks), unscale, norm))
         return norm
 
-    def _table(self, lines: Sequence[Sequence[Array | None]]) -> tuple[Array, int]:
-        """``Line`` structures of ``optimizer.cu``, one for parameter, gradient and states; and the number of chunks."""
+    def _table(
+        self, lines: Sequence[Sequence[Array | None]], numbers: Callable[[], Sequence[float]] = tuple
+    ) -> tuple[Array, Array, int]:
+        """``Line`` structures of ``optimizer.cu``, one for parameter, gradient and states; in the same copy to the
+        device `numbers`, in float64; and how many chunks there are."""
         rows, chunks = [], 0
         for arrays in lines:
             size = math.prod(arrays[1].shape)  # type: ignore[union-attr]
             addresses = [0 if array is None else kernels.address(array) for array in arrays]
             rows.append([*addresses, *[0] * (4 - len(addresses)), size, chunks])
             chunks += _blocks(size, CHUNK)
-        return self.asarray(np.array(rows, dtype=np.int64)), chunks
+        table = np.array(rows, dtype=np.int64)
+        both = self.upload(lambda: np.concatenate([table.ravel(), np.array(numbers(), np.float64).view(np.int64)]))
+        return self.xp.reshape(both[: table.size], table.shape), both[table.size :].view(self.xp.float64), chunks
 
     # -- what every launch needs -----------------------------------------------------------------------------
 

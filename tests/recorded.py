@@ -27,6 +27,8 @@ def garbage(shape, dtype):
     """An array with all bits set: NaN in numbers of any width."""
     array = np.empty(shape, dtype)
     array.reshape(-1).view(np.uint8)[...] = 255
+    if Recorded.backend is not None:
+        Recorded.backend.held.append(array)  # launches may know its address only
     return array
 
 
@@ -86,6 +88,16 @@ def launched(name, function, inputs, options):
     return result.view(Recorded)
 
 
+def converted(value, dtype=None):
+    """As an array of that dtype: itself where it is, else a launch or a copy from the host."""
+    if not isinstance(value, Recorded):
+        count.append("to device")
+        return np.array(value, dtype=dtype).view(Recorded)
+    if dtype is None or dtype == value.dtype:
+        return value
+    return launched("astype", np.asarray, (plain(value), dtype), {})
+
+
 count: list[str] = []
 """The launches of all recording backends, array expressions included, since it was last cleared."""
 
@@ -128,17 +140,12 @@ class RecordingBackend(EmulatedBackend):
 
     def __init__(self, mode="fast", seed=0, **options):
         super().__init__(mode, seed, **options)
-        self.xp, self.tape = Namespace(), None
+        self.xp, self.tape, self.held = Namespace(), None, []
 
     def asarray(self, value, dtype=None):
-        kind = None if dtype is None else self.dtype(dtype)
         if not isinstance(value, Recorded):
             self._not_recorded("takes data of the host")
-            count.append("to device")
-            return np.array(value, dtype=kind).view(Recorded)
-        return (
-            value if kind is None or kind == value.dtype else launched("astype", np.asarray, (plain(value), kind), {})
-        )
+        return converted(value, None if dtype is None else self.dtype(dtype))
 
     def owns(self, x):
         return isinstance(x, Recorded)

@@ -5,10 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from gpu_lstm import BackendError, InputError
+from gpu_lstm import LSTM, BackendError, InputError
 from gpu_lstm.backend.graph import Graph
+from gpu_lstm.cli import main
 from gpu_lstm.models import Forecaster, LanguageModel
-from gpu_lstm.training import Settings, Training
+from gpu_lstm.training import Run, Settings, Training, folder
 from gpu_lstm.training.tasks import TextTask, WindowsTask
 from tests import recorded
 from tests.emulated import needs_emulator
@@ -106,8 +107,6 @@ def test_a_loss_scale_that_changes(scale):
 @pytest.mark.parametrize("steps", [3, 4])
 def test_a_run_goes_on_from_a_checkpoint(tmp_path, steps):
     pytest.importorskip("safetensors", reason="safetensors is not installed")
-    from gpu_lstm.training import Run, folder
-
     logs = []
     for graph in (False, True):
         path = tmp_path / str(graph)
@@ -225,3 +224,45 @@ def test_what_is_recorded_is_done_when_it_is_replayed_and_with_new_data_each_tim
     given.append(3.0)
     assert not graph.replay()
     np.testing.assert_array_equal(backend.to_numpy(x), [11, 22])
+
+
+def test_the_command_line_trains_the_same_model_with_a_graph_and_refuses_it_without_a_gpu(
+    tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    (tmp_path / "text.txt").write_text("round and round it goes\n" * 9)
+    command = [
+        "train",
+        "text",
+        str(tmp_path / "text.txt"),
+        "--sample-length",
+        "0",
+        "--validations",
+        "1",
+        "--epochs",
+        "1",
+    ]
+    command += ["--hidden-size", "5", "--embedding-size", "3", "--batch", "3", "--length", "5"]
+    assert main([*command, "--backend", "numpy", "--graph", "--out", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == "gpu-lstm: graph is for a GPU (backend cupy); this is backend numpy\n"
+    assert not (tmp_path / "none").exists()
+    monkeypatch.setattr("gpu_lstm.cli.options.choose", lambda name: RecordingBackend())
+    logs = []
+    for more in ([], ["--graph"]):
+        recorded.count.clear()
+        out = tmp_path / f"run{len(logs)}"
+        assert main([*command, *more, "--out", str(out)]) == 0
+        assert ("graph" in recorded.count) == bool(more)
+        logs.append(folder.read_log(out / folder.LOG))
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("layers, launches", [(1, 15), (2, 30)])
+def test_the_launches_of_an_lstm_forward_and_back_array_expressions_included(layers, launches):
+    backend = RecordingBackend()
+    lstm = LSTM(5, 5, layers, backend=backend, tier="sequence")
+    x, dy = (backend.asarray(np.ones((64, 1, 5), np.float32)) for _ in range(2))
+    recorded.count.clear()
+    _, _, tape = lstm.forward(x)
+    lstm.backward(tape, dy)
+    assert len(recorded.count) == launches, recorded.count

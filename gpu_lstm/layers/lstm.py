@@ -324,7 +324,7 @@ class LSTM(Layer):
             results.append(cells[0] if len(cells) == 1 else xp.concat(cells, axis=2))
         if self.batch_first:
             results = [swap_batch_and_time(backend, result) for result in results]
-        after = xp.stack([h for h, _ in finals]), xp.stack([c for _, c in finals])
+        after = _stacked(xp, [h for h, _ in finals]), _stacked(xp, [c for _, c in finals])
         return results[0] if len(results) == 1 else tuple(results), after, Tape(tapes or None, call, given, rounded)
 
     def backward(
@@ -414,7 +414,7 @@ class LSTM(Layer):
         """One state from those of all members; from one alone a view of it."""
         xp, backend = self.backend.xp, self.backend
         h, c = ([state[part] for state in states] for part in (0, 1))
-        h, c = (x[0][None, ...] if len(x) == 1 else xp.stack(x) for x in (h, c))
+        h, c = (x[0][None, ...] if len(x) == 1 else _stacked(xp, x) for x in (h, c))
         return backend.asarray(h, self.dtype), backend.asarray(c, self.param_dtype)
 
     def _chains(self) -> list[list[list[Member]]]:
@@ -780,6 +780,14 @@ def swap_batch_and_time(backend: Backend, array: Array) -> Array:
     copy = backend.xp.empty(swapped.shape, dtype=array.dtype)
     copy[...] = swapped
     return copy
+
+
+def _stacked(xp: Any, arrays: Sequence[Array]) -> Array:
+    """Copies of arrays of one shape along a new first axis; CuPy's `stack` takes addresses from the host for many."""
+    whole = xp.empty((len(arrays), *arrays[0].shape), dtype=arrays[0].dtype)
+    for place, array in enumerate(arrays):
+        whole[place, ...] = array
+    return whole
 
 
 def _valid(xp: Any, mask: Mask | None, array: Array) -> Array:

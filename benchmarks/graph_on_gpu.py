@@ -1,4 +1,4 @@
-"""A training step replayed as a CUDA graph against the same launch by launch, where the host is what a step waits for."""
+"""Training steps replayed as a CUDA graph against the same launch by launch, where steps wait for the host."""
 
 from __future__ import annotations
 

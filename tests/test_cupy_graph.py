@@ -7,7 +7,7 @@ import contextlib
 import ctypes
 import sys
 import types
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ class Cuda:
     """The parts of cupy.cuda that a graph takes."""
 
     current = Stream()
-    pools: ClassVar[list] = []
+    pools: ClassVar[list[Any]] = []
 
     class MemoryPool:
         def __init__(self):
@@ -101,7 +101,7 @@ class Binding(test_cupy_backend.Cublas):
 class Function:
     """A function of a library, called with what its types allow."""
 
-    argtypes: tuple = ()
+    argtypes: tuple[Any, ...] = ()
 
     def __init__(self, call):
         self.call = call

@@ -229,18 +229,8 @@ def test_what_is_recorded_is_done_when_it_is_replayed_and_with_new_data_each_tim
 def test_the_command_line_trains_the_same_with_a_graph_and_refuses_it_without_a_gpu(tmp_path, monkeypatch, capsys):
     pytest.importorskip("safetensors", reason="safetensors is not installed")
     (tmp_path / "text.txt").write_text("round and round it goes\n" * 9)
-    command = [
-        "train",
-        "text",
-        str(tmp_path / "text.txt"),
-        "--sample-length",
-        "0",
-        "--validations",
-        "1",
-        "--epochs",
-        "1",
-    ]
-    command += ["--hidden-size", "5", "--embedding-size", "3", "--batch", "3", "--length", "5"]
+    sizes = "--hidden-size 5 --embedding-size 3 --batch 3 --length 5 --epochs 1 --validations 1 --sample-length 0"
+    command = ["train", "text", str(tmp_path / "text.txt"), *sizes.split()]
     assert main([*command, "--backend", "numpy", "--graph", "--out", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err == "gpu-lstm: graph is for a GPU (backend cupy); this is backend numpy\n"
     assert not (tmp_path / "none").exists()

@@ -104,7 +104,9 @@ class CudaBackend(Backend):
         self._recording = graph
         try:
             self._capture(graph, work)
-        except NotImplementedError as error:
+        except BackendError:
+            raise
+        except RuntimeError as error:  # CUDA's, and CuPy's own of what it doesn't capture
             raise BackendError(f"a step can't be recorded as a graph: {error}") from None
         finally:
             self._recording = None

@@ -27,7 +27,7 @@ class Stream:
     numbers = iter(range(100, 10**6))
 
     def __init__(self, non_blocking=False):
-        self.ptr, self.non_blocking, self.tape, self.held = next(self.numbers), non_blocking, None, []
+        self.ptr, self.non_blocking, self.tape, self.held, self.reached = next(self.numbers), non_blocking, None, [], {}
 
     def __enter__(self):
         self.before, Cuda.current = Cuda.current, self

@@ -13,7 +13,7 @@ from gpu_lstm.training import Run, Settings, Training, folder
 from gpu_lstm.training.tasks import TextTask, WindowsTask
 from tests import recorded
 from tests.emulated import needs_emulator
-from tests.recorded import RecordingBackend
+from tests.recorded import RecordingBackend, memory
 from tests.support import NUMPY
 
 pytestmark = needs_emulator
@@ -133,6 +133,19 @@ def test_a_replayed_step_is_one_launch_and_what_is_read():
     assert counts[4] == counts[2]
 
 
+def test_a_graph_reaches_no_memory_that_may_be_gone_but_its_own():
+    task = text_task(RecordingBackend())
+    training = Training(task, settings(validations=0), graph=True)
+    for _ in range(2):
+        training._one_step()
+    backend = task.model.backend
+    lasting = [*task.model.params.values(), *training.optimizer.state.values(), backend._ranges]
+    lasting += [*task._state, *task._before]
+    own = {id(memory(array)) for array in backend.held}
+    outside = {name for name in backend.reached if name not in own}
+    assert outside == {id(memory(array)) for array in lasting}
+
+
 FROZEN = {
     "tokens": lambda host: host.dtype == np.int64 and host.ndim == 2,
     "learning rate": lambda host: host.dtype == np.int64 and host.ndim == 1,
@@ -146,10 +159,10 @@ def test_a_number_that_is_baked_in_shows(what, monkeypatch):
     replay, frozen = Graph.replay, []
 
     def with_old_content(graph):
-        for place, (memory, make) in enumerate(graph.uploads):
-            if FROZEN[what](memory) and not frozen.count(memory.ctypes.data):
-                frozen.append(memory.ctypes.data)
-                graph.uploads[place] = (memory, partial(np.copy, make()))
+        for place, (host, make) in enumerate(graph.uploads):
+            if FROZEN[what](host) and not frozen.count(host.ctypes.data):
+                frozen.append(host.ctypes.data)
+                graph.uploads[place] = (host, partial(np.copy, make()))
         return replay(graph)
 
     monkeypatch.setattr(Graph, "replay", with_old_content)

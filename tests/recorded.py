@@ -70,8 +70,17 @@ def asked(name, launch, *takes):
         launch()
     else:
         Recorded.backend.tape.append(launch)
-        memories = [memory(array) for array in takes if isinstance(array, np.ndarray)]
+        memories = [memory(array) for array in _flat(takes) if isinstance(array, np.ndarray)]
         Recorded.backend.reached.update((id(each), each) for each in memories)
+
+
+def _flat(values):
+    """The members of structs, too."""
+    for value in values:
+        if isinstance(value, tuple):
+            yield from _flat(value)
+        else:
+            yield value
 
 
 def memory(array):

@@ -1,5 +1,7 @@
 """The sequence tier's CUDA kernels and host code, emulated, against the float64 oracle."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -42,11 +44,16 @@ def device(form):
     return Device(multiprocessors=132 if form == "cluster" else 3, shared_bytes=227 * KIB, capability=90)
 
 
-def tensor_float32(limits=H100, **options):
+def tensor_float32(*mode, limits=H100, **options):
     """A backend that multiplies float32 in TF32."""
-    backend = EmulatedBackend(limits=limits, **options)
+    backend = EmulatedBackend(*mode, limits=limits, **options)
     backend.tf32 = True
     return backend
+
+
+def backend_for(dtype, *mode, **options):
+    """A backend, and the dtype in which it stores what is multiplied as `dtype`."""
+    return (tensor_float32 if dtype == "tf32" else EmulatedBackend)(*mode, **options), dtype.replace("tf", "float")
 
 
 def compare(backend, shape, dtype, lengths=False, reverse=False, keep=True):
@@ -86,7 +93,7 @@ def launched(form):
 def test_tf32_only_where_it_was_asked_for(form):
     """float32 in memory, products of tensor cores: as near to the oracle as TF32 is, and no nearer."""
     for shape in SHAPES:
-        compare(tensor_float32(device(form)), shape, "float32", lengths=True, reverse=True)
+        compare(tensor_float32(limits=device(form)), shape, "float32", lengths=True, reverse=True)
     data = example((5, 3, 33), "float32")
     exact, rounded = (
         run(sequence_cuda, backend(limits=device(form)), data, "float32")
@@ -97,7 +104,7 @@ def test_tf32_only_where_it_was_asked_for(form):
         assert relative_error(exact[name], expected[name]) < TOLERANCE["float32"]
         assert relative_error(rounded[name], expected[name]) > 10 * TOLERANCE["float32"]
     for name in ("float64", "float16"):
-        compare(tensor_float32(device(form)), (2, 3, 9), name)
+        compare(tensor_float32(limits=device(form)), (2, 3, 9), name)
 
 
 @needs_emulator
@@ -152,22 +159,38 @@ def test_inference_gives_the_same_and_keeps_nothing(form, dtype):
 
 
 @needs_emulator
-def test_the_order_of_threads_changes_nothing(form):
-    shape = (3, 9, 20)
-    expected = compare(EmulatedBackend(limits=device(form)), shape, "float32", lengths=True)
-    for seed in range(1, 24):
-        actual = compare(EmulatedBackend(seed=seed, limits=device(form)), shape, "float32", lengths=True)
-        for name in expected:
-            np.testing.assert_array_equal(actual[name], expected[name])
+@pytest.mark.parametrize("dtype", [*DTYPES, "tf32"])
+def test_the_order_of_threads_changes_nothing(form, dtype):
+    results = []
+    for seed in range(24):
+        backend, storage = backend_for(dtype, seed=seed, limits=device(form))
+        results.append(compare(backend, (3, 9, 20), storage, lengths=True))
+    for actual in results[1:]:
+        for name in actual:
+            np.testing.assert_array_equal(actual[name], results[0][name])
 
 
 @needs_emulator
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "tf32"])
 def test_check_mode_finds_nothing(form, dtype):
-    checked = EmulatedBackend("check", limits=device(form))
+    checked, dtype = backend_for(dtype, "check", limits=device(form))
     for shape in [(3, 3, 9), (2, 9, 16)]:
         compare(checked, shape, dtype, lengths=True)
     run(sequence_cuda, checked, example((2, 3, 9), dtype), dtype, keep=False)
+
+
+@needs_emulator
+def test_a_cluster_with_two_buffers_has_one_more_barrier(monkeypatch):
+    force(monkeypatch, "cluster")
+    expected = compare(EmulatedBackend(limits=device("cluster")), (5, 9, 20), "float16", lengths=True)
+    monkeypatch.setitem(onchip.BUFFERS, "cluster", (2,))
+    for seed in range(24):
+        actual = compare(EmulatedBackend(seed=seed, limits=device("cluster")), (5, 9, 20), "float16", lengths=True)
+        for name in expected:
+            np.testing.assert_array_equal(actual[name], expected[name])
+    compare(EmulatedBackend("check", limits=device("cluster")), (4, 3, 20), "float32", lengths=True)
+    layout = onchip.choose(H100, "forward", 3, 20, "float32")
+    assert (layout.buffers, layout.barrier) == (2, onchip.BARRIER)
 
 
 @needs_emulator
@@ -302,16 +325,28 @@ def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
 
 # -- planted mistakes: the kernels' text with one line changed --------------------------------------------------------
 
-SHOW = "publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, output)"
+SHOW = "publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + unit, output)"
 MISTAKES = {
     "block": {
-        "no barrier before the product": ("void wait() { __syncthreads(); }", "void wait() {}"),
-        "no barrier after the product": ("        }\n        __syncthreads();\n      }", "        }\n      }"),
+        "no barrier before the product": ("if (tile == 0) __syncthreads();", ""),
+        "no barrier after the product": (
+            "        __syncthreads();\n        if (Team::conceals",
+            "        if (Team::conceals",
+        ),
     },
     "cluster": {
-        "an arrival that orders no memory": ("cluster_arrive();", "cluster_arrive(emulator::Arrival::relaxed);"),
-        "no arrival": ("if (others_follow) team.arrive();", ""),
-        "one buffer": ("shown + (number + 1) % 2 * buffer", "shown + number % 2 * buffer"),
+        "given before all have begun": ("      team.meet();  // others", "      // others"),
+        "given by a plain store": (
+            "publish<Memory::cluster>(in_block(shared, rank), value)",
+            "*in_block(shared, rank) = value",
+        ),
+        "taken before it is there": (
+            "while (is_missing(values) && !left.over()) values = ask",
+            "while (false) values = ask",
+        ),
+        "not concealed": ("if (Team::conceals && layout.buffers == 3 && active)", "if (false)"),
+        "one buffer": ("shown + next_given * buffer", "shown + given * buffer"),
+        "concealed too late for two buffers": ("given + 1 < layout.buffers ?", "given + 1 < 2 ?"),
     },
     "grid": {
         "the second takes the sequences of the first's teams": (" % layout.teams() * layout.slice", " * layout.slice"),
@@ -360,16 +395,23 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
         broken.limits = PAIR_LIMITS[form]
         assert np.isnan(run_pair(sequence_cuda, broken, two, "float32", keep=False)[1]["h"]).any()
         return
-    forward = not mistake.startswith("dz")
-    saved = sequence_cuda.forward(EmulatedBackend(limits=device(form)), *here) if not forward else None
-    try:
-        result = (
-            sequence_cuda.forward(broken, *here).h if forward else sequence_cuda.backward(broken, saved, *[None] * 3)[1]
-        )
-    except EmulationError:
-        return
-    assert "taken before it is there" in mistake
-    assert np.isnan(result).any()
+    whole = EmulatedBackend(limits=device(form))
+    saved = sequence_cuda.forward(whole, *here)
+    right = saved.h.copy()
+    if mistake.startswith("dz"):
+        kept = copy.deepcopy(saved)
+        right = sequence_cuda.backward(whole, kept, None, None, None)[1]
+    for broken.seed in range(24):  # some show under some orders only
+        try:
+            if mistake.startswith("dz"):
+                result = sequence_cuda.backward(broken, copy.deepcopy(saved), None, None, None)[1]
+            else:
+                result = sequence_cuda.forward(broken, here[0].copy(), *here[1:]).h
+        except EmulationError:
+            return
+        if not np.array_equal(result, right):
+            return
+    pytest.fail("nothing came of it")
 
 
 @needs_emulator

@@ -122,12 +122,13 @@ def test_the_plan_explains_itself_with_numbers():
     said = LSTM(4, 256, backend=EmulatedBackend()).plan.why()
     for part in (
         "sequence: chosen, the fastest that runs here (persistent CUDA kernels that keep W_hh on chip; at H = 256",
-        "forward: 8 clusters of 8 blocks, 32 units and 8 sequences each, 163 KiB on chip a block",
-        "1 cluster barrier a step",
+        "forward: 8 clusters of 8 blocks, 32 units and 8 sequences each, 171 KiB on chip a block, no barrier",
+        "backward: 8 clusters of 8 blocks, 32 units and 8 sequences each, 211 KiB on chip a block, ",
+        "1 barrier of a block a step",
         "us a step expected (product",
         "backward: ",
-        "both directions of a layer forward: in one launch of 2 x 8 clusters of 8 blocks, 1.92 us a step expected",
-        "larger batches than B = 1024 forward and B = 512 backward take the pointwise tier",
+        "both directions of a layer forward: in one launch of 2 x 8 clusters of 8 blocks, 1.68 us a step expected",
+        "larger batches than B = 1024 forward and B = 1024 backward take the pointwise tier",
         "pointwise: could run, but it is slower",
     ):
         assert part in said

@@ -15,7 +15,7 @@ from gpu_lstm.backend.base import Array
 from gpu_lstm.backend.cuda import CudaBackend, Device
 from gpu_lstm.backend.exchange import CUDA, CUDA_MANAGED, adopt, foreign
 from gpu_lstm.backend.graph import Graph, Result
-from gpu_lstm.backend.kernels import Kernel, Launch, options
+from gpu_lstm.backend.kernels import Kernel, Launch, options, packed
 from gpu_lstm.errors import BackendError
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
@@ -23,6 +23,8 @@ INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an 
 _NUMBERS = [np.array([0, 1], dtype) for dtype in ("float32", "float64")]
 _SCALARS = [(both[:1].ctypes.data, both[1:].ctypes.data) for both in _NUMBERS]
 """Where cuBLAS reads 0 and 1, in float32 and in float64."""
+
+_NULL = np.uintp(0)
 
 TF32 = "GPU_LSTM_TF32"
 """Environment variable: 1 lets float32 matrices be multiplied in TF32."""
@@ -258,14 +260,13 @@ class CupyBackend(CudaBackend):
             function = module.get_function(kernel.expression)
         except Exception as error:  # compiler, loader and missing libraries each raise their own
             raise not_compiled(kernel, error) from None
-        null = np.uintp(0)  # CuPy has no other form of a null pointer
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int = 0) -> None:
             if shared_bytes > ALWAYS_THERE and shared_bytes > function.max_dynamic_shared_size_bytes:
                 function.max_dynamic_shared_size_bytes = shared_bytes
             if kernel.cooperative:
                 self._require_resident(kernel, function, math.prod(grid), math.prod(block), shared_bytes)
-            function(grid, block, tuple([null if arg is None else arg for arg in args]), shared_mem=shared_bytes)
+            function(grid, block, tuple([_argument(arg) for arg in args]), shared_mem=shared_bytes)
 
         return launch
 
@@ -321,6 +322,13 @@ class CupyBackend(CudaBackend):
             "device": name.decode() if isinstance(name, bytes) else str(name),
             **({"float32 products": "TF32"} if self.tf32 else {}),
         }
+
+
+def _argument(value: Any) -> Any:
+    """As CuPy takes it, which has no other form of a null pointer or of a struct."""
+    if value is None:
+        return _NULL
+    return packed(value) if isinstance(value, tuple) else value
 
 
 def _load(device: int) -> tuple[Any, Any]:

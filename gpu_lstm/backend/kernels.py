@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from gpu_lstm.errors import BackendError, InputError
+
+Struct: TypeAlias = tuple[Any, ...]
+"""Arrays, NumPy scalars, None for a null pointer, and structs: a struct of C++ that has them in this order."""
 
 
 class Launch(Protocol):
@@ -27,7 +30,7 @@ class Launch(Protocol):
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int = 0
     ) -> None:
-        """Launch it with arguments that are arrays, NumPy scalars, or None for a null pointer."""
+        """Launch it with arguments that are arrays, NumPy scalars, None for a null pointer, or a `Struct`."""
 
 
 STORAGE = {"float32": "float", "float64": "double", "float16": "__half", "bfloat16": "__nv_bfloat16"}
@@ -175,6 +178,11 @@ def handovers() -> Kernel:
     return Kernel("costs.cu", "handovers", cooperative=True, since=80)
 
 
+def handovers_in_cluster() -> Kernel:
+    """The same by the shared memory of a cluster."""
+    return Kernel("costs.cu", "handovers_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+
+
 def reads_in_cluster() -> Kernel:
     """Many reads of another block's shared memory, one after the other, to time them."""
     return Kernel("costs.cu", "reads_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
@@ -239,6 +247,21 @@ def neighbours(dtype: str) -> int:
     return 16 // {"float32": 4, "float64": 8}.get(dtype, 2)
 
 
+def packed(struct: Struct) -> np.ndarray:
+    """A struct as a kernel takes it by value: an array of no dimensions, with the gaps that C++ leaves."""
+    fields = [_field(field) for field in struct]
+    kind = np.dtype([(str(n), field.dtype) for n, field in enumerate(fields)], align=True)
+    return np.array(tuple(field[()] for field in fields), dtype=kind)
+
+
+def _field(field: Any) -> np.ndarray:
+    if isinstance(field, tuple):
+        return packed(field)
+    if isinstance(field, np.generic):
+        return np.asarray(field)
+    return np.asarray(np.uint64(0 if field is None else address(field)))
+
+
 def address(array: Any) -> int:
     """Where an array's first element lies, on a GPU or on the host."""
     if isinstance(array, np.ndarray):
@@ -254,7 +277,7 @@ def aligned(size: int, *arrays: Any) -> bool:
 def every_kernel() -> Iterator[Kernel]:
     """Each instance that a backend may launch, once."""
     both = (False, True)
-    yield from (count_targets(), check_range(), reads_in_cluster(), handovers())
+    yield from (count_targets(), check_range(), reads_in_cluster(), handovers(), handovers_in_cluster())
     yield from (barriers(form) for form in ("block", "cluster", "grid"))
     for dtype in STORAGE:
         for width in (1, neighbours(dtype)):

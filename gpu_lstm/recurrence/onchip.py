@@ -34,12 +34,14 @@ kernel keeps in registers, as ``kernels/cuda/mma.cuh`` has it."""
 
 CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
-BARRIER = {"block": 0.05, "cluster": 0.2, "grid": 0.0}
-"""Microseconds. Published for a cluster of an H100: under 0.2; the block's is an estimate. The grid has none: every
-number says itself whether it is there."""
-EXCHANGE = {"block": 0.0, "cluster": 180 / CLOCK, "grid": 0.7}
-"""Microseconds until another block's number is there: published 180 cycles to its shared memory; through L2, from the
-store to the look that finds it, an estimate."""
+BARRIER = 0.05
+"""Microseconds of a block's barrier between its own threads, an estimate. Numbers from other blocks say themselves
+whether they are there."""
+BUFFERS = {"block": (2,), "cluster": (3, 2), "grid": (0,)}
+"""How many there may be of h or dz in a block's shared memory, a step each."""
+EXCHANGE = {"block": 0.0, "cluster": (180 + 50) / CLOCK, "grid": 0.7}
+"""Microseconds until another block's number is there, from the store to the look that finds it: published 180 cycles
+for a read of its shared memory, and another look is taken to cost 50; through L2 an estimate."""
 SHARED_RATE = 227 * 1024.0
 """Bytes a microsecond of a multiprocessor's shared memory: about 1 us for all of it."""
 L2_RATE = 40e3
@@ -58,9 +60,10 @@ POINTWISE_HOST = 16.0
 """Microseconds a step that the pointwise tier's two launches cost the host: assumed, to be measured."""
 POINTWISE_PRODUCT_RATE = {"float32": 30e6, "float64": 15e6, "tf32": 150e6, "float16": 300e6, "bfloat16": 300e6}
 """Multiply-adds a microsecond of a large product of cuBLAS, on an H100."""
-CELL_INSTRUCTIONS = 200
-CELL_LATENCY = 0.2
-"""Microseconds of one cell's chain of sigmoid, tanh and their divisions: an estimate."""
+CELL_INSTRUCTIONS = {"float32": 140, "tf32": 140, "float64": 420, "float16": 60, "bfloat16": 60}
+"""Of a cell, counted in what NVRTC makes for sm_90, forward in training."""
+CELL_LATENCY = {"float32": 0.13, "tf32": 0.13, "float64": 0.3, "float16": 0.07, "bfloat16": 0.07}
+"""Microseconds of one cell's chain of sigmoid, tanh and their quotients: an estimate from the instructions on it."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Layout:
         Parts of k that different warps add up.
     pitch : int
         Elements from row to row in shared memory.
+    buffers : int
+        Of h or dz in shared memory; a cluster has one more barrier of its blocks a step where they are two.
     register_bytes : int
         W_hh in a block's registers; the rest of it is in shared memory.
     shared_bytes : int
@@ -110,6 +115,7 @@ class Layout:
     columns: int
     split: int
     pitch: int
+    buffers: int
     register_bytes: int
     shared_bytes: int
     product: float
@@ -139,7 +145,7 @@ class Layout:
 
     def describe(self) -> str:
         """In words and numbers."""
-        barriers = f"1 {self.form} barrier a step" if self.barrier else "no barrier"
+        barriers = "1 barrier of a block a step" if self.barrier else "no barrier"
         held = f" ({self.register_bytes / 1024:.0f} of them registers)" if self.register_bytes else ""
         waves = f"{self.waves} waves of " if self.waves > 1 else ""
         return (
@@ -248,9 +254,9 @@ def _candidates(
             rows = 4 if direction == "forward" else 1
             most_units = min(CELLS * threads // each, threads // 32 * 16 * height // rows)
             if form == "block" and hidden <= most_units:
-                yield layout(-(-batch // each), 1, hidden, each)
+                yield layout(-(-batch // each), 1, hidden, each, *BUFFERS[form])
             if form == "cluster" and device.capability >= 90 and -(-hidden // CLUSTER) <= most_units:
-                yield layout(-(-batch // each), CLUSTER, -(-hidden // CLUSTER), each)
+                yield from (layout(-(-batch // each), CLUSTER, -(-hidden // CLUSTER), each, n) for n in BUFFERS[form])
             if form != "grid" or not device.cooperative:
                 continue
             blocks = device.multiprocessors // together  # all must be resident
@@ -258,7 +264,7 @@ def _candidates(
                 share = -(-hidden // min(blocks // wanted, hidden))
                 part = -(-batch // wanted)
                 if share <= most_units:
-                    yield layout(-(-batch // part), -(-hidden // share), share, part)
+                    yield layout(-(-batch // part), -(-hidden // share), share, part, *BUFFERS[form])
 
 
 def _layout(
@@ -274,6 +280,7 @@ def _layout(
     members: int,
     share: int,
     part: int,
+    buffers: int,
 ) -> Layout:
     tensor = dtype in TENSOR
     stored = {"float64": 8, "float32": 4, "tf32": 4}.get(dtype, 2)
@@ -289,7 +296,7 @@ def _layout(
     fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
     held = min(HELD[height, columns], chunks_of_warp) if tensor else 0
     weights = fragments * (chunks_of_warp - held) * 1024 if tensor else rows * pitch * stored
-    shown = 0 if form == "grid" else 2 * each * pitch * stored
+    shown = buffers * each * pitch * stored
     sums = split * each * ((rows + 11) // 16 * 16 + 4) * wide
     tiles = -(-part // each)
     padded = row_blocks * 16 * height if tensor else -(-rows // 8) * 8
@@ -299,16 +306,16 @@ def _layout(
     columns_read = row_blocks * each * depth * stored
     streaming = (weights + (columns_read if form != "grid" else 0)) / SHARED_RATE
     meeting = 2 * split * each * rows * wide / SHARED_RATE
-    cell = max(CELL_LATENCY, share * each * (CELL_INSTRUCTIONS + 8 * split) / (128 * CLOCK))
+    cell = max(CELL_LATENCY[dtype], share * each * (CELL_INSTRUCTIONS[dtype] + 8 * split) / (128 * CLOCK))
     at_once = device.multiprocessors // members if form != "grid" else together * teams
     return Layout(
-        form, direction, dtype, teams, members, share, part, height, columns, split, pitch,
+        form, direction, dtype, teams, members, share, part, height, columns, split, pitch, buffers,
         register_bytes=fragments * held * 1024,
         shared_bytes=weights + shown + sums,
         product=tiles * (max(arithmetic, streaming) + meeting),
         cell=tiles * cell,
         exchange=EXCHANGE[form] + (tiles * columns_read / L2_RATE if form == "grid" else 0.0),
-        barrier=BARRIER[form],
+        barrier=BARRIER if buffers == 2 else 0.0,
         waves=-(-together * teams // max(at_once, 1)),
         together=together,
     )  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend, kernels
 from gpu_lstm.backend.cuda import CudaBackend
+from gpu_lstm.backend.kernels import Struct
 from gpu_lstm.errors import BackendError
 from gpu_lstm.recurrence import onchip
 from gpu_lstm.recurrence.contract import Mask, Saved, refuse
@@ -22,6 +23,9 @@ from gpu_lstm.recurrence.together import Gradients, Problem
 from gpu_lstm.recurrence.variant import Variant
 
 TAKES: frozenset[str] = frozenset()
+
+MOST_RUNS = 2
+"""Recurrences of a launch, as ``kernels/cuda/sequence.cu`` has it."""
 
 
 def forward(
@@ -95,7 +99,7 @@ def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layou
     """In one launch: one recurrence, or two with the layout for them."""
     xp = backend.xp
     results: list[Saved] = []
-    arguments: list[Any] = []
+    runs: list[Struct] = []
     for z, weight_hh, h0, c0, mask, reverse, keep, *_ in problems:
         num_steps, batch, hidden, dtype = check(backend, z, weight_hh)
         layout = layout or _layout(backend, "forward", batch, hidden, dtype)
@@ -105,17 +109,17 @@ def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layou
         if shown is not None and shown is not h:
             first = -1 if reverse else 0
             shown[first, :, :hidden] = h[first, ...]
-        arguments += [z, weight_hh, h, shown, c, _lengths(backend, mask), np.int64(num_steps), np.int32(reverse)]
+        runs.append((z, weight_hh, h, shown, c, _lengths(backend, mask), np.int64(num_steps), np.bool_(reverse)))
         results.append(Saved(h, c, z, weight_hh, mask, reverse))
     assert layout is not None
-    _launch(backend, layout, arguments, (np.int32(problems[0][6]),), batch, hidden)
+    _launch(backend, layout, runs, (np.int32(problems[0][6]),), batch, hidden)
     return results
 
 
 def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None) -> list[Gradients]:
     """In one launch: one recurrence, or two with the layout for them."""
     results: list[Gradients] = []
-    arguments: list[Any] = []
+    runs: list[Struct] = []
     for saved, dh, dh_last, dc_last, *_ in problems:
         gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
         num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)
@@ -125,11 +129,11 @@ def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layo
         dz, shown = gates, None
         if layout.form == "grid":
             dz, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
-        lengths, steps, reverse = _lengths(backend, saved.mask), np.int64(num_steps), np.int32(saved.reverse)
-        arguments += [gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, lengths, steps, reverse]
+        lengths, steps, reverse = _lengths(backend, saved.mask), np.int64(num_steps), np.bool_(saved.reverse)
+        runs.append((gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, lengths, steps, reverse))
         results.append((dz, dh_t, dc_t))
     assert layout is not None
-    _launch(backend, layout, arguments, (), batch, hidden)
+    _launch(backend, layout, runs, (), batch, hidden)
     return results
 
 
@@ -166,19 +170,19 @@ def _handed_on(
 
 
 def _launch(
-    backend: Backend, layout: onchip.Layout, arguments: list[Any], flags: tuple[Any, ...], batch: int, hidden: int
+    backend: Backend, layout: onchip.Layout, runs: list[Struct], flags: tuple[Any, ...], batch: int, hidden: int
 ) -> None:
-    """Launch with what each recurrence takes; nulls stand for a second one that is not there."""
-    if layout.together == 1:
-        arguments = arguments + [type(a)(0) if isinstance(a, np.generic) else None for a in arguments]
-    watched = layout.form == "grid" and kernels.watchdog() > 0
+    """Launch with what each recurrence takes; those that a launch could have besides are all null."""
+    none = tuple(type(field)(0) if isinstance(field, np.generic) else None for field in runs[0])
+    runs = runs + [none] * (MOST_RUNS - len(runs))
+    watched = layout.form != "block" and kernels.watchdog() > 0
     gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
     kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns)
-    sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch
+    sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch, layout.buffers
     backend.kernel(kernel)(
         (layout.blocks,),
         (kernels.sequence_threads(layout.dtype),),
-        (*arguments, gave_up, *flags, *map(np.uint32, sizes)),
+        (tuple(runs), gave_up, *flags, tuple(map(np.uint32, sizes))),
         layout.shared_bytes,
     )
     if gave_up is not None and backend.to_numpy(gave_up).any():

@@ -9,12 +9,13 @@
 // A launch has one recurrence or two, say both directions of a layer: the second has as many teams as the first, after
 // them, and knows nothing of it.
 //
-//   shared memory: weights, as Product wants them; 2 buffers (8 N, pitch) of h or dz if Team::local; sums (split, 8 N, rows)
+//   shared memory: weights, as Product wants them; `buffers` (8 N, pitch) of h or dz, a step each; sums (split, 8 N, rows)
 
 #include "common.cuh"
 #include "cell.cuh"
 #include "mma.cuh"
 #include "team.cuh"
+#include "columns.cuh"
 
 constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 
@@ -26,7 +27,7 @@ constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 
 // Sizes, as gpu_lstm/recurrence/onchip.py plans them.
 struct Layout {
-  unsigned batch, hidden, members, share, slice, split, pitch;
+  unsigned batch, hidden, members, share, slice, split, pitch, buffers;
 
   __device__ unsigned teams() const { return (batch + slice - 1) / slice; }  // of each recurrence
   __device__ bool in_second() const { return blockIdx.x >= members * teams(); }
@@ -60,97 +61,11 @@ struct Backward {
   bool reverse;
 };
 
-#define SIZES \
-  unsigned batch, unsigned hidden, unsigned members, unsigned share, unsigned slice, unsigned split, unsigned pitch
-
-// ---- the product
-
-// Columns of h or dz: rows of sequences in shared memory, zeros beyond what is there.
-template <typename S>
-struct SharedColumns {
-  static constexpr int V = 16 / sizeof(S);
-  const S* start;
-  unsigned pitch;
-
-  __device__ __forceinline__ Pack<S, V> ask(unsigned column, unsigned k) const {
-    return load<V>(start + column * pitch + k);
-  }
-  __device__ void settle(Pack<S, V>&, unsigned, unsigned) const {}
-};
-
-// The same in global memory, while others write it: every number says itself whether it is there, so that the grid needs
-// no barrier. Of h, the slot before the first step is there from the start.
-template <typename S>
-struct AwaitedColumns {
-  static constexpr int V = 16 / sizeof(S);
-  const S* start;
-  unsigned columns, pitch;
-  bool there;
-  Patience patience;
-
-  // What is there now.
-  __device__ __forceinline__ Pack<S, V> ask(unsigned column, unsigned k) const {
-    if (column < columns && k < pitch) return look<S, V>(start + int64(column) * pitch + k);
-    Pack<S, V> zeros;
-#pragma unroll
-    for (int v = 0; v < V; ++v) zeros.at[v] = S(0.0f);
-    return zeros;
-  }
-  // Asks again until all of it is there.
-  __device__ __forceinline__ void settle(Pack<S, V>& values, unsigned column, unsigned k) const {
-    Patience left = patience;
-    while (!there && is_missing(values) && !left.over()) values = ask(column, k);
-  }
-};
-
-// Elements from row to row of what a grid shows: whole accesses of 16 bytes.
-template <typename S>
-__device__ unsigned whole_packs(unsigned depth) {
-  return (depth + 16 / sizeof(S) - 1) / (16 / sizeof(S)) * (16 / sizeof(S));
-}
-
-// Weights of the units from `first` on, zero beyond them: rows of W_hh by gate and unit, or its columns.
-template <typename S>
-struct OwnRows {
-  static constexpr bool by_rows = true;  // k lie next to each other
-  const S* weight_hh;
-  unsigned hidden, first, units, share;
-
-  __device__ __forceinline__ S operator()(unsigned row, unsigned k) const {
-    const unsigned gate = row / share, unit = row % share;
-    const bool inside = gate < 4 && unit < units && k < hidden;
-    return inside ? weight_hh[(int64(gate) * hidden + first + unit) * hidden + k] : S(0.0f);
-  }
-};
-template <typename S>
-struct OwnColumns {
-  static constexpr bool by_rows = false;
-  const S* weight_hh;
-  unsigned hidden, first, units;
-
-  __device__ __forceinline__ S operator()(unsigned unit, unsigned k) const {
-    return unit < units && k < 4 * hidden ? weight_hh[int64(k) * hidden + first + unit] : S(0.0f);
-  }
-};
-
-// Sums of the warps: sums[part][column][row], columns `pitch` apart so that a warp's lanes write to different banks.
-template <int N, typename T>
-struct Sums {
-  T* start;
-  unsigned pitch, split;
-
-  __device__ Sums(T* start, unsigned rows, unsigned split)
-      : start(start), pitch((rows + 11) / 16 * 16 + 4), split(split) {}
-
-  // Added to the values of Rows rows, `apart` from each other, in the order of parts.
-  template <int Rows>
-  __device__ __forceinline__ void add_to(T* const (&values)[Rows], unsigned column, unsigned row, unsigned apart) const {
-    const T* from = start + column * pitch + row;
-#pragma unroll 2
-    for (unsigned part = 0; part < split; ++part, from += 8 * N * pitch)
-#pragma unroll
-      for (int r = 0; r < Rows; ++r) *values[r] += from[r * apart];
-  }
+// What a launch has, all of it one argument. Those that aren't there have null pointers.
+constexpr unsigned MOST_RUNS = 2;
+template <typename Run>
+struct Runs {
+  Run of[MOST_RUNS];
 };
 
 // ---- who does what
@@ -199,6 +114,15 @@ __device__ __forceinline__ void fill(S* to, unsigned count) {
   for (unsigned i = threadIdx.x; i < count; i += blockDim.x) to[i] = S(0.0f);
 }
 
+// What the team gives has not come yet, in a buffer of columns.
+template <typename S>
+__device__ __forceinline__ void conceal_all(S* buffer, unsigned columns, unsigned depth, unsigned pitch) {
+  constexpr unsigned V = 16 / sizeof(S);
+  const unsigned packs = (depth + V - 1) / V;
+  for (unsigned i = threadIdx.x; i < columns * packs; i += blockDim.x)
+    conceal(buffer + i / packs * pitch, i % packs * V, depth);
+}
+
 template <typename T, typename S>
 __device__ __forceinline__ Gates<T> load_gates(const S* from, unsigned hidden) {
   return {T(from[0]), T(from[hidden]), T(from[2ll * hidden]), T(from[3ll * hidden])};
@@ -238,23 +162,31 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
   const OwnRows<S> own{weight_hh, hidden, work.first_unit, work.units, layout.share};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
-  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows, layout.split);
+  const Sums<N, T> sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
 
-  if (Team::local) {
+  if constexpr (Team::local) {
     const S* const h0 = h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
-    fill(shown + buffer, buffer);
+    fill(shown + buffer, (layout.buffers - 1) * buffer);
     for (unsigned i = threadIdx.x; i < buffer; i += blockDim.x) {
       const unsigned column = i / layout.pitch, k = i % layout.pitch;
-      shown[i] = column < work.sequences && k < hidden ? h0[int64(column) * hidden + k] : S(0.0f);
+      const bool inside = column < work.sequences && k < hidden;
+      reinterpret_cast<Bits<S>*>(shown)[i] = inside ? present(h0[int64(column) * hidden + k]) : Bits<S>(0);
+    }
+    if constexpr (Team::conceals) {
+      __syncthreads();
+      for (unsigned n = 1; n < layout.buffers; ++n) conceal_all(shown + n * buffer, work.sequences, hidden, layout.pitch);
+      team.meet();  // others write here from the first step on
     }
   }
 
   T state[CELLS];
   const int64 active_steps = work.active_steps(lengths, steps);
+  unsigned given = 0;  // buffer of the h to multiply
   for (int64 step = 0; step < steps; ++step) {
     const int64 t = reverse ? steps - 1 - step : step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const int64 number = reverse ? active_steps - 1 - t : t;  // of the active step
     const bool active = t < active_steps, others_follow = active && number + 1 < active_steps;
+    const unsigned next_given = given + 1 < layout.buffers ? given + 1 : 0;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> gates[CELLS];
 #pragma unroll
@@ -265,17 +197,20 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
         if (step == 0 || !work.one_tile()) state[n] = c[(keep ? before : 0) * cells + place.cell];
       }
       if (active) {
+        if (tile == 0) __syncthreads();  // the sums are read; h is there, if this block is alone
         if constexpr (Team::local) {
-          if (number == 0) team.arrive();  // with h0
-          team.wait();
-          weights.add(SharedColumns<S>{shown + number % 2 * buffer, layout.pitch}, rows, sums.start, sums.pitch);
+          const SharedColumns<S, Team::conceals> columns{shown + given * buffer, layout.pitch, team.patience()};
+          weights.add(columns, rows, sums.start, sums.pitch);
         } else {
           const S* const start = shown_to_all + (before * layout.batch + work.first_sequence + tile) * pitch;
           const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, step == 0, team.patience()};
-          if (tile == 0) __syncthreads();  // the sums are read
           weights.add(columns, rows, sums.start, sums.pitch);
         }
         __syncthreads();
+        if (Team::conceals && layout.buffers == 2) {
+          conceal_all(shown + given * buffer, work.sequences, hidden, layout.pitch);
+          __syncthreads();
+        }
       }
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {
@@ -288,50 +223,45 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
           Gates<T>& one = gates[n];
           sums.template add_to<4>({&one.i, &one.f, &one.g, &one.o}, place.column, place.unit, layout.share);
           T next, out;
-          cell_forward<T>(one, state[n], next, out);
+          cell_forward<InCell<S>>(one, state[n], next, out);
           state[n] = next;
           output = S(out);
-          if (keep)
-            store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden, one);
         }
-        if (Team::local || shown_to_all != h) h[after * cells + place.cell] = output;
-        if (!Team::local)
-          publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, output);
-        if (keep || step + 1 == steps || !work.one_tile()) c[(keep ? after : 0) * cells + place.cell] = state[n];
+        // First what others wait for.
+        const unsigned unit = work.first_unit + place.unit;
+        if (!Team::local) publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + unit, output);
         if (others_follow)
-          team.give(shown + (number + 1) % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit,
-                    output, layout.members);
+          team.give(shown + next_given * buffer + place.column * layout.pitch + unit, output, layout.members);
+        if (Team::local || shown_to_all != h) h[after * cells + place.cell] = output;
+        if (keep && (!lengths || t < lengths[place.sequence]))
+          store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + unit, hidden, gates[n]);
+        if (keep || step + 1 == steps || !work.one_tile()) c[(keep ? after : 0) * cells + place.cell] = state[n];
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
     if constexpr (Team::local) {
-      if (others_follow) team.arrive();
+      if (Team::conceals && layout.buffers == 3 && active)
+        conceal_all(shown + given * buffer, work.sequences, hidden, layout.pitch);
+      if (others_follow) given = next_given;
     }
   }
+  if constexpr (Team::conceals) team.meet();  // a block stays while another may write to it
 }
-
-#define FORWARD_OF(n)                                                                                                \
-  S *z##n, const S *weight_hh##n, S *h##n, S *shown##n, Arithmetic<S>*c##n, const int64 *lengths##n, int64 steps##n, \
-      int reverse##n
-#define FORWARD(Team)                                                                                                 \
-  const Layout layout = {batch, hidden, members, share, slice, split, pitch};                                         \
-  const Forward<S> first = {z1, weight_hh1, h1, shown1, c1, lengths1, steps1, bool(reverse1)},                        \
-                   second = {z2, weight_hh2, h2, shown2, c2, lengths2, steps2, bool(reverse2)};                       \
-  forward<S, Team, M, N>(layout.in_second() ? second : first, gave_up, keep, layout)
 
 template <typename S, typename Team, int M, int N>
 __global__ void __launch_bounds__(THREADS<S>, 1)
-    sequence_forward(FORWARD_OF(1), FORWARD_OF(2),  // all of the second null where there is one
-                     unsigned* gave_up,             // (all teams,) zeros, for Grid with a watchdog
-                     int keep, SIZES) {
-  FORWARD(Team);
+    sequence_forward(const __grid_constant__ Runs<Forward<S>> runs,
+                     unsigned* gave_up,  // (all teams,) zeros, for Grid with a watchdog
+                     int keep, const __grid_constant__ Layout layout) {
+  forward<S, Team, M, N>(runs.of[layout.in_second()], gave_up, keep, layout);
 }
 
 // The same in clusters of so many blocks.
 template <typename S, int Members, int M, int N>
 __global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS<S>, 1)
-    sequence_forward_cluster(FORWARD_OF(1), FORWARD_OF(2), unsigned* gave_up, int keep, SIZES) {
-  FORWARD(Cluster);
+    sequence_forward_cluster(const __grid_constant__ Runs<Forward<S>> runs, unsigned* gave_up, int keep,
+                             const __grid_constant__ Layout layout) {
+  forward<S, Cluster, M, N>(runs.of[layout.in_second()], gave_up, keep, layout);
 }
 
 // ---- backward
@@ -351,22 +281,27 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
   const OwnColumns<S> own{weight_hh, hidden, work.first_unit, work.units};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
-  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows, layout.split);
+  const Sums<N, T> sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
 
   if constexpr (Team::local) {
-    fill(shown, 2 * buffer);
-    team.arrive();
-    team.wait();  // others write here from the first step on
+    fill(shown, layout.buffers * buffer);
+    if constexpr (Team::conceals) {
+      __syncthreads();
+      for (unsigned n = 0; n < layout.buffers; ++n) conceal_all(shown + n * buffer, work.sequences, depth, layout.pitch);
+    }
+    team.meet();  // others write here from the first step on
   }
 
   const int64 active_steps = work.active_steps(lengths, steps);
   T from_h[CELLS], from_c[CELLS];    // dh of a sequence that has no such step, dc
+  unsigned given = layout.buffers - 1;  // buffer of the dz to multiply
   for (int64 step = 0; step <= steps; ++step) {
     const bool last = step == steps;  // only the product, for the initial state
     const int64 t = reverse ? step : steps - 1 - step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const int64 shown_step = reverse ? min(t, active_steps) - 1 : t + 1;  // the one whose dz the team shows
     const bool active = !last && t < active_steps;
     const bool multiplies = (active || last) && shown_step >= 0 && shown_step < active_steps;
+    const unsigned next_given = given + 1 < layout.buffers ? given + 1 : 0;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> saved[CELLS];
       T c_before[CELLS], c_after[CELLS], outside[CELLS];
@@ -382,17 +317,20 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
         outside[n] = dy ? T(dy[row * hidden + work.first_unit + place.unit]) : T(0);
       }
       if (multiplies) {
+        if (tile == 0) __syncthreads();  // the sums are read; dz is there, if this block is alone
         if constexpr (Team::local) {
-          team.wait();
-          const SharedColumns<S> columns{shown + shown_step % 2 * buffer, layout.pitch};
+          const SharedColumns<S, Team::conceals> columns{shown + given * buffer, layout.pitch, team.patience()};
           weights.add(columns, rows, sums.start, sums.pitch);
         } else {
           const S* const start = shown_to_all + (shown_step * layout.batch + work.first_sequence + tile) * pitch;
           const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, false, team.patience()};
-          if (tile == 0) __syncthreads();  // the sums are read
           weights.add(columns, rows, sums.start, sums.pitch);
         }
         __syncthreads();
+        if (Team::conceals && layout.buffers == 2) {
+          conceal_all(shown + given * buffer, work.sequences, depth, layout.pitch);
+          __syncthreads();
+        }
       }
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {
@@ -403,48 +341,45 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
           Gates<T> one = {T(0), T(0), T(0), T(0)};
           if (!lengths || t < lengths[place.sequence]) {
             one = saved[n];
-            cell_backward<T>(one, c_before[n], c_after[n], from_h[n] + outside[n], from_c[n]);
+            cell_backward<InCell<S>>(one, c_before[n], c_after[n], from_h[n] + outside[n], from_c[n]);
             from_h[n] = T(0);
           }
           const int64 row = t * layout.batch + place.sequence;
           const unsigned unit = work.first_unit + place.unit;
-          if (Team::local || shown_to_all != dz) store_gates(dz + row * depth + unit, hidden, one);
+          // First what others wait for.
           if (!Team::local) publish_gates(shown_to_all + row * pitch + unit, hidden, one);
           if (active) {
-            S* const here = shown + t % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;
+            S* const here = shown + next_given * buffer + place.column * layout.pitch + unit;
             team.give(here, S(one.i), layout.members);
             team.give(here + hidden, S(one.f), layout.members);
             team.give(here + 2 * hidden, S(one.g), layout.members);
             team.give(here + 3 * hidden, S(one.o), layout.members);
           }
+          if (Team::local || shown_to_all != dz) store_gates(dz + row * depth + unit, hidden, one);
         }
         if (last || !work.one_tile()) dh[place.cell] = from_h[n], dc[place.cell] = from_c[n];
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
     if constexpr (Team::local) {
-      if (active) team.arrive();
+      if (Team::conceals && layout.buffers == 3 && multiplies)
+        conceal_all(shown + given * buffer, work.sequences, depth, layout.pitch);
+      if (active) given = next_given;
     }
   }
+  if constexpr (Team::conceals) team.meet();  // a block stays while another may write to it
 }
-
-#define BACKWARD_OF(n)                                                                                              \
-  const S *gates##n, S *dz##n, S *shown##n, const S *weight_hh##n, const Arithmetic<S>*c##n, const S *dy##n,        \
-      Arithmetic<S>*dh##n, Arithmetic<S>*dc##n, const int64 *lengths##n, int64 steps##n, int reverse##n
-#define BACKWARD(Team)                                                                                              \
-  const Layout layout = {batch, hidden, members, share, slice, split, pitch};                                       \
-  const Backward<S> first = {gates1, dz1, shown1, weight_hh1, c1, dy1, dh1, dc1, lengths1, steps1, bool(reverse1)}, \
-                    second = {gates2, dz2, shown2, weight_hh2, c2, dy2, dh2, dc2, lengths2, steps2, bool(reverse2)}; \
-  backward<S, Team, M, N>(layout.in_second() ? second : first, gave_up, layout)
 
 template <typename S, typename Team, int M, int N>
 __global__ void __launch_bounds__(THREADS<S>, 1)
-    sequence_backward(BACKWARD_OF(1), BACKWARD_OF(2), unsigned* gave_up, SIZES) {
-  BACKWARD(Team);
+    sequence_backward(const __grid_constant__ Runs<Backward<S>> runs, unsigned* gave_up,
+                      const __grid_constant__ Layout layout) {
+  backward<S, Team, M, N>(runs.of[layout.in_second()], gave_up, layout);
 }
 
 template <typename S, int Members, int M, int N>
 __global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS<S>, 1)
-    sequence_backward_cluster(BACKWARD_OF(1), BACKWARD_OF(2), unsigned* gave_up, SIZES) {
-  BACKWARD(Cluster);
+    sequence_backward_cluster(const __grid_constant__ Runs<Backward<S>> runs, unsigned* gave_up,
+                              const __grid_constant__ Layout layout) {
+  backward<S, Cluster, M, N>(runs.of[layout.in_second()], gave_up, layout);
 }

@@ -211,7 +211,7 @@ class _Memory:
     """The memory of a launch: arrays that overlap share a span, spans lie apart with guards between them."""
 
     def __init__(self, kernel: str, args: Sequence[Any], in_place: Sequence[np.ndarray]) -> None:
-        arrays = [(i, a) for i, a in enumerate(args) if isinstance(a, np.ndarray)]
+        arrays = [(i, a) for i, a in enumerate(_flat(args)) if _is_array(a)]
         for number, array in arrays:
             if not array.flags.c_contiguous:
                 raise EmulationError(kernel, "launch", f"argument {number} is not C-contiguous")
@@ -283,20 +283,46 @@ class _Memory:
         data: Any
         if value is None:
             data, kind = ctypes.c_void_p(), b"p"
-        elif isinstance(value, np.ndarray):
+        elif _is_array(value):
             span = self._spans[bisect.bisect_right(self._starts, value.ctypes.data) - 1]
             data, kind = ctypes.c_void_p(value.ctypes.data - span.begin + span.moved_to), b"p"
-        elif isinstance(value, np.generic):
+        elif isinstance(value, np.generic | np.ndarray):  # a struct that is packed already holds true addresses
             data = ctypes.create_string_buffer(value.tobytes(), value.nbytes)
             kind = {"b": b"i", "i": b"i", "u": b"i", "f": b"f"}.get(value.dtype.kind, b"?")
         elif isinstance(value, int):
             data, kind = ctypes.c_int64(value), b"i"
         elif isinstance(value, float):
             data, kind = ctypes.c_double(value), b"f"
+        elif isinstance(value, tuple):
+            whole, _ = self._struct(kernel, number, value)
+            data, kind = ctypes.create_string_buffer(whole, len(whole)), b"?"
         else:
             raise EmulationError(kernel, "launch", f"argument {number} is a {type(value).__name__}")
         self._values.append(data)
         return _Argument(ctypes.addressof(data), ctypes.sizeof(data), kind)
+
+    def _struct(self, kernel: str, number: int, fields: tuple[Any, ...]) -> tuple[bytes, int]:
+        """A tuple as C++ has a struct of these fields, and its alignment."""
+        whole, most = b"", 1
+        for field in fields:
+            if isinstance(field, tuple):
+                part, alignment = self._struct(kernel, number, field)
+            else:
+                argument = self._argument(kernel, number, field)
+                part, alignment = ctypes.string_at(argument.value, argument.size), argument.size
+            whole += bytes(-len(whole) % alignment) + part
+            most = max(most, alignment)
+        return whole + bytes(-len(whole) % most), most
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is passed by address."""
+    return isinstance(value, np.ndarray) and not (value.dtype.names and value.ndim == 0)
+
+
+def _flat(args: Sequence[Any]) -> list[Any]:
+    """Arguments and fields of structs, one after the other."""
+    return [leaf for arg in args for leaf in (_flat(arg) if isinstance(arg, tuple) else [arg])]
 
 
 def _spans(arrays: Sequence[tuple[int, np.ndarray, bool]]) -> list[_Span]:

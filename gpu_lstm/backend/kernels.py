@@ -249,17 +249,28 @@ def neighbours(dtype: str) -> int:
 
 def packed(struct: Struct) -> np.ndarray:
     """A struct as a kernel takes it by value: an array of no dimensions, with the gaps that C++ leaves."""
-    fields = [_field(field) for field in struct]
-    kind = np.dtype([(str(n), field.dtype) for n, field in enumerate(fields)], align=True)
-    return np.array(tuple(field[()] for field in fields), dtype=kind)
+    return np.array(_value(struct), dtype=_layout(_type(struct)))
 
 
-def _field(field: Any) -> np.ndarray:
-    if isinstance(field, tuple):
-        return packed(field)
-    if isinstance(field, np.generic):
-        return np.asarray(field)
-    return np.asarray(np.uint64(0 if field is None else address(field)))
+def _value(member: Any) -> Any:
+    if isinstance(member, tuple):
+        return tuple(map(_value, member))
+    if isinstance(member, np.generic):
+        return member
+    return 0 if member is None else address(member)
+
+
+def _type(member: Any) -> Any:
+    if isinstance(member, tuple):
+        return tuple(map(_type, member))
+    return type(member) if isinstance(member, np.generic) else np.uint64
+
+
+@functools.cache  # making a dtype takes longer than a launch
+def _layout(kind: Any) -> np.dtype:
+    members = [(str(n), _layout(member)) for n, member in enumerate(kind)] if isinstance(kind, tuple) else kind
+    layout: np.dtype = np.dtype(members, align=True)
+    return layout
 
 
 def address(array: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from itertools import product
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from benchmarks.on_gpu import Budget, Record, alternating
 from gpu_lstm.backend import Backend
+from gpu_lstm.errors import BackendError
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.training import Event, Settings, Training
 from gpu_lstm.training.tasks import TextTask
@@ -44,16 +46,20 @@ def graph_against_launches(backend: Backend, budget: Budget, cases: Sequence[Cas
         return {"missing": f"backend {backend.name} has no graphs"}
     record: Record = {"points": []}
     for case in budget.within(cases, record):
+        (batch, length, hidden, layers), dtype = case
+        point = {"B": batch, "T": length, "H": hidden, "layers": layers, "dtype": dtype}
         events: dict[str, list[Event]] = {"launches": [], "graph": []}
-        sides = {side: stepper(training(backend, case, side == "graph"), told) for side, told in events.items()}
+        try:
+            sides = {side: stepper(training(backend, case, side == "graph"), told) for side, told in events.items()}
+        except BackendError as error:  # no ml_dtypes
+            record["points"].append(point | {"missing": str(error)})
+            continue
         for step in sides.values():
             for _ in range(COMPARED):
                 step()
         losses, others = ([(event.loss, event.norm) for event in told] for told in events.values())
         times, medians = alternating(backend, sides, budget)
-        (batch, length, hidden, layers), dtype = case
-        point = {"B": batch, "T": length, "H": hidden, "layers": layers, "dtype": dtype, "same_bits": losses == others}
-        point |= {**times, "launches_over_graph": medians["launches"] / medians["graph"]}
+        point |= {"same_bits": losses == others, **times, "launches_over_graph": medians["launches"] / medians["graph"]}
         record["points"].append(point)
         name = f"B={batch} T={length} H={hidden} {layers} layer(s) {dtype}"
         print(
@@ -61,8 +67,8 @@ def graph_against_launches(backend: Backend, budget: Budget, cases: Sequence[Cas
             f"{'' if point['same_bits'] else '; the losses differ'}",
             flush=True,
         )
-    ratios = [point["launches_over_graph"] for point in record["points"]]
-    if ratios:
-        record["geometric_mean_ratio"] = float(np.exp(np.mean(np.log(ratios))))
-        record["reached"] = all(point["same_bits"] for point in record["points"])
+    measured = [point for point in record["points"] if "same_bits" in point]
+    if measured:
+        record["geometric_mean_ratio"] = statistics.geometric_mean(point["launches_over_graph"] for point in measured)
+        record["reached"] = all(point["same_bits"] for point in measured)
     return record

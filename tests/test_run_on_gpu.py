@@ -14,6 +14,7 @@ from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.backend.cuda import Device
 from gpu_lstm.recurrence import onchip
 from tests.emulated import DTYPES, EmulatedBackend, needs_emulator
+from tests.recorded import RecordingBackend
 from tests.support import NUMPY, relative_error
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,8 +32,8 @@ def benchmark(name):
         os.environ.update(kept)
 
 
-NAMES = ("compare_model", "gpu_model", "on_gpu", "run_on_gpu", "sequence_on_gpu", "tables")
-compare_model, gpu_model, on_gpu, run_on_gpu, sequence_on_gpu, tables = map(benchmark, NAMES)
+NAMES = ("compare_model", "gpu_model", "graph_on_gpu", "on_gpu", "run_on_gpu", "sequence_on_gpu", "tables")
+compare_model, gpu_model, graph_on_gpu, on_gpu, run_on_gpu, sequence_on_gpu, tables = map(benchmark, NAMES)
 Budget, Case = on_gpu.Budget, sequence_on_gpu.Case
 SMALL = Device(multiprocessors=9, shared_bytes=40 * 1024, capability=90)
 
@@ -337,6 +338,16 @@ def test_a_part_that_fails_is_recorded_and_the_others_go_on(monkeypatch, tmp_pat
     said = capsys.readouterr().out
     assert "error: RuntimeError: no such thing" in said
     assert "no time for 3 points; kernel: status 0" in said
+
+
+@needs_emulator
+def test_graphs_are_compared_with_launches_by_bit_and_by_time():
+    cases = [((3, 5, 5, 1), "float32"), ((3, 5, 5, 1), "float32")]
+    record = graph_on_gpu.graph_against_launches(RecordingBackend(), Budget(2), cases)
+    assert [point["same_bits"] for point in record["points"]] == [True, True]
+    assert record["reached"] and record["geometric_mean_ratio"] > 0
+    assert record["points"][0]["rounds"] == 2
+    assert graph_on_gpu.graph_against_launches(NUMPY, Budget(1))["missing"] == "backend numpy has no graphs"
 
 
 def test_all_parts_fit_into_calls_of_ten_minutes_and_half_an_hour_or_so():

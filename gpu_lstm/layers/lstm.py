@@ -340,7 +340,7 @@ class LSTM(Layer):
             results.append(cells[0] if len(cells) == 1 else xp.concat(cells, axis=2))
         if self.batch_first:
             results = [swap_batch_and_time(backend, result) for result in results]
-        after = xp.stack([h for h, _ in finals]), xp.stack([c for _, c in finals])
+        after = _stacked(xp, [h for h, _ in finals]), _stacked(xp, [c for _, c in finals])
         return results[0] if len(results) == 1 else tuple(results), after, Tape(tapes or None, call, given, rounded)
 
     def backward(
@@ -382,7 +382,7 @@ class LSTM(Layer):
             dy = _valid(xp, call.mask, dy)
         dh_last, dc_last = self._check_state(("dh", "dc"), (None, None) if dstate is None else dstate, batch)
         gradients: Params = {}
-        dh0, dc0 = self.zero_state(batch)
+        before: dict[int, State] = {}
         for chains in reversed(self._chains()):
             (layer, _), (x, dropped, kept) = chains[0][0], tapes.pop()
             dx, work = None, []
@@ -400,8 +400,7 @@ class LSTM(Layer):
             done = together.in_step(call.run, backend, work)
             for chain, (dx_chain, first, found) in zip(chains, done, strict=True):
                 gradients |= found
-                for member, (dh, dc_first) in zip(chain, first, strict=True):
-                    dh0[self._place(member), ...], dc0[self._place(member), ...] = dh, dc_first
+                before |= {self._place(member): state for member, state in zip(chain, first, strict=True)}
                 if dx is None:
                     dx = dx_chain
                 else:
@@ -413,6 +412,7 @@ class LSTM(Layer):
             dy, dc = dx, None
         if self.batch_first:
             dy = swap_batch_and_time(backend, dy)
+        dh0, dc0 = self._joined([before[place] for place in range(len(before))])
         if self.options.learn_state:
             for part, d, was_given in (("h0", dh0, given[0]), ("c0", dc0, given[1])):
                 for member in (member for chains in self._chains() for chain in chains for member in chain):
@@ -426,6 +426,13 @@ class LSTM(Layer):
         h_shape, c_shape = self._state_shapes(batch)
         h = xp.zeros(h_shape, dtype=backend.dtype(self.dtype))
         return h, xp.zeros(c_shape, dtype=backend.dtype(self.param_dtype))
+
+    def _joined(self, states: list[State]) -> State:
+        """One state from those of all members; from one alone a view of it."""
+        xp, backend = self.backend.xp, self.backend
+        h, c = ([state[part] for state in states] for part in (0, 1))
+        h, c = (x[0][None, ...] if len(x) == 1 else _stacked(xp, x) for x in (h, c))
+        return backend.asarray(h, self.dtype), backend.asarray(c, self.param_dtype)
 
     def _chains(self) -> list[list[list[Member]]]:
         """What runs over time together: all layers of one direction, or each by itself.
@@ -874,6 +881,14 @@ def swap_batch_and_time(backend: Backend, array: Array) -> Array:
     copy = backend.xp.empty(swapped.shape, dtype=array.dtype)
     copy[...] = swapped
     return copy
+
+
+def _stacked(xp: Any, arrays: Sequence[Array]) -> Array:
+    """Copies of arrays of one shape along a new first axis; CuPy's `stack` takes addresses from the host for many."""
+    whole = xp.empty((len(arrays), *arrays[0].shape), dtype=arrays[0].dtype)
+    for place, array in enumerate(arrays):
+        whole[place, ...] = array
+    return whole
 
 
 def _valid(xp: Any, mask: Mask | None, array: Array) -> Array:

@@ -258,7 +258,8 @@ def _handed_on(
     width, item = shape[-1], np.dtype(dtype).itemsize
     wide = -(-width * item // 16) * 16 // item
     bits = xp.full((*shape[:-1], wide), 2 ** (8 * item) - 1, dtype=np.dtype(f"uint{8 * item}"))
-    bits[..., width:] = 0
+    if wide > width:
+        bits[..., width:] = 0
     shown = bits.view(dtype)
     return (shown if wide == width and not apart else xp.empty(shape, dtype=dtype)), shown
 

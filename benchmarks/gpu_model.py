@@ -122,9 +122,21 @@ def joint_table() -> Iterator[str]:
         yield f"| {hidden} | {dtype} | {batch} | {without.format(f'{joint.exchange:.2f}')} | {joint.microseconds:.2f} |"
 
 
+def options_table() -> Iterator[str]:
+    """Lines of the table of what options cost the sequence tier: form and expected step of each kind of cells."""
+    yield "| H | storage | B | direction | plain, us a step | options, us | with layer normalisation, us |"
+    yield "| ---: | --- | ---: | --- | ---: | ---: | ---: |"
+    for hidden, dtype, batch, direction in product((128, 512, 1024), ("float32", "bfloat16"), (64,), onchip.DIRECTIONS):
+        said = []
+        for cells in kernels.SEQUENCE_CELLS:
+            layout = onchip.choose(H100, direction, batch, hidden, dtype, 1, cells)
+            said.append("does not fit" if isinstance(layout, str) else f"{layout.form} {layout.microseconds:.2f}")
+        yield f"| {hidden} | {dtype} | {batch} | {direction} | {' | '.join(said)} |"
+
+
 def main() -> None:
     """Print the tables."""
-    for table in (gate_table(), step_table(), sequence_table(), joint_table()):
+    for table in (gate_table(), step_table(), sequence_table(), joint_table(), options_table()):
         print("\n".join(table) + "\n")
 
 

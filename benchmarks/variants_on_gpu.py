@@ -1,7 +1,7 @@
 """What each option of the LSTM family costs on a device: a part of `benchmarks.run_on_gpu`.
 
 A training step with the option, on the tier that the plan takes, against the plain LSTM's and against the same on the
-pointwise tier, in turns; their results were compared before. Beside it the layout, and the step that the model expected.
+pointwise tier, in turns; their results were compared before. Beside it the layout, and the step that was expected.
 """
 
 from __future__ import annotations

@@ -381,7 +381,13 @@ def test_the_tests_it_names_are_there():
 
 def test_the_tables_on_paper_are_those_of_the_model():
     text = (ROOT / "kernels" / "cuda" / "README.md").read_text()
-    for table in (gpu_model.gate_table(), gpu_model.step_table(), gpu_model.sequence_table(), gpu_model.joint_table()):
+    for table in (
+        gpu_model.gate_table(),
+        gpu_model.step_table(),
+        gpu_model.sequence_table(),
+        gpu_model.joint_table(),
+        gpu_model.options_table(),
+    ):
         assert "\n".join(table) in text
 
 

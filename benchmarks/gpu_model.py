@@ -168,6 +168,18 @@ def beside_table() -> Iterator[str]:
             yield f"| {hidden} | {dtype} | {batch} | {' | '.join(cells)} |"
 
 
+def options_table() -> Iterator[str]:
+    """Lines of the table of what options cost the sequence tier: form and expected step of each kind of cells."""
+    yield "| H | storage | B | direction | plain, us a step | options, us | with layer normalisation, us |"
+    yield "| ---: | --- | ---: | --- | ---: | ---: | ---: |"
+    for hidden, dtype, batch, direction in product((128, 512, 1024), ("float32", "bfloat16"), (64,), onchip.DIRECTIONS):
+        said = []
+        for cells in kernels.SEQUENCE_CELLS:
+            layout = onchip.choose(H100, direction, batch, hidden, dtype, 1, cells)
+            said.append("does not fit" if isinstance(layout, str) else f"{layout.form} {layout.microseconds:.2f}")
+        yield f"| {hidden} | {dtype} | {batch} | {direction} | {' | '.join(said)} |"
+
+
 def main() -> None:
     """Print the tables."""
     for table in (
@@ -175,6 +187,7 @@ def main() -> None:
         step_table(),
         sequence_table(),
         joint_table(),
+        options_table(),
         segment_table(),
         beside_table(),
     ):

@@ -3,7 +3,7 @@
     python -m benchmarks.run_on_gpu                    # writes benchmarks/results/gpu_DATE.json, in about half an hour
     python -m benchmarks.run_on_gpu --only tests sanitizers               # or in four calls of at most ten minutes:
     python -m benchmarks.run_on_gpu --only bandwidth training model graph shapes
-    python -m benchmarks.run_on_gpu --only sequence beside soak
+    python -m benchmarks.run_on_gpu --only sequence beside options soak
     python -m benchmarks.run_on_gpu --only bench
     python -m benchmarks.run_on_gpu --only soak --seconds 3600            # an hour of it
 
@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import compare_model, graph_on_gpu, sequence_on_gpu
+from benchmarks import compare_model, graph_on_gpu, sequence_on_gpu, variants_on_gpu
 from benchmarks.gpu_model import CELLS, bytes_of
 from benchmarks.on_gpu import Budget, Record, alternating
 from gpu_lstm.backend import Backend, CupyBackend, kernels
@@ -50,6 +50,8 @@ TESTS = [
     "test_cuda_recurrence.py",
     "test_cuda_sequence.py",
     "test_cuda_step.py",
+    "test_cuda_options.py",
+    "test_cuda_variants.py",
     "test_cupy_graph.py",
     "test_mixed.py",
     "test_backend.py",
@@ -248,6 +250,7 @@ PARTS: dict[str, tuple[Callable[[Backend, Budget], Record], float]] = {
     "shapes": (sequence_on_gpu.shapes_against_torch, 240),
     "sequence": (sequence_on_gpu.against_torch, 420),
     "beside": (sequence_on_gpu.beside, 30),
+    "options": (variants_on_gpu.on_gpu, 60),
     "soak": (sequence_on_gpu.soak, 120),
     "bench": (bench, 300),
 }

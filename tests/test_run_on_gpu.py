@@ -32,8 +32,12 @@ def benchmark(name):
         os.environ.update(kept)
 
 
-NAMES = ("compare_model", "gpu_model", "graph_on_gpu", "on_gpu", "run_on_gpu", "sequence_on_gpu", "tables")
-compare_model, gpu_model, graph_on_gpu, on_gpu, run_on_gpu, sequence_on_gpu, tables = map(benchmark, NAMES)
+NAMES = (
+    "compare_model", "gpu_model", "graph_on_gpu", "on_gpu", "run_on_gpu", "sequence_on_gpu", "tables", "variants_on_gpu"
+)  # fmt: skip
+(
+    compare_model, gpu_model, graph_on_gpu, on_gpu, run_on_gpu, sequence_on_gpu, tables, variants_on_gpu
+) = map(benchmark, NAMES)  # fmt: skip
 Budget, Case = on_gpu.Budget, sequence_on_gpu.Case
 SMALL = Device(multiprocessors=9, shared_bytes=40 * 1024, capability=90)
 
@@ -294,6 +298,30 @@ def test_losses_that_differ_are_told(monkeypatch):
     assert "ratio" not in record["points"][0]
 
 
+@needs_emulator
+def test_options_are_compared_with_the_plain_lstm_and_with_the_pointwise_tier(monkeypatch):
+    monkeypatch.setattr(
+        variants_on_gpu, "VARIANTS", {"plain": {}, "zoneout_h": {"zoneout_h": 0.1}, "heads 2": {"heads": 2}}
+    )
+    backend = EmulatedBackend(limits=SMALL)
+    record = variants_on_gpu.on_gpu(backend, Budget(1), [Case(3, 2, 4, 8)])
+    assert "error" not in record
+    assert [(point["option"], point["tier"]) for point in record["points"]] == [
+        ("zoneout_h", "sequence"),
+        ("heads 2", "pointwise"),
+        ("resets", "sequence"),
+    ]
+    for point in record["points"]:
+        assert set(point["seconds"]) == {"plain", "ours", "pointwise"}
+        assert point["largest_relative_difference"] < 1e-5
+        assert point["times_plain"] > 0
+        assert ("forward, with options: " in point.get("forward", "")) == (point["tier"] == "sequence")
+    assert record["geometric_mean_ratio"] > 0
+    monkeypatch.setitem(sequence_on_gpu.TOLERANCE, "float32", 0.0)
+    record = variants_on_gpu.on_gpu(backend, Budget(1), [Case(3, 2, 4, 8)])
+    assert record["error"].startswith("RuntimeError: results at T=3 B=2 D=4 H=8 float32 differ")
+
+
 # -- the rest ---------------------------------------------------------------------------------------------------------
 
 
@@ -401,7 +429,13 @@ def test_the_tests_it_names_are_there():
 
 def test_the_tables_on_paper_are_those_of_the_model():
     text = (ROOT / "kernels" / "cuda" / "README.md").read_text()
-    for table in (gpu_model.gate_table(), gpu_model.step_table(), gpu_model.sequence_table(), gpu_model.joint_table()):
+    for table in (
+        gpu_model.gate_table(),
+        gpu_model.step_table(),
+        gpu_model.sequence_table(),
+        gpu_model.joint_table(),
+        gpu_model.options_table(),
+    ):
         assert "\n".join(table) in text
 
 

@@ -253,6 +253,14 @@ def test_a_tier_leaves_room_where_that_pays_and_it_takes_the_options(tier):
     assert not fastest_cuda.room_beside(backend, "backward", (256, 2 * most, 1024), "bfloat16", none, 10**13, 1)
 
 
+def test_auto_leaves_no_room_where_the_pointwise_tier_runs(monkeypatch):
+    asked = []
+    monkeypatch.setattr(onchip, "pays", lambda *given: asked.append(given))
+    options = frozenset({"peepholes"})
+    assert not fastest_cuda.room_beside(EmulatedBackend(), "forward", (256, 64, 256), "float32", options, 10**10, 1)
+    assert asked == [(H100, "forward", 64, 256, "float32", "Family")]
+
+
 @pytest.mark.parametrize("layers, directions", [(1, 1), (1, 2), (2, 1)])
 def test_an_lstm_asks_with_the_products_of_a_segment(monkeypatch, layers, directions):
     asked = []

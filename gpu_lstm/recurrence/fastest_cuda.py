@@ -78,7 +78,8 @@ def room_beside(
 ) -> bool:
     """That of the sequence tier, where it is the one that runs."""
     device = cast(CudaBackend, backend)
-    on_chip = onchip.pays(device.limits, direction, *shape[1:], onchip.multiplied(device, dtype))
+    problem = direction, *shape[1:], onchip.multiplied(device, dtype), onchip.cells_of(direction, options)
+    on_chip = onchip.pays(device.limits, *problem)
     return on_chip and sequence_cuda.room_beside(backend, direction, shape, dtype, options, multiply_adds, count)
 
 

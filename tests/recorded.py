@@ -104,14 +104,14 @@ def launched(name, function, inputs, options):
     return result.view(Recorded)
 
 
-def converted(value, dtype=None):
-    """As an array of that dtype: itself where it is, else a launch or a copy from the host."""
+def converted(value, dtype=None, copy=False):
+    """As an array of that dtype: itself where it is and may be, else a launch or a copy from the host."""
     if not isinstance(value, Recorded):
         count.append("to device")
         return np.array(value, dtype=dtype).view(Recorded)
-    if dtype is None or dtype == value.dtype:
+    if not copy and (dtype is None or dtype == value.dtype):
         return value
-    return launched("astype", np.asarray, (plain(value), dtype), {})
+    return launched("astype", np.array, (plain(value), dtype), {})
 
 
 count: list[str] = []

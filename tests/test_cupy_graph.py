@@ -14,10 +14,13 @@ import pytest
 
 from gpu_lstm import BackendError
 from gpu_lstm.backend import CupyBackend, cupy_backend
+from gpu_lstm.layers import lstm
+from gpu_lstm.recurrence import sequence_cuda
 from tests import recorded, test_cupy_backend
 from tests.conftest import gpu_or_reason
 from tests.emulated import needs_emulator
 from tests.recorded import Namespace, Recorded, asked, converted, plain
+from tests.test_beside import by_two
 from tests.test_graph import same, text_task, trained, windows_task
 
 
@@ -25,6 +28,7 @@ class Stream:
     """cupy.cuda.Stream: launches that are captured are done when the graph is launched, not before."""
 
     numbers = iter(range(100, 10**6))
+    forked: ClassVar[set[Any]] = set()  # into the capture of another stream, and not joined again
 
     def __init__(self, non_blocking=False):
         self.ptr, self.non_blocking, self.tape, self.held, self.reached = next(self.numbers), non_blocking, None, [], {}
@@ -41,7 +45,18 @@ class Stream:
 
     def end_capture(self):
         Recorded.backend = None
+        assert not self.forked, "unjoined work"
         return Graph(self.tape)
+
+    def record(self, event):
+        event.stream = self
+        return event
+
+    def wait_event(self, event):
+        if Recorded.backend is event.stream:
+            self.forked.add(self)
+        elif Recorded.backend is self:
+            self.forked.remove(event.stream)
 
 
 class Graph:
@@ -95,7 +110,13 @@ class Binding(test_cupy_backend.Cublas):
     def gemmEx(self, *arguments):
         if Recorded.backend is not None:
             raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
-        super().gemmEx(*arguments)
+        super().gemmEx(7, *arguments[1:])
+
+    def create(self):
+        return 8
+
+    def destroy(self, handle):
+        assert handle == 8
 
 
 class Function:
@@ -125,19 +146,21 @@ class Library:
         )
 
     def _stream(self, handle, stream):
-        assert handle == 7
+        assert handle == (8 if Stream.forked else 7), "a handle is for one stream only"
         self.stream, self.workspace = stream, 0  # as cuBLAS does
         return 0
 
     def _workspace(self, handle, address, size):
-        assert handle == 7 and address and size == cupy_backend.WORKSPACE
+        assert address and size == cupy_backend.WORKSPACE
         self.workspace = address
         return 0
 
     def _gemm(self, gemm, arguments):
         assert self.stream == Cuda.current.ptr and self.workspace
+        assert Cuda.current is Recorded.backend or Cuda.current in Stream.forked
         if self.status == 0:
-            asked("matmul", lambda: gemm(*arguments))
+            recorded.count.append("beside" if Stream.forked else "main")
+            asked("matmul", lambda: gemm(7, *arguments[1:]))
         return self.status
 
 
@@ -203,6 +226,15 @@ def backend(monkeypatch):
 @pytest.mark.parametrize("tier", ["sequence", "pointwise"])
 def test_text(backend, tier):
     same(*(trained(text_task(backend, tier=tier), graph) for graph in (False, True)))
+
+
+@needs_emulator
+def test_products_beside_the_recurrence_are_captured_on_their_own_stream(backend, monkeypatch):
+    monkeypatch.setattr(lstm, "segments", by_two)
+    monkeypatch.setattr(sequence_cuda, "room_beside", lambda *_: True)
+    recorded.count.clear()
+    same(*(trained(text_task(backend, tier="sequence"), graph) for graph in (False, True)))
+    assert {"beside", "main"} <= set(recorded.count)
 
 
 @needs_emulator

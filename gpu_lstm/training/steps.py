@@ -52,8 +52,9 @@ class Steps:
 class RecordedSteps(Steps):
     """The same steps, to the same bits, at the cost of one launch each.
 
-    The first one runs as any other, so that all kernels are there; the second one is recorded, and it and all that
-    follow are replayed. A new loss scale is recorded anew, for it is a number in the graph.
+    The first step of an epoch of text runs without, for it has no state from before. The first one that is like most
+    runs without, too, so that all kernels are there; the next one is recorded, and it and all that follow are replayed.
+    A new loss scale is recorded anew, for it is a number in the graph.
 
     Raises
     ------
@@ -79,9 +80,9 @@ class RecordedSteps(Steps):
         task.hold()
 
     def ask(self, number: int, factor: float) -> Asked:  # noqa: D102
-        self._recordable.begin(number)
-        if not self._warm:
-            self._warm = True
+        like_most = self._recordable.begin(number)
+        if not (like_most and self._warm):
+            self._warm = self._warm or like_most
             return self._compute(factor)
         graph = self._current(factor)
         if graph.replay():

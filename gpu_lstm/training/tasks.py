@@ -7,7 +7,7 @@ the same weights to the last bit and a resumed run needs no generator states.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from gpu_lstm.data.loader import Loader
 from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.text import Tracks, shuffle_lines
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers import Params
+from gpu_lstm.layers import Params, State
 from gpu_lstm.losses import BITS
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model, Regressor
 
@@ -68,8 +68,8 @@ class Recordable(Task, Protocol):
     ``step(number)`` is ``begin(number)`` and then ``compute()``.
     """
 
-    def begin(self, number: int) -> None:
-        """Make `number` the step that `compute` does."""
+    def begin(self, number: int) -> bool:
+        """Make `number` the step that `compute` does; whether that is like most, so that it may be replayed."""
 
     def compute(self) -> tuple[Array, Params]:
         """What `step` gives. Recorded once; all that changes from step to step reaches it by `Backend.upload`."""
@@ -119,8 +119,8 @@ class TextTask:
         self.steps_per_epoch = len(self.train)
         self.items = batch * length
         self.seed = seed
-        self._state: tuple[Array, Array] | None = None
-        self._before: tuple[Array, Array] | None = None
+        self._state: State | None = None
+        self._held: tuple[State, State] | None = None  # where the state stays; the one before the last step
         self._number = Count()
         self.newline = newline
         self._order: tuple[int, Tracks] | None = None
@@ -136,22 +136,28 @@ class TextTask:
             order = self._order = epoch, Tracks(tokens, self.train.batch, self.train.length)
         return order[1].chunk(chunk)
 
-    def begin(self, number: int) -> None:  # noqa: D102
+    def begin(self, number: int) -> bool:  # noqa: D102
         self._number.value, self._tokens = number, self.loader.get(number)
         if number % self.steps_per_epoch == 0:
-            self.restore({})
+            self._state = None
+        self._anew = self._state is None
+        return not self._anew
 
     def compute(self) -> tuple[Array, Params]:  # noqa: D102
         tokens = self.model.backend.upload(lambda: self._tokens)
-        if self._before is not None:
-            _copy(self._before, self._state)
+        if self._held is not None and self._state is not None:
+            _copy(self._held[1], self._state)
         seed = (self.seed, cast(int, self._number))
         loss, state, gradients = self._language.loss(tokens, self._state, seed)
-        if self._before is None:
-            self._state = state
-        else:
-            _copy(self._state, state)
+        self._carry(state)
         return loss, gradients
+
+    def _carry(self, state: State) -> None:
+        """Make a state the one that the next step gets."""
+        if self._held is not None:
+            _copy(self._held[0], state)
+            state = self._held[0]
+        self._state = state
 
     def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
         self.begin(number)
@@ -159,12 +165,14 @@ class TextTask:
 
     def hold(self) -> None:  # noqa: D102
         carried, zero_state = self.carried(), self._language.lstm.zero_state
-        self._before, self._state = zero_state(self.train.batch), zero_state(self.train.batch)
+        self._held = zero_state(self.train.batch), zero_state(self.train.batch)
         self.restore(carried)
 
     def undo(self) -> None:  # noqa: D102
-        assert self._before is not None
-        _copy(self._state, self._before)
+        if self._anew or self._held is None:
+            self._state = None
+        else:
+            self._carry(self._held[1])
 
     def shown(self, loss: float) -> float:  # noqa: D102
         return loss * BITS
@@ -184,17 +192,14 @@ class TextTask:
             shape = (lstm.num_layers, self.train.batch, lstm.output_size if name == "h" else lstm.hidden_size)
             if tuple(array.shape) != shape:
                 raise InputError(f"carried state {name} has shape {tuple(array.shape)}; expected {shape}")
-        state, as_array = None, self.model.backend.asarray
+        self._state = None
         if arrays:  # numbers of 16 bits were saved in float32
-            state = as_array(arrays["h"], lstm.dtype), as_array(arrays["c"], lstm.param_dtype)
-        if self._before is None:
-            self._state = state
-        else:
-            _copy(self._state, (0, 0) if state is None else state)
+            as_array = self.model.backend.asarray
+            self._carry((as_array(arrays["h"], lstm.dtype), as_array(arrays["c"], lstm.param_dtype)))
 
 
-def _copy(to: Any, state: Any) -> None:
-    """Into the arrays of a held state those of another one, or zeros."""
+def _copy(to: State, state: State) -> None:
+    """Into the arrays of one state those of another."""
     for part, content in zip(to, state, strict=True):
         part[...] = content
 
@@ -245,8 +250,9 @@ class WindowsTask:
         drawn = np.random.default_rng((self.seed, number)).integers(0, len(self.starts), self.batch)
         return np.stack([self.values[start : start + self.window] for start in (self.starts[k] for k in drawn)], axis=1)
 
-    def begin(self, number: int) -> None:  # noqa: D102
+    def begin(self, number: int) -> bool:  # noqa: D102
         self._number.value, self._windows = number, self.loader.get(number)
+        return True
 
     def compute(self) -> tuple[Array, Params]:  # noqa: D102
         seed = (self.seed, cast(int, self._number))

@@ -48,8 +48,8 @@ EXCHANGE = {"block": 0.0, "cluster": (180 + 50) / CLOCK, "grid": 0.7, "joint": 0
 """Microseconds until another block's number is there, from the store to the look that finds it: published 180 cycles
 for a read of its shared memory, and another look is taken to cost 50; through L2 an estimate."""
 CLUSTER_RATE = 20e3
-"""Bytes a microsecond that each of many multiprocessors gets from others of its cluster: published 2.65 TB/s over all
-of an H100 in clusters of 4, less than L2 gives, and falling with their size."""
+"""Bytes a microsecond that each of many multiprocessors gets from others of its cluster, half of what L2 gives: an
+estimate."""
 SHARED_RATE = 227 * 1024.0
 """Bytes a microsecond of a multiprocessor's shared memory: about 1 us for all of it."""
 L2_RATE = 40e3

@@ -302,7 +302,7 @@ def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
 
 # -- planted mistakes: the kernels' text with one line changed --------------------------------------------------------
 
-SHOW = "publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, output)"
+SHOW = "publish(here, output)"
 MISTAKES = {
     "block": {
         "no barrier before the product": ("void wait() { __syncthreads(); }", "void wait() {}"),
@@ -321,8 +321,8 @@ MISTAKES = {
         "dz shown by a plain store": ("publish(to, S(gates.i));", "*to = S(gates.i);"),
         "dz taken before it is there": ("while (!there && is_missing(values) && !left.over())", "while (false)"),
         "dz shown where the gates are": (
-            "publish_gates(shown_to_all + row * pitch + unit",
-            "publish_gates(const_cast<S*>(gates) + row * depth + unit",
+            "here = shown_to_all + line * row + unit",
+            "here = const_cast<S*>(gates) + line * depth + unit",
         ),
     },
 }

@@ -7,7 +7,9 @@ other h (in backward dz). Three forms::
     cluster   a thread-block cluster, by distributed shared memory        middle H, from sm_90 on
     grid      blocks of one cooperative launch, by global memory          large H
 
-A launch may hold two recurrences of the same size, both directions of a layer: each has half of the teams.
+A launch may hold several recurrences of the same size, each with teams of its own: both directions of a layer; or, in
+the grid form, layers of a stack as a wavefront, where step t of a layer runs beside step t + 1 of the one below, and
+its product is that with W_ih, too: 2H (in backward 8H) deep.
 
 All layouts that fit are enumerated and the one with the least modelled time a step is taken. The model is written down
 before any measurement; its constants stand at the top, with where they come from.
@@ -18,11 +20,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from gpu_lstm.backend.cuda import CudaBackend, Device
 from gpu_lstm.backend.kernels import CLUSTER, TENSOR, sequence_sizes, sequence_threads
 
 DIRECTIONS = ("forward", "backward")
+MOST_RUNS = 4
+"""Recurrences of a launch, as ``kernels/cuda/sequence.cu`` has it."""
+ALONE = "in both directions, or with residual, input_dropout, cells or an option of the recurrence,"
+"""Which layers of a stack never run at once."""
 CELLS = 2
 """Most cells of a thread, as ``kernels/cuda/sequence.cu`` has it."""
 TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
@@ -97,6 +104,8 @@ class Layout:
         How often the device must be filled to run all teams; more than 1 only where teams don't wait for each other.
     together : int
         Recurrences in the launch; each has so many teams.
+    stacked : bool
+        They are layers, each on top of the one before.
     """
 
     form: str
@@ -118,6 +127,7 @@ class Layout:
     barrier: float
     waves: int
     together: int = 1
+    stacked: bool = False
 
     @property
     def blocks(self) -> int:
@@ -156,13 +166,15 @@ def multiplied(backend: CudaBackend, dtype: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def choose(device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1) -> Layout | str:
+def choose(
+    device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1, stacked: bool = False
+) -> Layout | str:
     """The layout with the least modelled time a step, or why there is none; `together` recurrences in one launch."""
     if device.capability < 80:
         return f"it needs compute capability 8.0; this device has {device.capability // 10}.{device.capability % 10}"
     best: Layout | None = None
     least = 0
-    for layout in _candidates(device, direction, batch, hidden, dtype, together):
+    for layout in _candidates(device, direction, batch, hidden, dtype, together, stacked):
         if layout.shared_bytes > device.shared_bytes:
             least = min(least or layout.shared_bytes, layout.shared_bytes)
         elif best is None or layout.microseconds < best.microseconds:
@@ -172,8 +184,10 @@ def choose(device: Device, direction: str, batch: int, hidden: int, dtype: str, 
     if not least:
         half = f"{device.multiprocessors // together} of " if together > 1 else ""
         return f"H = {hidden} has more units than {half}{device.multiprocessors} multiprocessors can take"
+    weights = f"W_hh and W_ih of {together} layers of" if stacked else "W_hh of"
     return (
-        f"W_hh of H = {hidden} in {dtype} does not fit on chip: {direction} needs at least {least / 1024:.0f} KiB of "
+        f"{weights} H = {hidden} in {dtype} {'do' if stacked else 'does'} not fit on chip: {direction} needs at least "
+        f"{least / 1024:.0f} KiB of "
         f"shared memory a block; {device.shared_bytes / 1024:.0f} are there on each of {device.multiprocessors} "
         "multiprocessors"
     )
@@ -190,14 +204,42 @@ def choose_pair(device: Device, direction: str, batch: int, hidden: int, dtype: 
     return pair
 
 
+@functools.lru_cache(maxsize=1024)
+def choose_layers(device: Device, direction: str, batch: int, hidden: int, dtype: str, layers: int) -> Layout | str:
+    """The layout that runs so many layers of a stack, or some of them, at once, or why they run one after the other.
+
+    Of long sequences: L layers at once take T + L - 1 steps.
+    """
+    found = {n: choose(device, direction, batch, hidden, dtype, n, n > 1) for n in range(1, min(layers, MOST_RUNS) + 1)}
+    fits = {n: layout for n, layout in found.items() if not isinstance(layout, str)}
+    between = _large_product(device, batch, hidden, dtype)
+
+    def time(at_once: int) -> float:
+        """Microseconds a step of all layers, with the products between those that don't run at once."""
+        launches = [at_once] * (layers // at_once) + [layers % at_once] * (layers % at_once > 0)
+        return sum(fits[n].microseconds for n in launches) + (len(launches) - 1) * between
+
+    if len(fits) < 2:
+        return next(layout for layout in (*found.values(), f"{layers} of {MOST_RUNS}") if isinstance(layout, str))
+    best = min(fits, key=time)
+    if best == 1:
+        several = min((n for n in fits if n > 1), key=time)
+        return f"{several} at once would take {time(several):.2f} us a step instead of {time(1):.2f}"
+    return fits[best]
+
+
 def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> bool:
     """Whether a layout fits and its step is expected to be no longer than one of the pointwise tier."""
     layout = choose(device, direction, batch, hidden, dtype)
     if isinstance(layout, str):
         return False
+    return layout.microseconds <= max(POINTWISE_HOST, _large_product(device, batch, hidden, dtype))
+
+
+def _large_product(device: Device, batch: int, hidden: int, dtype: str) -> float:
+    """Microseconds of cuBLAS for the product of a step, (B, H) by (H, 4H)."""
     share_of_h100 = device.multiprocessors / 132
-    product = batch * 4 * hidden * hidden / (POINTWISE_PRODUCT_RATE[dtype] * share_of_h100)
-    return layout.microseconds <= max(POINTWISE_HOST, product)
+    return batch * 4 * hidden * hidden / (POINTWISE_PRODUCT_RATE[dtype] * share_of_h100)
 
 
 def most_that_pays(device: Device, direction: str, hidden: int, dtype: str) -> int:
@@ -225,6 +267,14 @@ def explain(device: Device, batch: int, hidden: int, dtype: str) -> str:
         else:
             how = f"in one launch of {layout.team()}, {layout.microseconds:.2f} us a step expected"
         said.append(f"both directions of a layer {direction}: {how}")
+    for layers, direction in product((2, 3), DIRECTIONS):
+        layout = choose_layers(device, direction, batch, hidden, dtype, layers)
+        if isinstance(layout, str):
+            how = f"one after the other ({layout})"
+        else:
+            how = f"{layout.together} in one launch of {layout.team()}, {layout.microseconds:.2f} us a step expected"
+        said.append(f"{layers} layers {direction}: {how}")
+    said.append(f"layers {ALONE} run one after the other")
     return "; ".join(said)
 
 
@@ -238,15 +288,18 @@ def largest(device: Device, dtype: str) -> int:
 
 
 def _candidates(
-    device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1
+    device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1, stacked: bool = False
 ) -> Iterator[Layout]:
     """Layouts that the kernels can run, fitting into shared memory or not."""
-    for form in ("block", "cluster", "grid"):
+    for form in ("grid",) if stacked else ("block", "cluster", "grid"):
         for height, columns in sequence_sizes(direction, dtype, form):
-            layout = functools.partial(_layout, device, direction, hidden, dtype, together, form, height, columns)
+            layout = functools.partial(
+                _layout, device, direction, hidden, dtype, together, stacked, form, height, columns
+            )
             each, threads = 8 * columns, sequence_threads(dtype)
             rows = 4 if direction == "forward" else 1
-            most_units = min(CELLS * threads // each, threads // 32 * 16 * height // rows)
+            # In a stack, each half of k has warps of its own.
+            most_units = min(CELLS * threads // each, threads // 32 // (1 + stacked) * 16 * height // rows)
             if form == "block" and hidden <= most_units:
                 yield layout(-(-batch // each), 1, hidden, each)
             if form == "cluster" and device.capability >= 90 and -(-hidden // CLUSTER) <= most_units:
@@ -267,6 +320,7 @@ def _layout(
     hidden: int,
     dtype: str,
     together: int,
+    stacked: bool,
     form: str,
     height: int,
     columns: int,
@@ -280,11 +334,13 @@ def _layout(
     wide = {"float64": 8}.get(dtype, 4)
     # Rows start at different banks: on tensor cores half of the banks apart, else 16 bytes.
     rows, depth = (4 * share, hidden) if direction == "forward" else (share, 4 * hidden)
+    halves = 1 + stacked  # of k, each of whole chunks
+    chunks = -(-depth * stored // (64 if tensor else 16))
+    depth = 2 * chunks * (64 if tensor else 16) // stored if stacked else depth
     pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
     row_blocks = -(-rows // (16 * height))
-    chunks = -(-depth * stored // (64 if tensor else 16))
-    chunks_of_warp = -(-chunks // (sequence_threads(dtype) // 32 // row_blocks))
-    split = -(-chunks // chunks_of_warp)
+    chunks_of_warp = -(-chunks // (sequence_threads(dtype) // 32 // row_blocks // halves))
+    split = halves * -(-chunks // chunks_of_warp)
     each = 8 * columns
     fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
     held = min(HELD[height, columns], chunks_of_warp) if tensor else 0
@@ -293,12 +349,17 @@ def _layout(
     sums = split * each * ((rows + 11) // 16 * 16 + 4) * wide
     tiles = -(-part // each)
     padded = row_blocks * 16 * height if tensor else -(-rows // 8) * 8
-    arithmetic = padded * each * depth / PRODUCT_RATE[dtype]
+    # A step of a stack does the half with h of the layer below, which is there already, while it waits for its own.
+    arithmetic = padded * each * depth / halves / PRODUCT_RATE[dtype]
     if tensor:
         arithmetic = max(arithmetic, chunks_of_warp * (1 if height * columns == 1 else 2) * MMA_LATENCY)
     columns_read = row_blocks * each * depth * stored
-    streaming = (weights + (columns_read if form != "grid" else 0)) / SHARED_RATE
+    streaming = (weights / halves + (columns_read if form != "grid" else 0)) / SHARED_RATE
     meeting = 2 * split * each * rows * wide / SHARED_RATE
+    exchange = EXCHANGE[form]
+    if form == "grid":
+        from_l2 = tiles * columns_read / halves / L2_RATE
+        exchange = (max(exchange, tiles * max(arithmetic, streaming) + from_l2) if stacked else exchange) + from_l2
     cell = max(CELL_LATENCY, share * each * (CELL_INSTRUCTIONS + 8 * split) / (128 * CLOCK))
     at_once = device.multiprocessors // members if form != "grid" else together * teams
     return Layout(
@@ -307,8 +368,9 @@ def _layout(
         shared_bytes=weights + shown + sums,
         product=tiles * (max(arithmetic, streaming) + meeting),
         cell=tiles * cell,
-        exchange=EXCHANGE[form] + (tiles * columns_read / L2_RATE if form == "grid" else 0.0),
+        exchange=exchange,
         barrier=BARRIER[form],
         waves=-(-together * teams // max(at_once, 1)),
         together=together,
+        stacked=stacked,
     )  # fmt: skip

@@ -164,7 +164,7 @@ struct Product {
         const Words* const from = rest + ((chunk + more - item.begin - held) * M + m) * 64;
         return Fragment{from[0], from[32]};
       });
-    if (item.begin == item.end) return;
+    if (item.first >= rows) return;
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -285,7 +285,7 @@ struct ScalarProduct {
           for (int v = 0; v < depth; ++v) sum[r][i] += row.at[v] * other[i].at[v];
       }
     }
-    if (item.begin == item.end) return;
+    if (item.first >= rows) return;
 #pragma unroll
     for (int r = 0; r < 2 * M; ++r)
 #pragma unroll

@@ -6,8 +6,12 @@
 // Warps split rows and k (mma.cuh); their sums meet in shared memory and are added in a fixed order. Steps that no
 // sequence of a team has cost it neither product nor barrier.
 //
-// A launch has one recurrence or two, say both directions of a layer: the second has as many teams as the first, after
-// them, and knows nothing of it.
+// A launch has one recurrence or several, each with as many teams as the first, after them. Either they know nothing of
+// each other, say both directions of a layer; or, for Grid, they are layers of a stack, each on top of the one before. Then
+// a layer multiplies [h before the step; h of the layer below after it] by [W_hh; W_ih], in backward [dz after the step; dz
+// of the layer above in it], and these lie next to each other in what it is shown: it waits for other layers as it waits
+// for its own team. A layer waits for those below only (in backward above), so some layer can always go on, and step t of
+// one runs beside step t + 1 of the one below.
 //
 //   shared memory: weights, as Product wants them; 2 buffers (8 N, pitch) of h or dz if Team::local; sums (split, 8 N, rows)
 
@@ -30,27 +34,34 @@ struct Layout {
   unsigned batch, hidden, members, share, slice, split, pitch;
 
   __device__ unsigned teams() const { return (batch + slice - 1) / slice; }  // of each recurrence
-  __device__ bool in_second() const { return blockIdx.x >= members * teams(); }
+  __device__ unsigned run() const { return blockIdx.x / (members * teams()); }
 };
 
 // A recurrence: what forward takes of it, and backward.
 template <typename S>
 struct Forward {
-  S* z;                  // (T, B, 4H) pre-activations; becomes the activated gates if keep
-  const S* weight_hh;    // (4H, H)
-  S* h;                  // (T + 1, B, H), the slot before the first step is there
-  S* shown;              // for Grid: (T + 1, B, H up to whole packs) likewise, the others have all bits set; may be h
-  Arithmetic<S>* c;      // (T + 1, B, H), or (1, B, H) where not keep
-  const int64* lengths;  // (B,), or null: all T
-  int64 steps;           // T
+  S* z;                        // (T, B, 4H) pre-activations; becomes the activated gates if keep
+  const S* weight_hh;          // (4H, H)
+  S* h;                        // (T + 1, B, H), the slot before the first step is there
+  S* shown;                    // for Grid: (T + 1, B, row) likewise, the others have all bits set; may be h
+  Arithmetic<S>* c;            // (T + 1, B, H), or (1, B, H) where not keep
+  const int64* lengths;        // (B,), or null: all T
+  int64 steps;                 // T
   bool reverse;
+  unsigned row;                // elements from row to row of what is shown
+  struct {
+    const S* weight_ih;         // (4H, H): a layer on top of another; null: it is none
+    const Arithmetic<S>* bias;  // (4H,): of such a layer, in place of z, which need not be there if not keep
+    const S* factors;           // (T, B, H) on h for the layer above; null: ones
+    int64 next;                 // from where a number is shown to where it is for the layer above; 0: there is none
+  } stack;
 };
 
 template <typename S>
 struct Backward {
   const S* gates;          // (T, B, 4H)
   S* dz;                   // (T, B, 4H), may be gates
-  S* shown;                // for Grid: (T, B, 4H up to whole packs), all bits of the 4H set; may be dz, not gates
+  S* shown;                // for Grid: (T, B, row), all bits of dz set; may be dz, not gates
   const S* weight_hh;      // (4H, H)
   const Arithmetic<S>* c;  // (T + 1, B, H)
   const S* dy;             // (T, B, H), or null: zeros
@@ -59,10 +70,19 @@ struct Backward {
   const int64* lengths;    // (B,), or null: all T
   int64 steps;             // T
   bool reverse;
+  unsigned row;            // elements from row to row of what is shown
+  struct {
+    const S* weight_ih;  // (4H, H) of the layer above; shown then has T + 1 slots, zeros where no step is; null: none
+    const S* factors;    // (T, B, H) on h for the layer above; null: ones
+    int64 next;          // from where a number is shown to where it is for the layer below; 0: there is none
+  } stack;
 };
 
+// What is shown, row by row: h, or dz, with zeros up to whole packs; or for a layer with another one's numbers beside its
+// own, these and those, each with zeros up to whole chunks.
+
 // What a launch has, all of it one argument. Those that aren't there have null pointers.
-constexpr unsigned MOST_RUNS = 2;
+constexpr unsigned MOST_RUNS = 4;
 template <typename Run>
 struct Runs {
   Run of[MOST_RUNS];
@@ -138,22 +158,25 @@ __device__ __forceinline__ void publish_gates(S* to, unsigned hidden, const Gate
 // ---- forward
 
 template <typename S, typename Team, int M, int N>
-__device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up, bool keep,
+__device__ __forceinline__ void forward(const Runs<Forward<S>>& runs, unsigned* gave_up, bool keep,
                                         const Layout& layout) {
   using T = Arithmetic<S>;
-  const auto [z, weight_hh, h, shown_to_all, c, lengths, steps, reverse] = run;
+  const unsigned run = layout.run();
+  const auto [z, weight_hh, h, shown_to_all, c, lengths, steps, reverse, row, stack] = runs.of[run];
+  const auto again = [&]() -> const Forward<S>& { return runs.of[computed_anew(run)]; };  // what needs no register meanwhile
   using Weights = Product<S, M, N>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = 4 * layout.share, buffer = 8 * N * layout.pitch;
-  const unsigned chunks = (hidden + Weights::depth - 1) / Weights::depth;
-  const unsigned pitch = whole_packs<S>(hidden);
+  const bool stacked = !Team::local && stack.weight_ih;
+  const unsigned half = whole<Weights::depth>(hidden);
+  const unsigned chunks = (stacked ? 2 : 1) * half / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const OwnRows<S> own{weight_hh, hidden, work.first_unit, work.units, layout.share};
+  const OwnRows<S> own{weight_hh, stacked ? stack.weight_ih : nullptr, half, hidden, work.first_unit, work.units, layout.share};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
-  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows, layout.split);
+  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows);
 
   if (Team::local) {
     const S* const h0 = h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
@@ -176,8 +199,12 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
       for (int n = 0; n < CELLS; ++n) {  // loads that need not wait for others
         const Place place(work, tile, n);
         if (!place.inside) continue;
-        gates[n] = load_gates<T>(z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden);
-        if (step == 0 || !work.one_tile()) state[n] = c[(keep ? before : 0) * cells + place.cell];
+        const unsigned unit = work.first_unit + place.unit;
+        if (stacked)
+          gates[n] = load_gates<T>(again().stack.bias + unit, hidden);
+        else
+          gates[n] = load_gates<T>(again().z + (t * layout.batch + place.sequence) * 4 * hidden + unit, hidden);
+        if (step == 0 || !work.one_tile()) state[n] = again().c[(keep ? before : 0) * cells + place.cell];
       }
       if (active) {
         if constexpr (Team::local) {
@@ -185,8 +212,8 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
           team.wait();
           weights.add(SharedColumns<S>{shown + number % 2 * buffer, layout.pitch}, rows, sums.start, sums.pitch);
         } else {
-          const S* const start = shown_to_all + (before * layout.batch + work.first_sequence + tile) * pitch;
-          const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, step == 0, team.patience()};
+          const S* const start = shown_to_all + (before * layout.batch + work.first_sequence + tile) * row;
+          const AwaitedColumns<S> columns{start, work.sequences - tile, row, team.patience()};
           if (tile == 0) __syncthreads();  // the sums are read
           weights.add(columns, rows, sums.start, sums.pitch);
         }
@@ -197,22 +224,31 @@ __device__ __forceinline__ void forward(const Forward<S>& run, unsigned* gave_up
         const Place place(work, tile, n);
         if (!place.inside) continue;
         S output;
-        if (lengths && t >= lengths[place.sequence]) {
-          output = h[before * cells + place.cell];
+        if (again().lengths && t >= again().lengths[place.sequence]) {
+          output = again().h[before * cells + place.cell];
         } else {
           Gates<T>& one = gates[n];
-          sums.template add_to<4>({&one.i, &one.f, &one.g, &one.o}, place.column, place.unit, layout.share);
+          sums.template add_to<4>({&one.i, &one.f, &one.g, &one.o}, place.column, place.unit, layout.share,
+                                   0, layout.split);
           T next, out;
           cell_forward<T>(one, state[n], next, out);
           state[n] = next;
           output = S(out);
           if (keep)
-            store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden, one);
+            store_gates(again().z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden,
+                        one);
         }
-        if (Team::local || shown_to_all != h) h[after * cells + place.cell] = output;
-        if (!Team::local)
-          publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + work.first_unit + place.unit, output);
-        if (keep || step + 1 == steps || !work.one_tile()) c[(keep ? after : 0) * cells + place.cell] = state[n];
+        if (Team::local || shown_to_all != again().h) again().h[after * cells + place.cell] = output;
+        if constexpr (!Team::local) {
+          S* const here = shown_to_all + (after * layout.batch + place.sequence) * row + work.first_unit + place.unit;
+          publish(here, output);
+          if (const int64 next = again().stack.next) {
+            const S* const factors = again().stack.factors;
+            if (factors) output = S(T(output) * T(factors[t * cells + place.cell]));
+            publish(here + next, output);
+          }
+        }
+        if (keep || step + 1 == steps || !work.one_tile()) again().c[(keep ? after : 0) * cells + place.cell] = state[n];
         if (others_follow)
           team.give(shown + (number + 1) % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit,
                     output, layout.members);
@@ -230,7 +266,7 @@ __global__ void __launch_bounds__(THREADS<S>, 1)
     sequence_forward(const __grid_constant__ Runs<Forward<S>> runs,
                      unsigned* gave_up,  // (all teams,) zeros, for Grid with a watchdog
                      int keep, const __grid_constant__ Layout layout) {
-  forward<S, Team, M, N>(runs.of[layout.in_second()], gave_up, keep, layout);
+  forward<S, Team, M, N>(runs, gave_up, keep, layout);
 }
 
 // The same in clusters of so many blocks.
@@ -238,27 +274,30 @@ template <typename S, int Members, int M, int N>
 __global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS<S>, 1)
     sequence_forward_cluster(const __grid_constant__ Runs<Forward<S>> runs, unsigned* gave_up, int keep,
                              const __grid_constant__ Layout layout) {
-  forward<S, Cluster, M, N>(runs.of[layout.in_second()], gave_up, keep, layout);
+  forward<S, Cluster, M, N>(runs, gave_up, keep, layout);
 }
 
 // ---- backward
 
 template <typename S, typename Team, int M, int N>
-__device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_up, const Layout& layout) {
+__device__ __forceinline__ void backward(const Runs<Backward<S>>& runs, unsigned* gave_up, const Layout& layout) {
   using T = Arithmetic<S>;
-  const auto [gates, dz, shown_to_all, weight_hh, c, dy, dh, dc, lengths, steps, reverse] = run;
+  const unsigned run = layout.run();
+  const auto [gates, dz, shown_to_all, weight_hh, c, dy, dh, dc, lengths, steps, reverse, row, stack] = runs.of[run];
+  const auto again = [&]() -> const Backward<S>& { return runs.of[computed_anew(run)]; };
   using Weights = Product<S, M, N>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = layout.share, depth = 4 * hidden, buffer = 8 * N * layout.pitch;
-  const unsigned chunks = (depth + Weights::depth - 1) / Weights::depth;
-  const unsigned pitch = whole_packs<S>(depth);
+  const bool stacked = !Team::local && stack.weight_ih;
+  const unsigned half = whole<Weights::depth>(depth);
+  const unsigned chunks = (stacked ? 2 : 1) * half / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const OwnColumns<S> own{weight_hh, hidden, work.first_unit, work.units};
+  const OwnColumns<S> own{weight_hh, stacked ? stack.weight_ih : nullptr, half, hidden, work.first_unit, work.units};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
-  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows, layout.split);
+  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows);
 
   if constexpr (Team::local) {
     fill(shown, 2 * buffer);
@@ -273,7 +312,7 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
     const int64 t = reverse ? step : steps - 1 - step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const int64 shown_step = reverse ? min(t, active_steps) - 1 : t + 1;  // the one whose dz the team shows
     const bool active = !last && t < active_steps;
-    const bool multiplies = (active || last) && shown_step >= 0 && shown_step < active_steps;
+    const bool multiplies = (active || last) && (stacked || (shown_step >= 0 && shown_step < active_steps));
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> saved[CELLS];
       T c_before[CELLS], c_after[CELLS], outside[CELLS];
@@ -281,12 +320,12 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
       for (int n = 0; n < CELLS; ++n) {  // loads that need not wait for others
         const Place place(work, tile, n);
         if (!place.inside) continue;
-        if (step == 0 || !work.one_tile()) from_h[n] = dh[place.cell], from_c[n] = dc[place.cell];
+        if (step == 0 || !work.one_tile()) from_h[n] = again().dh[place.cell], from_c[n] = again().dc[place.cell];
         if (last) continue;
-        const int64 row = t * layout.batch + place.sequence;
-        saved[n] = load_gates<T>(gates + row * depth + work.first_unit + place.unit, hidden);
+        const int64 line = t * layout.batch + place.sequence;
+        saved[n] = load_gates<T>(gates + line * depth + work.first_unit + place.unit, hidden);
         c_before[n] = c[before * cells + place.cell], c_after[n] = c[after * cells + place.cell];
-        outside[n] = dy ? T(dy[row * hidden + work.first_unit + place.unit]) : T(0);
+        outside[n] = dy ? T(dy[line * hidden + work.first_unit + place.unit]) : T(0);
       }
       if (multiplies) {
         if constexpr (Team::local) {
@@ -294,8 +333,8 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
           const SharedColumns<S> columns{shown + shown_step % 2 * buffer, layout.pitch};
           weights.add(columns, rows, sums.start, sums.pitch);
         } else {
-          const S* const start = shown_to_all + (shown_step * layout.batch + work.first_sequence + tile) * pitch;
-          const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, false, team.patience()};
+          const S* const start = shown_to_all + (shown_step * layout.batch + work.first_sequence + tile) * row;
+          const AwaitedColumns<S> columns{start, work.sequences - tile, row, team.patience()};
           if (tile == 0) __syncthreads();  // the sums are read
           weights.add(columns, rows, sums.start, sums.pitch);
         }
@@ -305,7 +344,14 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
       for (int n = 0; n < CELLS; ++n) {
         const Place place(work, tile, n);
         if (!place.inside) continue;
-        if (multiplies) sums.template add_to<1>({&from_h[n]}, place.column, place.unit, 0);
+        const unsigned own_parts = stacked ? layout.split / 2 : layout.split;
+        if (multiplies) sums.template add_to<1>({&from_h[n]}, place.column, place.unit, 0, 0, own_parts);
+        if (multiplies && stacked && !last) {
+          T from_above = T(0);
+          sums.template add_to<1>({&from_above}, place.column, place.unit, 0, own_parts, layout.split);
+          const S* const factors = again().stack.factors;
+          from_h[n] += factors ? from_above * T(factors[t * cells + place.cell]) : from_above;
+        }
         if (!last) {
           Gates<T> one = {T(0), T(0), T(0), T(0)};
           if (!lengths || t < lengths[place.sequence]) {
@@ -313,10 +359,14 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
             cell_backward<T>(one, c_before[n], c_after[n], from_h[n] + outside[n], from_c[n]);
             from_h[n] = T(0);
           }
-          const int64 row = t * layout.batch + place.sequence;
+          const int64 line = t * layout.batch + place.sequence;
           const unsigned unit = work.first_unit + place.unit;
-          if (Team::local || shown_to_all != dz) store_gates(dz + row * depth + unit, hidden, one);
-          if (!Team::local) publish_gates(shown_to_all + row * pitch + unit, hidden, one);
+          if (Team::local || shown_to_all != dz) store_gates(dz + line * depth + unit, hidden, one);
+          if constexpr (!Team::local) {
+            S* const here = shown_to_all + line * row + unit;
+            publish_gates(here, hidden, one);
+            if (const int64 next = again().stack.next) publish_gates(here + next, hidden, one);
+          }
           if (active) {
             S* const here = shown + t % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;
             team.give(here, S(one.i), layout.members);
@@ -325,7 +375,7 @@ __device__ __forceinline__ void backward(const Backward<S>& run, unsigned* gave_
             team.give(here + 3 * hidden, S(one.o), layout.members);
           }
         }
-        if (last || !work.one_tile()) dh[place.cell] = from_h[n], dc[place.cell] = from_c[n];
+        if (last || !work.one_tile()) again().dh[place.cell] = from_h[n], again().dc[place.cell] = from_c[n];
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
@@ -339,12 +389,12 @@ template <typename S, typename Team, int M, int N>
 __global__ void __launch_bounds__(THREADS<S>, 1)
     sequence_backward(const __grid_constant__ Runs<Backward<S>> runs, unsigned* gave_up,
                       const __grid_constant__ Layout layout) {
-  backward<S, Team, M, N>(runs.of[layout.in_second()], gave_up, layout);
+  backward<S, Team, M, N>(runs, gave_up, layout);
 }
 
 template <typename S, int Members, int M, int N>
 __global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS<S>, 1)
     sequence_backward_cluster(const __grid_constant__ Runs<Backward<S>> runs, unsigned* gave_up,
                               const __grid_constant__ Layout layout) {
-  backward<S, Cluster, M, N>(runs.of[layout.in_second()], gave_up, layout);
+  backward<S, Cluster, M, N>(runs, gave_up, layout);
 }

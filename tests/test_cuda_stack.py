@@ -1,0 +1,195 @@
+"""Layers of a stack in one launch, a wavefront of the sequence tier, emulated, against the float64 oracle."""
+
+import numpy as np
+import pytest
+
+from gpu_lstm.backend.cuda import Device
+from gpu_lstm.recurrence import Mask, onchip, reference, sequence_cuda
+from gpu_lstm.recurrence.contract import Joint
+from tests.emulated import DTYPES, EmulatedBackend, needs_emulator, on_host, stored
+from tests.emulator import EmulationError
+from tests.support import NUMPY
+from tests.test_cuda_recurrence import example
+from tests.test_cuda_sequence import TOLERANCE, Patched, force
+
+SMALL = Device(multiprocessors=8, shared_bytes=227 * 1024, capability=80)
+"""For two to four layers of a few blocks each."""
+
+
+@pytest.fixture(autouse=True)
+def eight_sequences(monkeypatch):
+    """Few of the kernels, whatever the model says."""
+    force(monkeypatch, "grid", columns=(1,))
+    monkeypatch.setattr(onchip, "choose_layers", onchip.choose_layers.__wrapped__)
+
+
+def problem(layers, shape, dtype, lengths=False, dropout=True):
+    """Of each layer contract arguments and arriving gradients, joints, and a mask; exact in `dtype`, as float64."""
+    steps, batch, hidden = shape
+    data = [example(shape, dtype, seed) for seed in range(layers)]
+    rng = np.random.default_rng(layers)
+    joints = []
+    for number in range(1, layers):
+        weight = rng.standard_normal((4 * hidden, hidden)) / np.sqrt(hidden)
+        bias = None if number == 2 else rng.standard_normal(4 * hidden).astype(np.float32).astype(np.float64)
+        factors = (rng.random(shape) < 0.6) / 0.5 if dropout and number != 2 else None
+        joints.append(Joint(stored(weight, dtype).astype(np.float64), bias, factors))
+    counts = rng.integers(1, steps + 1, batch)
+    return data, joints, Mask(counts, np.arange(steps)[:, None, None] < counts[:, None]) if lengths else None
+
+
+def oracle(data, joints, mask):
+    """Results of each layer, one after the other in float64."""
+    saved, results = [], []
+    x = None
+    for number, one in enumerate(data):
+        z = one["z"].copy()
+        if number:
+            joint = joints[number - 1]
+            x = saved[-1].outputs * (1 if joint.factors is None else joint.factors)
+            z = x @ joint.weight_ih.T + (0 if joint.bias is None else joint.bias)
+        saved.append(reference.forward(NUMPY, z, *(one[name] for name in ("weight_hh", "h0", "c0")), mask))
+        results.append({"h": saved[-1].h, "c": saved[-1].last[1], "gates": saved[-1].gates.copy()})
+    arriving = data[-1]["dh"]
+    for number in reversed(range(len(data))):
+        found = reference.backward(NUMPY, saved[number], arriving, data[number]["dh_last"], data[number]["dc_last"])
+        results[number] |= dict(zip(("dz", "dh0", "dc0"), found, strict=True))
+        if number:
+            joint = joints[number - 1]
+            arriving = found[0] @ joint.weight_ih * (1 if joint.factors is None else joint.factors)
+    return results
+
+
+def run(backend, data, joints, mask, dtype, keep=True):
+    """The same of the tier, two launches."""
+    here = [{name: backend.asarray(stored(array, dtype)) for name, array in one.items()} for one in data]
+    wide = "float64" if dtype == "float64" else "float32"
+    joints = [
+        Joint(
+            backend.asarray(joint.weight_ih, dtype),
+            None if joint.bias is None else backend.asarray(joint.bias, wide),
+            None if joint.factors is None else backend.asarray(joint.factors, dtype),
+        )
+        for joint in joints
+    ]
+    saved = sequence_cuda.forward_stack(
+        backend,
+        [
+            (None if number else one["z"], *(one[name] for name in ("weight_hh", "h0", "c0")), mask, False, keep)
+            for number, one in enumerate(here)
+        ],
+        joints,
+    )
+    results = [{"h": on_host(backend, one.h), "c": on_host(backend, one.last[1])} for one in saved]
+    if keep:
+        for result, one in zip(results, saved, strict=True):
+            if mask is not None:
+                one.gates[~np.broadcast_to(mask.valid, one.gates.shape)] = 0  # nothing was written there
+            result["gates"] = on_host(backend, one.gates)
+        problems = [
+            (one, None if number < len(data) - 1 else there["dh"], there["dh_last"], there["dc_last"])
+            for number, (one, there) in enumerate(zip(saved, here, strict=True))
+        ]
+        for result, found in zip(results, sequence_cuda.backward_stack(backend, problems, joints), strict=True):
+            result |= {name: on_host(backend, a) for name, a in zip(("dz", "dh0", "dc0"), found, strict=True)}
+    return results
+
+
+def compare(backend, layers, shape, dtype, **kind):
+    """All results against the oracle; returns them."""
+    data, joints, mask = problem(layers, shape, dtype, **kind)
+    expected, actual = oracle(data, joints, mask), run(backend, data, joints, mask, dtype)
+    for number, (one, other) in enumerate(zip(expected, actual, strict=True)):
+        for name, array in one.items():
+            scale = np.abs(array).max()
+            if name == "gates" and mask is not None:
+                array = np.where(mask.valid, array, 0)
+            if name == "dh0":  # a sum whose terms may cancel
+                scale = max(scale, (np.abs(one["dz"]) @ np.abs(data[number]["weight_hh"])).max())
+            error = np.abs(other[name] - array).max()
+            assert error <= layers * TOLERANCE[onchip.multiplied(backend, dtype)] * scale, (number, name)
+    return actual
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", [*DTYPES, "tf32"])
+def test_forward_and_backward_equal_the_oracle(dtype):
+    for layers, shape in ((2, (1, 1, 1)), (2, (4, 5, 33)), (3, (5, 3, 8)), (4, (3, 2, 1)), (3, (4, 11, 40))):
+        backend = EmulatedBackend(limits=SMALL)
+        backend.tf32 = dtype == "tf32"
+        stored_as = "float32" if dtype == "tf32" else dtype
+        compare(backend, layers, shape, stored_as)
+        compare(backend, layers, shape, stored_as, lengths=True, dropout=False)
+        assert backend.launches == ["sequence_forward", "sequence_backward"] * 2
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_inference_gives_the_same_and_keeps_nothing(dtype):
+    parts = problem(3, (4, 3, 12), dtype)
+    kept, lean = (run(EmulatedBackend(limits=SMALL), *parts, dtype, keep) for keep in (True, False))
+    for one, other in zip(kept, lean, strict=True):
+        for name in ("h", "c"):
+            np.testing.assert_array_equal(other[name], one[name])
+
+
+@needs_emulator
+def test_the_order_of_threads_changes_nothing():
+    kind = {"layers": 3, "shape": (3, 9, 20), "dtype": "float32", "lengths": True}
+    expected = compare(EmulatedBackend(limits=SMALL), **kind)
+    for seed in range(1, 24):
+        actual = compare(EmulatedBackend(seed=seed, limits=SMALL), **kind)
+        for one, other in zip(expected, actual, strict=True):
+            for name in one:
+                np.testing.assert_array_equal(other[name], one[name])
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_check_mode_finds_nothing(dtype):
+    checked = EmulatedBackend("check", limits=SMALL)
+    compare(checked, 3, (3, 3, 9), dtype, lengths=True)
+    compare(checked, 2, (2, 9, 16), dtype)
+    run(checked, *problem(2, (2, 3, 9), dtype), dtype, keep=False)
+
+
+@needs_emulator
+def test_slices_of_several_tiles():
+    """Two layers of one block each: 19 sequences in tiles of 8."""
+    limits = Device(multiprocessors=2, shared_bytes=227 * 1024, capability=80)
+    for direction in onchip.DIRECTIONS:
+        layout = onchip.choose(limits, direction, 19, 9, "float32", 2, True)
+        assert (layout.teams, layout.members, layout.slice) == (1, 1, 19)
+    compare(EmulatedBackend(limits=limits), 2, (3, 19, 9), "float32", lengths=True)
+
+
+MISTAKES = {
+    "the layer below is not waited for": (
+        "while (is_missing(values)",
+        "while (k < pitch / 2 && is_missing(values)",
+    ),
+    "nothing is shown to the layer above": ("publish(here + next, output);", ""),
+    "shown to the layer above by a plain store": ("publish(here + next, output);", "here[next] = output;"),
+    "shown to the layer above a step late": ("publish(here + next, output);", "publish(here + next + row, output);"),
+    "dz is not shown to the layer below": ("publish_gates(here + next, hidden, one);", ""),
+    "dz is shown to the layer below a step late": ("here + next, hidden, one", "here + next - row, hidden, one"),
+    "sums of both halves are added twice": ("stacked ? layout.split / 2 : layout.split", "layout.split"),
+    "the last product takes no zeros": ("&& !last) {\n          T from_above", ") {\n          T from_above"),
+}
+
+
+@needs_emulator
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_planted_mistake_is_caught(mistake):
+    data, joints, mask = problem(2, (3, 1, 12), "float32")
+    broken = Patched(*MISTAKES[mistake], mode="check", limits=SMALL)
+    try:
+        results = run(broken, data, joints, mask, "float32")
+    except EmulationError:
+        return
+    found = [
+        not np.allclose(one[name], other[name], rtol=0, atol=1e-3)
+        for one, other in zip(oracle(data, joints, mask), results, strict=True)
+        for name in one
+    ]
+    assert any(found)

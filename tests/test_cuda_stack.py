@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 
+from gpu_lstm import LSTM
 from gpu_lstm.backend.cuda import Device
+from gpu_lstm.layers import lstm as lstm_layers
 from gpu_lstm.recurrence import Mask, onchip, reference, sequence_cuda
 from gpu_lstm.recurrence.contract import Joint
 from tests.emulated import DTYPES, EmulatedBackend, needs_emulator, on_host, stored
 from tests.emulator import EmulationError
-from tests.support import NUMPY
+from tests.support import NUMPY, loss_and_gradients, relative_error
+from tests.support import problem as problem_of
 from tests.test_cuda_recurrence import example
 from tests.test_cuda_sequence import TOLERANCE, Patched, force
 
@@ -193,3 +196,91 @@ def test_a_planted_mistake_is_caught(mistake):
         for name in one
     ]
     assert any(found)
+
+
+# -- the layers -------------------------------------------------------------------------------------------------------
+
+CASES = {
+    "two layers": {"num_layers": 2},
+    "three layers, dropout": {"num_layers": 3, "dropout": 0.4},
+    "five layers, no bias": {"num_layers": 5, "bias": False},
+    "learned states, dropped weights": {"num_layers": 2, "learn_state": True, "weight_dropout": 0.3},
+}
+
+
+def layers_on(backend, tier="auto", dtype="float64", **options):
+    """Layers of another input than H, on the emulated GPU or as the oracle."""
+    return LSTM(3, 5, backend=backend, tier=tier, dtype=dtype, seed=1, **options)
+
+
+def same_dropout(monkeypatch):
+    """The backends draw differently: here all draw as the CPU does."""
+    monkeypatch.setattr(EmulatedBackend, "dropout", lambda self, *args: NUMPY.dropout(*args))
+
+
+@needs_emulator
+@pytest.mark.parametrize("lengths", [None, [3, 6, 1]], ids=["full", "lengths"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_layers_run_on_it(monkeypatch, case, lengths):
+    same_dropout(monkeypatch)
+    monkeypatch.setattr(onchip, "choose_layers", at_most(4))
+    backend = EmulatedBackend(limits=SMALL)
+    results = []
+    for where, tier in ((NUMPY, "reference"), (backend, "auto")):
+        lstm = layers_on(where, tier, **CASES[case])
+        results.append(loss_and_gradients(lstm, problem_of(lstm, 6, 3), lengths, seed=(7,)))
+    assert results[1][0] == pytest.approx(results[0][0], rel=1e-12)
+    for name, expected in results[0][1].items():
+        assert relative_error(results[1][1][name], expected) < 1e-12, name
+    launches = [name for name in backend.launches if name.startswith("sequence")]
+    stacks = -(-lstm.num_layers // 4)
+    assert launches == ["sequence_forward"] * stacks + ["sequence_backward"] * stacks
+
+
+def at_most(most):
+    """So many layers at once, whatever the model says."""
+
+    def choose(device, direction, batch, hidden, dtype, layers):
+        return onchip.choose(device, direction, batch, hidden, dtype, min(layers, most), True)
+
+    return choose
+
+
+@needs_emulator
+def test_layer_after_layer_where_something_else_passes_between_them(monkeypatch):
+    monkeypatch.setattr(onchip, "choose_layers", at_most(4))
+    for options in ({"residual": True}, {"input_dropout": 0.1}, {"bidirectional": True}):
+        backend = EmulatedBackend(limits=SMALL)
+        lstm = layers_on(backend, "sequence", num_layers=2, **options)
+        lstm.forward(np.zeros((2, 1, 3)), seed=(1,))
+        assert backend.launches.count("sequence_forward") == 2
+
+
+@needs_emulator
+def test_recomputation_gives_the_same_bits_and_the_state_is_carried(monkeypatch):
+    monkeypatch.setattr(lstm_layers, "segments", lambda n, b, reverse=False: [(0, 2), (2, 5), (5, 6)])
+    monkeypatch.setattr(onchip, "choose_layers", at_most(2))
+    for lengths in (None, [6, 1, 3]):
+        results = []
+        for recompute in (False, True):
+            lstm = layers_on(EmulatedBackend(limits=SMALL), num_layers=3, dropout=0.4, recompute=recompute)
+            results.append(loss_and_gradients(lstm, problem_of(lstm, 6, 3), lengths, seed=(7,)))
+        assert results[0][0] == results[1][0]
+        for name, gradient in results[0][1].items():
+            assert gradient.tobytes() == results[1][1][name].tobytes(), name
+
+
+@needs_emulator
+def test_sixteen_bits_end_to_end(monkeypatch):
+    monkeypatch.setattr(onchip, "choose_layers", at_most(3))
+    results = []
+    for where, tier, dtype in ((NUMPY, "reference", "float64"), (EmulatedBackend(limits=SMALL), "auto", "float16")):
+        lstm = layers_on(where, tier, dtype, num_layers=3)
+        data = problem_of(lstm, 4, 3)
+        here = [where.asarray(data[name], lstm.dtype) for name in ("x", "dy", "h0", "dh")]
+        c0, dc = (where.asarray(data[name], lstm.param_dtype) for name in ("c0", "dc"))
+        _, _, tape = lstm.forward(here[0], (here[2], c0))
+        dx, (dh0, dc0), gradients = lstm.backward(tape, here[1], (here[3], dc))
+        results.append({"dx": dx, "dh0": dh0, "dc0": dc0, **gradients})
+    for name, expected in results[0].items():
+        assert relative_error(results[1][name].astype(float), expected) < 3 * TOLERANCE["float16"], name

@@ -16,7 +16,7 @@ from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_s
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import STARTS, Options
 from gpu_lstm.recurrence import Mask, Plan, Saved, Tier, make_plan, together
-from gpu_lstm.recurrence.contract import transposed
+from gpu_lstm.recurrence.contract import Joint, transposed
 from gpu_lstm.recurrence.together import Steps
 from gpu_lstm.recurrence.variant import Variant, normalise, normalise_backward, weight_hh_gradient
 
@@ -473,15 +473,16 @@ class LSTM(Layer):
         self, chain: list[Member], x: Array, start: int, stop: int, state: list[Any], call: Call
     ) -> Steps[tuple[Array, Array | None, list[Any], list[Piece]]]:
         """Steps start..stop-1 of `_forward_chain`: outputs, states after them, and the tape of each layer."""
-        xp, seed = self.backend.xp, call.seed
+        xp = self.backend.xp
         x = x[start:stop, ...]
         mask = None if call.mask is None else call.mask.part(start, stop)
+        if (at_once := self._at_once("forward", chain, x.shape[1], call)) > 1:
+            return (yield from self._forward_stacks(chain, at_once, x, mask, start, state, call))
         cells, last, tapes = None, [], []
         for place, member in enumerate(chain):
             entered, dropped, (layer, direction) = x, None, member
             if place > 0:
-                layer_seed = None if seed is None else (*seed, layer, start) if start else (*seed, layer)
-                x, dropped = self.dropout.forward(x, layer_seed)
+                x, dropped = self.dropout.forward(x, _seed_below(layer, start, call))
             name = self._name(member)
             input_mask = self._noise(INPUT, self.options.input_dropout, (x.shape[1], x.shape[2]), call, member)
             if input_mask is not None:
@@ -501,6 +502,39 @@ class LSTM(Layer):
                 cells = _valid(xp, mask, saved.c[:-1, ...] if saved.reverse else saved.c[1:, ...])
             last.append(saved.last)
         return x, cells, last, tapes
+
+    def _forward_stacks(
+        self, chain: list[Member], at_once: int, x: Array, mask: Mask | None, start: int, state: list[Any], call: Call
+    ) -> Steps[tuple[Array, Array | None, list[Any], list[Piece]]]:
+        """`_forward_segment`, with so many layers in one launch."""
+        xp, last, tapes = self.backend.xp, [], []
+        for first in range(0, len(chain), at_once):
+            group = list(enumerate(chain))[first : first + at_once]
+            seeds = [_seed_below(layer, start, call) for _, (layer, _) in group]
+            dropped = None
+            if first > 0:
+                x, dropped = self.dropout.forward(x, seeds[0])
+            z, _ = self._project(x, self._name(chain[first]))
+            weights = [self._weight_hh(call, member) for _, member in group]
+            problems = [
+                (None if place > first else z, weight_hh, *state[place], mask, False, call.keep, None)
+                for (place, _), (weight_hh, _) in zip(group, weights, strict=True)
+            ]
+            joints = []
+            for (_, member), seed in zip(group[1:], seeds[1:], strict=True):
+                name, factors = self._name(member), None
+                if seed is not None and self.dropout.p > 0:
+                    ones = xp.ones((*x.shape[:2], self.hidden_size), dtype=x.dtype)
+                    factors = self.dropout.forward(ones, seed)[0]
+                joints.append(Joint(self.params[f"weight_ih_{name}"], self.params.get(f"bias_{name}"), factors))
+            for number, saved in enumerate((yield from _run_stack("forward", problems, joints))):
+                if number > 0:
+                    x, dropped = self.dropout.forward(x, seeds[number])
+                if call.keep:
+                    tapes.append(Piece(x, dropped, saved, None, weights[number][1], None))
+                x = _valid(xp, mask, saved.outputs)
+                last.append(saved.last)
+        return x, None, last, tapes
 
     def _backward_chain(
         self, chain: list[Member], x: Array, arriving: tuple[Array | None, ...], dstate: list[Any], kept: list[Any],
@@ -536,6 +570,8 @@ class LSTM(Layer):
         self, chain: list[Member], tapes: list[Piece], dy: Array | None, dc: Array | None, dstate: list[Any], call: Call
     ) -> Steps[tuple[Array, list[Any], Params]]:
         """Backpropagate through one `_forward_segment`."""
+        if (at_once := self._at_once("backward", chain, call.batch, call)) > 1:
+            return (yield from self._backward_stacks(chain, at_once, tapes, dy, dstate, call))
         gradients: Params = {}
         before: list[Any] = []
         for place, member in reversed(list(enumerate(chain))):
@@ -543,8 +579,9 @@ class LSTM(Layer):
             dh_last, dc_last = dstate[place]
             dz, dh0, dc0 = yield "backward", (piece.saved, dy, dh_last, dc_last, dc)
             before.insert(0, (dh0, dc0))
-            dx, found = self._parameter_gradients(member, piece, dz)
+            du, found = self._parameter_gradients(member, piece, dz)
             gradients |= found
+            dx = self._input_gradient(member, piece, du)
             if piece.dropped is not None:
                 dx = self.dropout.backward(piece.dropped, dx)[0]
             if self.options.residual and place > 0 and dy is not None:
@@ -552,8 +589,51 @@ class LSTM(Layer):
             dy, dc = dx, None
         return dy, before, gradients
 
+    def _backward_stacks(
+        self, chain: list[Member], at_once: int, tapes: list[Piece], dy: Array | None, dstate: list[Any], call: Call
+    ) -> Steps[tuple[Array, list[Any], Params]]:
+        """`_backward_segment`, with so many layers in one launch."""
+        gradients: Params = {}
+        before: list[Any] = []
+        for first in reversed(range(0, len(chain), at_once)):
+            group, pieces = chain[first : first + at_once], tapes[first:]
+            del tapes[first:]
+            joints = []
+            for member, piece in zip(group[1:], pieces[1:], strict=True):
+                factors = None
+                if piece.dropped is not None and call.seed is not None and self.dropout.p > 0:
+                    factors = self.dropout.backward(piece.dropped, self.backend.xp.ones_like(piece.x))[0]
+                joints.append(Joint(self.params[f"weight_ih_{self._name(member)}"], None, factors))
+            problems = [
+                (piece.saved, dy if number == len(group) - 1 else None, *dstate[first + number], None)
+                for number, piece in enumerate(pieces)
+            ]
+            answers = yield from _run_stack("backward", problems, joints)
+            before = [(dh0, dc0) for _, dh0, dc0 in answers] + before
+            for member, piece, (dz, _, _) in reversed(list(zip(group, pieces, answers, strict=True))):
+                du, found = self._parameter_gradients(member, piece, dz)
+                gradients |= found
+            dy = self._input_gradient(member, piece, du)  # the first of the group
+            if piece.dropped is not None:
+                dy = self.dropout.backward(piece.dropped, dy)[0]
+        return dy, before, gradients
+
+    def _at_once(self, direction: str, chain: list[Member], batch: int, call: Call) -> int:
+        """How many layers of a chain the tier is to run in one launch."""
+        o = self.options
+        if len(chain) == 1 or not self._plain or call.resets is not None or o.cells or o.residual or o.input_dropout:
+            return 1
+        return together.layers_at_once(
+            call.run, self.backend, direction, batch, self.hidden_size, self.dtype, len(chain)
+        )
+
+    def _input_gradient(self, member: Member, piece: Piece, du: Array) -> Array:
+        """dx of a layer from the gradient of x W_ih^T."""
+        dx = self.backend.xp.reshape(self._product(du, self.params[f"weight_ih_{self._name(member)}"]), piece.x.shape)
+        return dx if piece.input_mask is None else dx * piece.input_mask
+
     def _parameter_gradients(self, member: Member, piece: Piece, dz: Array) -> tuple[Array, Params]:
-        """From dz (T, B, 4H) the gradients of the input, dx, and of the parameters: the sums over all steps."""
+        """From dz (T, B, 4H) the gradients of x W_ih^T, (T B, 4H), and of the parameters: the sums over all steps."""
         xp, backend, name, saved = self.backend.xp, self.backend, self._name(member), piece.saved
         rows, width = dz.shape[0] * dz.shape[1], dz.shape[2]
         dz = xp.reshape(dz, (rows, width))
@@ -580,8 +660,7 @@ class LSTM(Layer):
         found |= {f"weight_ih_{name}": weight_ih, f"weight_hh_{name}": weight_hh}
         if self.options.bias:
             found[f"bias_{name}"] = bias
-        dx = xp.reshape(self._product(du, self.params[f"weight_ih_{name}"]), piece.x.shape)
-        return dx if piece.input_mask is None else dx * piece.input_mask, found
+        return du, found
 
     def _names(self, layer: int) -> list[str]:
         """Name endings of the layer's directions."""
@@ -752,6 +831,19 @@ class LSTM(Layer):
             None if array is None else self.backend.require(name, array, shape, dtype)
             for name, array, (shape, dtype) in zip(names, state, kinds, strict=True)
         )
+
+
+def _seed_below(layer: int, start: int, call: Call) -> tuple[int, ...] | None:
+    """Seed of the dropout between a layer and the one below, in the segment from step `start` on; None: evaluation."""
+    if call.seed is None:
+        return None
+    return (*call.seed, layer, start) if start else (*call.seed, layer)
+
+
+def _run_stack(direction: str, problems: list[Any], joints: list[Joint]) -> Steps[list[Any]]:
+    """What the tier gives for each layer: of a stack, or of the one that was left over."""
+    found: list[Any] = (yield f"{direction}_stack", (problems, joints)) if joints else [(yield direction, problems[0])]
+    return found
 
 
 def segments(num_steps: int, batch: int, reverse: bool = False) -> list[tuple[int, int]]:

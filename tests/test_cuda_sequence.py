@@ -316,10 +316,10 @@ MISTAKES = {
     "grid": {
         "the second takes the sequences of the first's teams": (" % layout.teams() * layout.slice", " * layout.slice"),
         "shown by a plain store": (SHOW, SHOW.replace("publish(", "*(").replace(", output", ") = (output")),
-        "taken before it is there": ("while (!there && is_missing(values) && !left.over())", "while (false)"),
+        "taken before it is there": ("while (is_missing(values) && !left.over())", "while (false)"),
         "the sums are not read yet": ("if (tile == 0) __syncthreads();", ""),
         "dz shown by a plain store": ("publish(to, S(gates.i));", "*to = S(gates.i);"),
-        "dz taken before it is there": ("while (!there && is_missing(values) && !left.over())", "while (false)"),
+        "dz taken before it is there": ("while (is_missing(values) && !left.over())", "while (false)"),
         "dz shown where the gates are": (
             "here = shown_to_all + line * row + unit",
             "here = const_cast<S*>(gates) + line * depth + unit",

@@ -18,7 +18,7 @@ before any measurement; its constants stand at the top, with where they come fro
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -210,22 +210,29 @@ def choose_layers(device: Device, direction: str, batch: int, hidden: int, dtype
 
     Of long sequences: L layers at once take T + L - 1 steps.
     """
+    times = layer_times(device, direction, batch, hidden, dtype, layers)
+    if len(times) < 2:
+        return str(choose(device, direction, batch, hidden, dtype, 1 + len(times), len(times) > 0))
+    best = min(times, key=lambda n: times[n])
+    if best > 1:
+        return choose(device, direction, batch, hidden, dtype, best, True)
+    several = min((n for n in times if n > 1), key=lambda n: times[n])
+    return f"{several} at once would take {times[several]:.2f} us a step instead of {times[1]:.2f}"
+
+
+def layer_times(device: Device, direction: str, batch: int, hidden: int, dtype: str, layers: int) -> dict[int, float]:
+    """Expected microseconds a step of so many layers, by how many run at once, of those numbers that fit.
+
+    With the large products between layers that don't run at once.
+    """
     found = {n: choose(device, direction, batch, hidden, dtype, n, n > 1) for n in range(1, min(layers, MOST_RUNS) + 1)}
-    fits = {n: layout for n, layout in found.items() if not isinstance(layout, str)}
+    steps = {n: layout.microseconds for n, layout in found.items() if not isinstance(layout, str)}
     between = _large_product(device, batch, hidden, dtype)
-
-    def time(at_once: int) -> float:
-        """Microseconds a step of all layers, with the products between those that don't run at once."""
-        launches = [at_once] * (layers // at_once) + [layers % at_once] * (layers % at_once > 0)
-        return sum(fits[n].microseconds for n in launches) + (len(launches) - 1) * between
-
-    if len(fits) < 2:
-        return next(layout for layout in (*found.values(), f"{layers} of {MOST_RUNS}") if isinstance(layout, str))
-    best = min(fits, key=time)
-    if best == 1:
-        several = min((n for n in fits if n > 1), key=time)
-        return f"{several} at once would take {time(several):.2f} us a step instead of {time(1):.2f}"
-    return fits[best]
+    times = {}
+    for n in steps:
+        launches = [n] * (layers // n) + [layers % n] * (layers % n > 0)
+        times[n] = sum(steps[launch] for launch in launches) + (len(launches) - 1) * between
+    return times
 
 
 def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> bool:
@@ -244,8 +251,17 @@ def _large_product(device: Device, batch: int, hidden: int, dtype: str) -> float
 
 def most_that_pays(device: Device, direction: str, hidden: int, dtype: str) -> int:
     """The largest power of two as a batch size, up to `LARGEST_BATCH`, where it does; 0 for none."""
-    sizes = [2**n for n in range(LARGEST_BATCH.bit_length())]
-    return max((size for size in sizes if pays(device, direction, size, hidden, dtype)), default=0)
+    return _most(lambda batch: pays(device, direction, batch, hidden, dtype))
+
+
+def most_that_stacks(device: Device, direction: str, hidden: int, dtype: str) -> int:
+    """The same for some of three layers at once."""
+    return _most(lambda batch: not isinstance(choose_layers(device, direction, batch, hidden, dtype, 3), str))
+
+
+def _most(holds: Callable[[int], bool]) -> int:
+    """The largest power of two, up to `LARGEST_BATCH`, for which that holds; 0 for none."""
+    return max((size for size in (2**n for n in range(LARGEST_BATCH.bit_length())) if holds(size)), default=0)
 
 
 def obstacle(device: Device, hidden: int, dtype: str) -> str:
@@ -272,8 +288,16 @@ def explain(device: Device, batch: int, hidden: int, dtype: str) -> str:
         if isinstance(layout, str):
             how = f"one after the other ({layout})"
         else:
-            how = f"{layout.together} in one launch of {layout.team()}, {layout.microseconds:.2f} us a step expected"
+            times = layer_times(device, direction, batch, hidden, dtype, layers)
+            how = (
+                f"{'' if layout.together == layers else f'{layout.together} '}in one launch of {layout.team()}, "
+                f"{times[layout.together]:.2f} us a step expected instead of {times[1]:.2f}"
+            )
         said.append(f"{layers} layers {direction}: {how}")
+    most = {direction: most_that_stacks(device, direction, hidden, dtype) for direction in DIRECTIONS}
+    if any(most.values()):
+        ends = (f"B = {batch} {direction}" for direction, batch in most.items() if batch)
+        said.append(f"3 layers run at once, or some of them, up to {' and '.join(ends)}")
     said.append(f"layers {ALONE} run one after the other")
     return "; ".join(said)
 

@@ -7,11 +7,11 @@
 // sequence of a team has cost it neither product nor barrier.
 //
 // A launch has one recurrence or several, each with as many teams as the first, after them. Either they know nothing of
-// each other, say both directions of a layer; or, for Grid, they are layers of a stack, each on top of the one before. Then
-// a layer multiplies [h before the step; h of the layer below after it] by [W_hh; W_ih], in backward [dz after the step; dz
-// of the layer above in it], and these lie next to each other in what it is shown: it waits for other layers as it waits
-// for its own team. A layer waits for those below only (in backward above), so some layer can always go on, and step t of
-// one runs beside step t + 1 of the one below.
+// each other, say both directions of a layer; or, for Grid, they are layers of a stack, each on top of the one before.
+// Then a layer multiplies [h before the step; h of the layer below after it] by [W_hh; W_ih], in backward [dz after the
+// step; dz of the layer above in it], and these lie next to each other in what it is shown: it waits for other layers as
+// it waits for its own team. A layer waits for those below only (in backward above), so some layer can always go on, and
+// step t of one runs beside step t + 1 of the one below.
 //
 //   shared memory: weights, as Product wants them; 2 buffers (8 N, pitch) of h or dz if Team::local; sums (split, 8 N, rows)
 
@@ -78,8 +78,8 @@ struct Backward {
   } stack;
 };
 
-// What is shown, row by row: h, or dz, with zeros up to whole packs; or for a layer with another one's numbers beside its
-// own, these and those, each with zeros up to whole chunks.
+// A row of what is shown: h, or dz, with zeros up to whole packs; in a stack two halves, each with zeros up to whole
+// chunks, the layer's own numbers and another one's.
 
 // What a launch has, all of it one argument. Those that aren't there have null pointers.
 constexpr unsigned MOST_RUNS = 4;
@@ -163,7 +163,7 @@ __device__ __forceinline__ void forward(const Runs<Forward<S>>& runs, unsigned* 
   using T = Arithmetic<S>;
   const unsigned run = layout.run();
   const auto [z, weight_hh, h, shown_to_all, c, lengths, steps, reverse, row, stack] = runs.of[run];
-  const auto again = [&]() -> const Forward<S>& { return runs.of[computed_anew(run)]; };  // what needs no register meanwhile
+  const auto again = [&]() -> const Forward<S>& { return runs.of[computed_anew(run)]; };  // needs no registers meanwhile
   using Weights = Product<S, M, N>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
@@ -173,7 +173,8 @@ __device__ __forceinline__ void forward(const Runs<Forward<S>>& runs, unsigned* 
   const unsigned chunks = (stacked ? 2 : 1) * half / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const OwnRows<S> own{weight_hh, stacked ? stack.weight_ih : nullptr, half, hidden, work.first_unit, work.units, layout.share};
+  const S* const weight_ih = stacked ? stack.weight_ih : nullptr;
+  const OwnRows<S> own{weight_hh, weight_ih, half, hidden, work.first_unit, work.units, layout.share};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
   const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows);
@@ -294,7 +295,8 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>>& runs, unsigned
   const unsigned chunks = (stacked ? 2 : 1) * half / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const OwnColumns<S> own{weight_hh, stacked ? stack.weight_ih : nullptr, half, hidden, work.first_unit, work.units};
+  const S* const weight_ih = stacked ? stack.weight_ih : nullptr;
+  const OwnColumns<S> own{weight_hh, weight_ih, half, hidden, work.first_unit, work.units};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
   const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows);

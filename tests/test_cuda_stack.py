@@ -177,7 +177,6 @@ MISTAKES = {
     "dz is not shown to the layer below": ("publish_gates(here + next, hidden, one);", ""),
     "dz is shown to the layer below a step late": ("here + next, hidden, one", "here + next - row, hidden, one"),
     "sums of both halves are added twice": ("stacked ? layout.split / 2 : layout.split", "layout.split"),
-    "the last product takes no zeros": ("&& !last) {\n          T from_above", ") {\n          T from_above"),
 }
 
 

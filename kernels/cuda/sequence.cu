@@ -162,25 +162,29 @@ __device__ __forceinline__ void forward(const Runs<Forward<S>>& runs, unsigned* 
                                         const Layout& layout) {
   using T = Arithmetic<S>;
   const unsigned run = layout.run();
-  const auto [z, weight_hh, h, shown_to_all, c, lengths, steps, reverse, row, stack] = runs.of[run];
-  const auto again = [&]() -> const Forward<S>& { return runs.of[computed_anew(run)]; };  // needs no registers meanwhile
+  // What is asked for again where it is needed takes no registers meanwhile.
+  const auto again = [&]() -> const Forward<S>& { return runs.of[computed_anew(run)]; };
+  const Forward<S>& given = runs.of[run];
+  S* const shown_to_all = given.shown;
+  const int64 steps = given.steps;
+  const bool reverse = given.reverse, stacked = !Team::local && given.stack.weight_ih;
+  const unsigned row = given.row;
   using Weights = Product<S, M, N>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = 4 * layout.share, buffer = 8 * N * layout.pitch;
-  const bool stacked = !Team::local && stack.weight_ih;
   const unsigned half = whole<Weights::depth>(hidden);
   const unsigned chunks = (stacked ? 2 : 1) * half / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const S* const weight_ih = stacked ? stack.weight_ih : nullptr;
-  const OwnRows<S> own{weight_hh, weight_ih, half, hidden, work.first_unit, work.units, layout.share};
+  const S* const weight_ih = stacked ? given.stack.weight_ih : nullptr;
+  const OwnRows<S> own{given.weight_hh, weight_ih, half, hidden, work.first_unit, work.units, layout.share};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
   const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows);
 
   if (Team::local) {
-    const S* const h0 = h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
+    const S* const h0 = given.h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
     fill(shown + buffer, buffer);
     for (unsigned i = threadIdx.x; i < buffer; i += blockDim.x) {
       const unsigned column = i / layout.pitch, k = i % layout.pitch;
@@ -189,7 +193,7 @@ __device__ __forceinline__ void forward(const Runs<Forward<S>>& runs, unsigned* 
   }
 
   T state[CELLS];
-  const int64 active_steps = work.active_steps(lengths, steps);
+  const int64 active_steps = work.active_steps(given.lengths, steps);
   for (int64 step = 0; step < steps; ++step) {
     const int64 t = reverse ? steps - 1 - step : step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const int64 number = reverse ? active_steps - 1 - t : t;  // of the active step
@@ -236,8 +240,8 @@ __device__ __forceinline__ void forward(const Runs<Forward<S>>& runs, unsigned* 
           state[n] = next;
           output = S(out);
           if (keep)
-            store_gates(again().z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden,
-                        one);
+            store_gates(again().z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit,
+                        hidden, one);
         }
         if (Team::local || shown_to_all != again().h) again().h[after * cells + place.cell] = output;
         if constexpr (!Team::local) {
@@ -284,19 +288,22 @@ template <typename S, typename Team, int M, int N>
 __device__ __forceinline__ void backward(const Runs<Backward<S>>& runs, unsigned* gave_up, const Layout& layout) {
   using T = Arithmetic<S>;
   const unsigned run = layout.run();
-  const auto [gates, dz, shown_to_all, weight_hh, c, dy, dh, dc, lengths, steps, reverse, row, stack] = runs.of[run];
   const auto again = [&]() -> const Backward<S>& { return runs.of[computed_anew(run)]; };
+  const Backward<S>& given = runs.of[run];
+  S* const shown_to_all = given.shown;
+  const int64 steps = given.steps;
+  const bool reverse = given.reverse, stacked = !Team::local && given.stack.weight_ih;
+  const unsigned row = given.row;
   using Weights = Product<S, M, N>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = layout.share, depth = 4 * hidden, buffer = 8 * N * layout.pitch;
-  const bool stacked = !Team::local && stack.weight_ih;
   const unsigned half = whole<Weights::depth>(depth);
   const unsigned chunks = (stacked ? 2 : 1) * half / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const S* const weight_ih = stacked ? stack.weight_ih : nullptr;
-  const OwnColumns<S> own{weight_hh, weight_ih, half, hidden, work.first_unit, work.units};
+  const S* const weight_ih = stacked ? given.stack.weight_ih : nullptr;
+  const OwnColumns<S> own{given.weight_hh, weight_ih, half, hidden, work.first_unit, work.units};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
   const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows);
@@ -307,7 +314,7 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>>& runs, unsigned
     team.wait();  // others write here from the first step on
   }
 
-  const int64 active_steps = work.active_steps(lengths, steps);
+  const int64 active_steps = work.active_steps(given.lengths, steps);
   T from_h[CELLS], from_c[CELLS];    // dh of a sequence that has no such step, dc
   for (int64 step = 0; step <= steps; ++step) {
     const bool last = step == steps;  // only the product, for the initial state
@@ -317,7 +324,7 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>>& runs, unsigned
     const bool multiplies = (active || last) && (stacked || (shown_step >= 0 && shown_step < active_steps));
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> saved[CELLS];
-      T c_before[CELLS], c_after[CELLS], outside[CELLS];
+      T c_before[CELLS], c_after[CELLS], outside[CELLS], factor[CELLS];
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {  // loads that need not wait for others
         const Place place(work, tile, n);
@@ -325,9 +332,10 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>>& runs, unsigned
         if (step == 0 || !work.one_tile()) from_h[n] = again().dh[place.cell], from_c[n] = again().dc[place.cell];
         if (last) continue;
         const int64 line = t * layout.batch + place.sequence;
-        saved[n] = load_gates<T>(gates + line * depth + work.first_unit + place.unit, hidden);
-        c_before[n] = c[before * cells + place.cell], c_after[n] = c[after * cells + place.cell];
-        outside[n] = dy ? T(dy[line * hidden + work.first_unit + place.unit]) : T(0);
+        saved[n] = load_gates<T>(again().gates + line * depth + work.first_unit + place.unit, hidden);
+        c_before[n] = again().c[before * cells + place.cell], c_after[n] = again().c[after * cells + place.cell];
+        outside[n] = again().dy ? T(again().dy[line * hidden + work.first_unit + place.unit]) : T(0);
+        factor[n] = stacked && again().stack.factors ? T(again().stack.factors[t * cells + place.cell]) : T(1);
       }
       if (multiplies) {
         if constexpr (Team::local) {
@@ -351,19 +359,18 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>>& runs, unsigned
         if (multiplies && stacked && !last) {
           T from_above = T(0);
           sums.template add_to<1>({&from_above}, place.column, place.unit, 0, own_parts, layout.split);
-          const S* const factors = again().stack.factors;
-          from_h[n] += factors ? from_above * T(factors[t * cells + place.cell]) : from_above;
+          from_h[n] += from_above * factor[n];
         }
         if (!last) {
           Gates<T> one = {T(0), T(0), T(0), T(0)};
-          if (!lengths || t < lengths[place.sequence]) {
+          if (!again().lengths || t < again().lengths[place.sequence]) {
             one = saved[n];
             cell_backward<T>(one, c_before[n], c_after[n], from_h[n] + outside[n], from_c[n]);
             from_h[n] = T(0);
           }
           const int64 line = t * layout.batch + place.sequence;
           const unsigned unit = work.first_unit + place.unit;
-          if (Team::local || shown_to_all != dz) store_gates(dz + line * depth + unit, hidden, one);
+          if (Team::local || shown_to_all != again().dz) store_gates(again().dz + line * depth + unit, hidden, one);
           if constexpr (!Team::local) {
             S* const here = shown_to_all + line * row + unit;
             publish_gates(here, hidden, one);

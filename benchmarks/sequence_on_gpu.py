@@ -12,7 +12,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -182,6 +182,39 @@ class Ours:
         return {"y": y, "dx": dx, **gradients}
 
 
+class Layers:
+    """A tier that gives so many layers of a stack to `run` at once, whatever the planner expects; 1: one by one."""
+
+    def __init__(self, run: Any, at_once: int):
+        self.TAKES, self.at_once = run.TAKES, at_once
+        self.forward, self.backward = run.forward, run.backward
+        self.forward_stack, self.backward_stack = sequence_cuda.forward_stack, sequence_cuda.backward_stack
+
+    def layers_at_once(self, *problem: Any) -> int:
+        """The number that was given."""
+        return self.at_once
+
+
+def layer_sides(backend: CudaBackend, case: Case) -> tuple[dict[str, Callable[[], object]], Record]:
+    """Layers at once and one by one, both whatever the planner expects; and what it expects, us a step."""
+    if case.layers == 1 or case.directions > 1:
+        return {}, {}
+    expected = {
+        direction: onchip.layer_times(backend.limits, direction, case.batch, case.hidden, case.dtype, case.layers)
+        for direction in onchip.DIRECTIONS
+    }
+    fits = [n for n in range(1, case.layers + 1) if all(n in times for times in expected.values())]
+    if max(fits, default=1) == 1:
+        return {}, {"layers_at_once": "more than one do not fit on chip"}
+    sides: dict[str, Callable[[], object]] = {}
+    for name, at_once in (("one_by_one", 1), ("at_once", max(fits))):
+        ours = Ours(backend, case)
+        ours.lstm.plan = replace(ours.lstm.plan, run=Layers(ours.lstm.plan.run, at_once))
+        sides |= {f"{name}_forward": ours.forward, name: ours.step}
+    found = {direction: {str(n): time for n, time in times.items()} for direction, times in expected.items()}
+    return sides, {"layers_at_once": max(fits), "layers_expected_us_a_step": found}
+
+
 class Torch:
     """torch.nn.LSTM with the same weights and inputs, on the same device."""
 
@@ -294,8 +327,9 @@ def one_point(backend: CudaBackend, case: Case, budget: Budget, waiting: Record)
         rounding = copy.copy(backend)
         rounding.tf32 = True
         sides["ours_tf32"] = Ours(rounding, case).step
-    times, medians = alternating(backend, sides, budget)
-    point |= times
+    layers, expected = layer_sides(backend, case)
+    times, medians = alternating(backend, sides | layers, budget)
+    point |= times | expected
     if torch is not None:
         point["ratio"] = medians["torch"] / medians["ours"]
         if "torch_tf32" in medians:

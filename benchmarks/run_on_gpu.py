@@ -49,6 +49,7 @@ TESTS = [
     "test_cuda_recurrence.py",
     "test_cuda_sequence.py",
     "test_cuda_step.py",
+    "test_cuda_stack.py",
     "test_mixed.py",
     "test_backend.py",
     "test_lstm.py",

@@ -377,6 +377,40 @@ def shapes_against_torch(backend: Backend, budget: Budget) -> Record:
     return against_torch(backend, budget, shapes())
 
 
+def stack_difference(
+    backend: CudaBackend, rng: np.random.Generator, shape: tuple[int, int, int], dtype: str, lengths: np.ndarray
+) -> float:
+    """Two to four layers at once against the pointwise tier: largest relative difference; 0 where they don't fit.
+
+    Raises
+    ------
+    RuntimeError
+        It is more than rounding.
+    """
+    _, batch, hidden = shape
+    layers = int(rng.integers(2, onchip.MOST_RUNS + 1))
+    found = [onchip.choose(backend.limits, d, batch, hidden, dtype, layers, True) for d in onchip.DIRECTIONS]
+    if any(isinstance(layout, str) for layout in found):
+        return 0.0
+    x, dy = (backend.asarray(rng.standard_normal(shape, dtype=np.float32), dtype) for _ in range(2))
+    results = []
+    for tier in ("pointwise", "sequence"):
+        lstm = LSTM(hidden, hidden, layers, dropout=0.3, backend=backend, dtype=dtype, tier=tier)
+        if tier == "sequence":
+            lstm.plan = replace(lstm.plan, run=Layers(lstm.plan.run, layers))
+        y, _, tape = lstm.forward(x, lengths=lengths, seed=(1,))
+        dx, _, gradients = lstm.backward(tape, dy)
+        results.append({"y": y, "dx": dx, **gradients})
+    worst = 0.0
+    for name, expected in results[0].items():
+        there = backend.to_numpy(expected).astype(np.float32)
+        error = np.max(np.abs(backend.to_numpy(results[1][name]).astype(np.float32) - there))
+        worst = max(worst, float(error / max(float(np.max(np.abs(there))), 0.1)))
+    if not worst < layers * SOAK_TOLERANCE[dtype]:
+        raise RuntimeError(f"{layers} layers at once differ by {worst:.1e} at T, B, H = {shape}, {dtype}")
+    return worst
+
+
 def soak(backend: Backend, budget: Budget, largest: tuple[int, int, int] = (300, 300, 1400)) -> Record:
     """Random problems until the time is up, the sequence tier against the pointwise tier; a hang never comes back."""
     if not isinstance(backend, CudaBackend):
@@ -411,6 +445,7 @@ def soak(backend: Backend, budget: Budget, largest: tuple[int, int, int] = (300,
             if not error < SOAK_TOLERANCE[dtype]:
                 problem = f"T={steps}, B={batch}, H={hidden}, {dtype}, reverse={reverse}, lengths={lengths.tolist()}"
                 raise RuntimeError(f"the tiers differ by {error:.1e} at {problem}")
+        worst = max(worst, stack_difference(backend, rng, (steps, batch, hidden), dtype, lengths))
         layout = onchip.choose(backend.limits, "forward", batch, hidden, dtype)
         forms[layout.form if not isinstance(layout, str) else layout] += 1
     took = time.monotonic() - begun

@@ -1,5 +1,7 @@
 """Layers of a stack in one launch, a wavefront of the sequence tier, emulated, against the float64 oracle."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from gpu_lstm.backend.cuda import Device
 from gpu_lstm.layers import lstm as lstm_layers
 from gpu_lstm.recurrence import Mask, onchip, reference, sequence_cuda
 from gpu_lstm.recurrence.contract import Joint
+from tests.conftest import gpu_or_reason
 from tests.emulated import DTYPES, EmulatedBackend, needs_emulator, on_host, stored
 from tests.emulator import EmulationError
 from tests.support import NUMPY, loss_and_gradients, relative_error
@@ -283,3 +286,16 @@ def test_sixteen_bits_end_to_end(monkeypatch):
         results.append({"dx": dx, "dh0": dh0, "dc0": dc0, **gradients})
     for name, expected in results[0].items():
         assert relative_error(results[1][name].astype(float), expected) < 3 * TOLERANCE["float16"], name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [*DTYPES, "tf32"])
+def test_a_gpu_gives_the_same_bits_every_time(dtype):
+    gpu = copy.copy(gpu_or_reason())
+    gpu.tf32 = dtype == "tf32"
+    stored_as = "float32" if dtype == "tf32" else dtype
+    for layers, shape in ((2, (20, 9, 200)), (3, (7, 3, 130)), (4, (60, 2, 64))):
+        first, second = (compare(gpu, layers, shape, stored_as, lengths=True) for _ in range(2))
+        for one, other in zip(first, second, strict=True):
+            for name, array in one.items():
+                np.testing.assert_array_equal(other[name], array)

@@ -5,6 +5,7 @@ python -m benchmarks.gpu_model
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from itertools import product
 
@@ -21,7 +22,7 @@ PRODUCT_RATES = {"float32": 60e12, "float16": 600e12}
 KERNELS = ("training", "inference", "backward")
 HOST_MICROSECONDS = 8.0
 """What a launch from Python costs the host: assumed, to be measured."""
-H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90)
+H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90, clusters=16)
 LAUNCHES = {"pointwise": (2, 2), "reference": (11, 19)}
 """Launches a step, forward and backward: this tier's, counted by a test; and those of plain array expressions."""
 
@@ -129,30 +130,26 @@ def layers_table() -> Iterator[str]:
             yield f"| {hidden} | {dtype} | {batch} | {direction} | {' | '.join(cells)} |"
 
 
-def multicast_table() -> Iterator[str]:
-    """Lines of the table of what clusters within the grid would save, were they built.
-
-    Each of 8 blocks reads an eighth of h or dz from L2 and hands it to the others by distributed shared memory, where
-    all of it is then read.
-    """
-    yield "| H | storage | B | direction | exchange, us | by multicast, us | a step, us | by multicast, us |"
-    yield "| ---: | --- | ---: | --- | ---: | ---: | ---: | ---: |"
-    for hidden, batch, direction in product((768, 1024, 2048), BATCHES, onchip.DIRECTIONS):
-        layout = onchip.choose(H100, direction, batch, hidden, "bfloat16")
-        if isinstance(layout, str) or layout.form != "grid":
+def joint_table() -> Iterator[str]:
+    """Lines of the table of what a grid of clusters saves in backward, where each block reads an eighth of dz."""
+    yield "| H | storage | B | exchange, us | in clusters, us | a step, us | in clusters, us |"
+    yield "| ---: | --- | ---: | ---: | ---: | ---: | ---: |"
+    plain = dataclasses.replace(H100, clusters=0)
+    for hidden, dtype, batch in product((512, 768, 1024, 2048), STORED, BATCHES):
+        alone, joint = (onchip.choose(device, "backward", batch, hidden, dtype) for device in (plain, H100))
+        if isinstance(joint, str) or joint.form != "joint":
             continue
-        from_l2 = layout.exchange - onchip.EXCHANGE["grid"]
-        shared = from_l2 * onchip.L2_RATE / onchip.SHARED_RATE
-        less = onchip.EXCHANGE["grid"] + from_l2 / kernels.CLUSTER + onchip.EXCHANGE["cluster"] + shared
-        yield (
-            f"| {hidden} | bfloat16 | {batch} | {direction} | {layout.exchange:.2f} | {less:.2f} "
-            f"| {layout.microseconds:.2f} | {layout.microseconds - layout.exchange + less:.2f} |"
+        without = (
+            "does not fit | {} | does not fit"
+            if isinstance(alone, str)
+            else f"{alone.exchange:.2f} | {{}} | {alone.microseconds:.2f}"
         )
+        yield f"| {hidden} | {dtype} | {batch} | {without.format(f'{joint.exchange:.2f}')} | {joint.microseconds:.2f} |"
 
 
 def main() -> None:
     """Print the tables."""
-    for table in (gate_table(), step_table(), sequence_table(), layers_table(), multicast_table()):
+    for table in (gate_table(), step_table(), sequence_table(), layers_table(), joint_table()):
         print("\n".join(table) + "\n")
 
 

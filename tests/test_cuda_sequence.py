@@ -1,5 +1,7 @@
 """The sequence tier's CUDA kernels and host code, emulated, against the float64 oracle."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,7 @@ SHAPES = [(1, 1, 1), (3, 1, 33), (4, 5, 33), (5, 3, 8), (3, 2, 1), (2, 11, 40)]
 """T, B, H: single units and steps, odd sizes, whole packs of every dtype, several tiles of sequences."""
 
 
-@pytest.fixture(params=["block", "cluster", "grid"])
+@pytest.fixture(params=kernels.FORMS)
 def form(request, monkeypatch):
     """Each form, whatever the model says of it."""
     force(monkeypatch, request.param)
@@ -31,6 +33,8 @@ def force(monkeypatch, form, columns=(1, 2), height=None):
     every = onchip._candidates
 
     def allowed(*problem):
+        if form == "joint" and problem[1] == "forward":
+            return (x for x in every(*problem) if x.form == "grid")
         return (x for x in every(*problem) if x.form == form and x.columns in columns and height in (None, x.height))
 
     monkeypatch.setattr(onchip, "_candidates", allowed)
@@ -39,14 +43,20 @@ def force(monkeypatch, form, columns=(1, 2), height=None):
 
 
 def device(form):
-    return Device(multiprocessors=132 if form == "cluster" else 3, shared_bytes=227 * KIB, capability=90)
+    multiprocessors, clusters = {"cluster": (132, 0), "joint": (3, 2)}.get(form, (3, 0))
+    return Device(multiprocessors, shared_bytes=227 * KIB, capability=90, clusters=clusters)
 
 
-def tensor_float32(limits=H100, **options):
+def tensor_float32(*mode, limits=H100, **options):
     """A backend that multiplies float32 in TF32."""
-    backend = EmulatedBackend(limits=limits, **options)
+    backend = EmulatedBackend(*mode, limits=limits, **options)
     backend.tf32 = True
     return backend
+
+
+def backend_for(dtype, *mode, **options):
+    """A backend, and the dtype in which it stores what is multiplied as `dtype`."""
+    return (tensor_float32 if dtype == "tf32" else EmulatedBackend)(*mode, **options), dtype.replace("tf", "float")
 
 
 def compare(backend, shape, dtype, lengths=False, reverse=False, keep=True):
@@ -86,7 +96,7 @@ def launched(form):
 def test_tf32_only_where_it_was_asked_for(form):
     """float32 in memory, products of tensor cores: as near to the oracle as TF32 is, and no nearer."""
     for shape in SHAPES:
-        compare(tensor_float32(device(form)), shape, "float32", lengths=True, reverse=True)
+        compare(tensor_float32(limits=device(form)), shape, "float32", lengths=True, reverse=True)
     data = example((5, 3, 33), "float32")
     exact, rounded = (
         run(sequence_cuda, backend(limits=device(form)), data, "float32")
@@ -97,12 +107,12 @@ def test_tf32_only_where_it_was_asked_for(form):
         assert relative_error(exact[name], expected[name]) < TOLERANCE["float32"]
         assert relative_error(rounded[name], expected[name]) > 10 * TOLERANCE["float32"]
     for name in ("float64", "float16"):
-        compare(tensor_float32(device(form)), (2, 3, 9), name)
+        compare(tensor_float32(limits=device(form)), (2, 3, 9), name)
 
 
 @needs_emulator
 @pytest.mark.parametrize("dtype", ["tf32", "float16"])
-@pytest.mark.parametrize("height, columns", [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)])
+@pytest.mark.parametrize("height, columns", [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2)])
 def test_weights_in_registers_and_the_rest_in_shared_memory(monkeypatch, dtype, height, columns):
     """One block holds more than fits into its registers."""
     limits = Device(multiprocessors=1, shared_bytes=227 * KIB, capability=80)
@@ -152,22 +162,38 @@ def test_inference_gives_the_same_and_keeps_nothing(form, dtype):
 
 
 @needs_emulator
-def test_the_order_of_threads_changes_nothing(form):
-    shape = (3, 9, 20)
-    expected = compare(EmulatedBackend(limits=device(form)), shape, "float32", lengths=True)
-    for seed in range(1, 24):
-        actual = compare(EmulatedBackend(seed=seed, limits=device(form)), shape, "float32", lengths=True)
-        for name in expected:
-            np.testing.assert_array_equal(actual[name], expected[name])
+@pytest.mark.parametrize("dtype", [*DTYPES, "tf32"])
+def test_the_order_of_threads_changes_nothing(form, dtype):
+    results = []
+    for seed in range(24):
+        backend, storage = backend_for(dtype, seed=seed, limits=device(form))
+        results.append(compare(backend, (3, 9, 20), storage, lengths=True))
+    for actual in results[1:]:
+        for name in actual:
+            np.testing.assert_array_equal(actual[name], results[0][name])
 
 
 @needs_emulator
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "tf32"])
 def test_check_mode_finds_nothing(form, dtype):
-    checked = EmulatedBackend("check", limits=device(form))
+    checked, dtype = backend_for(dtype, "check", limits=device(form))
     for shape in [(3, 3, 9), (2, 9, 16)]:
         compare(checked, shape, dtype, lengths=True)
     run(sequence_cuda, checked, example((2, 3, 9), dtype), dtype, keep=False)
+
+
+@needs_emulator
+def test_a_cluster_with_two_buffers_has_one_more_barrier(monkeypatch):
+    force(monkeypatch, "cluster")
+    expected = compare(EmulatedBackend(limits=device("cluster")), (5, 9, 20), "float16", lengths=True)
+    monkeypatch.setitem(onchip.BUFFERS, "cluster", (2,))
+    for seed in range(24):
+        actual = compare(EmulatedBackend(seed=seed, limits=device("cluster")), (5, 9, 20), "float16", lengths=True)
+        for name in expected:
+            np.testing.assert_array_equal(actual[name], expected[name])
+    compare(EmulatedBackend("check", limits=device("cluster")), (4, 3, 20), "float32", lengths=True)
+    layout = onchip.choose(H100, "forward", 3, 20, "float32")
+    assert (layout.buffers, layout.barrier) == (2, onchip.BARRIER)
 
 
 @needs_emulator
@@ -190,8 +216,8 @@ def test_arrays_that_start_at_odd_places_are_read_one_element_at_a_time(form):
 # -- two recurrences in one launch -------------------------------------------------------------------------------------
 
 PAIR_LIMITS = {
-    form: Device(multiprocessors=132 if form == "cluster" else 6, shared_bytes=227 * KIB, capability=90)
-    for form in ("block", "cluster", "grid")
+    form: Device(132 if form == "cluster" else 6, shared_bytes=227 * KIB, capability=90, clusters=4 * (form == "joint"))
+    for form in kernels.FORMS
 }
 
 
@@ -302,20 +328,32 @@ def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
 
 # -- planted mistakes: the kernels' text with one line changed --------------------------------------------------------
 
-SHOW = "publish(here, output)"
+SHOW = "publish(here, seen)"
 MISTAKES = {
     "block": {
-        "no barrier before the product": ("void wait() { __syncthreads(); }", "void wait() {}"),
-        "no barrier after the product": ("        }\n        __syncthreads();\n      }", "        }\n      }"),
+        "no barrier before the product": ("if (tile == 0) __syncthreads();", ""),
+        "no barrier after the product": (
+            "        __syncthreads();\n        if (Team::conceals",
+            "        if (Team::conceals",
+        ),
     },
     "cluster": {
-        "an arrival that orders no memory": ("cluster_arrive();", "cluster_arrive(emulator::Arrival::relaxed);"),
-        "no arrival": ("if (others_follow) team.arrive();", ""),
-        "one buffer": ("shown + (number + 1) % 2 * buffer", "shown + number % 2 * buffer"),
+        "given before all have begun": ("      team.meet();  // others", "      // others"),
+        "given by a plain store": (
+            "publish<Memory::cluster>(in_block(shared, rank), value)",
+            "*in_block(shared, rank) = value",
+        ),
+        "taken before it is there": (
+            "while (is_missing(values) && !left.over()) values = ask",
+            "while (false) values = ask",
+        ),
+        "not concealed": ("if (Team::conceals && layout.buffers == 3 && active)", "if (false)"),
+        "one buffer": ("shown + next_given * buffer", "shown + given * buffer"),
+        "concealed too late for two buffers": ("given + 1 < layout.buffers ?", "given + 1 < 2 ?"),
     },
     "grid": {
         "the second takes the sequences of the first's teams": (" % layout.teams() * layout.slice", " * layout.slice"),
-        "shown by a plain store": (SHOW, SHOW.replace("publish(", "*(").replace(", output", ") = (output")),
+        "shown by a plain store": (SHOW, SHOW.replace("publish(", "*(").replace(", seen", ") = (seen")),
         "taken before it is there": ("while (is_missing(values) && !left.over())", "while (false)"),
         "the sums are not read yet": ("if (tile == 0) __syncthreads();", ""),
         "dz shown by a plain store": ("publish(to, S(gates.i));", "*to = S(gates.i);"),
@@ -324,6 +362,14 @@ MISTAKES = {
             "here = shown_to_all + line * row + unit",
             "here = const_cast<S*>(gates) + line * depth + unit",
         ),
+    },
+    "joint": {
+        "dz's sums are sent while the cluster reads": (
+            "if (multiplies) team.arrive();",
+            "if (multiplies) emulator::cluster_arrive(emulator::Arrival::relaxed);",
+        ),
+        "dz's sums are read before they are there": ("mailbox.wait(round++ % 2);", ""),
+        "dz's part is read before it is there": ("  __syncthreads();\n  return {to, pitch", "  return {to, pitch"),
     },
 }
 
@@ -360,16 +406,46 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
         broken.limits = PAIR_LIMITS[form]
         assert np.isnan(run_pair(sequence_cuda, broken, two, "float32", keep=False)[1]["h"]).any()
         return
-    forward = not mistake.startswith("dz")
-    saved = sequence_cuda.forward(EmulatedBackend(limits=device(form)), *here) if not forward else None
-    try:
-        result = (
-            sequence_cuda.forward(broken, *here).h if forward else sequence_cuda.backward(broken, saved, *[None] * 3)[1]
-        )
-    except EmulationError:
-        return
-    assert "taken before it is there" in mistake
-    assert np.isnan(result).any()
+    whole = EmulatedBackend(limits=device(form))
+    saved = sequence_cuda.forward(whole, *here)
+    right = saved.h.copy()
+    if mistake.startswith("dz"):
+        kept = copy.deepcopy(saved)
+        right = sequence_cuda.backward(whole, kept, None, None, None)[1]
+    for broken.seed in range(24):  # some show under some orders only
+        try:
+            if mistake.startswith("dz"):
+                result = sequence_cuda.backward(broken, copy.deepcopy(saved), None, None, None)[1]
+            else:
+                result = sequence_cuda.forward(broken, here[0].copy(), *here[1:]).h
+        except EmulationError:
+            return
+        if not np.array_equal(result, right):
+            return
+    pytest.fail("nothing came of it")
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", ["tf32", "float16"])
+def test_clusters_multiply_together_in_every_size(monkeypatch, dtype):
+    """Up to 16 units a block and up to 32, 16 sequences at once, several tiles of them; weights in shared memory."""
+    limits = Device(12, shared_bytes=227 * KIB, capability=90, clusters=1)
+    backend = tensor_float32(limits=limits) if dtype == "tf32" else EmulatedBackend(limits=limits)
+    force(monkeypatch, "joint", columns=(2,))
+    for batch, hidden, height, units in ((18, 90, 1, 12), (3, 250, 2, 32)):
+        layout = onchip.choose(limits, "backward", batch, hidden, dtype)
+        assert (layout.members, layout.height, layout.columns, layout.share) == (8, height, 2, units)
+        compare(backend, (2, batch, hidden), "float32" if dtype == "tf32" else dtype, lengths=True)
+    assert (layout.shared_bytes > 64 * KIB) == (dtype == "tf32")
+
+
+@needs_emulator
+def test_what_is_sent_within_clusters_comes_from_all_of_one():
+    out = np.empty((16, 256), np.float32)
+    launch = EmulatedBackend("check").kernel(kernels.sums_in_cluster())
+    for rounds in (1, 3):
+        launch((16,), (256,), (out, np.int32(rounds)), 4096 + 16)
+        np.testing.assert_array_equal(out, 3.5)
 
 
 @needs_emulator
@@ -404,6 +480,20 @@ def test_the_watchdog_turns_a_hang_into_an_error(monkeypatch):
         sequence_cuda.forward_all(silent, [(*here, None, False, True)] * 2)
     monkeypatch.setenv(kernels.WATCHDOG, "soon")
     with pytest.raises(InputError, match="GPU_LSTM_WATCHDOG is 'soon'; expected a whole number"):
+        sequence_cuda.backward(broken, saved, None, None, None)
+
+
+@needs_emulator
+def test_the_watchdog_ends_clusters_of_a_grid_too(monkeypatch):
+    force(monkeypatch, "joint")
+    data = example((4, 3, 20), "float32")
+    here = [data[name].astype(np.float32) for name in ("z", "weight_hh", "h0", "c0")]
+    saved = sequence_cuda.forward(EmulatedBackend(limits=device("joint")), *here)
+    broken = Patched("publish(to, S(gates.i));", "", limits=device("joint"))
+    monkeypatch.setenv(kernels.WATCHDOG, "300")
+    with pytest.raises(
+        BackendError, match=r"<float, JointGrid, 1, 1> waited in vain: .*1 x 16 blocks .* clusters of 8"
+    ):
         sequence_cuda.backward(broken, saved, None, None, None)
 
 
@@ -455,6 +545,21 @@ def test_what_does_not_fit_is_refused_by_name():
         BackendError, match=r"tier sequence can't run .*: W_hh of H = 100 in float32 does not fit on chip"
     ):
         sequence_cuda.forward(backend, np.zeros((2, 3, 400), np.float32), np.zeros((400, 100), np.float32), None, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gpu_runs_a_grid_of_clusters(dtype, monkeypatch):
+    gpu = gpu_or_reason()
+    if not gpu.limits.clusters:
+        pytest.skip("no grid of clusters can be launched here")
+    force(monkeypatch, "joint")
+    shape = (40, 16, 200)
+    first, second = (run(sequence_cuda, gpu, example(shape, dtype), dtype) for _ in range(2))
+    expected = run(reference, NUMPY, example(shape, dtype), "float64")
+    for name, array in first.items():
+        np.testing.assert_array_equal(second[name], array)
+        assert relative_error(array, expected[name]) < 20 * TOLERANCE[dtype], name
 
 
 @pytest.mark.gpu

@@ -164,7 +164,7 @@ def test_slices_of_several_tiles():
     """Two layers of one block each: 19 sequences in tiles of 8."""
     limits = Device(multiprocessors=2, shared_bytes=227 * 1024, capability=80)
     for direction in onchip.DIRECTIONS:
-        layout = onchip.choose(limits, direction, 19, 9, "float32", 2, True)
+        layout = onchip.choose(limits, direction, 19, 9, "float32", 2, "Plain", True)
         assert (layout.teams, layout.members, layout.slice) == (1, 1, 19)
     compare(EmulatedBackend(limits=limits), 2, (3, 19, 9), "float32", lengths=True)
 
@@ -243,7 +243,7 @@ def at_most(most):
     """So many layers at once, whatever the model says."""
 
     def choose(device, direction, batch, hidden, dtype, layers):
-        return onchip.choose(device, direction, batch, hidden, dtype, min(layers, most), True)
+        return onchip.choose(device, direction, batch, hidden, dtype, min(layers, most), "Plain", True)
 
     return choose
 

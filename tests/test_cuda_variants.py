@@ -234,19 +234,20 @@ def test_auto_takes_this_tier_for_what_the_sequence_tier_does_not_take():
         assert plan.run is pointwise_cuda
         assert f"sequence: can't run: it does not take {name}" in plan.why()
         assert "pointwise: chosen, the fastest that runs here (fused CUDA kernels, cuBLAS at each step)" in plan.why()
-    taken = make_plan(EMULATED, "auto", 64)
+    taken = make_plan(EMULATED, "auto", 64, options=sequence_cuda.TAKES)
     assert taken.takes == OPTIONS
-    assert "resets take the pointwise tier" in taken.why()
+    assert "sequence: chosen" in taken.why()
+    assert "forward, with options: " in taken.why()
+    assert "backward, with options: " in taken.why()
 
 
 @needs_emulator
-@pytest.mark.parametrize("name", ["cells", "resets", "peepholes"])
-def test_the_fastest_sends_variants_to_this_tier(name):
-    assert name not in sequence_cuda.TAKES
+@pytest.mark.parametrize("name", sorted(OPTIONS - sequence_cuda.TAKES))
+def test_the_fastest_sends_what_the_sequence_tier_does_not_take_to_this_tier(name):
     backend = EmulatedBackend()
-    compare(backend, {name}, (3, 2, 8), "float32", tier=fastest_cuda)
-    assert "family_cells_backward" in backend.launches
-    assert ("family_cells_forward" if name != "cells" else "sequence_forward") in backend.launches
+    compare(backend, {name, "resets"}, (3, 2, 8), "float32", tier=fastest_cuda)
+    assert {"family_cells_forward", "family_cells_backward"} <= set(backend.launches)
+    assert not {"sequence_forward", "sequence_backward"} & set(backend.launches)
 
 
 def test_a_variant_knows_its_options():

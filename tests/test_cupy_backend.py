@@ -7,15 +7,16 @@ import ctypes
 import dataclasses
 import sys
 import types
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError
-from gpu_lstm.backend import CupyBackend, choose, cupy_backend, kernels
+from gpu_lstm.backend import CupyBackend, choose, clusters, cupy_backend, kernels
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.optimizers import make_optimizer
-from gpu_lstm.recurrence import sequence_cuda
+from gpu_lstm.recurrence import onchip, sequence_cuda
 from tests.emulated import DTYPES, dtype_of, module_of, needs_emulator
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
@@ -118,10 +119,12 @@ class RawModule:
     """cupy.RawModule: compiles when a function is asked for."""
 
     error = None
+    handles: ClassVar[dict[int, Any]] = {}  # modules and kernels by CUDA's handle
 
     def __init__(self, *, code, options, name_expressions, enable_cooperative_groups):
         assert options == kernels.OPTIONS
         self.code, self.names, self.cooperative = code, name_expressions, enable_cooperative_groups
+        self.handle = 1234 + len(RawModule.handles)
 
     def get_function(self, name):
         if self.error is not None:
@@ -146,7 +149,8 @@ class RawModule:
             )
 
         function.max_dynamic_shared_size_bytes = 48 * 1024
-        function.kernel = types.SimpleNamespace(ptr=1234)
+        function.kernel = types.SimpleNamespace(ptr=self.handle)
+        RawModule.handles[self.handle] = module, kernel, function
         return function
 
 
@@ -201,8 +205,72 @@ def fake_cupy():
     )
     device = types.SimpleNamespace(get_cublas_handle=lambda: 7)
     driver = types.SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=lambda function, threads, shared: 1)
-    cupy.cuda = types.SimpleNamespace(runtime=runtime, driver=driver, Device=Device, device=device)
+    stream = types.SimpleNamespace(ptr=77)
+    cupy.cuda = types.SimpleNamespace(
+        runtime=runtime, driver=driver, Device=Device, device=device, get_current_stream=lambda: stream
+    )
     return cupy
+
+
+class Driver(types.ModuleType):
+    """cuda.bindings.driver: launches by handle, with the values that lie at the places it is given."""
+
+    CUlaunchAttributeID = types.SimpleNamespace(
+        CU_LAUNCH_ATTRIBUTE_COOPERATIVE="cooperative", CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION="cluster"
+    )
+    CUstream = int
+    SIZES: ClassVar = {"sequence_backward": (2 * 11 * 8, 8, 8 * 4)}  # runs, gave_up, layout
+
+    def __init__(self, clusters):
+        super().__init__("cuda.bindings.driver")
+        self.clusters, self.launches, self.status = clusters, [], 0
+
+        def attribute():
+            return types.SimpleNamespace(id=None, value=types.SimpleNamespace(clusterDim=types.SimpleNamespace()))
+
+        self.CUlaunchConfig, self.CUlaunchAttribute = types.SimpleNamespace, attribute
+
+    def cuOccupancyMaxActiveClusters(self, handle, config):
+        self.check(handle, config)
+        return self.status, self.clusters
+
+    def cuLaunchKernelEx(self, config, handle, places, extra):
+        self.check(handle, config)
+        assert (config.hStream, extra) == (77, 0)
+        module, kernel, _ = RawModule.handles[handle]
+        sizes = self.SIZES[kernel.name]
+        values = np.frombuffer((ctypes.c_char * (8 * len(sizes))).from_address(places), np.uint64)
+        args = [
+            np.frombuffer((ctypes.c_char * size).from_address(int(place)), f"V{size}")[0]
+            for place, size in zip(values, sizes, strict=True)
+        ]
+        self.launches.append(kernel.expression)
+        options = {"shared_mem": config.sharedMemBytes, "cooperative": True, "cluster": (8,)}
+        module.launch(kernel.expression, (config.gridDimX,), (config.blockDimX,), args, **options)
+        return (self.status,)
+
+    def check(self, handle, config):
+        assert config.sharedMemBytes <= RawModule.handles[handle][2].max_dynamic_shared_size_bytes
+        together, cluster = config.attrs
+        assert config.numAttrs == 2
+        assert (together.id, together.value.cooperative) == ("cooperative", 1)
+        assert cluster.id == "cluster"
+        assert vars(cluster.value.clusterDim) == {"x": 8, "y": 1, "z": 1}
+        assert (config.gridDimY, config.gridDimZ, config.blockDimY, config.blockDimZ) == (1, 1, 1, 1)
+        assert config.gridDimX % 8 == 0
+
+
+@pytest.fixture
+def driver(cupy, monkeypatch):
+    module = Driver(clusters=2)
+    bindings = types.ModuleType("cuda.bindings")
+    bindings.driver = module
+    monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", module)
+    clusters.resident.cache_clear()
+    yield module
+    clusters.resident.cache_clear()
 
 
 @pytest.fixture
@@ -210,6 +278,7 @@ def cupy(monkeypatch):
     libs = types.ModuleType("cupy_backends.cuda.libs")
     libs.cublas = Cublas()
     module = fake_cupy()
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)  # not installed
     for name, stand_in in {
         "cupy": module,
         "cupy_backends": types.ModuleType("cupy_backends"),
@@ -255,7 +324,9 @@ def test_the_lstm_equals_the_oracle(cupy, dtype, limit, lengths, tier):
 
 
 @needs_emulator
-@pytest.mark.parametrize("options", [{"heads": 2, "proj_size": 4, "zoneout_h": 0.2}, {"layer_norm": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"heads": 2, "proj_size": 4, "zoneout_h": 0.2}, {"heads": 2, "layer_norm": True}], ids=str
+)
 def test_variants_equal_the_oracle(cupy, options):
     arguments = {"tier": "reference", "dtype": "float64"} | options
     oracle = LSTM(3, 8, 2, bidirectional=True, backend=NUMPY, **arguments)
@@ -334,6 +405,45 @@ def test_a_grid_that_is_not_resident_is_refused_and_not_started(cupy, monkeypatc
         BackendError, match=r"sequence_forward<float, Grid, 2, 1> needs \d+ blocks at once; .* run 0 of 512"
     ):
         sequence_cuda.forward(backend, z, weight_hh, None, None)
+
+
+@needs_emulator
+def test_a_grid_of_clusters_is_launched_by_cuda_bindings(cupy, driver, monkeypatch):
+    backend = CupyBackend()
+    assert backend.limits.clusters == 2
+    every = onchip._candidates
+    joint = {"forward": "grid", "backward": "joint"}
+    monkeypatch.setattr(onchip, "_candidates", lambda *p: (x for x in every(*p) if x.form == joint[p[1]]))
+    monkeypatch.setattr(onchip, "choose", onchip.choose.__wrapped__)
+    oracle = LSTM(3, 8, backend=NUMPY, tier="reference", dtype="float64")
+    lstm = LSTM(3, 8, backend=backend, dtype="float64", tier="sequence")
+    data = problem(oracle, 6, 3)
+    for name, param in oracle.params.items():
+        lstm.params[name][...] = param
+    expected, actual = (loss_and_gradients(one, data, [3, 6, 1])[1] for one in (oracle, lstm))
+    for name, array in expected.items():
+        assert relative_error(actual[name], array) < 1e-12, name
+    assert driver.launches == ["sequence_backward<double, JointGrid, 1, 1>"]
+    driver.clusters = 0
+    clusters.resident.cache_clear()
+    with pytest.raises(BackendError, match=r"JointGrid, 1, 1> needs 8 blocks at once; this device can run 0 of 512"):
+        loss_and_gradients(lstm, data)
+    driver.status = 1
+    clusters.resident.cache_clear()
+    with pytest.raises(BackendError, match="cuOccupancyMaxActiveClusters failed: 1"):
+        loss_and_gradients(lstm, data)
+
+
+def test_without_cuda_bindings_or_clusters_the_plan_says_so(cupy, driver, monkeypatch):
+    for status, missing in ((1, False), (0, True)):  # the driver refuses; the library isn't there
+        driver.status = status
+        if missing:
+            monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+        clusters.resident.cache_clear()
+        backend = CupyBackend()
+        assert backend.limits.clusters == 0
+        said = LSTM(4, 768, backend=backend).plan.why()
+        assert "no grid of clusters: cuda.bindings launches it, which can't here (pip install cuda-bindings, of" in said
 
 
 # -- products ---------------------------------------------------------------------------------------------------------

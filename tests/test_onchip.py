@@ -1,6 +1,7 @@
 """The planner of the sequence tier: no GPU and no kernel is needed."""
 
 import dataclasses
+import re
 from itertools import product
 from pathlib import Path
 
@@ -13,38 +14,46 @@ from tests.emulated import H100, EmulatedBackend
 
 A100 = dataclasses.replace(H100, multiprocessors=108, shared_bytes=163 * 1024, capability=80)
 DESKTOP = dataclasses.replace(H100, multiprocessors=170, shared_bytes=99 * 1024, capability=120)
+H100_CLUSTERS = dataclasses.replace(H100, clusters=16)
+"""The same where a grid of clusters can be launched."""
 DTYPES = (*kernels.STORAGE, "tf32")
+DEVICES = [H100, H100_CLUSTERS, A100, DESKTOP]
 BATCHES, WIDTHS = (1, 3, 16, 64, 256, 1000), (1, 5, 33, 64, 100, 128, 250, 256, 480, 512, 768, 1024, 1320)
 
 
-@pytest.mark.parametrize("device", [H100, A100, DESKTOP], ids=["sm_90", "sm_80", "sm_120"])
+@pytest.mark.parametrize("device", DEVICES, ids=["sm_90", "sm_90_clusters", "sm_80", "sm_120"])
 @pytest.mark.parametrize("direction", onchip.DIRECTIONS)
 def test_every_layout_covers_the_problem_and_fits(device, direction):
     launched = {kernel.expression for kernel in kernels.every_kernel()}
-    for batch, hidden, dtype in product(BATCHES, WIDTHS, DTYPES):
-        layout = onchip.choose(device, direction, batch, hidden, dtype)
+    for batch, hidden, dtype, cells in product(BATCHES, WIDTHS, DTYPES, kernels.SEQUENCE_CELLS):
+        layout = onchip.choose(device, direction, batch, hidden, dtype, 1, cells)
         if isinstance(layout, str):
             assert "does not fit" in layout or "more units" in layout
             continue
         assert layout.members * layout.share >= hidden
         assert layout.teams * layout.slice >= batch > (layout.teams - 1) * layout.slice
         assert layout.shared_bytes <= device.shared_bytes
-        assert layout.share * 8 * layout.columns <= onchip.CELLS * kernels.sequence_threads(dtype)
-        assert layout.form == "grid" or layout.slice <= 8 * layout.columns
-        assert layout.form != "grid" or layout.blocks <= device.multiprocessors
+        threads = kernels.sequence_threads(dtype, cells)
+        assert layout.share * 8 * layout.columns <= onchip.CELLS * threads
+        assert layout.by_memory or layout.slice <= 8 * layout.columns
+        assert not layout.by_memory or layout.blocks <= device.multiprocessors
+        assert layout.form != "joint" or layout.blocks <= kernels.CLUSTER * device.clusters
+        assert layout.form != "joint" or layout.members % kernels.CLUSTER == 0
         assert layout.form != "cluster" or (device.capability >= 90 and layout.members == kernels.CLUSTER)
         assert layout.pitch * {"float64": 8, "float32": 4, "tf32": 4}.get(dtype, 2) % 16 == 0
         rows = layout.share * (4 if direction == "forward" else 1)
-        warps = kernels.sequence_threads(dtype) // 32
-        assert -(-rows // (16 * layout.height)) * layout.split <= warps  # each warp multiplies one part
+        at_once = kernels.CLUSTER if layout.form == "joint" else 1
+        assert (
+            at_once * -(-rows // (16 * layout.height)) * layout.split <= threads // 32
+        )  # each warp multiplies one part
         assert (layout.register_bytes > 0) == (dtype in kernels.TENSOR)
-        kernel = kernels.sequence(direction, dtype, layout.form, layout.height, layout.columns)
+        kernel = kernels.sequence(direction, dtype, layout.form, layout.height, layout.columns, cells)
         assert kernel.expression in launched
-        assert kernel.cooperative == (layout.form == "grid")
+        assert kernel.cooperative == layout.by_memory
         assert 10 * device.capability >= 10 * kernel.since
 
 
-@pytest.mark.parametrize("device", [H100, A100, DESKTOP], ids=["sm_90", "sm_80", "sm_120"])
+@pytest.mark.parametrize("device", DEVICES, ids=["sm_90", "sm_90_clusters", "sm_80", "sm_120"])
 def test_two_recurrences_at_once_have_all_they_need_or_a_reason_why_not(device):
     said = set()
     for direction, batch, hidden in product(onchip.DIRECTIONS, BATCHES, WIDTHS):
@@ -107,17 +116,21 @@ def test_a_block_has_the_registers_and_the_shared_memory_that_the_planner_assume
     lines = (Path(__file__).parents[1] / "kernels" / "cuda" / "resources.md").read_text().splitlines()
     needs = {line.split("`")[1]: line.split("|")[2:-1] for line in lines if line.startswith("| `sequence_")}
     assert set(needs) == {kernel.expression for kernel in kernels.every_kernel() if kernel.file == "sequence.cu"}
-    scalar = [kernels.STORAGE[dtype] for dtype in kernels.STORAGE if dtype not in kernels.TENSOR]
+    dtypes = {storage: dtype for dtype, storage in kernels.STORAGE.items()} | {"tf32": "tf32"}
     for name, (*registers, shared) in needs.items():
-        threads = kernels.sequence_threads("float32" if name.split("<")[1].split(",")[0] in scalar else "tf32")
+        storage, *arguments = name.split("<", 1)[1].rstrip(">").split(", ")
+        threads = kernels.sequence_threads(dtypes[storage], (*arguments, "Plain")[3])
         assert max(int(number) for number in registers if number.strip()) * threads <= 65536
         assert int(shared) == 0
 
 
 def test_weights_in_registers_are_as_many_as_the_kernel_holds():
-    source = (Path(__file__).parents[1] / "kernels" / "cuda" / "mma.cuh").read_text()
-    assert "held = M == 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4);" in source
-    assert onchip.HELD == {(1, 1): 12, (2, 1): 5, (3, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
+    source = kernels.read_source("sequence.cu")
+    assert "held = (M >= 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4)) - FewerHeld / M;" in source
+    for cells, fewer in onchip.FEWER_HELD.items():
+        text = re.split(rf"struct {cells} (?:: [^{{]*)?{{", source)[1].split("struct Ahead")[0]
+        assert f"fewer_held = {fewer};" in text
+    assert onchip.HELD == {(1, 1): 12, (2, 1): 5, (3, 1): 3, (4, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
     for direction in onchip.DIRECTIONS:
         layout = onchip.choose(H100, direction, 16, 768, "bfloat16")
         assert layout.register_bytes >= 2 * 4 * 768 * 768 / layout.members  # all of W_hh: nothing is read again
@@ -129,6 +142,21 @@ def test_small_middle_and_large_take_their_forms():
 
     assert [form(H100, hidden) for hidden in (16, 256, 768)] == ["block", "cluster", "grid"]
     assert [form(A100, hidden) for hidden in (16, 256, 768)] == ["block", "grid", "grid"]
+
+
+def test_clusters_of_a_grid_share_dz_where_that_pays():
+    """Not forward: h is no wider than the sums that would go between blocks instead."""
+    for hidden, dtype in ((512, "bfloat16"), (768, "bfloat16"), (1024, "tf32"), (768, "float32")):
+        alone, joint = (onchip.choose(device, "backward", 16, hidden, dtype) for device in (H100, H100_CLUSTERS))
+        assert (alone.form, joint.form) == ("grid", "joint")
+        assert joint.microseconds < alone.microseconds
+        assert onchip.choose(H100_CLUSTERS, "forward", 16, hidden, dtype).form == "grid"
+    assert onchip.choose(H100_CLUSTERS, "backward", 16, 128, "bfloat16").form == "cluster"
+    said = onchip.explain(H100_CLUSTERS, 16, 768, "bfloat16")
+    assert "backward: 2 x 64 blocks of the grid in clusters of 8, 12 units and 8 sequences each, " in said
+    assert "no grid of clusters" not in said
+    assert "no grid of clusters" in onchip.explain(H100, 16, 768, "bfloat16")
+    assert "no grid of clusters" not in onchip.explain(A100, 16, 768, "bfloat16")
 
 
 def test_without_cooperative_launches_there_is_no_grid():
@@ -164,16 +192,16 @@ def test_the_plan_explains_itself_with_numbers():
     said = LSTM(4, 256, backend=EmulatedBackend()).plan.why()
     for part in (
         "sequence: chosen, the fastest that runs here (persistent CUDA kernels that keep W_hh on chip; at H = 256",
-        "forward: 8 clusters of 8 blocks, 32 units and 8 sequences each, 163 KiB on chip a block",
-        "1 cluster barrier a step",
+        "forward: 8 clusters of 8 blocks, 32 units and 8 sequences each, 171 KiB on chip a block, no barrier",
+        "backward: 8 clusters of 8 blocks, 32 units and 8 sequences each, 211 KiB on chip a block, ",
+        "1 barrier of a block a step",
         "us a step expected (product",
         "backward: ",
-        "both directions of a layer forward: in one launch of 2 x 8 clusters of 8 blocks, 1.92 us a step expected",
-        "2 layers forward: one after the other (2 at once would take 4.64 us a step instead of 4.41)",
-        "3 layers forward: in one launch of 3 x 4 x 11 blocks of the grid, 6.69 us a step expected instead of 6.89",
-        "3 layers run at once, or some of them, up to B = 64 forward and B = 32 backward",
+        "both directions of a layer forward: in one launch of 2 x 8 clusters of 8 blocks, 1.68 us a step expected",
+        "larger batches than B = 1024 forward and B = 1024 backward take the pointwise tier",
+        "2 layers forward: one after the other (2 at once would take 4.57 us a step instead of 3.93)",
+        "3 layers run at once, or some of them, up to B = 32 forward and B = 32 backward",
         "layers in both directions, or with residual, input_dropout, cells or an option of the recurrence, run",
-        "larger batches than B = 1024 forward and B = 512 backward take the pointwise tier",
         "pointwise: could run, but it is slower",
     ):
         assert part in said
@@ -181,6 +209,11 @@ def test_the_plan_explains_itself_with_numbers():
         "both directions of a layer backward: one after the other (W_hh of H = 1024 in float32 does not fit on chip"
         in LSTM(4, 1024, backend=EmulatedBackend()).plan.why()
     )
+    said = onchip.explain(H100, 16, 512, "bfloat16")
+    assert (
+        "3 layers forward: in one launch of 3 x 2 x 22 blocks of the grid, 1.78 us a step expected instead of" in said
+    )
+    assert "layers" not in onchip.explain(H100, 16, 512, "bfloat16", frozenset({"zoneout_h"}))
     assert "no barrier, " in LSTM(4, 768, backend=EmulatedBackend()).plan.why()
     assert "larger batches" not in LSTM(4, 64, backend=EmulatedBackend()).plan.why()
     assert "up to H = 1320 in float32" in make_plan(EmulatedBackend()).why()

@@ -12,6 +12,7 @@ import pytest
 
 from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.backend.cuda import Device
+from gpu_lstm.recurrence import onchip
 from tests.emulated import DTYPES, EmulatedBackend, needs_emulator
 from tests.support import NUMPY, relative_error
 
@@ -92,7 +93,13 @@ def test_costs_of_waiting_are_measured_beside_what_the_model_takes():
         "grid_barrier_us",
         "handover_us",
         "read_in_cluster_us",
+        "handover_in_cluster_us",
     } <= record.keys()
+    assert "sums_in_cluster_us" not in record
+    joint = dataclasses.replace(SMALL, clusters=1)
+    record = sequence_on_gpu.costs(EmulatedBackend(limits=joint), Budget(1), count=2)
+    assert record["sums_in_cluster_us"] > 0
+    assert record["sums_in_cluster_expected_us"] == pytest.approx(onchip.EXCHANGE["cluster"] + 7 * 512 / 20e3)
     old = EmulatedBackend(limits=Device(multiprocessors=2, shared_bytes=40 * 1024, capability=80))
     assert "cluster_barrier_us" not in sequence_on_gpu.costs(old, Budget(1), count=20)
 
@@ -370,7 +377,7 @@ def test_the_tests_it_names_are_there():
 
 def test_the_tables_on_paper_are_those_of_the_model():
     text = (ROOT / "kernels" / "cuda" / "README.md").read_text()
-    for table in (gpu_model.gate_table(), gpu_model.step_table(), gpu_model.sequence_table()):
+    for table in (gpu_model.gate_table(), gpu_model.step_table(), gpu_model.sequence_table(), gpu_model.joint_table()):
         assert "\n".join(table) in text
 
 

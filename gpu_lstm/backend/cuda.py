@@ -37,12 +37,16 @@ class Device:
         Compute capability, 90 for 9.0.
     cooperative : bool
         Whether a launch can have all its blocks resident.
+    clusters : int
+        Clusters of `kernels.CLUSTER` blocks, one block a multiprocessor, that a cooperative launch can have resident;
+        0 where there is no way to launch them so.
     """
 
     multiprocessors: int
     shared_bytes: int
     capability: int
     cooperative: bool = True
+    clusters: int = 0
 
 
 class CudaBackend(Backend):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 from typing import Any
 
 import numpy as np
 
+from gpu_lstm.backend import clusters, kernels
 from gpu_lstm.backend.base import Array
 from gpu_lstm.backend.cuda import CudaBackend, Device
 from gpu_lstm.backend.exchange import CUDA, CUDA_MANAGED, adopt, foreign
@@ -59,6 +61,7 @@ class CupyBackend(CudaBackend):
             capability=int(self.device.compute_capability),
             cooperative=bool(attributes["CooperativeLaunch"]),
         )
+        self.limits = dataclasses.replace(self.limits, clusters=self._clusters())
         self._cublas, self._kinds = self._load_cublas()
         self.why = f"{self.name} ({self.describe()['device']})"
 
@@ -151,7 +154,7 @@ class CupyBackend(CudaBackend):
             self._launches[kernel] = self._compile(kernel)
         return self._launches[kernel]
 
-    def _compile(self, kernel: Kernel) -> Launch:
+    def _function(self, kernel: Kernel) -> Any:
         module = self.xp.RawModule(
             code=kernel.source,
             options=options(),
@@ -159,23 +162,45 @@ class CupyBackend(CudaBackend):
             enable_cooperative_groups=kernel.cooperative,
         )
         try:
-            function = module.get_function(kernel.expression)
+            return module.get_function(kernel.expression)
         except Exception as error:  # compiler, loader and missing libraries each raise their own
             raise not_compiled(kernel, error) from None
+
+    def _compile(self, kernel: Kernel) -> Launch:
+        function = self._function(kernel)
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int = 0) -> None:
             if shared_bytes > ALWAYS_THERE and shared_bytes > function.max_dynamic_shared_size_bytes:
                 function.max_dynamic_shared_size_bytes = shared_bytes
             if kernel.cooperative:
                 self._require_resident(kernel, function, math.prod(grid), math.prod(block), shared_bytes)
+            if kernel.cooperative and kernel.cluster > 1:
+                stream = self.xp.cuda.get_current_stream().ptr
+                clusters.launch(function.kernel.ptr, grid, block, kernel.cluster, args, shared_bytes, stream)
+                return
             function(grid, block, tuple([_argument(arg) for arg in args]), shared_mem=shared_bytes)
 
         return launch
 
+    def _clusters(self) -> int:
+        """How many clusters can run at once, one block a multiprocessor; 0 where none can be launched so."""
+        if self.limits.capability < 90 or not self.limits.cooperative or not clusters.available():
+            return 0
+        kernel = kernels.sums_in_cluster()
+        try:
+            function = self._function(kernel)
+            function.max_dynamic_shared_size_bytes = self.limits.shared_bytes
+            return clusters.resident(function.kernel.ptr, kernel.cluster, kernels.BLOCK, self.limits.shared_bytes)
+        except Exception:  # the compiler's, the driver's; the plan says that there are none
+            return 0
+
     def _require_resident(self, kernel: Kernel, function: Any, blocks: int, threads: int, shared_bytes: int) -> None:
         """Refuse a launch whose blocks wait for each other and can't all run at once: it would never end."""
-        occupancy = self.xp.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
-        resident = occupancy(function.kernel.ptr, threads, shared_bytes) * self.limits.multiprocessors
+        if kernel.cluster > 1:
+            resident = clusters.resident(function.kernel.ptr, kernel.cluster, threads, shared_bytes) * kernel.cluster
+        else:
+            occupancy = self.xp.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
+            resident = occupancy(function.kernel.ptr, threads, shared_bytes) * self.limits.multiprocessors
         if blocks > resident:
             raise BackendError(
                 f"CUDA kernel {kernel.expression} needs {blocks} blocks at once; this device can run {resident} "
@@ -222,6 +247,7 @@ class CupyBackend(CudaBackend):
             "cuda": str(runtime.runtimeGetVersion()),
             "driver": str(runtime.driverGetVersion()),
             "device": name.decode() if isinstance(name, bytes) else str(name),
+            **({"clusters at once": str(self.limits.clusters)} if self.limits.clusters else {}),
             **({"float32 products": "TF32"} if self.tf32 else {}),
         }
 

@@ -48,8 +48,13 @@ SEQUENCE_THREADS = 512
 """Most threads of a block of the sequence kernels."""
 TENSOR = ("tf32", "float16", "bfloat16")
 """What tensor cores multiply in the sequence kernels: 16-bit numbers, and float32 rounded to TF32 where asked for."""
+SEQUENCE_CELLS = ("Plain", "Family", "Normed")
+"""What the cells of the sequence kernels do, as ``kernels/cuda/options.cuh`` has it: the plain LSTM, its options, or
+those with layer normalisation."""
 CLUSTER = 8
 """Blocks of a thread-block cluster: the most that every device with clusters takes."""
+FORMS = ("block", "cluster", "grid", "joint")
+"""Of the sequence kernels: `gpu_lstm.recurrence.onchip` says what they are."""
 RULES = ("sgd", "rmsprop", "adam")
 
 _HEADERS = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
@@ -70,7 +75,7 @@ class Kernel:
     cooperative : bool
         All blocks of a launch must run at the same time: they wait for each other.
     cluster : int
-        Blocks of a cluster; they are compiled into the kernel.
+        Blocks of a cluster; they are compiled into the kernel unless it is cooperative, too.
     since : int
         First architecture that it compiles for, of those that are supported at all.
     """
@@ -138,31 +143,46 @@ def begin_dh(dtype: str) -> Kernel:
     return Kernel("family.cu", "begin_dh", (STORAGE[dtype],))
 
 
-def sequence(direction: str, dtype: str, form: str, height: int, columns: int) -> Kernel:
+def sequence(direction: str, dtype: str, form: str, height: int, columns: int, cells: str = "Plain") -> Kernel:
     """All steps, "forward" or "backward", in a form of `gpu_lstm.recurrence.onchip`.
 
-    A warp multiplies 16 `height` rows of weights by 8 `columns` sequences; `dtype` may be "tf32", too.
+    A warp multiplies 16 `height` rows of weights by 8 `columns` sequences; `dtype` may be "tf32", too. `cells` is one
+    of `SEQUENCE_CELLS`.
     """
+    more = () if cells == "Plain" else (cells,)
     name, storage = f"sequence_{direction}", STORAGE.get(dtype, dtype)
     if form == "cluster":
-        arguments = (storage, str(CLUSTER), str(height), str(columns))
+        arguments = (storage, str(CLUSTER), str(height), str(columns), *more)
         return Kernel("sequence.cu", f"{name}_cluster", arguments, cluster=CLUSTER, since=90)
-    team = {"block": "Alone", "grid": "Grid"}[form]
-    arguments = (storage, team, str(height), str(columns))
+    team = {"block": "Alone", "grid": "Grid", "joint": "JointGrid"}[form]
+    arguments = (storage, team, str(height), str(columns), *more)
+    if form == "joint":
+        return Kernel("sequence.cu", name, arguments, cooperative=True, cluster=CLUSTER, since=90)
     return Kernel("sequence.cu", name, arguments, cooperative=form == "grid", since=80)
 
 
-def sequence_threads(dtype: str) -> int:
-    """Threads of a block, as ``kernels/cuda/mma.cuh`` has it: few on tensor cores, with registers for weights."""
-    return 256 if dtype in TENSOR else SEQUENCE_THREADS
+def sequence_threads(dtype: str, cells: str = "Plain") -> int:
+    """Threads of a block, as ``kernels/cuda/options.cuh`` has it: few where each needs many registers.
+
+    It does for weights on tensor cores, and for options in float64.
+    """
+    return 256 if dtype in TENSOR or (dtype == "float64" and cells != "Plain") else SEQUENCE_THREADS
 
 
-def sequence_sizes(direction: str, dtype: str, form: str) -> list[tuple[int, int]]:
+def sequence_sizes(direction: str, dtype: str, form: str, cells: str = "Plain") -> list[tuple[int, int]]:
     """The pairs of `height` and `columns` that there are of `sequence`."""
+    if cells != "Plain":  # one: the height that wastes the least where much of the grid shares the units
+        return (
+            [] if form == "joint" else [(1 if (direction, form) == ("backward", "grid") and dtype in TENSOR else 2, 1)]
+        )
     # A block alone has one tile of 8 sequences; two would spill to local memory in float64.
     columns = (1,) if form == "block" or dtype == "float64" else (1, 2)
-    heights = (2,) if form != "grid" or dtype not in TENSOR else {"forward": (2, 3), "backward": (1, 2)}[direction]
-    return list(product(heights, columns))
+    if form == "joint":  # not forward: of h there is less than of sums
+        sizes = [(1, 1), (1, 2), (2, 2)] if dtype in TENSOR else [(1, 1)]
+        return sizes if direction == "backward" else []
+    if form != "grid" or dtype not in TENSOR:
+        return list(product((2,), columns))
+    return [(2, 1), (3, 1), (3, 2), (4, 1)] if direction == "forward" else list(product((1, 2), columns))
 
 
 def barriers(form: str) -> Kernel:
@@ -176,6 +196,16 @@ def barriers(form: str) -> Kernel:
 def handovers() -> Kernel:
     """Many numbers handed from block to block by global memory, to time them."""
     return Kernel("costs.cu", "handovers", cooperative=True, since=80)
+
+
+def handovers_in_cluster() -> Kernel:
+    """The same by the shared memory of a cluster."""
+    return Kernel("costs.cu", "handovers_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+
+
+def sums_in_cluster() -> Kernel:
+    """Many sums sent from each block of a cluster to all, as the joint form does, to time them."""
+    return Kernel("costs.cu", "sums_in_cluster", cooperative=True, cluster=CLUSTER, since=90)
 
 
 def reads_in_cluster() -> Kernel:
@@ -240,12 +270,13 @@ def neighbours(dtype: str) -> int:
 
 def packed(struct: Struct) -> np.ndarray:
     """A struct as a kernel takes it by value: an array of no dimensions, with the gaps that C++ leaves."""
-    fields = [_field(field) for field in struct]
+    fields = [passed(field) for field in struct]
     kind = np.dtype([(str(n), field.dtype) for n, field in enumerate(fields)], align=True)
     return np.array(tuple(field[()] for field in fields), dtype=kind)
 
 
-def _field(field: Any) -> np.ndarray:
+def passed(field: Any) -> np.ndarray:
+    """An argument or a field of a struct, by value: arrays are addresses."""
     if isinstance(field, tuple):
         return packed(field)
     if isinstance(field, np.generic):
@@ -267,7 +298,8 @@ def aligned(size: int, *arrays: Any) -> bool:
 def every_kernel() -> Iterator[Kernel]:
     """Each instance that a backend may launch, once."""
     both = (False, True)
-    yield from (count_targets(), check_range(), reads_in_cluster(), handovers())
+    yield from (count_targets(), check_range(), reads_in_cluster(), sums_in_cluster(), handovers())
+    yield handovers_in_cluster()
     yield from (barriers(form) for form in ("block", "cluster", "grid"))
     for dtype in STORAGE:
         for width in (1, neighbours(dtype)):
@@ -280,8 +312,9 @@ def every_kernel() -> Iterator[Kernel]:
         yield from (cross_entropy(dtype), take_rows(dtype), scatter_add(dtype), sum_of_squares(dtype))
         yield from (dropout(dtype, width) for width in (1, 4))
         yield from (update(dtype, rule) for rule in RULES)
-    for dtype, direction, form in product((*STORAGE, "tf32"), ("forward", "backward"), ("block", "cluster", "grid")):
-        yield from (sequence(direction, dtype, form, *sizes) for sizes in sequence_sizes(direction, dtype, form))
+    for dtype, direction, form, cells in product((*STORAGE, "tf32"), ("forward", "backward"), FORMS, SEQUENCE_CELLS):
+        for height, columns in sequence_sizes(direction, dtype, form, cells):
+            yield sequence(direction, dtype, form, height, columns, cells)
     for dtype in ("float32", "float64"):
         yield from (mean_loss(dtype), norm_of_sums(dtype))
 

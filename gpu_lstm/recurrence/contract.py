@@ -84,6 +84,8 @@ class Saved:
         o tanh(c) of each step, where that is projected.
     normalised, scales : (T, B, 4H) and (T, B, 1), or None
         h W_hh^T normalised and the factor that did it, where that is normalised.
+    c_means, c_scales : (T, B, 1) or None
+        The same of c, where the tier keeps them.
     dz_hh : (T, B, 4H) or None
         Set by backward: the gradient of h W_hh^T, where its normalisation makes it another than dz.
     gradients : dict
@@ -101,6 +103,8 @@ class Saved:
     unprojected: Array = None
     normalised: Array = None
     scales: Array = None
+    c_means: Array = None
+    c_scales: Array = None
     dz_hh: Array = None
     gradients: dict[str, Array] = field(default_factory=dict)
 

@@ -33,7 +33,7 @@ def forward(
     variant: Variant,
 ) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.family.forward`."""
-    xp, step = backend.xp, _Step(backend, variant, z, weight_hh, mask)
+    xp, step = backend.xp, Step(backend, variant, z, weight_hh, mask)
     num_steps, batch, hidden, size = step.num_steps, step.batch, step.hidden, step.size
     projection, normed = variant.projection, step.normed
     kept = num_steps if keep else 1
@@ -93,7 +93,7 @@ def backward(
     """Backpropagate through all steps; see `gpu_lstm.recurrence.family.backward`."""
     variant = saved.variant or Variant()
     xp, gates, c, projection = backend.xp, saved.gates, saved.c, variant.projection
-    step = _Step(backend, variant, gates, saved.weight_hh, saved.mask)
+    step = Step(backend, variant, gates, saved.weight_hh, saved.mask)
     num_steps, batch, hidden, size = step.num_steps, step.batch, step.hidden, step.size
     dh_t, dc_t = gradients_at_the_end(backend, (batch, size), (batch, hidden), step.state, dh_last, dc_last)
     dh = gradients_of_steps(backend, "dh", dh, (num_steps, batch, size), step.dtype)
@@ -143,8 +143,10 @@ def backward(
     return gates, dh_t, dc_t
 
 
-class _Step:
+class Step:
     """What forward and backward of a step share: sizes, checked arrays, arguments of the kernels.
+
+    The sequence tier takes its arguments from here, too.
 
     Attributes
     ----------
@@ -157,7 +159,9 @@ class _Step:
     product_shape : tuple
         Of h W_hh^T of one step, head by head.
     weight : (4H, P) or (heads, 4H / heads, P / heads)
-    parameters, options, options_of_h, sizes : tuple
+    parameters, arrays, lengths, limits : tuple
+        Of the options, as the kernels take them.
+    options, options_of_h, sizes : tuple
         Arguments of the kernels.
     numbers : list
         0..T as the kernels take them.
@@ -184,11 +188,13 @@ class _Step:
         share_h, share_c = (
             number(value if isinstance(value, float) else 0.0) for value in (variant.zoneout_h, variant.zoneout_c)
         )
-        masks = variant.recurrent_mask, variant.live, None if mask is None else backend.asarray(mask.lengths, "int64")
+        self.lengths = None if mask is None else backend.asarray(mask.lengths, "int64")
+        self.arrays = zoneout_h, zoneout_c, variant.recurrent_mask, variant.live
         limits = (number(limit) for limit in (*family.cell_numbers(variant, _PRECISION[self.dtype]), EPSILON))
-        flags = np.int32(variant.coupled), np.int32(variant.hard_sigmoid)
+        self.limits = share_h, share_c, *limits, np.int32(variant.coupled), np.int32(variant.hard_sigmoid)
         self.parameters = variant.peepholes, variant.gain_hh, variant.gain_c, variant.shift_c
-        self.options = zoneout_h, zoneout_c, *masks, share_h, share_c, *limits, *flags
+        self.options = *self.arrays, self.lengths, *self.limits
+        masks = variant.recurrent_mask, variant.live, self.lengths
         self.options_of_h = zoneout_h, *masks, share_h, np.uint32(self.batch), np.uint32(self.size)
         self.sizes = tuple(np.uint32(n) for n in (heads, self.batch, self.hidden))
         self.numbers = [np.int64(n) for n in range(self.num_steps + 1)]

@@ -84,5 +84,6 @@ def _tier(backend: Backend, direction: str, z: Array, variant: Variant | None = 
         return pointwise_cuda
     _, batch, hidden, dtype = pointwise_cuda.check_z(backend, z)
     device = cast(CudaBackend, backend)
-    on_chip = onchip.pays(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype))
+    dtype, kind = onchip.multiplied(device, dtype), onchip.cells_of(direction, wanted)
+    on_chip = onchip.pays(device.limits, direction, batch, hidden, dtype, kind)
     return sequence_cuda if on_chip else pointwise_cuda

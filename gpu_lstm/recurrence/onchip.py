@@ -1,11 +1,13 @@
 """How the sequence tier keeps W_hh on chip: which blocks of a GPU hold what part, and what a step costs.
 
 Blocks form teams. A team takes a slice of the batch, its blocks share the hidden units, and at each step they hand each
-other h (in backward dz). Three forms::
+other h (in backward dz). Four forms::
 
     block     a team is one block; nothing leaves it                      small H
     cluster   a thread-block cluster, by distributed shared memory        middle H, from sm_90 on
     grid      blocks of one cooperative launch, by global memory          large H
+    joint     a grid of clusters, each block of which multiplies by a     backward at large H, from sm_90 on
+              part of dz for all of its cluster
 
 A launch may hold several recurrences of the same size, each with teams of its own: both directions of a layer; or, in
 the grid form, layers of a stack as a wavefront, where step t of a layer runs beside step t + 1 of the one below, and
@@ -22,8 +24,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
+from gpu_lstm.backend import clusters
 from gpu_lstm.backend.cuda import CudaBackend, Device
-from gpu_lstm.backend.kernels import CLUSTER, TENSOR, sequence_sizes, sequence_threads
+from gpu_lstm.backend.kernels import CLUSTER, FORMS, TENSOR, sequence_sizes, sequence_threads
 
 DIRECTIONS = ("forward", "backward")
 MOST_RUNS = 4
@@ -35,18 +38,25 @@ CELLS = 2
 TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
 """The batch size that a plan is explained for, and the largest that it is looked at for."""
 
-HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
+FEWER_HELD = {"Plain": 0, "Family": 2, "Normed": 4}
+"""By what the cells do, ``fewer_held`` of ``kernels/cuda/options.cuh``: so many less, of 16 rows each."""
+HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (4, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
 """By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp of a tensor-core
 kernel keeps in registers, as ``kernels/cuda/mma.cuh`` has it."""
 
 CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
-BARRIER = {"block": 0.05, "cluster": 0.2, "grid": 0.0}
-"""Microseconds. Published for a cluster of an H100: under 0.2; the block's is an estimate. The grid has none: every
-number says itself whether it is there."""
-EXCHANGE = {"block": 0.0, "cluster": 180 / CLOCK, "grid": 0.7}
-"""Microseconds until another block's number is there: published 180 cycles to its shared memory; through L2, from the
-store to the look that finds it, an estimate."""
+BARRIER = 0.05
+"""Microseconds of a block's barrier between its own threads, an estimate. Numbers from other blocks say themselves
+whether they are there; the cluster's barrier of the joint form is passed while they are on their way."""
+BUFFERS = {"block": (2,), "cluster": (3, 2), "grid": (0,), "joint": (1,)}
+"""How many there may be of h or dz in a block's shared memory, a step each."""
+EXCHANGE = {"block": 0.0, "cluster": (180 + 50) / CLOCK, "grid": 0.7, "joint": 0.7}
+"""Microseconds until another block's number is there, from the store to the look that finds it: published 180 cycles
+for a read of its shared memory, and another look is taken to cost 50; through L2 an estimate."""
+CLUSTER_RATE = 20e3
+"""Bytes a microsecond that each of many multiprocessors gets from others of its cluster: published 2.65 TB/s over all
+of an H100 in clusters of 4, less than L2 gives, and falling with their size."""
 SHARED_RATE = 227 * 1024.0
 """Bytes a microsecond of a multiprocessor's shared memory: about 1 us for all of it."""
 L2_RATE = 40e3
@@ -65,9 +75,16 @@ POINTWISE_HOST = 16.0
 """Microseconds a step that the pointwise tier's two launches cost the host: assumed, to be measured."""
 POINTWISE_PRODUCT_RATE = {"float32": 30e6, "float64": 15e6, "tf32": 150e6, "float16": 300e6, "bfloat16": 300e6}
 """Multiply-adds a microsecond of a large product of cuBLAS, on an H100."""
-CELL_INSTRUCTIONS = 200
-CELL_LATENCY = 0.2
-"""Microseconds of one cell's chain of sigmoid, tanh and their divisions: an estimate."""
+CELL_INSTRUCTIONS = {"float32": 140, "tf32": 140, "float64": 420, "float16": 60, "bfloat16": 60}
+"""Of a cell, counted in what NVRTC makes for sm_90, forward in training."""
+MORE_INSTRUCTIONS = {"Plain": 0, "Family": 100, "Normed": 250}
+"""By what the cells do: the family's limits, selects, addresses and sums over rows are an estimate."""
+CELL_LATENCY = {"float32": 0.13, "tf32": 0.13, "float64": 0.3, "float16": 0.07, "bfloat16": 0.07}
+"""Microseconds of one cell's chain of sigmoid, tanh and their quotients: an estimate from the instructions on it."""
+MORE_LATENCY = {"Plain": 0.0, "Family": 0.05, "Normed": 0.35}
+"""By what the cells do. Peepholes and masks come from L1 or L2; layer normalisation adds two sums over a row by a warp,
+0.15 each, an estimate. What is read of a step, as zoneout's masks, is asked for before the wait, as z is: it costs no
+time."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ class Layout:
 
     Attributes
     ----------
-    form : {"block", "cluster", "grid"}
+    form : {"block", "cluster", "grid", "joint"}
     direction : {"forward", "backward"}
     dtype : str
         Storage dtype, or "tf32": float32 multiplied in TF32.
@@ -94,6 +111,8 @@ class Layout:
         Parts of k that different warps add up.
     pitch : int
         Elements from row to row in shared memory.
+    buffers : int
+        Of h or dz in shared memory; a cluster has one more barrier of its blocks a step where they are two.
     register_bytes : int
         W_hh in a block's registers; the rest of it is in shared memory.
     shared_bytes : int
@@ -104,6 +123,8 @@ class Layout:
         How often the device must be filled to run all teams; more than 1 only where teams don't wait for each other.
     together : int
         Recurrences in the launch; each has so many teams.
+    cells : str
+        What the cells do, of `kernels.SEQUENCE_CELLS`.
     stacked : bool
         They are layers, each on top of the one before.
     """
@@ -119,6 +140,7 @@ class Layout:
     columns: int
     split: int
     pitch: int
+    buffers: int
     register_bytes: int
     shared_bytes: int
     product: float
@@ -127,6 +149,7 @@ class Layout:
     barrier: float
     waves: int
     together: int = 1
+    cells: str = "Plain"
     stacked: bool = False
 
     @property
@@ -135,9 +158,19 @@ class Layout:
         return self.together * self.teams * self.members
 
     @property
+    def by_memory(self) -> bool:
+        """Whether blocks hand over through global memory: all of them must be resident."""
+        return self.form in ("grid", "joint")
+
+    @property
     def microseconds(self) -> float:
         """Expected time of a step, of all recurrences in the launch."""
         return self.waves * (self.product + self.cell + self.exchange + self.barrier)
+
+    @property
+    def barriers(self) -> int:
+        """Of a block, in a step: modelled beside those that its product has anyway."""
+        return round(self.barrier / BARRIER)
 
     def team(self) -> str:
         """The blocks of the launch in words."""
@@ -145,15 +178,19 @@ class Layout:
             "block": f"{self.teams} blocks alone",
             "cluster": f"{self.teams} clusters of {self.members} blocks",
             "grid": f"{self.teams} x {self.members} blocks of the grid",
+            "joint": f"{self.teams} x {self.members} blocks of the grid in clusters of {CLUSTER}",
         }[self.form]
 
     def describe(self) -> str:
         """In words and numbers."""
-        barriers = f"1 {self.form} barrier a step" if self.barrier else "no barrier"
+        barriers = {0: "no barrier", 1: "1 barrier of a block a step"}.get(
+            self.barriers, f"{self.barriers} barriers of a block a step"
+        )
         held = f" ({self.register_bytes / 1024:.0f} of them registers)" if self.register_bytes else ""
         waves = f"{self.waves} waves of " if self.waves > 1 else ""
+        options = "" if self.cells == "Plain" else ", with options"
         return (
-            f"{self.direction}: {self.team()}, {self.share} units and {self.slice} sequences each, "
+            f"{self.direction}{options}: {self.team()}, {self.share} units and {self.slice} sequences each, "
             f"{(self.register_bytes + self.shared_bytes) / 1024:.0f} KiB on chip a block{held}, {barriers}, "
             f"{self.microseconds:.2f} us a step expected ({waves}product {self.product:.2f}, cells {self.cell:.2f}, "
             f"exchange {self.exchange:.2f}, barrier {self.barrier:.2f})"
@@ -167,14 +204,21 @@ def multiplied(backend: CudaBackend, dtype: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def choose(
-    device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1, stacked: bool = False
+    device: Device,
+    direction: str,
+    batch: int,
+    hidden: int,
+    dtype: str,
+    together: int = 1,
+    cells: str = "Plain",
+    stacked: bool = False,
 ) -> Layout | str:
     """The layout with the least modelled time a step, or why there is none; `together` recurrences in one launch."""
     if device.capability < 80:
         return f"it needs compute capability 8.0; this device has {device.capability // 10}.{device.capability % 10}"
     best: Layout | None = None
     least = 0
-    for layout in _candidates(device, direction, batch, hidden, dtype, together, stacked):
+    for layout in _candidates(device, direction, batch, hidden, dtype, together, cells, stacked):
         if layout.shared_bytes > device.shared_bytes:
             least = min(least or layout.shared_bytes, layout.shared_bytes)
         elif best is None or layout.microseconds < best.microseconds:
@@ -194,9 +238,11 @@ def choose(
 
 
 @functools.lru_cache(maxsize=1024)
-def choose_pair(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> Layout | str:
+def choose_pair(
+    device: Device, direction: str, batch: int, hidden: int, dtype: str, cells: str = "Plain"
+) -> Layout | str:
     """The layout that runs two recurrences at once, or why they run one after the other."""
-    one, pair = (choose(device, direction, batch, hidden, dtype, together) for together in (1, 2))
+    one, pair = (choose(device, direction, batch, hidden, dtype, together, cells) for together in (1, 2))
     if isinstance(pair, str) or isinstance(one, str):
         return pair if isinstance(pair, str) else str(one)
     if pair.microseconds >= 2 * one.microseconds:
@@ -212,10 +258,10 @@ def choose_layers(device: Device, direction: str, batch: int, hidden: int, dtype
     """
     times = layer_times(device, direction, batch, hidden, dtype, layers)
     if len(times) < 2:
-        return str(choose(device, direction, batch, hidden, dtype, 1 + len(times), len(times) > 0))
+        return str(choose(device, direction, batch, hidden, dtype, 1 + len(times), "Plain", len(times) > 0))
     best = min(times, key=lambda n: times[n])
     if best > 1:
-        return choose(device, direction, batch, hidden, dtype, best, True)
+        return choose(device, direction, batch, hidden, dtype, best, "Plain", True)
     several = min((n for n in times if n > 1), key=lambda n: times[n])
     return f"{several} at once would take {times[several]:.2f} us a step instead of {times[1]:.2f}"
 
@@ -225,9 +271,12 @@ def layer_times(device: Device, direction: str, batch: int, hidden: int, dtype: 
 
     With the large products between layers that don't run at once.
     """
-    found = {n: choose(device, direction, batch, hidden, dtype, n, n > 1) for n in range(1, min(layers, MOST_RUNS) + 1)}
+    found = {
+        n: choose(device, direction, batch, hidden, dtype, n, "Plain", n > 1)
+        for n in range(1, min(layers, MOST_RUNS) + 1)
+    }
     steps = {n: layout.microseconds for n, layout in found.items() if not isinstance(layout, str)}
-    between = _large_product(device, batch, hidden, dtype)
+    between = batch * 4 * hidden * hidden / product_rate(device, dtype)
     times = {}
     for n in steps:
         launches = [n] * (layers // n) + [layers % n] * (layers % n > 0)
@@ -235,23 +284,23 @@ def layer_times(device: Device, direction: str, batch: int, hidden: int, dtype: 
     return times
 
 
-def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str) -> bool:
+def product_rate(device: Device, dtype: str) -> float:
+    """Multiply-adds a microsecond of a large product of cuBLAS."""
+    return POINTWISE_PRODUCT_RATE[dtype] * device.multiprocessors / 132
+
+
+def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str, cells: str = "Plain") -> bool:
     """Whether a layout fits and its step is expected to be no longer than one of the pointwise tier."""
-    layout = choose(device, direction, batch, hidden, dtype)
+    layout = choose(device, direction, batch, hidden, dtype, 1, cells)
     if isinstance(layout, str):
         return False
-    return layout.microseconds <= max(POINTWISE_HOST, _large_product(device, batch, hidden, dtype))
+    product = batch * 4 * hidden * hidden / product_rate(device, dtype)
+    return layout.microseconds <= max(POINTWISE_HOST, product)
 
 
-def _large_product(device: Device, batch: int, hidden: int, dtype: str) -> float:
-    """Microseconds of cuBLAS for the product of a step, (B, H) by (H, 4H)."""
-    share_of_h100 = device.multiprocessors / 132
-    return batch * 4 * hidden * hidden / (POINTWISE_PRODUCT_RATE[dtype] * share_of_h100)
-
-
-def most_that_pays(device: Device, direction: str, hidden: int, dtype: str) -> int:
+def most_that_pays(device: Device, direction: str, hidden: int, dtype: str, cells: str = "Plain") -> int:
     """The largest power of two as a batch size, up to `LARGEST_BATCH`, where it does; 0 for none."""
-    return _most(lambda batch: pays(device, direction, batch, hidden, dtype))
+    return _most(lambda batch: pays(device, direction, batch, hidden, dtype, cells))
 
 
 def most_that_stacks(device: Device, direction: str, hidden: int, dtype: str) -> int:
@@ -264,25 +313,47 @@ def _most(holds: Callable[[int], bool]) -> int:
     return max((size for size in (2**n for n in range(LARGEST_BATCH.bit_length())) if holds(size)), default=0)
 
 
-def obstacle(device: Device, hidden: int, dtype: str) -> str:
+def cells_of(direction: str, options: frozenset[str]) -> str:
+    """What the cells do, of `kernels.SEQUENCE_CELLS`, for these of the LSTM's options."""
+    if "layer_norm" in options:
+        return "Normed"
+    # Forward, c of every step is there anyway.
+    return "Family" if options - ({"cells"} if direction == "forward" else set()) else "Plain"
+
+
+def obstacle(device: Device, hidden: int, dtype: str, options: frozenset[str] = frozenset()) -> str:
     """Why no layout fits, whatever the batch; empty where one does."""
-    found = (choose(device, direction, 1, hidden, dtype) for direction in DIRECTIONS)
+    found = (choose(device, name, 1, hidden, dtype, 1, cells_of(name, options)) for name in DIRECTIONS)
     return next((layout for layout in found if isinstance(layout, str)), "")
 
 
-def explain(device: Device, batch: int, hidden: int, dtype: str) -> str:
+def from_others(sums: int) -> float:
+    """Expected microseconds until a block has so many bytes of sums from all blocks of its cluster, itself included."""
+    return EXCHANGE["cluster"] + (CLUSTER - 1) / CLUSTER * sums / CLUSTER_RATE
+
+
+def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozenset[str] = frozenset()) -> str:
     """Forward and backward in words and numbers, and what a bidirectional layer does."""
     said = []
     for direction in DIRECTIONS:
-        layout = choose(device, direction, batch, hidden, dtype)
+        layout = choose(device, direction, batch, hidden, dtype, 1, cells_of(direction, options))
         said.append(layout if isinstance(layout, str) else layout.describe())
+    if device.capability >= 90 and not device.clusters:
+        said.append(f"no grid of clusters: cuda.bindings launches it, which can't here ({clusters.INSTALL})")
     for direction in DIRECTIONS:
-        layout = choose_pair(device, direction, batch, hidden, dtype)
+        layout = choose_pair(device, direction, batch, hidden, dtype, cells_of(direction, options))
         if isinstance(layout, str):
             how = f"one after the other ({layout})"
         else:
             how = f"in one launch of {layout.team()}, {layout.microseconds:.2f} us a step expected"
         said.append(f"both directions of a layer {direction}: {how}")
+    said += _explain_layers(device, batch, hidden, dtype) if not options else []
+    return "; ".join(said)
+
+
+def _explain_layers(device: Device, batch: int, hidden: int, dtype: str) -> list[str]:
+    """Whether layers of a stack run at once, and where never."""
+    said = []
     for layers, direction in product((2, 3), DIRECTIONS):
         layout = choose_layers(device, direction, batch, hidden, dtype, layers)
         if isinstance(layout, str):
@@ -299,7 +370,7 @@ def explain(device: Device, batch: int, hidden: int, dtype: str) -> str:
         ends = (f"B = {batch} {direction}" for direction, batch in most.items() if batch)
         said.append(f"3 layers run at once, or some of them, up to {' and '.join(ends)}")
     said.append(f"layers {ALONE} run one after the other")
-    return "; ".join(said)
+    return said
 
 
 def largest(device: Device, dtype: str) -> int:
@@ -312,30 +383,38 @@ def largest(device: Device, dtype: str) -> int:
 
 
 def _candidates(
-    device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1, stacked: bool = False
+    device: Device,
+    direction: str,
+    batch: int,
+    hidden: int,
+    dtype: str,
+    together: int = 1,
+    cells: str = "Plain",
+    stacked: bool = False,
 ) -> Iterator[Layout]:
     """Layouts that the kernels can run, fitting into shared memory or not."""
-    for form in ("grid",) if stacked else ("block", "cluster", "grid"):
-        for height, columns in sequence_sizes(direction, dtype, form):
-            layout = functools.partial(
-                _layout, device, direction, hidden, dtype, together, stacked, form, height, columns
-            )
-            each, threads = 8 * columns, sequence_threads(dtype)
+    for form in ("grid",) if stacked else FORMS:
+        for height, columns in sequence_sizes(direction, dtype, form, cells):
+            problem = device, direction, hidden, dtype, together, cells, stacked
+            layout = functools.partial(_layout, *problem, form, height, columns)
+            each, threads = 8 * columns, sequence_threads(dtype, cells)
             rows = 4 if direction == "forward" else 1
             # In a stack, each half of k has warps of its own.
             most_units = min(CELLS * threads // each, threads // 32 // (1 + stacked) * 16 * height // rows)
             if form == "block" and hidden <= most_units:
-                yield layout(-(-batch // each), 1, hidden, each)
+                yield layout(-(-batch // each), 1, hidden, each, *BUFFERS[form])
             if form == "cluster" and device.capability >= 90 and -(-hidden // CLUSTER) <= most_units:
-                yield layout(-(-batch // each), CLUSTER, -(-hidden // CLUSTER), each)
-            if form != "grid" or not device.cooperative:
+                yield from (layout(-(-batch // each), CLUSTER, -(-hidden // CLUSTER), each, n) for n in BUFFERS[form])
+            if form not in ("grid", "joint") or not device.cooperative:
                 continue
-            blocks = device.multiprocessors // together  # all must be resident
-            for wanted in range(1, min(-(-batch // each), blocks) + 1):
-                share = -(-hidden // min(blocks // wanted, hidden))
+            unit = CLUSTER if form == "joint" else 1
+            most = (device.clusters if form == "joint" else device.multiprocessors) // together  # all must be resident
+            for wanted in range(1, min(-(-batch // each), most) + 1):
+                share = -(-hidden // min(most // wanted * unit, hidden))
                 part = -(-batch // wanted)
-                if share <= most_units:
-                    yield layout(-(-batch // part), -(-hidden // share), share, part)
+                if share <= (16 * height if form == "joint" else most_units):
+                    members = -(-hidden // (share * unit)) * unit
+                    yield layout(-(-batch // part), members, share, part, *BUFFERS[form])
 
 
 def _layout(
@@ -344,6 +423,7 @@ def _layout(
     hidden: int,
     dtype: str,
     together: int,
+    cells: str,
     stacked: bool,
     form: str,
     height: int,
@@ -352,6 +432,7 @@ def _layout(
     members: int,
     share: int,
     part: int,
+    buffers: int,
 ) -> Layout:
     tensor = dtype in TENSOR
     stored = {"float64": 8, "float32": 4, "tf32": 4}.get(dtype, 2)
@@ -359,19 +440,31 @@ def _layout(
     # Rows start at different banks: on tensor cores half of the banks apart, else 16 bytes.
     rows, depth = (4 * share, hidden) if direction == "forward" else (share, 4 * hidden)
     halves = 1 + stacked  # of k, each of whole chunks
-    chunks = -(-depth * stored // (64 if tensor else 16))
-    depth = 2 * chunks * (64 if tensor else 16) // stored if stacked else depth
+    chunk = 64 if tensor else 16
+    depth = 2 * -(-depth * stored // chunk) * chunk // stored if stacked else depth
     pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
-    row_blocks = -(-rows // (16 * height))
-    chunks_of_warp = -(-chunks // (sequence_threads(dtype) // 32 // row_blocks // halves))
+    blocks = CLUSTER if form == "joint" else 1  # that multiply together: each for all, by a part of k
+    row_blocks = blocks * -(-rows // (16 * height))
+    chunks = -(-depth * stored // (blocks * halves * chunk))
+    chunks_of_warp = -(-chunks // (sequence_threads(dtype, cells) // 32 // row_blocks // halves))
     split = halves * -(-chunks // chunks_of_warp)
     each = 8 * columns
+    if form == "joint":
+        rows, depth = row_blocks * 16 * height, chunks * chunk // stored
+        pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
     fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
-    held = min(HELD[height, columns], chunks_of_warp) if tensor else 0
+    held = min(HELD[height, columns] - FEWER_HELD[cells] // height, chunks_of_warp) if tensor else 0
     weights = fragments * (chunks_of_warp - held) * 1024 if tensor else rows * pitch * stored
-    shown = 0 if form == "grid" else 2 * each * pitch * stored
-    sums = split * each * ((rows + 11) // 16 * 16 + 4) * wide
+    shown = buffers * each * pitch * stored
+    sums = split * each * (rows if form == "joint" else (rows + 11) // 16 * 16 + 4) * wide
+    wide_of_rows = 0  # what layer normalisation needs: numbers of each cell, those of all blocks, and two results
+    if cells == "Normed":
+        numbers = 4 if direction == "forward" else 2
+        wide_of_rows = each * (numbers * share + (4 * members if form != "grid" else 0) + 2)
     tiles = -(-part // each)
+    # In a step: of h or dz; and twice of what the blocks know of rows, with two barriers of a block each.
+    handovers = 1 + (2 * tiles if cells == "Normed" else 0)
+    barriers = (1 if buffers == 2 else 0) + 2 * (handovers - 1)
     padded = row_blocks * 16 * height if tensor else -(-rows // 8) * 8
     # A step of a stack does the half with h of the layer below, which is there already, while it waits for its own.
     arithmetic = padded * each * depth / halves / PRODUCT_RATE[dtype]
@@ -380,21 +473,25 @@ def _layout(
     columns_read = row_blocks * each * depth * stored
     streaming = (weights / halves + (columns_read if form != "grid" else 0)) / SHARED_RATE
     meeting = 2 * split * each * rows * wide / SHARED_RATE
-    exchange = EXCHANGE[form]
-    if form == "grid":
-        from_l2 = tiles * columns_read / halves / L2_RATE
-        exchange = (max(exchange, tiles * max(arithmetic, streaming) + from_l2) if stacked else exchange) + from_l2
-    cell = max(CELL_LATENCY, share * each * (CELL_INSTRUCTIONS + 8 * split) / (128 * CLOCK))
-    at_once = device.multiprocessors // members if form != "grid" else together * teams
+    instructions = CELL_INSTRUCTIONS[dtype] + MORE_INSTRUCTIONS[cells] + 8 * split * blocks
+    cell = max(CELL_LATENCY[dtype] + MORE_LATENCY[cells], share * each * instructions / (128 * CLOCK))
+    at_once = device.multiprocessors // members if form in ("block", "cluster") else together * teams
+    exchange = tiles * columns_read / halves / L2_RATE if form == "grid" else 0.0
+    if stacked:
+        exchange += max(0.0, tiles * max(arithmetic, streaming) + exchange - EXCHANGE[form])
+    if form == "joint":  # from L2 once, between two barriers of the block; then what comes from the other blocks
+        exchange = tiles * (each * depth * stored / L2_RATE + BARRIER + from_others(sums))
+        sums += 16  # the count of bytes that have come
     return Layout(
-        form, direction, dtype, teams, members, share, part, height, columns, split, pitch,
+        form, direction, dtype, teams, members, share, part, height, columns, split, pitch, buffers,
         register_bytes=fragments * held * 1024,
-        shared_bytes=weights + shown + sums,
+        shared_bytes=weights + shown + sums + wide_of_rows * wide,
         product=tiles * (max(arithmetic, streaming) + meeting),
         cell=tiles * cell,
-        exchange=exchange,
-        barrier=BARRIER[form],
+        exchange=handovers * EXCHANGE[form] + exchange,
+        barrier=BARRIER * barriers,
         waves=-(-together * teams // max(at_once, 1)),
         together=together,
+        cells=cells,
         stacked=stacked,
     )  # fmt: skip

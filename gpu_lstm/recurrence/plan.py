@@ -89,7 +89,10 @@ def make_plan(
     for name in reversed(TIERS):
         if name == chosen:
             kind = "the fastest that runs here" if tier == "auto" else "asked for by name"
-            extra = f" ({_described(backend, name, hidden_size, dtype, tier == 'auto')})" if name != "reference" else ""
+            extra = (
+                "" if name == "reference" else _described(backend, name, hidden_size, dtype, tier == "auto", options)
+            )
+            extra = f" ({extra})" if extra else ""
             extra += f"; it computes in float32 and rounds to {dtype}" if widened else ""
             reasons.append(f"{name}: chosen, {kind}{extra}")
         elif obstacles[name]:
@@ -131,14 +134,16 @@ def obstacle(
         return f"it does not take {', '.join(sorted(untaken))}"
     if isinstance(backend, CudaBackend):
         return (
-            onchip.obstacle(backend.limits, hidden_size or 1, onchip.multiplied(backend, dtype))
+            onchip.obstacle(backend.limits, hidden_size or 1, onchip.multiplied(backend, dtype), options)
             if tier == "sequence"
             else ""
         )
     return compiled.missing()
 
 
-def _described(backend: Backend, tier: str, hidden_size: int | None, dtype: str, auto: bool) -> str:
+def _described(
+    backend: Backend, tier: str, hidden_size: int | None, dtype: str, auto: bool, options: frozenset[str]
+) -> str:
     """The kernels, for people."""
     if not isinstance(backend, CudaBackend):
         return compiled.describe()
@@ -149,12 +154,13 @@ def _described(backend: Backend, tier: str, hidden_size: int | None, dtype: str,
         most = onchip.largest(backend.limits, dtype)
         return f"persistent CUDA kernels that keep W_hh on chip, up to H = {most} in {dtype}"
     batch = onchip.TYPICAL_BATCH
-    plan = onchip.explain(backend.limits, batch, hidden_size, dtype)
+    plan = onchip.explain(backend.limits, batch, hidden_size, dtype, options)
     said = f"persistent CUDA kernels that keep W_hh on chip; at H = {hidden_size}, B = {batch}, {dtype}, {plan}"
     if not auto:
         return said
-    batches = {name: onchip.most_that_pays(backend.limits, name, hidden_size, dtype) for name in onchip.DIRECTIONS}
+    batches = {
+        name: onchip.most_that_pays(backend.limits, name, hidden_size, dtype, onchip.cells_of(name, options))
+        for name in onchip.DIRECTIONS
+    }
     ends = [f"B = {batch} {name}" for name, batch in batches.items() if batch < onchip.LARGEST_BATCH]
-    elsewhere = [f"larger batches than {' and '.join(ends)}"] if ends else []
-    elsewhere += [] if "resets" in sequence_cuda.TAKES else ["resets"]
-    return "; ".join([said, *(f"{what} take the pointwise tier" for what in elsewhere)])
+    return f"{said}; larger batches than {' and '.join(ends)} take the pointwise tier" if ends else said

@@ -2,6 +2,10 @@
 
 `gpu_lstm.recurrence.onchip` plans the layout for each batch size. float16 and bfloat16 arrays are taken, too: c and its
 gradient, the gradient of h, and all sums are float32 then. float32 is multiplied in TF32 where the backend says so.
+
+Options of the LSTM family are taken by kernels of their own, all of them by the same; but no projection, which would be
+a second product on chip, with another matrix and another wait for all blocks in each step, and no heads, which need
+another W_hh: those stay with the pointwise tier.
 """
 
 from __future__ import annotations
@@ -15,14 +19,15 @@ from gpu_lstm.backend import Array, Backend, kernels
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.backend.kernels import Struct
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.recurrence import onchip
+from gpu_lstm.recurrence import family, onchip
 from gpu_lstm.recurrence.contract import Joint, Mask, Saved, refuse
+from gpu_lstm.recurrence.family_cuda import Step
 from gpu_lstm.recurrence.pointwise_cuda import check, check_z
 from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
 from gpu_lstm.recurrence.together import Gradients, Problem
-from gpu_lstm.recurrence.variant import Variant
+from gpu_lstm.recurrence.variant import OPTIONS, Variant, normalise
 
-TAKES: frozenset[str] = frozenset()
+TAKES = OPTIONS - {"proj_size", "heads"}
 
 
 def forward(
@@ -45,8 +50,7 @@ def forward(
     BackendError
         W_hh doesn't fit on chip, or the device can't keep all blocks resident.
     """
-    refuse(variant is not None, "a variant")
-    return _forward(backend, [(z, weight_hh, h0, c0, mask, reverse, keep)], None)[0]
+    return _forward(backend, [(z, weight_hh, h0, c0, mask, reverse, keep, variant)], None)[0]
 
 
 def backward(
@@ -58,20 +62,21 @@ def backward(
     dc: Array | None = None,
 ) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
-    refuse(dc is not None, "gradients of c at every step")
-    return _backward(backend, [(saved, dh, dh_last, dc_last)], None)[0]
+    return _backward(backend, [(saved, dh, dh_last, dc_last, dc)], None)[0]
 
 
 def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
     """`forward` of each, given what it takes after the backend; two of the same size in one launch where that pays."""
-    if layout := _pair(backend, "forward", [(problem[0], problem[6:]) for problem in problems]):
+    asked = [(z, keep, _cells("forward", *rest or [None])) for z, _, _, _, _, _, keep, *rest in problems]
+    if layout := _pair(backend, "forward", asked):
         return _forward(backend, problems, layout)
     return [forward(backend, *problem) for problem in problems]
 
 
 def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradients]:
     """`backward` of each, likewise."""
-    if layout := _pair(backend, "backward", [(problem[0].gates, (True, *problem[4:])) for problem in problems]):
+    asked = [(saved.gates, True, _cells("backward", saved.variant, *rest[3:])) for saved, *rest in problems]
+    if layout := _pair(backend, "backward", asked):
         return _backward(backend, problems, layout)
     return [backward(backend, *problem) for problem in problems]
 
@@ -96,7 +101,9 @@ def forward_stack(backend: Backend, problems: Sequence[Problem], joints: Sequenc
     beyond = [problem[5] or any(more is not None for more in problem[7:]) for problem in problems]
     _check_stack(problems, joints, any(beyond))
     _, batch, hidden, dtype = check(backend, *problems[0][:2])
-    return _forward(backend, problems, _layout(backend, "forward", batch, hidden, dtype, len(problems)), joints)
+    return _forward(
+        backend, problems, _layout(backend, "forward", batch, hidden, dtype, "Plain", len(problems)), joints
+    )
 
 
 def backward_stack(backend: Backend, problems: Sequence[Problem], joints: Sequence[Joint]) -> list[Gradients]:
@@ -104,7 +111,9 @@ def backward_stack(backend: Backend, problems: Sequence[Problem], joints: Sequen
     beyond = [problem[0].reverse or any(more is not None for more in problem[4:]) for problem in problems]
     _check_stack(problems, joints, any(beyond))
     _, batch, hidden, dtype = check_z(backend, problems[0][0].gates)
-    return _backward(backend, problems, _layout(backend, "backward", batch, hidden, dtype, len(problems)), joints)
+    return _backward(
+        backend, problems, _layout(backend, "backward", batch, hidden, dtype, "Plain", len(problems)), joints
+    )
 
 
 def _check_stack(problems: Sequence[Problem], joints: Sequence[Joint], beyond: bool) -> None:
@@ -116,19 +125,20 @@ def _check_stack(problems: Sequence[Problem], joints: Sequence[Joint], beyond: b
         )
 
 
-def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, tuple[Any, ...]]]) -> onchip.Layout | None:
+def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, bool, str]]) -> onchip.Layout | None:
     """The layout for two at once; None where they are not two of one kind, or run one after the other.
 
-    Of each: z or the gates; `keep`, and what goes beyond the plain LSTM.
+    Of each: z or the gates, `keep`, and what its cells do.
     """
-    if len(problems) != 2 or any(beyond is not None for _, (_, *more) in problems for beyond in more):
+    if len(problems) != 2:
         return None
-    (z, (keep, *_)), (other, (keeps, *_)) = problems
-    if z.ndim != 3 or z.shape[1:] != other.shape[1:] or z.dtype != other.dtype or keep != keeps:
+    (z, *kind), (other, *other_kind) = problems
+    if z.ndim != 3 or z.shape[1:] != other.shape[1:] or z.dtype != other.dtype or kind != other_kind:
         return None
     _, batch, hidden, dtype = check_z(backend, z)
     device = cast(CudaBackend, backend)
-    layout = onchip.choose_pair(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype))
+    dtype = onchip.multiplied(device, dtype)
+    layout = onchip.choose_pair(device.limits, direction, batch, hidden, dtype, problems[0][2])
     return None if isinstance(layout, str) else layout
 
 
@@ -140,33 +150,47 @@ def _forward(
     results: list[Saved] = []
     runs: list[Struct] = []
     stack = None
-    for number, (z, weight_hh, h0, c0, mask, reverse, keep, *_) in enumerate(problems):
+    for number, (z, weight_hh, h0, c0, mask, reverse, keep, *rest) in enumerate(problems):
+        variant: Variant | None = rest[0] if rest else None
+        cells = _cells("forward", variant)
         above, below = (joints[n] if 0 <= n < len(joints) else None for n in (number, number - 1))
-        num_steps, batch, hidden, dtype = check(backend, problems[0][0] if below else z, weight_hh)
-        layout = layout or _layout(backend, "forward", batch, hidden, dtype)
-        shape, wide = (num_steps + 1, batch, hidden), backend.dtype(kernels.ARITHMETIC[dtype])
+        num_steps, batch, hidden, dtype = check(backend, problems[0][0] if below else z, weight_hh, variant)
+        layout = layout or _layout(backend, "forward", batch, hidden, dtype, cells)
+        step = None if cells == "Plain" else Step(backend, variant or Variant(), z, weight_hh, mask)
+        apart = step is not None and step.masked
+        shape = num_steps + 1, batch, hidden
         if below and keep:
             z = xp.empty((num_steps, batch, 4 * hidden), dtype=weight_hh.dtype)
         if joints:
             stack = _handed_up(backend, layout, shape, weight_hh.dtype) if stack is None else stack
             h, shown = xp.empty(shape, dtype=weight_hh.dtype), stack[number, ...]
         else:
-            h, shown = _handed_on(backend, layout, shape, z.dtype)
-        c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=wide)
+            h, shown = _handed_on(backend, layout, shape, z.dtype, apart)
+        c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=backend.dtype(kernels.ARITHMETIC[dtype]))
         states_at_the_start(h, c, h0, c0, reverse)
         first = -1 if reverse else 0
-        if shown is not None and h0 is not None:
-            _say_that_it_is_there(xp, h[first, ...])
         if shown is not None and shown is not h:
-            shown[first, :, :hidden] = h[first, ...]
-        runs.append(
-            (
-                *(z, weight_hh, h, shown if stack is None else stack[number:, ...], c, _lengths(backend, mask)),
-                *(np.int64(num_steps), np.bool_(reverse), np.uint32(0 if shown is None else shown.shape[2])),
-                _forward_joints(backend, shape, dtype, above, below, 0 if stack is None else stack.shape[3]),
-            )
+            h_first = h[first, ...]
+            shown[first, :, :hidden] = backend.asarray(step.masked_h(h_first, first), dtype) if step else h_first
+        if shown is not None and h0 is not None:
+            _say_that_it_is_there(xp, shown[first, :, :hidden])
+        saved = Saved(h, c, z, weight_hh, mask, reverse, variant)
+        run: Struct = (
+            *(z, weight_hh, h, shown if stack is None else stack[number:, ...], c, _lengths(backend, mask)),
+            *(np.int64(num_steps), np.bool_(reverse), np.uint32(0 if shown is None else shown.shape[2])),
+            _forward_joints(backend, shape, dtype, above, below, 0 if stack is None else stack.shape[3]),
         )
-        results.append(Saved(h, c, z, weight_hh, mask, reverse))
+        if step is not None:
+            if keep and step.variant.zoneout_c is not None:
+                saved.cells = xp.empty((num_steps, batch, hidden), dtype=c.dtype)
+            if keep and step.normed:
+                saved.normalised = xp.empty(z.shape, dtype=z.dtype)
+                saved.scales, saved.c_means, saved.c_scales = (
+                    xp.empty((num_steps, batch, 1), c.dtype) for _ in range(3)
+                )
+            run = run, _options(backend, step, layout, saved)
+        runs.append(run)
+        results.append(saved)
     assert layout is not None
     _launch(backend, layout, runs, (np.int32(problems[0][6]),), batch, hidden)
     return results
@@ -200,17 +224,21 @@ def _backward(
     backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None, joints: Sequence[Joint] = ()
 ) -> list[Gradients]:
     """In one launch: one recurrence, or several with the layout for them."""
+    xp = backend.xp
     results: list[Gradients] = []
     runs: list[Struct] = []
     stack = None
-    for number, (saved, dh, dh_last, dc_last, *_) in enumerate(problems):
+    for number, (saved, dh, dh_last, dc_last, *rest) in enumerate(problems):
         gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
         above = joints[number] if number < len(joints) else None
-        num_steps, batch, hidden, dtype = check(backend, gates, weight_hh)
-        layout = layout or _layout(backend, "backward", batch, hidden, dtype)
+        num_steps, batch, hidden, dtype = check(backend, gates, weight_hh, saved.variant)
+        cells = _cells("backward", saved.variant, *rest)
+        layout = layout or _layout(backend, "backward", batch, hidden, dtype, cells)
         dh_t, dc_t = gradients_at_the_end(backend, (batch, hidden), (batch, hidden), c.dtype, dh_last, dc_last)
         dh = gradients_of_steps(backend, "dh", dh, (num_steps, batch, hidden), dtype)
-        dz, shown, row, following = gates, None, 0, 0
+        # What W_hh is multiplied by; with layer normalisation, that isn't dz.
+        normed = cells == "Normed"
+        product, shown, row, following = saved.normalised if normed else gates, None, 0, 0
         slots = num_steps + 1, batch, hidden
         if joints:
             if stack is None:
@@ -220,27 +248,77 @@ def _backward(
             shown, row = stack[number:, ...], stack.shape[3]
             # From the slot of a step to the other half of the row that the layer below multiplies in it.
             following = row // 2 - num_steps * batch * row if number > 0 else 0
-        elif layout.form == "grid":
-            dz, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
+        elif layout.by_memory:
+            product, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
             row = 0 if shown is None else shown.shape[2]
+        dz = gates if normed else product
         weight_ih = backend.require("weight_ih", above.weight_ih, (4 * hidden, hidden), dtype) if above else None
-        runs.append(
-            (
-                *(gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, _lengths(backend, saved.mask)),
-                *(np.int64(num_steps), np.bool_(saved.reverse), np.uint32(row)),
-                (weight_ih, _factors(backend, above, slots, dtype), np.int64(following)),
-            )
+        run: Struct = (
+            *(gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, _lengths(backend, saved.mask)),
+            *(np.int64(num_steps), np.bool_(saved.reverse), np.uint32(row)),
+            (weight_ih, _factors(backend, above, slots, dtype), np.int64(following)),
         )
+        if cells != "Plain":
+            step = Step(backend, saved.variant or Variant(), gates, weight_hh, saved.mask)
+            dc = gradients_of_steps(backend, "dc", rest[0] if rest else None, (num_steps, batch, hidden), str(c.dtype))
+            if normed:
+                _keep_moments(backend, saved)
+                saved.dz_hh = product
+                for name, n in (("gain_hh", 4 * hidden), ("gain_c", hidden), ("shift_c", hidden)):
+                    saved.gradients[name] = xp.zeros((batch, n), dtype=c.dtype)  # by sequence, so far
+            run = run, _options(backend, step, layout, saved, dc)
+        runs.append(run)
         results.append((dz, dh_t, dc_t))
     assert layout is not None
     _launch(backend, layout, runs, (), batch, hidden)
+    for (saved, *_), (dz, _, _) in zip(problems, results, strict=True):
+        saved.gates = dz
+        saved.gradients = {name: xp.sum(rows, axis=0) for name, rows in saved.gradients.items()}
+        family.parameter_gradients(backend, saved, None)
     return results
 
 
-def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: str, layers: int = 1) -> onchip.Layout:
+def _cells(direction: str, variant: Variant | None, dc: Array | None = None) -> str:
+    """What the cells do, of `kernels.SEQUENCE_CELLS`.
+
+    Raises
+    ------
+    InputError
+        The variant has an option that this tier doesn't take.
+    """
+    options = frozenset() if variant is None else variant.options()
+    refuse(bool(options - TAKES), " or ".join(sorted(options - TAKES)))
+    return onchip.cells_of(direction, options | ({"cells"} if dc is not None else frozenset()))
+
+
+def _options(backend: Backend, step: Step, layout: onchip.Layout, saved: Saved, dc: Array | None = None) -> Struct:
+    """What the cells take of the options, as ``kernels/cuda/options.cuh`` has it."""
+    options = (*step.parameters, *step.arrays, *step.limits, saved.cells, dc)
+    if layout.cells != "Normed":
+        return options
+    handed = None
+    if layout.by_memory:
+        numbers = 4 * step.num_steps * step.batch * layout.members  # (2, T, B, members, 2)
+        _, handed = _handed_on(backend, layout, (numbers,), step.state)
+    sums = (saved.gradients.get(name) for name in ("gain_hh", "gain_c", "shift_c"))
+    return (*options, saved.normalised, saved.scales, saved.c_means, saved.c_scales, saved.dz_hh, *sums, handed)
+
+
+def _keep_moments(backend: Backend, saved: Saved) -> None:
+    """Those of c at each step, where the tier that ran forward hasn't kept them."""
+    if saved.c_means is None:
+        after = saved.c[:-1, ...] if saved.reverse else saved.c[1:, ...]
+        c = after if saved.cells is None else saved.cells
+        saved.c_means = backend.xp.mean(c, axis=-1, keepdims=True)
+        saved.c_scales = normalise(backend.xp, c)[1]
+
+
+def _layout(
+    backend: Backend, direction: str, batch: int, hidden: int, dtype: str, cells: str, layers: int = 1
+) -> onchip.Layout:
     device = cast(CudaBackend, backend)
-    multiplied = onchip.multiplied(device, dtype)
-    layout = onchip.choose(device.limits, direction, batch, hidden, multiplied, layers, layers > 1)
+    dtype = onchip.multiplied(device, dtype)
+    layout = onchip.choose(device.limits, direction, batch, hidden, dtype, layers, cells, layers > 1)
     if isinstance(layout, str):
         raise BackendError(f"tier sequence can't run on backend {backend.name}: {layout}")
     return layout
@@ -251,19 +329,20 @@ def _lengths(backend: Backend, mask: Mask | None) -> Array | None:
 
 
 def _handed_on(
-    backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any
+    backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any, apart: bool = False
 ) -> tuple[Array, Array | None]:
     """An array for h or dz, and what the blocks of a grid look at, None where there is none.
 
     There, all bits are set in numbers that are not there yet, a NaN that no arithmetic gives. It is the same array
-    where rows are whole accesses of 16 bytes; else rows of another are, with zeros at their ends.
+    where rows are whole accesses of 16 bytes, unless it is to be another one; else rows of another are, with zeros at
+    their ends.
     """
-    if layout.form != "grid":
+    if not layout.by_memory:
         return backend.xp.empty(shape, dtype=dtype), None
     width = shape[-1]
     wide = _whole(width, 16, dtype)
     shown = _missing(backend, (*shape[:-1], wide), width, dtype)
-    return (shown if wide == width else backend.xp.empty(shape, dtype=dtype)), shown
+    return (shown if wide == width and not apart else backend.xp.empty(shape, dtype=dtype)), shown
 
 
 def _handed_up(backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -303,14 +382,14 @@ def _launch(
     backend: Backend, layout: onchip.Layout, runs: list[Struct], flags: tuple[Any, ...], batch: int, hidden: int
 ) -> None:
     """Launch with what each recurrence takes; those that a launch could have besides are all null."""
-    runs = runs + [_nothing(runs[0])] * (onchip.MOST_RUNS - len(runs))
-    watched = layout.form == "grid" and kernels.watchdog() > 0
+    runs = runs + [_none(runs[0])] * (onchip.MOST_RUNS - len(runs))
+    watched = layout.form != "block" and kernels.watchdog() > 0
     gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
-    kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns)
-    sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch
+    kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns, layout.cells)
+    sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch, layout.buffers
     backend.kernel(kernel)(
         (layout.blocks,),
-        (kernels.sequence_threads(layout.dtype),),
+        (kernels.sequence_threads(layout.dtype, layout.cells),),
         (tuple(runs), gave_up, *flags, tuple(map(np.uint32, sizes))),
         layout.shared_bytes,
     )
@@ -321,8 +400,8 @@ def _launch(
         )
 
 
-def _nothing(field: Any) -> Any:
-    """Zeros and null pointers in its place."""
+def _none(field: Any) -> Any:
+    """The same with null pointers and zeros."""
     if isinstance(field, tuple):
-        return tuple(map(_nothing, field))
+        return tuple(map(_none, field))
     return type(field)(0) if isinstance(field, np.generic) else None

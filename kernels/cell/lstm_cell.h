@@ -6,6 +6,7 @@
 //   CELL                                  how its functions are declared (inline, __device__, ...)
 //   V splat<V>(T)                         all elements of a V set to one number
 //   V power_of_two<T>(V t)                2^k from t = k + Constants<T>::magic
+//   V quotient<T>(V a, V b)               a / b for b of 1 and more, to an ulp
 //
 // No include guard and no headers: a CPU build includes it once for each instruction set, inside a namespace, and
 // NVRTC has no headers. Vectors must not be lowered before they are inlined into code of their instruction set.
@@ -75,14 +76,14 @@ CELL V exp_minus_1(V x) {
 // 1 / (1 + e^-x). Beyond |x| = exp_limit it stays at its value there.
 template <typename T, typename V>
 CELL V sigmoid(V x) {
-  return T(1) / (exp_minus_1<T>(clamp<T>(-x, Constants<T>::exp_limit)) + T(2));
+  return quotient<T>(splat<V>(T(1)), exp_minus_1<T>(clamp<T>(-x, Constants<T>::exp_limit)) + T(2));
 }
 
 // (e^2x - 1) / (e^2x + 1); exactly 1 in magnitude from tanh_limit on, where the true value rounds to it.
 template <typename T, typename V>
 CELL V tanh_of(V x) {
   const V e = exp_minus_1<T>(clamp<T>(x, Constants<T>::tanh_limit) * T(2));
-  return e / (e + T(2));
+  return quotient<T>(e, e + T(2));
 }
 
 // The four gates of some hidden units: pre-activations z, activated gates, or gradients dz.

@@ -25,6 +25,11 @@ CELL V splat(T value) {
 }
 
 template <typename T, typename V>
+CELL V quotient(V a, V b) {
+  return a / b;
+}
+
+template <typename T, typename V>
 CELL V power_of_two(V t) {
   using Bits = typename Simd<T>::Bits;
   constexpr int mantissa = sizeof(T) == 4 ? 23 : 52;

@@ -2,7 +2,10 @@
 // shared memory. Launched by benchmarks/sequence_on_gpu.py.
 
 #include "common.cuh"
+#include "mma.cuh"
 #include "team.cuh"
+#include "columns.cuh"
+#include "joint.cuh"
 
 #if __CUDA_ARCH__ >= 900
 #define OF_CLUSTER(members) __cluster_dims__(members, 1, 1)
@@ -16,12 +19,10 @@ struct GridBarrier {
   unsigned *arrived, members, expected = 0;
 
   __device__ GridBarrier(unsigned* arrived, unsigned members) : arrived(arrived), members(members) {}
-  __device__ void arrive() {
+  __device__ void meet() {
     __syncthreads();
     expected += members;
     if (threadIdx.x == 0) count();
-  }
-  __device__ void wait() {
     if (threadIdx.x == 0)
       while (int(seen() - expected) < 0) {
       }
@@ -47,10 +48,7 @@ struct GridBarrier {
 template <typename Team>
 __device__ void many_barriers(unsigned* arrived, unsigned members, int rounds) {
   Team team(arrived, members);
-  for (int round = 0; round < rounds; ++round) {
-    team.arrive();
-    team.wait();
-  }
+  for (int round = 0; round < rounds; ++round) team.meet();
 }
 
 template <typename Team>
@@ -71,18 +69,55 @@ __global__ void handovers(float* slots, unsigned members, int rounds) {
   }
 }
 
+// The same in the shared memory of a cluster. out (blocks)
+template <int Members>
+__global__ void OF_CLUSTER(Members) handovers_in_cluster(float* out, int rounds) {
+  __shared__ __align__(16) float seen[4];
+  Cluster team(nullptr, Members);
+  if (threadIdx.x < 4) seen[threadIdx.x] = -1.0f;
+  team.meet();
+  for (int round = 0; threadIdx.x == 0 && round < rounds; ++round) {
+    publish<Memory::cluster>(Cluster::in_block(seen, (blockIdx.x + 1) % Members), float(round));
+    while (look_at_own(seen).at[0] < round) {
+    }
+  }
+  team.meet();
+  if (threadIdx.x == 0) out[blockIdx.x] = seen[0];
+}
+
 // One thread follows numbers from block to block of its cluster, each read waiting for the one before. out (blocks)
 template <int Members>
 __global__ void OF_CLUSTER(Members) reads_in_cluster(unsigned* out, int rounds) {
   __shared__ unsigned next;
   Cluster team(nullptr, Members);
   if (threadIdx.x == 0) next = (blockIdx.x + 1) % Members;
-  team.arrive();
-  team.wait();
+  team.meet();
   unsigned at = blockIdx.x % Members;
   if (threadIdx.x == 0)
     for (int round = 0; round < rounds; ++round) at = *Cluster::in_block(&next, at);
   if (threadIdx.x == 0) out[blockIdx.x] = at;
-  team.arrive();
-  team.wait();  // others may still read here
+  team.meet();  // others may still read here
+}
+
+// Each block of a cluster sends 512 bytes of sums to each, and waits for those of all: what the joint form of the sequence
+// kernels does in a step. 256 threads; shared memory: 4096 bytes and 16. out (blocks, threads)
+__global__ void sums_in_cluster(float* out, int rounds) {
+  extern __shared__ __align__(16) char memory[];
+  JointSums<1, 1, float> sums(reinterpret_cast<float*>(memory), 0, 1);
+  if (threadIdx.x == 0) sums.mailbox.open();
+  JointGrid::arrive();
+  const Item item(JointGrid::blocks * 16, 16, 1, 1);
+  float value = JointGrid::rank();
+  for (int round = 0; round < rounds; ++round) {
+    const float mine[1][1][4] = {{{value, value, value, value}}};
+    JointGrid::wait();
+    sums.take(item, 0, mine);
+    sums.wait();
+    value = 0;
+    sums.add_to<1>({&value}, threadIdx.x % 8, threadIdx.x / 8 % 16, 0);
+    value /= JointGrid::blocks;
+    JointGrid::arrive();
+  }
+  JointGrid::wait();
+  out[blockIdx.x * blockDim.x + threadIdx.x] = value;
 }

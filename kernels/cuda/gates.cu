@@ -32,7 +32,7 @@ __global__ void gates_forward(S* z,                   // (T, B, 4H) pre-activati
     for (int k = 0; k < N; ++k) {
       Gates<T> one = unit<T, N>(gates, k);
       T next, out;
-      cell_forward<T>(one, state.at[k], next, out);
+      cell_forward<InCell<S>>(one, state.at[k], next, out);
       state.at[k] = next;
       output.at[k] = S(out);
       if (Keep) set_unit<T, N>(gates, k, one);
@@ -76,7 +76,7 @@ __global__ void gates_backward(S* gates,                // (T, B, 4H)
 #pragma unroll
   for (int k = 0; k < N; ++k) {
     Gates<T> one = unit<T, N>(saved, k);
-    cell_backward<T>(one, before.at[k], after.at[k], from_h.at[k], from_c.at[k]);
+    cell_backward<InCell<S>>(one, before.at[k], after.at[k], from_h.at[k], from_c.at[k]);
     set_unit<T, N>(saved, k, one);
     from_h.at[k] = T(0);
   }

@@ -106,10 +106,11 @@ struct Item {
 // On tensor cores. Of each chunk of 64 bytes of a row, lane t takes 16 bytes in a row of both factors: the order of k
 // within a sum is free, as long as both factors have the same. So each lane has weights of its own: those of its first
 // chunks stay in registers, the rest in its own places in shared memory.
-template <typename S, int M, int N>
+template <typename S, int M, int N, int FewerHeld = 0>
 struct Product {
   static constexpr unsigned tall = 16 * M, depth = 64 / sizeof(S);  // k in a chunk
-  static constexpr int held = M == 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4);  // chunks in registers
+  // Chunks in registers; fewer, of 16 rows each, where those are needed for other things.
+  static constexpr int held = (M >= 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4)) - FewerHeld / M;
   static constexpr int chains = M * N == 1 ? 2 : 1;                 // sums that don't wait for each other
   using Words = Pack<S, 16 / sizeof(S)>;
 
@@ -147,12 +148,13 @@ struct Product {
       }
   }
 
-  // sums[part][column][row], `pitch` apart from column to column.
-  template <typename Columns>
-  __device__ __forceinline__ void add(const Columns& columns, unsigned rows, float* sums, unsigned pitch) const {
-    constexpr int ahead = held * N <= 12 ? held : held / 2;  // chunks that are asked for at once
+  // Hands what it has to `sums`.
+  template <typename Columns, typename Sums>
+  __device__ __forceinline__ void add(const Columns& columns, unsigned rows, const Sums& sums) const {
+    // Chunks that are asked for at once: as many as there are registers for, where that takes long.
+    constexpr int ahead = Columns::near && held > 5 ? 4 : held * N <= 12 ? held : held / 2;
     static_assert(held % ahead == 0, "whole groups");
-    const unsigned lane = computed_anew(threadIdx.x % 32), group = lane / 4, t = lane % 4;
+    const unsigned lane = computed_anew(threadIdx.x % 32);
     float sum[chains][M][N][4] = {};
 #pragma unroll
     for (int c = 0; c < held; c += ahead)
@@ -165,17 +167,10 @@ struct Product {
         return Fragment{from[0], from[32]};
       });
     if (item.first >= rows) return;
+    if (chains == 2)
 #pragma unroll
-    for (int m = 0; m < M; ++m)
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const unsigned row = item.first + 16 * m + 8 * (e / 2) + group, column = 8 * n + 2 * t + e % 2;
-          float value = sum[0][m][n][e];
-          if (chains == 2) value += sum[chains - 1][m][n][e];
-          if (row < rows) sums[(item.part * 8 * N + column) * pitch + row] = value;
-        }
+      for (int e = 0; e < 4; ++e) sum[0][0][0][e] += sum[chains - 1][0][0][e];
+    sums.take(item, rows, sum[0]);
   }
 
  private:
@@ -187,8 +182,8 @@ struct Product {
 
   template <typename Weight>
   __device__ __forceinline__ Fragment fragment(unsigned chunk, int m, unsigned rows, const Weight& weight) const {
-    const unsigned row = item.first + 16 * m + threadIdx.x % 32 / 4;
-    const unsigned k = chunk * depth + threadIdx.x % 4 * (16 / sizeof(S));
+    const unsigned lane = computed_anew(threadIdx.x % 32), row = item.first + 16 * m + lane / 4;
+    const unsigned k = chunk * depth + lane % 4 * (16 / sizeof(S));
     Fragment two;
 #pragma unroll
     for (int v = 0; v < 16 / sizeof(S); ++v) {
@@ -264,10 +259,10 @@ struct ScalarProduct {
     }
   }
 
-  template <typename Columns>
-  __device__ __forceinline__ void add(const Columns& columns, unsigned rows, T* sums, unsigned sums_pitch) const {
+  template <typename Columns, typename Sums>
+  __device__ __forceinline__ void add(const Columns& columns, unsigned rows, const Sums& sums) const {
     const unsigned lane = computed_anew(threadIdx.x % 32), group = lane / 4, t = lane % 4;
-    T sum[2 * M][2 * N] = {};
+    T sum[M][N][4] = {};
 #pragma unroll 1
     for (unsigned k = item.begin * depth; k < item.end * depth; k += depth) {
       Pack<T, depth> other[2 * N];
@@ -282,24 +277,17 @@ struct ScalarProduct {
 #pragma unroll
         for (int i = 0; i < 2 * N; ++i)
 #pragma unroll
-          for (int v = 0; v < depth; ++v) sum[r][i] += row.at[v] * other[i].at[v];
+          for (int v = 0; v < depth; ++v) sum[r / 2][i / 2][r % 2 * 2 + i % 2] += row.at[v] * other[i].at[v];
       }
     }
-    if (item.first >= rows) return;
-#pragma unroll
-    for (int r = 0; r < 2 * M; ++r)
-#pragma unroll
-      for (int i = 0; i < 2 * N; ++i) {
-        const unsigned row = item.first + 8 * r + group, column = 8 * (i / 2) + 2 * t + i % 2;
-        if (row < rows) sums[(item.part * 8 * N + column) * sums_pitch + row] = sum[r][i];
-      }
+    if (item.first < rows) sums.take(item, rows, sum);
   }
 };
-template <int M, int N>
-struct Product<float, M, N> : ScalarProduct<float, M, N> {
+template <int M, int N, int FewerHeld>
+struct Product<float, M, N, FewerHeld> : ScalarProduct<float, M, N> {
   using ScalarProduct<float, M, N>::ScalarProduct;
 };
-template <int M, int N>
-struct Product<double, M, N> : ScalarProduct<double, M, N> {
+template <int M, int N, int FewerHeld>
+struct Product<double, M, N, FewerHeld> : ScalarProduct<double, M, N> {
   using ScalarProduct<double, M, N>::ScalarProduct;
 };

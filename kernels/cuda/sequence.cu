@@ -13,13 +13,15 @@
 // it waits for its own team. A layer waits for those below only (in backward above), so some layer can always go on, and
 // step t of one runs beside step t + 1 of the one below.
 //
-//   shared memory: weights, as Product wants them; 2 buffers (8 N, pitch) of h or dz if Team::local; sums (split, 8 N, rows)
+//   shared memory: weights, as Product wants them; `buffers` (8 N, pitch) of h or dz, a step each; sums (split, 8 N, rows)
+//   if Team::joint: weights of all units of the cluster; (8 N, pitch) of the block's part of dz; sums from all blocks
 
 #include "common.cuh"
 #include "cell.cuh"
 #include "mma.cuh"
 #include "team.cuh"
 #include "columns.cuh"
+#include "joint.cuh"
 
 constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 
@@ -31,7 +33,7 @@ constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 
 // Sizes, as gpu_lstm/recurrence/onchip.py plans them.
 struct Layout {
-  unsigned batch, hidden, members, share, slice, split, pitch;
+  unsigned batch, hidden, members, share, slice, split, pitch, buffers;
 
   __device__ unsigned teams() const { return (batch + slice - 1) / slice; }  // of each recurrence
   __device__ unsigned run() const { return blockIdx.x / (members * teams()); }
@@ -40,15 +42,15 @@ struct Layout {
 // A recurrence: what forward takes of it, and backward.
 template <typename S>
 struct Forward {
-  S* z;                        // (T, B, 4H) pre-activations; becomes the activated gates if keep
-  const S* weight_hh;          // (4H, H)
-  S* h;                        // (T + 1, B, H), the slot before the first step is there
-  S* shown;                    // for Grid: (T + 1, B, row) likewise, the others have all bits set; may be h
-  Arithmetic<S>* c;            // (T + 1, B, H), or (1, B, H) where not keep
-  const int64* lengths;        // (B,), or null: all T
-  int64 steps;                 // T
+  S* z;                  // (T, B, 4H) pre-activations; becomes the activated gates if keep
+  const S* weight_hh;    // (4H, H)
+  S* h;                  // (T + 1, B, H), the slot before the first step is there
+  S* shown;              // for Grid: (T + 1, B, row) likewise, the others have all bits set; may be h
+  Arithmetic<S>* c;      // (T + 1, B, H), or (1, B, H) where not keep
+  const int64* lengths;  // (B,), or null: all T
+  int64 steps;           // T
   bool reverse;
-  unsigned row;                // elements from row to row of what is shown
+  unsigned row;          // elements from row to row of what is shown
   struct {
     const S* weight_ih;         // (4H, H): a layer on top of another; null: it is none
     const Arithmetic<S>* bias;  // (4H,): of such a layer, in place of z, which need not be there if not keep
@@ -81,11 +83,13 @@ struct Backward {
 // A row of what is shown: h, or dz, with zeros up to whole packs; in a stack two halves, each with zeros up to whole
 // chunks, the layer's own numbers and another one's.
 
-// What a launch has, all of it one argument. Those that aren't there have null pointers.
+// What a launch has, all of it one argument, each with what its cells do (options.cuh). Those that aren't there have null
+// pointers.
 constexpr unsigned MOST_RUNS = 4;
-template <typename Run>
+template <typename Run, typename Cells>
 struct Runs {
-  Run of[MOST_RUNS];
+  struct : Run, Cells {
+  } of[MOST_RUNS];
 };
 
 // ---- who does what
@@ -112,6 +116,16 @@ struct Work {
   }
 };
 
+// A cell of a step.
+struct Spot {
+  int64 t;
+  unsigned batch, hidden, sequence, unit;
+
+  __device__ int64 row() const { return t * batch + sequence; }           // in (T, B)
+  __device__ int64 at() const { return row() * hidden + unit; }           // in (T, B, H)
+  __device__ int64 cell() const { return int64(sequence) * hidden + unit; }  // in (B, H)
+};
+
 struct Place {
   unsigned column, unit;  // within the tile, within the block's share
   unsigned sequence;      // of the batch
@@ -127,11 +141,24 @@ struct Place {
     sequence = work.first_sequence + tile + column;
     cell = int64(sequence) * work.layout.hidden + work.first_unit + unit;
   }
+  template <int N>
+  __device__ __forceinline__ Spot spot(const Work<N>& work, int64 t) const {
+    return {t, work.layout.batch, work.layout.hidden, sequence, work.first_unit + unit};
+  }
 };
 
 template <typename S>
 __device__ __forceinline__ void fill(S* to, unsigned count) {
   for (unsigned i = threadIdx.x; i < count; i += blockDim.x) to[i] = S(0.0f);
+}
+
+// What the team gives has not come yet, in a buffer of columns.
+template <typename S>
+__device__ __forceinline__ void conceal_all(S* buffer, unsigned columns, unsigned depth, unsigned pitch) {
+  constexpr unsigned V = 16 / sizeof(S);
+  const unsigned packs = (depth + V - 1) / V;
+  for (unsigned i = threadIdx.x; i < columns * packs; i += blockDim.x)
+    conceal(buffer + i / packs * pitch, i % packs * V, depth);
 }
 
 template <typename T, typename S>
@@ -155,21 +182,29 @@ __device__ __forceinline__ void publish_gates(S* to, unsigned hidden, const Gate
   publish(to + 3ll * hidden, S(gates.o));
 }
 
+#include "options.cuh"
+#include "rows.cuh"
+
 // ---- forward
 
-template <typename S, typename Team, int M, int N>
-__device__ __forceinline__ void forward(const Runs<Forward<S>>& runs, unsigned* gave_up, bool keep,
+// Who may be a layer of a stack.
+template <typename Team, typename Cells>
+constexpr bool stackable = Cells::plain && !Team::local && !Team::joint;
+
+template <typename S, typename Team, int M, int N, typename Cells>
+__device__ __forceinline__ void forward(const Runs<Forward<S>, Cells>& runs, unsigned* gave_up, bool keep,
                                         const Layout& layout) {
   using T = Arithmetic<S>;
   const unsigned run = layout.run();
   // What is asked for again where it is needed takes no registers meanwhile.
   const auto again = [&]() -> const Forward<S>& { return runs.of[computed_anew(run)]; };
-  const Forward<S>& given = runs.of[run];
-  S* const shown_to_all = given.shown;
-  const int64 steps = given.steps;
-  const bool reverse = given.reverse, stacked = !Team::local && given.stack.weight_ih;
-  const unsigned row = given.row;
-  using Weights = Product<S, M, N>;
+  const Forward<S>& mine = runs.of[run];
+  const Cells& options = runs.of[run];
+  S* const shown_to_all = mine.shown;
+  const int64 steps = mine.steps;
+  const bool reverse = mine.reverse, stacked = stackable<Team, Cells> && mine.stack.weight_ih;
+  const unsigned row = mine.row;
+  using Weights = Product<S, M, N, Cells::fewer_held>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = 4 * layout.share, buffer = 8 * N * layout.pitch;
@@ -177,29 +212,50 @@ __device__ __forceinline__ void forward(const Runs<Forward<S>>& runs, unsigned* 
   const unsigned chunks = (stacked ? 2 : 1) * half / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const S* const weight_ih = stacked ? given.stack.weight_ih : nullptr;
-  const OwnRows<S> own{given.weight_hh, weight_ih, half, hidden, work.first_unit, work.units, layout.share};
+  const S* const weight_ih = stacked ? mine.stack.weight_ih : nullptr;
+  const OwnRows<S> own{mine.weight_hh, weight_ih, half, hidden, work.first_unit, work.units, layout.share};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
-  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows);
+  const Sums<N, T> sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
 
-  if (Team::local) {
-    const S* const h0 = given.h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
-    fill(shown + buffer, buffer);
+  const auto row_sums = [&] {
+    if constexpr (Cells::normed)
+      return RowSums<N, T, Team>(sums.end(), 4, layout, options.handed, options.epsilon);
+    else
+      return 0;
+  }();
+
+  if constexpr (Team::local) {
+    const S* const h0 = mine.h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
+    const int64 first = Cells::plain || !reverse ? 0 : max(work.active_steps(mine.lengths, steps), 1ll) - 1;
+    fill(shown + buffer, (layout.buffers - 1) * buffer);
     for (unsigned i = threadIdx.x; i < buffer; i += blockDim.x) {
       const unsigned column = i / layout.pitch, k = i % layout.pitch;
-      shown[i] = column < work.sequences && k < hidden ? h0[int64(column) * hidden + k] : S(0.0f);
+      const bool inside = column < work.sequences && k < hidden;
+      const Spot spot{first, layout.batch, hidden, work.first_sequence + column, k};
+      reinterpret_cast<Bits<S>*>(shown)[i] =
+          inside ? present(options.seen(h0[int64(column) * hidden + k], spot)) : Bits<S>(0);
+    }
+    if constexpr (Team::conceals) {
+      __syncthreads();
+      for (unsigned n = 1; n < layout.buffers; ++n) conceal_all(shown + n * buffer, work.sequences, hidden, layout.pitch);
+      if constexpr (Cells::normed) row_sums.conceal();
+      team.meet();  // others write here from the first step on
     }
   }
 
   T state[CELLS];
-  const int64 active_steps = work.active_steps(given.lengths, steps);
+  const int64 active_steps = work.active_steps(mine.lengths, steps);
+  unsigned given = 0;  // buffer of the h to multiply
   for (int64 step = 0; step < steps; ++step) {
     const int64 t = reverse ? steps - 1 - step : step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const int64 number = reverse ? active_steps - 1 - t : t;  // of the active step
     const bool active = t < active_steps, others_follow = active && number + 1 < active_steps;
+    const int64 following = step + 1 == steps ? t : reverse ? t - 1 : t + 1;
+    const unsigned next_given = given + 1 < layout.buffers ? given + 1 : 0;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> gates[CELLS];
+      typename Cells::Ahead ahead[CELLS];
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {  // loads that need not wait for others
         const Place place(work, tile, n);
@@ -210,19 +266,51 @@ __device__ __forceinline__ void forward(const Runs<Forward<S>>& runs, unsigned* 
         else
           gates[n] = load_gates<T>(again().z + (t * layout.batch + place.sequence) * 4 * hidden + unit, hidden);
         if (step == 0 || !work.one_tile()) state[n] = again().c[(keep ? before : 0) * cells + place.cell];
+        ahead[n] = options.ahead_forward(place.spot(work, t), again().h + before * cells + place.cell);
       }
       if (active) {
+        if (tile == 0) __syncthreads();  // the sums are read; h is there, if this block is alone
         if constexpr (Team::local) {
-          if (number == 0) team.arrive();  // with h0
-          team.wait();
-          weights.add(SharedColumns<S>{shown + number % 2 * buffer, layout.pitch}, rows, sums.start, sums.pitch);
+          const SharedColumns<S, Team::conceals> columns{shown + given * buffer, layout.pitch, team.patience()};
+          weights.add(columns, rows, sums);
         } else {
           const S* const start = shown_to_all + (before * layout.batch + work.first_sequence + tile) * row;
           const AwaitedColumns<S> columns{start, work.sequences - tile, row, team.patience()};
-          if (tile == 0) __syncthreads();  // the sums are read
-          weights.add(columns, rows, sums.start, sums.pitch);
+          weights.add(columns, rows, sums);
         }
         __syncthreads();
+        if (Team::conceals && layout.buffers == 2) {
+          conceal_all(shown + given * buffer, work.sequences, hidden, layout.pitch);
+          __syncthreads();
+        }
+      }
+      T fresh[CELLS];  // c with layer normalisation, before its moments are there
+      if constexpr (Cells::normed) {
+        if (active) {
+#pragma unroll
+          for (int n = 0; n < CELLS; ++n) {
+            const Place place(work, tile, n);
+            if (!place.inside) continue;
+            T x[4] = {};
+            sums.template add_to<4>({x, x + 1, x + 2, x + 3}, place.column, place.unit, layout.share);
+#pragma unroll
+            for (int gate = 0; gate < 4; ++gate) row_sums.at(layout, place, gate) = x[gate];
+          }
+          row_sums.moments(team, work, 0, 4, steps, t, tile);
+#pragma unroll
+          for (int n = 0; n < CELLS; ++n) {
+            const Place place(work, tile, n);
+            if (!place.inside) continue;
+            T x[4];
+#pragma unroll
+            for (int gate = 0; gate < 4; ++gate) x[gate] = row_sums.at(layout, place, gate);
+            options.gates_forward(place.spot(work, t), {x[0], x[1], x[2], x[3]}, row_sums.first(place),
+                                  row_sums.second(place), !again().lengths || t < again().lengths[place.sequence], gates[n], state[n],
+                                  fresh[n]);
+            row_sums.at(layout, place, 0) = fresh[n];
+          }
+          row_sums.moments(team, work, 1, 1, steps, t, tile);
+        }
       }
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {
@@ -231,100 +319,130 @@ __device__ __forceinline__ void forward(const Runs<Forward<S>>& runs, unsigned* 
         S output;
         if (again().lengths && t >= again().lengths[place.sequence]) {
           output = again().h[before * cells + place.cell];
+          options.pass(place.spot(work, t), state[n]);
         } else {
           Gates<T>& one = gates[n];
-          sums.template add_to<4>({&one.i, &one.f, &one.g, &one.o}, place.column, place.unit, layout.share,
-                                   0, layout.split);
-          T next, out;
-          cell_forward<T>(one, state[n], next, out);
-          state[n] = next;
+          T out;
+          if constexpr (Cells::normed) {
+            options.finish(place.spot(work, t), ahead[n], one, fresh[n], row_sums.first(place), row_sums.second(place),
+                           state[n], out);
+          } else {
+            sums.template add_to<4>({&one.i, &one.f, &one.g, &one.o}, place.column, place.unit, layout.share);
+            options.forward(place.spot(work, t), ahead[n], one, state[n], out);
+          }
           output = S(out);
-          if (keep)
-            store_gates(again().z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit,
-                        hidden, one);
         }
+        // First what others wait for.
+        const unsigned unit = work.first_unit + place.unit;
+        const S seen = options.seen(output, place.spot(work, following));
+        S* const here = shown_to_all + (after * layout.batch + place.sequence) * row + unit;
+        if (!Team::local) publish(here, seen);
+        if (others_follow)
+          team.give(shown + next_given * buffer + place.column * layout.pitch + unit, seen, layout.members);
         if (Team::local || shown_to_all != again().h) again().h[after * cells + place.cell] = output;
-        if constexpr (!Team::local) {
-          S* const here = shown_to_all + (after * layout.batch + place.sequence) * row + work.first_unit + place.unit;
-          publish(here, output);
+        if (keep && (!again().lengths || t < again().lengths[place.sequence]))
+          store_gates(again().z + (t * layout.batch + place.sequence) * 4 * hidden + unit, hidden, gates[n]);
+        if (keep || step + 1 == steps || !work.one_tile()) again().c[(keep ? after : 0) * cells + place.cell] = state[n];
+        if constexpr (stackable<Team, Cells>) {
           if (const int64 next = again().stack.next) {
             const S* const factors = again().stack.factors;
             if (factors) output = S(T(output) * T(factors[t * cells + place.cell]));
             publish(here + next, output);
           }
         }
-        if (keep || step + 1 == steps || !work.one_tile()) again().c[(keep ? after : 0) * cells + place.cell] = state[n];
-        if (others_follow)
-          team.give(shown + (number + 1) % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit,
-                    output, layout.members);
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
     if constexpr (Team::local) {
-      if (others_follow) team.arrive();
+      if (Team::conceals && layout.buffers == 3 && active)
+        conceal_all(shown + given * buffer, work.sequences, hidden, layout.pitch);
+      if (others_follow) given = next_given;
     }
   }
+  if constexpr (Team::conceals) team.meet();  // a block stays while another may write to it
 }
 
-template <typename S, typename Team, int M, int N>
-__global__ void __launch_bounds__(THREADS<S>, 1)
-    sequence_forward(const __grid_constant__ Runs<Forward<S>> runs,
+template <typename S, typename Team, int M, int N, template <typename> class Cells = Plain>
+__global__ void __launch_bounds__(Cells<S>::threads, 1)
+    sequence_forward(const __grid_constant__ Runs<Forward<S>, Cells<S>> runs,
                      unsigned* gave_up,  // (all teams,) zeros, for Grid with a watchdog
                      int keep, const __grid_constant__ Layout layout) {
-  forward<S, Team, M, N>(runs, gave_up, keep, layout);
+  forward<S, Team, M, N, Cells<S>>(runs, gave_up, keep, layout);
 }
 
 // The same in clusters of so many blocks.
-template <typename S, int Members, int M, int N>
-__global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS<S>, 1)
-    sequence_forward_cluster(const __grid_constant__ Runs<Forward<S>> runs, unsigned* gave_up, int keep,
+template <typename S, int Members, int M, int N, template <typename> class Cells = Plain>
+__global__ void OF_CLUSTER(Members) __launch_bounds__(Cells<S>::threads, 1)
+    sequence_forward_cluster(const __grid_constant__ Runs<Forward<S>, Cells<S>> runs, unsigned* gave_up, int keep,
                              const __grid_constant__ Layout layout) {
-  forward<S, Cluster, M, N>(runs, gave_up, keep, layout);
+  forward<S, Cluster, M, N, Cells<S>>(runs, gave_up, keep, layout);
 }
 
 // ---- backward
 
-template <typename S, typename Team, int M, int N>
-__device__ __forceinline__ void backward(const Runs<Backward<S>>& runs, unsigned* gave_up, const Layout& layout) {
+template <typename S, typename Team, int M, int N, typename Cells>
+__device__ __forceinline__ void backward(const Runs<Backward<S>, Cells>& runs, unsigned* gave_up,
+                                         const Layout& layout) {
   using T = Arithmetic<S>;
   const unsigned run = layout.run();
   const auto again = [&]() -> const Backward<S>& { return runs.of[computed_anew(run)]; };
-  const Backward<S>& given = runs.of[run];
-  S* const shown_to_all = given.shown;
-  const int64 steps = given.steps;
-  const bool reverse = given.reverse, stacked = !Team::local && given.stack.weight_ih;
-  const unsigned row = given.row;
-  using Weights = Product<S, M, N>;
+  const Backward<S>& mine = runs.of[run];
+  const Cells& options = runs.of[run];
+  S* const shown_to_all = mine.shown;
+  const int64 steps = mine.steps;
+  const bool reverse = mine.reverse, stacked = stackable<Team, Cells> && mine.stack.weight_ih;
+  const unsigned row = mine.row;
+  using Weights = Product<S, M, N, Cells::fewer_held>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
-  const unsigned hidden = layout.hidden, rows = layout.share, depth = 4 * hidden, buffer = 8 * N * layout.pitch;
-  const unsigned half = whole<Weights::depth>(depth);
-  const unsigned chunks = (stacked ? 2 : 1) * half / Weights::depth;
+  using Parts = BackwardParts<S, Team, M, N>;
+  constexpr unsigned blocks = Team::joint ? JointGrid::blocks : 1;
+  const unsigned hidden = layout.hidden, depth = 4 * hidden, buffer = 8 * N * layout.pitch;
+  const unsigned rows = Team::joint ? blocks * Weights::tall : layout.share;
+  const unsigned part = whole<blocks * Weights::depth>(depth) / blocks, rank = blockIdx.x % blocks;  // of one of them
+  const unsigned chunks = (stacked ? 2 : 1) * part / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const S* const weight_ih = stacked ? given.stack.weight_ih : nullptr;
-  const OwnColumns<S> own{given.weight_hh, weight_ih, half, hidden, work.first_unit, work.units};
+  const auto own = Parts::weights(mine.weight_hh, stacked ? mine.stack.weight_ih : nullptr, work, part);
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
-  const Sums<N, T> sums(reinterpret_cast<T*>(shown + (Team::local ? 2 * buffer : 0)), rows);
+  typename Parts::Sum sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
 
-  if constexpr (Team::local) {
-    fill(shown, 2 * buffer);
+  const auto row_sums = [&] {
+    if constexpr (Cells::normed)
+      return RowSums<N, T, Team>(sums.end(), 2, layout, options.handed, options.epsilon);
+    else
+      return 0;
+  }();
+
+  if constexpr (Team::joint) {
+    if (threadIdx.x == 0) sums.mailbox.open();
     team.arrive();
-    team.wait();  // others write here from the first step on
+  }
+  if constexpr (Team::local) {
+    fill(shown, layout.buffers * buffer);
+    if constexpr (Team::conceals) {
+      __syncthreads();
+      for (unsigned n = 0; n < layout.buffers; ++n) conceal_all(shown + n * buffer, work.sequences, depth, layout.pitch);
+      if constexpr (Cells::normed) row_sums.conceal();
+    }
+    team.meet();  // others write here from the first step on
   }
 
-  const int64 active_steps = work.active_steps(given.lengths, steps);
+  const int64 active_steps = work.active_steps(mine.lengths, steps);
   T from_h[CELLS], from_c[CELLS];    // dh of a sequence that has no such step, dc
+  unsigned given = layout.buffers - 1;  // buffer of the dz to multiply
   for (int64 step = 0; step <= steps; ++step) {
     const bool last = step == steps;  // only the product, for the initial state
     const int64 t = reverse ? step : steps - 1 - step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const int64 shown_step = reverse ? min(t, active_steps) - 1 : t + 1;  // the one whose dz the team shows
     const bool active = !last && t < active_steps;
     const bool multiplies = (active || last) && (stacked || (shown_step >= 0 && shown_step < active_steps));
+    const unsigned next_given = given + 1 < layout.buffers ? given + 1 : 0;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> saved[CELLS];
       T c_before[CELLS], c_after[CELLS], outside[CELLS], factor[CELLS];
+      typename Cells::Ahead ahead[CELLS];
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {  // loads that need not wait for others
         const Place place(work, tile, n);
@@ -333,77 +451,150 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>>& runs, unsigned
         if (last) continue;
         const int64 line = t * layout.batch + place.sequence;
         saved[n] = load_gates<T>(again().gates + line * depth + work.first_unit + place.unit, hidden);
-        c_before[n] = again().c[before * cells + place.cell], c_after[n] = again().c[after * cells + place.cell];
+        c_before[n] = again().c[before * cells + place.cell];
+        c_after[n] = options.new_c(place.spot(work, t), again().c + after * cells + place.cell);
         outside[n] = again().dy ? T(again().dy[line * hidden + work.first_unit + place.unit]) : T(0);
         factor[n] = stacked && again().stack.factors ? T(again().stack.factors[t * cells + place.cell]) : T(1);
+        ahead[n] = options.ahead_backward(place.spot(work, t));
       }
       if (multiplies) {
+        if (tile == 0 && !Team::joint) __syncthreads();  // the sums are read; dz is there, if this block is alone
         if constexpr (Team::local) {
-          team.wait();
-          const SharedColumns<S> columns{shown + shown_step % 2 * buffer, layout.pitch};
-          weights.add(columns, rows, sums.start, sums.pitch);
+          const SharedColumns<S, Team::conceals> columns{shown + given * buffer, layout.pitch, team.patience()};
+          weights.add(columns, rows, sums);
         } else {
           const S* const start = shown_to_all + (shown_step * layout.batch + work.first_sequence + tile) * row;
           const AwaitedColumns<S> columns{start, work.sequences - tile, row, team.patience()};
-          if (tile == 0) __syncthreads();  // the sums are read
-          weights.add(columns, rows, sums.start, sums.pitch);
+          if constexpr (Team::joint) {
+            weights.add(gathered<S, N>(columns, shown, layout.pitch, rank * part, part), rows, sums);
+            sums.wait();
+          } else {
+            weights.add(columns, rows, sums);
+          }
         }
-        __syncthreads();
+        if (!Team::joint) __syncthreads();
+        if (Team::conceals && layout.buffers == 2) {
+          conceal_all(shown + given * buffer, work.sequences, depth, layout.pitch);
+          __syncthreads();
+        }
+      }
+      // What arrives at h of a product's gradient.
+      const auto arrive = [&](const Place& place, T& from_h) {
+        T sum = T(0);
+        sums.template add_to<1>({&sum}, place.column, place.unit, 0);
+        from_h += options.seen(sum, place.spot(work, shown_step));
+      };
+      if constexpr (Cells::normed) {
+        if (active) {
+          T d_o[CELLS];
+#pragma unroll
+          for (int n = 0; n < CELLS; ++n) {
+            const Place place(work, tile, n);
+            if (!place.inside) continue;
+            if (multiplies) arrive(place, from_h[n]);
+            T dy_c = T(0);
+            if (!again().lengths || t < again().lengths[place.sequence])
+              dy_c = options.output_backward(place.spot(work, t), ahead[n], saved[n], c_after[n], outside[n], from_h[n],
+                                             d_o[n]);
+            row_sums.at(layout, place, 0) = dy_c;
+            row_sums.at(layout, place, 1) = dy_c * (c_after[n] - ahead[n].c_mean) * ahead[n].c_scale;
+          }
+          row_sums.means(team, work, 0, 1, steps, t, tile);
+#pragma unroll
+          for (int n = 0; n < CELLS; ++n) {
+            const Place place(work, tile, n);
+            if (!place.inside) continue;
+            const Spot spot = place.spot(work, t);
+            if (!again().lengths || t < again().lengths[place.sequence]) {
+              options.gates_backward(spot, ahead[n], saved[n], c_before[n], c_after[n], row_sums.at(layout, place, 0),
+                                     row_sums.first(place), row_sums.second(place), d_o[n], from_c[n]);
+              const Gates<T> dy = options.times_gain(spot, saved[n]), &y = ahead[n].y;
+              row_sums.at(layout, place, 0) = dy.i + dy.f + dy.g + dy.o;
+              row_sums.at(layout, place, 1) = dy.i * y.i + dy.f * y.f + dy.g * y.g + dy.o * y.o;
+            }
+          }
+          row_sums.means(team, work, 1, 4, steps, t, tile);
+        }
       }
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {
         const Place place(work, tile, n);
         if (!place.inside) continue;
-        const unsigned own_parts = stacked ? layout.split / 2 : layout.split;
-        if (multiplies) sums.template add_to<1>({&from_h[n]}, place.column, place.unit, 0, 0, own_parts);
-        if (multiplies && stacked && !last) {
-          T from_above = T(0);
-          sums.template add_to<1>({&from_above}, place.column, place.unit, 0, own_parts, layout.split);
-          from_h[n] += from_above * factor[n];
+        if constexpr (stackable<Team, Cells>) {
+          const unsigned own_parts = stacked ? layout.split / 2 : layout.split;
+          if (multiplies) sums.template add_some_to<1>({&from_h[n]}, place.column, place.unit, 0, 0, own_parts);
+          if (multiplies && stacked && !last) {
+            T from_above = T(0);
+            sums.template add_some_to<1>({&from_above}, place.column, place.unit, 0, own_parts, layout.split);
+            from_h[n] += from_above * factor[n];
+          }
+        } else if constexpr (Cells::plain) {
+          if (multiplies) sums.template add_to<1>({&from_h[n]}, place.column, place.unit, 0);
+        } else if (multiplies && (last || !Cells::normed)) {
+          arrive(place, from_h[n]);
         }
         if (!last) {
           Gates<T> one = {T(0), T(0), T(0), T(0)};
           if (!again().lengths || t < again().lengths[place.sequence]) {
             one = saved[n];
-            cell_backward<T>(one, c_before[n], c_after[n], from_h[n] + outside[n], from_c[n]);
-            from_h[n] = T(0);
+            if constexpr (!Cells::normed)
+              options.backward(place.spot(work, t), ahead[n], one, c_before[n], c_after[n], outside[n], from_h[n],
+                               from_c[n]);
           }
           const int64 line = t * layout.batch + place.sequence;
           const unsigned unit = work.first_unit + place.unit;
-          if (Team::local || shown_to_all != again().dz) store_gates(again().dz + line * depth + unit, hidden, one);
+          if constexpr (Cells::normed) {  // W_hh is multiplied by another gradient
+            store_gates(again().dz + line * depth + unit, hidden, one);
+            if (!again().lengths || t < again().lengths[place.sequence])
+              one = options.product_backward(place.spot(work, t), ahead[n], one, row_sums.first(place),
+                                             row_sums.second(place));
+          }
+          // First what others wait for.
           if constexpr (!Team::local) {
             S* const here = shown_to_all + line * row + unit;
             publish_gates(here, hidden, one);
-            if (const int64 next = again().stack.next) publish_gates(here + next, hidden, one);
+            if constexpr (stackable<Team, Cells>) {
+              if (const int64 next = again().stack.next) publish_gates(here + next, hidden, one);
+            }
           }
           if (active) {
-            S* const here = shown + t % 2 * buffer + place.column * layout.pitch + work.first_unit + place.unit;
+            S* const here = shown + next_given * buffer + place.column * layout.pitch + unit;
             team.give(here, S(one.i), layout.members);
             team.give(here + hidden, S(one.f), layout.members);
             team.give(here + 2 * hidden, S(one.g), layout.members);
             team.give(here + 3 * hidden, S(one.o), layout.members);
           }
+          S* const multiplied = options.multiplied(again().dz);
+          if (Team::local || shown_to_all != multiplied) store_gates(multiplied + line * depth + unit, hidden, one);
         }
         if (last || !work.one_tile()) again().dh[place.cell] = from_h[n], again().dc[place.cell] = from_c[n];
       }
-      if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
+      if constexpr (Team::joint) {
+        if (multiplies) team.arrive();  // the sums are read
+      } else {
+        if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
+      }
     }
     if constexpr (Team::local) {
-      if (active) team.arrive();
+      if (Team::conceals && layout.buffers == 3 && multiplies)
+        conceal_all(shown + given * buffer, work.sequences, depth, layout.pitch);
+      if (active) given = next_given;
     }
   }
+  if constexpr (Team::conceals) team.meet();  // a block stays while another may write to it
+  if constexpr (Team::joint) team.wait();
 }
 
-template <typename S, typename Team, int M, int N>
-__global__ void __launch_bounds__(THREADS<S>, 1)
-    sequence_backward(const __grid_constant__ Runs<Backward<S>> runs, unsigned* gave_up,
+template <typename S, typename Team, int M, int N, template <typename> class Cells = Plain>
+__global__ void __launch_bounds__(Cells<S>::threads, 1)
+    sequence_backward(const __grid_constant__ Runs<Backward<S>, Cells<S>> runs, unsigned* gave_up,
                       const __grid_constant__ Layout layout) {
-  backward<S, Team, M, N>(runs, gave_up, layout);
+  backward<S, Team, M, N, Cells<S>>(runs, gave_up, layout);
 }
 
-template <typename S, int Members, int M, int N>
-__global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS<S>, 1)
-    sequence_backward_cluster(const __grid_constant__ Runs<Backward<S>> runs, unsigned* gave_up,
+template <typename S, int Members, int M, int N, template <typename> class Cells = Plain>
+__global__ void OF_CLUSTER(Members) __launch_bounds__(Cells<S>::threads, 1)
+    sequence_backward_cluster(const __grid_constant__ Runs<Backward<S>, Cells<S>> runs, unsigned* gave_up,
                               const __grid_constant__ Layout layout) {
-  backward<S, Cluster, M, N>(runs, gave_up, layout);
+  backward<S, Cluster, M, N, Cells<S>>(runs, gave_up, layout);
 }

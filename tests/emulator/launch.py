@@ -317,7 +317,7 @@ class _Memory:
 
 def _is_array(value: Any) -> bool:
     """Whether it is passed by address."""
-    return isinstance(value, np.ndarray) and value.dtype.names is None
+    return isinstance(value, np.ndarray) and not (value.dtype.names and value.ndim == 0)
 
 
 def _flat(args: Sequence[Any]) -> list[Any]:

@@ -12,7 +12,7 @@ from tests.conftest import gpu_or_reason
 from tests.emulated import DTYPES, H100, EmulatedBackend, needs_emulator, on_host
 from tests.emulator import EmulationError
 from tests.support import NUMPY, relative_error
-from tests.test_cuda_sequence import KIB, PAIR_LIMITS, Patched, device, force, form, launched  # noqa: F401
+from tests.test_cuda_sequence import KIB, PAIR_LIMITS, Patched, device, force, launched
 from tests.test_cuda_variants import KINKS, TOLERANCE, example, run
 from tests.test_family import BATCH, ON, STEPS, data_for, made
 from tests.test_family import run as run_layer
@@ -33,6 +33,13 @@ ALL = frozenset(TAKEN)
 KINDS = {"Family": ALL - {"layer_norm"}, "Normed": ALL}
 """All that one kernel takes at once."""
 LENGTHS = [4, 0, 3, 2, 2]
+
+
+@pytest.fixture(params=["block", "cluster", "grid"])
+def form(request, monkeypatch):
+    """Each form that takes options, whatever the model says of it."""
+    force(monkeypatch, request.param)
+    return request.param
 
 
 def compare(backend, names, shape, dtype, lengths=None, reverse=False, seed=0, tier=sequence_cuda):
@@ -56,7 +63,7 @@ def everything(backend, names, dtype):
 
 
 @needs_emulator
-def test_each_option_and_pairs_that_meet_equal_the_oracle(form):  # noqa: F811
+def test_each_option_and_pairs_that_meet_equal_the_oracle(form):
     backend = EmulatedBackend(limits=device(form))
     for names in [*({name} for name in TAKEN), *PAIRS]:
         everything(backend, names, "float32")
@@ -78,7 +85,7 @@ def test_every_dtype_equals_the_oracle(dtype, where, monkeypatch):
 
 @needs_emulator
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_order_of_threads_changes_nothing(form, kind):  # noqa: F811
+def test_the_order_of_threads_changes_nothing(form, kind):
     how = {"shape": (3, 3, 20), "dtype": "float32", "lengths": [3, 0, 2]}
     expected = compare(EmulatedBackend(limits=device(form)), KINDS[kind], **how)
     for seed in range(1, 22):
@@ -89,7 +96,7 @@ def test_the_order_of_threads_changes_nothing(form, kind):  # noqa: F811
 
 @needs_emulator
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_mode_finds_nothing(form, kind):  # noqa: F811
+def test_check_mode_finds_nothing(form, kind):
     checked = EmulatedBackend("check", limits=device(form))
     compare(checked, KINDS[kind], (3, 3, 9), "float32", lengths=[3, 1, 2], reverse=True)
     compare(checked, KINDS[kind], (2, 9, 16), "float32")
@@ -97,7 +104,7 @@ def test_check_mode_finds_nothing(form, kind):  # noqa: F811
 
 @needs_emulator
 @pytest.mark.parametrize("kind", KINDS)
-def test_inference_gives_the_same_and_keeps_nothing(form, kind):  # noqa: F811
+def test_inference_gives_the_same_and_keeps_nothing(form, kind):
     data, numbers = example(KINDS[kind], (4, 3, 12), "float32")
     for reverse in (False, True):
         backend = EmulatedBackend(limits=device(form))
@@ -140,7 +147,7 @@ def two(names, shape):
 
 @needs_emulator
 @pytest.mark.parametrize("tier, kind", [(sequence_cuda, "Family"), (fastest_cuda, "Normed")], ids=str)
-def test_two_at_once_equal_the_oracle(form, tier, kind):  # noqa: F811
+def test_two_at_once_equal_the_oracle(form, tier, kind):
     forward, arriving, expected = two(KINDS[kind], (3, 9, 20))
     backend = EmulatedBackend(limits=PAIR_LIMITS[form])
     saved = together.forward(tier, backend, forward)

@@ -78,6 +78,21 @@ def layers_at_once(backend: Backend, direction: str, batch: int, hidden: int, dt
 forward_stack, backward_stack = sequence_cuda.forward_stack, sequence_cuda.backward_stack
 
 
+def room_beside(
+    backend: Backend,
+    direction: str,
+    shape: tuple[int, int, int],
+    dtype: str,
+    options: frozenset[str],
+    multiply_adds: int,
+    count: int,
+) -> bool:
+    """That of the sequence tier, where it is the one that runs."""
+    device = cast(CudaBackend, backend)
+    on_chip = onchip.pays(device.limits, direction, *shape[1:], onchip.multiplied(device, dtype))
+    return on_chip and sequence_cuda.room_beside(backend, direction, shape, dtype, options, multiply_adds, count)
+
+
 def _tier(backend: Backend, direction: str, z: Array, variant: Variant | None = None, cells: bool = False) -> Tier:
     wanted = (frozenset() if variant is None else variant.options()) | ({"cells"} if cells else frozenset())
     if not wanted <= sequence_cuda.TAKES:

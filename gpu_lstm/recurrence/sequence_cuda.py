@@ -125,6 +125,24 @@ def _check_stack(problems: Sequence[Problem], joints: Sequence[Joint], beyond: b
         )
 
 
+def room_beside(
+    backend: Backend,
+    direction: str,
+    shape: tuple[int, int, int],
+    dtype: str,
+    options: frozenset[str],
+    multiply_adds: int,
+    count: int,
+) -> bool:
+    """Whether a launch leaves multiprocessors idle for products, so that it pays: see `together.room_beside`."""
+    device = cast(CudaBackend, backend)
+    dtype = onchip.multiplied(device, dtype)
+    if not options <= TAKES:
+        return False
+    cells = onchip.cells_of(direction, options)
+    return onchip.beside(device.limits, direction, shape, dtype, multiply_adds, count, cells).saved > 0
+
+
 def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, bool, str]]) -> onchip.Layout | None:
     """The layout for two at once; None where they are not two of one kind, or run one after the other.
 
@@ -362,7 +380,8 @@ def _whole(width: int, size: int, dtype: Any) -> int:
 def _missing(backend: Backend, shape: tuple[int, ...], width: int, dtype: Any) -> Array:
     """Rows of `width` numbers that are not there yet, and zeros."""
     bits = backend.xp.full(shape, _most(dtype), dtype=_most(dtype).dtype)
-    bits[..., width:] = 0
+    if shape[-1] > width:
+        bits[..., width:] = 0
     return bits.view(dtype)
 
 

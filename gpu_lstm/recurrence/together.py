@@ -1,12 +1,14 @@
 """Recurrences that run at once on tiers that can: both directions of a layer, or layers of a stack.
 
 A tier may have `forward_all` and `backward_all`, which take several problems that don't depend on each other; on other
-tiers they run one after the other. Stacks are described in `gpu_lstm.recurrence.contract`.
+tiers they run one after the other. Stacks are described in `gpu_lstm.recurrence.contract`. It may have `room_beside`,
+too: whether its recurrence leaves room on the device for large products beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from gpu_lstm.backend import Array, Backend
@@ -17,9 +19,13 @@ Problem = tuple[Any, ...]
 Gradients = tuple[Array, Array, Array]
 """dz, dh0, dc0."""
 Result = TypeVar("Result")
-Steps: TypeAlias = Generator[tuple[str, Problem], Any, Result]
+Steps: TypeAlias = Generator[tuple[str, Any], Any, Result]
 """Yields recurrences, ("forward", problem) or ("backward", problem), and is sent what the tier gives; or layers of a
-stack, ("forward_stack", (problems, joints)) or ("backward_stack", (problems, joints))."""
+stack, ("forward_stack", (problems, joints)) or ("backward_stack", (problems, joints)).
+
+Before one, it may yield ("beside", job): work without arguments that neither needs the recurrence nor is needed by it,
+see `Backend.beside`. It is done before the recurrence after that one starts.
+"""
 
 
 def forward(run: Tier, backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
@@ -46,25 +52,55 @@ def layers_at_once(
     return 1 if at_once is None else int(at_once(backend, direction, batch, hidden, dtype, layers))
 
 
+def room_beside(
+    run: Tier,
+    backend: Backend,
+    direction: str,
+    shape: tuple[int, int, int],
+    dtype: str,
+    options: frozenset[str],
+    multiply_adds: int,
+    count: int,
+) -> bool:
+    """Whether so many multiply-adds of large products should go beside each of the tier's recurrences.
+
+    Of those there are `count` of a `shape` (T, B, H) at once.
+    """
+    room = getattr(run, "room_beside", None)
+    return room is not None and bool(room(backend, direction, shape, dtype, options, multiply_adds, count))
+
+
 def in_step(run: Tier, backend: Backend, work: Sequence[Steps[Result]]) -> list[Result]:
-    """What each of `work` returns; the recurrences that they yield in the same round run together."""
+    """What each of `work` returns; the recurrences that they yield in the same round run together.
+
+    What they yield to go beside them does.
+    """
     results: dict[int, Result] = {}
     answers: dict[int, Any] = dict.fromkeys(range(len(work)))
     while answers:
-        asked: dict[str, list[tuple[int, Problem]]] = {"forward": [], "backward": []}
+        asked: dict[str, list[tuple[int, Any]]] = {"forward": [], "backward": [], "beside": []}
         asked |= {"forward_stack": [], "backward_stack": []}
         for number, answer in answers.items():
             try:
-                direction, problem = work[number].send(answer)
-                asked[direction].append((number, problem))
+                kind, what = work[number].send(answer)
+                asked[kind].append((number, what))
+                while kind == "beside":
+                    kind, what = work[number].send(None)
+                    asked[kind].append((number, what))
             except StopIteration as end:
                 results[number] = end.value
-        answers = {
-            number: getattr(run, kind)(backend, *stack)
-            for kind in ("forward_stack", "backward_stack")
-            for number, stack in asked[kind]
-        }
-        for direction, run_all in (("forward", forward), ("backward", backward)):
-            found: list[Any] = run_all(run, backend, [problem for _, problem in asked[direction]])
-            answers |= dict(zip([number for number, _ in asked[direction]], found, strict=True))
+        answers = backend.beside(partial(_answers, run, backend, asked), [job for _, job in asked["beside"]])
     return [results[number] for number in range(len(work))]
+
+
+def _answers(run: Tier, backend: Backend, asked: dict[str, list[tuple[int, Problem]]]) -> dict[int, Any]:
+    """Run all recurrences of a round; what the tier gives, by the number of who asked."""
+    answers: dict[int, Any] = {
+        number: getattr(run, kind)(backend, *stack)
+        for kind in ("forward_stack", "backward_stack")
+        for number, stack in asked[kind]
+    }
+    for direction, run_all in (("forward", forward), ("backward", backward)):
+        found: list[Any] = run_all(run, backend, [problem for _, problem in asked[direction]])
+        answers |= dict(zip([number for number, _ in asked[direction]], found, strict=True))
+    return answers

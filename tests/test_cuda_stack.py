@@ -5,11 +5,12 @@ import copy
 import numpy as np
 import pytest
 
-from gpu_lstm import LSTM
+from gpu_lstm import LSTM, BackendError, InputError
 from gpu_lstm.backend.cuda import Device
 from gpu_lstm.layers import lstm as lstm_layers
-from gpu_lstm.recurrence import Mask, onchip, reference, sequence_cuda
+from gpu_lstm.recurrence import Mask, onchip, reference, sequence_cuda, together
 from gpu_lstm.recurrence.contract import Joint
+from gpu_lstm.recurrence.variant import Variant
 from tests.conftest import gpu_or_reason
 from tests.emulated import DTYPES, EmulatedBackend, needs_emulator, on_host, stored
 from tests.emulator import EmulationError
@@ -37,7 +38,7 @@ def problem(layers, shape, dtype, lengths=False, dropout=True):
     joints = []
     for number in range(1, layers):
         weight = rng.standard_normal((4 * hidden, hidden)) / np.sqrt(hidden)
-        bias = None if number == 2 else rng.standard_normal(4 * hidden).astype(np.float32).astype(np.float64)
+        bias = None if number == 2 else stored(rng.standard_normal(4 * hidden), dtype).astype(np.float64)
         factors = (rng.random(shape) < 0.6) / 0.5 if dropout and number != 2 else None
         joints.append(Joint(stored(weight, dtype).astype(np.float64), bias, factors))
     counts = rng.integers(1, steps + 1, batch)
@@ -200,6 +201,42 @@ def test_a_planted_mistake_is_caught(mistake):
     assert any(found)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda problems, joints: joints.append(joints[0]), "a stack of 2 layers has 2 joints; expected one fewer"),
+        (
+            lambda problems, joints: problems.__setitem__(1, (*problems[1][:5], True, True)),
+            "takes no stack of variants",
+        ),
+        (lambda problems, joints: problems.__setitem__(1, (*problems[1], Variant())), "takes no stack of variants"),
+        (
+            lambda problems, joints: joints.__setitem__(0, Joint(np.zeros((8, 3), np.float32))),
+            r"expected \(4H=8, H=2\)",
+        ),
+        (
+            lambda problems, joints: joints.__setitem__(0, Joint(joints[0].weight_ih, np.zeros(8))),
+            "bias has dtype float64; expected float32",
+        ),
+    ],
+)
+def test_what_a_stack_cannot_take_is_refused(change, message):
+    z, weight = np.zeros((2, 1, 8), np.float32), np.zeros((8, 2), np.float32)
+    problems = [(z, weight, None, None, None, False, True), (None, weight, None, None, None, False, True)]
+    joints = [Joint(weight)]
+    change(problems, joints)
+    with pytest.raises(InputError, match=message):
+        sequence_cuda.forward_stack(EmulatedBackend(limits=SMALL), problems, joints)
+
+
+def test_a_stack_that_does_not_fit_is_refused():
+    z, weight = np.zeros((2, 1, 8), np.float32), np.zeros((8, 2), np.float32)
+    problems = [(z, weight, None, None, None, False, True), (None, weight, None, None, None, False, True)]
+    one = Device(multiprocessors=1, shared_bytes=227 * 1024, capability=80)
+    with pytest.raises(BackendError, match="H = 2 has more units than 0 of 1 multiprocessors can take"):
+        sequence_cuda.forward_stack(EmulatedBackend(limits=one), problems, [Joint(weight)])
+
+
 # -- the layers -------------------------------------------------------------------------------------------------------
 
 CASES = {
@@ -256,6 +293,18 @@ def test_layer_after_layer_where_something_else_passes_between_them(monkeypatch)
         lstm = layers_on(backend, "sequence", num_layers=2, **options)
         lstm.forward(np.zeros((2, 1, 3)), seed=(1,))
         assert backend.launches.count("sequence_forward") == 2
+
+
+def test_nothing_goes_beside_layers_at_once(monkeypatch):
+    backend = EmulatedBackend()
+    monkeypatch.setattr(together, "room_beside", lambda *problem: True)
+    x = np.zeros((400, 64, 3))
+    for most, beside in ((1, True), (2, False)):
+        monkeypatch.setattr(sequence_cuda, "layers_at_once", lambda *problem, most=most: most)
+        lstm = layers_on(backend, "sequence", num_layers=2)
+        call = lstm_layers.Call(lstm.plan.run, 64, None, None, None, True)
+        for direction in onchip.DIRECTIONS:
+            assert lstm._room_beside(direction, lstm._chains()[0], x, call) == beside
 
 
 @needs_emulator

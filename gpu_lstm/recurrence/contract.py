@@ -137,7 +137,7 @@ class Joint:
     weight_ih : (4H, H)
         Of the upper layer.
     bias : (4H,) or None
-        In the dtype of sums; None: zeros.
+        In the dtype of sums, rounded to that of h; None: zeros.
     factors : (T, B, H) or None
         Dropout of the lower layer's h; None: ones.
     """

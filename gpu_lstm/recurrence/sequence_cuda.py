@@ -221,12 +221,12 @@ def _forward_joints(
     slots, batch, hidden = shape
     weight_ih = bias = None
     if below:
-        weight_ih, bias = below.weight_ih, below.bias
-        backend.require("weight_ih", weight_ih, (4 * hidden, hidden), dtype)
-        wide = kernels.ARITHMETIC[dtype]
+        weight_ih, bias = _weight_ih(backend, below, hidden, dtype), below.bias
         if bias is None:
-            bias = backend.xp.zeros((4 * hidden,), dtype=backend.dtype(wide))
-        backend.require("bias", bias, (4 * hidden,), wide)
+            bias = backend.xp.zeros((4 * hidden,), dtype=weight_ih.dtype)
+        else:
+            backend.require("bias", bias, (4 * hidden,), kernels.ARITHMETIC[dtype])
+            bias = backend.xp.ascontiguousarray(backend.asarray(bias, dtype))
     # From the slot after a step to the other half of the row that the layer above multiplies in it.
     following = (slots - 1) * batch * row + row // 2 if above else 0
     return weight_ih, bias, _factors(backend, above, shape, dtype), np.int64(following)
@@ -235,7 +235,13 @@ def _forward_joints(
 def _factors(backend: Backend, joint: Joint | None, shape: tuple[int, ...], dtype: str) -> Array | None:
     if joint is None or joint.factors is None:
         return None
-    return backend.require("factors", joint.factors, (shape[0] - 1, *shape[1:]), dtype)
+    backend.require("factors", joint.factors, (shape[0] - 1, *shape[1:]), dtype)
+    return backend.xp.ascontiguousarray(joint.factors)
+
+
+def _weight_ih(backend: Backend, joint: Joint, hidden: int, dtype: str) -> Array:
+    backend.require("weight_ih", joint.weight_ih, (f"4H={4 * hidden}", f"H={hidden}"), dtype)
+    return backend.xp.ascontiguousarray(joint.weight_ih)
 
 
 def _backward(
@@ -250,6 +256,8 @@ def _backward(
         gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
         above = joints[number] if number < len(joints) else None
         num_steps, batch, hidden, dtype = check(backend, gates, weight_hh, saved.variant)
+        if number:
+            backend.require("gates", gates, problems[0][0].gates.shape)
         cells = _cells("backward", saved.variant, *rest)
         layout = layout or _layout(backend, "backward", batch, hidden, dtype, cells)
         dh_t, dc_t = gradients_at_the_end(backend, (batch, hidden), (batch, hidden), c.dtype, dh_last, dc_last)
@@ -270,7 +278,7 @@ def _backward(
             product, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
             row = 0 if shown is None else shown.shape[2]
         dz = gates if normed else product
-        weight_ih = backend.require("weight_ih", above.weight_ih, (4 * hidden, hidden), dtype) if above else None
+        weight_ih = _weight_ih(backend, above, hidden, dtype) if above else None
         run: Struct = (
             *(gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, _lengths(backend, saved.mask)),
             *(np.int64(num_steps), np.bool_(saved.reverse), np.uint32(row)),

@@ -52,10 +52,10 @@ struct Forward {
   bool reverse;
   unsigned row;          // elements from row to row of what is shown
   struct {
-    const S* weight_ih;         // (4H, H): a layer on top of another; null: it is none
-    const Arithmetic<S>* bias;  // (4H,): of such a layer, in place of z, which need not be there if not keep
-    const S* factors;           // (T, B, H) on h for the layer above; null: ones
-    int64 next;                 // from where a number is shown to where it is for the layer above; 0: there is none
+    const S* weight_ih;  // (4H, H): a layer on top of another; null: it is none
+    const S* bias;       // (4H,): of such a layer, in place of z, which need not be there if not keep
+    const S* factors;    // (T, B, H) on h for the layer above; null: ones
+    int64 next;          // from where a number is shown to where it is for the layer above; 0: there is none
   } stack;
 };
 
@@ -260,11 +260,9 @@ __device__ __forceinline__ void forward(const Runs<Forward<S>, Cells>& runs, uns
       for (int n = 0; n < CELLS; ++n) {  // loads that need not wait for others
         const Place place(work, tile, n);
         if (!place.inside) continue;
-        const unsigned unit = work.first_unit + place.unit;
-        if (stacked)
-          gates[n] = load_gates<T>(again().stack.bias + unit, hidden);
-        else
-          gates[n] = load_gates<T>(again().z + (t * layout.batch + place.sequence) * 4 * hidden + unit, hidden);
+        const int64 line = stacked ? 0 : t * layout.batch + place.sequence;
+        const S* const from = (stacked ? again().stack.bias : again().z) + line * 4 * hidden;
+        gates[n] = load_gates<T>(from + work.first_unit + place.unit, hidden);
         if (step == 0 || !work.one_tile()) state[n] = again().c[(keep ? before : 0) * cells + place.cell];
         ahead[n] = options.ahead_forward(place.spot(work, t), again().h + before * cells + place.cell);
       }

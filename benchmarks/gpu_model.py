@@ -109,6 +109,31 @@ def sequence_table() -> Iterator[str]:
             )
 
 
+def layers_table() -> Iterator[str]:
+    """Lines of the table of two and three layers: one after the other, with the products between them, and at once."""
+    yield (
+        "| H | storage | B | direction | 2 layers, us a step | at once | blocks a layer | 3 layers, us a step "
+        "| at once | blocks a layer |"
+    )
+    yield "| ---: | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for hidden, dtype, batch in product((256, 512, 1024), ("float32", "bfloat16"), (1, 16, 64)):
+        for direction in onchip.DIRECTIONS:
+            cells = []
+            for layers in (2, 3):
+                times = onchip.layer_times(H100, direction, batch, hidden, dtype, layers)
+                layout = onchip.choose_layers(H100, direction, batch, hidden, dtype, layers)
+                cells.append(f"{times[1]:.2f}" if 1 in times else "does not fit")
+                if isinstance(layout, str):
+                    cells += [
+                        f"no: {min(times[n] for n in times if n > 1):.2f}" if len(times) > 1 else "does not fit",
+                        "",
+                    ]
+                    continue
+                some = "" if layout.together == layers else f", {layout.together} of {layers}"
+                cells += [f"{times[layout.together]:.2f}{some}", f"{layout.teams} x {layout.members}"]
+            yield f"| {hidden} | {dtype} | {batch} | {direction} | {' | '.join(cells)} |"
+
+
 def joint_table() -> Iterator[str]:
     """Lines of the table of what a grid of clusters saves in backward, where each block reads an eighth of dz."""
     yield "| H | storage | B | exchange, us | in clusters, us | a step, us | in clusters, us |"
@@ -186,6 +211,7 @@ def main() -> None:
         gate_table(),
         step_table(),
         sequence_table(),
+        layers_table(),
         joint_table(),
         options_table(),
         segment_table(),

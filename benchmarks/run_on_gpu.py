@@ -52,6 +52,7 @@ TESTS = [
     "test_cuda_step.py",
     "test_cuda_options.py",
     "test_cuda_variants.py",
+    "test_cuda_stack.py",
     "test_cupy_graph.py",
     "test_mixed.py",
     "test_backend.py",

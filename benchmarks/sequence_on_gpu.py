@@ -225,6 +225,39 @@ class Ours:
         return {"y": y, "dx": dx, **gradients}
 
 
+class Layers:
+    """A tier that gives so many layers of a stack to `run` at once, whatever the planner expects; 1: one by one."""
+
+    def __init__(self, run: Any, at_once: int):
+        self.TAKES, self.at_once = run.TAKES, at_once
+        self.forward, self.backward = run.forward, run.backward
+        self.forward_stack, self.backward_stack = sequence_cuda.forward_stack, sequence_cuda.backward_stack
+
+    def layers_at_once(self, *problem: Any) -> int:
+        """The number that was given."""
+        return self.at_once
+
+
+def layer_sides(backend: CudaBackend, case: Case) -> tuple[dict[str, Callable[[], object]], Record]:
+    """Layers at once and one by one, both whatever the planner expects; and what it expects, us a step."""
+    if case.layers == 1 or case.directions > 1:
+        return {}, {}
+    expected = {
+        direction: onchip.layer_times(backend.limits, direction, case.batch, case.hidden, case.dtype, case.layers)
+        for direction in onchip.DIRECTIONS
+    }
+    fits = [n for n in range(1, case.layers + 1) if all(n in times for times in expected.values())]
+    if max(fits, default=1) == 1:
+        return {}, {"layers_at_once": "more than one do not fit on chip"}
+    sides: dict[str, Callable[[], object]] = {}
+    for name, at_once in (("one_by_one", 1), ("at_once", max(fits))):
+        ours = Ours(backend, case)
+        ours.lstm.plan = replace(ours.lstm.plan, run=Layers(ours.lstm.plan.run, at_once))
+        sides |= {f"{name}_forward": ours.forward, name: ours.step}
+    found = {direction: {str(n): time for n, time in times.items()} for direction, times in expected.items()}
+    return sides, {"layers_at_once": max(fits), "layers_expected_us_a_step": found}
+
+
 class Torch:
     """torch.nn.LSTM with the same weights and inputs, on the same device."""
 
@@ -337,8 +370,9 @@ def one_point(backend: CudaBackend, case: Case, budget: Budget, waiting: Record)
         rounding = copy.copy(backend)
         rounding.tf32 = True
         sides["ours_tf32"] = Ours(rounding, case).step
-    times, medians = alternating(backend, sides, budget)
-    point |= times
+    layers, expected = layer_sides(backend, case)
+    times, medians = alternating(backend, sides | layers, budget)
+    point |= times | expected
     if torch is not None:
         point["ratio"] = medians["torch"] / medians["ours"]
         if "torch_tf32" in medians:
@@ -384,6 +418,40 @@ def against_torch(backend: Backend, budget: Budget, cases: list[Case] | None = N
 def shapes_against_torch(backend: Backend, budget: Budget) -> Record:
     """The same over `shapes`."""
     return against_torch(backend, budget, shapes())
+
+
+def stack_difference(
+    backend: CudaBackend, rng: np.random.Generator, shape: tuple[int, int, int], dtype: str, lengths: np.ndarray
+) -> float:
+    """Two to four layers at once against the pointwise tier: largest relative difference; 0 where they don't fit.
+
+    Raises
+    ------
+    RuntimeError
+        It is more than rounding.
+    """
+    _, batch, hidden = shape
+    layers = int(rng.integers(2, onchip.MOST_RUNS + 1))
+    found = [onchip.choose(backend.limits, d, batch, hidden, dtype, layers, "Plain", True) for d in onchip.DIRECTIONS]
+    if any(isinstance(layout, str) for layout in found):
+        return 0.0
+    x, dy = (backend.asarray(rng.standard_normal(shape, dtype=np.float32), dtype) for _ in range(2))
+    results = []
+    for tier in ("pointwise", "sequence"):
+        lstm = LSTM(hidden, hidden, layers, dropout=0.3, backend=backend, dtype=dtype, tier=tier)
+        if tier == "sequence":
+            lstm.plan = replace(lstm.plan, run=Layers(lstm.plan.run, layers))
+        y, _, tape = lstm.forward(x, lengths=lengths, seed=(1,))
+        dx, _, gradients = lstm.backward(tape, dy)
+        results.append({"y": y, "dx": dx, **gradients})
+    worst = 0.0
+    for name, expected in results[0].items():
+        there = backend.to_numpy(expected).astype(np.float32)
+        error = np.max(np.abs(backend.to_numpy(results[1][name]).astype(np.float32) - there))
+        worst = max(worst, float(error / max(float(np.max(np.abs(there))), 0.1)))
+    if not worst < layers * SOAK_TOLERANCE[dtype]:
+        raise RuntimeError(f"{layers} layers at once differ by {worst:.1e} at T, B, H = {shape}, {dtype}")
+    return worst
 
 
 BESIDE = [
@@ -473,6 +541,7 @@ def soak(backend: Backend, budget: Budget, largest: tuple[int, int, int] = (300,
             if not error < SOAK_TOLERANCE[dtype]:
                 problem = f"T={steps}, B={batch}, H={hidden}, {dtype}, reverse={reverse}, lengths={lengths.tolist()}"
                 raise RuntimeError(f"the tiers differ by {error:.1e} at {problem}")
+        worst = max(worst, stack_difference(backend, rng, (steps, batch, hidden), dtype, lengths))
         layout = onchip.choose(backend.limits, "forward", batch, hidden, dtype)
         forms[layout.form if not isinstance(layout, str) else layout] += 1
     took = time.monotonic() - begun

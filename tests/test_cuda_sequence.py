@@ -328,7 +328,7 @@ def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
 
 # -- planted mistakes: the kernels' text with one line changed --------------------------------------------------------
 
-SHOW = "publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + unit, seen)"
+SHOW = "publish(here, seen)"
 MISTAKES = {
     "block": {
         "no barrier before the product": ("if (tile == 0) __syncthreads();", ""),
@@ -354,13 +354,13 @@ MISTAKES = {
     "grid": {
         "the second takes the sequences of the first's teams": (" % layout.teams() * layout.slice", " * layout.slice"),
         "shown by a plain store": (SHOW, SHOW.replace("publish(", "*(").replace(", seen", ") = (seen")),
-        "taken before it is there": ("while (!there && is_missing(values) && !left.over())", "while (false)"),
+        "taken before it is there": ("while (is_missing(values) && !left.over())", "while (false)"),
         "the sums are not read yet": ("if (tile == 0) __syncthreads();", ""),
         "dz shown by a plain store": ("publish(to, S(gates.i));", "*to = S(gates.i);"),
-        "dz taken before it is there": ("while (!there && is_missing(values) && !left.over())", "while (false)"),
+        "dz taken before it is there": ("while (is_missing(values) && !left.over())", "while (false)"),
         "dz shown where the gates are": (
-            "publish_gates(shown_to_all + row * pitch + unit",
-            "publish_gates(const_cast<S*>(gates) + row * depth + unit",
+            "here = shown_to_all + line * row + unit",
+            "here = const_cast<S*>(gates) + line * depth + unit",
         ),
     },
     "joint": {

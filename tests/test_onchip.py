@@ -71,6 +71,48 @@ def test_two_recurrences_at_once_have_all_they_need_or_a_reason_why_not(device):
     assert said == {"W_hh", "that"}  # doesn't fit; would take longer
 
 
+@pytest.mark.parametrize("device", [H100, A100, DESKTOP], ids=["sm_90", "sm_80", "sm_120"])
+def test_layers_at_once_have_all_they_need_or_a_reason_why_not(device):
+    said, counts = set(), set()
+    for direction, batch, hidden, dtype in product(onchip.DIRECTIONS, (1, 16, 70), (5, 128, 512, 1024), DTYPES):
+        layout = onchip.choose_layers(device, direction, batch, hidden, dtype, 3)
+        times = onchip.layer_times(device, direction, batch, hidden, dtype, 3)
+        if isinstance(layout, str):
+            said.add(layout.split()[0])
+            assert all(times[n] > times[1] for n in times if n > 1)
+            continue
+        assert layout.stacked and layout.form == "grid"
+        assert times[layout.together] == min(times.values())
+        counts.add(layout.together)
+        assert layout.blocks == layout.together * layout.teams * layout.members <= device.multiprocessors
+        assert layout.members * layout.share >= hidden
+        assert layout.teams * layout.slice >= batch
+        assert layout.shared_bytes <= device.shared_bytes
+        assert layout.share * 8 * layout.columns <= onchip.CELLS * kernels.sequence_threads(dtype)
+        rows = layout.share * (4 if direction == "forward" else 1)
+        warps = kernels.sequence_threads(dtype) // 32
+        assert layout.split % 2 == 0  # each half of k has its own sums
+        assert -(-rows // (16 * layout.height)) * layout.split <= warps
+        alone = onchip.choose(device, direction, batch, hidden, dtype)
+        assert layout.microseconds >= alone.microseconds / 2
+    assert {"2", "W_hh"} <= said
+    assert counts == {2, 3}
+
+
+def test_more_layers_than_a_launch_has_run_in_several():
+    def at_once(layers):
+        layout = onchip.choose_layers(H100, "forward", 1, 256, "bfloat16", layers)
+        return layout.together
+
+    assert [at_once(layers) for layers in (2, 3, 4, 6)] == [2, 3, 4, 3]
+    assert onchip.MOST_RUNS == 4
+    source = (Path(__file__).parents[1] / "kernels" / "cuda" / "sequence.cu").read_text()
+    assert "MOST_RUNS = 4;" in source
+    lone = dataclasses.replace(H100, multiprocessors=1)
+    said = onchip.choose_layers(lone, "forward", 1, 16, "float32", 2)
+    assert said == "H = 16 has more units than 0 of 1 multiprocessors can take"
+
+
 def test_a_block_has_the_registers_and_the_shared_memory_that_the_planner_assumes():
     """All threads of one block share 65,536 registers, and nothing takes shared memory besides what is planned."""
     lines = (Path(__file__).parents[1] / "kernels" / "cuda" / "resources.md").read_text().splitlines()
@@ -161,6 +203,9 @@ def test_the_plan_explains_itself_with_numbers():
         "the next x W_ih^T of D = 256 beside 256 steps forward: 68 of 132 multiprocessors idle for ",
         "dx, dW_ih and dW_hh of D = 256 beside 256 steps backward: 68 of 132 multiprocessors idle for ",
         "larger batches than B = 1024 forward and B = 1024 backward take the pointwise tier",
+        "2 layers forward: one after the other (2 at once would take 4.57 us a step instead of 3.93)",
+        "3 layers run at once, or some of them, up to B = 32 forward and B = 32 backward",
+        "layers in both directions, or with residual, input_dropout, cells or an option of the recurrence, run",
         "pointwise: could run, but it is slower",
     ):
         assert part in said
@@ -168,6 +213,11 @@ def test_the_plan_explains_itself_with_numbers():
         "both directions of a layer backward: one after the other (W_hh of H = 1024 in float32 does not fit on chip"
         in LSTM(4, 1024, backend=EmulatedBackend()).plan.why()
     )
+    said = onchip.explain(H100, 16, 512, "bfloat16")
+    assert (
+        "3 layers forward: in one launch of 3 x 2 x 22 blocks of the grid, 1.78 us a step expected instead of" in said
+    )
+    assert "layers" not in onchip.explain(H100, 16, 512, "bfloat16", frozenset({"zoneout_h"}))
     assert "no barrier, " in LSTM(4, 768, backend=EmulatedBackend()).plan.why()
     assert "larger batches" not in LSTM(4, 64, backend=EmulatedBackend()).plan.why()
     assert "up to H = 1320 in float32" in make_plan(EmulatedBackend()).why()

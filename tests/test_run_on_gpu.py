@@ -219,6 +219,26 @@ def test_the_grid_is_compared_with_pytorch_where_it_is_there():
 
 
 @needs_emulator
+def test_layers_are_timed_at_once_and_one_by_one():
+    limits = dataclasses.replace(SMALL, multiprocessors=6)
+    cases = [Case(3, 2, 8, 8, layers=2), Case(2, 2, 8, 8, layers=2, directions=2)]
+    backend = EmulatedBackend(limits=limits)
+    both, other = sequence_on_gpu.against_torch(backend, Budget(1), cases, 20)["points"]
+    assert {"at_once", "at_once_forward", "one_by_one", "one_by_one_forward"} < both["seconds"].keys()
+    assert both["layers_at_once"] == 2
+    assert both["layers_expected_us_a_step"]["forward"].keys() == {"1", "2"}
+    assert "at_once" not in other["seconds"]
+    backend.launches.clear()
+    sides, _ = sequence_on_gpu.layer_sides(backend, cases[0])
+    for name, launches in (("one_by_one_forward", 2), ("at_once_forward", 1)):
+        backend.launches.clear()
+        sides[name]()
+        assert sum(launch.startswith("sequence_forward") for launch in backend.launches) == launches
+    large = Case(2, 2, 8, 700, "float64", layers=2)
+    assert sequence_on_gpu.layer_sides(backend, large)[1] == {"layers_at_once": "more than one do not fit on chip"}
+
+
+@needs_emulator
 def test_products_beside_the_recurrence_are_timed_with_what_was_expected(monkeypatch):
     backend = EmulatedBackend(limits=SMALL)
     case = Case(4, 2, 8, 8)

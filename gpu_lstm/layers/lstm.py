@@ -16,7 +16,7 @@ from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_s
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import STARTS, Options
 from gpu_lstm.recurrence import Mask, Plan, Saved, Tier, make_plan, together
-from gpu_lstm.recurrence.contract import transposed
+from gpu_lstm.recurrence.contract import Joint, transposed
 from gpu_lstm.recurrence.together import Steps
 from gpu_lstm.recurrence.variant import Variant, normalise, normalise_backward, weight_hh_gradient
 
@@ -471,6 +471,8 @@ class LSTM(Layer):
     def _room_beside(self, direction: str, chains: list[list[Member]], x: Array, call: Call) -> bool:
         """Whether products that no recurrence of their segment waits for should go beside one: see `Backend.beside`."""
         (start, stop), *more = self._parts(chains[0], x)
+        if self._at_once(direction, chains[0], x.shape[1], call) > 1:
+            return False  # layers at once leave no room
         if self.options.layer_norm or not (more or (direction == "backward" and len(chains[0]) > 1)):
             return False
         batch, width = x.shape[1:]
@@ -526,15 +528,16 @@ class LSTM(Layer):
 
         `entry` is the first layer's, where that is there already.
         """
-        xp, seed = self.backend.xp, call.seed
+        xp = self.backend.xp
         x = x[start:stop, ...]
         mask = None if call.mask is None else call.mask.part(start, stop)
+        if (at_once := self._at_once("forward", chain, x.shape[1], call)) > 1:
+            return (yield from self._forward_stacks(chain, at_once, x, mask, start, state, call))
         cells, last, tapes = None, [], []
         for place, member in enumerate(chain):
             entered, dropped, (layer, direction) = x, None, member
             if place > 0:
-                layer_seed = None if seed is None else (*seed, layer, start) if start else (*seed, layer)
-                x, dropped = self.dropout.forward(x, layer_seed)
+                x, dropped = self.dropout.forward(x, _seed_below(layer, start, call))
             if place > 0 or entry is None:
                 entry = self._enter(member, x, call)
             weight_hh, weight_again = self._weight_hh(call, member)
@@ -551,6 +554,39 @@ class LSTM(Layer):
                 cells = _valid(xp, mask, saved.c[:-1, ...] if saved.reverse else saved.c[1:, ...])
             last.append(saved.last)
         return x, cells, last, tapes
+
+    def _forward_stacks(
+        self, chain: list[Member], at_once: int, x: Array, mask: Mask | None, start: int, state: list[Any], call: Call
+    ) -> Steps[tuple[Array, Array | None, list[Any], list[Piece]]]:
+        """`_forward_segment`, with so many layers in one launch."""
+        xp, last, tapes = self.backend.xp, [], []
+        for first in range(0, len(chain), at_once):
+            group = list(enumerate(chain))[first : first + at_once]
+            seeds = [_seed_below(layer, start, call) for _, (layer, _) in group]
+            dropped = None
+            if first > 0:
+                x, dropped = self.dropout.forward(x, seeds[0])
+            z, _ = self._project(x, self._name(chain[first]))
+            weights = [self._weight_hh(call, member) for _, member in group]
+            problems = [
+                (None if place > first else z, weight_hh, *state[place], mask, False, call.keep, None)
+                for (place, _), (weight_hh, _) in zip(group, weights, strict=True)
+            ]
+            joints = []
+            for (_, member), seed in zip(group[1:], seeds[1:], strict=True):
+                name, factors = self._name(member), None
+                if seed is not None and self.dropout.p > 0:
+                    ones = xp.ones((*x.shape[:2], self.hidden_size), dtype=x.dtype)
+                    factors = self.dropout.forward(ones, seed)[0]
+                joints.append(Joint(self.params[f"weight_ih_{name}"], self.params.get(f"bias_{name}"), factors))
+            for number, saved in enumerate((yield from _run_stack("forward", problems, joints))):
+                if number > 0:
+                    x, dropped = self.dropout.forward(x, seeds[number])
+                if call.keep:
+                    tapes.append(Piece(x, dropped, saved, None, weights[number][1], None))
+                x = _valid(xp, mask, saved.outputs)
+                last.append(saved.last)
+        return x, None, last, tapes
 
     def _backward_chain(
         self, chain: list[Member], x: Array, arriving: tuple[Array | None, ...], dstate: list[Any], kept: list[Any],
@@ -593,6 +629,8 @@ class LSTM(Layer):
 
         `add` takes gradients of parameters. Where `dx_later` is given, they and that dx are found beside recurrences.
         """
+        if (at_once := self._at_once("backward", chain, call.batch, call)) > 1:
+            return (yield from self._backward_stacks(chain, at_once, tapes, dy, dstate, call, add))
         before: list[Any] = []
         for place, member in reversed(list(enumerate(chain))):
             piece = tapes.pop()
@@ -613,6 +651,43 @@ class LSTM(Layer):
                 dx = dx + dy
             dy, dc = dx, None
         return dy, before
+
+    def _backward_stacks(
+        self, chain: list[Member], at_once: int, tapes: list[Piece], dy: Array | None, dstate: list[Any],
+        call: Call, add: Callable[[Params], None],
+    ) -> Steps[tuple[Array, list[Any]]]:  # fmt: skip
+        """`_backward_segment`, with so many layers in one launch."""
+        before: list[Any] = []
+        for first in reversed(range(0, len(chain), at_once)):
+            group, pieces = chain[first : first + at_once], tapes[first:]
+            del tapes[first:]
+            joints = []
+            for member, piece in zip(group[1:], pieces[1:], strict=True):
+                factors = None
+                if piece.dropped is not None and call.seed is not None and self.dropout.p > 0:
+                    factors = self.dropout.backward(piece.dropped, self.backend.xp.ones_like(piece.x))[0]
+                joints.append(Joint(self.params[f"weight_ih_{self._name(member)}"], None, factors))
+            problems = [
+                (piece.saved, dy if number == len(group) - 1 else None, *dstate[first + number], None)
+                for number, piece in enumerate(pieces)
+            ]
+            answers = yield from _run_stack("backward", problems, joints)
+            before = [(dh0, dc0) for _, dh0, dc0 in answers] + before
+            for member, piece, (dz, _, _) in reversed(list(zip(group, pieces, answers, strict=True))):
+                du = self._parameter_gradients(member, piece, dz, add)
+            dy = self._input_gradient(member, piece, du)  # the first of the group
+            if piece.dropped is not None:
+                dy = self.dropout.backward(piece.dropped, dy)[0]
+        return dy, before
+
+    def _at_once(self, direction: str, chain: list[Member], batch: int, call: Call) -> int:
+        """How many layers of a chain the tier is to run in one launch."""
+        o = self.options
+        if len(chain) == 1 or not self._plain or call.resets is not None or o.cells or o.residual or o.input_dropout:
+            return 1
+        return together.layers_at_once(
+            call.run, self.backend, direction, batch, self.hidden_size, self.dtype, len(chain)
+        )
 
     def _gradients(
         self, member: Member, piece: Piece, dz: Array, add: Callable[[Params], None], out: Array | None = None
@@ -848,6 +923,19 @@ class LSTM(Layer):
             None if array is None else self.backend.require(name, array, shape, dtype)
             for name, array, (shape, dtype) in zip(names, state, kinds, strict=True)
         )
+
+
+def _seed_below(layer: int, start: int, call: Call) -> tuple[int, ...] | None:
+    """Seed of the dropout between a layer and the one below, in the segment from step `start` on; None: evaluation."""
+    if call.seed is None:
+        return None
+    return (*call.seed, layer, start) if start else (*call.seed, layer)
+
+
+def _run_stack(direction: str, problems: list[Any], joints: list[Joint]) -> Steps[list[Any]]:
+    """What the tier gives for each layer: of a stack, or of the one that was left over."""
+    found: list[Any] = (yield f"{direction}_stack", (problems, joints)) if joints else [(yield direction, problems[0])]
+    return found
 
 
 def segments(num_steps: int, batch: int, reverse: bool = False, least_steps: int = 1) -> list[tuple[int, int]]:

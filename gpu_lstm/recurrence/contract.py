@@ -8,6 +8,16 @@ product each and live in the LSTM layer. A tier is two functions with these sign
 
 T time steps, B sequences, H hidden size; arrays are time-major and C-contiguous. What goes beyond the plain LSTM is a
 `Variant`: projection, peepholes, layer normalisation and so on.
+
+A tier may take layers of a stack at once, plain ones of the same H that run forward in time, each on top of the one
+before. Their `Joint`s stand for the products between them, one fewer than there are layers. It then has, too::
+
+    layers_at_once(backend, direction, batch, hidden, dtype, layers) -> how many of so many it is to be given; 1: none
+    forward_stack(backend, problems, joints)  -> of each layer what forward returns
+    backward_stack(backend, problems, joints) -> of each layer what backward returns
+
+A problem is what `forward` or `backward` takes after the backend, in its order. Layers above the first have no z,
+layers below the last no dh: it comes through the joint.
 """
 
 from __future__ import annotations
@@ -116,6 +126,25 @@ class Saved:
     def last(self) -> tuple[Array, Array]:
         """Final h and c, (B, P) and (B, H), views: the state after each sequence's own last step."""
         return self.h[0 if self.reverse else -1, ...], self.c[0 if self.reverse else -1, ...]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What lies between a layer and the one below: the upper one's z is (h * factors) W_ih^T + bias.
+
+    Attributes
+    ----------
+    weight_ih : (4H, H)
+        Of the upper layer.
+    bias : (4H,) or None
+        In the dtype of sums, rounded to that of h; None: zeros.
+    factors : (T, B, H) or None
+        Dropout of the lower layer's h; None: ones.
+    """
+
+    weight_ih: Array
+    bias: Array | None = None
+    factors: Array | None = None
 
 
 class Tier(Protocol):

@@ -67,6 +67,17 @@ def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradient
     return [backward(backend, *problem) for problem in problems]
 
 
+def layers_at_once(backend: Backend, direction: str, batch: int, hidden: int, dtype: str, layers: int) -> int:
+    """How many of so many layers run in one launch: none where one alone is left to the pointwise tier."""
+    device = cast(CudaBackend, backend)
+    if not onchip.pays(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype)):
+        return 1
+    return sequence_cuda.layers_at_once(backend, direction, batch, hidden, dtype, layers)
+
+
+forward_stack, backward_stack = sequence_cuda.forward_stack, sequence_cuda.backward_stack
+
+
 def room_beside(
     backend: Backend,
     direction: str,

@@ -9,7 +9,9 @@ other h (in backward dz). Four forms::
     joint     a grid of clusters, each block of which multiplies by a     backward at large H, from sm_90 on
               part of dz for all of its cluster
 
-A launch may hold two recurrences of the same size, both directions of a layer: each has half of the teams.
+A launch may hold several recurrences of the same size, each with teams of its own: both directions of a layer; or, in
+the grid form, layers of a stack as a wavefront, where step t of a layer runs beside step t + 1 of the one below, and
+its product is that with W_ih, too: 2H (in backward 8H) deep.
 
 All layouts that fit are enumerated and the one with the least modelled time a step is taken. The model is written down
 before any measurement; its constants stand at the top, with where they come from.
@@ -18,14 +20,19 @@ before any measurement; its constants stand at the top, with where they come fro
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from gpu_lstm.backend import clusters
 from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend, Device
 from gpu_lstm.backend.kernels import CLUSTER, FORMS, JOINT, TENSOR, sequence_sizes, sequence_threads
 
 DIRECTIONS = ("forward", "backward")
+MOST_RUNS = 4
+"""Recurrences of a launch, as ``kernels/cuda/sequence.cu`` has it."""
+ALONE = "in both directions, or with residual, input_dropout, cells or an option of the recurrence,"
+"""Which layers of a stack never run at once."""
 CELLS = 2
 """Most cells of a thread, as ``kernels/cuda/sequence.cu`` has it."""
 TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
@@ -123,6 +130,8 @@ class Layout:
         Recurrences in the launch; each has so many teams.
     cells : str
         What the cells do, of `kernels.SEQUENCE_CELLS`.
+    stacked : bool
+        They are layers, each on top of the one before.
     """
 
     form: str
@@ -146,6 +155,7 @@ class Layout:
     waves: int
     together: int = 1
     cells: str = "Plain"
+    stacked: bool = False
 
     @property
     def blocks(self) -> int:
@@ -238,14 +248,21 @@ def multiplied(backend: CudaBackend, dtype: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def choose(
-    device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1, cells: str = "Plain"
+    device: Device,
+    direction: str,
+    batch: int,
+    hidden: int,
+    dtype: str,
+    together: int = 1,
+    cells: str = "Plain",
+    stacked: bool = False,
 ) -> Layout | str:
     """The layout with the least modelled time a step, or why there is none; `together` recurrences in one launch."""
     if device.capability < 80:
         return f"it needs compute capability 8.0; this device has {device.capability // 10}.{device.capability % 10}"
     best: Layout | None = None
     least = 0
-    for layout in _candidates(device, direction, batch, hidden, dtype, together, cells):
+    for layout in _candidates(device, direction, batch, hidden, dtype, together, cells, stacked):
         if layout.shared_bytes > device.shared_bytes:
             least = min(least or layout.shared_bytes, layout.shared_bytes)
         elif best is None or layout.microseconds < best.microseconds:
@@ -255,8 +272,10 @@ def choose(
     if not least:
         half = f"{device.multiprocessors // together} of " if together > 1 else ""
         return f"H = {hidden} has more units than {half}{device.multiprocessors} multiprocessors can take"
+    weights = f"W_hh and W_ih of {together} layers of" if stacked else "W_hh of"
     return (
-        f"W_hh of H = {hidden} in {dtype} does not fit on chip: {direction} needs at least {least / 1024:.0f} KiB of "
+        f"{weights} H = {hidden} in {dtype} {'do' if stacked else 'does'} not fit on chip: {direction} needs at least "
+        f"{least / 1024:.0f} KiB of "
         f"shared memory a block; {device.shared_bytes / 1024:.0f} are there on each of {device.multiprocessors} "
         "multiprocessors"
     )
@@ -273,6 +292,40 @@ def choose_pair(
     if pair.microseconds >= 2 * one.microseconds:
         return f"that would take {pair.microseconds:.2f} us a step instead of 2 x {one.microseconds:.2f}"
     return pair
+
+
+@functools.lru_cache(maxsize=1024)
+def choose_layers(device: Device, direction: str, batch: int, hidden: int, dtype: str, layers: int) -> Layout | str:
+    """The layout that runs so many layers of a stack, or some of them, at once, or why they run one after the other.
+
+    Of long sequences: L layers at once take T + L - 1 steps.
+    """
+    times = layer_times(device, direction, batch, hidden, dtype, layers)
+    if len(times) < 2:
+        return str(choose(device, direction, batch, hidden, dtype, 1 + len(times), "Plain", len(times) > 0))
+    best = min(times, key=lambda n: times[n])
+    if best > 1:
+        return choose(device, direction, batch, hidden, dtype, best, "Plain", True)
+    several = min((n for n in times if n > 1), key=lambda n: times[n])
+    return f"{several} at once would take {times[several]:.2f} us a step instead of {times[1]:.2f}"
+
+
+def layer_times(device: Device, direction: str, batch: int, hidden: int, dtype: str, layers: int) -> dict[int, float]:
+    """Expected microseconds a step of so many layers, by how many run at once, of those numbers that fit.
+
+    With the large products between layers that don't run at once.
+    """
+    found = {
+        n: choose(device, direction, batch, hidden, dtype, n, "Plain", n > 1)
+        for n in range(1, min(layers, MOST_RUNS) + 1)
+    }
+    steps = {n: layout.microseconds for n, layout in found.items() if not isinstance(layout, str)}
+    between = batch * 4 * hidden * hidden / product_rate(device, dtype)
+    times = {}
+    for n in steps:
+        launches = [n] * (layers // n) + [layers % n] * (layers % n > 0)
+        times[n] = sum(steps[launch] for launch in launches) + (len(launches) - 1) * between
+    return times
 
 
 def beside(
@@ -313,8 +366,17 @@ def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str, ce
 
 def most_that_pays(device: Device, direction: str, hidden: int, dtype: str, cells: str = "Plain") -> int:
     """The largest power of two as a batch size, up to `LARGEST_BATCH`, where it does; 0 for none."""
-    sizes = [2**n for n in range(LARGEST_BATCH.bit_length())]
-    return max((size for size in sizes if pays(device, direction, size, hidden, dtype, cells)), default=0)
+    return _most(lambda batch: pays(device, direction, batch, hidden, dtype, cells))
+
+
+def most_that_stacks(device: Device, direction: str, hidden: int, dtype: str) -> int:
+    """The same for some of three layers at once."""
+    return _most(lambda batch: not isinstance(choose_layers(device, direction, batch, hidden, dtype, 3), str))
+
+
+def _most(holds: Callable[[int], bool]) -> int:
+    """The largest power of two, up to `LARGEST_BATCH`, for which that holds; 0 for none."""
+    return max((size for size in (2**n for n in range(LARGEST_BATCH.bit_length())) if holds(size)), default=0)
 
 
 def cells_of(direction: str, options: frozenset[str]) -> str:
@@ -351,11 +413,34 @@ def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozen
         else:
             how = f"in one launch of {layout.team()}, {layout.microseconds:.2f} us a step expected"
         said.append(f"both directions of a layer {direction}: {how}")
+    said += _explain_layers(device, batch, hidden, dtype) if not options else []
     shape = LEAST_STEPS, batch, hidden
     for direction, count, what in (("forward", 1, "the next x W_ih^T"), ("backward", 3, "dx, dW_ih and dW_hh")):
         products = beside(device, direction, shape, dtype, count * 4 * hidden * hidden * batch * LEAST_STEPS)
         said.append(f"{what} of D = {hidden} beside {LEAST_STEPS} steps {direction}: {products.describe()}")
     return "; ".join(said)
+
+
+def _explain_layers(device: Device, batch: int, hidden: int, dtype: str) -> list[str]:
+    """Whether layers of a stack run at once, and where never."""
+    said = []
+    for layers, direction in product((2, 3), DIRECTIONS):
+        layout = choose_layers(device, direction, batch, hidden, dtype, layers)
+        if isinstance(layout, str):
+            how = f"one after the other ({layout})"
+        else:
+            times = layer_times(device, direction, batch, hidden, dtype, layers)
+            how = (
+                f"{'' if layout.together == layers else f'{layout.together} '}in one launch of {layout.team()}, "
+                f"{times[layout.together]:.2f} us a step expected instead of {times[1]:.2f}"
+            )
+        said.append(f"{layers} layers {direction}: {how}")
+    most = {direction: most_that_stacks(device, direction, hidden, dtype) for direction in DIRECTIONS}
+    if any(most.values()):
+        ends = (f"B = {batch} {direction}" for direction, batch in most.items() if batch)
+        said.append(f"3 layers run at once, or some of them, up to {' and '.join(ends)}")
+    said.append(f"layers {ALONE} run one after the other")
+    return said
 
 
 def largest(device: Device, dtype: str) -> int:
@@ -368,16 +453,24 @@ def largest(device: Device, dtype: str) -> int:
 
 
 def _candidates(
-    device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int = 1, cells: str = "Plain"
+    device: Device,
+    direction: str,
+    batch: int,
+    hidden: int,
+    dtype: str,
+    together: int = 1,
+    cells: str = "Plain",
+    stacked: bool = False,
 ) -> Iterator[Layout]:
     """Layouts that the kernels can run, fitting into shared memory or not."""
-    for form in FORMS:
+    for form in ("grid",) if stacked else FORMS:
         for height, columns in sequence_sizes(direction, dtype, form, cells):
-            problem = device, direction, hidden, dtype, together, cells
+            problem = device, direction, hidden, dtype, together, cells, stacked
             layout = functools.partial(_layout, *problem, form, height, columns)
             each, threads = 8 * columns, sequence_threads(dtype, cells)
             rows = 4 if direction == "forward" else 1
-            most_units = min(CELLS * threads // each, threads // 32 * 16 * height // rows)
+            # In a stack, each half of k has warps of its own.
+            most_units = min(CELLS * threads // each, threads // 32 // (1 + stacked) * 16 * height // rows)
             if form == "block" and hidden <= most_units:
                 yield layout(-(-batch // each), 1, hidden, each, *BUFFERS[form])
             if form == "cluster" and device.capability >= 90 and -(-hidden // CLUSTER) <= most_units:
@@ -401,6 +494,7 @@ def _layout(
     dtype: str,
     together: int,
     cells: str,
+    stacked: bool,
     form: str,
     height: int,
     columns: int,
@@ -415,15 +509,18 @@ def _layout(
     wide = {"float64": 8}.get(dtype, 4)
     # Rows start at different banks: on tensor cores half of the banks apart, else 16 bytes.
     rows, depth = (4 * share, hidden) if direction == "forward" else (share, 4 * hidden)
+    halves = 1 + stacked  # of k, each of whole chunks
+    chunk = 64 if tensor else 16
+    depth = 2 * -(-depth * stored // chunk) * chunk // stored if stacked else depth
     pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
     blocks = CLUSTER if form == "joint" else 1  # that multiply together: each for all, by a part of k
     row_blocks = blocks * -(-rows // (16 * height))
-    chunks = -(-depth * stored // (blocks * (64 if tensor else 16)))
-    chunks_of_warp = -(-chunks // (sequence_threads(dtype, cells) // 32 // row_blocks))
-    split = -(-chunks // chunks_of_warp)
+    chunks = -(-depth * stored // (blocks * halves * chunk))
+    chunks_of_warp = -(-chunks // (sequence_threads(dtype, cells) // 32 // row_blocks // halves))
+    split = halves * -(-chunks // chunks_of_warp)
     each = 8 * columns
     if form == "joint":
-        rows, depth = row_blocks * 16 * height, chunks * (64 if tensor else 16) // stored
+        rows, depth = row_blocks * 16 * height, chunks * chunk // stored
         pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
     fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
     held = min(HELD[height, columns] - FEWER_HELD[cells] // height, chunks_of_warp) if tensor else 0
@@ -439,16 +536,19 @@ def _layout(
     handovers = 1 + (2 * tiles if cells == "Normed" else 0)
     barriers = (1 if buffers == 2 else 0) + 2 * (handovers - 1)
     padded = row_blocks * 16 * height if tensor else -(-rows // 8) * 8
-    arithmetic = padded * each * depth / PRODUCT_RATE[dtype]
+    # A step of a stack does the half with h of the layer below, which is there already, while it waits for its own.
+    arithmetic = padded * each * depth / halves / PRODUCT_RATE[dtype]
     if tensor:
         arithmetic = max(arithmetic, chunks_of_warp * (1 if height * columns == 1 else 2) * MMA_LATENCY)
     columns_read = row_blocks * each * depth * stored
-    streaming = (weights + (columns_read if form != "grid" else 0)) / SHARED_RATE
+    streaming = (weights / halves + (columns_read if form != "grid" else 0)) / SHARED_RATE
     meeting = 2 * split * each * rows * wide / SHARED_RATE
     instructions = CELL_INSTRUCTIONS[dtype] + MORE_INSTRUCTIONS[cells] + 8 * split * blocks
     cell = max(CELL_LATENCY[dtype] + MORE_LATENCY[cells], share * each * instructions / (128 * CLOCK))
     at_once = device.multiprocessors // members if form in ("block", "cluster") else together * teams
-    exchange = tiles * columns_read / L2_RATE if form == "grid" else 0.0
+    exchange = tiles * columns_read / halves / L2_RATE if form == "grid" else 0.0
+    if stacked:
+        exchange += max(0.0, tiles * max(arithmetic, streaming) + exchange - EXCHANGE[form])
     if form == "joint":  # from L2 once, between two barriers of the block; then what comes from the other blocks
         exchange = tiles * (each * depth * stored / L2_RATE + BARRIER + from_others(sums))
         sums += 16  # the count of bytes that have come
@@ -463,4 +563,5 @@ def _layout(
         waves=-(-together * teams // max(at_once, 1)),
         together=together,
         cells=cells,
+        stacked=stacked,
     )  # fmt: skip

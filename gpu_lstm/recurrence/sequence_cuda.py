@@ -18,9 +18,9 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend, kernels
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.backend.kernels import Struct
-from gpu_lstm.errors import BackendError
+from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.recurrence import family, onchip
-from gpu_lstm.recurrence.contract import Mask, Saved, refuse
+from gpu_lstm.recurrence.contract import Joint, Mask, Saved, refuse
 from gpu_lstm.recurrence.family_cuda import Step
 from gpu_lstm.recurrence.pointwise_cuda import check, check_z
 from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
@@ -28,9 +28,6 @@ from gpu_lstm.recurrence.together import Gradients, Problem
 from gpu_lstm.recurrence.variant import OPTIONS, Variant, normalise
 
 TAKES = OPTIONS - {"proj_size", "heads"}
-
-MOST_RUNS = 2
-"""Recurrences of a launch, as ``kernels/cuda/sequence.cu`` has it."""
 
 
 def forward(
@@ -84,6 +81,50 @@ def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradient
     return [backward(backend, *problem) for problem in problems]
 
 
+def layers_at_once(backend: Backend, direction: str, batch: int, hidden: int, dtype: str, layers: int) -> int:
+    """How many of so many layers, "forward" or "backward", are expected to take the least time in one launch."""
+    device = cast(CudaBackend, backend)
+    layout = onchip.choose_layers(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype), layers)
+    return 1 if isinstance(layout, str) else layout.together
+
+
+def forward_stack(backend: Backend, problems: Sequence[Problem], joints: Sequence[Joint]) -> list[Saved]:
+    """`forward` of layers of a stack in one launch; see `gpu_lstm.recurrence.contract`.
+
+    Raises
+    ------
+    InputError
+        An array has another dtype, shape or device, has gaps, or is too large; or there are too many layers.
+    BackendError
+        The weights of all layers don't fit on chip, or the device can't keep all blocks resident.
+    """
+    beyond = [problem[5] or any(more is not None for more in problem[7:]) for problem in problems]
+    _check_stack(problems, joints, any(beyond))
+    _, batch, hidden, dtype = check(backend, *problems[0][:2])
+    return _forward(
+        backend, problems, _layout(backend, "forward", batch, hidden, dtype, "Plain", len(problems)), joints
+    )
+
+
+def backward_stack(backend: Backend, problems: Sequence[Problem], joints: Sequence[Joint]) -> list[Gradients]:
+    """`backward` of each, likewise."""
+    beyond = [problem[0].reverse or any(more is not None for more in problem[4:]) for problem in problems]
+    _check_stack(problems, joints, any(beyond))
+    _, batch, hidden, dtype = check_z(backend, problems[0][0].gates)
+    return _backward(
+        backend, problems, _layout(backend, "backward", batch, hidden, dtype, "Plain", len(problems)), joints
+    )
+
+
+def _check_stack(problems: Sequence[Problem], joints: Sequence[Joint], beyond: bool) -> None:
+    refuse(beyond, "stack of variants, in reverse, or with gradients of c at every step")
+    if not 2 <= len(problems) == len(joints) + 1 <= onchip.MOST_RUNS:
+        raise InputError(
+            f"a stack of {len(problems)} layers has {len(joints)} joints; expected one fewer than layers, and at most "
+            f"{onchip.MOST_RUNS} layers"
+        )
+
+
 def room_beside(
     backend: Backend,
     direction: str,
@@ -119,27 +160,44 @@ def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, bool
     return None if isinstance(layout, str) else layout
 
 
-def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None) -> list[Saved]:
-    """In one launch: one recurrence, or two with the layout for them."""
+def _forward(
+    backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None, joints: Sequence[Joint] = ()
+) -> list[Saved]:
+    """In one launch: one recurrence, or several with the layout for them."""
     xp = backend.xp
     results: list[Saved] = []
     runs: list[Struct] = []
-    for z, weight_hh, h0, c0, mask, reverse, keep, *rest in problems:
+    stack = None
+    for number, (z, weight_hh, h0, c0, mask, reverse, keep, *rest) in enumerate(problems):
         variant: Variant | None = rest[0] if rest else None
         cells = _cells("forward", variant)
-        num_steps, batch, hidden, dtype = check(backend, z, weight_hh, variant)
+        above, below = (joints[n] if 0 <= n < len(joints) else None for n in (number, number - 1))
+        num_steps, batch, hidden, dtype = check(backend, problems[0][0] if below else z, weight_hh, variant)
         layout = layout or _layout(backend, "forward", batch, hidden, dtype, cells)
         step = None if cells == "Plain" else Step(backend, variant or Variant(), z, weight_hh, mask)
         apart = step is not None and step.masked
-        h, shown = _handed_on(backend, layout, (num_steps + 1, batch, hidden), z.dtype, apart)
+        shape = num_steps + 1, batch, hidden
+        if below and keep:
+            z = xp.empty((num_steps, batch, 4 * hidden), dtype=weight_hh.dtype)
+        if joints:
+            stack = _handed_up(backend, layout, shape, weight_hh.dtype) if stack is None else stack
+            h, shown = xp.empty(shape, dtype=weight_hh.dtype), stack[number, ...]
+        else:
+            h, shown = _handed_on(backend, layout, shape, z.dtype, apart)
         c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=backend.dtype(kernels.ARITHMETIC[dtype]))
         states_at_the_start(h, c, h0, c0, reverse)
         first = -1 if reverse else 0
         if shown is not None and shown is not h:
             h_first = h[first, ...]
             shown[first, :, :hidden] = backend.asarray(step.masked_h(h_first, first), dtype) if step else h_first
+        if shown is not None and h0 is not None:
+            _say_that_it_is_there(xp, shown[first, :, :hidden])
         saved = Saved(h, c, z, weight_hh, mask, reverse, variant)
-        run: Struct = (z, weight_hh, h, shown, c, _lengths(backend, mask), np.int64(num_steps), np.bool_(reverse))
+        run: Struct = (
+            *(z, weight_hh, h, shown if stack is None else stack[number:, ...], c, _lengths(backend, mask)),
+            *(np.int64(num_steps), np.bool_(reverse), np.uint32(0 if shown is None else shown.shape[2])),
+            _forward_joints(backend, shape, dtype, above, below, 0 if stack is None else stack.shape[3]),
+        )
         if step is not None:
             if keep and step.variant.zoneout_c is not None:
                 saved.cells = xp.empty((num_steps, batch, hidden), dtype=c.dtype)
@@ -156,26 +214,76 @@ def _forward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layou
     return results
 
 
-def _backward(backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None) -> list[Gradients]:
-    """In one launch: one recurrence, or two with the layout for them."""
+def _forward_joints(
+    backend: Backend, shape: tuple[int, ...], dtype: str, above: Joint | None, below: Joint | None, row: int
+) -> Struct:
+    """What a layer has of its joints: h is (T + 1, B, H), shown in rows of `row` elements."""
+    slots, batch, hidden = shape
+    weight_ih = bias = None
+    if below:
+        weight_ih, bias = _weight_ih(backend, below, hidden, dtype), below.bias
+        if bias is None:
+            bias = backend.xp.zeros((4 * hidden,), dtype=weight_ih.dtype)
+        else:
+            backend.require("bias", bias, (4 * hidden,), kernels.ARITHMETIC[dtype])
+            bias = backend.xp.ascontiguousarray(backend.asarray(bias, dtype))
+    # From the slot after a step to the other half of the row that the layer above multiplies in it.
+    following = (slots - 1) * batch * row + row // 2 if above else 0
+    return weight_ih, bias, _factors(backend, above, shape, dtype), np.int64(following)
+
+
+def _factors(backend: Backend, joint: Joint | None, shape: tuple[int, ...], dtype: str) -> Array | None:
+    if joint is None or joint.factors is None:
+        return None
+    backend.require("factors", joint.factors, (shape[0] - 1, *shape[1:]), dtype)
+    return backend.xp.ascontiguousarray(joint.factors)
+
+
+def _weight_ih(backend: Backend, joint: Joint, hidden: int, dtype: str) -> Array:
+    backend.require("weight_ih", joint.weight_ih, (f"4H={4 * hidden}", f"H={hidden}"), dtype)
+    return backend.xp.ascontiguousarray(joint.weight_ih)
+
+
+def _backward(
+    backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None, joints: Sequence[Joint] = ()
+) -> list[Gradients]:
+    """In one launch: one recurrence, or several with the layout for them."""
     xp = backend.xp
     results: list[Gradients] = []
     runs: list[Struct] = []
-    for saved, dh, dh_last, dc_last, *rest in problems:
+    stack = None
+    for number, (saved, dh, dh_last, dc_last, *rest) in enumerate(problems):
         gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
+        above = joints[number] if number < len(joints) else None
         num_steps, batch, hidden, dtype = check(backend, gates, weight_hh, saved.variant)
+        if number:
+            backend.require("gates", gates, problems[0][0].gates.shape)
         cells = _cells("backward", saved.variant, *rest)
         layout = layout or _layout(backend, "backward", batch, hidden, dtype, cells)
         dh_t, dc_t = gradients_at_the_end(backend, (batch, hidden), (batch, hidden), c.dtype, dh_last, dc_last)
         dh = gradients_of_steps(backend, "dh", dh, (num_steps, batch, hidden), dtype)
         # What W_hh is multiplied by; with layer normalisation, that isn't dz.
         normed = cells == "Normed"
-        product, shown = saved.normalised if normed else gates, None
-        if layout.by_memory:
+        product, shown, row, following = saved.normalised if normed else gates, None, 0, 0
+        slots = num_steps + 1, batch, hidden
+        if joints:
+            if stack is None:
+                stack = _handed_up(backend, layout, (*slots[:2], 4 * hidden), gates.dtype)
+                stack[:, -1, :, : stack.shape[3] // 2] = 0  # no step is there
+                stack[:, 0, :, stack.shape[3] // 2 :] = 0
+            shown, row = stack[number:, ...], stack.shape[3]
+            # From the slot of a step to the other half of the row that the layer below multiplies in it.
+            following = row // 2 - num_steps * batch * row if number > 0 else 0
+        elif layout.by_memory:
             product, shown = _handed_on(backend, layout, gates.shape, gates.dtype)
+            row = 0 if shown is None else shown.shape[2]
         dz = gates if normed else product
-        lengths, steps, reverse = _lengths(backend, saved.mask), np.int64(num_steps), np.bool_(saved.reverse)
-        run: Struct = (gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, lengths, steps, reverse)
+        weight_ih = _weight_ih(backend, above, hidden, dtype) if above else None
+        run: Struct = (
+            *(gates, dz, shown, weight_hh, c, dh, dh_t, dc_t, _lengths(backend, saved.mask)),
+            *(np.int64(num_steps), np.bool_(saved.reverse), np.uint32(row)),
+            (weight_ih, _factors(backend, above, slots, dtype), np.int64(following)),
+        )
         if cells != "Plain":
             step = Step(backend, saved.variant or Variant(), gates, weight_hh, saved.mask)
             dc = gradients_of_steps(backend, "dc", rest[0] if rest else None, (num_steps, batch, hidden), str(c.dtype))
@@ -231,9 +339,12 @@ def _keep_moments(backend: Backend, saved: Saved) -> None:
         saved.c_scales = normalise(backend.xp, c)[1]
 
 
-def _layout(backend: Backend, direction: str, batch: int, hidden: int, dtype: str, cells: str) -> onchip.Layout:
+def _layout(
+    backend: Backend, direction: str, batch: int, hidden: int, dtype: str, cells: str, layers: int = 1
+) -> onchip.Layout:
     device = cast(CudaBackend, backend)
-    layout = onchip.choose(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype), 1, cells)
+    dtype = onchip.multiplied(device, dtype)
+    layout = onchip.choose(device.limits, direction, batch, hidden, dtype, layers, cells, layers > 1)
     if isinstance(layout, str):
         raise BackendError(f"tier sequence can't run on backend {backend.name}: {layout}")
     return layout
@@ -252,23 +363,53 @@ def _handed_on(
     where rows are whole accesses of 16 bytes, unless it is to be another one; else rows of another are, with zeros at
     their ends.
     """
-    xp = backend.xp
     if not layout.by_memory:
-        return xp.empty(shape, dtype=dtype), None
-    width, item = shape[-1], np.dtype(dtype).itemsize
-    wide = -(-width * item // 16) * 16 // item
-    bits = xp.full((*shape[:-1], wide), 2 ** (8 * item) - 1, dtype=np.dtype(f"uint{8 * item}"))
-    if wide > width:
+        return backend.xp.empty(shape, dtype=dtype), None
+    width = shape[-1]
+    wide = _whole(width, 16, dtype)
+    shown = _missing(backend, (*shape[:-1], wide), width, dtype)
+    return (shown if wide == width and not apart else backend.xp.empty(shape, dtype=dtype)), shown
+
+
+def _handed_up(backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any) -> Array:
+    """The same of all layers of a stack, whose rows have two such parts: the layer's own, and another one's."""
+    *rows, width = shape
+    half = _whole(width, 64 if layout.dtype in kernels.TENSOR else 16, dtype)
+    both = _missing(backend, (layout.together, *rows, 2, half), width, dtype)
+    return backend.xp.reshape(both, (layout.together, *rows, 2 * half))
+
+
+def _whole(width: int, size: int, dtype: Any) -> int:
+    """Elements that fill whole accesses of that many bytes."""
+    item: int = np.dtype(dtype).itemsize
+    return -(-width * item // size) * size // item
+
+
+def _missing(backend: Backend, shape: tuple[int, ...], width: int, dtype: Any) -> Array:
+    """Rows of `width` numbers that are not there yet, and zeros."""
+    bits = backend.xp.full(shape, _most(dtype), dtype=_most(dtype).dtype)
+    if shape[-1] > width:
         bits[..., width:] = 0
-    shown = bits.view(dtype)
-    return (shown if wide == width and not apart else xp.empty(shape, dtype=dtype)), shown
+    return bits.view(dtype)
+
+
+def _say_that_it_is_there(xp: Any, numbers: Array) -> None:
+    """NaNs that look as if they were missing become others."""
+    most = _most(numbers.dtype)
+    bits = numbers.view(most.dtype)
+    xp.minimum(bits, most - most.dtype.type(1), out=bits)
+
+
+def _most(dtype: Any) -> Any:
+    """All bits set, as a number as wide as those of `dtype`."""
+    return np.dtype(f"uint{8 * np.dtype(dtype).itemsize}").type(-1 % 2 ** (8 * np.dtype(dtype).itemsize))
 
 
 def _launch(
     backend: Backend, layout: onchip.Layout, runs: list[Struct], flags: tuple[Any, ...], batch: int, hidden: int
 ) -> None:
     """Launch with what each recurrence takes; those that a launch could have besides are all null."""
-    runs = runs + [_none(runs[0])] * (MOST_RUNS - len(runs))
+    runs = runs + [_none(runs[0])] * (onchip.MOST_RUNS - len(runs))
     watched = layout.form != "block" and kernels.watchdog() > 0
     gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
     kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns, layout.cells)

@@ -1,7 +1,8 @@
-"""Recurrences that don't depend on each other, as both directions of a layer: at once on tiers that can.
+"""Recurrences that run at once on tiers that can: both directions of a layer, or layers of a stack.
 
-A tier may have `forward_all` and `backward_all`, which take several problems; on others they run one after the other.
-It may have `room_beside`, too: whether its recurrence leaves room on the device for large products beside it.
+A tier may have `forward_all` and `backward_all`, which take several problems that don't depend on each other; on other
+tiers they run one after the other. Stacks are described in `gpu_lstm.recurrence.contract`. It may have `room_beside`,
+too: whether its recurrence leaves room on the device for large products beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ Gradients = tuple[Array, Array, Array]
 """dz, dh0, dc0."""
 Result = TypeVar("Result")
 Steps: TypeAlias = Generator[tuple[str, Any], Any, Result]
-"""Yields recurrences, ("forward", problem) or ("backward", problem), and is sent what the tier gives.
+"""Yields recurrences, ("forward", problem) or ("backward", problem), and is sent what the tier gives; or layers of a
+stack, ("forward_stack", (problems, joints)) or ("backward_stack", (problems, joints)).
 
 Before one, it may yield ("beside", job): work without arguments that neither needs the recurrence nor is needed by it,
 see `Backend.beside`. It is done before the recurrence after that one starts.
@@ -40,6 +42,14 @@ def backward(run: Tier, backend: Backend, problems: Sequence[Problem]) -> list[G
         at_once(backend, problems) if at_once else [run.backward(backend, *each) for each in problems]
     )
     return found
+
+
+def layers_at_once(
+    run: Tier, backend: Backend, direction: str, batch: int, hidden: int, dtype: str, layers: int
+) -> int:
+    """How many of so many layers of a stack the tier is to be given at once; 1 where it takes no stacks."""
+    at_once = getattr(run, "layers_at_once", None)
+    return 1 if at_once is None else int(at_once(backend, direction, batch, hidden, dtype, layers))
 
 
 def room_beside(
@@ -69,6 +79,7 @@ def in_step(run: Tier, backend: Backend, work: Sequence[Steps[Result]]) -> list[
     answers: dict[int, Any] = dict.fromkeys(range(len(work)))
     while answers:
         asked: dict[str, list[tuple[int, Any]]] = {"forward": [], "backward": [], "beside": []}
+        asked |= {"forward_stack": [], "backward_stack": []}
         for number, answer in answers.items():
             try:
                 kind, what = work[number].send(answer)
@@ -84,7 +95,11 @@ def in_step(run: Tier, backend: Backend, work: Sequence[Steps[Result]]) -> list[
 
 def _answers(run: Tier, backend: Backend, asked: dict[str, list[tuple[int, Problem]]]) -> dict[int, Any]:
     """Run all recurrences of a round; what the tier gives, by the number of who asked."""
-    answers: dict[int, Any] = {}
+    answers: dict[int, Any] = {
+        number: getattr(run, kind)(backend, *stack)
+        for kind in ("forward_stack", "backward_stack")
+        for number, stack in asked[kind]
+    }
     for direction, run_all in (("forward", forward), ("backward", backward)):
         found: list[Any] = run_all(run, backend, [problem for _, problem in asked[direction]])
         answers |= dict(zip([number for number, _ in asked[direction]], found, strict=True))

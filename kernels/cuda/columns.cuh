@@ -22,14 +22,13 @@ struct SharedColumns {
 };
 
 // The same in global memory, while others write it: every number says itself whether it is there, so that the grid needs
-// no barrier. Of h, the slot before the first step is there from the start.
+// no barrier.
 template <typename S>
 struct AwaitedColumns {
   static constexpr bool near = false;
   static constexpr int V = 16 / sizeof(S);
   const S* start;
   unsigned columns, pitch;
-  bool there;
   Patience patience;
 
   // What is there now.
@@ -43,37 +42,42 @@ struct AwaitedColumns {
   // Asks again until all of it is there.
   __device__ __forceinline__ void settle(Pack<S, V>& values, unsigned column, unsigned k) const {
     Patience left = patience;
-    while (!there && is_missing(values) && !left.over()) values = ask(column, k);
+    while (is_missing(values) && !left.over()) values = ask(column, k);
   }
 };
 
-// Elements from row to row of what a grid shows: whole accesses of 16 bytes.
-template <typename S>
-__device__ unsigned whole_packs(unsigned depth) {
-  return (depth + 16 / sizeof(S) - 1) / (16 / sizeof(S)) * (16 / sizeof(S));
+// The next multiple of Count.
+template <unsigned Count>
+__device__ __forceinline__ unsigned whole(unsigned depth) {
+  return (depth + Count - 1) / Count * Count;
 }
 
-// Weights of the units from `first` on, zero beyond them: rows of W_hh by gate and unit, or its columns.
+// Weights of the units from `first` on, zero beyond them: rows of W_hh by gate and unit, or its columns. From `half` on
+// those of W_ih, if there is one: of the layer itself, or its columns, of the layer above.
 template <typename S>
 struct OwnRows {
   static constexpr bool by_rows = true;  // k lie next to each other
-  const S* weight_hh;
-  unsigned hidden, first, units, share;
+  const S *weight_hh, *weight_ih;
+  unsigned half, hidden, first, units, share;
 
   __device__ __forceinline__ S operator()(unsigned row, unsigned k) const {
+    const S* const weight = k < half ? weight_hh : weight_ih;
     const unsigned gate = row / share, unit = row % share;
-    const bool inside = gate < 4 && unit < units && k < hidden;
-    return inside ? weight_hh[(int64(gate) * hidden + first + unit) * hidden + k] : S(0.0f);
+    if (k >= half) k -= half;
+    const bool inside = gate < 4 && unit < units && k < hidden && weight;
+    return inside ? weight[(int64(gate) * hidden + first + unit) * hidden + k] : S(0.0f);
   }
 };
 template <typename S>
 struct OwnColumns {
   static constexpr bool by_rows = false;
-  const S* weight_hh;
-  unsigned hidden, first, units;
+  const S *weight_hh, *weight_ih;
+  unsigned half, hidden, first, units;
 
   __device__ __forceinline__ S operator()(unsigned unit, unsigned k) const {
-    return unit < units && k < 4 * hidden ? weight_hh[int64(k) * hidden + first + unit] : S(0.0f);
+    const S* const weight = k < half ? weight_hh : weight_ih;
+    if (k >= half) k -= half;
+    return unit < units && k < 4 * hidden && weight ? weight[int64(k) * hidden + first + unit] : S(0.0f);
   }
 };
 
@@ -105,9 +109,15 @@ struct Sums {
   // Added to the values of Rows rows, `apart` from each other, in the order of parts.
   template <int Rows>
   __device__ __forceinline__ void add_to(T* const (&values)[Rows], unsigned column, unsigned row, unsigned apart) const {
-    const T* from = start + column * pitch + row;
+    add_some_to<Rows>(values, column, row, apart, 0, split);
+  }
+  // Parts from `begin` to `end`.
+  template <int Rows>
+  __device__ __forceinline__ void add_some_to(T* const (&values)[Rows], unsigned column, unsigned row, unsigned apart,
+                                              unsigned begin, unsigned end) const {
+    const T* from = start + (begin * 8 * N + column) * pitch + row;
 #pragma unroll 2
-    for (unsigned part = 0; part < split; ++part, from += 8 * N * pitch)
+    for (unsigned part = begin; part < end; ++part, from += 8 * N * pitch)
 #pragma unroll
       for (int r = 0; r < Rows; ++r) *values[r] += from[r * apart];
   }

@@ -137,15 +137,16 @@ template <typename S, typename Team, int M, int N>
 struct BackwardParts {
   using Sum = Sums<N, Arithmetic<S>>;
   template <typename Work>
-  static __device__ OwnColumns<S> weights(const S* weight_hh, const Work& work, unsigned) {
-    return {weight_hh, work.layout.hidden, work.first_unit, work.units};
+  static __device__ OwnColumns<S> weights(const S* weight_hh, const S* weight_ih, const Work& work, unsigned half) {
+    return {weight_hh, weight_ih, half, work.layout.hidden, work.first_unit, work.units};
   }
 };
 template <typename S, int M, int N>
 struct BackwardParts<S, JointGrid, M, N> {
   using Sum = JointSums<M, N, Arithmetic<S>>;
   template <typename Work>
-  static __device__ JointColumns<S, M> weights(const S* weight_hh, const Work& work, unsigned from) {
+  static __device__ JointColumns<S, M> weights(const S* weight_hh, const S*, const Work& work, unsigned part) {
+    const unsigned from = JointGrid::rank() * part;
     const auto& layout = work.layout;
     return {weight_hh, layout.hidden, work.first_unit - JointGrid::rank() * layout.share, layout.share, from};
   }

@@ -166,7 +166,7 @@ struct Product {
         const Words* const from = rest + ((chunk + more - item.begin - held) * M + m) * 64;
         return Fragment{from[0], from[32]};
       });
-    if (item.begin == item.end) return;
+    if (item.first >= rows) return;
     if (chains == 2)
 #pragma unroll
       for (int e = 0; e < 4; ++e) sum[0][0][0][e] += sum[chains - 1][0][0][e];
@@ -280,7 +280,7 @@ struct ScalarProduct {
           for (int v = 0; v < depth; ++v) sum[r / 2][i / 2][r % 2 * 2 + i % 2] += row.at[v] * other[i].at[v];
       }
     }
-    if (item.begin < item.end) sums.take(item, rows, sum);
+    if (item.first < rows) sums.take(item, rows, sum);
   }
 };
 template <int M, int N, int FewerHeld>

@@ -6,8 +6,12 @@
 // Warps split rows and k (mma.cuh); their sums meet in shared memory and are added in a fixed order. Steps that no
 // sequence of a team has cost it neither product nor barrier.
 //
-// A launch has one recurrence or two, say both directions of a layer: the second has as many teams as the first, after
-// them, and knows nothing of it.
+// A launch has one recurrence or several, each with as many teams as the first, after them. Either they know nothing of
+// each other, say both directions of a layer; or, for Grid, they are layers of a stack, each on top of the one before.
+// Then a layer multiplies [h before the step; h of the layer below after it] by [W_hh; W_ih], in backward [dz after the
+// step; dz of the layer above in it], and these lie next to each other in what it is shown: it waits for other layers as
+// it waits for its own team. A layer waits for those below only (in backward above), so some layer can always go on, and
+// step t of one runs beside step t + 1 of the one below.
 //
 //   shared memory: weights, as Product wants them; `buffers` (8 N, pitch) of h or dz, a step each; sums (split, 8 N, rows)
 //   if Team::joint: weights of all units of the cluster; (8 N, pitch) of the block's part of dz; sums from all blocks
@@ -32,7 +36,7 @@ struct Layout {
   unsigned batch, hidden, members, share, slice, split, pitch, buffers;
 
   __device__ unsigned teams() const { return (batch + slice - 1) / slice; }  // of each recurrence
-  __device__ bool in_second() const { return blockIdx.x >= members * teams(); }
+  __device__ unsigned run() const { return blockIdx.x / (members * teams()); }
 };
 
 // A recurrence: what forward takes of it, and backward.
@@ -41,18 +45,25 @@ struct Forward {
   S* z;                  // (T, B, 4H) pre-activations; becomes the activated gates if keep
   const S* weight_hh;    // (4H, H)
   S* h;                  // (T + 1, B, H), the slot before the first step is there
-  S* shown;              // for Grid: (T + 1, B, H up to whole packs) likewise, the others have all bits set; may be h
+  S* shown;              // for Grid: (T + 1, B, row) likewise, the others have all bits set; may be h
   Arithmetic<S>* c;      // (T + 1, B, H), or (1, B, H) where not keep
   const int64* lengths;  // (B,), or null: all T
   int64 steps;           // T
   bool reverse;
+  unsigned row;          // elements from row to row of what is shown
+  struct {
+    const S* weight_ih;  // (4H, H): a layer on top of another; null: it is none
+    const S* bias;       // (4H,): of such a layer, in place of z, which need not be there if not keep
+    const S* factors;    // (T, B, H) on h for the layer above; null: ones
+    int64 next;          // from where a number is shown to where it is for the layer above; 0: there is none
+  } stack;
 };
 
 template <typename S>
 struct Backward {
   const S* gates;          // (T, B, 4H)
   S* dz;                   // (T, B, 4H), may be gates
-  S* shown;                // for Grid: (T, B, 4H up to whole packs), all bits of the 4H set; may be dz, not gates
+  S* shown;                // for Grid: (T, B, row), all bits of dz set; may be dz, not gates
   const S* weight_hh;      // (4H, H)
   const Arithmetic<S>* c;  // (T + 1, B, H)
   const S* dy;             // (T, B, H), or null: zeros
@@ -61,11 +72,20 @@ struct Backward {
   const int64* lengths;    // (B,), or null: all T
   int64 steps;             // T
   bool reverse;
+  unsigned row;            // elements from row to row of what is shown
+  struct {
+    const S* weight_ih;  // (4H, H) of the layer above; shown then has T + 1 slots, zeros where no step is; null: none
+    const S* factors;    // (T, B, H) on h for the layer above; null: ones
+    int64 next;          // from where a number is shown to where it is for the layer below; 0: there is none
+  } stack;
 };
+
+// A row of what is shown: h, or dz, with zeros up to whole packs; in a stack two halves, each with zeros up to whole
+// chunks, the layer's own numbers and another one's.
 
 // What a launch has, all of it one argument, each with what its cells do (options.cuh). Those that aren't there have null
 // pointers.
-constexpr unsigned MOST_RUNS = 2;
+constexpr unsigned MOST_RUNS = 4;
 template <typename Run, typename Cells>
 struct Runs {
   struct : Run, Cells {
@@ -167,20 +187,33 @@ __device__ __forceinline__ void publish_gates(S* to, unsigned hidden, const Gate
 
 // ---- forward
 
+// Who may be a layer of a stack.
+template <typename Team, typename Cells>
+constexpr bool stackable = Cells::plain && !Team::local && !Team::joint;
+
 template <typename S, typename Team, int M, int N, typename Cells>
-__device__ __forceinline__ void forward(const Forward<S>& run, const Cells& options, unsigned* gave_up, bool keep,
+__device__ __forceinline__ void forward(const Runs<Forward<S>, Cells>& runs, unsigned* gave_up, bool keep,
                                         const Layout& layout) {
   using T = Arithmetic<S>;
-  const auto [z, weight_hh, h, shown_to_all, c, lengths, steps, reverse] = run;
+  const unsigned run = layout.run();
+  // What is asked for again where it is needed takes no registers meanwhile.
+  const auto again = [&]() -> const Forward<S>& { return runs.of[computed_anew(run)]; };
+  const Forward<S>& mine = runs.of[run];
+  const Cells& options = runs.of[run];
+  S* const shown_to_all = mine.shown;
+  const int64 steps = mine.steps;
+  const bool reverse = mine.reverse, stacked = stackable<Team, Cells> && mine.stack.weight_ih;
+  const unsigned row = mine.row;
   using Weights = Product<S, M, N, Cells::fewer_held>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
   const unsigned hidden = layout.hidden, rows = 4 * layout.share, buffer = 8 * N * layout.pitch;
-  const unsigned chunks = (hidden + Weights::depth - 1) / Weights::depth;
-  const unsigned pitch = whole_packs<S>(hidden);
+  const unsigned half = whole<Weights::depth>(hidden);
+  const unsigned chunks = (stacked ? 2 : 1) * half / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const OwnRows<S> own{weight_hh, hidden, work.first_unit, work.units, layout.share};
+  const S* const weight_ih = stacked ? mine.stack.weight_ih : nullptr;
+  const OwnRows<S> own{mine.weight_hh, weight_ih, half, hidden, work.first_unit, work.units, layout.share};
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
   const Sums<N, T> sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
@@ -193,8 +226,8 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
   }();
 
   if constexpr (Team::local) {
-    const S* const h0 = h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
-    const int64 first = Cells::plain || !reverse ? 0 : max(work.active_steps(lengths, steps), 1ll) - 1;
+    const S* const h0 = mine.h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
+    const int64 first = Cells::plain || !reverse ? 0 : max(work.active_steps(mine.lengths, steps), 1ll) - 1;
     fill(shown + buffer, (layout.buffers - 1) * buffer);
     for (unsigned i = threadIdx.x; i < buffer; i += blockDim.x) {
       const unsigned column = i / layout.pitch, k = i % layout.pitch;
@@ -212,7 +245,7 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
   }
 
   T state[CELLS];
-  const int64 active_steps = work.active_steps(lengths, steps);
+  const int64 active_steps = work.active_steps(mine.lengths, steps);
   unsigned given = 0;  // buffer of the h to multiply
   for (int64 step = 0; step < steps; ++step) {
     const int64 t = reverse ? steps - 1 - step : step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
@@ -227,9 +260,11 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
       for (int n = 0; n < CELLS; ++n) {  // loads that need not wait for others
         const Place place(work, tile, n);
         if (!place.inside) continue;
-        gates[n] = load_gates<T>(z + (t * layout.batch + place.sequence) * 4 * hidden + work.first_unit + place.unit, hidden);
-        if (step == 0 || !work.one_tile()) state[n] = c[(keep ? before : 0) * cells + place.cell];
-        ahead[n] = options.ahead_forward(place.spot(work, t), h + before * cells + place.cell);
+        const int64 line = stacked ? 0 : t * layout.batch + place.sequence;
+        const S* const from = (stacked ? again().stack.bias : again().z) + line * 4 * hidden;
+        gates[n] = load_gates<T>(from + work.first_unit + place.unit, hidden);
+        if (step == 0 || !work.one_tile()) state[n] = again().c[(keep ? before : 0) * cells + place.cell];
+        ahead[n] = options.ahead_forward(place.spot(work, t), again().h + before * cells + place.cell);
       }
       if (active) {
         if (tile == 0) __syncthreads();  // the sums are read; h is there, if this block is alone
@@ -237,8 +272,8 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
           const SharedColumns<S, Team::conceals> columns{shown + given * buffer, layout.pitch, team.patience()};
           weights.add(columns, rows, sums);
         } else {
-          const S* const start = shown_to_all + (before * layout.batch + work.first_sequence + tile) * pitch;
-          const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, step == 0, team.patience()};
+          const S* const start = shown_to_all + (before * layout.batch + work.first_sequence + tile) * row;
+          const AwaitedColumns<S> columns{start, work.sequences - tile, row, team.patience()};
           weights.add(columns, rows, sums);
         }
         __syncthreads();
@@ -268,7 +303,7 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
 #pragma unroll
             for (int gate = 0; gate < 4; ++gate) x[gate] = row_sums.at(layout, place, gate);
             options.gates_forward(place.spot(work, t), {x[0], x[1], x[2], x[3]}, row_sums.first(place),
-                                  row_sums.second(place), !lengths || t < lengths[place.sequence], gates[n], state[n],
+                                  row_sums.second(place), !again().lengths || t < again().lengths[place.sequence], gates[n], state[n],
                                   fresh[n]);
             row_sums.at(layout, place, 0) = fresh[n];
           }
@@ -280,8 +315,8 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
         const Place place(work, tile, n);
         if (!place.inside) continue;
         S output;
-        if (lengths && t >= lengths[place.sequence]) {
-          output = h[before * cells + place.cell];
+        if (again().lengths && t >= again().lengths[place.sequence]) {
+          output = again().h[before * cells + place.cell];
           options.pass(place.spot(work, t), state[n]);
         } else {
           Gates<T>& one = gates[n];
@@ -298,13 +333,21 @@ __device__ __forceinline__ void forward(const Forward<S>& run, const Cells& opti
         // First what others wait for.
         const unsigned unit = work.first_unit + place.unit;
         const S seen = options.seen(output, place.spot(work, following));
-        if (!Team::local) publish(shown_to_all + (after * layout.batch + place.sequence) * pitch + unit, seen);
+        S* const here = shown_to_all + (after * layout.batch + place.sequence) * row + unit;
+        if (!Team::local) publish(here, seen);
         if (others_follow)
           team.give(shown + next_given * buffer + place.column * layout.pitch + unit, seen, layout.members);
-        if (Team::local || shown_to_all != h) h[after * cells + place.cell] = output;
-        if (keep && (!lengths || t < lengths[place.sequence]))
-          store_gates(z + (t * layout.batch + place.sequence) * 4 * hidden + unit, hidden, gates[n]);
-        if (keep || step + 1 == steps || !work.one_tile()) c[(keep ? after : 0) * cells + place.cell] = state[n];
+        if (Team::local || shown_to_all != again().h) again().h[after * cells + place.cell] = output;
+        if (keep && (!again().lengths || t < again().lengths[place.sequence]))
+          store_gates(again().z + (t * layout.batch + place.sequence) * 4 * hidden + unit, hidden, gates[n]);
+        if (keep || step + 1 == steps || !work.one_tile()) again().c[(keep ? after : 0) * cells + place.cell] = state[n];
+        if constexpr (stackable<Team, Cells>) {
+          if (const int64 next = again().stack.next) {
+            const S* const factors = again().stack.factors;
+            if (factors) output = S(T(output) * T(factors[t * cells + place.cell]));
+            publish(here + next, output);
+          }
+        }
       }
       if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
     }
@@ -322,8 +365,7 @@ __global__ void __launch_bounds__(Cells<S>::threads, 1)
     sequence_forward(const __grid_constant__ Runs<Forward<S>, Cells<S>> runs,
                      unsigned* gave_up,  // (all teams,) zeros, for Grid with a watchdog
                      int keep, const __grid_constant__ Layout layout) {
-  const auto& run = runs.of[layout.in_second()];
-  forward<S, Team, M, N, Cells<S>>(run, run, gave_up, keep, layout);
+  forward<S, Team, M, N, Cells<S>>(runs, gave_up, keep, layout);
 }
 
 // The same in clusters of so many blocks.
@@ -331,17 +373,23 @@ template <typename S, int Members, int M, int N, template <typename> class Cells
 __global__ void OF_CLUSTER(Members) __launch_bounds__(Cells<S>::threads, 1)
     sequence_forward_cluster(const __grid_constant__ Runs<Forward<S>, Cells<S>> runs, unsigned* gave_up, int keep,
                              const __grid_constant__ Layout layout) {
-  const auto& run = runs.of[layout.in_second()];
-  forward<S, Cluster, M, N, Cells<S>>(run, run, gave_up, keep, layout);
+  forward<S, Cluster, M, N, Cells<S>>(runs, gave_up, keep, layout);
 }
 
 // ---- backward
 
 template <typename S, typename Team, int M, int N, typename Cells>
-__device__ __forceinline__ void backward(const Backward<S>& run, const Cells& options, unsigned* gave_up,
+__device__ __forceinline__ void backward(const Runs<Backward<S>, Cells>& runs, unsigned* gave_up,
                                          const Layout& layout) {
   using T = Arithmetic<S>;
-  const auto [gates, dz, shown_to_all, weight_hh, c, dy, dh, dc, lengths, steps, reverse] = run;
+  const unsigned run = layout.run();
+  const auto again = [&]() -> const Backward<S>& { return runs.of[computed_anew(run)]; };
+  const Backward<S>& mine = runs.of[run];
+  const Cells& options = runs.of[run];
+  S* const shown_to_all = mine.shown;
+  const int64 steps = mine.steps;
+  const bool reverse = mine.reverse, stacked = stackable<Team, Cells> && mine.stack.weight_ih;
+  const unsigned row = mine.row;
   using Weights = Product<S, M, N, Cells::fewer_held>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
@@ -349,11 +397,11 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
   constexpr unsigned blocks = Team::joint ? JointGrid::blocks : 1;
   const unsigned hidden = layout.hidden, depth = 4 * hidden, buffer = 8 * N * layout.pitch;
   const unsigned rows = Team::joint ? blocks * Weights::tall : layout.share;
-  const unsigned chunks = (depth + blocks * Weights::depth - 1) / (blocks * Weights::depth);
-  const unsigned pitch = whole_packs<S>(depth), rank = blockIdx.x % blocks, part = chunks * Weights::depth;
+  const unsigned part = whole<blocks * Weights::depth>(depth) / blocks, rank = blockIdx.x % blocks;  // of one of them
+  const unsigned chunks = (stacked ? 2 : 1) * part / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const auto own = Parts::weights(weight_hh, work, rank * part);
+  const auto own = Parts::weights(mine.weight_hh, stacked ? mine.stack.weight_ih : nullptr, work, part);
   const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
   S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
   typename Parts::Sum sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
@@ -379,7 +427,7 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
     team.meet();  // others write here from the first step on
   }
 
-  const int64 active_steps = work.active_steps(lengths, steps);
+  const int64 active_steps = work.active_steps(mine.lengths, steps);
   T from_h[CELLS], from_c[CELLS];    // dh of a sequence that has no such step, dc
   unsigned given = layout.buffers - 1;  // buffer of the dz to multiply
   for (int64 step = 0; step <= steps; ++step) {
@@ -387,23 +435,24 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
     const int64 t = reverse ? step : steps - 1 - step, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const int64 shown_step = reverse ? min(t, active_steps) - 1 : t + 1;  // the one whose dz the team shows
     const bool active = !last && t < active_steps;
-    const bool multiplies = (active || last) && shown_step >= 0 && shown_step < active_steps;
+    const bool multiplies = (active || last) && (stacked || (shown_step >= 0 && shown_step < active_steps));
     const unsigned next_given = given + 1 < layout.buffers ? given + 1 : 0;
     for (unsigned tile = 0; tile < work.sequences; tile += 8 * N) {
       Gates<T> saved[CELLS];
-      T c_before[CELLS], c_after[CELLS], outside[CELLS];
+      T c_before[CELLS], c_after[CELLS], outside[CELLS], factor[CELLS];
       typename Cells::Ahead ahead[CELLS];
 #pragma unroll
       for (int n = 0; n < CELLS; ++n) {  // loads that need not wait for others
         const Place place(work, tile, n);
         if (!place.inside) continue;
-        if (step == 0 || !work.one_tile()) from_h[n] = dh[place.cell], from_c[n] = dc[place.cell];
+        if (step == 0 || !work.one_tile()) from_h[n] = again().dh[place.cell], from_c[n] = again().dc[place.cell];
         if (last) continue;
-        const int64 row = t * layout.batch + place.sequence;
-        saved[n] = load_gates<T>(gates + row * depth + work.first_unit + place.unit, hidden);
-        c_before[n] = c[before * cells + place.cell];
-        c_after[n] = options.new_c(place.spot(work, t), c + after * cells + place.cell);
-        outside[n] = dy ? T(dy[row * hidden + work.first_unit + place.unit]) : T(0);
+        const int64 line = t * layout.batch + place.sequence;
+        saved[n] = load_gates<T>(again().gates + line * depth + work.first_unit + place.unit, hidden);
+        c_before[n] = again().c[before * cells + place.cell];
+        c_after[n] = options.new_c(place.spot(work, t), again().c + after * cells + place.cell);
+        outside[n] = again().dy ? T(again().dy[line * hidden + work.first_unit + place.unit]) : T(0);
+        factor[n] = stacked && again().stack.factors ? T(again().stack.factors[t * cells + place.cell]) : T(1);
         ahead[n] = options.ahead_backward(place.spot(work, t));
       }
       if (multiplies) {
@@ -412,8 +461,8 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
           const SharedColumns<S, Team::conceals> columns{shown + given * buffer, layout.pitch, team.patience()};
           weights.add(columns, rows, sums);
         } else {
-          const S* const start = shown_to_all + (shown_step * layout.batch + work.first_sequence + tile) * pitch;
-          const AwaitedColumns<S> columns{start, work.sequences - tile, pitch, false, team.patience()};
+          const S* const start = shown_to_all + (shown_step * layout.batch + work.first_sequence + tile) * row;
+          const AwaitedColumns<S> columns{start, work.sequences - tile, row, team.patience()};
           if constexpr (Team::joint) {
             weights.add(gathered<S, N>(columns, shown, layout.pitch, rank * part, part), rows, sums);
             sums.wait();
@@ -442,7 +491,7 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
             if (!place.inside) continue;
             if (multiplies) arrive(place, from_h[n]);
             T dy_c = T(0);
-            if (!lengths || t < lengths[place.sequence])
+            if (!again().lengths || t < again().lengths[place.sequence])
               dy_c = options.output_backward(place.spot(work, t), ahead[n], saved[n], c_after[n], outside[n], from_h[n],
                                              d_o[n]);
             row_sums.at(layout, place, 0) = dy_c;
@@ -454,7 +503,7 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
             const Place place(work, tile, n);
             if (!place.inside) continue;
             const Spot spot = place.spot(work, t);
-            if (!lengths || t < lengths[place.sequence]) {
+            if (!again().lengths || t < again().lengths[place.sequence]) {
               options.gates_backward(spot, ahead[n], saved[n], c_before[n], c_after[n], row_sums.at(layout, place, 0),
                                      row_sums.first(place), row_sums.second(place), d_o[n], from_c[n]);
               const Gates<T> dy = options.times_gain(spot, saved[n]), &y = ahead[n].y;
@@ -469,29 +518,43 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
       for (int n = 0; n < CELLS; ++n) {
         const Place place(work, tile, n);
         if (!place.inside) continue;
-        if constexpr (Cells::plain) {
+        if constexpr (stackable<Team, Cells>) {
+          const unsigned own_parts = stacked ? layout.split / 2 : layout.split;
+          if (multiplies) sums.template add_some_to<1>({&from_h[n]}, place.column, place.unit, 0, 0, own_parts);
+          if (multiplies && stacked && !last) {
+            T from_above = T(0);
+            sums.template add_some_to<1>({&from_above}, place.column, place.unit, 0, own_parts, layout.split);
+            from_h[n] += from_above * factor[n];
+          }
+        } else if constexpr (Cells::plain) {
           if (multiplies) sums.template add_to<1>({&from_h[n]}, place.column, place.unit, 0);
         } else if (multiplies && (last || !Cells::normed)) {
           arrive(place, from_h[n]);
         }
         if (!last) {
           Gates<T> one = {T(0), T(0), T(0), T(0)};
-          if (!lengths || t < lengths[place.sequence]) {
+          if (!again().lengths || t < again().lengths[place.sequence]) {
             one = saved[n];
             if constexpr (!Cells::normed)
               options.backward(place.spot(work, t), ahead[n], one, c_before[n], c_after[n], outside[n], from_h[n],
                                from_c[n]);
           }
-          const int64 row = t * layout.batch + place.sequence;
+          const int64 line = t * layout.batch + place.sequence;
           const unsigned unit = work.first_unit + place.unit;
           if constexpr (Cells::normed) {  // W_hh is multiplied by another gradient
-            store_gates(dz + row * depth + unit, hidden, one);
-            if (!lengths || t < lengths[place.sequence])
+            store_gates(again().dz + line * depth + unit, hidden, one);
+            if (!again().lengths || t < again().lengths[place.sequence])
               one = options.product_backward(place.spot(work, t), ahead[n], one, row_sums.first(place),
                                              row_sums.second(place));
           }
           // First what others wait for.
-          if (!Team::local) publish_gates(shown_to_all + row * pitch + unit, hidden, one);
+          if constexpr (!Team::local) {
+            S* const here = shown_to_all + line * row + unit;
+            publish_gates(here, hidden, one);
+            if constexpr (stackable<Team, Cells>) {
+              if (const int64 next = again().stack.next) publish_gates(here + next, hidden, one);
+            }
+          }
           if (active) {
             S* const here = shown + next_given * buffer + place.column * layout.pitch + unit;
             team.give(here, S(one.i), layout.members);
@@ -499,10 +562,10 @@ __device__ __forceinline__ void backward(const Backward<S>& run, const Cells& op
             team.give(here + 2 * hidden, S(one.g), layout.members);
             team.give(here + 3 * hidden, S(one.o), layout.members);
           }
-          S* const multiplied = options.multiplied(dz);
-          if (Team::local || shown_to_all != multiplied) store_gates(multiplied + row * depth + unit, hidden, one);
+          S* const multiplied = options.multiplied(again().dz);
+          if (Team::local || shown_to_all != multiplied) store_gates(multiplied + line * depth + unit, hidden, one);
         }
-        if (last || !work.one_tile()) dh[place.cell] = from_h[n], dc[place.cell] = from_c[n];
+        if (last || !work.one_tile()) again().dh[place.cell] = from_h[n], again().dc[place.cell] = from_c[n];
       }
       if constexpr (Team::joint) {
         if (multiplies) team.arrive();  // the sums are read
@@ -524,14 +587,12 @@ template <typename S, typename Team, int M, int N, template <typename> class Cel
 __global__ void __launch_bounds__(Cells<S>::threads, 1)
     sequence_backward(const __grid_constant__ Runs<Backward<S>, Cells<S>> runs, unsigned* gave_up,
                       const __grid_constant__ Layout layout) {
-  const auto& run = runs.of[layout.in_second()];
-  backward<S, Team, M, N, Cells<S>>(run, run, gave_up, layout);
+  backward<S, Team, M, N, Cells<S>>(runs, gave_up, layout);
 }
 
 template <typename S, int Members, int M, int N, template <typename> class Cells = Plain>
 __global__ void OF_CLUSTER(Members) __launch_bounds__(Cells<S>::threads, 1)
     sequence_backward_cluster(const __grid_constant__ Runs<Backward<S>, Cells<S>> runs, unsigned* gave_up,
                               const __grid_constant__ Layout layout) {
-  const auto& run = runs.of[layout.in_second()];
-  backward<S, Cluster, M, N, Cells<S>>(run, run, gave_up, layout);
+  backward<S, Cluster, M, N, Cells<S>>(runs, gave_up, layout);
 }

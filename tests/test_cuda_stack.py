@@ -1,0 +1,350 @@
+"""Layers of a stack in one launch, a wavefront of the sequence tier, emulated, against the float64 oracle."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from gpu_lstm import LSTM, BackendError, InputError
+from gpu_lstm.backend.cuda import Device
+from gpu_lstm.layers import lstm as lstm_layers
+from gpu_lstm.recurrence import Mask, onchip, reference, sequence_cuda, together
+from gpu_lstm.recurrence.contract import Joint
+from gpu_lstm.recurrence.variant import Variant
+from tests.conftest import gpu_or_reason
+from tests.emulated import DTYPES, EmulatedBackend, needs_emulator, on_host, stored
+from tests.emulator import EmulationError
+from tests.support import NUMPY, loss_and_gradients, relative_error
+from tests.support import problem as problem_of
+from tests.test_cuda_recurrence import example
+from tests.test_cuda_sequence import TOLERANCE, Patched, force
+
+SMALL = Device(multiprocessors=8, shared_bytes=227 * 1024, capability=80)
+"""For two to four layers of a few blocks each."""
+
+
+@pytest.fixture(autouse=True)
+def eight_sequences(monkeypatch):
+    """Few of the kernels, whatever the model says."""
+    force(monkeypatch, "grid", columns=(1,))
+    monkeypatch.setattr(onchip, "choose_layers", onchip.choose_layers.__wrapped__)
+
+
+def problem(layers, shape, dtype, lengths=False, dropout=True):
+    """Of each layer contract arguments and arriving gradients, joints, and a mask; exact in `dtype`, as float64."""
+    steps, batch, hidden = shape
+    data = [example(shape, dtype, seed) for seed in range(layers)]
+    rng = np.random.default_rng(layers)
+    joints = []
+    for number in range(1, layers):
+        weight = rng.standard_normal((4 * hidden, hidden)) / np.sqrt(hidden)
+        bias = None if number == 2 else stored(rng.standard_normal(4 * hidden), dtype).astype(np.float64)
+        factors = (rng.random(shape) < 0.6) / 0.5 if dropout and number != 2 else None
+        joints.append(Joint(stored(weight, dtype).astype(np.float64), bias, factors))
+    counts = rng.integers(1, steps + 1, batch)
+    return data, joints, Mask(counts, np.arange(steps)[:, None, None] < counts[:, None]) if lengths else None
+
+
+def oracle(data, joints, mask):
+    """Results of each layer, one after the other in float64."""
+    saved, results = [], []
+    x = None
+    for number, one in enumerate(data):
+        z = one["z"].copy()
+        if number:
+            joint = joints[number - 1]
+            x = saved[-1].outputs * (1 if joint.factors is None else joint.factors)
+            z = x @ joint.weight_ih.T + (0 if joint.bias is None else joint.bias)
+        saved.append(reference.forward(NUMPY, z, *(one[name] for name in ("weight_hh", "h0", "c0")), mask))
+        results.append({"h": saved[-1].h, "c": saved[-1].last[1], "gates": saved[-1].gates.copy()})
+    arriving = data[-1]["dh"]
+    for number in reversed(range(len(data))):
+        found = reference.backward(NUMPY, saved[number], arriving, data[number]["dh_last"], data[number]["dc_last"])
+        results[number] |= dict(zip(("dz", "dh0", "dc0"), found, strict=True))
+        if number:
+            joint = joints[number - 1]
+            arriving = found[0] @ joint.weight_ih * (1 if joint.factors is None else joint.factors)
+    return results
+
+
+def run(backend, data, joints, mask, dtype, keep=True):
+    """The same of the tier, two launches."""
+    here = [{name: backend.asarray(stored(array, dtype)) for name, array in one.items()} for one in data]
+    wide = "float64" if dtype == "float64" else "float32"
+    joints = [
+        Joint(
+            backend.asarray(joint.weight_ih, dtype),
+            None if joint.bias is None else backend.asarray(joint.bias, wide),
+            None if joint.factors is None else backend.asarray(joint.factors, dtype),
+        )
+        for joint in joints
+    ]
+    saved = sequence_cuda.forward_stack(
+        backend,
+        [
+            (None if number else one["z"], *(one[name] for name in ("weight_hh", "h0", "c0")), mask, False, keep)
+            for number, one in enumerate(here)
+        ],
+        joints,
+    )
+    results = [{"h": on_host(backend, one.h), "c": on_host(backend, one.last[1])} for one in saved]
+    if keep:
+        for result, one in zip(results, saved, strict=True):
+            if mask is not None:
+                one.gates[~np.broadcast_to(mask.valid, one.gates.shape)] = 0  # nothing was written there
+            result["gates"] = on_host(backend, one.gates)
+        problems = [
+            (one, None if number < len(data) - 1 else there["dh"], there["dh_last"], there["dc_last"])
+            for number, (one, there) in enumerate(zip(saved, here, strict=True))
+        ]
+        for result, found in zip(results, sequence_cuda.backward_stack(backend, problems, joints), strict=True):
+            result |= {name: on_host(backend, a) for name, a in zip(("dz", "dh0", "dc0"), found, strict=True)}
+    return results
+
+
+def compare(backend, layers, shape, dtype, **kind):
+    """All results against the oracle; returns them."""
+    data, joints, mask = problem(layers, shape, dtype, **kind)
+    expected, actual = oracle(data, joints, mask), run(backend, data, joints, mask, dtype)
+    for number, (one, other) in enumerate(zip(expected, actual, strict=True)):
+        for name, array in one.items():
+            scale = np.abs(array).max()
+            if name == "gates" and mask is not None:
+                array = np.where(mask.valid, array, 0)
+            if name == "dh0":  # a sum whose terms may cancel
+                scale = max(scale, (np.abs(one["dz"]) @ np.abs(data[number]["weight_hh"])).max())
+            error = np.abs(other[name] - array).max()
+            assert error <= layers * TOLERANCE[onchip.multiplied(backend, dtype)] * scale, (number, name)
+    return actual
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", [*DTYPES, "tf32"])
+def test_forward_and_backward_equal_the_oracle(dtype):
+    for layers, shape in ((2, (1, 1, 1)), (2, (4, 5, 33)), (3, (5, 3, 8)), (4, (3, 2, 1)), (3, (4, 11, 40))):
+        backend = EmulatedBackend(limits=SMALL)
+        backend.tf32 = dtype == "tf32"
+        stored_as = "float32" if dtype == "tf32" else dtype
+        compare(backend, layers, shape, stored_as)
+        compare(backend, layers, shape, stored_as, lengths=True, dropout=False)
+        assert backend.launches == ["sequence_forward", "sequence_backward"] * 2
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_inference_gives_the_same_and_keeps_nothing(dtype):
+    parts = problem(3, (4, 3, 12), dtype)
+    kept, lean = (run(EmulatedBackend(limits=SMALL), *parts, dtype, keep) for keep in (True, False))
+    for one, other in zip(kept, lean, strict=True):
+        for name in ("h", "c"):
+            np.testing.assert_array_equal(other[name], one[name])
+
+
+@needs_emulator
+def test_the_order_of_threads_changes_nothing():
+    kind = {"layers": 3, "shape": (3, 9, 20), "dtype": "float32", "lengths": True}
+    expected = compare(EmulatedBackend(limits=SMALL), **kind)
+    for seed in range(1, 24):
+        actual = compare(EmulatedBackend(seed=seed, limits=SMALL), **kind)
+        for one, other in zip(expected, actual, strict=True):
+            for name in one:
+                np.testing.assert_array_equal(other[name], one[name])
+
+
+@needs_emulator
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_check_mode_finds_nothing(dtype):
+    checked = EmulatedBackend("check", limits=SMALL)
+    compare(checked, 3, (3, 3, 9), dtype, lengths=True)
+    compare(checked, 2, (2, 9, 16), dtype)
+    run(checked, *problem(2, (2, 3, 9), dtype), dtype, keep=False)
+
+
+@needs_emulator
+def test_slices_of_several_tiles():
+    """Two layers of one block each: 19 sequences in tiles of 8."""
+    limits = Device(multiprocessors=2, shared_bytes=227 * 1024, capability=80)
+    for direction in onchip.DIRECTIONS:
+        layout = onchip.choose(limits, direction, 19, 9, "float32", 2, "Plain", True)
+        assert (layout.teams, layout.members, layout.slice) == (1, 1, 19)
+    compare(EmulatedBackend(limits=limits), 2, (3, 19, 9), "float32", lengths=True)
+
+
+MISTAKES = {
+    "the layer below is not waited for": (
+        "while (is_missing(values)",
+        "while (k < pitch / 2 && is_missing(values)",
+    ),
+    "nothing is shown to the layer above": ("publish(here + next, output);", ""),
+    "shown to the layer above by a plain store": ("publish(here + next, output);", "here[next] = output;"),
+    "shown to the layer above a step late": ("publish(here + next, output);", "publish(here + next + row, output);"),
+    "dz is not shown to the layer below": ("publish_gates(here + next, hidden, one);", ""),
+    "dz is shown to the layer below a step late": ("here + next, hidden, one", "here + next - row, hidden, one"),
+    "sums of both halves are added twice": ("stacked ? layout.split / 2 : layout.split", "layout.split"),
+}
+
+
+@needs_emulator
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_planted_mistake_is_caught(mistake):
+    data, joints, mask = problem(2, (3, 1, 12), "float32")
+    broken = Patched(*MISTAKES[mistake], mode="check", limits=SMALL)
+    try:
+        results = run(broken, data, joints, mask, "float32")
+    except EmulationError:
+        return
+    found = [
+        not np.allclose(one[name], other[name], rtol=0, atol=1e-3)
+        for one, other in zip(oracle(data, joints, mask), results, strict=True)
+        for name in one
+    ]
+    assert any(found)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda problems, joints: joints.append(joints[0]), "a stack of 2 layers has 2 joints; expected one fewer"),
+        (
+            lambda problems, joints: problems.__setitem__(1, (*problems[1][:5], True, True)),
+            "takes no stack of variants",
+        ),
+        (lambda problems, joints: problems.__setitem__(1, (*problems[1], Variant())), "takes no stack of variants"),
+        (
+            lambda problems, joints: joints.__setitem__(0, Joint(np.zeros((8, 3), np.float32))),
+            r"expected \(4H=8, H=2\)",
+        ),
+        (
+            lambda problems, joints: joints.__setitem__(0, Joint(joints[0].weight_ih, np.zeros(8))),
+            "bias has dtype float64; expected float32",
+        ),
+    ],
+)
+def test_what_a_stack_cannot_take_is_refused(change, message):
+    z, weight = np.zeros((2, 1, 8), np.float32), np.zeros((8, 2), np.float32)
+    problems = [(z, weight, None, None, None, False, True), (None, weight, None, None, None, False, True)]
+    joints = [Joint(weight)]
+    change(problems, joints)
+    with pytest.raises(InputError, match=message):
+        sequence_cuda.forward_stack(EmulatedBackend(limits=SMALL), problems, joints)
+
+
+def test_a_stack_that_does_not_fit_is_refused():
+    z, weight = np.zeros((2, 1, 8), np.float32), np.zeros((8, 2), np.float32)
+    problems = [(z, weight, None, None, None, False, True), (None, weight, None, None, None, False, True)]
+    one = Device(multiprocessors=1, shared_bytes=227 * 1024, capability=80)
+    with pytest.raises(BackendError, match="H = 2 has more units than 0 of 1 multiprocessors can take"):
+        sequence_cuda.forward_stack(EmulatedBackend(limits=one), problems, [Joint(weight)])
+
+
+# -- the layers -------------------------------------------------------------------------------------------------------
+
+CASES = {
+    "two layers": {"num_layers": 2},
+    "three layers, dropout": {"num_layers": 3, "dropout": 0.4},
+    "five layers, no bias": {"num_layers": 5, "bias": False},
+    "learned states, dropped weights": {"num_layers": 2, "learn_state": True, "weight_dropout": 0.3},
+}
+
+
+def layers_on(backend, tier="auto", dtype="float64", **options):
+    """Layers of another input than H, on the emulated GPU or as the oracle."""
+    return LSTM(3, 5, backend=backend, tier=tier, dtype=dtype, seed=1, **options)
+
+
+def same_dropout(monkeypatch):
+    """The backends draw differently: here all draw as the CPU does."""
+    monkeypatch.setattr(EmulatedBackend, "dropout", lambda self, *args: NUMPY.dropout(*args))
+
+
+@needs_emulator
+@pytest.mark.parametrize("lengths", [None, [3, 6, 1]], ids=["full", "lengths"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_layers_run_on_it(monkeypatch, case, lengths):
+    same_dropout(monkeypatch)
+    monkeypatch.setattr(onchip, "choose_layers", at_most(4))
+    backend = EmulatedBackend(limits=SMALL)
+    results = []
+    for where, tier in ((NUMPY, "reference"), (backend, "auto")):
+        lstm = layers_on(where, tier, **CASES[case])
+        results.append(loss_and_gradients(lstm, problem_of(lstm, 6, 3), lengths, seed=(7,)))
+    assert results[1][0] == pytest.approx(results[0][0], rel=1e-12)
+    for name, expected in results[0][1].items():
+        assert relative_error(results[1][1][name], expected) < 1e-12, name
+    launches = [name for name in backend.launches if name.startswith("sequence")]
+    stacks = -(-lstm.num_layers // 4)
+    assert launches == ["sequence_forward"] * stacks + ["sequence_backward"] * stacks
+
+
+def at_most(most):
+    """So many layers at once, whatever the model says."""
+
+    def choose(device, direction, batch, hidden, dtype, layers):
+        return onchip.choose(device, direction, batch, hidden, dtype, min(layers, most), "Plain", True)
+
+    return choose
+
+
+@needs_emulator
+def test_layer_after_layer_where_something_else_passes_between_them(monkeypatch):
+    monkeypatch.setattr(onchip, "choose_layers", at_most(4))
+    for options in ({"residual": True}, {"input_dropout": 0.1}, {"bidirectional": True}):
+        backend = EmulatedBackend(limits=SMALL)
+        lstm = layers_on(backend, "sequence", num_layers=2, **options)
+        lstm.forward(np.zeros((2, 1, 3)), seed=(1,))
+        assert backend.launches.count("sequence_forward") == 2
+
+
+def test_nothing_goes_beside_layers_at_once(monkeypatch):
+    backend = EmulatedBackend()
+    monkeypatch.setattr(together, "room_beside", lambda *problem: True)
+    x = np.zeros((400, 64, 3))
+    for most, beside in ((1, True), (2, False)):
+        monkeypatch.setattr(sequence_cuda, "layers_at_once", lambda *problem, most=most: most)
+        lstm = layers_on(backend, "sequence", num_layers=2)
+        call = lstm_layers.Call(lstm.plan.run, 64, None, None, None, True)
+        for direction in onchip.DIRECTIONS:
+            assert lstm._room_beside(direction, lstm._chains()[0], x, call) == beside
+
+
+@needs_emulator
+def test_recomputation_gives_the_same_bits_and_the_state_is_carried(monkeypatch):
+    monkeypatch.setattr(lstm_layers, "segments", lambda *problem: [(0, 2), (2, 5), (5, 6)])
+    monkeypatch.setattr(onchip, "choose_layers", at_most(2))
+    for lengths in (None, [6, 1, 3]):
+        results = []
+        for recompute in (False, True):
+            lstm = layers_on(EmulatedBackend(limits=SMALL), num_layers=3, dropout=0.4, recompute=recompute)
+            results.append(loss_and_gradients(lstm, problem_of(lstm, 6, 3), lengths, seed=(7,)))
+        assert results[0][0] == results[1][0]
+        for name, gradient in results[0][1].items():
+            assert gradient.tobytes() == results[1][1][name].tobytes(), name
+
+
+@needs_emulator
+def test_sixteen_bits_end_to_end(monkeypatch):
+    monkeypatch.setattr(onchip, "choose_layers", at_most(3))
+    results = []
+    for where, tier, dtype in ((NUMPY, "reference", "float64"), (EmulatedBackend(limits=SMALL), "auto", "float16")):
+        lstm = layers_on(where, tier, dtype, num_layers=3)
+        data = problem_of(lstm, 4, 3)
+        here = [where.asarray(data[name], lstm.dtype) for name in ("x", "dy", "h0", "dh")]
+        c0, dc = (where.asarray(data[name], lstm.param_dtype) for name in ("c0", "dc"))
+        _, _, tape = lstm.forward(here[0], (here[2], c0))
+        dx, (dh0, dc0), gradients = lstm.backward(tape, here[1], (here[3], dc))
+        results.append({"dx": dx, "dh0": dh0, "dc0": dc0, **gradients})
+    for name, expected in results[0].items():
+        assert relative_error(results[1][name].astype(float), expected) < 3 * TOLERANCE["float16"], name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [*DTYPES, "tf32"])
+def test_a_gpu_gives_the_same_bits_every_time(dtype):
+    gpu = copy.copy(gpu_or_reason())
+    gpu.tf32 = dtype == "tf32"
+    stored_as = "float32" if dtype == "tf32" else dtype
+    for layers, shape in ((2, (20, 9, 200)), (3, (7, 3, 130)), (4, (60, 2, 64))):
+        first, second = (compare(gpu, layers, shape, stored_as, lengths=True) for _ in range(2))
+        for one, other in zip(first, second, strict=True):
+            for name, array in one.items():
+                np.testing.assert_array_equal(other[name], array)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import product
 
 from gpu_lstm.backend import kernels
-from gpu_lstm.backend.cuda import Device
+from gpu_lstm.backend.cuda import LEAST_STEPS, Device
 from gpu_lstm.recurrence import onchip
 
 BANDWIDTH = 3e12
@@ -22,6 +22,10 @@ PRODUCT_RATES = {"float32": 60e12, "float16": 600e12}
 KERNELS = ("training", "inference", "backward")
 HOST_MICROSECONDS = 8.0
 """What a launch from Python costs the host: assumed, to be measured."""
+SEGMENT_LAUNCHES = 8 + 12
+"""Launches of a segment of one layer, forward and backward, products and copies included: counted by hand."""
+DEVICE_MICROSECONDS = 2.0
+"""What one of many small launches takes the device: assumed, to be measured."""
 H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90, clusters=16)
 LAUNCHES = {"pointwise": (2, 2), "reference": (11, 19)}
 """Launches a step, forward and backward: this tier's, counted by a test; and those of plain array expressions."""
@@ -134,9 +138,59 @@ def options_table() -> Iterator[str]:
         yield f"| {hidden} | {dtype} | {batch} | {direction} | {' | '.join(said)} |"
 
 
+def segment_table() -> Iterator[str]:
+    """Lines of the table of how long segments should be: T = 1024, B = 64, H = 256, forward and backward."""
+    yield "| storage | steps a segment | segments | recurrence, us | launches, device us | host, us | together, us |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    steps, batch, hidden = 1024, 64, 256
+    for dtype in ("float32", "bfloat16"):
+        layouts = [onchip.choose(H100, direction, batch, hidden, dtype) for direction in onchip.DIRECTIONS]
+        recurrence = steps * sum(layout.microseconds for layout in layouts if not isinstance(layout, str))
+        weights = 2 * 4 * hidden * hidden * sizes(dtype)[0] / BANDWIDTH * 1e6
+        for length in (32, 64, 128, 256, 512, 1024):
+            count = steps // length
+            device = count * (SEGMENT_LAUNCHES * DEVICE_MICROSECONDS + weights)
+            host = count * SEGMENT_LAUNCHES * HOST_MICROSECONDS
+            yield (
+                f"| {dtype} | {length} | {count} | {recurrence:.0f} | {device:.0f} | {host:.0f} "
+                f"| {max(recurrence + device, host):.0f} |"
+            )
+
+
+def beside_table() -> Iterator[str]:
+    """Lines of the table of products beside a launch of the recurrence on an H100, D = H, wherever that pays."""
+    yield (
+        "| H | storage | B | forward: multiprocessors idle | recurrence, us | product, us | saved, us "
+        "| backward: idle | recurrence, us | products, us | saved, us |"
+    )
+    yield "| ---: | --- | ---: |" + " ---: | ---: | ---: | ---: |" * 2
+    for hidden, dtype, batch in product(WIDTHS, STORED, BATCHES):
+        shape = LEAST_STEPS, batch, hidden
+        one = LEAST_STEPS * batch * 4 * hidden * hidden
+        sides = [
+            onchip.beside(H100, direction, shape, dtype, count * one)
+            for direction, count in zip(onchip.DIRECTIONS, (1, 3), strict=True)
+        ]
+        if any(side.saved > 0 for side in sides):
+            cells = (
+                f"{side.idle} | {side.recurrence:.0f} | {side.products:.0f} | "
+                + (f"{side.saved:.0f}" if side.saved > 0 else "does not pay")
+                for side in sides
+            )
+            yield f"| {hidden} | {dtype} | {batch} | {' | '.join(cells)} |"
+
+
 def main() -> None:
     """Print the tables."""
-    for table in (gate_table(), step_table(), sequence_table(), joint_table(), options_table()):
+    for table in (
+        gate_table(),
+        step_table(),
+        sequence_table(),
+        joint_table(),
+        segment_table(),
+        beside_table(),
+        options_table(),
+    ):
         print("\n".join(table) + "\n")
 
 

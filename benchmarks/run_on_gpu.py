@@ -2,9 +2,9 @@
 
     python -m benchmarks.run_on_gpu                    # writes benchmarks/results/gpu_DATE.json, in about half an hour
     python -m benchmarks.run_on_gpu --only tests sanitizers               # or in four calls of at most ten minutes:
-    python -m benchmarks.run_on_gpu --only bandwidth training model shapes options
-    python -m benchmarks.run_on_gpu --only sequence soak
-    python -m benchmarks.run_on_gpu --only bench
+    python -m benchmarks.run_on_gpu --only bandwidth training model graph shapes
+    python -m benchmarks.run_on_gpu --only sequence beside soak
+    python -m benchmarks.run_on_gpu --only options bench
     python -m benchmarks.run_on_gpu --only soak --seconds 3600            # an hour of it
 
 Runs from a bare checkout, without a network: it needs CuPy, for the tests pytest, for the comparisons PyTorch with
@@ -14,7 +14,8 @@ doesn't stop the others; exit status 1 says that one did.
 
 Bandwidth: launches of one kernel are recorded in a CUDA graph and timed by events, over arrays larger than the L2
 cache; beside it the same for a copy in device memory. Layers and models: sides alternate, device events around each
-step; results are compared before (`benchmarks.sequence_on_gpu`, `benchmarks.compare_model`).
+step; results are compared before (`benchmarks.sequence_on_gpu`, `benchmarks.compare_model`). Graph: whole training
+steps, replayed as a CUDA graph and launch by launch (`benchmarks.graph_on_gpu`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import compare_model, sequence_on_gpu, variants_on_gpu
+from benchmarks import compare_model, graph_on_gpu, sequence_on_gpu, variants_on_gpu
 from benchmarks.gpu_model import CELLS, bytes_of
 from benchmarks.on_gpu import Budget, Record, alternating
 from gpu_lstm.backend import Backend, CupyBackend, kernels
@@ -51,6 +52,7 @@ TESTS = [
     "test_cuda_step.py",
     "test_cuda_options.py",
     "test_cuda_variants.py",
+    "test_cupy_graph.py",
     "test_mixed.py",
     "test_backend.py",
     "test_lstm.py",
@@ -244,9 +246,11 @@ PARTS: dict[str, tuple[Callable[[Backend, Budget], Record], float]] = {
     "bandwidth": (bandwidth, 45),
     "training": (training, 30),
     "model": (compare_model.on_gpu, 150),
+    "graph": (graph_on_gpu.graph_against_launches, 40),
     "shapes": (sequence_on_gpu.shapes_against_torch, 240),
     "sequence": (sequence_on_gpu.against_torch, 420),
     "options": (variants_on_gpu.on_gpu, 60),
+    "beside": (sequence_on_gpu.beside, 30),
     "soak": (sequence_on_gpu.soak, 120),
     "bench": (bench, 300),
 }

@@ -1,4 +1,4 @@
-"""LSTM layers on a GPU against torch.nn.LSTM, what waiting costs there, and a soak of the sequence tier.
+"""LSTM layers on a GPU against torch.nn.LSTM, with and without products beside them; costs of waiting; a soak.
 
 Parts of `benchmarks.run_on_gpu`. A training step here is forward and backward of the whole layer: the projections of
 the input, the recurrence, and all gradients. In 16 bits ours keeps its weights in float32 and rounds them at each step,
@@ -12,8 +12,9 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.bench.grid import STANDARD
 from gpu_lstm.bench.method import clock_for
 from gpu_lstm.layers import LSTM
+from gpu_lstm.layers.lstm import segments
 from gpu_lstm.recurrence import Mask, onchip, pointwise_cuda, sequence_cuda
 
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
@@ -363,6 +365,59 @@ def against_torch(backend: Backend, budget: Budget, cases: list[Case] | None = N
 def shapes_against_torch(backend: Backend, budget: Budget) -> Record:
     """The same over `shapes`."""
     return against_torch(backend, budget, shapes())
+
+
+BESIDE = [
+    Case(1024, 64, 256, 256),
+    Case(1024, 64, 256, 256, "bfloat16"),
+    Case(256, 64, 256, 256, layers=3),
+    Case(1024, 64, 512, 512, "bfloat16"),
+    Case(2048, 16, 256, 256, directions=2),
+    Case(1024, 64, 128, 128),
+    Case(1024, 64, 256, 256, layers=3, packed=True),
+]
+"""Where products are expected to pay beside a recurrence, forward, backward or in both."""
+
+
+def beside(backend: Backend, budget: Budget, cases: list[Case] | None = None) -> Record:
+    """Training steps with products beside the recurrence and with them after it: the same bits, and both times."""
+    if not isinstance(backend, CudaBackend):
+        return {"missing": f"backend {backend.name} has no sequence kernels of CUDA"}
+    record: Record = {"points": []}
+    for case in budget.within(BESIDE if cases is None else cases, record):
+        both, after = Ours(backend, case), Ours(backend, case)
+        run = after.lstm.plan.run
+        kept = ("forward", "backward", "forward_all", "backward_all", "TAKES")
+        without = SimpleNamespace(**{name: getattr(run, name) for name in kept})  # no `room_beside`
+        after.lstm.plan = replace(after.lstm.plan, run=without)
+        found, expected = both.step(), after.step()
+        for name, array in expected.items():
+            if backend.to_numpy(array).tobytes() != backend.to_numpy(found[name]).tobytes():
+                raise RuntimeError(f"{name} at {case} has other bits with products beside the recurrence")
+        times, medians = alternating(backend, {"beside": both.step, "after": after.step}, budget)
+        saved = (medians["after"] - medians["beside"]) * 1e6
+        point = {**asdict(case), **times, "saved_us": saved, "expected_saved_us": expected_saved(backend, case)}
+        record["points"].append(point)
+        print(f"  {case}: {saved:.0f} us saved, {point['expected_saved_us']:.0f} expected", flush=True)
+    return record
+
+
+def expected_saved(backend: CudaBackend, case: Case) -> float:
+    """Microseconds that a training step should save, of all launches that products go beside."""
+    parts = segments(case.steps, case.batch, least_steps=backend.least_steps)
+    steps = parts[0][1] - parts[0][0]
+    one = steps * case.batch * 4 * case.hidden * case.directions
+    stacked = case.layers if case.directions == 1 else 1
+    launches = {"forward": len(parts) - 1, "backward": len(parts) * stacked - 1}
+    saved = 0.0
+    for layer in range(case.layers if case.directions == 2 else 1):
+        width = case.width if layer == 0 else case.hidden * case.directions
+        for direction, products in (("forward", width), ("backward", 2 * width + case.hidden)):
+            launch = onchip.beside(
+                backend.limits, direction, (steps, case.batch, case.hidden), case.dtype, one * products, case.directions
+            )
+            saved += launches[direction] * max(launch.saved, 0.0)
+    return saved
 
 
 def soak(backend: Backend, budget: Budget, largest: tuple[int, int, int] = (300, 300, 1400)) -> Record:

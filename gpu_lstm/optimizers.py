@@ -25,7 +25,7 @@ class Optimizer:
     params : mapping of str to array
         Updated in place by `update`.
     learning_rate : float
-        Multiplied by the factor given to `update`.
+        Multiplied by the factor given to `update`, it is the `rate` of that update.
     """
 
     rule: str = ""
@@ -36,7 +36,7 @@ class Optimizer:
             raise InputError(f"learning_rate is {learning_rate!r}; expected a number above 0")
         self.backend = backend
         self.params = params
-        self.learning_rate = learning_rate
+        self.learning_rate = self.rate = learning_rate
         self.updates = 0
         self.state: dict[str, Array] = {
             f"{slot}.{name}": backend.xp.zeros_like(p) for slot in self.slots for name, p in params.items()
@@ -93,19 +93,23 @@ class Optimizer:
             elif not (gradient.shape == param.shape and gradient.dtype == param.dtype):
                 self.backend.require(f"gradient of {name}", gradient, tuple(param.shape), str(param.dtype))
             taken.append(gradient)
-        self.updates += 1
+        self.advance(factor)
         return self.backend.update(
             self,
             list(self.params.values()),
             taken,
             [[self.state[f"{slot}.{name}"] for slot in self.slots] for name in self.params],
-            self.numbers(self.learning_rate * factor),
             max_norm,
             loss,
             loss_scale,
         )
 
-    def numbers(self, rate: float) -> tuple[float, ...]:
+    def advance(self, factor: float = 1.0) -> None:
+        """Begin an update: one more, at the learning rate times `factor`. `update` does it."""
+        self.updates += 1
+        self.rate = self.learning_rate * factor
+
+    def numbers(self) -> tuple[float, ...]:
         """The numbers that `move` takes at this update."""
         raise NotImplementedError
 
@@ -123,8 +127,8 @@ class SGD(Optimizer):
         super().__init__(backend, params, learning_rate)
         self.momentum = _fraction("momentum", momentum)
 
-    def numbers(self, rate: float) -> tuple[float, ...]:  # noqa: D102
-        return rate, self.momentum
+    def numbers(self) -> tuple[float, ...]:  # noqa: D102
+        return self.rate, self.momentum
 
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
         (velocity,), (rate, momentum) = state, numbers
@@ -150,8 +154,8 @@ class RMSProp(Optimizer):
         self.decay = _fraction("decay", decay)
         self.eps = eps
 
-    def numbers(self, rate: float) -> tuple[float, ...]:  # noqa: D102
-        return rate, self.decay, 1 - self.decay, self.eps
+    def numbers(self) -> tuple[float, ...]:  # noqa: D102
+        return self.rate, self.decay, 1 - self.decay, self.eps
 
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
         (square,), (rate, decay, rest, eps) = state, numbers
@@ -180,17 +184,17 @@ class Adam(Optimizer):
         self.beta2 = _fraction("beta2", beta2)
         self.eps = eps
 
-    def numbers(self, rate: float) -> tuple[float, ...]:
+    def numbers(self) -> tuple[float, ...]:
         """Step size and root of the second moment's correction hold both biases' corrections."""
         return (
-            rate / (1 - self.beta1**self.updates),
+            self.rate / (1 - self.beta1**self.updates),
             math.sqrt(1 - self.beta2**self.updates),
             self.beta1,
             1 - self.beta1,
             self.beta2,
             1 - self.beta2,
             self.eps,
-            1 - rate * self.weight_decay,
+            1 - self.rate * self.weight_decay,
         )
 
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102

@@ -88,9 +88,9 @@ class EmulatedBackend(CudaBackend):
 
         return launch
 
-    def _table(self, lines):
+    def _table(self, lines, numbers=tuple):
         self._reached = [array for arrays in lines for array in arrays if array is not None]
-        return super()._table(lines)
+        return super()._table(lines, numbers)
 
 
 @functools.cache

@@ -548,6 +548,25 @@ def test_what_does_not_fit_is_refused_by_name():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "recompute": True}, {"bidirectional": True}], ids=str)
+def test_on_a_gpu_products_beside_the_recurrence_have_the_same_bits(monkeypatch, options, dtype):
+    gpu, found = gpu_or_reason(), []
+    data = problem(LSTM(64, 256, backend=NUMPY, **options), 700, 32)
+    lengths = np.random.default_rng(0).integers(300, 701, 32)
+    for room in (False, True, True):
+        monkeypatch.setattr(sequence_cuda, "room_beside", lambda *_, room=room: room)
+        one = LSTM(64, 256, backend=gpu, dtype=dtype, tier="sequence", **options)
+        assert len(one._parts([(0, 0)], data["x"])) == 3
+        x, dy = (gpu.asarray(data[name], dtype) for name in ("x", "dy"))
+        y, state, tape = one.forward(x, None, lengths)
+        dx, dstate, gradients = one.backward(tape, dy)
+        found.append([gpu.to_numpy(array) for array in (y, *state, dx, *dstate, *gradients.values())])
+    for apart, beside, again in zip(*found, strict=True):
+        assert apart.tobytes() == beside.tobytes() == again.tobytes()
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_gpu_runs_a_grid_of_clusters(dtype, monkeypatch):
     gpu = gpu_or_reason()

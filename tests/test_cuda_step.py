@@ -236,7 +236,7 @@ def test_the_mask_depends_on_seed_and_place_alone(cuda):
     low, high = np.random.SeedSequence((7,)).generate_state(2)
     for blocks in (1, 2, 9):
         y = xp.zeros_like(x)
-        cuda.kernel(kernel)((blocks,), (64,), (x, y, np.int64(4099), low, high, np.uint32(2**31), np.float32(2)))
+        cuda.kernel(kernel)((blocks,), (64,), (x, y, np.int64(4099), None, low, high, np.uint32(2**31), np.float32(2)))
         np.testing.assert_array_equal(on_host(cuda, y), mask)
 
 

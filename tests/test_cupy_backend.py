@@ -184,7 +184,7 @@ def fake_cupy():
 
     cupy.__getattr__ = lambda name: wrapped(getattr(np, name))
     cupy.ndarray, cupy.RawModule, cupy.__version__ = Located, RawModule, "14.0"
-    cupy.asarray = lambda value, dtype=None: np.asarray(value, dtype=dtype).view(Located)
+    cupy.asarray = lambda value, dtype=None, copy=None: np.array(value, dtype, copy=copy).view(Located)
     cupy.asnumpy = lambda array: np.array(array, subok=False)
 
     def where(condition, x, y):  # CuPy's has no loop for bfloat16

@@ -5,10 +5,12 @@ import re
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError
 from gpu_lstm.backend import kernels
+from gpu_lstm.layers import lstm
 from gpu_lstm.recurrence import fastest_cuda, make_plan, onchip, runnable_tiers, sequence_cuda
 from tests.emulated import H100, EmulatedBackend
 
@@ -156,6 +158,8 @@ def test_the_plan_explains_itself_with_numbers():
         "us a step expected (product",
         "backward: ",
         "both directions of a layer forward: in one launch of 2 x 8 clusters of 8 blocks, 1.68 us a step expected",
+        "the next x W_ih^T of D = 256 beside 256 steps forward: 68 of 132 multiprocessors idle for ",
+        "dx, dW_ih and dW_hh of D = 256 beside 256 steps backward: 68 of 132 multiprocessors idle for ",
         "larger batches than B = 1024 forward and B = 1024 backward take the pointwise tier",
         "pointwise: could run, but it is slower",
     ):
@@ -183,6 +187,87 @@ def test_more_work_never_takes_less_time():
     for direction, dtype in product(onchip.DIRECTIONS, DTYPES):
         times = [onchip.choose(H100, direction, batch, 256, dtype).microseconds for batch in (1, 16, 64, 256, 1024)]
         assert times == sorted(times)
+
+
+def test_products_beside_a_recurrence_get_the_multiprocessors_that_it_leaves_idle():
+    shape = 256, 64, 256
+    layout = onchip.choose(H100, "forward", 64, 256, "float32")
+    share = (132 - layout.blocks) / 132
+    assert 0.4 < share < 0.6
+
+    def beside(microseconds):
+        products = round(microseconds * onchip.product_rate(H100, "float32"))
+        return onchip.beside(H100, "forward", shape, "float32", products)
+
+    recurrence = 256 * layout.microseconds
+    assert beside(100).recurrence == pytest.approx(recurrence)
+    assert beside(100).products == pytest.approx(100)
+    # Hidden as a whole: their own time is saved, less what meeting and sharing cost.
+    slower = onchip.SLOWER_BESIDE * 100 / share
+    assert beside(100).saved == pytest.approx(100 - slower - onchip.MEETING)
+    # Hidden in part: what the idle multiprocessors get done meanwhile.
+    most = recurrence * (share - onchip.SLOWER_BESIDE) - onchip.MEETING
+    assert beside(10000).saved == pytest.approx(most)
+    assert beside(1).saved < 0 < beside(20).saved
+    said = f"68 of 132 multiprocessors idle for {recurrence:.0f} us, products 100 us with all of them: saves "
+    assert beside(100).describe() == f"{said}{beside(100).saved:.0f} us"
+    assert beside(1).describe().endswith("products 1 us with all of them: does not pay")
+
+
+def test_beside_two_directions_there_is_less_room():
+    one, two = (onchip.beside(H100, "forward", (256, 16, 256), "tf32", 10**10, count) for count in (1, 2))
+    assert (one.idle, two.idle) == (132 - 16, 132 - 32)
+    assert two.recurrence == pytest.approx(one.recurrence)  # in one launch
+    assert isinstance(onchip.choose_pair(H100, "backward", 64, 768, "float32"), str)
+    one, two = (onchip.beside(H100, "backward", (256, 64, 768), "float32", 10**10, count) for count in (1, 2))
+    assert (one.idle, 2 * one.recurrence) == (two.idle, two.recurrence)  # one after the other
+
+
+def test_beside_a_full_device_nothing_pays():
+    for direction, dtype, hidden in product(onchip.DIRECTIONS, DTYPES, (768, 1024, 2048)):
+        assert onchip.beside(H100, direction, (1024, 64, hidden), dtype, 10**13).saved <= 0
+    layout = onchip.choose(H100, "forward", 4096, 64, "bfloat16")
+    assert layout.waves > 1
+    assert onchip.beside(H100, "forward", (256, 4096, 64), "bfloat16", 10**13).idle == 0
+
+
+@pytest.mark.parametrize("tier", [sequence_cuda, fastest_cuda], ids=["sequence", "auto"])
+def test_a_tier_leaves_room_where_that_pays_and_it_takes_the_options(tier):
+    backend, none = EmulatedBackend(), frozenset()
+
+    def room(hidden, batch=64, options=none, dtype="float32", count=1):
+        shape = 256, batch, hidden
+        products = count * 256 * batch * 4 * hidden * 3 * hidden
+        return tier.room_beside(backend, "backward", shape, dtype, options, products, count)
+
+    assert room(256)
+    assert room(256, batch=16, count=2)
+    assert not room(256, count=2)  # the other direction takes what is idle
+    assert not room(1024)  # every multiprocessor is taken
+    assert not room(64, dtype="bfloat16")  # too little to do
+    assert not room(256, options=frozenset({"no such option"}))
+    assert not room(2048)  # nothing fits
+    backend.tf32 = True
+    assert room(256)
+    most = onchip.most_that_pays(H100, "backward", 1024, "bfloat16")
+    assert not fastest_cuda.room_beside(backend, "backward", (256, 2 * most, 1024), "bfloat16", none, 10**13, 1)
+
+
+@pytest.mark.parametrize("layers, directions", [(1, 1), (1, 2), (2, 1)])
+def test_an_lstm_asks_with_the_products_of_a_segment(monkeypatch, layers, directions):
+    asked = []
+    monkeypatch.setattr(fastest_cuda, "room_beside", lambda backend, *given: asked.append(given))
+    one = LSTM(3, 8, layers, bidirectional=directions == 2, backend=EmulatedBackend())
+    for steps in (700, 200):
+        x, call = np.zeros((steps, 50, 3), np.float32), lstm.Call(one.plan.run, 50, None, None, None, True)
+        for direction in onchip.DIRECTIONS:
+            one._room_beside(direction, one._chains()[0], x, call)
+    whole = directions * 256 * 50 * 4 * 8, directions
+    kind = (256, 50, 8), "float32", frozenset()
+    expected = [("forward", *kind, whole[0] * 3, whole[1]), ("backward", *kind, whole[0] * (3 + 3 + 8), whole[1])]
+    if layers > 1:  # of a single segment, gradients of an upper layer go beside the recurrence of the one below
+        expected.append(("backward", (200, 50, 8), *kind[1:], 200 * 50 * 4 * 8 * (3 + 3 + 8), 1))
+    assert asked == expected
 
 
 def test_tf32_is_planned_only_where_it_was_asked_for():

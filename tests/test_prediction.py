@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,19 @@ def test_recomputation_is_predicted_to_need_less():
     job = Job("text", CONFIGS["text"], "float32", "adam", steps=4096, batch=64)
     again = Job(**{**vars(job), "recompute": True})
     assert predict(again).peak < predict(job).peak / 3
+
+
+def test_longer_segments_and_products_beside_the_next_one_need_more_again():
+    job = Job("text", CONFIGS["text"], "float32", "adam", steps=4096, batch=64, recompute=True)
+    peaks = [
+        predict(replace(job, **more)).peak for more in ({}, {"least_steps": 256}, {"least_steps": 256, "beside": True})
+    ]
+    assert peaks == sorted(set(peaks))
+    assert peaks[-1] < predict(replace(job, recompute=False)).peak / 3
+    # One layer's gates, h and c of a segment: 4 + 1 + 1 numbers a unit.
+    assert peaks[2] - peaks[1] == 256 * 64 * CONFIGS["text"]["hidden_size"] * 6 * 4
+    short = replace(job, steps=256)
+    assert predict(short) == predict(replace(short, least_steps=256, beside=True))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm.backend import compiled
+from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.layers import LSTM, lstm
 from gpu_lstm.layers.lstm import segments
 from gpu_lstm.recurrence import runnable_tiers
@@ -24,6 +25,17 @@ def test_segments_cover_all_steps_in_order(steps, batch, count):
     assert [t for start, stop in parts for t in range(start, stop)] == list(range(steps))
     assert len(parts) == count
     assert segments(steps, batch, reverse=True) == parts[::-1]
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch", "length"),
+    [(1024, 64, 256), (1024, 16, 1024), (2048, 16, 256), (257, 64, 256), (256, 256, 256), (100000, 16, 316)],
+)
+def test_on_a_gpu_a_segment_is_no_shorter_than_pays(steps, batch, length):
+    parts = segments(steps, batch, least_steps=CudaBackend.least_steps)
+    assert [stop - start for start, stop in parts[:-1]] == [length] * (-(-steps // length) - 1)
+    assert parts[0][0] == 0
+    assert parts[-1][1] == steps
 
 
 def pair(**options):
@@ -77,7 +89,7 @@ def test_segments_change_nothing_but_rounding(monkeypatch, case, lengths):
     plain, _ = pair(**CASES[case], dtype="float64", backend=NUMPY, tier="reference")
     data = problem(plain, LONG, BATCH)
     in_parts = loss_and_gradients(plain, data, lengths)
-    monkeypatch.setattr(lstm, "segments", lambda num_steps, batch, reverse=False: [(0, num_steps)])
+    monkeypatch.setattr(lstm, "segments", lambda num_steps, *_: [(0, num_steps)])
     whole = loss_and_gradients(plain, data, lengths)
     assert in_parts[0] == pytest.approx(whole[0], rel=1e-12)
     for name, gradient in whole[1].items():
@@ -85,7 +97,7 @@ def test_segments_change_nothing_but_rounding(monkeypatch, case, lengths):
 
 
 def test_on_a_namespace_of_the_array_standard(monkeypatch):
-    monkeypatch.setattr(lstm, "segments", lambda n, b, reverse=False: [(0, 2), (2, 3)][:: -1 if reverse else 1])
+    monkeypatch.setattr(lstm, "segments", lambda n, b, reverse, *_: [(0, 2), (2, 3)][:: -1 if reverse else 1])
     for options in ({"num_layers": 2}, {"bidirectional": True}):
         plain, again = (LSTM(3, 4, dtype="float64", backend=STRICT, recompute=r, **options) for r in (False, True))
         data = problem(plain, 3, 2)

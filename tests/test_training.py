@@ -478,7 +478,7 @@ def test_series_windows_lie_within_the_training_part_and_reach_its_ends():
     task = series_task(values=np.arange(120.0)[:, None] * [1, 1])
     seen = set()
     forecaster_loss = task._forecaster.loss
-    task._forecaster.loss = lambda windows, *more: (seen.update(windows.ravel()), forecaster_loss(windows, *more))[1]
+    task._forecaster.loss = lambda windows, *more: (seen.update(windows().ravel()), forecaster_loss(windows, *more))[1]
     for number in range(40):
         task.step(number)
     assert (min(seen), max(seen)) == (0, 71)

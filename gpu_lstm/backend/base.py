@@ -7,13 +7,15 @@ where the namespace offers a faster way (writing into an existing array).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, SupportsIndex
 
 import numpy as np
 
 from gpu_lstm.backend.exchange import foreign
+from gpu_lstm.backend.graph import Graph, Result
 from gpu_lstm.backend.kernels import ARITHMETIC, Kernel, Launch
 from gpu_lstm.errors import BackendError, InputError
 
@@ -38,6 +40,9 @@ class Rule(Protocol):
 
     rule: str
 
+    def numbers(self) -> tuple[float, ...]:
+        """Those of the update that has begun, in the rule's order."""
+
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:
         """Update `param` and `state` in place, as array expressions."""
 
@@ -55,12 +60,18 @@ class Backend:
         One line for people: the backend and the reason it was chosen.
     kernels : str
         Which compiled kernels take its arrays: ``cpu``, ``cuda``, or none.
+    least_steps : int
+        Fewest steps that are worth being computed by themselves, see `gpu_lstm.layers.lstm.segments`.
+    records : bool
+        Whether it has `record`.
     """
 
     xp: Any
     name: str = "generic"
     why: str = "generic"
     kernels: ClassVar[str] = ""
+    least_steps: ClassVar[int] = 1
+    records: ClassVar[bool] = False
 
     # -- arrays in and out ---------------------------------------------------------------------------
 
@@ -71,6 +82,11 @@ class Backend:
         host = np.asarray(value)
         # A nested list can't say the shape of an array without elements.
         return self.xp.reshape(self.xp.asarray(host.tolist(), dtype=self.dtype(dtype or str(host.dtype))), host.shape)
+
+    def upload(self, make: Callable[[], np.ndarray]) -> Array:
+        """Array of this backend from the host data that `make` gives; in a recorded function, see `record`, it gives
+        new data of the same shape before each replay."""
+        return self.asarray(make())
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Copy of `x` on the host."""
@@ -122,8 +138,7 @@ class Backend:
             `x` can't be taken, or has another shape or dtype.
         """
         x = self.receive(name, x)
-        sizes = [int(part.split("=")[1]) if "=" in part else part for part in map(str, shape)]
-        wanted = [int(s) if str(s).isdigit() else None for s in sizes]
+        wanted = _sizes(tuple(shape))
         fits = x.ndim == len(wanted) and all(w is None or w == s for w, s in zip(wanted, x.shape, strict=True))
         if not fits:
             inside = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
@@ -146,8 +161,9 @@ class Backend:
 
     def widened(self, x: Array) -> Array:
         """x in the dtype of its sums: a copy in float32 where it is stored in 16 bits, else x itself."""
-        wide = ARITHMETIC.get(str(x.dtype), "")
-        return x if wide in ("", str(x.dtype)) else self.asarray(x, wide)
+        name = str(x.dtype)
+        wide = ARITHMETIC.get(name, name)
+        return x if wide == name else self.asarray(x, wide)
 
     def require_range(self, name: str, index: Array, size: int, what: str, besides: int | None = None) -> None:
         """Check that the whole numbers of `index` are in 0..size-1, or equal to `besides`.
@@ -195,15 +211,20 @@ class Backend:
         out[...] = out + c if add else c
         return out
 
-    def product(self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None) -> Array:
-        """``a @ b``, plus `bias` on every row, of large matrices; a new array.
+    def product(
+        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None
+    ) -> Array:
+        """``a @ b``, plus `bias` on every row, of large matrices; a new array, or `out`, in its own dtype.
 
         Sums of 16-bit numbers are in float32, and rounded once; not at all where `dtype` is float32.
         """
         c = self.xp.matmul(self.widened(a), self.widened(b))
         if bias is not None:
             c += bias
-        return self.xp.astype(c, a.dtype if dtype is None else self.dtype(dtype), copy=False)
+        if out is None:
+            return self.xp.astype(c, a.dtype if dtype is None else self.dtype(dtype), copy=False)
+        out[...] = c
+        return out
 
     def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:
         """``dy.T @ x`` for each x of `inputs`, (N, K) each, and the sum of the rows of `dy` (N, M).
@@ -248,7 +269,7 @@ class Backend:
             Does the same to the same elements of another array.
         """
         xp = self.xp
-        generator = np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed)))
+        generator = np.random.Generator(np.random.SFC64(seed_sequence(seed)))
         kept = self.asarray(generator.random(tuple(x.shape), dtype=np.float32) >= p)
         scale = xp.astype(kept, x.dtype)
         scale *= 1 / (1 - p)
@@ -307,7 +328,6 @@ class Backend:
         params: Sequence[Array],
         gradients: Sequence[Array],
         states: Sequence[Sequence[Array]],
-        numbers: Sequence[float],
         max_norm: float | None,
         loss: Array | None,
         loss_scale: float = 1.0,
@@ -319,8 +339,6 @@ class Backend:
         optimizer : Rule
         params, gradients, states
             One entry a parameter; the gradients may be overwritten.
-        numbers : sequence of float
-            Of this step, in the rule's order.
         max_norm : float or None
             Gradients are scaled so that their joint norm is at most this; nothing moves where the norm isn't finite.
         loss : array of shape () or None
@@ -338,7 +356,7 @@ class Backend:
             return norm
         size = 0.0 if norm is None else float(norm)
         scale = 1.0 if max_norm is None or size <= max_norm else max_norm / size
-        self.move(optimizer, params, gradients, states, numbers, scale / loss_scale)
+        self.move(optimizer, params, gradients, states, optimizer.numbers(), scale / loss_scale)
         return norm
 
     def move(
@@ -356,6 +374,20 @@ class Backend:
                 gradient *= scale
             optimizer.move(param, gradient, state, numbers)
 
+    def record(self, work: Callable[[], Result]) -> Graph[Result]:
+        """Record what `work` asks of the device, without doing it, to do it any number of times at the cost of one
+        launch.
+
+        Addresses and numbers stay what they were; what changes from one replay to the next goes through `upload` or
+        arrays that are there before. `work` has run once before, so that all kernels are there.
+
+        Raises
+        ------
+        BackendError
+            The backend can't (`records` is False), or `work` waits for the device or takes data of the host.
+        """
+        raise BackendError(f"backend {self.name} can't record a step as a graph; cupy can")
+
     def kernel(self, kernel: Kernel) -> Launch:
         """A CUDA kernel, compiled at its first use and kept.
 
@@ -365,6 +397,18 @@ class Backend:
             It can't be compiled here, or the backend has no CUDA kernels.
         """
         raise BackendError(f"backend {self.name} has no CUDA kernels; asked for {kernel.expression}")
+
+    def beside(self, work: Callable[[], Result], jobs: Sequence[Callable[[], object]]) -> Result:
+        """Do `work` and, beside it in a second queue of the device where there is one, `jobs`; gives what work returns.
+
+        Both come after all that was asked of the device before; whatever is asked of it later comes after both. Jobs
+        read nothing that `work` writes and write nothing that it reads. What they leave is in arrays that were there
+        before: an array that a job makes ends with it.
+        """
+        result = work()
+        for job in jobs:
+            job()
+        return result
 
     def synchronize(self) -> None:
         """Wait until everything asked of the device is done."""
@@ -381,6 +425,13 @@ class Backend:
         return {"backend": self.name, "namespace": self.xp.__name__}
 
 
+@functools.lru_cache(1024)
+def _sizes(shape: tuple[int | str, ...]) -> tuple[int | None, ...]:
+    """The sizes that a shape for `Backend.require` asks for; None where any will do."""
+    parts = [str(part).rpartition("=")[2] for part in shape]
+    return tuple(int(part) if part.isdigit() else None for part in parts)
+
+
 def sum_rows(xp: Any, rows: Array, dtype: Any = None) -> Array:
     """Sum over the first axis of (N, M), in blocks of 64 rows and then over them: the rounding errors stay small.
 
@@ -388,11 +439,18 @@ def sum_rows(xp: Any, rows: Array, dtype: Any = None) -> Array:
     """
     dtype = rows.dtype if dtype is None else dtype
     whole = rows.shape[0] // 64 * 64
-    total = xp.sum(rows[whole:, :], axis=0, dtype=dtype)
-    if whole:
-        blocks = xp.reshape(rows[:whole, :], (whole // 64, 64, rows.shape[1]))
-        total += xp.sum(xp.sum(blocks, axis=1, dtype=dtype), axis=0)
+    if not whole:
+        return xp.sum(rows, axis=0, dtype=dtype)
+    blocks = xp.reshape(rows[:whole, :], (whole // 64, 64, rows.shape[1]))
+    total = xp.sum(xp.sum(blocks, axis=1, dtype=dtype), axis=0)
+    if whole < rows.shape[0]:
+        total += xp.sum(rows[whole:, :], axis=0, dtype=dtype)
     return total
+
+
+def seed_sequence(seed: tuple[SupportsIndex, ...]) -> np.random.SeedSequence:
+    """Of whole numbers, among which may be a `gpu_lstm.backend.graph.Count`, as it stands now."""
+    return np.random.SeedSequence([int(number) for number in seed])
 
 
 def numpy_dtype(name: str) -> np.dtype:

@@ -13,12 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_lstm.backend import kernels
-from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype, out_of_range, sum_rows
+from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype, out_of_range, seed_sequence, sum_rows
 from gpu_lstm.backend.exchange import foreign
+from gpu_lstm.backend.graph import Graph, Result
 from gpu_lstm.errors import BackendError, InputError
 
 CHUNK = 4096
 """Elements that a block of the optimizer takes, as ``kernels/cuda/optimizer.cu`` has it."""
+LEAST_STEPS = 256
+"""Steps from which a launch of the recurrence takes long beside those around it: see "Products beside the recurrence"
+in ``kernels/cuda/README.md``."""
 _RANGES = 16
 """Arguments whose range may be checked between two calls of `read`."""
 _LARGEST_GRID = 2**31 - 1
@@ -53,6 +57,7 @@ class CudaBackend(Backend):
     """A backend whose arrays CUDA kernels take. Nothing here but `read` waits for the device."""
 
     kernels: ClassVar[str] = "cuda"
+    least_steps: ClassVar[int] = LEAST_STEPS
     limits: Device
     tf32: bool = False
     """Whether float32 matrices are rounded to TF32 where they are multiplied: 10 bits of mantissa instead of 23."""
@@ -60,6 +65,7 @@ class CudaBackend(Backend):
     def __init__(self) -> None:
         self._checks: dict[tuple[str, str, int], int] = {}
         self._ranges: Array = None
+        self._recording: Graph[Any] | None = None
 
     def dtype(self, name: str) -> Any:  # noqa: D102
         if name == "bfloat16" and self.limits.capability < 80:
@@ -69,18 +75,70 @@ class CudaBackend(Backend):
             )
         return numpy_dtype(name)
 
+    def widened(self, x: Array) -> Array:  # noqa: D102
+        name = kernels.dtype_name(x.dtype)
+        wide = kernels.ARITHMETIC.get(name, name)
+        return x if wide == name else self.asarray(x, wide)
+
     def product(  # noqa: D102
-        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None
+        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None
     ) -> Array:
         kind = a.dtype if dtype is None else self.dtype(dtype)
-        c = self.matmul(a, b, out=self.xp.empty((a.shape[0], b.shape[1]), dtype=kind))
+        c = self.matmul(a, b, out=self.xp.empty((a.shape[0], b.shape[1]), dtype=kind) if out is None else out)
         if bias is not None:
             c += bias
         return c
 
     def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:  # noqa: D102
-        wide = kernels.ARITHMETIC[str(dy.dtype)]
+        wide = kernels.ARITHMETIC[kernels.dtype_name(dy.dtype)]
         return [self.product(dy.T, x, dtype=wide) for x in inputs], sum_rows(self.xp, dy, self.dtype(wide))
+
+    # -- a step as a graph ------------------------------------------------------------------------------
+
+    def upload(self, make: Callable[[], np.ndarray]) -> Array:  # noqa: D102
+        host = make()
+        if self._recording is None:
+            return self.asarray(host)
+        memory, array = self._from_memory(host)
+        memory[...] = host
+        self._recording.uploads.append((memory, make))
+        return array
+
+    def record(self, work: Callable[[], Result]) -> Graph[Result]:  # noqa: D102
+        self.read()  # whatever was checked before has nothing to do with it
+        if self._ranges is None:
+            self._clear_ranges()
+        graph: Graph[Result] = Graph()
+        self._recording = graph
+        try:
+            self._capture(graph, work)
+        except BackendError:
+            raise
+        except RuntimeError as error:  # CUDA's, and CuPy's own of what it doesn't capture
+            raise BackendError(f"a step can't be recorded as a graph: {error}") from None
+        finally:
+            self._recording = None
+            checks, self._checks = self._checks, {}
+
+        def expect() -> None:
+            self.read()
+            self._checks = dict(checks)
+
+        graph.expect = expect
+        return graph
+
+    def _capture(self, graph: Graph[Result], work: Callable[[], Result]) -> None:
+        """Call `work` while launches are recorded and not done; set the graph's result, launch, wait and held."""
+        raise NotImplementedError
+
+    def _from_memory(self, host: np.ndarray) -> tuple[np.ndarray, Array]:
+        """Memory of the host, and an array that is recorded to be filled from it, both like `host`."""
+        raise NotImplementedError
+
+    def _not_recorded(self, what: str) -> None:
+        """Refuse what a graph can't do again."""
+        if self._recording is not None:
+            raise BackendError(f"a step that {what} can't be recorded as a graph")
 
     # -- checks that are read later ----------------------------------------------------------------------
 
@@ -112,28 +170,30 @@ class CudaBackend(Backend):
         )
 
     def read(self, *scalars: Array) -> tuple[float, ...]:  # noqa: D102
-        xp = self.xp
-        # One copy to the host for all; whole numbers beyond 2^53 lose digits, in a message only.
-        parts = [xp.reshape(xp.asarray(scalar, dtype=xp.float64), (1,)) for scalar in scalars]
         checks, self._checks = self._checks, {}
-        if checks:
-            parts.append(xp.astype(xp.reshape(self._ranges, (-1,)), xp.float64))
-            self._clear_ranges()
-        if not parts:
+        if not (scalars or checks):
             return ()
-        values = self.to_numpy(xp.concat(parts))
-        ranges = values[len(scalars) :].reshape(2, -1) if checks else None
+        # One copy to the host for all; whole numbers beyond 2^53 lose digits, in a message only.
+        count = len(scalars)
+        values = self.xp.empty((count + 2 * _RANGES * bool(checks),), dtype=self.xp.float64)
+        for place, scalar in enumerate(scalars):
+            values[place] = scalar
+        if checks:
+            values[count:] = self.xp.reshape(self._ranges, (-1,))
+        values = self.to_numpy(values)
+        ranges = values[count:].reshape(2, -1)
         for (name, what, size), place in checks.items():
-            low, high = (int(bound) for bound in ranges[:, place]) if ranges is not None else (0, -1)
+            low, high = (int(bound) for bound in ranges[:, place])
             if low <= high:
+                self._clear_ranges()
                 raise out_of_range(name, low, high, size, what)
-        return tuple(float(value) for value in values[: len(scalars)])
+        return tuple(float(value) for value in values[:count])
 
     def _clear_ranges(self) -> None:
-        """No number was out of range: smallest above largest."""
-        xp = self.xp
+        """No number was out of range: smallest above largest. The array stays, graphs have its address."""
         bounds = np.iinfo(np.int64)
-        self._ranges = xp.empty((2, _RANGES), dtype=xp.int64)
+        if self._ranges is None:
+            self._ranges = self.xp.empty((2, _RANGES), dtype=self.xp.int64)
         self._ranges[0, :], self._ranges[1, :] = bounds.max, bounds.min
 
     # -- a training step around its matrix products and the recurrence --------------------------------------
@@ -162,7 +222,11 @@ class CudaBackend(Backend):
             )
 
     def dropout(self, x: Array, p: float, seed: tuple[int, ...]) -> tuple[Array, Callable[[Array], Array]]:  # noqa: D102
-        low, high = np.random.SeedSequence(seed).generate_state(2)
+        def words() -> np.ndarray:
+            return seed_sequence(seed).generate_state(2)
+
+        low, high = words()
+        key = None if self._recording is None else self.upload(words)
 
         def drop(x: Array) -> Array:
             """The mask of this seed on x."""
@@ -178,6 +242,7 @@ class CudaBackend(Backend):
                         x,
                         y,
                         np.int64(x.size),
+                        key,
                         low,
                         high,
                         np.uint32(min(round(p * 2**32), 2**32 - 1)),
@@ -194,9 +259,8 @@ class CudaBackend(Backend):
         rows, vocabulary = logits.shape
         targets = self._whole_numbers("targets", targets, (f"N={rows}",))
         arithmetic = self.dtype(kernels.ARITHMETIC[dtype])
-        loss = xp.zeros((), dtype=arithmetic)
         if not logits.size:
-            return loss
+            return xp.zeros((), dtype=arithmetic)
         number = None
         if ignore_index is not None:
             number = xp.empty((1,), dtype=xp.int64)
@@ -218,6 +282,7 @@ class CudaBackend(Backend):
                 np.int64(vocabulary),
             ),
         )
+        loss = xp.empty((), dtype=arithmetic)
         self.kernel(kernels.mean_loss(dtype))((1,), (1024,), (losses, number, np.int64(rows), loss))
         return loss
 
@@ -226,7 +291,7 @@ class CudaBackend(Backend):
         if not arrays:
             return self.xp.zeros((), dtype=self.xp.float64)
         dtype = self._same_dtype("arrays", arrays)
-        table, chunks = self._table([(None, array) for array in arrays])
+        table, _, chunks = self._table([(None, array) for array in arrays])
         return self._norm(dtype, table, len(arrays), chunks, 1.0)
 
     def update(  # noqa: D102
@@ -235,7 +300,6 @@ class CudaBackend(Backend):
         params: Sequence[Array],
         gradients: Sequence[Array],
         states: Sequence[Sequence[Array]],
-        numbers: Sequence[float],
         max_norm: float | None,
         loss: Array | None,
         loss_scale: float = 1.0,
@@ -253,22 +317,21 @@ class CudaBackend(Backend):
                 lines.append((param, gradient, *state))
         if not lines:
             return None if max_norm is None else xp.zeros((), dtype=xp.float64)
-        table, chunks = self._table(lines)
+        table, numbers, chunks = self._table(lines, optimizer.numbers)
         norm = None if max_norm is None else self._norm(dtype, table, len(lines), chunks, loss_scale)
         if loss is not None:
             loss = xp.asarray(loss, dtype=self.dtype(arithmetic))
-        padded = [*numbers, *[0.0] * (8 - len(numbers))]
         self.kernel(kernels.update(dtype, optimizer.rule))(
             (_grid("gradients", chunks),),
             (kernels.BLOCK,),
             (
                 table,
                 np.int32(len(lines)),
+                numbers,
                 norm,
                 _scalar(dtype, max_norm or 0.0),
                 _scalar(dtype, 1 / loss_scale),
                 loss,
-                *(_scalar(dtype, number) for number in padded),
             ),
         )
         return norm
@@ -284,15 +347,20 @@ class CudaBackend(Backend):
         self.kernel(kernels.norm_of_sums(dtype))((1,), (1024,), (sums, np.int64(chunks), unscale, norm))
         return norm
 
-    def _table(self, lines: Sequence[Sequence[Array | None]]) -> tuple[Array, int]:
-        """``Line`` structures of ``optimizer.cu``, one for parameter, gradient and states; and the number of chunks."""
+    def _table(
+        self, lines: Sequence[Sequence[Array | None]], numbers: Callable[[], Sequence[float]] = tuple
+    ) -> tuple[Array, Array, int]:
+        """``Line`` structures of ``optimizer.cu``, one for parameter, gradient and states; in the same copy to the
+        device `numbers`, in float64; and how many chunks there are."""
         rows, chunks = [], 0
         for arrays in lines:
             size = math.prod(arrays[1].shape)  # type: ignore[union-attr]
             addresses = [0 if array is None else kernels.address(array) for array in arrays]
             rows.append([*addresses, *[0] * (4 - len(addresses)), size, chunks])
             chunks += _blocks(size, CHUNK)
-        return self.asarray(np.array(rows, dtype=np.int64)), chunks
+        table = np.array(rows, dtype=np.int64)
+        both = self.upload(lambda: np.concatenate([table.ravel(), np.array(numbers(), np.float64).view(np.int64)]))
+        return self.xp.reshape(both[: table.size], table.shape), both[table.size :].view(self.xp.float64), chunks
 
     # -- what every launch needs -----------------------------------------------------------------------------
 
@@ -300,11 +368,12 @@ class CudaBackend(Backend):
         """Refuse what a kernel can't take: another device, shape or dtype, or gaps in memory. Gives the dtype."""
         if self.require(name, array, shape, dtype) is not array:
             raise foreign(name, array, self.name)
-        if str(array.dtype) not in kernels.STORAGE:
+        found = kernels.dtype_name(array.dtype)
+        if found not in kernels.STORAGE:
             raise InputError(f"{name} has dtype {array.dtype}; expected one of {', '.join(kernels.STORAGE)}")
         if not array.flags.c_contiguous:
             raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
-        return str(array.dtype)
+        return found
 
     def _same_dtype(self, name: str, arrays: Sequence[Array]) -> str:
         """Check arrays of any shape that must have the first one's dtype, and give it."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import math
 import os
-from typing import Any
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +18,7 @@ from gpu_lstm.backend import clusters, kernels
 from gpu_lstm.backend.base import Array
 from gpu_lstm.backend.cuda import CudaBackend, Device
 from gpu_lstm.backend.exchange import CUDA, CUDA_MANAGED, adopt, foreign
+from gpu_lstm.backend.graph import Graph, Result
 from gpu_lstm.backend.kernels import Kernel, Launch, options, packed
 from gpu_lstm.errors import BackendError
 
@@ -27,8 +32,66 @@ _NULL = np.uintp(0)
 
 TF32 = "GPU_LSTM_TF32"
 """Environment variable: 1 lets float32 matrices be multiplied in TF32."""
+WORKSPACE = 32 * 2**20
+"""Bytes that cuBLAS may use while it is recorded: what NVIDIA recommends for Hopper, the most of all devices."""
 ALWAYS_THERE = 48 * 1024
 """Bytes of shared memory that a block may have without being allowed more."""
+
+
+class RecordedCublas:
+    """CuPy's binding of cuBLAS, for a stream that is being captured: CuPy refuses that, NVIDIA allows it.
+
+    The two products go to the library itself, with CuPy's handle, the current stream and a workspace that stays: cuBLAS
+    would take one of its own otherwise, at every capture.
+
+    Parameters
+    ----------
+    binding : module
+        ``cupy_backends.cuda.libs.cublas``; all but the products is its own.
+    xp : module
+        CuPy.
+    """
+
+    def __init__(self, binding: Any, xp: Any):
+        self._binding, self._xp = binding, xp
+        library = ctypes.CDLL(binding.__file__)  # finds what the binding is linked with, whatever that is called
+        pointer, number = ctypes.c_void_p, ctypes.c_int
+        matrix: list[Any] = [pointer, number, number]  # where it lies, its dtype, its leading dimension
+        batched: list[Any] = [*matrix, ctypes.c_longlong]  # elements from one to the next
+        sizes: list[Any] = [pointer, *[number] * 5, pointer]  # handle, operations, m, n, k, alpha
+        self._gemm = library.cublasGemmEx
+        self._gemm.argtypes = [*sizes, *matrix, *matrix, pointer, *matrix, number, number]
+        self._gemms = library.cublasGemmStridedBatchedEx
+        self._gemms.argtypes = [*sizes, *batched, *batched, pointer, *batched, number, number, number]
+        self._set_stream, self._set_workspace = library.cublasSetStream_v2, library.cublasSetWorkspace_v2
+        self._set_stream.argtypes, self._set_workspace.argtypes = [pointer] * 2, [pointer, pointer, ctypes.c_size_t]
+        self._workspaces: dict[int, Array] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._binding, name)
+
+    def gemmEx(self, handle: int, *arguments: int) -> None:
+        """As CuPy's, with the same arguments."""
+        self._use_current_stream(handle)
+        _succeed("cublasGemmEx", self._gemm(handle, *arguments))
+
+    def gemmStridedBatchedEx(self, handle: int, *arguments: int) -> None:
+        """As CuPy's, with the same arguments."""
+        self._use_current_stream(handle)
+        _succeed("cublasGemmStridedBatchedEx", self._gemms(handle, *arguments))
+
+    def _use_current_stream(self, handle: int) -> None:
+        """CuPy's own next call sets the stream again, and with it the workspace."""
+        stream = self._xp.cuda.get_current_stream().ptr
+        if stream not in self._workspaces:
+            self._workspaces[stream] = self._xp.empty((WORKSPACE,), dtype=self._xp.uint8)
+        _succeed("cublasSetStream", self._set_stream(handle, stream))
+        _succeed("cublasSetWorkspace", self._set_workspace(handle, self._workspaces[stream].data.ptr, WORKSPACE))
+
+
+def _succeed(what: str, status: int) -> None:
+    if status != 0:
+        raise BackendError(f"{what} failed with status {status} while a step was recorded as a graph")
 
 
 class CupyBackend(CudaBackend):
@@ -48,6 +111,8 @@ class CupyBackend(CudaBackend):
         CuPy isn't installed, there is no driver, or no such device; `reason` holds the short form.
     """
 
+    records: ClassVar[bool] = True
+
     def __init__(self, device: int = 0, tf32: bool | None = None):
         super().__init__()
         self.tf32 = os.environ.get(TF32, "0") not in ("", "0") if tf32 is None else tf32
@@ -63,13 +128,18 @@ class CupyBackend(CudaBackend):
         )
         self.limits = dataclasses.replace(self.limits, clusters=self._clusters())
         self._cublas, self._kinds = self._load_cublas()
+        self._side: Side | None = None
+        self._handle: int | None = None  # of cuBLAS, where it isn't CuPy's own
         self.why = f"{self.name} ({self.describe()['device']})"
 
     def asarray(self, value: Any, dtype: str | None = None) -> Array:  # noqa: D102
+        if not isinstance(value, self.xp.ndarray):
+            self._not_recorded("takes data of the host")
         with self.device:
             return self.xp.asarray(value, dtype=None if dtype is None else self.dtype(dtype))
 
     def to_numpy(self, x: Array) -> np.ndarray:  # noqa: D102
+        self._not_recorded("waits for the device")
         host: np.ndarray = self.xp.asnumpy(x)
         return host
 
@@ -107,7 +177,7 @@ class CupyBackend(CudaBackend):
         compute, (zero, one) = self._compute(a, out)
         # cuBLAS counts in columns: it computes out^T = b^T a^T.
         cublas.gemmEx(
-            self.xp.cuda.device.get_cublas_handle(),
+            self._handle or self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
             one, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step,
             one if add else zero, out.data.ptr, out_kind, columns,
@@ -126,7 +196,7 @@ class CupyBackend(CudaBackend):
         (kind, _), (out_kind, _) = self._kinds[a.dtype], self._kinds[out.dtype]
         compute, (zero, one) = self._compute(a, out)
         cublas.gemmStridedBatchedEx(
-            self.xp.cuda.device.get_cublas_handle(),
+            self._handle or self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
             one, b.data.ptr, kind, b_row, b_step, a.data.ptr, kind, a_row, a_step,
             one if add else zero, out.data.ptr, out_kind, out_row, out_step,
@@ -142,6 +212,38 @@ class CupyBackend(CudaBackend):
         if self.tf32 and self._kinds[a.dtype][0] == self.xp.cuda.runtime.CUDA_R_32F:
             compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
         return compute, scalars
+
+    def _capture(self, graph: Graph[Result], work: Callable[[], Result]) -> None:
+        cuda, cublas = self.xp.cuda, self._cublas
+        pool, stream = cuda.MemoryPool(), cuda.Stream(non_blocking=True)  # the default stream can't be captured
+        with self.device, cuda.using_allocator(pool.malloc), stream:
+            recorded = RecordedCublas(cublas, self.xp)
+            self._cublas = recorded
+            stream.begin_capture()
+            try:
+                graph.result = work()
+            except BaseException:
+                with contextlib.suppress(Exception):  # the capture is broken, too; what broke it is told
+                    stream.end_capture()
+                raise
+            finally:
+                self._cublas = cublas
+            captured = stream.end_capture()
+            done = cuda.Event(disable_timing=True)
+
+        def launch() -> None:
+            captured.launch()
+            done.record()
+
+        graph.launch, graph.wait = launch, done.synchronize
+        graph.held = pool, stream, recorded
+
+    def _from_memory(self, host: np.ndarray) -> tuple[np.ndarray, Array]:
+        pinned = self.xp.cuda.alloc_pinned_memory(host.nbytes)
+        memory = np.frombuffer(pinned, host.dtype, host.size).reshape(host.shape)
+        array = self.xp.empty(host.shape, dtype=host.dtype)
+        array.data.copy_from_host_async(ctypes.c_void_p(memory.ctypes.data), host.nbytes)
+        return memory, array
 
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
         return self.xp.tanh(x, out=out)
@@ -226,6 +328,24 @@ class CupyBackend(CudaBackend):
             kinds[self.dtype("bfloat16")] = (runtime.CUDA_R_16BF, cublas.CUBLAS_COMPUTE_32F)
         return cublas, kinds
 
+    def beside(self, work: Callable[[], Result], jobs: Sequence[Callable[[], object]]) -> Result:  # noqa: D102
+        if not jobs:
+            return work()
+        with self.device:
+            main = self.xp.cuda.get_current_stream()
+            side = self._side = self._side or Side(self.xp, self._cublas)
+            side.stream.wait_event(main.record(side.event()))
+            result = work()  # launched first: it takes the multiprocessors that it needs, the jobs get the others
+            self._handle = side.handle
+            try:
+                with side.stream:
+                    for job in jobs:
+                        job()
+            finally:
+                self._handle = None
+                main.wait_event(side.stream.record(side.event()))
+        return result
+
     def synchronize(self) -> None:  # noqa: D102
         self.device.synchronize()
 
@@ -250,6 +370,20 @@ class CupyBackend(CudaBackend):
             **({"clusters at once": str(self.limits.clusters)} if self.limits.clusters else {}),
             **({"float32 products": "TF32"} if self.tf32 else {}),
         }
+
+
+class Side:
+    """A second stream, with a cuBLAS handle of its own.
+
+    With one handle for two streams that run at once, cuBLAS promises no longer the same bits from run to run. CuPy's
+    pool keeps freed memory for the stream that it was allocated on: what `Backend.beside` asks of jobs.
+    """
+
+    def __init__(self, xp: Any, cublas: Any):
+        self.stream = xp.cuda.Stream(non_blocking=True)
+        self.handle: int = cublas.create()
+        weakref.finalize(self, cublas.destroy, self.handle).atexit = False
+        self.event = partial(xp.cuda.Event, disable_timing=True)
 
 
 def _argument(value: Any) -> Any:

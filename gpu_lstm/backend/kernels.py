@@ -10,7 +10,7 @@ import functools
 import importlib.resources
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -263,6 +263,10 @@ def update(dtype: str, rule: str) -> Kernel:
     return Kernel("optimizer.cu", "update", (STORAGE[dtype], rule))
 
 
+dtype_name: Callable[[Any], str] = functools.cache(str)
+"""What a NumPy dtype is called: NumPy itself needs microseconds to say it, at every launch."""
+
+
 def neighbours(dtype: str) -> int:
     """Elements of that dtype in 16 bytes."""
     return 16 // {"float32": 4, "float64": 8}.get(dtype, 2)
@@ -270,24 +274,40 @@ def neighbours(dtype: str) -> int:
 
 def packed(struct: Struct) -> np.ndarray:
     """A struct as a kernel takes it by value: an array of no dimensions, with the gaps that C++ leaves."""
-    fields = [passed(field) for field in struct]
-    kind = np.dtype([(str(n), field.dtype) for n, field in enumerate(fields)], align=True)
-    return np.array(tuple(field[()] for field in fields), dtype=kind)
+    return passed(struct)
 
 
-def passed(field: Any) -> np.ndarray:
-    """An argument or a field of a struct, by value: arrays are addresses."""
-    if isinstance(field, tuple):
-        return packed(field)
-    if isinstance(field, np.generic):
-        return np.asarray(field)
-    return np.asarray(np.uint64(0 if field is None else address(field)))
+def passed(argument: Any) -> np.ndarray:
+    """An argument by value: arrays are addresses."""
+    return np.array(_value(argument), dtype=_layout(_type(argument)))
+
+
+def _value(member: Any) -> Any:
+    if isinstance(member, tuple):
+        return tuple(map(_value, member))
+    if isinstance(member, np.generic):
+        return member
+    return 0 if member is None else address(member)
+
+
+def _type(member: Any) -> Any:
+    if isinstance(member, tuple):
+        return tuple(map(_type, member))
+    return type(member) if isinstance(member, np.generic) else np.uint64
+
+
+@functools.cache  # making a dtype takes longer than a launch
+def _layout(kind: Any) -> np.dtype:
+    members = [(str(n), _layout(member)) for n, member in enumerate(kind)] if isinstance(kind, tuple) else kind
+    layout: np.dtype = np.dtype(members, align=True)
+    return layout
 
 
 def address(array: Any) -> int:
     """Where an array's first element lies, on a GPU or on the host."""
-    interface = getattr(array, "__cuda_array_interface__", None) or array.__array_interface__
-    return int(interface["data"][0])
+    if isinstance(array, np.ndarray):
+        return int(array.__array_interface__["data"][0])
+    return int(array.data.ptr)
 
 
 def aligned(size: int, *arrays: Any) -> bool:

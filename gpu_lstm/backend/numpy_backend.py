@@ -61,14 +61,18 @@ class NumpyBackend(Backend):
         return super().matmul(a, b, out, add) if add else np.matmul(a, b, out=out)
 
     def product(  # noqa: D102
-        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None
+        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None
     ) -> Array:
         # The compiled product, where there is one, for its threads: those of BLAS keep spinning after their work and
         # slow the compiled recurrence that comes next to a half and less.
         wide_a, wide_b = self.widened(a), self.widened(b)
         if compiled.library() is None or wide_a.dtype not in (np.float32, np.float64):
-            return super().product(a, b, bias, dtype)
-        return self.asarray(compiled.multiply(wide_a, wide_b, bias), dtype or str(a.dtype))
+            return super().product(a, b, bias, dtype, out)
+        c = compiled.multiply(wide_a, wide_b, bias)
+        if out is None:
+            return self.asarray(c, dtype or str(a.dtype))
+        out[...] = c
+        return out
 
     def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:  # noqa: D102
         dy, inputs = self.widened(dy), [np.ascontiguousarray(self.widened(x)) for x in inputs]

@@ -22,6 +22,7 @@ from gpu_lstm.recurrence.plan import Plan
 
 HOUSEKEEPING = {
     "asarray", "to_numpy", "owns", "require", "require_range", "dtype", "empty", "synchronize", "describe", "update",
+    "beside",
 }  # fmt: skip
 """Methods of a backend that are no operations of a step; ``update`` is what an optimizer's own span holds."""
 
@@ -201,7 +202,7 @@ def tracing(
 def _watch_lstm(tracer: Tracer, stack: ExitStack, watch: Callable[..., None], title: str, layer: LSTM) -> None:
     """The phases of an LSTM: its large products, told apart by where and on what they work, and its recurrence."""
 
-    def role(*_: Any) -> str:
+    def role(*_: Any, **__: Any) -> str:
         return "input gradient" if tracer.inside(f"{title} backward") else "input projection"
 
     class Watched:

@@ -41,7 +41,7 @@ from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, Task, TextTask, sp
 KINDS = ("text", "series", "classify")
 CHANGEABLE = ("keep", "save_minutes", "on_nonfinite")
 """Settings that may be given anew with --resume."""
-NOT_OF_THE_TASK = ("run", "out", "resume", "backend", "any_kind", "command", "dry_run", *CHANGEABLE)
+NOT_OF_THE_TASK = ("run", "out", "resume", "backend", "any_kind", "command", "dry_run", "graph", *CHANGEABLE)
 """Options that a run's description doesn't keep among those of its task."""
 
 
@@ -90,6 +90,10 @@ def add_parser_for(kinds: Parsers, kind: str, about: str, data: str) -> argparse
     parser.add_argument(
         "--recompute", action="store_true", help="compute activations twice: far less memory for long sequences"
     )
+    parser.add_argument(
+        "--graph", action="store_true",
+        help="on a GPU: record a training step once and replay it as a CUDA graph, where steps wait for the host",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="only say how much memory it would take")
     parser.add_argument("--keep", type=positive, help="how many of the last checkpoints to keep (3)")
     parser.add_argument("--save-minutes", type=float, help="save at least so often, besides at validations (10)")
@@ -171,13 +175,14 @@ def run(options: argparse.Namespace) -> int:
         options.kind, recipe.config, options.dtype, options.optimizer, recipe.steps, options.batch, options.recompute,
         fused=len(runnable_tiers(backend)) > 1,
         widened=options.dtype in ("float16", "bfloat16") and (backend.kernels != "cuda" or options.tier == "reference"),
+        least_steps=backend.least_steps, beside=backend.kernels == "cuda",
     )  # fmt: skip
     if options.dry_run:
         print("\n".join(predict(job).lines()))
     check_fits(job, backend.available())
     if options.dry_run:
         return 0
-    run = Run(recipe.make(), settings, folder, {"options": plain, **recipe.extra}, tell)
+    run = Run(recipe.make(), settings, folder, {"options": plain, **recipe.extra}, tell, options.graph)
     return finish(run, options.kind)
 
 
@@ -216,7 +221,7 @@ def resume(options: argparse.Namespace) -> int:
         task = PREPARE[kind](plain, backend, description).make()
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
-    run = Run(task, settings, folder, {"options": plain, **extra}, tell)
+    run = Run(task, settings, folder, {"options": plain, **extra}, tell, options.graph)
     run.resume(arrays, description)
     if run.step == run.steps:
         print(f"{folder} is finished: {run.steps} steps done")

@@ -29,6 +29,8 @@ Member = tuple[int, int]
 Again = Callable[[Array], Array]
 """Drops the elements of an array that were dropped from another one; see `Backend.dropout`."""
 
+PRODUCTS = ("weight_ih", "weight_hh", "bias")
+"""Parameters whose gradients are large products, or the sum that comes with them."""
 INPUT, RECURRENT, WEIGHT, ZONEOUT_H, ZONEOUT_C = range(1, 6)
 """Part of the seeds of what is drawn while training."""
 
@@ -85,6 +87,16 @@ class Piece:
     normalised: tuple[Array, Array] | None
 
 
+@dataclass
+class Entry:
+    """What the recurrence of one layer in one direction starts from: see `Piece`, and z (T, B, 4H)."""
+
+    x: Array
+    input_mask: Array | None
+    z: Array
+    normalised: tuple[Array, Array] | None
+
+
 class LSTM(Layer):
     """A stack of LSTM layers, in one or two directions.
 
@@ -110,10 +122,10 @@ class LSTM(Layer):
         Of x, y, h and their gradients. With 16 bits, c, its gradient and the parameters are float32.
     tier : {"auto", "reference", "pointwise", "sequence"}
     recompute : bool
-        Keep only the states at the borders of segments of about sqrt(T) steps, see `segments`, and compute each segment
-        again in `backward` (T. Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016). The same results to
-        the last bit for far less memory and about a third more time. The inputs of upper layers are computed again
-        too, except with `bidirectional`, where each layer needs the one below as a whole.
+        Keep only the states at the borders of segments of about sqrt(T) steps, on a GPU 256 at least (see `segments`),
+        and compute each segment again in `backward` (T. Chen et al., Training Deep Nets with Sublinear Memory Cost,
+        2016). The same results to the last bit for far less memory and about a third more time. The inputs of upper
+        layers are computed again too, except with `bidirectional`, where each layer needs the one below as a whole.
     seed : int
         Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
     bias : bool
@@ -308,7 +320,11 @@ class LSTM(Layer):
                 x, dropped = self.dropout.forward(x, None if seed is None else (*seed, layer))
             outputs, cells, kept = [], [], []
             firsts = [[self._first(member, first_h, first_c, batch) for member in chain] for chain in chains]
-            work = [rounded._forward_chain(*each, call) for each in zip(chains, [x] * len(chains), firsts, strict=True)]
+            beside = self._room_beside("forward", chains, x, call)
+            work = [
+                rounded._forward_chain(chain, x, first, call, beside)
+                for chain, first in zip(chains, firsts, strict=True)
+            ]
             for y, c, last, pieces in together.in_step(call.run, backend, work):
                 outputs.append(y)
                 cells.append(c)
@@ -324,7 +340,7 @@ class LSTM(Layer):
             results.append(cells[0] if len(cells) == 1 else xp.concat(cells, axis=2))
         if self.batch_first:
             results = [swap_batch_and_time(backend, result) for result in results]
-        after = xp.stack([h for h, _ in finals]), xp.stack([c for _, c in finals])
+        after = _stacked(xp, [h for h, _ in finals]), _stacked(xp, [c for _, c in finals])
         return results[0] if len(results) == 1 else tuple(results), after, Tape(tapes or None, call, given, rounded)
 
     def backward(
@@ -366,10 +382,11 @@ class LSTM(Layer):
             dy = _valid(xp, call.mask, dy)
         dh_last, dc_last = self._check_state(("dh", "dc"), (None, None) if dstate is None else dstate, batch)
         gradients: Params = {}
-        dh0, dc0 = self.zero_state(batch)
+        before: dict[int, State] = {}
         for chains in reversed(self._chains()):
             (layer, _), (x, dropped, kept) = chains[0][0], tapes.pop()
             dx, work = None, []
+            beside = self._room_beside("backward", chains, x, call)
             for direction, chain in enumerate(chains):
                 last = [
                     tuple(None if s is None else s[self._place(member), ...] for s in (dh_last, dc_last))
@@ -379,12 +396,11 @@ class LSTM(Layer):
                     None if d is None else d[:, :, direction * size : (direction + 1) * size]
                     for d, size in ((dy, self.output_size), (dc, self.hidden_size))
                 )
-                work.append(rounded._backward_chain(chain, x, arriving, last, kept[direction], call))
+                work.append(rounded._backward_chain(chain, x, arriving, last, kept[direction], call, beside))
             done = together.in_step(call.run, backend, work)
             for chain, (dx_chain, first, found) in zip(chains, done, strict=True):
                 gradients |= found
-                for member, (dh, dc_first) in zip(chain, first, strict=True):
-                    dh0[self._place(member), ...], dc0[self._place(member), ...] = dh, dc_first
+                before |= {self._place(member): state for member, state in zip(chain, first, strict=True)}
                 if dx is None:
                     dx = dx_chain
                 else:
@@ -396,6 +412,7 @@ class LSTM(Layer):
             dy, dc = dx, None
         if self.batch_first:
             dy = swap_batch_and_time(backend, dy)
+        dh0, dc0 = self._joined([before[place] for place in range(len(before))])
         if self.options.learn_state:
             for part, d, was_given in (("h0", dh0, given[0]), ("c0", dc0, given[1])):
                 for member in (member for chains in self._chains() for chain in chains for member in chain):
@@ -409,6 +426,13 @@ class LSTM(Layer):
         h_shape, c_shape = self._state_shapes(batch)
         h = xp.zeros(h_shape, dtype=backend.dtype(self.dtype))
         return h, xp.zeros(c_shape, dtype=backend.dtype(self.param_dtype))
+
+    def _joined(self, states: list[State]) -> State:
+        """One state from those of all members; from one alone a view of it."""
+        xp, backend = self.backend.xp, self.backend
+        h, c = ([state[part] for state in states] for part in (0, 1))
+        h, c = (x[0][None, ...] if len(x) == 1 else _stacked(xp, x) for x in (h, c))
+        return backend.asarray(h, self.dtype), backend.asarray(c, self.param_dtype)
 
     def _chains(self) -> list[list[list[Member]]]:
         """What runs over time together: all layers of one direction, or each by itself.
@@ -440,23 +464,48 @@ class LSTM(Layer):
                 states.append(None)
         return tuple(states)
 
+    def _parts(self, chain: list[Member], x: Array) -> list[tuple[int, int]]:
+        """The segments of x (T, B, .), in the order in which forward takes them through a chain."""
+        return segments(x.shape[0], x.shape[1], chain[0][1] == 1, self.backend.least_steps)
+
+    def _room_beside(self, direction: str, chains: list[list[Member]], x: Array, call: Call) -> bool:
+        """Whether products that no recurrence of their segment waits for should go beside one: see `Backend.beside`."""
+        (start, stop), *more = self._parts(chains[0], x)
+        if self.options.layer_norm or not (more or (direction == "backward" and len(chains[0]) > 1)):
+            return False
+        batch, width = x.shape[1:]
+        # x W_ih^T; or dx, dW_ih and dW_hh of the first layer.
+        products = width if direction == "forward" else 2 * width + self.output_size
+        options = self.options.recurrent() | (frozenset() if call.resets is None else {"resets"})
+        return together.room_beside(
+            call.run, self.backend, direction, (stop - start, batch, self.hidden_size), self.dtype, options,
+            len(chains) * (stop - start) * batch * 4 * self.hidden_size * products, len(chains),
+        )  # fmt: skip
+
     def _forward_chain(
-        self, chain: list[Member], x: Array, state: list[Any], call: Call
+        self, chain: list[Member], x: Array, state: list[Any], call: Call, beside: bool
     ) -> Steps[tuple[Array, Array | None, list[Any], list[Any]]]:
         """Run a chain over x (T, B, .), segment by segment.
+
+        Where `beside` says so, the first layer's product of the next segment goes beside the recurrence of this one.
 
         Returns outputs (T, B, P), with `cells` c (T, B, H) of the last layer, final states, and what backward needs:
         for each segment, the tape of `_forward_segment`; or, with `recompute`, the states before it.
         """
         xp, kept = self.backend.xp, []
-        parts = segments(x.shape[0], x.shape[1], reverse=chain[0][1] == 1)
+        parts = self._parts(chain, x)
         y = c = None
+        ahead: Entry | None = None
         if len(parts) > 1:
             y = xp.empty((*x.shape[:2], self.output_size), dtype=x.dtype)
             if self._gives_cells(chain):
                 c = xp.empty((*x.shape[:2], self.hidden_size), dtype=self.backend.dtype(self.param_dtype))
-        for start, stop in parts:
-            y_part, c_part, after, tape = yield from self._forward_segment(chain, x, start, stop, state, call)
+        for number, (start, stop) in enumerate(parts):
+            entry, ahead = ahead, None
+            if beside and number + 1 < len(parts):
+                ahead, product = self._enter_later(chain[0], x[slice(*parts[number + 1]), ...], call)
+                yield "beside", product
+            y_part, c_part, after, tape = yield from self._forward_segment(chain, x, start, stop, state, call, entry)
             if call.keep:
                 kept.append(state if self.recompute else tape)
             if y is None:
@@ -470,9 +519,13 @@ class LSTM(Layer):
         return y, c, state, kept
 
     def _forward_segment(
-        self, chain: list[Member], x: Array, start: int, stop: int, state: list[Any], call: Call
-    ) -> Steps[tuple[Array, Array | None, list[Any], list[Piece]]]:
-        """Steps start..stop-1 of `_forward_chain`: outputs, states after them, and the tape of each layer."""
+        self, chain: list[Member], x: Array, start: int, stop: int, state: list[Any], call: Call,
+        entry: Entry | None = None,
+    ) -> Steps[tuple[Array, Array | None, list[Any], list[Piece]]]:  # fmt: skip
+        """Steps start..stop-1 of `_forward_chain`: outputs, states after them, and the tape of each layer.
+
+        `entry` is the first layer's, where that is there already.
+        """
         xp, seed = self.backend.xp, call.seed
         x = x[start:stop, ...]
         mask = None if call.mask is None else call.mask.part(start, stop)
@@ -482,18 +535,15 @@ class LSTM(Layer):
             if place > 0:
                 layer_seed = None if seed is None else (*seed, layer, start) if start else (*seed, layer)
                 x, dropped = self.dropout.forward(x, layer_seed)
-            name = self._name(member)
-            input_mask = self._noise(INPUT, self.options.input_dropout, (x.shape[1], x.shape[2]), call, member)
-            if input_mask is not None:
-                x = x * input_mask
-            z, normalised = self._project(x, name)
+            if place > 0 or entry is None:
+                entry = self._enter(member, x, call)
             weight_hh, weight_again = self._weight_hh(call, member)
             variant = self._variant(call, member, start, stop)
             keep = call.keep or self._gives_cells(chain[: place + 1])
             h0, c0 = state[place]
-            saved = yield "forward", (z, weight_hh, h0, c0, mask, direction == 1, keep, variant)
+            saved = yield "forward", (entry.z, weight_hh, h0, c0, mask, direction == 1, keep, variant)
             if call.keep:
-                tapes.append(Piece(x, dropped, saved, input_mask, weight_again, normalised))
+                tapes.append(Piece(entry.x, dropped, saved, entry.input_mask, weight_again, entry.normalised))
             x = _valid(xp, mask, saved.outputs)
             if self.options.residual and place > 0:
                 x = x + entered
@@ -504,56 +554,83 @@ class LSTM(Layer):
 
     def _backward_chain(
         self, chain: list[Member], x: Array, arriving: tuple[Array | None, ...], dstate: list[Any], kept: list[Any],
-        call: Call,
+        call: Call, beside: bool,
     ) -> Steps[tuple[Array, list[Any], Params]]:  # fmt: skip
         """Backpropagate through `_forward_chain`: dx, gradients of the initial states, gradients of the parameters.
 
-        Gradients are summed up segment by segment, so that they are the same to the last bit with `recompute`.
+        Gradients are summed up segment by segment, so that they are the same to the last bit with `recompute`. Where
+        `beside` says so, those of the parameters and the first layer's dx go beside the next recurrence.
         """
         xp = self.backend.xp
-        parts = segments(x.shape[0], x.shape[1], reverse=chain[0][1] == 1)
-        dx = None
-        if len(parts) > 1:
+        parts = self._parts(chain, x)
+        dx: Array = None
+        if len(parts) > 1 or beside:
             dx = xp.empty(x.shape, dtype=x.dtype)
         gradients: Params = {}
+        if beside:
+            for name in (f"{part}_{self._name(member)}" for member in chain for part in PRODUCTS):
+                if name in self.params:
+                    gradients[name] = xp.empty(self.params[name].shape, dtype=self.backend.dtype(self.param_dtype))
         for start, stop in reversed(parts):
             tapes = kept.pop()
             if self.recompute:
                 *_, tapes = yield from self._forward_segment(chain, x, start, stop, tapes, call)
             dy, dc = (None if d is None else d[start:stop, ...] for d in arriving)
-            dx_part, dstate, found = yield from self._backward_segment(chain, tapes, dy, dc, dstate, call)
-            for name, gradient in found.items():
-                if name in gradients:
-                    gradients[name] += gradient
-                else:
-                    gradients[name] = gradient
+            add = partial(_add_up, gradients, first=stop == parts[-1][1])
+            dx_later = dx[start:stop, ...] if beside else None
+            dx_part, dstate = yield from self._backward_segment(chain, tapes, dy, dc, dstate, call, add, dx_later)
             if dx is None:
                 return dx_part, dstate, gradients
-            dx[start:stop, ...] = dx_part
+            if not beside:
+                dx[start:stop, ...] = dx_part
         return dx, dstate, gradients
 
     def _backward_segment(
-        self, chain: list[Member], tapes: list[Piece], dy: Array | None, dc: Array | None, dstate: list[Any], call: Call
-    ) -> Steps[tuple[Array, list[Any], Params]]:
-        """Backpropagate through one `_forward_segment`."""
-        gradients: Params = {}
+        self, chain: list[Member], tapes: list[Piece], dy: Array | None, dc: Array | None, dstate: list[Any],
+        call: Call, add: Callable[[Params], None], dx_later: Array | None,
+    ) -> Steps[tuple[Array, list[Any]]]:  # fmt: skip
+        """Backpropagate through one `_forward_segment`: dx, gradients of the states before it.
+
+        `add` takes gradients of parameters. Where `dx_later` is given, they and that dx are found beside recurrences.
+        """
         before: list[Any] = []
         for place, member in reversed(list(enumerate(chain))):
             piece = tapes.pop()
             dh_last, dc_last = dstate[place]
             dz, dh0, dc0 = yield "backward", (piece.saved, dy, dh_last, dc_last, dc)
             before.insert(0, (dh0, dc0))
-            dx, found = self._parameter_gradients(member, piece, dz)
-            gradients |= found
+            if dx_later is None:
+                dx = self._gradients(member, piece, dz, add)
+            elif place > 0:
+                dx = self._input_gradient(member, piece, dz)
+                yield "beside", partial(self._parameter_gradients, member, piece, dz, add)
+            else:
+                dx = dx_later
+                yield "beside", partial(self._gradients, member, piece, dz, add, dx)
             if piece.dropped is not None:
                 dx = self.dropout.backward(piece.dropped, dx)[0]
             if self.options.residual and place > 0 and dy is not None:
                 dx = dx + dy
             dy, dc = dx, None
-        return dy, before, gradients
+        return dy, before
 
-    def _parameter_gradients(self, member: Member, piece: Piece, dz: Array) -> tuple[Array, Params]:
-        """From dz (T, B, 4H) the gradients of the input, dx, and of the parameters: the sums over all steps."""
+    def _gradients(
+        self, member: Member, piece: Piece, dz: Array, add: Callable[[Params], None], out: Array | None = None
+    ) -> Array:
+        """From dz (T, B, 4H) the gradient of the input, a new array or `out`; those of the parameters go to `add`."""
+        return self._input_gradient(member, piece, self._parameter_gradients(member, piece, dz, add), out)
+
+    def _input_gradient(self, member: Member, piece: Piece, du: Array, out: Array | None = None) -> Array:
+        """dx of a layer, a new array or `out`, from the gradient of x W_ih^T."""
+        xp, weight, shape = self.backend.xp, self.params[f"weight_ih_{self._name(member)}"], piece.x.shape
+        into = None if out is None else xp.reshape(out, (-1, shape[2]))
+        dx = xp.reshape(self._product(xp.reshape(du, (-1, weight.shape[0])), weight, out=into), shape)
+        if piece.input_mask is None:
+            return dx
+        return dx * piece.input_mask if out is None else self.backend.multiply(dx, piece.input_mask, out)
+
+    def _parameter_gradients(self, member: Member, piece: Piece, dz: Array, add: Callable[[Params], None]) -> Array:
+        """From dz the gradient of x W_ih^T, (T B, 4H); those of the parameters, sums over all steps, go to `add`."""
         xp, backend, name, saved = self.backend.xp, self.backend, self._name(member), piece.saved
         rows, width = dz.shape[0] * dz.shape[1], dz.shape[2]
         dz = xp.reshape(dz, (rows, width))
@@ -580,12 +657,31 @@ class LSTM(Layer):
         found |= {f"weight_ih_{name}": weight_ih, f"weight_hh_{name}": weight_hh}
         if self.options.bias:
             found[f"bias_{name}"] = bias
-        dx = xp.reshape(self._product(du, self.params[f"weight_ih_{name}"]), piece.x.shape)
-        return dx if piece.input_mask is None else dx * piece.input_mask, found
+        add(found)
+        return du
 
     def _names(self, layer: int) -> list[str]:
         """Name endings of the layer's directions."""
         return [f"l{layer}", f"l{layer}_reverse"][: self.num_directions]
+
+    def _enter(self, member: Member, x: Array, call: Call) -> Entry:
+        """What a layer's recurrence starts from."""
+        x, input_mask = self._masked(member, x, call)
+        return Entry(x, input_mask, *self._project(x, self._name(member)))
+
+    def _enter_later(self, member: Member, x: Array, call: Call) -> tuple[Entry, Callable[[], Array]]:
+        """`_enter` without the product, and the product."""
+        backend, name = self.backend, self._name(member)
+        x, input_mask = self._masked(member, x, call)
+        z = backend.xp.empty((*x.shape[:2], 4 * self.hidden_size), dtype=backend.dtype(self.dtype))
+        rows, out = (backend.xp.reshape(array, (-1, array.shape[2])) for array in (x, z))
+        weight, bias = self.params[f"weight_ih_{name}"].T, self.params.get(f"bias_{name}")
+        return Entry(x, input_mask, z, None), partial(self._product, rows, weight, bias, out=out)
+
+    def _masked(self, member: Member, x: Array, call: Call) -> tuple[Array, Array | None]:
+        """A layer's input with what is dropped at all steps, and the factor that did it."""
+        mask = self._noise(INPUT, self.options.input_dropout, (x.shape[1], x.shape[2]), call, member)
+        return (x if mask is None else x * mask), mask
 
     def _project(self, x: Array, name: str) -> tuple[Array, tuple[Array, Array] | None]:
         """z = x W_ih^T + b for all steps at once, (T, B, 4H); and the product normalised, where it is."""
@@ -754,17 +850,29 @@ class LSTM(Layer):
         )
 
 
-def segments(num_steps: int, batch: int, reverse: bool = False) -> list[tuple[int, int]]:
+def segments(num_steps: int, batch: int, reverse: bool = False, least_steps: int = 1) -> list[tuple[int, int]]:
     """Ranges of steps that are computed together, in the order that forward takes them.
 
     Up to 16,384 rows (steps times sequences) it is all of them; beyond, about sqrt(T) steps, and no fewer than make
-    2,048 rows, so that the products stay large and adding up the gradients of the segments costs next to nothing.
+    2,048 rows, so that the products stay large and adding up the gradients of the segments costs next to nothing; nor
+    fewer than the backend's `least_steps`. With and without `recompute` they are the same.
     """
     length = num_steps
     if num_steps * batch > 16384:
-        length = min(num_steps, max(math.isqrt(num_steps), -(-2048 // batch)))
+        length = min(num_steps, max(math.isqrt(num_steps), -(-2048 // batch), least_steps))
     parts = [(start, min(start + length, num_steps)) for start in range(0, num_steps, length)]
     return parts[::-1] if reverse else parts
+
+
+def _add_up(gradients: Params, found: Params, first: bool) -> None:
+    """Add gradients of a segment to those of the ones before; the first may find arrays that were made for them."""
+    for name, gradient in found.items():
+        if not first:
+            gradients[name] += gradient
+        elif name in gradients:
+            gradients[name][...] = gradient
+        else:
+            gradients[name] = gradient
 
 
 def swap_batch_and_time(backend: Backend, array: Array) -> Array:
@@ -773,6 +881,14 @@ def swap_batch_and_time(backend: Backend, array: Array) -> Array:
     copy = backend.xp.empty(swapped.shape, dtype=array.dtype)
     copy[...] = swapped
     return copy
+
+
+def _stacked(xp: Any, arrays: Sequence[Array]) -> Array:
+    """Copies of arrays of one shape along a new first axis; CuPy's `stack` takes addresses from the host for many."""
+    whole = xp.empty((len(arrays), *arrays[0].shape), dtype=arrays[0].dtype)
+    for place, array in enumerate(arrays):
+        whole[place, ...] = array
+    return whole
 
 
 def _valid(xp: Any, mask: Mask | None, array: Array) -> Array:

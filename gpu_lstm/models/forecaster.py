@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -94,14 +94,18 @@ class Forecaster(Model):
 
     def features(self, values: np.ndarray) -> Array:
         """Inputs (T, B, 2 S) from values (T, B, S) in the data's own units."""
+        return self.backend.asarray(self._features(values), self.dtype)
+
+    def _features(self, values: np.ndarray) -> np.ndarray:
+        """`features` on the host."""
         change = np.diff(values, axis=0, prepend=values[:1]) / self.step_spread
         slow = np.empty_like(values, dtype=np.float64)
         slow[0] = values[0]
         for t in range(1, len(values)):
             slow[t] = slow[t - 1] + (values[t] - slow[t - 1]) / min(t + 1, self.memory)
         deviation = (values - slow) / self.spread
-        both = np.concatenate([change, deviation], axis=2)
-        return self.backend.asarray(both.astype(self.param_dtype), self.dtype)
+        both: np.ndarray = np.concatenate([change, deviation], axis=2)
+        return both.astype(self.param_dtype)
 
     def targets(self, values: np.ndarray) -> np.ndarray:
         """What the head should say at each step, (T - horizon, B, horizon S), from values (T, B, S)."""
@@ -111,14 +115,18 @@ class Forecaster(Model):
         return change.reshape(steps, values.shape[1], -1)
 
     def loss(
-        self, values: np.ndarray, skip: int, loss: str = "mse", seed: tuple[int, ...] | None = None
+        self,
+        values: np.ndarray | Callable[[], np.ndarray],
+        skip: int,
+        loss: str = "mse",
+        seed: tuple[int, ...] | None = None,
     ) -> tuple[Array, Params]:
         """Loss and gradients of a batch of windows.
 
         Parameters
         ----------
         values : (T, B, S)
-            In the data's own units, on the host.
+            In the data's own units, on the host; or a function that gives them, for `Backend.record`.
         skip : int
             First steps of a window, whose forecasts don't count: too little is known by then.
         loss : {"mse", "mae", "huber"}
@@ -127,14 +135,20 @@ class Forecaster(Model):
         """
         if loss not in REGRESSION:
             raise InputError(f"loss is {loss!r}; expected one of {', '.join(REGRESSION)}")
-        values = check_host("values", values, ("T", "B", f"S={self.num_series}"))
-        steps = values.shape[0] - self.horizon
+
+        def given() -> np.ndarray:
+            found = values() if callable(values) else values
+            return check_host("values", found, ("T", "B", f"S={self.num_series}"))
+
+        num_values = given().shape[0]
+        steps = num_values - self.horizon
         if not 0 <= skip < steps:
-            raise InputError(f"values has {values.shape[0]} steps; expected more than skip + horizon")
-        h, _, lstm_tape = self.lstm.forward(self.features(values[:steps]), seed=seed)
+            raise InputError(f"values has {num_values} steps; expected more than skip + horizon")
+        x = self.backend.asarray(self.backend.upload(lambda: self._features(given()[:steps])), self.dtype)
+        h, _, lstm_tape = self.lstm.forward(x, seed=seed)
         counted, dropout_tape = self.dropout.forward(h[skip:, ...], None if seed is None else (*seed, 0))
         prediction, head_tape = self.head.forward(counted)
-        target = self.backend.asarray(self.targets(values)[skip:].astype(self.param_dtype), self.param_dtype)
+        target = self.backend.upload(lambda: self.targets(given())[skip:].astype(self.param_dtype))
         value, dprediction = REGRESSION[loss](self.backend, prediction, target)
         dcounted, head = self.head.backward(head_tape, self.scaled(dprediction))
         dh = self.backend.xp.zeros_like(h)

@@ -67,6 +67,21 @@ def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradient
     return [backward(backend, *problem) for problem in problems]
 
 
+def room_beside(
+    backend: Backend,
+    direction: str,
+    shape: tuple[int, int, int],
+    dtype: str,
+    options: frozenset[str],
+    multiply_adds: int,
+    count: int,
+) -> bool:
+    """That of the sequence tier, where it is the one that runs."""
+    device = cast(CudaBackend, backend)
+    on_chip = onchip.pays(device.limits, direction, *shape[1:], onchip.multiplied(device, dtype))
+    return on_chip and sequence_cuda.room_beside(backend, direction, shape, dtype, options, multiply_adds, count)
+
+
 def _tier(backend: Backend, direction: str, z: Array, variant: Variant | None = None, cells: bool = False) -> Tier:
     wanted = (frozenset() if variant is None else variant.options()) | ({"cells"} if cells else frozenset())
     if not wanted <= sequence_cuda.TAKES:

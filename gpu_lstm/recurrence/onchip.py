@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gpu_lstm.backend import clusters
-from gpu_lstm.backend.cuda import CudaBackend, Device
+from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend, Device
 from gpu_lstm.backend.kernels import CLUSTER, FORMS, TENSOR, sequence_sizes, sequence_threads
 
 DIRECTIONS = ("forward", "backward")
@@ -68,6 +68,11 @@ POINTWISE_HOST = 16.0
 """Microseconds a step that the pointwise tier's two launches cost the host: assumed, to be measured."""
 POINTWISE_PRODUCT_RATE = {"float32": 30e6, "float64": 15e6, "tf32": 150e6, "float16": 300e6, "bfloat16": 300e6}
 """Multiply-adds a microsecond of a large product of cuBLAS, on an H100."""
+MEETING = 5.0
+"""Microseconds that it costs two streams to wait for each other before and after they run beside each other: an
+estimate."""
+SLOWER_BESIDE = 0.05
+"""Part by which a recurrence takes longer while products beside it use L2, memory and power: an estimate."""
 CELL_INSTRUCTIONS = {"float32": 140, "tf32": 140, "float64": 420, "float16": 60, "bfloat16": 60}
 """Of a cell, counted in what NVRTC makes for sm_90, forward in training."""
 MORE_INSTRUCTIONS = {"Plain": 0, "Family": 100, "Normed": 250}
@@ -187,6 +192,45 @@ class Layout:
         )
 
 
+@dataclass(frozen=True)
+class Beside:
+    """A launch of the recurrence and large products beside it, on the multiprocessors that it leaves idle.
+
+    Attributes
+    ----------
+    idle, multiprocessors : int
+    recurrence : float
+        Expected microseconds of the launch.
+    products : float
+        Those of the products, with all multiprocessors.
+    """
+
+    idle: int
+    multiprocessors: int
+    recurrence: float
+    products: float
+
+    @property
+    def saved(self) -> float:
+        """Microseconds less than one after the other.
+
+        What the idle multiprocessors get done until the recurrence ends; the rest of the products then takes all.
+        """
+        share = self.idle / self.multiprocessors
+        if not share:
+            return 0.0
+        both = min(self.recurrence, self.products / share)
+        return both * (share - SLOWER_BESIDE) - MEETING
+
+    def describe(self) -> str:
+        """In words and numbers."""
+        saved = f"saves {self.saved:.0f} us" if self.saved > 0 else "does not pay"
+        return (
+            f"{self.idle} of {self.multiprocessors} multiprocessors idle for {self.recurrence:.0f} us, products "
+            f"{self.products:.0f} us with all of them: {saved}"
+        )
+
+
 def multiplied(backend: CudaBackend, dtype: str) -> str:
     """The form in which stored numbers are multiplied: their dtype, or "tf32" for float32 where asked for."""
     return "tf32" if backend.tf32 and dtype == "float32" else dtype
@@ -231,13 +275,39 @@ def choose_pair(
     return pair
 
 
+def beside(
+    device: Device,
+    direction: str,
+    shape: tuple[int, int, int],
+    dtype: str,
+    multiply_adds: int,
+    together: int = 1,
+    cells: str = "Plain",
+) -> Beside:
+    """So many multiply-adds of products beside recurrences of a shape (T, B, H), of which there are `together`."""
+    steps, batch, hidden = shape
+    layout = choose_pair(device, direction, batch, hidden, dtype, cells) if together == 2 else ""
+    launches = 1
+    if isinstance(layout, str):
+        layout, launches = choose(device, direction, batch, hidden, dtype, 1, cells), together
+    products = multiply_adds / product_rate(device, dtype)
+    if isinstance(layout, str):
+        return Beside(0, device.multiprocessors, 0.0, products)
+    idle = device.multiprocessors - layout.blocks if layout.waves == 1 else 0
+    return Beside(idle, device.multiprocessors, launches * steps * layout.microseconds, products)
+
+
+def product_rate(device: Device, dtype: str) -> float:
+    """Multiply-adds a microsecond of a large product of cuBLAS."""
+    return POINTWISE_PRODUCT_RATE[dtype] * device.multiprocessors / 132
+
+
 def pays(device: Device, direction: str, batch: int, hidden: int, dtype: str, cells: str = "Plain") -> bool:
     """Whether a layout fits and its step is expected to be no longer than one of the pointwise tier."""
     layout = choose(device, direction, batch, hidden, dtype, 1, cells)
     if isinstance(layout, str):
         return False
-    share_of_h100 = device.multiprocessors / 132
-    product = batch * 4 * hidden * hidden / (POINTWISE_PRODUCT_RATE[dtype] * share_of_h100)
+    product = batch * 4 * hidden * hidden / product_rate(device, dtype)
     return layout.microseconds <= max(POINTWISE_HOST, product)
 
 
@@ -281,6 +351,10 @@ def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozen
         else:
             how = f"in one launch of {layout.team()}, {layout.microseconds:.2f} us a step expected"
         said.append(f"both directions of a layer {direction}: {how}")
+    shape = LEAST_STEPS, batch, hidden
+    for direction, count, what in (("forward", 1, "the next x W_ih^T"), ("backward", 3, "dx, dW_ih and dW_hh")):
+        products = beside(device, direction, shape, dtype, count * 4 * hidden * hidden * batch * LEAST_STEPS)
+        said.append(f"{what} of D = {hidden} beside {LEAST_STEPS} steps {direction}: {products.describe()}")
     return "; ".join(said)
 
 

@@ -111,7 +111,7 @@ def check(backend: Backend, z: Array, weight_hh: Array, variant: Variant | None 
 def check_z(backend: Backend, z: Array) -> tuple[int, int, int, str]:
     """T, B, H and dtype, once z has a shape and a dtype that the kernels take."""
     backend.require("z", z, ("T", "B", "4H"))
-    dtype, (num_steps, batch, width) = str(z.dtype), z.shape
+    dtype, (num_steps, batch, width) = kernels.dtype_name(z.dtype), z.shape
     if dtype not in kernels.STORAGE:
         raise InputError(f"z has dtype {dtype}; expected one of {', '.join(kernels.STORAGE)}")
     if width % 4:

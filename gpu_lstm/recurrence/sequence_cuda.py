@@ -84,6 +84,24 @@ def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradient
     return [backward(backend, *problem) for problem in problems]
 
 
+def room_beside(
+    backend: Backend,
+    direction: str,
+    shape: tuple[int, int, int],
+    dtype: str,
+    options: frozenset[str],
+    multiply_adds: int,
+    count: int,
+) -> bool:
+    """Whether a launch leaves multiprocessors idle for products, so that it pays: see `together.room_beside`."""
+    device = cast(CudaBackend, backend)
+    dtype = onchip.multiplied(device, dtype)
+    if not options <= TAKES:
+        return False
+    cells = onchip.cells_of(direction, options)
+    return onchip.beside(device.limits, direction, shape, dtype, multiply_adds, count, cells).saved > 0
+
+
 def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, bool, str]]) -> onchip.Layout | None:
     """The layout for two at once; None where they are not two of one kind, or run one after the other.
 
@@ -240,7 +258,8 @@ def _handed_on(
     width, item = shape[-1], np.dtype(dtype).itemsize
     wide = -(-width * item // 16) * 16 // item
     bits = xp.full((*shape[:-1], wide), 2 ** (8 * item) - 1, dtype=np.dtype(f"uint{8 * item}"))
-    bits[..., width:] = 0
+    if wide > width:
+        bits[..., width:] = 0
     shown = bits.view(dtype)
     return (shown if wide == width and not apart else xp.empty(shape, dtype=dtype)), shown
 

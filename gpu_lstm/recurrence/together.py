@@ -1,11 +1,13 @@
 """Recurrences that don't depend on each other, as both directions of a layer: at once on tiers that can.
 
 A tier may have `forward_all` and `backward_all`, which take several problems; on others they run one after the other.
+It may have `room_beside`, too: whether its recurrence leaves room on the device for large products beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from gpu_lstm.backend import Array, Backend
@@ -16,8 +18,12 @@ Problem = tuple[Any, ...]
 Gradients = tuple[Array, Array, Array]
 """dz, dh0, dc0."""
 Result = TypeVar("Result")
-Steps: TypeAlias = Generator[tuple[str, Problem], Any, Result]
-"""Yields recurrences, ("forward", problem) or ("backward", problem), and is sent what the tier gives."""
+Steps: TypeAlias = Generator[tuple[str, Any], Any, Result]
+"""Yields recurrences, ("forward", problem) or ("backward", problem), and is sent what the tier gives.
+
+Before one, it may yield ("beside", job): work without arguments that neither needs the recurrence nor is needed by it,
+see `Backend.beside`. It is done before the recurrence after that one starts.
+"""
 
 
 def forward(run: Tier, backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
@@ -36,20 +42,50 @@ def backward(run: Tier, backend: Backend, problems: Sequence[Problem]) -> list[G
     return found
 
 
+def room_beside(
+    run: Tier,
+    backend: Backend,
+    direction: str,
+    shape: tuple[int, int, int],
+    dtype: str,
+    options: frozenset[str],
+    multiply_adds: int,
+    count: int,
+) -> bool:
+    """Whether so many multiply-adds of large products should go beside each of the tier's recurrences.
+
+    Of those there are `count` of a `shape` (T, B, H) at once.
+    """
+    room = getattr(run, "room_beside", None)
+    return room is not None and bool(room(backend, direction, shape, dtype, options, multiply_adds, count))
+
+
 def in_step(run: Tier, backend: Backend, work: Sequence[Steps[Result]]) -> list[Result]:
-    """What each of `work` returns; the recurrences that they yield in the same round run together."""
+    """What each of `work` returns; the recurrences that they yield in the same round run together.
+
+    What they yield to go beside them does.
+    """
     results: dict[int, Result] = {}
     answers: dict[int, Any] = dict.fromkeys(range(len(work)))
     while answers:
-        asked: dict[str, list[tuple[int, Problem]]] = {"forward": [], "backward": []}
+        asked: dict[str, list[tuple[int, Any]]] = {"forward": [], "backward": [], "beside": []}
         for number, answer in answers.items():
             try:
-                direction, problem = work[number].send(answer)
-                asked[direction].append((number, problem))
+                kind, what = work[number].send(answer)
+                asked[kind].append((number, what))
+                while kind == "beside":
+                    kind, what = work[number].send(None)
+                    asked[kind].append((number, what))
             except StopIteration as end:
                 results[number] = end.value
-        answers = {}
-        for direction, run_all in (("forward", forward), ("backward", backward)):
-            found: list[Any] = run_all(run, backend, [problem for _, problem in asked[direction]])
-            answers |= dict(zip([number for number, _ in asked[direction]], found, strict=True))
+        answers = backend.beside(partial(_answers, run, backend, asked), [job for _, job in asked["beside"]])
     return [results[number] for number in range(len(work))]
+
+
+def _answers(run: Tier, backend: Backend, asked: dict[str, list[tuple[int, Problem]]]) -> dict[int, Any]:
+    """Run all recurrences of a round; what the tier gives, by the number of who asked."""
+    answers: dict[int, Any] = {}
+    for direction, run_all in (("forward", forward), ("backward", backward)):
+        found: list[Any] = run_all(run, backend, [problem for _, problem in asked[direction]])
+        answers |= dict(zip([number for number, _ in asked[direction]], found, strict=True))
+    return answers

@@ -27,6 +27,7 @@ from gpu_lstm.training import checkpoint, folder, tensorboard
 from gpu_lstm.training.lock import locked
 from gpu_lstm.training.loss_scale import LossScaler
 from gpu_lstm.training.memory import readable
+from gpu_lstm.training.steps import RecordedSteps, Steps
 from gpu_lstm.training.tasks import Task
 
 Result = TypeVar("Result")
@@ -141,18 +142,21 @@ class Training:
     settings : Settings
     optimizer : Optimizer, optional
         To go on with, of the same model; a new one if not given.
+    graph : bool
+        Replay each step as a CUDA graph, see `RecordedSteps`: for a GPU whose host is what steps wait for.
     """
 
     advice = "a smaller batch or length, or recompute, needs less"
     """What helps where memory runs out."""
 
-    def __init__(self, task: Task, settings: Settings, optimizer: Optimizer | None = None):
+    def __init__(self, task: Task, settings: Settings, optimizer: Optimizer | None = None, graph: bool = False):
         self.task, self.settings = task, settings
         self.steps = settings.epochs * task.steps_per_epoch
         self.schedule = make_schedule(settings.schedule, self.steps, min(settings.warm_up, self.steps))
         self.optimizer: Optimizer = optimizer or make_optimizer(
             settings.optimizer, task.model.backend, task.model.params, settings.learning_rate, **settings.options
         )
+        self._steps = (RecordedSteps if graph else Steps)(task, self.optimizer, settings.clip)
         self.scaler = LossScaler.for_dtype(task.model.dtype)
         self.step = 0
         self.best = math.inf
@@ -196,12 +200,11 @@ class Training:
         return ""
 
     def _one_step(self) -> Event:
-        task, before = self.task, self.task.carried()
-        scale = task.model.loss_scale = self.scaler.scale
-        loss, gradients = self._within_memory(lambda: task.step(self.step))
+        task = self.task
+        task.model.loss_scale = self.scaler.scale
+        asked = self._within_memory(lambda: self._steps.ask(self.step, self.schedule(self.step)))
         # Where a number isn't finite, nothing moves. It is read only now, when all is asked of the device.
-        size = self.optimizer.update(gradients, self.schedule(self.step), self.settings.clip, loss, scale)
-        value, norm = task.model.backend.read(loss, size)
+        value, norm = task.model.backend.read(asked.loss, asked.norm)
         finite = math.isfinite(value) and math.isfinite(norm)
         skipped = ""
         if finite:
@@ -209,7 +212,7 @@ class Training:
         else:
             self.optimizer.updates -= 1
             skipped = f"loss is {value}, norm of the gradients {norm}"
-            name, count, total = first_nonfinite(task.model.backend, gradients)
+            name, count, total = first_nonfinite(task.model.backend, asked.gradients)
             if name:
                 layer, _, last = name.rpartition(".")
                 skipped += f"; {count} of {total} numbers in the gradient of {last} of layer {layer} aren't finite"
@@ -222,7 +225,7 @@ class Training:
                 if self._skipped_in_a_row >= MOST_SKIPS:
                     raise self._diverged(self.step + 1, f"{MOST_SKIPS} steps in a row were skipped; {skipped}")
             self.skipped += 1
-            task.restore(before)
+            self._steps.undo()
         self.scaler.update(finite)
         self.step += 1
         shown = task.shown(value)
@@ -268,6 +271,8 @@ class Run(Training):
         Stored in all checkpoints beside the model's own.
     note : callable, optional
         Called with lines for people: what was found amiss and passed over.
+    graph : bool
+        As of `Training`.
     """
 
     advice = "a smaller --batch or --length, or --recompute, needs less (--dry-run says how much)"
@@ -279,8 +284,9 @@ class Run(Training):
         path: Path,
         description: dict[str, Any],
         note: Callable[[str], None] = lambda line: None,
+        graph: bool = False,
     ):
-        super().__init__(task, settings)
+        super().__init__(task, settings, graph=graph)
         self.folder, self.note = path, note
         self.description = checkpoint.describe(task.model, settings=asdict(settings), **description)
         self._saved: int | None = None

@@ -41,6 +41,8 @@ class Job:
     recompute: bool = False
     fused: bool = True  # products, cross-entropy and optimizers run in compiled kernels
     widened: bool = False  # no kernel takes 16-bit arrays: the recurrence and the products get copies in float32
+    least_steps: int = 1  # of a segment, as the backend has it
+    beside: bool = False  # products of a segment may go beside the recurrence of the next one
 
     @property
     def item(self) -> int:
@@ -119,7 +121,7 @@ def _lstm(job: Job, inputs: int, directions: int = 1) -> _Lstm:
     size = options.proj_size or hidden  # of h
     width = size * directions
     inner = (2 if job.config["dropout"] > 0 else 0) + (1 if directions == 2 else 0)
-    parts = segments(job.steps, job.batch)
+    parts = segments(job.steps, job.batch, least_steps=job.least_steps)
 
     item, wide = job.item, job.wide
     # Both products normalised; the new c and which of the old stay; o tanh(c) before its projection.
@@ -140,6 +142,8 @@ def _lstm(job: Job, inputs: int, directions: int = 1) -> _Lstm:
             kept += activations(rows, layers)
         else:
             kept += (layers - 1) * inner * item * job.rows * width + rows * cell
+        if job.beside:  # what the products of the segment before read
+            kept += rows * directions * cell
     dx = item * job.rows * (max(inputs, width) if layers > 1 and not (job.recompute and directions == 1) else inputs)
     if job.widened:  # dz rounded, dz and inputs widened for the products
         dx += (parts[0][1] - parts[0][0]) * job.batch * (4 * hidden * (item + wide) + (hidden + width) * wide)

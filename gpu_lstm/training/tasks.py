@@ -7,11 +7,12 @@ the same weights to the last bit and a resumed run needs no generator states.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from gpu_lstm.backend import Array
+from gpu_lstm.backend.graph import Count
 from gpu_lstm.data import series as series_data
 from gpu_lstm.data.loader import Loader
 from gpu_lstm.data.sequences import Sequences
@@ -60,6 +61,26 @@ class Task(Protocol):
         """Take back what `carried` gave."""
 
 
+@runtime_checkable
+class Recordable(Task, Protocol):
+    """A task whose steps have the same shapes, so that they can be recorded as a graph and replayed.
+
+    ``step(number)`` is ``begin(number)`` and then ``compute()``.
+    """
+
+    def begin(self, number: int) -> None:
+        """Make `number` the step that `compute` does."""
+
+    def compute(self) -> tuple[Array, Params]:
+        """What `step` gives. Recorded once; all that changes from step to step reaches it by `Backend.upload`."""
+
+    def hold(self) -> None:
+        """From now on, what is carried stays in the same arrays."""
+
+    def undo(self) -> None:
+        """What is carried becomes what it was before the last `compute`; after `hold` only."""
+
+
 class TextTask:
     """Language modelling by truncated BPTT: the state is carried from chunk to chunk, its gradient is not.
 
@@ -99,6 +120,8 @@ class TextTask:
         self.items = batch * length
         self.seed = seed
         self._state: tuple[Array, Array] | None = None
+        self._before: tuple[Array, Array] | None = None
+        self._number = Count()
         self.newline = newline
         self._order: tuple[int, Tracks] | None = None
         self.loader = Loader(self._batch)
@@ -113,11 +136,35 @@ class TextTask:
             order = self._order = epoch, Tracks(tokens, self.train.batch, self.train.length)
         return order[1].chunk(chunk)
 
-    def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
-        tokens = self.model.backend.asarray(self.loader.get(number))
-        state = self._state if number % self.steps_per_epoch else None
-        loss, self._state, gradients = self._language.loss(tokens, state, (self.seed, number))
+    def begin(self, number: int) -> None:  # noqa: D102
+        self._number.value, self._tokens = number, self.loader.get(number)
+        if number % self.steps_per_epoch == 0:
+            self.restore({})
+
+    def compute(self) -> tuple[Array, Params]:  # noqa: D102
+        tokens = self.model.backend.upload(lambda: self._tokens)
+        if self._before is not None:
+            _copy(self._before, self._state)
+        seed = (self.seed, cast(int, self._number))
+        loss, state, gradients = self._language.loss(tokens, self._state, seed)
+        if self._before is None:
+            self._state = state
+        else:
+            _copy(self._state, state)
         return loss, gradients
+
+    def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
+        self.begin(number)
+        return self.compute()
+
+    def hold(self) -> None:  # noqa: D102
+        carried, zero_state = self.carried(), self._language.lstm.zero_state
+        self._before, self._state = zero_state(self.train.batch), zero_state(self.train.batch)
+        self.restore(carried)
+
+    def undo(self) -> None:  # noqa: D102
+        assert self._before is not None
+        _copy(self._state, self._before)
 
     def shown(self, loss: float) -> float:  # noqa: D102
         return loss * BITS
@@ -127,7 +174,9 @@ class TextTask:
         return bits, f"{bits:.3f} bits/char on held-out text"
 
     def carried(self) -> dict[str, Array]:  # noqa: D102
-        return {} if self._state is None else {"h": self._state[0], "c": self._state[1]}
+        if self._state is None or (self._number.value + 1) % self.steps_per_epoch == 0:
+            return {}  # the next step begins anew
+        return {"h": self._state[0], "c": self._state[1]}
 
     def restore(self, arrays: dict[str, Array]) -> None:  # noqa: D102
         lstm = self._language.lstm
@@ -135,10 +184,19 @@ class TextTask:
             shape = (lstm.num_layers, self.train.batch, lstm.output_size if name == "h" else lstm.hidden_size)
             if tuple(array.shape) != shape:
                 raise InputError(f"carried state {name} has shape {tuple(array.shape)}; expected {shape}")
-        self._state = None
+        state, as_array = None, self.model.backend.asarray
         if arrays:  # numbers of 16 bits were saved in float32
-            as_array = self.model.backend.asarray
-            self._state = as_array(arrays["h"], lstm.dtype), as_array(arrays["c"], lstm.param_dtype)
+            state = as_array(arrays["h"], lstm.dtype), as_array(arrays["c"], lstm.param_dtype)
+        if self._before is None:
+            self._state = state
+        else:
+            _copy(self._state, (0, 0) if state is None else state)
+
+
+def _copy(to: Any, state: Any) -> None:
+    """Into the arrays of a held state those of another one, or zeros."""
+    for part, content in zip(to, state, strict=True):
+        part[...] = content
 
 
 class WindowsTask:
@@ -181,13 +239,28 @@ class WindowsTask:
         self.steps_per_epoch = max(1, -(-len(starts) // batch))
         self.items = batch * length
         self.loader = Loader(self._batch)
+        self._number = Count()
 
     def _batch(self, number: int) -> np.ndarray:
         drawn = np.random.default_rng((self.seed, number)).integers(0, len(self.starts), self.batch)
         return np.stack([self.values[start : start + self.window] for start in (self.starts[k] for k in drawn)], axis=1)
 
+    def begin(self, number: int) -> None:  # noqa: D102
+        self._number.value, self._windows = number, self.loader.get(number)
+
+    def compute(self) -> tuple[Array, Params]:  # noqa: D102
+        seed = (self.seed, cast(int, self._number))
+        return self._forecaster.loss(lambda: self._windows, self.length // 4, self.loss, seed)
+
     def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
-        return self._forecaster.loss(self.loader.get(number), self.length // 4, self.loss, (self.seed, number))
+        self.begin(number)
+        return self.compute()
+
+    def hold(self) -> None:
+        """Nothing is carried."""
+
+    def undo(self) -> None:
+        """Nothing is carried."""
 
     def shown(self, loss: float) -> float:  # noqa: D102
         return loss

@@ -66,17 +66,13 @@ CELL float tanh_of<Brief>(float x) {
 }
 
 // What a cell is computed with whose gates and h are stored as S.
-template <typename S>
+template <typename T, unsigned Bytes>
 struct CellOf {
-  using T = Brief;
+  using type = T;
 };
-template <>
-struct CellOf<float> {
-  using T = float;
-};
-template <>
-struct CellOf<double> {
-  using T = double;
+template <typename T>
+struct CellOf<T, 2> {
+  using type = Brief;
 };
 template <typename S>
-using InCell = typename CellOf<S>::T;
+using InCell = typename CellOf<Arithmetic<S>, sizeof(S)>::type;

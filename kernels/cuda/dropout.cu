@@ -6,9 +6,11 @@
 // y = x * scale where the element's random word is at least `threshold`, else 0. Four elements share a counter, so the
 // mask depends on key and element alone. N is 4 where x and y are aligned to four elements, else 1.
 template <typename S, int N>
-__global__ void dropout(const S* x, S* y, int64 count, unsigned key_low, unsigned key_high, unsigned threshold,
-                        Arithmetic<S> scale) {
+__global__ void dropout(const S* x, S* y, int64 count,
+                        const unsigned* key,  // two words; null: the two that follow
+                        unsigned key_low, unsigned key_high, unsigned threshold, Arithmetic<S> scale) {
   using T = Arithmetic<S>;
+  if (key) key_low = key[0], key_high = key[1];
   const int64 step = int64(gridDim.x) * blockDim.x;
   for (int64 group = int64(blockIdx.x) * blockDim.x + threadIdx.x; group * 4 < count; group += step) {
     const Words random = philox({unsigned(group), unsigned(group >> 32), 0, 0}, key_low, key_high);

@@ -51,12 +51,12 @@ __global__ void norm_of_sums(const T* sums, int64 count, T unscale, T* norm) {
   if (threadIdx.x == 0) *norm = square_root(sum) * unscale;
 }
 
-// The rules, as gpu_lstm/optimizers.py has them; a..h are its `numbers`.
+// The rules, as gpu_lstm/optimizers.py has them, from its `numbers`.
 template <typename T>
 struct sgd {
   static constexpr int states = 1;
   T rate, momentum;
-  __device__ sgd(T a, T b, T, T, T, T, T, T) : rate(a), momentum(b) {}
+  __device__ explicit sgd(const double* numbers) : rate(T(numbers[0])), momentum(T(numbers[1])) {}
   __device__ void move(T& param, T gradient, T (&state)[2]) const {
     state[0] = momentum * state[0] + gradient;
     param -= rate * state[0];
@@ -67,7 +67,8 @@ template <typename T>
 struct rmsprop {
   static constexpr int states = 1;
   T rate, decay, rest, eps;
-  __device__ rmsprop(T a, T b, T c, T d, T, T, T, T) : rate(a), decay(b), rest(c), eps(d) {}
+  __device__ explicit rmsprop(const double* numbers)
+      : rate(T(numbers[0])), decay(T(numbers[1])), rest(T(numbers[2])), eps(T(numbers[3])) {}
   __device__ void move(T& param, T gradient, T (&state)[2]) const {
     state[0] = decay * state[0] + rest * gradient * gradient;
     param -= rate * gradient / (square_root(state[0]) + eps);
@@ -78,8 +79,9 @@ template <typename T>
 struct adam {
   static constexpr int states = 2;
   T step_size, root, beta1, rest1, beta2, rest2, eps, shrink;
-  __device__ adam(T a, T b, T c, T d, T e, T f, T g, T h)
-      : step_size(a), root(b), beta1(c), rest1(d), beta2(e), rest2(f), eps(g), shrink(h) {}
+  __device__ explicit adam(const double* numbers)
+      : step_size(T(numbers[0])), root(T(numbers[1])), beta1(T(numbers[2])), rest1(T(numbers[3])),
+        beta2(T(numbers[4])), rest2(T(numbers[5])), eps(T(numbers[6])), shrink(T(numbers[7])) {}
   __device__ void move(T& param, T gradient, T (&state)[2]) const {
     state[0] = beta1 * state[0] + rest1 * gradient;
     state[1] = beta2 * state[1] + rest2 * gradient * gradient;
@@ -90,16 +92,14 @@ struct adam {
 // Gradients are multiplied by `unscale`, and by max_norm / norm where the norm is larger. Nothing moves where norm or
 // loss isn't finite.
 template <typename G, template <typename> class Rule>
-__global__ void update(const Line<G>* table, int lines,
+__global__ void update(const Line<G>* table, int lines, const double* numbers,
                        const Arithmetic<G>* norm,  // null: no clipping
                        Arithmetic<G> max_norm, Arithmetic<G> unscale,
-                       const Arithmetic<G>* loss,  // may be null
-                       Arithmetic<G> a, Arithmetic<G> b, Arithmetic<G> c, Arithmetic<G> d, Arithmetic<G> e,
-                       Arithmetic<G> f, Arithmetic<G> g, Arithmetic<G> h) {
+                       const Arithmetic<G>* loss) {  // may be null
   using T = Arithmetic<G>;
   if ((norm && !is_finite(*norm)) || (loss && !is_finite(*loss))) return;
   const T scale = norm && *norm > max_norm ? max_norm / *norm * unscale : unscale;
-  const Rule<T> rule(a, b, c, d, e, f, g, h);
+  const Rule<T> rule(numbers);
   const Line<G>& line = line_of(table, lines, blockIdx.x);
   const int64 first = (blockIdx.x - line.first_chunk) * chunk;
   const int64 end = first + chunk < line.size ? first + chunk : line.size;

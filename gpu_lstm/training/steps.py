@@ -1,0 +1,107 @@
+"""How steps of training are asked of the device: launch by launch, or recorded once and replayed as a CUDA graph."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gpu_lstm.backend import Array
+from gpu_lstm.backend.graph import Graph
+from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.layers import Params
+from gpu_lstm.optimizers import Optimizer
+from gpu_lstm.training.tasks import Recordable, Task
+
+
+class Asked(NamedTuple):
+    """What a step gives, once the device has done it: loss, norm of the gradients, gradients."""
+
+    loss: Array
+    norm: Array
+    gradients: Params
+
+
+class Steps:
+    """Steps of a task by an optimizer.
+
+    Parameters
+    ----------
+    task : Task
+    optimizer : Optimizer
+    clip : float
+        Largest norm of the gradients.
+    """
+
+    def __init__(self, task: Task, optimizer: Optimizer, clip: float):
+        self.task, self.optimizer, self.clip = task, optimizer, clip
+        self._before: dict[str, Array] = {}
+
+    def ask(self, number: int, factor: float) -> Asked:
+        """Step `number`, at the learning rate times `factor`. Where loss or norm isn't finite, no parameter moves."""
+        self._before = self.task.carried()
+        return self._move(factor, *self.task.step(number))
+
+    def undo(self) -> None:
+        """What the task carries becomes what it was before the last step."""
+        self.task.restore(self._before)
+
+    def _move(self, factor: float, loss: Array, gradients: Params) -> Asked:
+        scale = self.task.model.loss_scale
+        return Asked(loss, self.optimizer.update(gradients, factor, self.clip, loss, scale), gradients)
+
+
+class RecordedSteps(Steps):
+    """The same steps, to the same bits, at the cost of one launch each.
+
+    The first one runs as any other, so that all kernels are there; the second one is recorded, and it and all that
+    follow are replayed. A new loss scale is recorded anew, for it is a number in the graph.
+
+    Raises
+    ------
+    BackendError
+        The backend has no graphs.
+    InputError
+        The task's steps have different shapes, or a layer is on the reference tier, whose products can't be recorded.
+    """
+
+    def __init__(self, task: Task, optimizer: Optimizer, clip: float):
+        super().__init__(task, optimizer, clip)
+        backend = task.model.backend
+        if not backend.records:
+            raise BackendError(f"graph is for a GPU (backend cupy); this is backend {backend.name}")
+        if not isinstance(task, Recordable):
+            raise InputError("graph is for steps of one shape; this task has sequences of different lengths")
+        if any(layer.plan.tier == "reference" for layer in task.model.layers.values() if hasattr(layer, "plan")):
+            raise InputError("graph is for tiers pointwise and sequence; the products of tier reference take no part")
+        self._recordable: Recordable = task
+        self._graph: Graph[Asked] | None = None
+        self._scale = 0.0
+        self._warm = False
+        task.hold()
+
+    def ask(self, number: int, factor: float) -> Asked:  # noqa: D102
+        self._recordable.begin(number)
+        if not self._warm:
+            self._warm = True
+            return self._compute(factor)
+        graph = self._current(factor)
+        if graph.replay():
+            return graph.result
+        self.optimizer.updates -= 1  # begun again by that which runs instead
+        return self._compute(factor)
+
+    def undo(self) -> None:  # noqa: D102
+        self._recordable.undo()
+
+    def _current(self, factor: float) -> Graph[Asked]:
+        """The graph for the loss scale as it is now, and the optimizer's update begun."""
+        model = self.task.model
+        if self._graph is not None and self._scale == model.loss_scale:
+            self.optimizer.advance(factor)
+        else:
+            self._graph = None  # gives its memory back before the next one takes some
+            model.backend.release()
+            self._graph, self._scale = model.backend.record(lambda: self._compute(factor)), model.loss_scale
+        return self._graph
+
+    def _compute(self, factor: float) -> Asked:
+        return self._move(factor, *self._recordable.compute())

@@ -3,8 +3,8 @@
     python -m benchmarks.run_on_gpu                    # writes benchmarks/results/gpu_DATE.json, in about half an hour
     python -m benchmarks.run_on_gpu --only tests sanitizers               # or in four calls of at most ten minutes:
     python -m benchmarks.run_on_gpu --only bandwidth training model graph shapes
-    python -m benchmarks.run_on_gpu --only sequence beside options soak
-    python -m benchmarks.run_on_gpu --only bench
+    python -m benchmarks.run_on_gpu --only sequence beside soak
+    python -m benchmarks.run_on_gpu --only options bench
     python -m benchmarks.run_on_gpu --only soak --seconds 3600            # an hour of it
 
 Runs from a bare checkout, without a network: it needs CuPy, for the tests pytest, for the comparisons PyTorch with

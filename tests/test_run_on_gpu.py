@@ -33,11 +33,18 @@ def benchmark(name):
 
 
 NAMES = (
-    "compare_model", "gpu_model", "graph_on_gpu", "on_gpu", "run_on_gpu", "sequence_on_gpu", "tables", "variants_on_gpu"
-)  # fmt: skip
-(
-    compare_model, gpu_model, graph_on_gpu, on_gpu, run_on_gpu, sequence_on_gpu, tables, variants_on_gpu
-) = map(benchmark, NAMES)  # fmt: skip
+    "compare_model",
+    "gpu_model",
+    "graph_on_gpu",
+    "on_gpu",
+    "run_on_gpu",
+    "sequence_on_gpu",
+    "tables",
+    "variants_on_gpu",
+)
+compare_model, gpu_model, graph_on_gpu, on_gpu, run_on_gpu, sequence_on_gpu, tables, variants_on_gpu = map(
+    benchmark, NAMES
+)
 Budget, Case = on_gpu.Budget, sequence_on_gpu.Case
 SMALL = Device(multiprocessors=9, shared_bytes=40 * 1024, capability=90)
 
@@ -403,7 +410,7 @@ def test_all_parts_fit_into_calls_of_ten_minutes_and_half_an_hour_or_so():
     calls = [[word for word in call if word in run_on_gpu.PARTS] for call in calls[:4]]
     assert sorted(name for call in calls for name in call) == sorted(run_on_gpu.PARTS)
     assert all(sum(run_on_gpu.PARTS[name][1] for name in call) <= 570 for call in calls)
-    assert sum(limit for _, limit in run_on_gpu.PARTS.values()) <= 32 * 60
+    assert sum(limit for _, limit in run_on_gpu.PARTS.values()) <= 33 * 60
 
 
 def test_a_command_is_recorded_with_what_it_said():

@@ -219,7 +219,7 @@ class Driver(types.ModuleType):
         CU_LAUNCH_ATTRIBUTE_COOPERATIVE="cooperative", CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION="cluster"
     )
     CUstream = int
-    SIZES: ClassVar = {"sequence_backward": (2 * 11 * 8, 8, 8 * 4)}  # runs, gave_up, layout
+    SIZES: ClassVar = {"sequence_backward": (4 * 14 * 8, 8, 8 * 4)}  # runs, gave_up, layout
 
     def __init__(self, clusters):
         super().__init__("cuda.bindings.driver")

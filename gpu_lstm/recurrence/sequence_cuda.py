@@ -256,7 +256,7 @@ def _backward(
         gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
         above = joints[number] if number < len(joints) else None
         num_steps, batch, hidden, dtype = check(backend, gates, weight_hh, saved.variant)
-        if number:
+        if joints and number:
             backend.require("gates", gates, problems[0][0].gates.shape)
         cells = _cells("backward", saved.variant, *rest)
         layout = layout or _layout(backend, "backward", batch, hidden, dtype, cells)

@@ -218,5 +218,7 @@ def test_an_array_of_a_job_that_is_kept_is_seen(monkeypatch):
 
 
 def test_tiers_without_room_run_one_after_the_other():
-    assert not together.room_beside(reference, NUMPY, "forward", (8, 8, 8), "float32", frozenset(), 10**9, 1)
+    assert not together.room_beside(
+        reference, NUMPY, together.Round("forward", (8, 8, 8), "float32", frozenset()), 10**9
+    )
     assert not hasattr(pointwise_cuda, "room_beside")  # it fills the GPU with its own products

@@ -12,6 +12,7 @@ from gpu_lstm import LSTM, BackendError
 from gpu_lstm.backend import kernels
 from gpu_lstm.layers import lstm
 from gpu_lstm.recurrence import fastest_cuda, make_plan, onchip, runnable_tiers, sequence_cuda
+from gpu_lstm.recurrence.together import Round
 from tests.emulated import H100, EmulatedBackend
 
 A100 = dataclasses.replace(H100, multiprocessors=108, shared_bytes=163 * 1024, capability=80)
@@ -288,7 +289,7 @@ def test_a_tier_leaves_room_where_that_pays_and_it_takes_the_options(tier):
     def room(hidden, batch=64, options=none, dtype="float32", count=1):
         shape = 256, batch, hidden
         products = count * 256 * batch * 4 * hidden * 3 * hidden
-        return tier.room_beside(backend, "backward", shape, dtype, options, products, count)
+        return tier.room_beside(backend, Round("backward", shape, dtype, options, count), products)
 
     assert room(256)
     assert room(256, batch=16, count=2)
@@ -300,14 +301,14 @@ def test_a_tier_leaves_room_where_that_pays_and_it_takes_the_options(tier):
     backend.tf32 = True
     assert room(256)
     most = onchip.most_that_pays(H100, "backward", 1024, "bfloat16")
-    assert not fastest_cuda.room_beside(backend, "backward", (256, 2 * most, 1024), "bfloat16", none, 10**13, 1)
+    assert not fastest_cuda.room_beside(backend, Round("backward", (256, 2 * most, 1024), "bfloat16", none), 10**13)
 
 
 def test_auto_leaves_no_room_where_the_pointwise_tier_runs(monkeypatch):
     asked = []
     monkeypatch.setattr(onchip, "pays", lambda *given: asked.append(given))
-    options = frozenset({"peepholes"})
-    assert not fastest_cuda.room_beside(EmulatedBackend(), "forward", (256, 64, 256), "float32", options, 10**10, 1)
+    recurrences = Round("forward", (256, 64, 256), "float32", frozenset({"peepholes"}))
+    assert not fastest_cuda.room_beside(EmulatedBackend(), recurrences, 10**10)
     assert asked == [(H100, "forward", 64, 256, "float32", "Family")]
 
 
@@ -320,11 +321,11 @@ def test_an_lstm_asks_with_the_products_of_a_segment(monkeypatch, layers, direct
         x, call = np.zeros((steps, 50, 3), np.float32), lstm.Call(one.plan.run, 50, None, None, None, True)
         for direction in onchip.DIRECTIONS:
             one._room_beside(direction, one._chains()[0], x, call)
-    whole = directions * 256 * 50 * 4 * 8, directions
-    kind = (256, 50, 8), "float32", frozenset()
-    expected = [("forward", *kind, whole[0] * 3, whole[1]), ("backward", *kind, whole[0] * (3 + 3 + 8), whole[1])]
+    whole = directions * 256 * 50 * 4 * 8
+    kind = (256, 50, 8), "float32", frozenset(), directions
+    expected = [(Round("forward", *kind), whole * 3), (Round("backward", *kind), whole * (3 + 3 + 8))]
     if layers > 1:  # of a single segment, gradients of an upper layer go beside the recurrence of the one below
-        expected.append(("backward", (200, 50, 8), *kind[1:], 200 * 50 * 4 * 8 * (3 + 3 + 8), 1))
+        expected.append((Round("backward", (200, 50, 8), *kind[1:]), 200 * 50 * 4 * 8 * (3 + 3 + 8)))
     assert asked == expected
 
 

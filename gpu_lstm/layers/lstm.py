@@ -479,10 +479,9 @@ class LSTM(Layer):
         # x W_ih^T; or dx, dW_ih and dW_hh of the first layer.
         products = width if direction == "forward" else 2 * width + self.output_size
         options = self.options.recurrent() | (frozenset() if call.resets is None else {"resets"})
-        return together.room_beside(
-            call.run, self.backend, direction, (stop - start, batch, self.hidden_size), self.dtype, options,
-            len(chains) * (stop - start) * batch * 4 * self.hidden_size * products, len(chains),
-        )  # fmt: skip
+        shape = stop - start, batch, self.hidden_size
+        recurrences = together.Round(direction, shape, self.dtype, options, len(chains))
+        return together.room_beside(call.run, self.backend, recurrences, len(chains) * 4 * math.prod(shape) * products)
 
     def _forward_chain(
         self, chain: list[Member], x: Array, state: list[Any], call: Call, beside: bool

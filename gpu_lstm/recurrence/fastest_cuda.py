@@ -14,7 +14,7 @@ from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.recurrence import onchip, pointwise_cuda, sequence_cuda
 from gpu_lstm.recurrence.contract import Mask, Saved, Tier
-from gpu_lstm.recurrence.together import Gradients, Problem
+from gpu_lstm.recurrence.together import Gradients, Problem, Round
 from gpu_lstm.recurrence.variant import Variant
 
 TAKES = sequence_cuda.TAKES | pointwise_cuda.TAKES
@@ -78,20 +78,13 @@ def layers_at_once(backend: Backend, direction: str, batch: int, hidden: int, dt
 forward_stack, backward_stack = sequence_cuda.forward_stack, sequence_cuda.backward_stack
 
 
-def room_beside(
-    backend: Backend,
-    direction: str,
-    shape: tuple[int, int, int],
-    dtype: str,
-    options: frozenset[str],
-    multiply_adds: int,
-    count: int,
-) -> bool:
+def room_beside(backend: Backend, recurrences: Round, multiply_adds: int) -> bool:
     """That of the sequence tier, where it is the one that runs."""
     device = cast(CudaBackend, backend)
-    problem = direction, *shape[1:], onchip.multiplied(device, dtype), onchip.cells_of(direction, options)
+    direction, (_, batch, hidden), dtype, options, _ = recurrences
+    problem = direction, batch, hidden, onchip.multiplied(device, dtype), onchip.cells_of(direction, options)
     on_chip = onchip.pays(device.limits, *problem)
-    return on_chip and sequence_cuda.room_beside(backend, direction, shape, dtype, options, multiply_adds, count)
+    return on_chip and sequence_cuda.room_beside(backend, recurrences, multiply_adds)
 
 
 def _tier(backend: Backend, direction: str, z: Array, variant: Variant | None = None, cells: bool = False) -> Tier:

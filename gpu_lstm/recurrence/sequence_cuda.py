@@ -24,7 +24,7 @@ from gpu_lstm.recurrence.contract import Joint, Mask, Saved, refuse
 from gpu_lstm.recurrence.family_cuda import Step
 from gpu_lstm.recurrence.pointwise_cuda import check, check_z
 from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
-from gpu_lstm.recurrence.together import Gradients, Problem
+from gpu_lstm.recurrence.together import Gradients, Problem, Round
 from gpu_lstm.recurrence.variant import OPTIONS, Variant, normalise
 
 TAKES = OPTIONS - {"proj_size", "heads"}
@@ -125,16 +125,9 @@ def _check_stack(problems: Sequence[Problem], joints: Sequence[Joint], beyond: b
         )
 
 
-def room_beside(
-    backend: Backend,
-    direction: str,
-    shape: tuple[int, int, int],
-    dtype: str,
-    options: frozenset[str],
-    multiply_adds: int,
-    count: int,
-) -> bool:
+def room_beside(backend: Backend, recurrences: Round, multiply_adds: int) -> bool:
     """Whether a launch leaves multiprocessors idle for products, so that it pays: see `together.room_beside`."""
+    direction, shape, dtype, options, count = recurrences
     device = cast(CudaBackend, backend)
     dtype = onchip.multiplied(device, dtype)
     if not options <= TAKES:

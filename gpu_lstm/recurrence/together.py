@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.recurrence.contract import Saved, Tier
@@ -19,6 +19,18 @@ Problem = tuple[Any, ...]
 Gradients = tuple[Array, Array, Array]
 """dz, dh0, dc0."""
 Result = TypeVar("Result")
+
+
+class Round(NamedTuple):
+    """Recurrences of one kind, so many at once: "forward" or "backward", of (T, B, H), with options."""
+
+    direction: str
+    shape: tuple[int, int, int]
+    dtype: str
+    options: frozenset[str]
+    at_once: int = 1
+
+
 Steps: TypeAlias = Generator[tuple[str, Any], Any, Result]
 """Yields recurrences, ("forward", problem) or ("backward", problem), and is sent what the tier gives; or layers of a
 stack, ("forward_stack", (problems, joints)) or ("backward_stack", (problems, joints)).
@@ -52,22 +64,10 @@ def layers_at_once(
     return 1 if at_once is None else int(at_once(backend, direction, batch, hidden, dtype, layers))
 
 
-def room_beside(
-    run: Tier,
-    backend: Backend,
-    direction: str,
-    shape: tuple[int, int, int],
-    dtype: str,
-    options: frozenset[str],
-    multiply_adds: int,
-    count: int,
-) -> bool:
-    """Whether so many multiply-adds of large products should go beside each of the tier's recurrences.
-
-    Of those there are `count` of a `shape` (T, B, H) at once.
-    """
+def room_beside(run: Tier, backend: Backend, recurrences: Round, multiply_adds: int) -> bool:
+    """Whether so many multiply-adds of large products should go beside recurrences of the tier."""
     room = getattr(run, "room_beside", None)
-    return room is not None and bool(room(backend, direction, shape, dtype, options, multiply_adds, count))
+    return room is not None and bool(room(backend, recurrences, multiply_adds))
 
 
 def in_step(run: Tier, backend: Backend, work: Sequence[Steps[Result]]) -> list[Result]:

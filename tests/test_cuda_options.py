@@ -13,9 +13,8 @@ from tests.emulated import DTYPES, H100, EmulatedBackend, needs_emulator, on_hos
 from tests.emulator import EmulationError
 from tests.support import NUMPY, relative_error
 from tests.test_cuda_sequence import KIB, PAIR_LIMITS, Patched, device, force, launched
-from tests.test_cuda_variants import KINKS, TOLERANCE, example, run
-from tests.test_family import BATCH, ON, STEPS, data_for, made
-from tests.test_family import run as run_layer
+from tests.test_cuda_variants import KINKS, TOLERANCE, example, layer_gives_what_reference_gives, run
+from tests.test_family import ON
 
 TAKEN = sorted(sequence_cuda.TAKES)
 PAIRS = [
@@ -271,18 +270,8 @@ def test_numbers_that_look_as_if_they_were_missing_are_not_waited_for(monkeypatc
 def test_the_layer_runs_on_it(name, monkeypatch):
     force(monkeypatch, "grid")
     options = {key: value for key, value in ON.items() if key in (TAKEN if name == "all" else [name])}
-    resets = np.zeros((STEPS, BATCH), bool)
-    resets[[0, 2], [0, 1]] = True
     backend = EmulatedBackend(limits=PAIR_LIMITS["grid"])
-    for how in ({"lengths": [2, 4, 1]}, {"seed": None, "resets": resets}):
-        lstms = [made(options, tier=tier, backend=backend) for tier in ("reference", "sequence")]
-        (loss, gradients), (other_loss, other) = (run_layer(lstm, data_for(lstm), **how) for lstm in lstms)
-        assert other_loss == pytest.approx(loss, rel=1e-11)
-        others = other()
-        for key, value in gradients().items():
-            np.testing.assert_allclose(
-                others[key], value, rtol=0, atol=1e-11 * max(np.abs(value).max(), 1e-2), err_msg=key
-            )
+    layer_gives_what_reference_gives(backend, "sequence", options)
     assert {name for name in backend.launches if name not in ("matmul", "dropout")} == launched("grid")
 
 

@@ -207,13 +207,12 @@ def test_a_step_is_a_few_launches_and_allocates_nothing(name):
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("name", [*(name for name in ON if name in OPTIONS), "all"])
-def test_the_layer_runs_on_it(cuda, name):
-    options = ON if name == "all" else {name: ON[name]}
+def layer_gives_what_reference_gives(backend, tier, options):
+    """Loss and all gradients, with lengths and dropout, and in evaluation with resets."""
     resets = np.zeros((STEPS, BATCH), bool)
     resets[[0, 2], [0, 1]] = True
     for how in ({"lengths": [2, 4, 1]}, {"seed": None, "resets": resets}):
-        lstms = [made(options, tier=tier, backend=cuda) for tier in ("reference", "pointwise")]
+        lstms = [made(options, tier=each, backend=backend) for each in ("reference", tier)]
         (loss, gradients), (other_loss, other) = (run_layer(lstm, data_for(lstm), **how) for lstm in lstms)
         assert other_loss == pytest.approx(loss, rel=1e-11)
         others = other()
@@ -221,6 +220,11 @@ def test_the_layer_runs_on_it(cuda, name):
             np.testing.assert_allclose(
                 others[key], value, rtol=0, atol=1e-11 * max(np.abs(value).max(), 1e-2), err_msg=key
             )
+
+
+@pytest.mark.parametrize("name", [*(name for name in ON if name in OPTIONS), "all"])
+def test_the_layer_runs_on_it(cuda, name):
+    layer_gives_what_reference_gives(cuda, "pointwise", ON if name == "all" else {name: ON[name]})
 
 
 # -- the plan ---------------------------------------------------------------------------------------------------------

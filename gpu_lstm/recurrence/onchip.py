@@ -416,7 +416,8 @@ def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozen
     said += _explain_layers(device, batch, hidden, dtype) if not options else []
     shape = LEAST_STEPS, batch, hidden
     for direction, count, what in (("forward", 1, "the next x W_ih^T"), ("backward", 3, "dx, dW_ih and dW_hh")):
-        products = beside(device, direction, shape, dtype, count * 4 * hidden * hidden * batch * LEAST_STEPS)
+        multiply_adds = count * 4 * hidden * hidden * batch * LEAST_STEPS
+        products = beside(device, direction, shape, dtype, multiply_adds, 1, cells_of(direction, options))
         said.append(f"{what} of D = {hidden} beside {LEAST_STEPS} steps {direction}: {products.describe()}")
     return "; ".join(said)
 

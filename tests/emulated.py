@@ -18,6 +18,10 @@ except ImportError:  # NumPy has no bfloat16 of its own
 else:
     DTYPES = tuple(kernels.STORAGE)
 H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90)
+in_any_order = pytest.mark.parametrize(
+    "orders", [range(1, 3), pytest.param(range(3, 24), marks=pytest.mark.slow)], ids=["two orders", "all orders"]
+)
+"""Seeds of the order of threads: what one test tries in everybody's run, and the rest of 24."""
 needs_emulator = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 

@@ -10,7 +10,7 @@ from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import Device
 from gpu_lstm.recurrence import Mask, fastest_cuda, onchip, pointwise_cuda, reference, sequence_cuda, together
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, H100, EmulatedBackend, needs_emulator, on_host, stored
+from tests.emulated import DTYPES, H100, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
 from tests.emulator import EmulationError, build
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 from tests.test_cuda_recurrence import TOLERANCE as STORED
@@ -162,10 +162,11 @@ def test_inference_gives_the_same_and_keeps_nothing(form, dtype):
 
 
 @needs_emulator
+@in_any_order
 @pytest.mark.parametrize("dtype", [*DTYPES, "tf32"])
-def test_the_order_of_threads_changes_nothing(form, dtype):
+def test_the_order_of_threads_changes_nothing(form, dtype, orders):
     results = []
-    for seed in range(24):
+    for seed in (0, *orders):
         backend, storage = backend_for(dtype, seed=seed, limits=device(form))
         results.append(compare(backend, (3, 9, 20), storage, lengths=True))
     for actual in results[1:]:
@@ -183,11 +184,12 @@ def test_check_mode_finds_nothing(form, dtype):
 
 
 @needs_emulator
-def test_a_cluster_with_two_buffers_has_one_more_barrier(monkeypatch):
+@in_any_order
+def test_a_cluster_with_two_buffers_has_one_more_barrier(monkeypatch, orders):
     force(monkeypatch, "cluster")
     expected = compare(EmulatedBackend(limits=device("cluster")), (5, 9, 20), "float16", lengths=True)
     monkeypatch.setitem(onchip.BUFFERS, "cluster", (2,))
-    for seed in range(24):
+    for seed in orders:
         actual = compare(EmulatedBackend(seed=seed, limits=device("cluster")), (5, 9, 20), "float16", lengths=True)
         for name in expected:
             np.testing.assert_array_equal(actual[name], expected[name])
@@ -276,12 +278,13 @@ def test_two_at_once_equal_the_oracle(form, dtype):
 
 
 @needs_emulator
-def test_two_at_once_under_any_order_of_threads_give_the_bits_of_each_alone(form):
+@in_any_order
+def test_two_at_once_under_any_order_of_threads_give_the_bits_of_each_alone(form, orders):
     """Where both have as many blocks as each has alone; a team of a grid is smaller, its sums are in the same order."""
     problems = pair((3, 9, 20), "float32")
     alone = EmulatedBackend(limits=PAIR_LIMITS[form])
     expected = [run(sequence_cuda, alone, data, "float32", mask, reverse) for data, mask, reverse in problems]
-    for seed in range(24):
+    for seed in orders:
         backend = EmulatedBackend(seed=seed, limits=PAIR_LIMITS[form])
         for one, actual in zip(expected, run_pair(sequence_cuda, backend, problems, "float32"), strict=True):
             for name in one:

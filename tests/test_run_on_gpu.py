@@ -4,7 +4,9 @@ import dataclasses
 import importlib
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -352,15 +354,24 @@ def test_options_are_compared_with_the_plain_lstm_and_with_the_pointwise_tier(mo
 # -- the rest ---------------------------------------------------------------------------------------------------------
 
 
+class Turns(Budget):
+    """So many problems, however long they take."""
+
+    @property
+    def left(self):
+        self.rounds -= 1
+        return float(self.rounds >= 0)
+
+
 @needs_emulator
 def test_the_soak_compares_the_tiers(monkeypatch):
     backend = EmulatedBackend(limits=SMALL)
-    record = sequence_on_gpu.soak(backend, Budget(1, 3.0), (4, 4, 12))
+    record = sequence_on_gpu.soak(backend, Turns(12), (4, 4, 12))
     assert sum(record["problems"].values()) > 0
     assert 0 < record["largest_relative_difference"] < 1e-1
     monkeypatch.setattr(sequence_on_gpu, "SOAK_TOLERANCE", {"float32": 0.0, "float16": 0.0})
     with pytest.raises(RuntimeError, match=r"the tiers differ by .* at T=\d+, B="):
-        sequence_on_gpu.soak(backend, Budget(1, 3.0), (4, 4, 12))
+        sequence_on_gpu.soak(backend, Turns(12), (4, 4, 12))
     assert "no sequence kernels" in sequence_on_gpu.soak(NUMPY, Budget())["missing"]
 
 
@@ -422,8 +433,24 @@ def test_a_command_is_recorded_with_what_it_said():
     assert bad["said"] == ["a", "c"]
 
 
-def test_a_command_that_takes_too_long_is_stopped():
-    program = "print('begun', flush=True)\nimport time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('ended')"
+def test_a_command_that_takes_too_long_is_stopped(monkeypatch, tmp_path):
+    begun = tmp_path / "begun"
+
+    class Patient(subprocess.Popen):
+        """The time is over when the program has begun, however long that takes on a busy machine."""
+
+        def communicate(self, input=None, timeout=None):
+            if timeout != 2.0:
+                return super().communicate(input)
+            while not begun.exists() and self.poll() is None:
+                time.sleep(0.01)
+            raise subprocess.TimeoutExpired(self.args, timeout)
+
+    monkeypatch.setattr(run_on_gpu.subprocess, "Popen", Patient)
+    program = (
+        f"import pathlib, time\ntry: pathlib.Path({str(begun)!r}).touch(); time.sleep(60)\n"
+        "except KeyboardInterrupt: print('ended')"
+    )
     record = run_on_gpu.run_command([sys.executable, "-c", program], 2.0)
     assert record["stopped"] == "after 2 s, its time"
     assert record["said"][-1] == "ended"

@@ -18,7 +18,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def check(script):
-    return subprocess.run([sys.executable, script, "--check"], check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, script, "--check"], check=False, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_another_number_is_noticed_and_mended(tmp_path):
     assert result.returncode == 1
     assert "lstm.md is not what the code gives" in result.stderr
     assert "flow.svg is not what the code gives" in result.stderr
-    subprocess.run([sys.executable, tmp_path / "make.py"], check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, tmp_path / "make.py"], check=True, capture_output=True, timeout=600)
     assert page.read_text() == right
     assert check(tmp_path / "make.py").returncode == 0
 

@@ -45,7 +45,8 @@ struct Stack {
   bool intact() const { return *(const uint64_t*)low == canary; }
 };
 
-// Stacks are kept for the next block that starts: pages once touched stay so.
+// Stacks are kept for the next block that starts, and given back when a launch has ended: each module has a pool, and a
+// test run loads hundreds of modules.
 class StackPool {
  public:
   Stack take() {
@@ -55,6 +56,11 @@ class StackPool {
     return stack;
   }
   void give_back(Stack stack) { free_.push_back(stack); }
+  void release() {
+    for (void* memory : grown_) munmap(memory, at_once * Stack::bytes);
+    grown_.clear();
+    free_.clear();
+  }
 
  private:
   static constexpr size_t at_once = 64;
@@ -63,12 +69,14 @@ class StackPool {
     void* memory = mmap(nullptr, at_once * Stack::bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) __builtin_trap();
+    grown_.push_back(memory);
     for (size_t i = 0; i < at_once; ++i) {
       free_.push_back({(char*)memory + i * Stack::bytes});
     }
   }
 
   std::vector<Stack> free_;
+  std::vector<void*> grown_;
 };
 
 struct Fiber {

@@ -413,6 +413,7 @@ bool run(const LaunchConfig& config, void (*kernel)()) {
     while (!machine.clusters.empty()) end_cluster(*machine.clusters.back());
     forget_stores();
     check::launch_ends();
+    stacks.release();
   }
   __builtin_ia32_ldmxcsr(rounding);
   current = nullptr;

@@ -213,6 +213,21 @@ def test_bytes_that_are_not_utf_8_are_refused_with_their_place(tmp_path, content
         read_text(tmp_path / "a.txt")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "cause"),
+    [
+        ("utf-16", "its first bytes are those of UTF-16"),
+        ("utf-16-le", "every other byte is 0, as in UTF-16"),
+        ("cp1252", "it may be Latin-1 or Windows-1252"),
+    ],
+)
+def test_another_encoding_is_named(tmp_path, encoding, cause):
+    path = tmp_path / "a.txt"
+    path.write_bytes("Größe und Maß\n".encode(encoding))
+    with pytest.raises(InputError, match=rf"a\.txt is not UTF-8 text: .*{cause}"):
+        read_text(path)
+
+
 def test_the_place_of_a_bad_byte_counts_from_the_start_of_the_file(tmp_path, small_blocks):
     (tmp_path / "a.txt").write_bytes(b"x" * 25 + b"\xff" + b"x" * 9)
     with pytest.raises(InputError, match="near byte 25"):

@@ -84,8 +84,8 @@ def test_names_that_are_numbers_are_taken_where_they_are_asked_for(write):
         ("t v\n1 1.5\n", None, "no numeric column; .* separated by spaces"),
         ("day,v\nd1,1_0\nd2,2_0\n", None, "no numeric column; line 2 is 'd1,1_0'; .* decimal point"),
         ('day,v\nd1,"1,5"\nd2,"2,5"\n', None, "column 'v' is '1,5'; expected a number with a decimal point and no"),
-        ("day,v\nd1,1.5\n".encode("utf-16"), None, "is not UTF-8 text: .*; its first bytes are those of UTF-16"),
-        ("day,v\nd1,1.5\n".encode("utf-16-le"), None, "1 cells; expected 2, .* seems to be UTF-16"),
+        ("day,v\nd1,1.5\n".encode("utf-16"), None, "is not UTF-8 text: .*; it may be UTF-16"),
+        ("day,v\nd1,1.5\n".encode("utf-16-le"), None, "1 cells; expected 2, .*; it may be UTF-16"),
         ("day,größe\nd1,1.5\n".encode("latin-1"), None, "is not UTF-8 text: .*; it may be Latin-1 or Windows-1252"),
     ],
 )

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm.page import as_text
+
 INK, MUTED, ONE, TWO = "#1f2328", "#8c959f", "#0969da", "#d1590a"
 
 
@@ -26,10 +28,11 @@ def loss_curve(log: list[dict[str, Any]], path: Path, unit: str, title: str) -> 
         axis.plot(*zip(*scored, strict=True), color=TWO, marker="o", markersize=4, label="held out")
     top = np.quantile(losses, 0.99) if len(losses) else 1.0
     best = min([score for _, score in scored] + losses.tolist())
-    axis.set_ylim(best - 0.08 * (top - best), top + 0.08 * (top - best))
+    margin = 0.08 * (top - best) or 0.5
+    axis.set_ylim(best - margin, top + margin)
     axis.set_xlabel("step")
     axis.set_ylabel(unit)
-    axis.set_title(title, loc="left", color=INK, parse_math=False)
+    axis.set_title(as_text(title), loc="left", color=INK, parse_math=False)
     axis.legend(frameon=False)
     figure.savefig(path, dpi=120)
 

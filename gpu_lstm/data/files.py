@@ -209,11 +209,13 @@ def parse_cell(path: Path, line: int, column: str, cell: str) -> float:
 
 
 def not_utf8(path: Path, where: str) -> InputError:
-    """The error for a file of another encoding, which is named where the file's first bytes tell it."""
+    """The error for a file of another encoding, which is guessed from the file's first bytes."""
     with open_bytes(path) as file:
-        utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    found = "its first bytes are those of UTF-16" if utf16 else "it may be Latin-1 or Windows-1252"
-    return InputError(f"{path} is not UTF-8 text: {where}; {found}")
+        head = file.read(1000)
+    utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 4 * head.count(0) > len(head)
+    return InputError(
+        f"{path} is not UTF-8 text: {where}; it may be {'UTF-16' if utf16 else 'Latin-1 or Windows-1252'}"
+    )
 
 
 class Table:
@@ -335,7 +337,7 @@ class Table:
         """What the header says on why a table can't be read."""
         whole = ",".join(self.header)
         if "\0" in whole:
-            return f"; it seems to be UTF-16; {EXPECTED}"
+            return f"; it may be UTF-16; {EXPECTED}"
         for mark, name in SEPARATORS.items():
             if mark in whole and len(self.header) == 1:
                 return f"; its cells seem to be separated by {name}; {EXPECTED}"

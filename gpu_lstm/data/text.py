@@ -146,7 +146,7 @@ def _blocks(path: Path) -> Iterator[str]:
             while block := raw.read(BLOCK):
                 text = decoder.decode(block)
                 if 4 * text.count("\0") > len(text):
-                    raise InputError(f"{path} is not UTF-8 text: every other byte is 0, as in UTF-16")
+                    raise not_utf8(path, "too many bytes are 0")
                 yield text
                 done += len(block)
             yield decoder.decode(b"", final=True)

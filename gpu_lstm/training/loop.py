@@ -151,7 +151,7 @@ class Training:
 
     def __init__(self, task: Task, settings: Settings, optimizer: Optimizer | None = None, graph: bool = False):
         self.task, self.settings = task, settings
-        self.steps = task.loader.end = settings.epochs * task.steps_per_epoch
+        self.steps = settings.epochs * task.steps_per_epoch
         self.schedule = make_schedule(settings.schedule, self.steps, min(settings.warm_up, self.steps))
         self.optimizer: Optimizer = optimizer or make_optimizer(
             settings.optimizer, task.model.backend, task.model.params, settings.learning_rate, **settings.options
@@ -183,6 +183,7 @@ class Training:
             Loss, gradients or score are not finite, or memory ran out.
         """
         patience, end = self.settings.patience, "finished"
+        self.task.loader.end = self.steps
         # NumPy's warnings would only repeat what the checks in each step say.
         with np.errstate(all="ignore"):
             while self.step < self.steps:

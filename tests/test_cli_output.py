@@ -51,7 +51,7 @@ def told(capsys, arguments, status=0):
 # -- any output --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.parametrize("encoding", ["cp1252", pytest.param("ascii", marks=pytest.mark.slow)])
 def test_text_that_the_output_has_no_bytes_for_is_replaced(here, monkeypatch, encoding):
     def printed(arguments):
         output = io.TextIOWrapper(io.BytesIO(), encoding, write_through=True)
@@ -125,13 +125,13 @@ def next_commands(printed):
     return [shlex.split(command)[1:] for command in commands]
 
 
+ALPHABETS = ["абв где\n", "--ab ", "'\"$`\\!*;&|<>(){}#~ \n", "a\ufffd", "\t\x01\x1b"]
+MORE_ALPHABETS = ["日本語。\n", "-", "\t\r\n", "\n\r", " \u00a0a\n", "\ufeffa", "🙂a\u0301\u200d"]
+
+
 @pytest.mark.parametrize(
-    "alphabet",
-    [
-        "абв где\n", "日本語。\n", "-", "--ab ", "'\"$`\\!*;&|<>(){}#~ \n", "a\ufffd", "\t\x01\x1b", "\t\r\n", "\n\r",
-        " \u00a0a\n", "\ufeffa", "🙂a\u0301\u200d",
-    ],
-)  # fmt: skip
+    "alphabet", [*ALPHABETS, *(pytest.param(more, marks=pytest.mark.slow) for more in MORE_ALPHABETS)]
+)
 def test_the_next_line_samples_from_any_text(here, capsys, alphabet):
     write_text(here / "t.txt", alphabet)
     (command,) = next_commands(told(capsys, [*TEXT, "--out", "a 'run'"]))

@@ -338,7 +338,5 @@ class Table:
         whole = ",".join(self.header)
         if "\0" in whole:
             return f"; it may be UTF-16; {EXPECTED}"
-        for mark, name in SEPARATORS.items():
-            if mark in whole and len(self.header) == 1:
-                return f"; its cells seem to be separated by {name}; {EXPECTED}"
-        return ""
+        marks = [name for mark, name in SEPARATORS.items() if mark in whole and len(self.header) == 1]
+        return f"; its cells seem to be separated by {marks[0]}; {EXPECTED}" if marks else ""

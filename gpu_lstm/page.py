@@ -29,4 +29,9 @@ def fill_template(template: Path, title: str, content: dict[str, Any]) -> str:
     # No "<" in the text: neither an end of the script element nor the start of a comment can come from the data.
     text = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
     page = template.read_text(encoding="utf-8").replace("__SHARED__", SHARED.read_text(encoding="utf-8"))
-    return page.replace("__TITLE__", html.escape(title)).replace("__CONTENT__", text)
+    return page.replace("__TITLE__", html.escape(as_text(title))).replace("__CONTENT__", text)
+
+
+def as_text(name: str) -> str:
+    """A file's name, in which Python keeps bytes that are no text, with those replaced."""
+    return name.encode(errors="replace").decode()

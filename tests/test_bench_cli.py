@@ -288,6 +288,8 @@ def test_profile_prints_a_table_and_writes_a_trace(here, capsys):
     inside = [event for event in content["traceEvents"] if event["ph"] == "X" and event["name"] != "training step"]
     whole = steps[0]["ts"], steps[1]["ts"] + steps[1]["dur"]
     assert all(whole[0] <= event["ts"] and event["ts"] + event["dur"] <= whole[1] + 1e-3 for event in inside)
+    # What the step waits for; the batch after it is made in another thread, beside what follows.
+    assert [event["name"] for event in inside if event["cat"] == "batch"] == ["batch"] * 2
 
 
 def test_profile_refuses_a_place_it_cannot_write(here, capsys):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,11 +15,15 @@ from gpu_lstm.bench.machine import Machine
 from gpu_lstm.bench.method import Patience
 from gpu_lstm.bench.problem import KINDS, Problem, to_host
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.layers import LSTM
+from gpu_lstm.layers import lstm as lstm_layers
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.optimizers import Adam
-from gpu_lstm.recurrence import reference, runnable_tiers
+from gpu_lstm.recurrence import reference, runnable_tiers, sequence_cuda
+from tests.emulated import EmulatedBackend
 from tests.support import NUMPY
 from tests.test_bench_method import FakeCuda
+from tests.test_beside import by_two
 
 SIZE = (5, 3, 4, 6)
 
@@ -215,6 +220,77 @@ def test_every_operation_of_a_step_is_seen_under_what_it_is_part_of(tier):
         assert calls["step", "lstm forward", "recurrence forward", "cell forward"] == 2 * 6
     if tier == "sequence":
         assert calls["step", "lstm forward", "recurrence forward", "kernel forward"] == 2
+
+
+SETTINGS = {
+    "one layer": {},
+    "stack": {"num_layers": 3, "dropout": 0.3},
+    "both directions": {"num_layers": 2, "bidirectional": True},
+    "recompute": {"num_layers": 2, "recompute": True},
+    "both, recompute": {"bidirectional": True, "recompute": True},
+    "16 bits": {"bidirectional": True, "dtype": "float16"},
+    "family": {"bidirectional": True, "peepholes": True, "proj_size": 3},
+}
+
+
+class Launches(EmulatedBackend):
+    """Every launch and every job beside one by name; nothing is computed."""
+
+    def kernel(self, kernel):
+        return lambda *_, **__: self.launches.append(kernel.name)
+
+    def beside(self, work, jobs):
+        self.launches.append(f"{len(jobs)} beside")
+        return super().beside(work, jobs)
+
+
+def asked_of(lstm, names, watched):
+    """What a step asks of compiled code, in order, with or without being watched; and the spans."""
+    names.clear()
+    x = np.zeros((6, 3, 4), lstm.dtype)
+    with trace.tracing({"lstm": lstm}) if watched else nullcontext() as tracer, np.errstate(all="ignore"):
+        y, _, tape = lstm.forward(x, seed=(1,))
+        lstm.backward(tape, np.ones_like(y))
+    return list(names), tracer and [span.name for span in tracer.spans]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("tier", runnable_tiers(NUMPY))
+def test_what_is_watched_makes_the_calls_that_train(monkeypatch, tier, setting):
+    names = []
+    for module, name in ((compiled, "call"), (reference, "cell_forward"), (reference, "cell_backward")):
+        real = getattr(module, name)
+
+        def noted(*arguments, real=real, name=name, **named):
+            names.append(arguments[0] if name == "call" else name)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(module, name, noted)
+    monkeypatch.setattr(lstm_layers, "segments", by_two)
+    lstm = LSTM(4, 8, backend=NUMPY, tier=tier, **SETTINGS[setting])
+    expected, _ = asked_of(lstm, names, watched=False)
+    assert expected or tier == "reference"
+    found, spans = asked_of(lstm, names, watched=True)
+    assert found == expected
+    # What is computed again is projected again, and the gradient of each layer's input is found once a segment.
+    assert spans.count("input gradient") == 3 * lstm.num_layers * lstm.num_directions
+    assert spans.count("input projection") == spans.count("input gradient") * (2 if lstm.recompute else 1)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_is_watched_makes_the_launches_that_train(monkeypatch, setting):
+    monkeypatch.setattr(lstm_layers, "segments", by_two)
+    monkeypatch.setattr(sequence_cuda, "room_beside", lambda *_: True)
+    backend = Launches()
+    lstm = LSTM(4, 64, backend=backend, **SETTINGS[setting])
+    expected, _ = asked_of(lstm, backend.launches, watched=False)
+    found, spans = asked_of(lstm, backend.launches, watched=True)
+    assert found == expected
+    if setting == "stack":
+        assert found.count("sequence_forward") == 3  # a launch a segment for all layers
+    if setting == "both directions":
+        assert "2 beside" in found
+    assert {"recurrence forward", "recurrence backward"} <= set(spans)
 
 
 def test_own_time_is_what_inner_spans_leave():

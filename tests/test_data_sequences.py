@@ -38,6 +38,15 @@ def test_sequences_keep_their_order_and_lengths(write):
     assert data.starts.tolist() == [0, 2, 3, 6]
     assert data.values[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
     assert data.test.tolist() == [False, False, True]
+    assert data.left == {"word": "text"}
+
+
+def test_columns_are_judged_by_all_rows_and_one_without_a_name_is_left(write):
+    data = read_sequences(write(",series,label,u,v\n0,0,a,x,1\n1,0,a,y,2\n2,1,b,5,3\n"))
+    assert data.values.tolist() == [[1], [2], [3]]
+    assert data.left == {"column 1": "no name", "u": "more text than numbers"}
+    with pytest.raises(InputError, match="line 2: column 'u' is 'NA'; expected a number, or other columns"):
+        read_sequences(write("series,label,u,v\n0,a,NA,1\n1,b,5,3\n"))
 
 
 def test_classes_that_are_numbers_are_sorted_as_numbers(write):
@@ -103,6 +112,8 @@ def test_block_by_block_gives_the_same_values(write, monkeypatch, in_memory):
         ("series,label,x\n0,a,1\n1,b,\n", "line 3: column 'x' is empty"),
         ("series,label,x\n0,a,1\n1,,2\n", "line 3: column 'label' is empty"),
         ("series,label,x\n0,a,1\n1,b,2\n0,a,3\n", "line 4: series '0' goes on after another one"),
+        ("series,label,x\n0,a,1\n1,b,1_0\n", "line 3: column 'x' is '1_0'; expected a number"),
+        ("series;label;x\n0;a;1\n1;b;2\n", "has no column 'series'; .* separated by semicolons"),
         ("series,label,x\n", "has no rows after its header"),
         ("series,label,x\n0,a,b\n", "has no numeric column besides 'series' and 'label'"),
         ("label,x\n0,1\n", "has no column 'series'; it has 'label', 'x'"),

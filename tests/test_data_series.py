@@ -2,6 +2,7 @@
 
 import gzip
 import lzma
+import os
 import re
 
 import numpy as np
@@ -25,11 +26,72 @@ def write(tmp_path):
 TABLE = "day,x,place,y\n2020-01-01,1,north,10\n2020-01-02,2.5,south,-2e1\n"
 
 
-def test_columns_with_a_number_in_the_first_row_are_taken(write):
+def test_columns_of_numbers_are_taken_and_the_rest_is_named(write):
     data = read_series(write(TABLE))
     assert data.names == ["x", "y"]
     assert data.values.dtype == np.float64
     assert data.values.tolist() == [[1, 10], [2.5, -20]]
+    assert data.left == {"day": "text", "place": "text"}
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "left"),
+    [
+        (",v\n0,5\n1,6\n", ["v"], {"column 1": "no name"}),
+        ("v,w,\n5,,\n6,,\n", ["v"], {"w": "empty", "column 3": "no name"}),
+        ("v,w\n5,NA\n6,nan\n", ["v"], {"w": "empty"}),
+        ("id,v\n1_0,2\n2,3\n1_1,5\n", ["v"], {"id": "more text than numbers"}),
+        ("v,w\n5,\u0661\n6,\uff12\n", ["v"], {"w": "text"}),
+        ("year,v,day\n2010,1,d1\n2010,2,2\n2011,3,d3\n", ["year", "v"], {"day": "more text than numbers"}),
+    ],
+)
+def test_columns_are_judged_by_all_rows(write, content, names, left):
+    data = read_series(write(content))
+    assert (data.names, data.left) == (names, left)
+
+
+def test_columns_asked_for_leave_nothing_to_tell(write):
+    data = read_series(write(",v,w\n0,1,a\n"), ["", "v"])
+    assert (data.values.tolist(), data.left) == ([[0, 1]], {})
+
+
+@pytest.mark.parametrize("missing", ["", "NA", "?", "nan", "null"])
+def test_a_column_that_begins_without_a_number_is_refused_by_name(write, missing):
+    path = write(f"hour,target,y\n1,{missing},3\n2,{missing},3\n3,7,3\n")
+    with pytest.raises(InputError, match=r"line 2: column 'target' is .*expected a .*or other columns .*--columns"):
+        read_series(path)
+    assert read_series(path, ["hour", "y"]).names == ["hour", "y"]
+
+
+@pytest.mark.parametrize("content", ["1.5\n2.5\n", "1,2\n3,4\n", "2020-01-01,7\n2020-01-02,8\n"])
+def test_a_first_row_of_numbers_is_no_header(write, content):
+    with pytest.raises(InputError, match="has a number, '.*', for the name of a column; expected names in the first"):
+        read_series(write(content))
+
+
+def test_names_that_are_numbers_are_taken_where_they_are_asked_for(write):
+    assert read_series(write("place,1990,1991\na,5,6\n"), ["1991"]).values.tolist() == [[6]]
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "message"),
+    [
+        ("day;v\nd1;1,5\nd2;2,5\n", None, "2 cells; expected 1, .* separated by semicolons; .*decimal point"),
+        ("day;v\nd1;1\nd2;2\n", None, "no numeric column; .* separated by semicolons; .*decimal point"),
+        ("day;v\nd1;1\nd2;2\n", ["v"], "no column 'v'; it has 'day;v'; .* separated by semicolons"),
+        ("day\tv\nd1\t1.5\n", None, "no numeric column; .* separated by tabs"),
+        ("day|v\nd1|1.5\n", None, "no numeric column; .* separated by bars"),
+        ("t v\n1 1.5\n", None, "no numeric column; .* separated by spaces"),
+        ("day,v\nd1,1_0\nd2,2_0\n", None, "no numeric column; line 2 is 'd1,1_0'; .* decimal point"),
+        ('day,v\nd1,"1,5"\nd2,"2,5"\n', None, "column 'v' is '1,5'; expected a number with a decimal point and no"),
+        ("day,v\nd1,1.5\n".encode("utf-16"), None, "is not UTF-8 text: .*; it may be UTF-16"),
+        ("day,v\nd1,1.5\n".encode("utf-16-le"), None, "1 cells; expected 2, .*; it may be UTF-16"),
+        ("day,größe\nd1,1.5\n".encode("latin-1"), None, "is not UTF-8 text: .*; it may be Latin-1 or Windows-1252"),
+    ],
+)
+def test_tables_of_another_form_are_refused_with_the_cause(write, content, columns, message):
+    with pytest.raises(InputError, match=message):
+        read_series(write(content), columns)
 
 
 @pytest.mark.parametrize(("columns", "expected"), [(["y"], [[10], [-20]]), (["y", "x"], [[10, 1], [-20, 2.5]])])
@@ -91,6 +153,9 @@ def test_a_missing_column_is_told_with_those_that_there_are(write):
         ("1;2", "'1;2'; expected a number"),
         ("x" * 500, f"'{'x' * 40}'; expected a number"),
         ("1\x00", r"'1\x00'; expected a number"),
+        ("1_0", "'1_0'; expected a number"),
+        ("\u0661", "'\u0661'; expected a number"),
+        ("0x10", "'0x10'; expected a number"),
     ],
 )
 def test_a_cell_that_is_no_finite_number_is_told_with_line_and_column(write, cell, shown):
@@ -145,6 +210,13 @@ def test_a_cell_without_end_is_refused(write):
         read_series(write('x\n"' + "1" * 200_000))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is no regular file"):
+        read_series(tmp_path / "pipe")
+
+
 @pytest.mark.parametrize(("name", "message"), [("b.csv", "does not exist"), (".", "is a folder; expected a file")])
 def test_what_is_no_file_is_refused(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
@@ -159,6 +231,14 @@ def test_persistence_repeats_the_last_known_value():
 def test_truth_is_what_came_after_each_origin():
     values = np.arange(10.0).reshape(5, 2)
     assert truth(values, np.array([1, 3]), 2).tolist() == [[[2, 3], [4, 5]], [[6, 7], [8, 9]]]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "float16", "int64"])
+def test_integers_are_converted_before_differences_are_taken(dtype):
+    low, high = (np.array([[value], [value + 1]], dtype) for value in (0, 120))
+    assert rmse(low[None], high[None]) == 120
+    whole = np.array([[-100], [100]]).astype(dtype)
+    assert spread(whole) == [float(np.std(whole.astype(float)))]
 
 
 def test_rmse_by_value():

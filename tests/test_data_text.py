@@ -213,6 +213,26 @@ def test_bytes_that_are_not_utf_8_are_refused_with_their_place(tmp_path, content
         read_text(tmp_path / "a.txt")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "cause"),
+    [
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16"),
+        ("utf-32-be", "UTF-16"),
+        ("cp1252", "Latin-1 or Windows-1252"),
+    ],
+)
+@pytest.mark.parametrize("content", ["Größe und Maß\n", "plain\n"])
+def test_another_encoding_is_named(tmp_path, encoding, cause, content):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content.encode(encoding))
+    if (encoding, content) == ("cp1252", "plain\n"):
+        assert len(read_text(path)[0]) == 6
+    else:
+        with pytest.raises(InputError, match=rf"a\.txt is not UTF-8 text: .*; it may be {cause}$"):
+            read_text(path)
+
+
 def test_the_place_of_a_bad_byte_counts_from_the_start_of_the_file(tmp_path, small_blocks):
     (tmp_path / "a.txt").write_bytes(b"x" * 25 + b"\xff" + b"x" * 9)
     with pytest.raises(InputError, match="near byte 25"):

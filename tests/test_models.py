@@ -298,6 +298,19 @@ def test_targets_by_hand():
     assert model.targets(values)[:, 0].tolist() == [[1, 10, 3, 0], [2, -10, 2, 20]]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int8", "int64", "uint64", "float16", "bool"])
+def test_whole_numbers_are_converted_before_differences_are_taken(dtype):
+    model = Forecaster([0.0], [2.0], [0.5], horizon=2, memory=3, hidden_size=4, dtype="float64", backend="numpy")
+    whole = np.array([90, 0, 100, 7, 120, 1, 60], dtype=bool if dtype == "bool" else "int64")
+    whole = whole.astype(dtype)[:, None, None]
+    values = whole.astype(np.float64)
+    np.testing.assert_array_equal(model.features(whole), model.features(values))
+    np.testing.assert_array_equal(model.targets(whole), model.targets(values))
+    if dtype != "bool":  # which no one means by numbers
+        assert model.loss(whole, 1)[0] == model.loss(values, 1)[0]
+        np.testing.assert_array_equal(model.forecast(whole), model.forecast(values))
+
+
 def test_the_loss_compares_the_counted_steps_with_the_targets():
     model, values = forecaster(), numbers(12, 2, 2)
     h, _, _ = model.lstm.forward(model.features(values[:9]))

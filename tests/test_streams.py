@@ -9,10 +9,14 @@ import pytest
 from gpu_lstm import InputError
 from gpu_lstm.cli import main
 from gpu_lstm.data import files, text
+from gpu_lstm.data.files import Stored
 from gpu_lstm.data.loader import Loader
 from gpu_lstm.data.text import read_text, shuffle_lines
+from gpu_lstm.models import LanguageModel
+from gpu_lstm.training import Settings, Training, tasks
 from gpu_lstm.training.tasks import TextTask
 from tests.soak import stream
+from tests.support import NUMPY
 from tests.test_training import text_task, train, weights
 
 
@@ -116,6 +120,29 @@ def test_a_slice_of_a_stored_array_has_steps_of_one(monkeypatch, tmp_path):
         tokens[::2]
 
 
+@pytest.mark.parametrize("most", [1, 7, 4096])
+def test_what_the_system_reads_short_is_read_on(tmp_path, monkeypatch, most):
+    """It gives 2 GiB at most at once, and may always give less."""
+    numbers = np.arange(3000, dtype=np.uint16)
+    path = tmp_path / "numbers"
+    path.write_bytes(numbers.tobytes())
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, place: pread(file, min(size, most), place))
+    with open(path, "rb") as file:
+        stored = Stored(file, numbers.dtype, 0, len(numbers))
+        assert np.array_equal(np.asarray(stored), numbers)
+        assert np.asarray(stored[2990:]).tolist() == list(range(2990, 3000))
+        assert np.asarray(stored[5:5]).tolist() == []
+        assert np.asarray(stored, dtype=np.float64)[-1] == 2999
+
+
+def test_a_file_that_ends_early_is_told(tmp_path):
+    path = tmp_path / "numbers"
+    path.write_bytes(bytes(10))
+    with open(path, "rb") as file, pytest.raises(InputError, match="ends 6 bytes early"):
+        np.asarray(Stored(file, np.dtype("uint16"), 0, 8))
+
+
 # -- the loader -------------------------------------------------------------------------------------------
 
 
@@ -139,6 +166,32 @@ def test_the_next_batch_is_made_in_another_thread_before_it_is_asked_for():
     assert made.wait(30)
     assert loader.get(1) == 1
     assert makers[0] == threading.current_thread().name != makers[1]
+
+
+def test_no_batch_is_made_beyond_the_last():
+    made = []
+    loader = Loader(lambda number: made.append(number) or number)
+    loader.end = 3
+    assert [loader.get(number) for number in range(3)] == [0, 1, 2]
+    loader._pool.shutdown()
+    assert made == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stop_after", [None, 5])
+def test_as_many_epochs_are_shuffled_as_are_trained(monkeypatch, stop_after):
+    shuffled, shuffle = set(), tasks.shuffle_lines
+
+    def noted(tokens, newline, seed):
+        shuffled.add(seed[-1])
+        return shuffle(tokens, newline, seed)
+
+    monkeypatch.setattr(tasks, "shuffle_lines", noted)
+    model = LanguageModel(5, 4, 8, backend=NUMPY)
+    task = TextTask(model, np.random.default_rng(0).integers(0, 5, 1000), 8, 16, 0.2, 0, newline=1)
+    training = Training(task, Settings(epochs=2, learning_rate=0.01, validations=0))
+    training.go(lambda event: None, lambda: training.step == stop_after)
+    task.loader._pool.shutdown()
+    assert shuffled == ({0} if stop_after else {0, 1})
 
 
 def test_what_fails_ahead_fails_when_it_is_asked_for():

@@ -180,8 +180,9 @@ def free_memory(root: Path = Path("/")) -> int | None:
         ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
         try:
-            left = int((root / limit).read_text()) - int((root / used).read_text())
-            statistics = dict(line.split() for line in (root / limit).with_name("memory.stat").read_text().splitlines())
+            left = int((root / limit).read_text("ascii")) - int((root / used).read_text("ascii"))
+            lines = (root / limit).with_name("memory.stat").read_text("ascii").splitlines()
+            statistics = dict(line.split() for line in lines)
             found.append(left + int(statistics.get("inactive_file", 0)))  # files that were read: given up when needed
         except (OSError, ValueError):
             pass

@@ -10,15 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpu_lstm.backend import Backend, compiled
 from gpu_lstm.layers import LSTM, Layer
 from gpu_lstm.models import language
 from gpu_lstm.optimizers import Optimizer
-from gpu_lstm.recurrence import reference
-from gpu_lstm.recurrence.plan import Plan
+from gpu_lstm.recurrence import Tier, reference
 
 HOUSEKEEPING = {
     "asarray", "to_numpy", "owns", "require", "require_range", "dtype", "empty", "synchronize", "describe", "update",
@@ -143,10 +142,6 @@ class Tracer:
 
         return watched
 
-    def inside(self, name: str) -> bool:
-        """Whether a span of that name is open."""
-        return any(span.name == name for span in self._open)
-
     def finish(self) -> None:
         """Turn all marks into seconds since the first."""
         if not self._order:
@@ -180,7 +175,10 @@ def tracing(
 
         for title, layer in layers.items():
             if isinstance(layer, LSTM):
-                _watch_lstm(tracer, stack, watch, title, layer)
+                stack.enter_context(replaced(layer, "plan", replace(layer.plan, run=Watched(layer.plan.run, tracer))))
+                watch(layer, "_product", role)
+                watch(layer, "_product_by_steps", "input projection")
+                watch(layer, "_weight_gradients", "weight gradients")
             watch(layer, "forward", f"{title} forward")
             watch(layer, "backward", f"{title} backward")
         for operation in operations(backend):
@@ -199,21 +197,23 @@ def tracing(
             tracer.finish()
 
 
-def _watch_lstm(tracer: Tracer, stack: ExitStack, watch: Callable[..., None], title: str, layer: LSTM) -> None:
-    """The phases of an LSTM: its large products, told apart by where and on what they work, and its recurrence."""
+def role(*arguments: Any, **_: Any) -> str:
+    """Which of an LSTM's large products a call of `Backend.product` is: the projection adds a bias, or None."""
+    return "input projection" if len(arguments) > 2 else "input gradient"
 
-    def role(*_: Any, **__: Any) -> str:
-        return "input gradient" if tracer.inside(f"{title} backward") else "input projection"
 
-    class Watched:
-        TAKES = layer.plan.takes
-        forward = staticmethod(tracer.watch(layer.plan.run.forward, "recurrence forward"))
-        backward = staticmethod(tracer.watch(layer.plan.run.backward, "recurrence backward"))
+class Watched:
+    """A tier whose recurrences are spans, however many it runs at once; all else is the tier's own."""
 
-    stack.enter_context(replaced(layer, "plan", Plan(layer.plan.tier, Watched(), layer.plan.reasons)))
-    watch(layer, "_product", role)
-    watch(layer, "_product_by_steps", "input projection")
-    watch(layer, "_weight_gradients", "weight gradients")
+    def __init__(self, tier: Tier, tracer: Tracer):
+        self._tier = tier
+        for direction in ("forward", "backward"):
+            for name in (direction, f"{direction}_all", f"{direction}_stack"):
+                if hasattr(tier, name):
+                    setattr(self, name, tracer.watch(getattr(tier, name), f"recurrence {direction}"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tier, name)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -23,13 +25,42 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    """Run one command and return the exit status.
+
+    0 done, 1 a check failed, 2 bad input, 130 interrupted, 141 whoever read the output went away.
+    """
+    make_printable()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return command(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        status = 141
+    except OSError as error:
+        print(f"gpu-lstm: can't print: {error.strerror}", file=sys.stderr)
+        status = 2
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to print as it ends
+    return status
+
+
+def make_printable() -> None:
+    """Have standard output take any text, whatever its encoding, and whether or not it is open."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for as long as Python runs)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def command(arguments: list[str]) -> int:
+    """Run one command; errors that a user can cause are one line."""
     parser = Parser(prog="gpu-lstm", description="The LSTM, from scratch, on the CPU and on NVIDIA GPUs.")
     parser.add_argument("--version", action="version", version=f"gpu_lstm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
-    for command in COMMANDS:
-        command.add_command(commands)
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for each in COMMANDS:
+        each.add_command(commands)
     try:
         options = parser.parse_args(train.with_kind(arguments))
         status: int = options.run(options)
@@ -37,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GpuLstmError as error:
         print(f"gpu-lstm: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         print(f"gpu-lstm: {error.strerror or error}{where}", file=sys.stderr)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm.page import as_text
+
 INK, MUTED, ONE, TWO = "#1f2328", "#8c959f", "#0969da", "#d1590a"
 
 
@@ -26,10 +28,11 @@ def loss_curve(log: list[dict[str, Any]], path: Path, unit: str, title: str) -> 
         axis.plot(*zip(*scored, strict=True), color=TWO, marker="o", markersize=4, label="held out")
     top = np.quantile(losses, 0.99) if len(losses) else 1.0
     best = min([score for _, score in scored] + losses.tolist())
-    axis.set_ylim(best - 0.08 * (top - best), top + 0.08 * (top - best))
+    margin = 0.08 * (top - best) or 0.5
+    axis.set_ylim(best - margin, top + margin)
     axis.set_xlabel("step")
     axis.set_ylabel(unit)
-    axis.set_title(title, loc="left", color=INK)
+    axis.set_title(as_text(title), loc="left", color=INK, parse_math=False)
     axis.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
@@ -37,10 +40,9 @@ def loss_curve(log: list[dict[str, Any]], path: Path, unit: str, title: str) -> 
 def forecast(
     names: list[str],
     history: np.ndarray,
-    back_test: tuple[int, np.ndarray],
+    tested: np.ndarray | None,
     future: np.ndarray,
     path: Path,
-    horizon: int,
 ) -> None:
     """Draw each series: its history, a forecast of its own last steps beside what came, and the future.
 
@@ -49,27 +51,25 @@ def forecast(
     names : S names
     history : (N, S)
         All that is known.
-    back_test : (origin, (K, S))
-        Forecast from the first `origin` steps.
+    tested : (K, S) or None
+        The last K steps of it as they were forecast from those before; None: they weren't.
     future : (K, S)
     path : Path
         Of the PNG.
-    horizon : int
-        Decides how much history is shown.
     """
-    steps = len(history)
+    steps, ahead = len(history), len(future)
     figure, axes = _figure(len(names))
-    first = max(0, steps - max(8 * horizon, 60))
-    origin, tested = back_test
+    first, origin = max(0, steps - max(8 * ahead, 60)), steps - ahead
     for s, (axis, name) in enumerate(zip(axes, names, strict=True)):
         axis.plot(range(first, steps), history[first:, s], color=INK, linewidth=1.2, label="history and truth")
-        joined = np.concatenate([history[origin - 1 : origin, s], tested[:, s]])
-        axis.plot(range(origin - 1, origin + len(tested)), joined, color=TWO, label=f"forecast made at step {origin}")
+        if tested is not None:
+            joined = np.concatenate([history[origin - 1 : origin, s], tested[:, s]])
+            axis.plot(range(origin - 1, steps), joined, color=TWO, label=f"forecast made at step {origin}")
+            axis.axvline(origin - 1, color=MUTED, linewidth=0.8, linestyle=":")
         joined = np.concatenate([history[-1:, s], future[:, s]])
-        axis.plot(range(steps - 1, steps + len(future)), joined, color=ONE, label="forecast of the future")
-        axis.axvline(origin - 1, color=MUTED, linewidth=0.8, linestyle=":")
+        axis.plot(range(steps - 1, steps + ahead), joined, color=ONE, label="forecast of the future")
         axis.axvline(steps - 1, color=MUTED, linewidth=0.8, linestyle=":")
-        axis.set_ylabel(name)
+        axis.set_ylabel(name, parse_math=False)
         if s == 0:
             axis.legend(frameon=False, loc="upper left")
     axes[-1].set_xlabel("step")

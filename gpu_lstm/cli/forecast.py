@@ -11,8 +11,7 @@ import numpy as np
 from gpu_lstm.backend import choose
 from gpu_lstm.cli import draw
 from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, data_path, find_checkpoint, positive
-from gpu_lstm.data.series import read_series
-from gpu_lstm.errors import InputError
+from gpu_lstm.data.series import read_series, rmse
 from gpu_lstm.models import Forecaster
 from gpu_lstm.training.checkpoint import load_model
 
@@ -36,29 +35,31 @@ def run(options: argparse.Namespace) -> int:
     data = read_series(data_path(options.data or description["options"]["data"]), description["columns"])
     steps = options.steps or model.horizon
     known, length = len(data.values), description["options"]["length"]
-    if known <= steps + 1:
-        raise InputError(f"series has {known} steps; expected more than steps + 1 = {steps + 1}")
     values = np.asarray(data.values)
 
     def continued(origin: int) -> np.ndarray:
         return model.forecast(values[max(0, origin - length) : origin, None, :], steps)[:, 0, :]
 
     origin = known - steps
-    tested, future = continued(origin), continued(known)
+    tested = continued(origin) if origin > 1 else None
+    future = continued(known)
     target = options.csv or path.parent / "forecast.csv"
     picture = options.picture or path.parent / "forecast.png"
     with open(target, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["step", *(f"{n}_forecast" for n in data.names), *(f"{n}_truth" for n in data.names)])
-        for k in range(steps):
-            rows.writerow([origin + k, *tested[k].tolist(), *values[origin + k].tolist()])
+        if tested is not None:
+            for k in range(steps):
+                rows.writerow([origin + k, *tested[k].tolist(), *values[origin + k].tolist()])
         for k in range(steps):
             rows.writerow([known + k, *future[k].tolist(), *("" for _ in data.names)])
-    draw.forecast(data.names, values, (origin, tested), future, picture, steps)
-    error = np.sqrt(np.mean((tested - values[origin:]) ** 2))
+    draw.forecast(data.names, values, tested, future, picture)
     print(f"{'step':>8}  " + "  ".join(f"{name:>12}" for name in data.names))
     for k in range(steps):
         print(f"{known + k:>8}  " + "  ".join(f"{value:12.6g}" for value in future[k]))
-    print(f"the last {steps} known steps, forecast from before them: RMSE {error:.4g}")
+    if tested is None:
+        print(f"no score: {known} known steps are too few to forecast the last {steps} of them from before those")
+    else:
+        print(f"the last {steps} known steps, forecast from before them: RMSE {rmse(tested, values[origin:]):.4g}")
     print(f"wrote {target} and {picture}")
     return 0

@@ -97,7 +97,13 @@ positive.__name__ = "whole number"
 
 
 def quoted(path: Path) -> str:
-    """A path as one would type it in a shell."""
+    """A path as one would type it in a shell, never to be taken for an option."""
     import shlex
 
-    return shlex.quote(str(path))
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def first_prompt(vocabulary: text.Vocabulary) -> str:
+    """What a text begins after: a new line, or where the model never saw one the first character that it knows."""
+    return "\n" if "\n" in vocabulary.characters else vocabulary.characters[1]

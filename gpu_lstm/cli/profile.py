@@ -13,7 +13,7 @@ from gpu_lstm.cli.options import Parsers, add_device, add_parser, announce, data
 from gpu_lstm.data.text import read_text
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.optimizers import Adam
+from gpu_lstm.training import Settings, Training
 from gpu_lstm.training.checkpoint import write_whole
 from gpu_lstm.training.tasks import TextTask
 
@@ -52,19 +52,16 @@ def run(options: argparse.Namespace) -> int:
         backend=backend, dtype=options.dtype, tier=options.tier,
     )  # fmt: skip
     task = TextTask(model, tokens, options.batch, options.length, validation=0.1, seed=0)
-    optimizer = Adam(backend, model.params)
+    steps = WARM_UP + options.steps
+    training = Training(task, Settings(-(-steps // task.steps_per_epoch), learning_rate=1e-3, validations=0))
 
-    def step(number: int) -> None:
-        loss, gradients = task.step(number % task.steps_per_epoch)
-        backend.read(loss, optimizer.update(gradients, max_norm=1.0, loss=loss))
+    def train(until: int) -> None:
+        training.go(lambda event: None, lambda: training.step == until)
 
-    for number in range(WARM_UP):
-        step(number)
-    layers = {**model.layers, "dropout": model.dropout}
-    with trace.tracing(layers, optimizer, {"batch": (task.train, "chunk")}) as tracer:
-        for number in range(WARM_UP, WARM_UP + options.steps):
-            with tracer.span("training step"):
-                step(number)
+    train(WARM_UP)
+    layers, more = {**model.layers, "dropout": model.dropout}, {"training step": (training, "_one_step")}
+    with trace.tracing(layers, training.optimizer, more | {"batch": (task.loader, "get")}) as tracer:
+        train(steps)
     about = record.provenance(record.command_line("gpu-lstm")) | {
         "backend": backend.name,
         "tier": model.lstm.plan.tier,

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from gpu_lstm.backend import choose
-from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, find_checkpoint, positive
+from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, find_checkpoint, first_prompt, positive
 from gpu_lstm.data.text import Vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import LanguageModel
@@ -17,7 +17,7 @@ def add_command(commands: Parsers) -> None:
     """Add the command."""
     parser = add_parser(commands, "sample", run, "write text with a trained language model")
     add_run(parser)
-    parser.add_argument("--prompt", default="\n", help="text to go on from")
+    parser.add_argument("--prompt", help="text to go on from; a new line if not given")
     parser.add_argument("--length", type=positive, default=500, help="characters to write")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always the likeliest, 1 as learned")
     parser.add_argument("--seed", type=int, default=0)
@@ -34,12 +34,13 @@ def run(options: argparse.Namespace) -> int:
     vocabulary = Vocabulary(description.get("vocabulary", ""))
     if len(vocabulary) != model.config["vocabulary_size"]:
         raise InputError(f"checkpoint {path} has a vocabulary of {len(vocabulary)}; its model has another")
-    prompt = vocabulary.encode(options.prompt)
-    unknown = sorted({c for c, token in zip(options.prompt, prompt, strict=True) if token == 0})
+    text = first_prompt(vocabulary) if options.prompt is None else options.prompt
+    prompt = vocabulary.encode(text)
+    unknown = sorted({c for c, token in zip(text, prompt, strict=True) if token == 0})
     if unknown:
         raise InputError(f"--prompt has characters that the model never saw: {', '.join(map(repr, unknown))}")
     drawn = model.sample(prompt, options.length, options.temperature, options.seed, never=(0,))
-    sys.stdout.write(options.prompt.lstrip("\n"))
+    sys.stdout.write(text.lstrip("\n"))
     for token in drawn:
         sys.stdout.write(vocabulary.characters[token])
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import time
@@ -22,12 +23,13 @@ from gpu_lstm.cli.options import (
     add_parser,
     announce,
     data_path,
+    first_prompt,
     positive,
     quoted,
 )
-from gpu_lstm.data.sequences import read_sequences
-from gpu_lstm.data.series import read_series, spread
-from gpu_lstm.data.text import Vocabulary, encode_file, read_text
+from gpu_lstm.data.sequences import Sequences, read_sequences
+from gpu_lstm.data.series import Series, read_series, spread
+from gpu_lstm.data.text import UNKNOWN, Vocabulary, encode_file, read_text
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
@@ -280,6 +282,7 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
     """A forecaster, from its options."""
     path = data_path(plain["data"])
     data = read_series(path, plain["columns"])
+    tell_columns(data)
     if known is not None:
         same_data(path, len(data.values), known["amount"], "steps")
     parts = (plain["train"], plain["validation"])
@@ -306,6 +309,7 @@ def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, A
     """A classifier, from its options."""
     path = data_path(plain["data"])
     data = read_sequences(path, plain["label"], plain["series"], plain["columns"])
+    tell_columns(data)
     if known is not None:
         same_data(path, len(data), known["amount"], "sequences")
     picked, _ = split_sequences(data, plain["validation"], plain["seed"])
@@ -402,13 +406,40 @@ def finish(run: Run, kind: str) -> int:
     if outcome.skipped:
         print(f"{outcome.skipped} steps were skipped, because loss or gradients were not finite; {LOG} names them")
     print(f"model: {run.folder / BEST}   loss curve: {picture}")
-    following = {
-        "text": f'gpu-lstm sample {where} --prompt "ROMEO:"',
-        "series": f"gpu-lstm forecast {where}   or: gpu-lstm evaluate {where}",
-        "classify": f"gpu-lstm evaluate {where}",
-    }
-    print(f"next: {following[kind]}")
+    print(next_command(run, where))
     return 0
+
+
+def next_command(run: Run, where: str) -> str:
+    """What to do with the model that a run made, as one would type it in a shell."""
+    task = run.task
+    if isinstance(task, TextTask):
+        prompt = first_words(Vocabulary(run.description["vocabulary"]).decode(np.asarray(task.train.tokens[:1000])))
+        return f"next: gpu-lstm sample {where}" + (f" --prompt={shlex.quote(prompt)}" if prompt else "")
+    if isinstance(task, SeriesTask):
+        measurable = len(task.values) - task.validation_end >= task.model.config["horizon"]
+        return f"next: gpu-lstm forecast {where}" + (f"   or: gpu-lstm evaluate {where}" if measurable else "")
+    assert isinstance(task, ClassifyTask)
+    if task.data.test.any():
+        return f"next: gpu-lstm evaluate {where}"
+    return f"no sequences are called test; gpu-lstm evaluate {where} --data FILE measures the model on others"
+
+
+def first_words(text: str) -> str:
+    """The first line of a text, or the beginning of it, that a terminal can show and take; empty if there is none."""
+    encoding = sys.stdout.encoding or "utf-8"
+    shown = (c if c.isprintable() and c != UNKNOWN and c.encode(encoding, "ignore") else "\n" for c in text)
+    return next((line.strip()[:20] for line in "".join(shown).split("\n") if line.strip()), "")
+
+
+def tell_columns(data: Series | Sequences) -> None:
+    """Print which columns of a table were taken, and which were left and why."""
+
+    def listed(names: list[str], most: int = 30) -> str:
+        return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+    left = [f"{name} ({why})" for name, why in data.left.items()]
+    print(f"columns: {listed(data.names)}" + (f"; left out: {listed(left)}" if left else ""), flush=True)
 
 
 def sample_writer(run: Run, model: Model) -> Callable[[], str]:
@@ -416,7 +447,7 @@ def sample_writer(run: Run, model: Model) -> Callable[[], str]:
     assert isinstance(model, LanguageModel)
     vocabulary = Vocabulary(run.description["vocabulary"])
     length = run.description["options"]["sample_length"]
-    prompt = vocabulary.encode("\n" if "\n" in vocabulary.characters else vocabulary.characters[1])
+    prompt = vocabulary.encode(first_prompt(vocabulary))
 
     def write() -> str:
         drawn = model.sample(prompt, length, temperature=0.8, seed=run.step, never=(0,))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
+import io
 import lzma
+import math
 import os
+import re
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -37,6 +41,8 @@ def find_file(path: str | Path, what: str) -> Path:
     try:
         if path.is_dir():
             raise InputError(f"{what} {path} is a folder; expected a file")
+        if not path.is_file() and path.exists():
+            raise InputError(f"{what} {path} is no regular file: it can't be read twice")
         if path.stat().st_size == 0:
             raise InputError(f"{what} {path} is empty")
     except FileNotFoundError:
@@ -96,9 +102,14 @@ class Stored:
         return Stored(self._file, self.dtype, self._start + start, self._start + max(start, stop))
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        size = self.dtype.itemsize
-        content = os.pread(self._file.fileno(), len(self) * size, self._start * size)
-        array = np.frombuffer(content, self.dtype)
+        array = np.empty(len(self), self.dtype)
+        left, place = array.view(np.uint8).data, self._start * self.dtype.itemsize
+        while left:  # a call of the system may give less than it was asked for, and never gives more than 2 GiB
+            part = os.pread(self._file.fileno(), min(len(left), IN_MEMORY), place)
+            if not part:
+                raise InputError(f"a temporary file in {tempfile.gettempdir()} ends {len(left):,} bytes early")
+            left[: len(part)] = part
+            left, place = left[len(part) :], place + len(part)
         return array if dtype is None else array.astype(dtype)
 
 
@@ -157,26 +168,23 @@ class Spool:
             return np.memmap(file, self._dtype, "r", shape=(rows, *tail))
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a CSV file with their line numbers, the header first.
+MISSING = {"", "-", "--", "?", ".", "na", "n/a", "#n/a", "nan", "nil", "none", "null", "missing"}
+"""What people write, in small letters, where a number is not known."""
+WITH_COMMAS = re.compile(r"[+-]?[0-9]+(,[0-9]+)+")
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
+EXPECTED = "expected UTF-8, cells separated by commas, numbers with a decimal point"
 
-    Raises
-    ------
-    InputError
-        The file isn't UTF-8 or not CSV.
+
+def number(cell: str) -> float | None:
+    """The number that a cell holds, also one that isn't finite; None where it holds none.
+
+    Python would take ``1_0`` for ten, and the digits of every script.
     """
-    import io
-
-    with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
-        rows = csv.reader(text)
-        try:
-            for row in rows:
-                if row:
-                    yield rows.line_num, row
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8 text: {error.reason} after line {rows.line_num}") from None
-        except (csv.Error, *UNREADABLE) as error:
-            raise InputError(f"{path} can't be read after line {rows.line_num}: {error}") from None
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if cell.strip().isascii() and "_" not in cell else None
 
 
 def parse_cell(path: Path, line: int, column: str, cell: str) -> float:
@@ -187,35 +195,148 @@ def parse_cell(path: Path, line: int, column: str, cell: str) -> float:
     InputError
         The cell is empty, not a number, or not finite; the message has file, line and column.
     """
-    try:
-        value = float(cell)
-    except ValueError:
-        shown = "empty" if not cell.strip() else f"{cell[:40]!r}"
-        raise InputError(f"{path}, line {line}: column {column!r} is {shown}; expected a number") from None
-    if not np.isfinite(value):
-        raise InputError(f"{path}, line {line}: column {column!r} is {cell.strip()}; expected a finite number")
-    return value
+    value = number(cell)
+    if value is not None and math.isfinite(value):
+        return value
+    shown, expected = (f"{cell[:40]!r}" if cell.strip() else "empty"), "a number"
+    if value is not None:
+        shown, expected = cell.strip(), "a finite number"
+    elif WITH_COMMAS.fullmatch(cell.strip()):
+        expected = "a number with a decimal point and no commas"
+    raise InputError(
+        f"{path}, line {line}: column {column!r} is {shown}; expected {expected}, or other columns to take (--columns)"
+    )
 
 
-def is_number(cell: str) -> bool:
-    """Whether a cell reads as a number."""
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def not_utf8(path: Path, where: str) -> InputError:
+    """The error for a file of another encoding, which is guessed from the file's first bytes."""
+    with open_bytes(path) as file:
+        head = file.read(1000)
+    utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 4 * head.count(0) > len(head)
+    return InputError(
+        f"{path} is not UTF-8 text: {where}; it may be {'UTF-16' if utf16 else 'Latin-1 or Windows-1252'}"
+    )
 
 
-def column_index(path: Path, header: list[str], name: str) -> int:
-    """Where the column is.
+class Table:
+    """A CSV file: names of columns in its first row, then rows with as many cells.
+
+    Parameters
+    ----------
+    path : path
+        Plain or ``.gz`` or ``.xz``.
+    what : str
+        What errors call it.
+
+    Attributes
+    ----------
+    header : list of str
 
     Raises
     ------
     InputError
-        There is no such column, or more than one; the message lists those that there are.
+        No such file; here and while rows are read, the file isn't UTF-8 or not CSV.
     """
-    if name not in header:
-        raise InputError(f"{path} has no column {name!r}; it has {', '.join(map(repr, header[:20]))}")
-    if header.count(name) > 1:
-        raise InputError(f"{path} has {header.count(name)} columns called {name!r}; expected different names")
-    return header.index(name)
+
+    def __init__(self, path: str | Path, what: str):
+        self.path = find_file(path, what)
+        self.header = [name.strip() for name in next(self._rows(), (0, []))[1]]
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """The rows below the header with their line numbers.
+
+        Raises
+        ------
+        InputError
+            There are none, or one has more or fewer cells than the header.
+        """
+        rows = self._rows()
+        next(rows, None)
+        line = 0
+        for line, row in rows:
+            if len(row) != len(self.header):
+                raise InputError(
+                    f"{self.path}, line {line}: {len(row)} cells; expected {len(self.header)}, as in the header"
+                    + self._cause()
+                )
+            yield line, row
+        if not line:
+            raise InputError(f"{self.path} has no rows after its header")
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        with open_bytes(self.path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
+            rows = csv.reader(text)
+            try:
+                for row in rows:
+                    if row:
+                        yield rows.line_num, row
+            except UnicodeDecodeError as error:
+                raise not_utf8(self.path, f"{error.reason} after line {rows.line_num}; {EXPECTED}") from None
+            except (csv.Error, *UNREADABLE) as error:
+                raise InputError(f"{self.path} can't be read after line {rows.line_num}: {error}") from None
+
+    def place(self, name: str) -> int:
+        """Where a column is.
+
+        Raises
+        ------
+        InputError
+            There is no such column, or more than one; the message lists those that there are.
+        """
+        if name not in self.header:
+            listed = ", ".join(map(repr, self.header[:20]))
+            raise InputError(f"{self.path} has no column {name!r}; it has {listed}{self._cause()}")
+        if self.header.count(name) > 1:
+            count = self.header.count(name)
+            raise InputError(f"{self.path} has {count} columns called {name!r}; expected different names")
+        return self.header.index(name)
+
+    def numeric(self, others: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
+        """Names of the columns that hold numbers, of those that are no `others`; and why the rest was left.
+
+        All rows are looked at. A column that holds numbers in some of them, and not more of other text, is one of
+        numbers: what it lacks is told by whoever reads it. One without a name is left.
+
+        Raises
+        ------
+        InputError
+            No column holds numbers, or the name of one that does is a number: the file has no header.
+        """
+        left = {f"column {k + 1}": "no name" for k, name in enumerate(self.header) if not name}
+        asked = [k for k, name in enumerate(self.header) if name and name not in others]
+        numbers, texts = [0] * len(self.header), [0] * len(self.header)
+        for _, row in self.rows():
+            for k in asked:
+                value = number(row[k])
+                if (value is not None and not math.isnan(value)) or WITH_COMMAS.fullmatch(row[k].strip()):
+                    numbers[k] += 1
+                elif row[k].strip().lower() not in MISSING:
+                    texts[k] += 1
+        names = []
+        for k in asked:
+            if numbers[k] and numbers[k] >= texts[k]:
+                names.append(self.header[k])
+            else:
+                left[self.header[k]] = "more text than numbers" if numbers[k] else "text" if texts[k] else "empty"
+        if not names:
+            besides = f" besides {' and '.join(map(repr, others))}" if others else ""
+            line, row = next(self.rows())
+            cause = self._cause() or f"; {EXPECTED}"
+            raise InputError(
+                f"{self.path} has no numeric column{besides}; line {line} is {','.join(row)[:60]!r}{cause}"
+            )
+        for name in names:
+            if number(name) is not None:
+                raise InputError(
+                    f"{self.path} has a number, {name!r}, for the name of a column; expected names in the first row "
+                    "(if it has them, say which columns to take: --columns)"
+                )
+        return names, left
+
+    def _cause(self) -> str:
+        """What the header says on why a table can't be read."""
+        whole = ",".join(self.header)
+        if "\0" in whole:
+            return f"; it may be UTF-16; {EXPECTED}"
+        marks = [name for mark, name in SEPARATORS.items() if mark in whole and len(self.header) == 1]
+        return f"; its cells seem to be separated by {marks[0]}; {EXPECTED}" if marks else ""

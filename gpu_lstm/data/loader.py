@@ -23,6 +23,8 @@ class Loader(Generic[Batch]):
     ----------
     waited : float
         Seconds that `get` has waited for batches.
+    end : int or None
+        How many batches there are to be: none is made ahead from that number on.
     """
 
     def __init__(self, make: Callable[[int], Batch]):
@@ -31,6 +33,7 @@ class Loader(Generic[Batch]):
         self._pool: ThreadPoolExecutor | None = None
         self._process = 0
         self.waited = 0.0
+        self.end: int | None = None
 
     def get(self, number: int) -> Batch:
         """The batch of that number; what `make` raised is raised here."""
@@ -39,6 +42,8 @@ class Loader(Generic[Batch]):
             self._pool, self._process, self._ahead = ThreadPoolExecutor(1, "loader"), os.getpid(), None
         ahead = self._ahead
         batch = ahead[1].result() if ahead is not None and ahead[0] == number else self._make(number)
-        self._ahead = number + 1, self._pool.submit(self._make, number + 1)
+        self._ahead = None
+        if self.end is None or number + 1 < self.end:
+            self._ahead = number + 1, self._pool.submit(self._make, number + 1)
         self.waited += time.perf_counter() - begun
         return batch

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from gpu_lstm.data.files import BLOCK, SHIPPED, Spool, column_index, find_file, is_number, parse_cell, read_rows
+from gpu_lstm.data.files import BLOCK, SHIPPED, Spool, Table, number, parse_cell
 from gpu_lstm.errors import InputError
 
 JAPANESE_VOWELS = SHIPPED / "japanese_vowels.csv.gz"
@@ -32,6 +33,8 @@ class Sequences:
         Class of each; (N, K) numbers where a regressor is to say them.
     test : (N,) bool
         Whether the file's `split` column says test.
+    left : dict of str to str
+        Columns that were not taken though none were asked for by name, and why.
     """
 
     names: list[str]
@@ -40,6 +43,7 @@ class Sequences:
     starts: np.ndarray
     labels: np.ndarray
     test: np.ndarray
+    left: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,7 +84,7 @@ def read_sequences(
     label, series : str
         Column names.
     columns : sequence of str, optional
-        Feature columns; all other numeric ones if not given.
+        Feature columns; all others that have a name and hold numbers if not given, see `Table.numeric`.
     split : str
         Name of the optional column that says train or test.
 
@@ -90,30 +94,18 @@ def read_sequences(
         No such file or column, a label that is missing or changes within a sequence, a sequence whose rows don't
         follow one another, or a cell that is no finite number.
     """
-    path = find_file(path, "sequences")
-    rows = read_rows(path)
-    header = [name.strip() for name in next(rows, (0, []))[1]]
-    keys = [column_index(path, header, name) for name in (series, label)]
-    split_key = header.index(split) if split in header else None
-    names = list(columns or [])
-    picked = [column_index(path, header, name) for name in names]
-    spool: Spool | None = None
-    block: list[list[float]] = []
+    table = Table(path, "sequences")
+    path, keys = table.path, [table.place(name) for name in (series, label)]
+    split_key = table.header.index(split) if split in table.header else None
+    reserved = [series, label] + ([] if split_key is None else [split])
+    names, left = (list(columns), {}) if columns else table.numeric(reserved)
+    picked = [(table.place(name), name) for name in names]
+    spool, block = Spool("float64", len(picked)), list[list[float]]()
     starts, labels, test = [0], [], []
     current: tuple[str, str] | None = None
     seen: set[tuple[str, str]] = set()
     count = 0
-    for line, row in rows:
-        if len(row) != len(header):
-            raise InputError(f"{path}, line {line}: {len(row)} cells; expected {len(header)}, as in the header")
-        if spool is None:
-            if not picked:
-                reserved = {*keys, split_key}
-                names = [header[k] for k, cell in enumerate(row) if k not in reserved and is_number(cell)]
-                picked = [column_index(path, header, name) for name in names]
-                if not picked:
-                    raise InputError(f"{path} has no numeric column besides {series!r} and {label!r}")
-            spool = Spool("float64", len(picked))
+    for line, row in table.rows():
         part = row[split_key].strip() if split_key is not None else "train"
         if part not in ("train", "test"):
             raise InputError(f"{path}, line {line}: column {split!r} is {part!r}; expected train or test")
@@ -131,21 +123,19 @@ def read_sequences(
             current = here
         elif row[keys[1]].strip() != labels[-1]:
             raise InputError(f"{path}, line {line}: column {label!r} changes within series {row[keys[0]]!r}")
-        block.append([parse_cell(path, line, names[n], row[k]) for n, k in enumerate(picked)])
+        block.append([parse_cell(path, line, name, row[k]) for k, name in picked])
         count += 1
         if len(block) * len(picked) >= BLOCK:
             spool.add(np.array(block))
             block = []
-    if spool is None:
-        raise InputError(f"{path} has no rows after its header")
     if block:
         spool.add(np.array(block))
     starts.append(count)
-    texts = set(labels)
-    classes = sorted(sorted(texts), key=float) if all(map(is_number, texts)) else sorted(texts)
+    classes = sorted(set(labels))
+    if all((value := number(text)) is not None and math.isfinite(value) for text in classes):
+        classes.sort(key=float)
     if len(classes) < 2:
         raise InputError(f"{path}: column {label!r} has one value, {classes[0]!r}; expected at least two classes")
-    number = {text: n for n, text in enumerate(classes)}
-    return Sequences(
-        names, classes, spool.finish(), np.array(starts), np.array([number[t] for t in labels]), np.array(test)
-    )
+    place = {text: n for n, text in enumerate(classes)}
+    found = np.array([place[text] for text in labels])
+    return Sequences(names, classes, spool.finish(), np.array(starts), found, np.array(test), left)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from gpu_lstm.data.files import BLOCK, SHIPPED, Spool, column_index, find_file, is_number, parse_cell, read_rows
-from gpu_lstm.errors import InputError
+from gpu_lstm.data.files import BLOCK, SHIPPED, Spool, Table, parse_cell
 
 CO2 = SHIPPED / "co2.csv"
 
@@ -24,10 +23,13 @@ class Series:
         Column names.
     values : (N, S) float64
         S series of N steps.
+    left : dict of str to str
+        Columns that were not taken though none were asked for by name, and why.
     """
 
     names: list[str]
     values: np.ndarray
+    left: dict[str, str] = field(default_factory=dict)
 
 
 def read_series(path: str | Path, columns: Sequence[str] | None = None) -> Series:
@@ -38,41 +40,25 @@ def read_series(path: str | Path, columns: Sequence[str] | None = None) -> Serie
     path : path
         A CSV file, plain or ``.gz`` or ``.xz``; converted block by block, kept in a temporary file if large.
     columns : sequence of str, optional
-        Names of the columns; all that have a number in the first row if not given.
+        Names of the columns; all that have a name and hold numbers if not given, see `Table.numeric`.
 
     Raises
     ------
     InputError
         No such file or column, no rows, or a cell that is no finite number: the message has its line and column.
     """
-    path = find_file(path, "series")
-    rows = read_rows(path)
-    header = [name.strip() for name in next(rows, (0, []))[1]]
-    names = list(columns or [])
-    picked = [column_index(path, header, name) for name in names]
-    spool: Spool | None = None
-    block: list[list[float]] = []
-    for line, row in rows:
-        if spool is None:
-            if not picked:
-                picked = [
-                    column_index(path, header, name) for name, cell in zip(header, row, strict=False) if is_number(cell)
-                ]
-                names = [header[k] for k in picked]
-                if not picked:
-                    raise InputError(f"{path} has no numeric column; line {line} is {','.join(row)[:60]!r}")
-            spool = Spool("float64", len(picked))
-        if len(row) != len(header):
-            raise InputError(f"{path}, line {line}: {len(row)} cells; expected {len(header)}, as in the header")
-        block.append([parse_cell(path, line, names[n], row[k]) for n, k in enumerate(picked)])
+    table = Table(path, "series")
+    names, left = (list(columns), {}) if columns else table.numeric()
+    picked = [(table.place(name), name) for name in names]
+    spool, block = Spool("float64", len(picked)), list[list[float]]()
+    for line, row in table.rows():
+        block.append([parse_cell(table.path, line, name, row[k]) for k, name in picked])
         if len(block) * len(picked) >= BLOCK:
             spool.add(np.array(block))
             block = []
-    if spool is None:
-        raise InputError(f"{path} has no rows after its header")
     if block:
         spool.add(np.array(block))
-    return Series(names, spool.finish())
+    return Series(names, spool.finish(), left)
 
 
 def persistence(values: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
@@ -119,10 +105,11 @@ def truth(values: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
 
 def rmse(forecast: np.ndarray, actual: np.ndarray) -> float:
     """Root of the mean squared error over all origins, steps and series."""
-    return float(np.sqrt(np.mean((forecast - actual) ** 2)))
+    return float(np.sqrt(np.mean(np.subtract(forecast, actual, dtype=np.float64) ** 2)))
 
 
 def spread(rows: np.ndarray) -> list[float]:
     """Standard deviation of each column, 1 for one that never changes, whatever rounding in its mean makes of it."""
+    rows = np.asarray(rows, dtype=np.float64)  # the range of whole numbers may not fit their type
     deviation = np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 1.0)
     return [float(value) if value > 0 else 1.0 for value in deviation]

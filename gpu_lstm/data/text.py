@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpu_lstm.data.files import BLOCK, SHIPPED, UNREADABLE, Spool, Stored, find_file, open_bytes, write_all
+from gpu_lstm.data.files import BLOCK, SHIPPED, UNREADABLE, Spool, Stored, find_file, not_utf8, open_bytes, write_all
 from gpu_lstm.errors import InputError
 
 SHAKESPEARE = SHIPPED / "shakespeare.txt.xz"
@@ -144,11 +144,14 @@ def _blocks(path: Path) -> Iterator[str]:
     try:
         with open_bytes(path) as raw:
             while block := raw.read(BLOCK):
-                yield decoder.decode(block)
+                text = decoder.decode(block)
+                if 4 * text.count("\0") > len(text):
+                    raise not_utf8(path, "too many bytes are 0")
+                yield text
                 done += len(block)
             yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} near byte {done + error.start}") from None
+        raise not_utf8(path, f"{error.reason} near byte {done + error.start}") from None
     except UNREADABLE as error:
         raise InputError(f"{path} can't be read: {error}") from None
 

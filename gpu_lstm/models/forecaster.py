@@ -98,8 +98,9 @@ class Forecaster(Model):
 
     def _features(self, values: np.ndarray) -> np.ndarray:
         """`features` on the host."""
+        values = np.asarray(values, dtype=np.float64)  # differences of unsigned numbers would wrap around
         change = np.diff(values, axis=0, prepend=values[:1]) / self.step_spread
-        slow = np.empty_like(values, dtype=np.float64)
+        slow = np.empty_like(values)
         slow[0] = values[0]
         for t in range(1, len(values)):
             slow[t] = slow[t - 1] + (values[t] - slow[t - 1]) / min(t + 1, self.memory)
@@ -109,6 +110,7 @@ class Forecaster(Model):
 
     def targets(self, values: np.ndarray) -> np.ndarray:
         """What the head should say at each step, (T - horizon, B, horizon S), from values (T, B, S)."""
+        values = np.asarray(values, dtype=np.float64)
         steps = values.shape[0] - self.horizon
         ahead = np.stack([values[k : k + steps] for k in range(1, self.horizon + 1)], axis=2)
         change: np.ndarray = (ahead - values[:steps, :, None, :]) / self.spread

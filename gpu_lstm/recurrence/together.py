@@ -101,6 +101,7 @@ def _answers(run: Tier, backend: Backend, asked: dict[str, list[tuple[int, Probl
         for number, stack in asked[kind]
     }
     for direction, run_all in (("forward", forward), ("backward", backward)):
-        found: list[Any] = run_all(run, backend, [problem for _, problem in asked[direction]])
-        answers |= dict(zip([number for number, _ in asked[direction]], found, strict=True))
+        if asked[direction]:
+            found: list[Any] = run_all(run, backend, [problem for _, problem in asked[direction]])
+            answers |= dict(zip([number for number, _ in asked[direction]], found, strict=True))
     return answers

@@ -105,7 +105,7 @@ def _write(file: int, content: bytes) -> None:
 def _boot() -> str:
     """What tells this boot of the machine from another; empty where the system doesn't say."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
 
@@ -113,7 +113,7 @@ def _boot() -> str:
 def _started(pid: int) -> str:
     """When a process started, in the system's ticks; "none" where it doesn't run."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         pass
     try:

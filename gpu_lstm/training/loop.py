@@ -183,6 +183,7 @@ class Training:
             Loss, gradients or score are not finite, or memory ran out.
         """
         patience, end = self.settings.patience, "finished"
+        self.task.loader.end = self.steps
         # NumPy's warnings would only repeat what the checks in each step say.
         with np.errstate(all="ignore"):
             while self.step < self.steps:

@@ -7,7 +7,7 @@ the same weights to the last bit and a resumed run needs no generator states.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -37,9 +37,12 @@ class Task(Protocol):
         How many of what a step reads, for the speed.
     unit : str
         Unit of loss and score.
+    loader : Loader
+        Makes the batches of its steps.
     """
 
     model: Model
+    loader: Loader[Any]
     steps_per_epoch: int
     items: int
     item: str

@@ -65,7 +65,11 @@ MORE = {
     ),
     "something beside": ([], [("Relu", ["x"], ["out"], {})], "beside them lies Relu 'out_node'"),
     "the last step alone": ([], [("Gather", ["Y", "last"], ["out"], {})], "a part of Y, .*, after Gather 'out_node'"),
-    "other axes": ([], [("Transpose", ["Y"], ["out"], {"perm": [3, 0, 1, 2]})], "another order, after Transpose 'out_node'"),
+    "other axes": (
+        [],
+        [("Transpose", ["Y"], ["out"], {"perm": [3, 0, 1, 2]})],
+        "another order, after Transpose 'out_node'",
+    ),
     "a part of x": (
         [("Slice", ["x", "zero", "one"], ["in"], {})],
         [("Identity", ["Y"], ["out"], {})],

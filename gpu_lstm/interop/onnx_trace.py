@@ -61,7 +61,7 @@ class Trace:
     omit : bool
         Lengths that may be left out are.
     shapes : bool
-        Give strange nodes' outputs the shapes that onnx infers, to follow what is behind them.
+        Give the outputs of strange nodes in front of LSTM nodes the shapes that onnx infers, to follow them on.
 
     Attributes
     ----------
@@ -205,7 +205,7 @@ class Trace:
         return seen
 
     def _infer(self, tensors: dict[str, Any], optional: set[str]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the graph's values for the sizes that its inputs have here, as far as onnx can tell."""
+        """Shapes of what LSTM nodes depend on, for the sizes that the inputs have here, as far as onnx can tell."""
         helper, graph = self.onnx.helper, self.model.graph
         large = {name: t for name, t in tensors.items() if np.prod(t.dims, dtype=float) > 1024 or name in optional}
         kept = [tensor for name, tensor in tensors.items() if name not in large]
@@ -226,12 +226,12 @@ class Trace:
             inferred = self.onnx.shape_inference.infer_shapes(part, data_prop=True).graph
         except Exception:  # of whatever the file makes the inference raise; it is a help only
             return {}
-        found = {}
+        found, ahead = {}, self._upstream(*range(8))
         for one in (inferred, *(body for node in all_nodes(inferred) for _, body in bodies(node))):
             for entry in one.value_info:
                 tensor = entry.type.tensor_type
                 shape = tuple(dim.dim_value for dim in tensor.shape.dim)
-                if tensor.HasField("shape") and min(shape, default=1) > 0:
+                if entry.name in ahead and tensor.HasField("shape") and min(shape, default=1) > 0:
                     found[entry.name] = shape
         return found
 

@@ -287,9 +287,28 @@ def test_options_that_the_operator_lacks_are_refused_by_name(options):
         to_onnx(LSTM(2, 4, **options))
 
 
-def test_a_learned_state_is_not_lost_in_silence():
-    with pytest.raises(InputError, match="starts from a constant that is spread over the batch"):
-        from_onnx(to_onnx(make(*WRITTEN_ONLY["learned state"])))
+@pytest.mark.parametrize("name", WRITTEN_ONLY)
+def test_what_is_expressed_around_the_operator_is_read_back_as_the_same_function(name):
+    layer = make(*WRITTEN_ONLY[name])
+    back, state, lengths = from_onnx(to_onnx(layer))
+    assert state is None and lengths is None
+    assert back.options.residual is layer.options.residual
+    assert back.options.learn_state is layer.options.learn_state
+    assert back.options.heads == 1  # zeros stand between the heads, and are trained from there on
+    for with_state in (False, True):
+        feeds = feeds_of(layer, np.random.default_rng(1), with_state, [2, 7, 1])
+        close(outputs_of(back, feeds), outputs_of(layer, feeds), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [1e-50, 1e39])
+def test_a_clip_that_the_operator_can_not_keep_is_refused(clip):
+    with pytest.raises(InputError, match=f"lstm has clip={re.escape(repr(clip))}; expected a float32 number"):
+        to_onnx(LSTM(2, 3, clip=clip))
+    wide = LSTM(2, 3, clip=0.6, dtype="float64")
+    with pytest.raises(InputError, match=r"lstm has clip=0\.6; expected a float32 number"):
+        to_onnx(wide)
+    assert from_onnx(to_onnx(wide, "float32")).lstm.options.clip == np.float32(0.6)
+    assert from_onnx(to_onnx(LSTM(2, 3, clip=0.75, dtype="float64"))).lstm.options.clip == 0.75
 
 
 def test_without_the_package_the_message_says_how_to_get_it(monkeypatch, tmp_path):
@@ -595,7 +614,11 @@ def test_a_stack_of_nodes_becomes_one_lstm(between, directions):
 @pytest.mark.parametrize(
     ("between", "more", "message"),
     [
-        ([("Squeeze", ["low", "one"], ["a"], {}), ("Relu", ["a"], ["middle"], {})], {}, "lies a Relu"),
+        (
+            [("Squeeze", ["low", "one"], ["a"], {}), ("Relu", ["a"], ["middle"], {})],
+            {},
+            "between two LSTM nodes lies Relu",
+        ),
         ([("Reshape", ["low", "merged"], ["middle"], {})], {"directions": 2}, "does not take Y"),
         (
             [("Squeeze", ["low", "one"], ["a"], {}), ("Transpose", ["a"], ["middle"], {"perm": [1, 0, 2]})],
@@ -643,7 +666,9 @@ def test_batch_first_around_a_node_is_found():
     assert lstm.batch_first
     close([lstm.forward(x)[0]], by_runtime(model, {"x": x}))
     model = wrap(nodes[:-1], [("x", [2, 5, 4])], [("flat", [5, 2, 3])], constants)
-    assert not from_onnx(model).lstm.batch_first  # y stays time-major, so x is what the node takes
+    with pytest.raises(InputError, match="takes x batch first and gives its output 'flat' time first"):
+        from_onnx(model)
+    assert not from_onnx(model, "Y").lstm.batch_first  # y stays time-major, so x is what the node takes
 
 
 def test_weights_that_are_computed_from_constants_are_read():
@@ -762,7 +787,7 @@ def test_a_damaged_file_is_read_or_refused_by_our_own_error(data):
     except Exception:  # protobuf's own refusal, which load turns into ours
         return
     try:
-        from_onnx(model)
+        from_onnx(model, data.draw(st.sampled_from([None, "lstm.l0.Y"])))
     except InputError as error:
         assert str(error)
 
@@ -886,16 +911,20 @@ def test_any_node_computes_what_onnx_runtime_computes(drawn):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_any_lstm_of_ours_computes_the_same_in_onnx_runtime(data):
+def test_any_lstm_of_ours_computes_the_same_in_onnx_runtime_and_read_back(data):
     draw, flag = data.draw, st.booleans()
     options = {name: draw(flag) for name in ("bias", "peepholes", "coupled", "hard_sigmoid", "learn_state")}
     options |= {"num_layers": draw(st.integers(1, 3)), "bidirectional": draw(flag), "batch_first": draw(flag)}
     options |= {"heads": draw(st.sampled_from([1, 2, 6])), "clip": draw(st.sampled_from([None, 0.5, 2.0]))}
     options["residual"] = options["num_layers"] > 1 and draw(flag)
-    layer = make("lstm", options)
+    layer = make("lstm" if options["bidirectional"] or draw(flag) else "reversed", options)
     lengths = draw(st.none() | st.lists(st.integers(1, 7), min_size=3, max_size=3))
     feeds = feeds_of(layer, np.random.default_rng(0), draw(flag), lengths)
-    close(by_runtime(to_onnx(layer), feeds, ["y", "h", "c"]), outputs_of(layer, feeds))
+    file, expected = to_onnx(layer), outputs_of(layer, feeds)
+    close(by_runtime(file, feeds, ["y", "h", "c"]), expected)
+    back, state, held = from_onnx(file)
+    assert type(back) is type(layer) and state is None and held is None
+    close(outputs_of(back, feeds), expected)
 
 
 def test_the_code_on_the_page_runs(tmp_path, monkeypatch):
@@ -905,6 +934,7 @@ def test_the_code_on_the_page_runs(tmp_path, monkeypatch):
     vocabulary = {"vocabulary": json.dumps("\ufffd" + "".join(sorted(set("to be"))))}
     model = LanguageModel(6, 4, 8)
     export(model, "model.onnx", metadata=vocabulary)
+    export(LSTM(4, 8), "theirs.onnx")
     to_keras(LSTM(4, 8), "theirs.weights.h5")
     names: dict = {"x": np.zeros((5, 2, 4), np.float32)}
     blocks = re.findall(r"```py\n(.*?)```", page.read_text(encoding="utf-8"), re.S)

@@ -3,7 +3,7 @@
 ::
 
     export(model, "model.onnx")                      # LSTM, LanguageModel, Forecaster, Classifier
-    lstm, state, lengths = load("theirs.onnx")       # an LSTM node, or a stack of them
+    lstm, state, lengths = load("theirs.onnx")       # the whole file as one LSTM; node="name" takes one node of it
     y, (h, c), _ = lstm.forward(x, state, lengths)
 
 Equations and names are those of the operator LSTM: https://onnx.ai/onnx/operators/onnx__LSTM.html

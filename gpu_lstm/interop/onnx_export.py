@@ -83,9 +83,6 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
     if not isinstance(model, LSTM | Reversed | Model):
         raise InputError(f"model is a {type(model).__name__}; expected an LSTM or one of the models")
     dtype = model.param_dtype if dtype is None else check_dtype(dtype, PARAM_DTYPES)
-    size = sum(int(array.size) for array in model.params.values()) * np.dtype(dtype).itemsize
-    if size > 2**31 - 2**20:
-        raise InputError(f"model has {size:,} bytes of weights; an ONNX file holds 2 GB")
     graph = Graph(onnx, model.backend, dtype)
     if isinstance(model, LanguageModel):
         language_model(graph, model)
@@ -97,6 +94,9 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
         lstm_alone(graph, model)
     else:
         raise InputError(f"model is of kind {model.kind!r}; expected text, series or classify")
+    size = sum(array.nbytes for array in graph.values.values())
+    if size > 2**31 - 2**20:
+        raise InputError(f"model has {size:,} bytes of weights; an ONNX file holds 2 GB")
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, Mapping) or not all(isinstance(one, str) for pair in metadata.items() for one in pair):
         raise InputError("metadata is no dictionary of str to str")
@@ -298,17 +298,20 @@ def lstm(graph: Graph, layer: LSTM | Reversed, x: str, lengths: str = "", carrie
     inner = layer.lstm if isinstance(layer, Reversed) else layer
     layers, directions, hidden = inner.num_layers, inner.num_directions, inner.hidden_size
     check_options(inner, TAKES, "the ONNX operator LSTM")
-    attributes = operator_attributes(inner)
+    attributes = operator_attributes(inner, graph.dtype)
     direction = "reverse" if isinstance(layer, Reversed) else ("forward", "bidirectional")[directions - 1]
     before = {"h": [""] * layers, "c": [""] * layers}
-    if carried:
+    if carried or inner.options.learn_state:
         batch = graph.size(x, 1)
         ends = [graph.constant("state.rows", [layers * directions]), batch, graph.constant("state.width", [hidden])]
         shape = graph.add("Concat", ends, "state.shape", axis=0)
         sizes = graph.constant("state.sizes", [directions] * layers)
         for name, parts in before.items():
             default = first_state(graph, inner, f"{name}0")
-            graph.take(f"{name}0", graph.dtype, (layers * directions, "B or 1", hidden), "state before", default)
+            if carried:
+                graph.take(f"{name}0", graph.dtype, (layers * directions, "B or 1", hidden), "state before", default)
+            else:
+                graph.weight(f"{name}0", default)
             full = graph.add("Expand", [f"{name}0", shape], f"{name}0.full")
             parts[:] = [f"{name}0.l{place}" for place in range(layers)]
             graph.add("Split", [full, sizes], *parts, axis=0)
@@ -329,8 +332,14 @@ def lstm(graph: Graph, layer: LSTM | Reversed, x: str, lengths: str = "", carrie
     return x
 
 
-def operator_attributes(layer: LSTM) -> dict[str, Any]:
-    """The operator's attributes for our options."""
+def operator_attributes(layer: LSTM, dtype: str) -> dict[str, Any]:
+    """The operator's attributes for our options.
+
+    Raises
+    ------
+    InputError
+        `clip` can't be kept: attributes are float32.
+    """
     options = layer.options
     found: dict[str, Any] = {}
     if options.hard_sigmoid:
@@ -340,7 +349,13 @@ def operator_attributes(layer: LSTM) -> dict[str, Any]:
     if options.coupled:
         found["input_forget"] = 1
     if options.clip is not None:
-        found["clip"] = float(options.clip)
+        with np.errstate(over="ignore"):
+            clip = float(np.float32(options.clip))
+        if not 0 < clip < np.inf or (dtype == "float64" and clip != options.clip):
+            raise InputError(
+                f"lstm has clip={options.clip!r}; expected a float32 number, as the ONNX operator's clip is"
+            )
+        found["clip"] = clip
     return found
 
 

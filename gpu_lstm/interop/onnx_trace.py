@@ -1,0 +1,437 @@
+"""What every value of an ONNX graph is: known numbers, or elements of x, y, h and c that were moved.
+
+The graph is followed with a prime for each axis whose size is free. What comes from outside or out of an LSTM node is a
+block of numbered elements. Operators that only move elements are run on those numbers, so what arrives at a node
+or at the end says which elements it holds, in which order. Shapes are computed on the way. A node that does more than
+move is kept by name, as strange.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.errors import InputError
+from gpu_lstm.interop.onnx_export import require_onnx
+from gpu_lstm.interop.onnx_nodes import (
+    DEFAULT_SET,
+    all_nodes,
+    attributes,
+    bodies,
+    is_lstm,
+    name_of,
+    needed_names,
+    reads,
+)
+from gpu_lstm.interop.onnx_values import UNKNOWN, Block, Run, Value, same
+
+PASSING = frozenset({"Identity", "Cast", "Dropout"})
+"""Operators that leave every element where it is."""
+MOVING = frozenset(
+    {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Gather", "Expand"}
+)
+SIZING = frozenset(
+    {"Shape", "Size", "ConstantOfShape", "Mul", "Add", "Sub", "Div", "Equal", "Where", "Tile"} | PASSING | MOVING
+)
+"""Operators that treat all sizes alike; others, like Min, could say at one size what doesn't hold at another."""
+RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
+QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""Operators that onnx's evaluator knows in new operator sets only; older files mean the same by them."""
+END = 2**31 - 1
+"""From here on, where a Slice ends means the end of the axis."""
+LIMIT = 2**27
+"""Elements of the largest array that is followed."""
+PRIMES = [n for n in range(23, 1000) if all(n % k for k in range(2, 32) if k < n)]
+
+
+class Trace:
+    """An ONNX graph, followed.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Without functions.
+    sizes : (T, B), optional
+        Of the first LSTM node, where an earlier trace told them. Lengths from outside are fed then.
+    omit : bool
+        Lengths that may be left out are.
+    shapes : bool
+        Give the outputs of strange nodes in front of LSTM nodes the shapes that onnx infers, to follow them on.
+
+    Attributes
+    ----------
+    runs : list of Run
+    strange : list of (str, str)
+        Nodes that the outputs need and that do more than move: operator with name, and the name of an output.
+    outputs : dict of str to Value
+    consumed : list of numpy.ndarray
+        What strange nodes take.
+    defaults : dict of str to numpy.ndarray
+        Of inputs that may be left out.
+    lengths, lengths_default : numpy.ndarray or None
+        Those that were fed; those that the file has where none are given.
+    """
+
+    def __init__(
+        self, model: Any, sizes: tuple[int, ...] | None = None, omit: bool = False, shapes: bool = False
+    ) -> None:
+        self.onnx, self.model, self.sizes = require_onnx(), model, sizes
+        self.runs: list[Run] = []
+        self.strange: list[tuple[str, str]] = []
+        self.consumed: list[np.ndarray] = []
+        self.blocks: list[Block] = []
+        self.lengths: np.ndarray | None = None
+        self.lengths_default: np.ndarray | None = None
+        self.count = 0
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        free = {entry.name for entry in model.graph.input}
+        # Before IR version 4, initializers had to be listed as inputs, and were constants all the same.
+        optional = free & tensors.keys() if model.ir_version >= 4 else set()
+        self.dims = self._dims(tensors, None if sizes is None else sizes[1])
+        self.free_sizes = {size for sizes in self.dims.values() for size, declared in sizes if not declared}
+        self.shapes = self._infer(tensors, optional) if shapes else {}
+        counts, states = self._upstream(4), self._upstream(0, 5, 6)
+        self.defaults: dict[str, np.ndarray] = {}
+        env: ChainMap[str, Value] = ChainMap({name: self._read(tensor) for name, tensor in tensors.items()})
+        for entry in model.graph.input:
+            name = entry.name
+            shape = tuple(size for size, _ in self.dims[name])
+            kind = entry.type.tensor_type.elem_type
+            whole = kind not in self._float_types()
+            if name in tensors and (name not in optional or name not in (counts if whole else states) or not shape):
+                continue  # a constant; weights that may be replaced from outside count as such
+            if name in optional:
+                self.defaults[name] = env[name].array
+            if whole and len(shape) == 1 and name in counts:
+                self.lengths_default = self.defaults.get(name)
+                if omit and self.lengths_default is not None:
+                    env[name] = Value("lengths", self.lengths_default)
+                elif sizes is not None and self.lengths is None:
+                    self.lengths = (sizes[0] - 2 - np.arange(shape[0])) % sizes[0] + 1
+                    short = kind == self.onnx.TensorProto.INT32
+                    env[name] = Value("lengths", self.lengths.astype(np.int32 if short else np.int64))
+                else:
+                    env[name] = UNKNOWN
+            elif np.prod(shape, dtype=float) < LIMIT:
+                env[name] = Value("elements", self.block("input", shape, name))
+            else:
+                env[name] = UNKNOWN
+        self._sweep(model.graph, env, "", True)
+        self.outputs = {entry.name: env.get(entry.name, UNKNOWN) for entry in model.graph.output}
+
+    def block(self, what: str, shape: Sequence[int], owner: Any) -> np.ndarray:
+        """Elements with numbers that no others have."""
+        size = int(np.prod(shape))
+        array = np.arange(self.count, self.count + size).reshape(shape)
+        self.count += size
+        self.blocks.append(Block(what, array, owner))
+        return array
+
+    def origin(self, array: np.ndarray) -> Block:
+        """The block of an array's first element."""
+        first = array.flat[0]
+        return next(block for block in self.blocks if block.array.size and first <= block.array.flat[-1])
+
+    def fed(self, array: np.ndarray) -> bool:
+        """Whether these are the lengths that were fed."""
+        return self.lengths is not None and np.array_equal(array, self.lengths)
+
+    def places(self) -> Iterator[tuple[str, str]]:
+        """The strange nodes, and where they lie."""
+        nodes = list(all_nodes(self.model.graph))
+        before = {name for node in nodes if is_lstm(node) for name in node.input}
+        for node in reversed(nodes):
+            if not before.isdisjoint(node.output):
+                before |= reads(node)
+        after = {name for node in nodes if is_lstm(node) for name in node.output if name}
+        for node in nodes:
+            if not after.isdisjoint(reads(node)):
+                after |= set(node.output)
+        for label, output in self.strange:
+            if output in before:
+                yield label, "between two LSTM nodes" if output in after else "in front of an LSTM node"
+            else:
+                yield label, "behind the last LSTM node" if output in after else "beside them"
+
+    # The model's inputs
+
+    def _dims(self, tensors: dict[str, Any], batch: int | None) -> dict[str, list[tuple[int, bool]]]:
+        """Of each input, the size of each axis and whether the file gives it; free ones get primes by their names."""
+        taken = {size for tensor in tensors.values() for size in tensor.dims}
+        for entry in self.model.graph.input:
+            taken |= {dim.dim_value for dim in entry.type.tensor_type.shape.dim}
+        primes = iter([n for n in PRIMES if n not in taken])
+        named: dict[str, int] = {}
+        found = {}
+        for entry in self.model.graph.input:
+            tensor = entry.type.tensor_type
+            if tensor.HasField("shape"):
+                dims = [(dim.dim_value, dim.dim_param) for dim in tensor.shape.dim]
+            else:  # what an LSTM takes from outside has three axes, lengths have one
+                dims = [(0, "")] * (3 if tensor.elem_type in self._float_types() else 1)
+            sizes: list[tuple[int, bool]] = []
+            for size, name in dims:
+                if size <= 0 and name not in named:
+                    named[name or f"{entry.name} {len(sizes)}"] = prime = next(primes, PRIMES[-1])
+                    sizes.append((prime, False))
+                else:
+                    sizes.append((size, True) if size > 0 else (named[name], False))
+            # Exporters give the batch of each input another name: where none is that of x, the free axes are.
+            if batch is not None and batch not in [size for size, _ in sizes]:
+                sizes = [(size if declared else batch, declared) for size, declared in sizes]
+            found[entry.name] = sizes
+        return found
+
+    def _float_types(self) -> set[int]:
+        tensor = self.onnx.TensorProto
+        return {tensor.FLOAT, tensor.FLOAT16, tensor.DOUBLE, tensor.BFLOAT16}
+
+    def _upstream(self, *places: int) -> set[str]:
+        """All names that the LSTM nodes' inputs at these places depend on, but through other LSTM nodes."""
+        nodes = list(all_nodes(self.model.graph))
+        producers = {name: node for node in nodes if not is_lstm(node) for name in node.output}
+        needed = [name for node in nodes if is_lstm(node) for k, name in enumerate(node.input) if k in places]
+        seen: set[str] = set()
+        while needed:
+            name = needed.pop()
+            if name and name not in seen:
+                seen.add(name)
+                needed += producers[name].input if name in producers else []
+        return seen
+
+    def _infer(self, tensors: dict[str, Any], optional: set[str]) -> dict[str, tuple[int, ...]]:
+        """Shapes of what LSTM nodes depend on, for the sizes that the inputs have here, as far as onnx can tell."""
+        helper, graph = self.onnx.helper, self.model.graph
+        large = {name: t for name, t in tensors.items() if np.prod(t.dims, dtype=float) > 1024 or name in optional}
+        kept = [tensor for name, tensor in tensors.items() if name not in large]
+        try:
+            outputs = [helper.make_empty_tensor_value_info(entry.name) for entry in graph.output]
+            inputs = [
+                helper.make_tensor_value_info(
+                    entry.name, entry.type.tensor_type.elem_type, [size for size, _ in self.dims[entry.name]]
+                )
+                for entry in graph.input
+                if entry.name not in tensors or entry.name in optional
+            ] + [helper.make_tensor_value_info(n, t.data_type, t.dims) for n, t in large.items() if n not in optional]
+            part = helper.make_model(
+                helper.make_graph(graph.node, "shapes", inputs, outputs, kept),
+                opset_imports=self.model.opset_import,
+                ir_version=self.model.ir_version,
+            )
+            inferred = self.onnx.shape_inference.infer_shapes(part, data_prop=True).graph
+        except Exception:  # of whatever the file makes the inference raise; it is a help only
+            return {}
+        found, ahead = {}, self._upstream(*range(8))
+        for one in (inferred, *(body for node in all_nodes(inferred) for _, body in bodies(node))):
+            for entry in one.value_info:
+                tensor = entry.type.tensor_type
+                shape = tuple(dim.dim_value for dim in tensor.shape.dim)
+                if entry.name in ahead and tensor.HasField("shape") and min(shape, default=1) > 0:
+                    found[entry.name] = shape
+        return found
+
+    # The nodes
+
+    def _read(self, tensor: Any) -> Value:
+        try:
+            return Value("constant", np.asarray(self.onnx.numpy_helper.to_array(tensor)))
+        except Exception as error:  # of a damaged tensor, or one whose data lie in another file
+            raise InputError(f"ONNX file is damaged: the tensor {tensor.name!r} can't be read: {error}") from None
+
+    def _sweep(self, graph: Any, env: ChainMap[str, Value], path: str, alive: bool) -> None:
+        """Find what all values of a graph are; `env` holds what is known from outside, and then all."""
+        later = {name for node in graph.node for name in node.output if name}
+        wanted = needed_names(graph)
+        lstms = [node for node in graph.node if is_lstm(node)]
+        names = [node.name for node in lstms]
+        for node in graph.node:
+            if not later.isdisjoint(node.input) or not later.issuperset(filter(None, node.output)):
+                raise InputError(f"ONNX file is damaged: node {name_of(node)!r} is not in the order of the graph")
+            later -= set(node.output)
+            given = [env.get(name, UNKNOWN) if name else None for name in node.input]
+            needed = alive and not wanted.isdisjoint(node.output)
+            if is_lstm(node):
+                label = str(node.output[0]) if names.count(node.name) > 1 and len(node.output) else name_of(node)
+                values = self._lstm(node, given, path + label, alive)
+            elif bodies(node):
+                values = self._bodies(node, given, env, path, alive, needed)
+            else:
+                values = self._values(node, given, path, needed)
+            env.update({name: value for name, value in zip(node.output, values, strict=False) if name})
+
+    def _values(self, node: Any, given: list[Value | None], path: str, needed: bool) -> list[Value]:
+        """What an ordinary node gives."""
+        op, known = node.op_type, [value for value in given if value is not None]
+        kinds = {value.kind for value in known}
+        if node.domain not in DEFAULT_SET or op in RANDOM or "unknown" in kinds:
+            # Moved or not, what is unknown stays so; only the nodes that do more than move are strange.
+            if node.domain in DEFAULT_SET and op in PASSING | MOVING | {"Shape", "Size"}:
+                return [next((value for value in known if value.kind == "unknown"), UNKNOWN)] * len(node.output)
+            return self._strange(node, given, path, needed)
+        if op in ("Shape", "Size"):
+            fixed = not self.free_sizes or kinds == {"constant"}
+            return self._run(node, given, "constant" if fixed else "sizes", path, needed)
+        if "elements" in kinds:
+            if op == "Add" and (total := self._residual(given, f"{op} {path + name_of(node)!r}")) is not None:
+                return [total]
+            return self._move(node, given, path, needed)
+        kind = next((one for one in ("lengths", "sizes") if one in kinds), "constant")
+        if kind == "sizes" and op not in SIZING:
+            return self._strange(node, given, path, needed)
+        values = self._run(node, given, kind, path, needed)
+        if kind == "lengths" and any(value.array.dtype.kind == "f" for value in values):
+            return self._strange(node, given, path, needed)
+        return values
+
+    def _move(self, node: Any, given: list[Value | None], path: str, needed: bool) -> list[Value]:
+        """What a node gives that takes elements."""
+        op, (data, *others) = node.op_type, given
+        if op == "Concat":
+            fits = all(value is not None and value.kind == "elements" for value in given)
+        else:
+            fits = data is not None and data.kind == "elements"
+            fits = fits and all(one is None or one.kind in ("constant", "sizes") for one in others)
+        if op == "Cast":
+            fits = fits and attributes(node).get("to") in self._float_types()
+        elif op == "Dropout":
+            training = given[2] if len(given) > 2 else None
+            fits = fits and (training is None or not np.any(training.array))
+        elif op == "Slice":
+            fits = fits and not self._crops(node, given)
+        if data is None or not fits or op not in PASSING | MOVING:
+            return self._strange(node, given, path, needed)
+        if op in PASSING:
+            return [data, *[UNKNOWN] * (len(node.output) - 1)]
+        values = self._run(node, given, "elements", path, needed)
+        by = dict.fromkeys(name for value in given if value is not None for name in value.by)
+        return [value._replace(by=(*by, f"{op} {path + name_of(node)!r}")) for value in values]
+
+    def _crops(self, node: Any, given: list[Value | None]) -> bool:
+        """Whether a Slice ends at a number that a free axis would reach at other sizes."""
+        found = attributes(node)
+
+        def numbers(place: int, name: str) -> list[int]:
+            value = given[place] if len(given) > place else None
+            return [int(n) for n in np.ravel(found.get(name, []) if value is None else value.array)]
+
+        shape, ends = np.shape(given[0].array if given[0] else ()), numbers(2, "ends")
+        axes = numbers(3, "axes") or range(len(ends))
+        sizes = [shape[axis] for axis in axes if -len(shape) <= axis < len(shape)]
+        return any(size in self.free_sizes and size < end < END for size, end in zip(sizes, ends, strict=False))
+
+    def _run(self, node: Any, given: list[Value | None], kind: str, path: str, needed: bool) -> list[Value]:
+        """What onnx's evaluator makes of known arrays."""
+        from onnx.reference import ReferenceEvaluator
+
+        helper = self.onnx.helper
+        feeds = {name: value.array for name, value in zip(node.input, given, strict=True) if value is not None}
+        outputs = [name for name in node.output if name]
+        imports = list(self.model.opset_import)
+        if node.op_type in QUANTIZED:
+            imports = [helper.make_opsetid("", max([21, *(one.version for one in imports if not one.domain)]))]
+        try:
+            if node.op_type in ("ConstantOfShape", "Expand"):
+                shape = feeds[node.input[-1]]
+                if np.prod(shape, dtype=float) > LIMIT:
+                    raise InputError(f"it has the shape {tuple(shape)}")
+            inputs = [
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), None)
+                for name, array in feeds.items()
+            ]
+            ends = [helper.make_empty_tensor_value_info(name) for name in outputs]
+            part = helper.make_model(
+                helper.make_graph([node], "part", inputs, ends), opset_imports=imports, ir_version=self.model.ir_version
+            )
+            with np.errstate(all="ignore"):
+                arrays = ReferenceEvaluator(part).run(None, feeds)
+        except Exception as error:  # whatever a node of the file makes the evaluator raise
+            return [
+                value._replace(why=f"the node {path + name_of(node)!r} can't be computed: {error}")
+                for value in self._strange(node, given, path, needed)
+            ]
+        results = dict(zip(outputs, arrays, strict=True))
+        return [
+            Value(kind, np.asarray(results[name]))
+            if isinstance(results.get(name), np.ndarray | np.generic)
+            else UNKNOWN
+            for name in node.output
+        ]
+
+    def _strange(self, node: Any, given: list[Value | None], path: str, needed: bool) -> list[Value]:
+        """What a node gives that does more than move: elements of its own where their shape is known."""
+        self.consumed += [value.array for value in given if value is not None and value.kind == "elements"]
+        label = f"{node.op_type} {path + name_of(node)!r}"
+        if needed:
+            self.strange.append((label, next(iter(node.output), "")))
+        shapes = [self.shapes.get(name) for name in node.output]
+        return [
+            UNKNOWN
+            if shape is None or np.prod(shape, dtype=float) > LIMIT
+            else Value("elements", self.block("node", shape, label))
+            for shape in shapes
+        ]
+
+    def _bodies(
+        self, node: Any, given: list[Value | None], env: ChainMap[str, Value], path: str, alive: bool, needed: bool
+    ) -> list[Value]:
+        """What a node with graphs inside gives: of an If, what both branches give, or the one that is taken."""
+        inner = f"{path}{name_of(node)}/"
+        taken = ""
+        if node.op_type == "If" and given and given[0] is not None and given[0].kind == "constant":
+            taken = "then_branch" if np.any(given[0].array) else "else_branch"
+        ends: dict[str, list[Value]] = {}
+        for name, graph in bodies(node):
+            inside = env.new_child({tensor.name: self._read(tensor) for tensor in graph.initializer})
+            inside.update({entry.name: UNKNOWN for entry in graph.input})
+            self._sweep(graph, inside, f"{inner}{name}/", alive and node.op_type == "If" and taken in ("", name))
+            ends[name] = [inside.get(entry.name, UNKNOWN) for entry in graph.output]
+        if taken in ends:
+            return ends[taken]
+        if node.op_type == "If" and len(ends) == 2:
+            one, other = ends.values()
+            if len(one) == len(other) and all(map(same, one, other)):
+                return one
+        return self._strange(node, [*given, *(value for values in ends.values() for value in values)], path, needed)
+
+    def _lstm(self, node: Any, given: list[Value | None], label: str, alive: bool) -> list[Value]:
+        """What an LSTM node gives; the same where the same node was there before, as in two branches of an If."""
+        given = [*given, *[None] * (8 - len(given))]
+        run = Run([label], name_of(node), attributes(node), given, alive)
+        for other in self.runs:
+            if alive == other.alive and run.same_node(other) and all(map(same, given, other.given)):
+                other.labels.append(label)
+                return other.outputs()
+        self.runs.append(run)
+        weights = [value.array for value in given[1:3] if value is not None and value.kind == "constant"]
+        if len(weights) < 2 or any(one.ndim != 3 or 0 in one.shape for one in weights):
+            return [UNKNOWN] * 3
+        x, (w, r) = given[0], weights
+        if x is not None and x.kind == "elements" and x.array.ndim == 3 and x.array.size:
+            run.x = run.turned(x.array)
+        else:
+            run.x = run.turned(self.block("node", (*PRIMES[:2], w.shape[2]), ""))
+        (steps, batch, _), (directions, _, hidden) = run.x.shape, r.shape
+        run.y = self.block("y", (steps, batch, directions, hidden), run)
+        run.h, run.c = (self.block(name, (directions, batch, hidden), run) for name in "hc")
+        run.out = run.y.reshape(steps, batch, directions * hidden)
+        return run.outputs()
+
+    def _residual(self, given: list[Value | None], label: str) -> Value | None:
+        """What an Add gives of what an LSTM node takes and what it gives, in the same order."""
+        if len(given) != 2 or given[0] is None or given[1] is None:
+            return None
+        one, other = given[0].array, given[1].array
+        for run in (run for run in self.runs if run.y.size):
+            for x, y in ((one, other), (other, one)):
+                for swap in (False, True):
+                    ours = [a.swapaxes(0, 1) if swap else a for a in (run.x, run.y.reshape(*run.y.shape[:2], -1))]
+                    if np.array_equal(ours[0], x) and np.array_equal(ours[1], y):
+                        if not run.sum:
+                            run.sum, run.out = label, self.block("sum", run.out.shape, run)
+                        return Value("elements", run.out.swapaxes(0, 1) if swap else run.out)
+        return None

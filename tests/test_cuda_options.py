@@ -9,7 +9,7 @@ from gpu_lstm.backend.cuda import Device
 from gpu_lstm.recurrence import Mask, family, fastest_cuda, onchip, pointwise_cuda, sequence_cuda, together
 from gpu_lstm.recurrence.variant import Variant
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, H100, EmulatedBackend, in_any_order, needs_emulator, on_host
+from tests.emulated import DTYPES, EVERY_DTYPE, H100, EmulatedBackend, in_any_order, needs_emulator, on_host
 from tests.emulator import EmulationError
 from tests.support import NUMPY, relative_error
 from tests.test_cuda_sequence import KIB, PAIR_LIMITS, Patched, device, force, launched
@@ -191,6 +191,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_planted_mistake_is_caught(mistake, monkeypatch):
@@ -222,6 +223,7 @@ NORM_MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("where, mistake", [(where, name) for where, more in NORM_MISTAKES.items() for name in more])
 def test_a_planted_mistake_in_the_sums_over_rows_is_caught(where, mistake, monkeypatch):
@@ -303,7 +305,7 @@ def test_the_plan_knows_what_options_cost():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("shape", [(20, 64, 512), (7, 3, 1000), (50, 5, 64), (9, 256, 250)], ids=str)
 def test_a_gpu_gives_the_oracles_numbers_and_the_same_bits_every_time(shape, dtype):
     gpu = gpu_or_reason()

@@ -10,7 +10,7 @@ from gpu_lstm.backend import kernels
 from gpu_lstm.recurrence import Mask, make_plan, pointwise_cuda, reference
 from tests import emulator
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
+from tests.emulated import EVERY_DTYPE, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
 EMULATED = EmulatedBackend()
@@ -62,14 +62,14 @@ def compare(backend, shape, dtype, lengths, reverse=False, seed=0, tier=pointwis
 
 
 @pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_forward_and_backward_equal_the_oracle(cuda, shape, dtype, lengths):
     compare(cuda, shape, dtype, lengths, reverse=lengths)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("shape", [(20, 64, 512), (7, 3, 1000), (300, 17, 130)], ids=str)
 def test_a_gpu_gives_the_same_bits_every_time(shape, dtype):
     device = gpu_or_reason()
@@ -92,7 +92,7 @@ def test_the_order_of_threads_changes_nothing(orders):
 
 
 @needs_emulator
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("shape", [(2, 2, 5), (2, 2, 8)], ids=str)
 def test_check_mode_finds_nothing(shape, dtype):
     checked = EmulatedBackend("check")
@@ -101,7 +101,7 @@ def test_check_mode_finds_nothing(shape, dtype):
     run(pointwise_cuda, checked, example(shape, dtype), dtype, keep=False)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("hidden", [5, 8])
 def test_inference_gives_the_same_and_keeps_nothing(cuda, dtype, hidden):
     data = example((4, 3, hidden), dtype)

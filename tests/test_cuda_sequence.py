@@ -10,7 +10,7 @@ from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import Device
 from gpu_lstm.recurrence import Mask, fastest_cuda, onchip, pointwise_cuda, reference, sequence_cuda, together
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, H100, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
+from tests.emulated import EVERY_DTYPE, H100, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
 from tests.emulator import EmulationError, build
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 from tests.test_cuda_recurrence import TOLERANCE as STORED
@@ -79,7 +79,7 @@ def compare(backend, shape, dtype, lengths=False, reverse=False, keep=True):
 
 
 @needs_emulator
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_forward_and_backward_equal_the_oracle(form, dtype):
     backend = EmulatedBackend(limits=device(form))
     for shape in SHAPES:
@@ -163,7 +163,7 @@ def test_inference_gives_the_same_and_keeps_nothing(form, dtype):
 
 @needs_emulator
 @in_any_order
-@pytest.mark.parametrize("dtype", [*DTYPES, "tf32"])
+@pytest.mark.parametrize("dtype", [*EVERY_DTYPE, "tf32"])
 def test_the_order_of_threads_changes_nothing(form, dtype, orders):
     results = []
     for seed in (0, *orders):
@@ -259,7 +259,7 @@ def run_pair(tier, backend, problems, dtype, keep=True):
 
 
 @needs_emulator
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_two_at_once_equal_the_oracle(form, dtype):
     for shape in [(1, 1, 1), (3, 2, 33), (2, 11, 40)]:
         backend = EmulatedBackend(limits=PAIR_LIMITS[form])
@@ -397,6 +397,7 @@ class Patched(EmulatedBackend):
         return launch
 
 
+@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("form, mistake", [(form, name) for form, changes in MISTAKES.items() for name in changes])
 def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
@@ -570,7 +571,7 @@ def test_on_a_gpu_products_beside_the_recurrence_have_the_same_bits(monkeypatch,
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_a_gpu_runs_a_grid_of_clusters(dtype, monkeypatch):
     gpu = gpu_or_reason()
     if not gpu.limits.clusters:
@@ -585,7 +586,7 @@ def test_a_gpu_runs_a_grid_of_clusters(dtype, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("shape", [(20, 64, 512), (7, 3, 1000), (300, 17, 130), (50, 5, 64), (9, 256, 250)], ids=str)
 def test_a_gpu_gives_the_oracles_numbers_and_the_same_bits_every_time(shape, dtype):
     gpu = gpu_or_reason()

@@ -12,7 +12,7 @@ from gpu_lstm.recurrence import Mask, onchip, reference, sequence_cuda, together
 from gpu_lstm.recurrence.contract import Joint
 from gpu_lstm.recurrence.variant import Variant
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
+from tests.emulated import EVERY_DTYPE, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
 from tests.emulator import EmulationError
 from tests.support import NUMPY, loss_and_gradients, relative_error
 from tests.support import problem as problem_of
@@ -119,7 +119,7 @@ def compare(backend, layers, shape, dtype, **kind):
 
 
 @needs_emulator
-@pytest.mark.parametrize("dtype", [*DTYPES, "tf32"])
+@pytest.mark.parametrize("dtype", [*EVERY_DTYPE, "tf32"])
 def test_forward_and_backward_equal_the_oracle(dtype):
     for layers, shape in ((2, (1, 1, 1)), (2, (4, 5, 33)), (3, (5, 3, 8)), (4, (3, 2, 1)), (3, (4, 11, 40))):
         backend = EmulatedBackend(limits=SMALL)
@@ -185,6 +185,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_planted_mistake_is_caught(mistake):
@@ -339,7 +340,7 @@ def test_sixteen_bits_end_to_end(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [*DTYPES, "tf32"])
+@pytest.mark.parametrize("dtype", [*EVERY_DTYPE, "tf32"])
 def test_a_gpu_gives_the_same_bits_every_time(dtype):
     gpu = copy.copy(gpu_or_reason())
     gpu.tf32 = dtype == "tf32"

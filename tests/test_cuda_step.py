@@ -14,7 +14,7 @@ from gpu_lstm.models import Classifier, LanguageModel
 from gpu_lstm.optimizers import OPTIMIZERS, clip_by_global_norm, make_optimizer
 from tests import emulator
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
+from tests.emulated import DTYPES, EVERY_DTYPE, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
 from tests.support import NUMPY, relative_error
 
 EMULATED, CHECKED = EmulatedBackend(), EmulatedBackend("check")
@@ -40,7 +40,7 @@ def cross_entropy(backend, dtype, rows, vocabulary, ignore=None, seed=0):
     return value, gradient
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("rows, vocabulary", [(1, 1), (1, 33), (7, 2), (5, 65), (3, 300)])
 def test_cross_entropy(cuda, dtype, rows, vocabulary):
     for ignore in (None, -100, 0):
@@ -48,7 +48,7 @@ def test_cross_entropy(cuda, dtype, rows, vocabulary):
 
 
 @needs_emulator
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_cross_entropy_is_clean_in_check_mode(dtype):
     cross_entropy(CHECKED, dtype, 3, 70, ignore=-1)
 
@@ -112,14 +112,14 @@ def rows_and_gradient(backend, dtype, size, width, count, seed=0):
     return actual
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("size, width, count", [(1, 1, 1), (3, 33, 40), (300, 5, 20), (2, 70, 300)])
 def test_rows_of_a_table_and_their_gradient(cuda, dtype, size, width, count):
     rows_and_gradient(cuda, dtype, size, width, count)
 
 
 @needs_emulator
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_rows_are_clean_in_check_mode(dtype):
     rows_and_gradient(CHECKED, dtype, 3, 35, 7)
 
@@ -211,7 +211,7 @@ def test_philox_gives_the_published_numbers(given, expected):
     assert [f"{word:08x}" for word in out] == expected.split()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_dropout_keeps_the_right_share_and_does_the_same_again(cuda, dtype):
     x = stored(np.random.default_rng(0).standard_normal((100, 333)), dtype)
     dropped, again = cuda.dropout(cuda.asarray(x), 0.25, (1, 2))
@@ -242,7 +242,7 @@ def test_the_mask_depends_on_seed_and_place_alone(cuda):
 
 
 @needs_emulator
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("count", [6, 8])
 def test_dropout_is_clean_in_check_mode(dtype, count):
     whole = stored(np.ones(count + 1), dtype)

@@ -10,7 +10,7 @@ from gpu_lstm.backend import kernels
 from gpu_lstm.recurrence import Mask, family, fastest_cuda, make_plan, pointwise_cuda, sequence_cuda
 from gpu_lstm.recurrence.variant import OPTIONS, Variant
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
+from tests.emulated import DTYPES, EVERY_DTYPE, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
 from tests.support import NUMPY, relative_error
 from tests.test_cuda_recurrence import CountingNamespace
 from tests.test_family import BATCH, ON, STEPS, data_for, made
@@ -112,7 +112,7 @@ def test_each_option_equals_the_oracle(cuda, name, dtype):
     compare(cuda, {name}, (4, 5, 6), dtype, lengths=[4, 1, 3, 2, 2], reverse=True)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("name", MIXTURES)
 def test_mixtures_of_options_equal_the_oracle(cuda, name, dtype):
     names = MIXTURES[name] - (KINKS if "16" in dtype else set())
@@ -120,7 +120,7 @@ def test_mixtures_of_options_equal_the_oracle(cuda, name, dtype):
     compare(on(cuda, dtype), names, (4, 5, 6), dtype, lengths=[4, 1, 3, 2, 2], reverse=True)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 def test_rows_longer_than_a_block_are_normalised(cuda, dtype):
     compare(on(cuda, dtype), {"layer_norm", "heads"}, (2, 2, 300), dtype)
 
@@ -160,7 +160,7 @@ def test_the_order_of_threads_changes_nothing(name, orders):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("name", MIXTURES)
 def test_a_gpu_gives_the_same_bits_every_time(name, dtype):
     data, numbers = example(MIXTURES[name] - KINKS, (20, 64, 512), dtype)

@@ -1,5 +1,7 @@
 """What backward needs stays as it was, or backward says what was written to; outputs are the caller's own."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from tests.support import NUMPY, STRICT
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((6, 2, 3)).astype(np.float32)
 TIERS = runnable_tiers(NUMPY)
-KINDS = {
+KINDS: dict[str, Any] = {
     "plain": {},
     "stack": {"num_layers": 2, "dropout": 0.3},
     "both directions": {"bidirectional": True},
@@ -84,7 +86,7 @@ def test_an_output_masked_in_place_gives_the_gradients_of_the_masked_output():
         np.testing.assert_array_equal(gradient, expected[name])
 
 
-LAYERS = {
+LAYERS: dict[str, Any] = {
     **{f"LSTM {tier}": (lambda tier=tier: LSTM(3, 4, backend=NUMPY, tier=tier), X) for tier in TIERS},
     **{
         f"LSTM {kind}": (lambda kind=kind: LSTM(3, 4, backend=NUMPY, **KINDS[kind]), X)

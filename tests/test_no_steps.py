@@ -1,5 +1,7 @@
 """Sequences of no steps: they end where they begin, and give nothing but their initial state's gradient."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from gpu_lstm.recurrence import runnable_tiers
 from tests.emulated import EmulatedBackend, needs_emulator
 from tests.support import NUMPY
 
-KINDS = {
+KINDS: dict[str, Any] = {
     "plain": {},
     "both directions": {"bidirectional": True},
     "stack": {"num_layers": 2, "bidirectional": True},

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,11 @@ from tests.support import NUMPY
 
 X = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(np.float32)
 TOKENS = np.array([[0, 1], [2, 3], [4, 0]])
-EVERYTHING = {
+EVERYTHING: Any = {
     "proj_size": 2, "peepholes": True, "layer_norm": True, "learn_state": True, "zoneout_h": 0.1, "dropout": 0.3,
     "weight_dropout": 0.2, "input_dropout": 0.2, "num_layers": 2,
 }  # fmt: skip
-LAYERS = {
+LAYERS: dict[str, Any] = {
     **{f"LSTM {tier}": lambda tier=tier: LSTM(3, 4, 2, backend=NUMPY, tier=tier) for tier in runnable_tiers(NUMPY)},
     "LSTM options": lambda: LSTM(3, 4, backend=NUMPY, **EVERYTHING),
     "LSTM recompute": lambda: LSTM(3, 4, backend=NUMPY, recompute=True, dtype="float16"),

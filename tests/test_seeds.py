@@ -1,5 +1,7 @@
 """One rule for seeds: a whole number of at least 0, or a tuple of them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,12 +14,12 @@ from gpu_lstm.training.tasks import TextTask, split_sequences
 from tests.support import NUMPY
 
 X = np.ones((4, 2, 3), np.float32)
-WHERE = {"backend": NUMPY}
+WHERE: Any = {"backend": NUMPY}
 MODEL = LanguageModel(5, 3, 4, **WHERE)
 CLASSIFIER = Classifier([0] * 3, [1] * 3, 2, 4, **WHERE)
 REGRESSOR = Regressor([0] * 3, [1] * 3, [0], [1], 4, **WHERE)
 LENGTHS = np.array([4, 2])
-TAKES = {
+TAKES: dict[str, Any] = {
     "LSTM": lambda seed: LSTM(3, 4, seed=seed, **WHERE),
     "LSTM.forward": lambda seed: LSTM(3, 4, 2, dropout=0.5, **WHERE).forward(X, seed=seed)[0],
     "LSTMCell": lambda seed: LSTMCell(3, 4, seed=seed, **WHERE),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -217,7 +217,7 @@ def check_seed(seed: Any, name: str = "seed") -> tuple[int, ...]:
     for part in parts:
         if isinstance(part, bool) or not isinstance(part, int | np.integer | Count) or int(part) < 0:
             raise InputError(f"{name} is {seed!r}; expected a whole number of at least 0, or a tuple of them")
-    return tuple(part if isinstance(part, Count) else int(part) for part in parts)
+    return tuple(cast(int, part) if isinstance(part, Count) else int(part) for part in parts)
 
 
 def training_seed(seed: Any) -> tuple[int, ...] | None:

@@ -370,7 +370,7 @@ class LSTM(Layer):
             results = [swap_batch_and_time(backend, result) for result in results]
         after = _stacked(xp, [h for h, _ in finals]), _stacked(xp, [c for _, c in finals])
         if guard and self._lies_on_tape(num_steps, batch, mask):
-            results = [_stacked(xp, [result])[0, ...] for result in results]
+            results = [xp.asarray(result, copy=True) for result in results]
         tape = Tape(self, (tapes, call, given, rounded) if keep else None, guarded)
         return results[0] if len(results) == 1 else tuple(results), after, tape
 

@@ -111,38 +111,41 @@ struct SquareSums {
 };
 
 // A number for each block of several arrays' bytes: another one, all but surely, where a bit, or the order of bytes,
-// is another. Words of 32 bits go down kLanes chains, each of whose links is one to one in the word and in the link
-// before; the chains are mixed to 64 bits in their order.
+// is another. Words of 32 bits go down chains, as many as eight registers hold, each of whose links is one to one in the
+// word and in the link before; the chains are mixed to 64 bits in their order.
 struct Fingerprints {
-  static constexpr long kBytes = 65536, kLanes = 64;
+  typedef std::uint32_t Words __attribute__((vector_size(VECTOR_BYTES)));
+  static constexpr long kBytes = 65536, kChains = 8, kStep = kChains * VECTOR_BYTES;
   long count;
   const long* sizes;  // in bytes
   const unsigned char* const* arrays;
   std::uint64_t* found;  // one a block, those of the first array, those of the second, ...
 
   static std::uint64_t of(const unsigned char* bytes, long size) {
-    std::uint32_t chain[kLanes], words[kLanes];
-    for (long k = 0; k < kLanes; ++k) chain[k] = std::uint32_t(k + 1) * 0x9E3779B9u;
-    const long whole = size / long(sizeof words) * long(sizeof words);
-    for (long first = 0; first < whole; first += long(sizeof words)) link(chain, bytes + first, words);
+    Words chains[kChains] = {};
+    const long whole = size / kStep * kStep;
+    for (long first = 0; first < whole; first += kStep) link(chains, bytes + first);
     if (whole < size) {
-      unsigned char rest[sizeof words] = {};
+      unsigned char rest[kStep] = {};
       std::memcpy(rest, bytes + whole, std::size_t(size - whole));
-      link(chain, rest, words);
+      link(chains, rest);
     }
-    std::uint64_t mixed = std::uint64_t(size);
-    for (long k = 0; k < kLanes; k += 2) {
-      mixed = (mixed ^ (std::uint64_t(chain[k]) << 32 | chain[k + 1])) * 0x9E3779B97F4A7C15u;
+    std::uint64_t mixed = std::uint64_t(size), part;
+    for (long k = 0; k < kStep; k += long(sizeof part)) {
+      std::memcpy(&part, reinterpret_cast<const unsigned char*>(chains) + k, sizeof part);
+      mixed = (mixed ^ part) * 0x9E3779B97F4A7C15u;
       mixed ^= mixed >> 32;
     }
     return mixed;
   }
 
-  static void link(std::uint32_t* chain, const unsigned char* bytes, std::uint32_t* words) {
-    std::memcpy(words, bytes, kLanes * sizeof *words);
-    for (long k = 0; k < kLanes; ++k) {
-      const std::uint32_t next = (chain[k] ^ words[k]) * 0x9E3779B1u;
-      chain[k] = next ^ next >> 15;
+  static void link(Words (&chains)[kChains], const unsigned char* bytes) {
+#pragma GCC unroll 8
+    for (long k = 0; k < kChains; ++k) {
+      Words words;
+      std::memcpy(&words, bytes + k * VECTOR_BYTES, VECTOR_BYTES);
+      const Words next = (chains[k] ^ words) * 0x9E3779B1u;
+      chains[k] = next ^ (next >> 15);
     }
   }
 

@@ -7,5 +7,18 @@ from gpu_lstm.layers.embedding import Embedding
 from gpu_lstm.layers.linear import Linear
 from gpu_lstm.layers.lstm import LSTM, State
 from gpu_lstm.layers.reversed import Reversed
+from gpu_lstm.layers.stack import Stack
 
-__all__ = ["LSTM", "Dropout", "Embedding", "LSTMCell", "Layer", "Linear", "Params", "Reversed", "State", "Tape"]
+__all__ = [
+    "LSTM",
+    "Dropout",
+    "Embedding",
+    "LSTMCell",
+    "Layer",
+    "Linear",
+    "Params",
+    "Reversed",
+    "Stack",
+    "State",
+    "Tape",
+]

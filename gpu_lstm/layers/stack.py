@@ -104,9 +104,7 @@ class Stack(Layer):
             tapes.append((dropped, tape))
         return x, after, Tape(tapes, after[0][0].shape[1])
 
-    def backward(
-        self, tape: Tape, dy: Any = None, dstate: Sequence[Any] | None = None
-    ) -> tuple[Array, States, Params]:
+    def backward(self, tape: Tape, dy: Any = None, dstate: Sequence[Any] | None = None) -> tuple[Array, States, Params]:
         """As `LSTM.backward`, with lists of the states' gradients, one a layer.
 
         Returns

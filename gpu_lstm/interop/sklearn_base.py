@@ -243,8 +243,8 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         """
         X = as_sequences(X)
         if not isinstance(X, Ragged):
-            return validate_data(self, X, reset=reset, dtype=np.float64), None
-        return validate_data(self, X.rows, reset=reset, dtype=np.float64), X.lengths
+            return validate_data(self, X, reset=reset, dtype=np.float64, order="C"), None
+        return validate_data(self, X.rows, reset=reset, dtype=np.float64, order="C"), X.lengths
 
 
 class Ragged(NamedTuple):

@@ -1,5 +1,7 @@
 """Stacks of LSTMs of different sizes: values against the layers one by one, gradients against central differences."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -149,6 +151,44 @@ def test_parameters_are_the_layers_own_under_pytorchs_names_of_a_list():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     modules = torch.nn.ModuleList([torch.nn.LSTM(2, 4), torch.nn.LSTM(4, 3, bias=False)])
     assert {both for name in stack.params for both in torch_names(name)} == set(modules.state_dict())
+
+
+def test_what_is_assigned_to_a_stack_its_layers_use():
+    layers = [lstm(2, 4), lstm(4, 3)]
+    stack = Stack(layers)
+    stack.params["1.bias_l0"] = [0.5] * 12
+    assert np.all(layers[1].params["bias_l0"] == 0.5)
+    layers[0].params["bias_l0"] = np.ones(16)
+    assert np.all(stack.params["0.bias_l0"] == 1)
+
+
+def test_backward_notices_changes_and_a_wrong_argument_leaves_the_tape():
+    stack = mixed()
+    x, states, dy, last = problem(stack)
+    expected = stack.backward(stack.forward(x, states)[2], dy, last)[0]
+    y, _, tape = stack.forward(x, states)
+    y *= 0  # the caller's own
+    for wrong in ((dy[1:], last), (dy, [last[1], None, None]), (dy, last[:2])):
+        with pytest.raises(InputError):
+            stack.backward(tape, *wrong)
+    np.testing.assert_array_equal(stack.backward(tape, dy, last)[0], expected)
+    with pytest.raises(InputError, match="already used"):
+        stack.backward(tape, dy)
+    for array in (x, stack.params["0.weight_hh_l0"], stack.params["1.weight_ih_l0"], stack.params["2.weight_hh_l0"]):
+        tape = stack.forward(x, states)[2]
+        array *= 2
+        with pytest.raises(InputError, match="was changed in place since forward"):
+            stack.backward(tape, dy)
+
+
+def test_a_stack_goes_through_pickle():
+    stack = mixed(0.4)
+    x, states, dy, last = problem(stack)
+    again, tape = pickle.loads(pickle.dumps((stack, stack.forward(x, states, seed=3)[2])))
+    expected = stack.backward(stack.forward(x, states, seed=3)[2], dy, last)
+    np.testing.assert_array_equal(again.backward(tape, dy, last)[0], expected[0])
+    again.params["0.bias_l0"] = np.zeros(16)
+    assert not again.layers[0].params["bias_l0"].any()
 
 
 def test_without_keep_nothing_is_saved():

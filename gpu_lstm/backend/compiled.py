@@ -22,6 +22,8 @@ THREADS_VARIABLES = ("GPU_LSTM_NUM_THREADS", "OMP_NUM_THREADS")
 OFF_VARIABLE = "GPU_LSTM_COMPILED"
 SERIAL_WORK = 1 << 18
 """Multiply-adds below which a second thread costs more than it saves."""
+FINGERPRINT_BYTES = 65536
+"""Of a block that has a fingerprint."""
 LONG = np.dtype("l")
 """C's long, in which all whole numbers are passed."""
 SETS = ("baseline", "avx2", "avx512")
@@ -134,6 +136,21 @@ def weight_gradients(dy: np.ndarray, inputs: Sequence[np.ndarray]) -> tuple[list
     x, columns = pointers(inputs), longs(columns)
     call("weight_gradients", dy.dtype, rows, outputs, dy, len(inputs), x, columns, pointers(dw), db, used)
     return dw, db
+
+
+def fingerprints(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """64 bits for each block of the arrays' bytes, see ``kernels/cpu/training.h``: others where one has changed."""
+    arrays = [np.ascontiguousarray(array) for array in arrays]
+    found = np.empty(sum(fingerprint_blocks(array) for array in arrays), np.uint64)
+    sizes = longs([array.nbytes for array in arrays])
+    threads = threads_for(int(sizes.sum()) // 8, len(found))
+    call("fingerprints", np.dtype(np.float32), len(arrays), sizes, pointers(arrays), found, threads)
+    return found
+
+
+def fingerprint_blocks(array: np.ndarray) -> int:
+    """How many of them an array has."""
+    return -(-array.nbytes // FINGERPRINT_BYTES)
 
 
 def threads_for(work: int, most: int) -> int:

@@ -80,6 +80,18 @@ class NumpyBackend(Backend):
             return super().weight_gradients(dy, inputs)
         return compiled.weight_gradients(dy, inputs)
 
+    def fingerprints(self, arrays: Sequence[Array]) -> Any:  # noqa: D102
+        if compiled.library() is None:
+            return super().fingerprints(arrays)
+        return compiled.fingerprints(arrays) if arrays else None
+
+    def changed(self, arrays: Sequence[Array], fingerprints: Any) -> int | None:  # noqa: D102
+        if compiled.library() is None or fingerprints is None:
+            return super().changed(arrays, fingerprints)
+        different = np.flatnonzero(compiled.fingerprints(arrays) != fingerprints)
+        ends = np.cumsum([compiled.fingerprint_blocks(array) for array in arrays])
+        return int(np.searchsorted(ends, different[0], side="right")) if different.size else None
+
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
         return np.tanh(x, out=out)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -99,7 +99,15 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     tier: str = "auto"
     recompute: bool = False
 
-    _makes: ClassVar[tuple[str, ...]] = ("hidden_size", "num_layers", "dropout", "backend", "dtype", "tier", "recompute")
+    _makes: ClassVar[tuple[str, ...]] = (
+        "hidden_size",
+        "num_layers",
+        "dropout",
+        "backend",
+        "dtype",
+        "tier",
+        "recompute",
+    )
     """Parameters that a model is made with, and keeps."""
 
     def __sklearn_tags__(self) -> Any:
@@ -309,12 +317,12 @@ def side_by_side(n: int, row: np.ndarray) -> np.ndarray:
     return np.column_stack(list(row))
 
 
-def to_host(model: Model, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+def to_host(model: Model, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Copies on the host."""
     return {name: np.array(model.backend.to_numpy(array)) for name, array in arrays.items()}
 
 
-def fill(model: Model, arrays: dict[str, Any], values: dict[str, np.ndarray]) -> None:
+def fill(model: Model, arrays: Mapping[str, Any], values: dict[str, np.ndarray]) -> None:
     """Copy values from the host into arrays of the same names."""
     for name, value in values.items():
         arrays[name][...] = model.backend.asarray(value, str(arrays[name].dtype))

@@ -6,6 +6,7 @@ from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.embedding import Embedding
 from gpu_lstm.layers.linear import Linear
 from gpu_lstm.layers.lstm import LSTM, State
+from gpu_lstm.layers.parameters import Parameters
 from gpu_lstm.layers.reversed import Reversed
 from gpu_lstm.layers.stack import Stack
 
@@ -16,6 +17,7 @@ __all__ = [
     "LSTMCell",
     "Layer",
     "Linear",
+    "Parameters",
     "Params",
     "Reversed",
     "Stack",

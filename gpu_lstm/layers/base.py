@@ -5,49 +5,93 @@ A layer is::
     y, tape = layer.forward(x)
     dx, gradients = layer.backward(tape, dy)
 
-``layer.params`` and ``gradients`` are dictionaries with the same keys and shapes. A layer keeps nothing of a
-call: what backward needs is on the tape, and a tape is used once, because backward may overwrite its arrays.
+``layer.params`` and ``gradients`` have the same keys and shapes. A layer keeps nothing of a call: what backward needs
+is on the tape, and a tape is used once, because backward may overwrite its arrays.
 """
 
 from __future__ import annotations
 
 import copy
+import os
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 
 from gpu_lstm.backend import DTYPES, Array, Backend, choose
+from gpu_lstm.backend.graph import Count
 from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.parameters import Parameters
 
 Params = dict[str, Array]
 """Arrays by parameter name."""
 
 
 class Tape:
-    """What a forward call saved for its backward call, readable once.
+    """What a forward call saved for its backward call, used once.
 
     Parameters
     ----------
-    values : Any
-        Whatever the layer needs; no other layer reads it.
+    layer : Layer
+        Whose call it was.
+    values : tuple or None
+        Whatever the layer needs; no other layer reads it. None: nothing was kept.
+    guarded : mapping of str to array
+        Arrays among them that are the caller's, by the names that he knows: they must stay as they are until `spend`.
     """
 
-    def __init__(self, *values: Any):
-        self._values: tuple[Any, ...] | None = values
+    def __init__(self, layer: Layer, values: tuple[Any, ...] | None, guarded: Mapping[str, Array] | None = None):
+        self._backend, self._mark, self._values, self._spent = layer.backend, layer.mark, values, False
+        self._guarded = dict(guarded or {})
+        self._fingerprints = self._backend.fingerprints(list(self._guarded.values()))
 
-    def take(self) -> tuple[Any, ...]:
-        """The saved values; the tape is spent afterwards.
+    def read(self, layer: Layer) -> tuple[Any, ...]:
+        """The saved values.
 
         Raises
         ------
         InputError
-            The tape was already used by a backward call.
+            The tape was already used by a backward call, is that of another layer, or nothing was kept.
         """
-        if self._values is None:
+        if self._mark != layer.mark:
+            raise InputError(f"tape is that of another layer; expected one that this {type(layer).__name__} has made")
+        if self._spent:
             raise InputError("tape was already used by a backward call; run forward again to make another")
-        values, self._values = self._values, None
-        return values
+        if self._values is None:
+            raise InputError("tape is that of a forward call with keep=False; expected one with keep=True")
+        return self._values
+
+    def check(self) -> None:
+        """Refuse to go on where a guarded array was written to.
+
+        Raises
+        ------
+        InputError
+            One was.
+        """
+        place = self._backend.changed(list(self._guarded.values()), self._fingerprints)
+        if place is not None:
+            raise InputError(
+                f"{list(self._guarded)[place]} was changed in place since forward; backward needs it as it was (give "
+                f"forward a copy, or change it after backward)"
+            )
+
+    def spend(self) -> None:
+        """`check`, and say that backward begins: all that it was given fits."""
+        self.check()
+        self._values, self._spent, self._guarded, self._fingerprints = None, True, {}, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.check()
+        return {**self.__dict__, "_fingerprints": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._fingerprints = self._backend.fingerprints(list(self._guarded.values()))
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)  # backward overwrites what two would share
 
 
 class Layer:
@@ -67,30 +111,58 @@ class Layer:
         self.dtype = check_dtype(dtype)
         self.param_dtype = ARITHMETIC[self.dtype]
         self.backend.dtype(self.dtype)  # refuses one that it doesn't have
-        self.params: Params = {}
+        self.mark = os.urandom(8)  # by which its tapes are known
+        self._params = Parameters(self.backend, self.param_dtype)
+
+    @property
+    def params(self) -> Parameters:
+        """The arrays by name; others may be assigned, one by one or all at once."""
+        return self._params
+
+    @params.setter
+    def params(self, arrays: Mapping[str, Any]) -> None:
+        self._params.replace(arrays)
 
     def add(self, name: str, values: np.ndarray) -> None:
         """Add a parameter; drawn on the host so that all backends start equal."""
-        self.params[name] = self.backend.asarray(values.astype(self.param_dtype), self.param_dtype)
+        self._params.add(name, self.backend.asarray(values.astype(self.param_dtype), self.param_dtype))
 
     def add_uniform(self, name: str, shape: tuple[int, ...], bound: float, rng: np.random.Generator) -> None:
         """Add a parameter, uniform in [-bound, bound]."""
         self.add(name, rng.uniform(-bound, bound, shape))
 
-    def rounded(self) -> Self:
-        """This layer with its weights in `dtype`, for one forward call and the backward call that follows.
+    def over(self, params: Mapping[str, Array]) -> Self:
+        """A twin of this layer that works with these arrays, which are not checked."""
+        twin = object.__new__(type(self))
+        twin.__dict__ |= {**self.__dict__, "_params": dict(params)}
+        return twin
 
-        Itself, or a twin with 16-bit copies of the matrices that products take. Here, and nowhere else, are parameters
-        rounded.
+    def rounded(self) -> Self:
+        """This layer as it is now, its weights in `dtype`, for one forward call and the backward call that follows.
+
+        A twin with the arrays that `params` has at this time, or with 16-bit copies of the matrices that products take.
+        Here, and nowhere else, are parameters rounded.
         """
         if self.dtype == self.param_dtype:
-            return self
-        twin = copy.copy(self)
-        twin.params = {
-            name: self.backend.asarray(param, self.dtype) if name.startswith("weight") else param
-            for name, param in self.params.items()
-        }
-        return twin
+            return self.over(self.params)
+        return self.over(
+            {
+                name: self.backend.asarray(param, self.dtype) if name.startswith("weight") else param
+                for name, param in self.params.items()
+            }
+        )
+
+    def read(self, tape: Any) -> tuple[Any, ...]:
+        """The values of a tape of this layer, see `Tape.read`.
+
+        Raises
+        ------
+        InputError
+            It can't be read, or is no tape.
+        """
+        if not isinstance(tape, Tape):
+            raise InputError(f"tape is a {type(tape).__name__}; expected what forward gave for it")
+        return tape.read(self)
 
 
 def check_dtype(dtype: str, among: tuple[str, ...] = DTYPES) -> str:
@@ -131,6 +203,26 @@ def check_probability(name: str, value: float) -> float:
     if not 0 <= value < 1:
         raise InputError(f"{name} is {value!r}; expected a probability in [0, 1)")
     return float(value)
+
+
+def check_seed(seed: Any, name: str = "seed") -> tuple[int, ...]:
+    """Return a seed as a tuple if it is a whole number of at least 0, or a tuple of some.
+
+    Raises
+    ------
+    InputError
+        It isn't.
+    """
+    parts = seed if isinstance(seed, tuple) and seed else (seed,)
+    for part in parts:
+        if isinstance(part, bool) or not isinstance(part, int | np.integer | Count) or int(part) < 0:
+            raise InputError(f"{name} is {seed!r}; expected a whole number of at least 0, or a tuple of them")
+    return tuple(part if isinstance(part, Count) else int(part) for part in parts)
+
+
+def training_seed(seed: Any) -> tuple[int, ...] | None:
+    """`check_seed` of a seed that is given while training; None, in evaluation, stays None."""
+    return None if seed is None else check_seed(seed)
 
 
 def any_shape(x: Any) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_probability
+from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_probability, training_seed
 
 
 class Dropout(Layer):
@@ -24,16 +24,18 @@ class Dropout(Layer):
         super().__init__(backend, dtype)
         self.p = check_probability("p", p)
 
-    def forward(self, x: Array, seed: tuple[int, ...] | None = None) -> tuple[Array, Tape]:
+    def forward(self, x: Array, seed: int | tuple[int, ...] | None = None) -> tuple[Array, Tape]:
         """Drop elements of x, of any shape; a seed of None means evaluation: x itself comes back."""
         x = self.backend.require("x", x, any_shape(x), self.dtype)
+        seed = training_seed(seed)
         if seed is None or self.p == 0:
-            return x, Tape(None, tuple(x.shape))
+            return x, Tape(self, (None, tuple(x.shape)))
         y, again = self.backend.dropout(x, self.p, seed)
-        return y, Tape(again, tuple(x.shape))
+        return y, Tape(self, (again, tuple(x.shape)))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
         """Gradient dx from dy, through the same mask."""
-        again, shape = tape.take()
+        again, shape = self.read(tape)
         dy = self.backend.require("dy", dy, shape, self.dtype)
+        tape.spend()
         return (dy if again is None else again(dy)), {}

@@ -9,9 +9,10 @@ import numpy as np
 
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.base import Layer, Params, Tape, check_probability
+from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, training_seed
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.lstm import LSTM, State
+from gpu_lstm.layers.parameters import Parameters
 from gpu_lstm.layers.reversed import Reversed
 
 States = list[State]
@@ -71,16 +72,18 @@ class Stack(Layer):
         self.dropout = Dropout(check_probability("dropout", dropout), backend=self.backend, dtype=self.dtype)
         self.input_size, self.output_size = first.input_size, last.output_size
         self.num_directions, self.batch_first = last.num_directions, first.batch_first
-        self.params = {f"{k}.{name}": param for k, layer in enumerate(layers) for name, param in layer.params.items()}
+        self._params = Parameters.joined({str(place): layer.params for place, layer in enumerate(layers)})
 
     def forward(
         self,
         x: Array,
         state: Sequence[Any] | None = None,
         lengths: Sequence[int] | np.ndarray | None = None,
-        seed: tuple[int, ...] | None = None,
+        seed: int | tuple[int, ...] | None = None,
         keep: bool = True,
         resets: np.ndarray | Array | None = None,
+        *,
+        guard: bool = True,
     ) -> tuple[Any, States, Tape]:
         """As `LSTM.forward`, with a list of states, one a layer; None, for the list or for one of them, is zero.
 
@@ -89,9 +92,9 @@ class Stack(Layer):
         InputError
             As there; or `resets` are given to a layer that reads backwards, which takes none.
         """
-        states = self._check_states("state", state)
-        more: dict[str, Any] = {} if resets is None else {"resets": resets}
-        if more and any(isinstance(layer, Reversed) for layer in self.layers):
+        states, seed = self._check_states("state", state), training_seed(seed)
+        more: dict[str, Any] = {"guard": guard} if resets is None else {"guard": guard, "resets": resets}
+        if resets is not None and any(isinstance(layer, Reversed) for layer in self.layers):
             raise InputError("resets is given; expected None, as a layer is Reversed")
         tapes: list[tuple[Tape | None, Tape]] = []
         after: States = []
@@ -102,7 +105,7 @@ class Stack(Layer):
             x, last, tape = layer.forward(x, first, lengths, None if seed is None else (*seed, place), keep, **more)
             after.append(last)
             tapes.append((dropped, tape))
-        return x, after, Tape(tapes, after[0][0].shape[1])
+        return x, after, Tape(self, (tapes, after[0][0].shape[1]) if keep else None)
 
     def backward(self, tape: Tape, dy: Any = None, dstate: Sequence[Any] | None = None) -> tuple[Array, States, Params]:
         """As `LSTM.backward`, with lists of the states' gradients, one a layer.
@@ -114,11 +117,13 @@ class Stack(Layer):
         gradients : dict
             Of every parameter, by name.
         """
-        tapes, batch = tape.take()
+        tapes, batch = self.read(tape)
         arriving = [
             lstm._check_state(("dh", "dc"), (None, None) if one is None else one, batch)
             for lstm, one in zip(self._lstms, self._check_states("dstate", dstate), strict=True)
         ]
+        for _, inner in tapes:
+            inner.check()
         before: States = []
         found: list[Params] = []
         for layer, (dropped, inner), last in zip(self.layers[::-1], tapes[::-1], arriving[::-1], strict=True):
@@ -127,6 +132,7 @@ class Stack(Layer):
                 dy, _ = self.dropout.backward(dropped, dy)
             before.insert(0, first)
             found.insert(0, gradients)
+        tape.spend()
         return dy, before, {f"{k}.{name}": value for k, part in enumerate(found) for name, value in part.items()}
 
     def zero_state(self, batch: int) -> States:

@@ -9,7 +9,8 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend, choose
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers import Layer, Params
+from gpu_lstm.layers import Layer, Parameters
+from gpu_lstm.layers.base import check_seed
 
 
 class Model:
@@ -19,7 +20,8 @@ class Model:
     ----------
     layers : dict of str to Layer
     params : dict
-        Every layer's arrays under ``layer.parameter``, the very arrays that the layers use.
+        Every layer's arrays under ``layer.parameter``, those that the layers use: what is assigned here, they use from
+        then on, and the other way round.
     config : dict
         Arguments that make this model again; plain JSON values.
     loss_scale : float
@@ -31,8 +33,16 @@ class Model:
 
     def __init__(self, layers: Mapping[str, Layer], config: dict[str, Any]):
         self.layers = dict(layers)
-        self.params: Params = gather({name: layer.params for name, layer in layers.items()})
+        self._params = Parameters.joined({name: layer.params for name, layer in layers.items()})
         self.config = config
+
+    @property
+    def params(self) -> Parameters:  # noqa: D102
+        return self._params
+
+    @params.setter
+    def params(self, arrays: Mapping[str, Any]) -> None:
+        self._params.replace(arrays)
 
     @property
     def backend(self) -> Backend:
@@ -85,6 +95,9 @@ def gather(parts: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
     return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
 
-def common(backend: str | Backend | None, dtype: str, seed: int) -> tuple[dict[str, Any], list[int]]:
+def common(
+    backend: str | Backend | None, dtype: str, seed: int | tuple[int, ...]
+) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
     """Keyword arguments that all layers of a model take, and different seeds for up to four of them."""
-    return {"backend": choose(backend), "dtype": dtype}, [4 * seed + k for k in range(4)]
+    *first, last = check_seed(seed)
+    return {"backend": choose(backend), "dtype": dtype}, [(*first, 4 * last + k) for k in range(4)]

@@ -110,6 +110,54 @@ struct SquareSums {
   }
 };
 
+// A number for each block of several arrays' bytes: another one, all but surely, where a bit, or the order of bytes,
+// is another. Words of 32 bits go down kLanes chains, each of whose links is one to one in the word and in the link
+// before; the chains are mixed to 64 bits in their order.
+struct Fingerprints {
+  static constexpr long kBytes = 65536, kLanes = 64;
+  long count;
+  const long* sizes;  // in bytes
+  const unsigned char* const* arrays;
+  std::uint64_t* found;  // one a block, those of the first array, those of the second, ...
+
+  static std::uint64_t of(const unsigned char* bytes, long size) {
+    std::uint32_t chain[kLanes], words[kLanes];
+    for (long k = 0; k < kLanes; ++k) chain[k] = std::uint32_t(k + 1) * 0x9E3779B9u;
+    const long whole = size / long(sizeof words) * long(sizeof words);
+    for (long first = 0; first < whole; first += long(sizeof words)) link(chain, bytes + first, words);
+    if (whole < size) {
+      unsigned char rest[sizeof words] = {};
+      std::memcpy(rest, bytes + whole, std::size_t(size - whole));
+      link(chain, rest, words);
+    }
+    std::uint64_t mixed = std::uint64_t(size);
+    for (long k = 0; k < kLanes; k += 2) {
+      mixed = (mixed ^ (std::uint64_t(chain[k]) << 32 | chain[k + 1])) * 0x9E3779B97F4A7C15u;
+      mixed ^= mixed >> 32;
+    }
+    return mixed;
+  }
+
+  static void link(std::uint32_t* chain, const unsigned char* bytes, std::uint32_t* words) {
+    std::memcpy(words, bytes, kLanes * sizeof *words);
+    for (long k = 0; k < kLanes; ++k) {
+      const std::uint32_t next = (chain[k] ^ words[k]) * 0x9E3779B1u;
+      chain[k] = next ^ next >> 15;
+    }
+  }
+
+  void run(int member, int members, Barrier&) const {
+    long total = 0;
+    for (long n = 0; n < count; ++n) total += divide_up(sizes[n], kBytes);
+    const Range mine = share(total, member, members);
+    long block = 0;
+    for (long n = 0; n < count; ++n)
+      for (long first = 0; first < sizes[n]; first += kBytes, ++block)
+        if (block >= mine.begin && block < mine.end)
+          found[block] = of(arrays[n] + first, sizes[n] - first < kBytes ? sizes[n] - first : kBytes);
+  }
+};
+
 enum Rule { kSgd, kRmsprop, kAdam };
 
 // One step of an optimizer (gpu_lstm/optimizers.py: `numbers` are those of its `move`), with gradients times `scale`.

@@ -320,6 +320,35 @@ def test_layers_within_other_layers_are_asked_for(tmp_path):
         from_keras(tmp_path / "timed.keras", ["layers/time_distributed/layer"])
 
 
+@pytest.mark.parametrize("place", ["in front", "behind"])
+def test_layers_within_a_model_that_is_a_layer_are_never_dropped(place, tmp_path):
+    inner = keras.Sequential([keras.Input((6, 4)), K.Dense(4), lstm(4)], name="inner")
+    model = sequential(*((inner, lstm(4)) if place == "in front" else (lstm(4), inner)))
+    for source in (model, *list(files(model, tmp_path))[:2]):
+        with pytest.raises(InputError, match="within another layer|between .* lies inner|inner"):
+            from_keras(source)
+
+
+def test_a_model_of_the_user_s_own_class_is_asked_for_its_layers(tmp_path):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.top, self.low = lstm(4), lstm(4)
+
+        def call(self, x):
+            return self.top(self.low(x))
+
+    model = Own()
+    expected = model(X)
+    with pytest.raises(InputError, match="source is a Own, which doesn't say how its layers are called"):
+        from_keras(model)
+    same(from_keras([model.low, model.top]), expected)
+    model.save_weights(tmp_path / "own.weights.h5")
+    with pytest.raises(InputError, match="say with layers="):
+        from_keras(tmp_path / "own.weights.h5")
+    same(from_keras(tmp_path / "own.weights.h5", ["low", "top"]), expected)
+
+
 def test_bfloat16_weights_of_a_file_become_float32(tmp_path):
     model = sequential(lstm(recurrent_initializer="glorot_uniform", dtype="bfloat16"))
     for path in files(model, tmp_path):

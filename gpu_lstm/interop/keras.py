@@ -19,7 +19,7 @@ from gpu_lstm.backend import Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.expressible import check_options, check_path, package
 from gpu_lstm.interop.keras_files import Content, Part, is_lstm_shape, is_old, read_parts, select, split
-from gpu_lstm.interop.keras_model import NOTHING, gate
+from gpu_lstm.interop.keras_model import NOTHING, gate, nodes
 from gpu_lstm.layers import LSTM, Stack
 from gpu_lstm.layers.base import check_dtype
 from gpu_lstm.training.checkpoint import write_whole
@@ -229,9 +229,18 @@ def made_by_old(source: Any) -> bool:
 
 def of_model(model: Any, layers: Sequence[str] | None) -> list[Part]:
     """The LSTM layers of a Keras model."""
+    try:
+        config = model.get_config()
+    except NotImplementedError:  # of a model of the user's own class
+        config = {}
+    if not nodes(config):
+        raise InputError(
+            f"source is a {type(model).__name__}, which doesn't say how its layers are called; expected a Sequential "
+            "or functional model, or a list of LSTM layers, from bottom to top"
+        )
     weights = {layer.name: layer.get_weights() for layer in model.layers}
     lstms = {name: arrays for name, arrays in weights.items() if len(arrays) > 1 and is_lstm_shape(arrays)}
-    return select(Content(lstms, {}, {}, model.get_config(), made_by_old(model)), layers, "the model")
+    return select(Content(lstms, {}, {}, config, made_by_old(model)), layers, "the model")
 
 
 def of_layers(source: Sequence[Any]) -> list[Part]:

@@ -194,7 +194,8 @@ def select(content: Content, layers: Sequence[str] | None, source: str) -> list[
         raise InputError(
             f"{source} has no LSTM layer; expected groups like layers/lstm/cell/vars or model_weights/lstm"
         )
-    described = {path: node for node in nested(content.config or []) if (path := find(content, node)) is not None}
+    model, inner = nodes(content.config or []), list(nested(content.config or []))
+    described = {path: node for node in inner if (path := find(content, node)) is not None}
     own = {path: described[path].name if path in described else content.own.get(path, "") for path in weights}
     listed = ", ".join(path + (f" ({own[path]})" if own[path] not in ("", path) else "") for path in weights)
     ask = "say with layers=[...] which of them make one LSTM"
@@ -202,21 +203,23 @@ def select(content: Content, layers: Sequence[str] | None, source: str) -> list[
         chosen = [one for layer in layers for one in named(layer, own, f"{source}: {listed}")]
         if not chosen:
             raise InputError(f"layers is empty; expected some of those of {source}: {listed}")
-    elif model := nodes(content.config or []):
+    elif model:
         try:
-            chosen = [path for node in chain(model, ask) if (path := find(content, node)) is not None]
+            found = chain(model, ask)
         except InputError as error:
             raise InputError(f"{source} has the LSTM layers {listed}: {error}") from None
-        if left := [path for path in weights if path not in chosen]:
+        chosen = [find(content, node) or node.name for node in found]
+        left = [path for path in weights if path not in chosen]
+        if left := left or [node.path for node in inner if node.is_lstm and node not in model]:
             raise InputError(f"{source} has the LSTM layers {listed}; {left[0]} is within another layer; {ask}")
     else:
         if (why := doubt(content)) and len(weights) > 1:
             raise InputError(f"{source} has the LSTM layers {listed}; {ask}: {why}")
         chosen = list(weights)
-    if not described:
+    if not model:
         return [Part(path, weights[path], old=content.old) for path in chosen]
     if unknown := [path for path in chosen if path not in described]:
-        raise InputError(f"{source} doesn't describe {unknown[0]} as an LSTM layer; expected one that it does")
+        raise InputError(f"{source} has {unknown[0]} in its weights or its description alone; expected it in both")
     return [part(content, path, described[path]) for path in chosen]
 
 

@@ -73,6 +73,8 @@ class Content(NamedTuple):
     old : bool
     ordered : bool
         Whether layers are in the order in which the model has them.
+    branched : bool
+        Whether the model may be another than a Sequential one, by its name.
     """
 
     weights: dict[str, list[np.ndarray]]
@@ -81,6 +83,7 @@ class Content(NamedTuple):
     config: Any = None
     old: bool = False
     ordered: bool = True
+    branched: bool = False
 
 
 def read_parts(path: Path, layers: Sequence[str] | None) -> list[Part]:
@@ -151,7 +154,8 @@ def read_paths(h5py: Any, file: Any) -> Content:
             if isinstance(beside[name], h5py.Group):
                 beside[name].visititems(lambda _, item, found=found: found.append(getattr(item, "shape", None)))
     shaped = {name: [shape for shape in shapes if shape is not None] for name, shapes in others.items()}
-    return Content(weights, own, shaped, ordered=False)
+    name = text(file["vars"].attrs.get("name", "sequential")) if "vars" in file else "sequential"
+    return Content(weights, own, shaped, ordered=False, branched=not name.startswith("sequential"))
 
 
 def read_names(file: Any, root: Any) -> Content:
@@ -272,7 +276,7 @@ def doubt(content: Content) -> str:
     free = {*APART, "vars", *(("dense", "time_distributed") if all(len(one) == 2 for one in dense) else ())}
     if unknown := [name for name, kind in kinds.items() if kind not in free]:
         return f"{', '.join(unknown)} may lie between them"
-    branches = any(kind in ("input_layer", "input") for kind in kinds.values())  # of a Sequential model none is
+    branches = content.branched or any(kind in ("input_layer", "input") for kind in kinds.values())
     for place, width in enumerate(inputs[1:], 1):
         if branches and [inputs[0], *outputs[:place], *outputs[place + 1 :]].count(width) > 1:
             return f"{paths[place]} may take what another one gives"

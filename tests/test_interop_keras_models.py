@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -433,3 +435,16 @@ def test_layers_in_a_list_are_all_taken_or_refused():
     encoder = sequential(lstm(4, return_sequences=False), K.RepeatVector(6), lstm(4))
     with pytest.raises(InputError, match="layer 0 has return_sequences=False; expected True"):
         from_keras([encoder.layers[0], encoder.layers[2]])
+
+
+def test_the_code_on_the_page_runs(tmp_path, monkeypatch):
+    page = Path(__file__).parent.parent / "docs" / "keras.md"
+    monkeypatch.chdir(tmp_path)
+    model = sequential(lstm(8, name="lstm"), lstm(5, name="lstm_1"))
+    model.save("theirs.keras")
+    names = {"model": model}
+    (block,) = re.findall(r"```py\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    exec(compile(block, page, "exec"), names)
+    again = sequential(lstm(8), lstm(5))
+    again.load_weights("ours.weights.h5")
+    same(names["lstm"], again(X))

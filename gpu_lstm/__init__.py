@@ -2,7 +2,7 @@
 
 from gpu_lstm.backend import choose
 from gpu_lstm.errors import BackendError, GpuLstmError, InputError
-from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, LSTMCell
+from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, LSTMCell, Stack
 
 __version__ = "0.1.0"
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "InputError",
     "LSTMCell",
     "Linear",
+    "Stack",
     "choose",
 ]

@@ -127,7 +127,8 @@ def test_half_precision_becomes_float32_and_a_dtype_can_be_named():
         (lambda w: [w[1], w[0], w[2]], "expected"),
         (lambda w: [a.astype(int) for a in w], "dtype int64"),
         (lambda w: [w, layer_weights(np.random.default_rng(0), 4, 5)], r"layer 1 has input and hidden sizes \(4, 5\)"),
-        (lambda w: [w, [*w, *w]], "layer 1 has 2 directions"),
+        (lambda w: [w, [*w, w[0]]], "layer 1 has 4 arrays"),
+        (lambda w: [*w, w[0], w[1][:4, :16], w[2][:16]], "expected"),
         (lambda w: [], "source is a list"),
         (lambda w: w[0], "source is a ndarray"),
     ],
@@ -141,7 +142,7 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path):
     weights = layer_weights(np.random.default_rng(0), 4, 5)
     with pytest.raises(InputError, match="recurrent_activation is 'relu'"):
         from_keras(weights, recurrent_activation="relu")
-    with pytest.raises(InputError, match="expected a path as source"):
+    with pytest.raises(InputError, match="layers names layers of a file or model"):
         from_keras(weights, ["lstm"])
     with pytest.raises(InputError, match=r"ends in \.weights\.h5"):
         to_keras(LSTM(2, 3), tmp_path / "model.h5")
@@ -189,11 +190,8 @@ def test_settings_of_a_layer_that_we_can_not_express_are_refused(settings, messa
     weights = layer_weights(np.random.default_rng(0), 4, 5)
     with pytest.raises(InputError, match=message):
         from_keras(Layer(weights, **settings))
-    with pytest.raises(InputError, match="layer 1 has " + message):
+    with pytest.raises(InputError, match="layer 1(?: has |'s forward layer has )" + message):
         from_keras([Layer(weights), Layer(weights, **settings)])
-    other = Layer(layer_weights(np.random.default_rng(0), 5, 5), recurrent_activation="hard_sigmoid")
-    with pytest.raises(InputError, match="recurrent activations hard_sigmoid, sigmoid"):
-        from_keras([Layer(weights), other])
 
 
 def write(path, arrays):
@@ -247,7 +245,7 @@ def test_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(InputError, match="can't be read"):
         from_keras(tmp_path / "text.weights.h5")
     (tmp_path / "model.keras").write_bytes(b"PK")
-    with pytest.raises(InputError, match="whole Keras model"):
+    with pytest.raises(InputError, match="can't be read"):
         from_keras(tmp_path / "model.keras")
     write(tmp_path / "dense.weights.h5", group("layers/dense", [np.zeros((4, 20)), np.zeros(20)]))
     with pytest.raises(InputError, match="has no LSTM layer"):

@@ -371,6 +371,204 @@ def test_progress_is_shown_where_it_is_asked_for(capsys):
     assert re.search(r"epoch 2/2, [\d.]+ nats, [\d.]+ nats, accuracy \d+\.\d%", err)
 
 
+# -- one fit after another ----------------------------------------------------------------------------------
+
+
+def fitted(model):
+    """What a fit has left, without the arrays of the model."""
+    return {name: value for name, value in vars(model).items() if name not in model.get_params()}
+
+
+@pytest.mark.parametrize("estimator", [CLASSIFIER, REGRESSOR, FORECASTER])
+def test_what_an_earlier_fit_left_is_gone_after_the_next(estimator):
+    pandas = pytest.importorskip("pandas")
+    X, y = wave(60), np.arange(60) % 3
+    frame = pandas.DataFrame(X, columns=["a", "b"])
+    targets = np.column_stack([y, y]) if estimator is REGRESSOR else y
+    used = clone(estimator).set_params(early_stopping=True, validation_fraction=0.3, max_iter=2).fit(frame, targets)
+    assert hasattr(used, "validation_curve_") and hasattr(used, "feature_names_in_")
+    parts, labels = [part[:, None] for part in X[:, 0].reshape(6, 10)], np.arange(6) % 2
+    used.set_params(early_stopping=False, hidden_size=3).fit(parts, labels)
+    fresh = clone(used).fit(parts, labels)
+    assert fitted(used).keys() == fitted(fresh).keys()
+    assert same_weights(used, fresh)
+    for name, value in fitted(fresh).items():
+        if name not in ("model_", "_optimizer"):
+            np.testing.assert_equal(fitted(used)[name], value, name)
+    assert np.array_equal(used.predict(parts), fresh.predict(parts))
+
+
+@pytest.mark.parametrize("estimator", [CLASSIFIER, REGRESSOR, FORECASTER])
+@pytest.mark.parametrize("how", ["X", "y", "parameter", "loss"])
+@pytest.mark.parametrize("more", ["fit", "partial_fit"])
+def test_a_fit_that_fails_leaves_all_as_it_was(estimator, how, more, monkeypatch):
+    X, y = wave(60), np.arange(60) % 2
+    model = clone(estimator).set_params(max_iter=1).fit(X, y)
+    before, said = fitted(model), model.predict(X)
+    bad = np.full((60, 2), np.nan) if how == "X" else [part[:, None] for part in X]
+    if how == "parameter":
+        model.set_params(clip=-1.0)
+    if how == "loss":
+        monkeypatch.setattr(type(model), "_train", lambda *_: 1 / 0)
+    labels = np.array(["p", "q"])[y] if estimator is CLASSIFIER else np.column_stack([y, y, y])
+    if how == "y":
+        bad, labels = X, np.full(60, np.nan)
+    with pytest.raises((ValueError, ZeroDivisionError)):
+        if how == "y" and estimator is FORECASTER:
+            raise ValueError("a forecaster has no y")
+        getattr(model, more)(
+            bad if how in ("X", "y") else X[:, 0].reshape(6, 10), labels[:6] if how == "loss" else labels
+        )
+    assert fitted(model).keys() == before.keys()
+    assert all(fitted(model)[name] is value for name, value in before.items())
+    assert np.array_equal(model.predict(X), said)
+
+
+OTHER = {
+    "hidden_size": 5, "num_layers": 2, "dropout": 0.5, "dtype": "float64", "tier": "reference", "recompute": True,
+    "bidirectional": False, "standardize": False, "horizon": 2, "memory": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("estimator", [CLASSIFIER, REGRESSOR, FORECASTER])
+def test_going_on_with_another_size_is_refused_by_name(estimator):
+    X, y = wave(60), np.arange(60) % 2
+    model = clone(estimator).set_params(max_iter=1, warm_start=True).fit(X, y)
+    for name in OTHER.keys() & model.get_params():
+        other = copy.deepcopy(model).set_params(**{name: OTHER[name]})
+        was = getattr(model, name)
+        for again in (other.fit, other.partial_fit):
+            with pytest.raises(InputError, match=f"{name} is {OTHER[name]!r}; expected {was!r}, as the model has it"):
+                again(X, y)
+        other.set_params(warm_start=False).fit(X, y)
+        assert same_weights(other, clone(other).fit(X, y))
+    model.set_params(learning_rate=0.01, max_iter=2, optimizer="sgd").fit(X, y)
+    with pytest.raises(ValueError, match="features"):
+        model.fit(X[:, :1] if estimator is FORECASTER else X[:, [0, 1, 1]], y)
+
+
+def test_a_regressor_says_as_many_numbers_as_it_was_fitted_on_last():
+    X, y = wave(60), wave(60)
+    model = clone(REGRESSOR).set_params(max_iter=1)
+    for targets in (y, y[:, 0], y[:, :1]):
+        assert model.fit(X, targets).predict(X).shape == targets.shape
+    model.set_params(warm_start=True)
+    assert model.fit(X, y[:, 0]).predict(X).shape == (60,)
+    with pytest.raises(ValueError, match="y has 2 targets; expected 1"):
+        model.fit(X, y)
+
+
+def test_a_classifier_knows_the_classes_of_its_last_fit():
+    X = wave(60)
+    model = clone(CLASSIFIER).set_params(max_iter=1).fit(X, np.arange(60) % 4)
+    model.fit(X, np.array(["p", "q"])[np.arange(60) % 2])
+    assert model.predict_proba(X).shape == (60, 2)
+    assert set(model.predict(X)) <= {"p", "q"}
+
+
+@pytest.mark.parametrize("estimator", [CLASSIFIER, REGRESSOR, FORECASTER])
+def test_parameters_set_after_a_fit_do_not_reach_into_what_was_fitted(estimator):
+    X, y = wave(60), np.arange(60) % 2
+    model = clone(estimator).set_params(max_iter=1).fit(X, y)
+    said = model.predict(X)
+    model.set_params(hidden_size=3, learning_rate=-1.0, dtype="float64", tier="nonsense")
+    for again in (model, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert np.array_equal(again.predict(X), said)
+    with pytest.raises(NotFittedError):
+        clone(model).predict(X)
+
+
+# -- pandas ------------------------------------------------------------------------------------------------
+
+
+def pandas_forms(X):
+    pandas = pytest.importorskip("pandas")
+    columns = ["a", "b"]
+    frames = [pandas.DataFrame(part, columns=columns) for part in X]
+    nested = pandas.DataFrame({name: [frame[name] for frame in frames] for name in columns})
+    return {
+        "series": pandas.Series(list(X)),
+        "series of lists": pandas.Series([part.tolist() for part in X]),
+        "other index": pandas.Series(list(X), index=range(len(X), 0, -1)),
+        "frames": frames,
+        "series of frames": pandas.Series(frames),
+        "nested frame": nested,
+        "nested frame, other index": nested.set_index(np.arange(len(X))[::-1]),
+        "nested array": nested.to_numpy(),
+    }
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["series", "series of lists", "other index", "frames", "series of frames", "nested frame",
+     "nested frame, other index", "nested array"],
+)  # fmt: skip
+def test_sequences_in_pandas_are_those_of_a_list(form):
+    X, y, targets = ragged(20)
+    given = pandas_forms(X)[form]
+    model = clone(CLASSIFIER).set_params(max_iter=2).fit(X, y)
+    again = clone(model).fit(given, y)
+    assert same_weights(again, model)
+    assert np.array_equal(again.predict_proba(given), model.predict_proba(X))
+    one = clone(REGRESSOR).set_params(max_iter=1)
+    assert same_weights(clone(one).fit(given, targets), clone(one).fit(X, targets))
+    series = [np.tile(part, (4, 1)) for part in X[:3]]
+    forecaster = clone(FORECASTER).set_params(max_iter=1)
+    assert np.array_equal(
+        clone(forecaster).fit(pandas_forms(series)[form]).predict(), clone(forecaster).fit(series).predict()
+    )
+
+
+def test_rows_of_one_length_in_a_series_are_a_two_dimensional_X():
+    pandas = pytest.importorskip("pandas")
+    X = np.random.default_rng(0).normal(size=(20, 5))
+    model = clone(CLASSIFIER).set_params(max_iter=1).fit(X, np.arange(20) % 2)
+    assert same_weights(clone(model).fit(pandas.Series(list(X)), np.arange(20) % 2), model)
+
+
+def test_frames_of_sequences_go_by_their_columns():
+    pandas = pytest.importorskip("pandas")
+    X, y, _ = ragged(20)
+    frames = pandas_forms(X)["frames"]
+    model = clone(CLASSIFIER).set_params(max_iter=1).fit(frames, y)
+    assert model.feature_names_in_.tolist() == ["a", "b"]
+    turned = [frame[["b", "a"]] for frame in frames]
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(turned)
+    with pytest.raises(ValueError, match=r"X\[1\] has columns \['b', 'a'\]; expected \['a', 'b'\], as X\[0\] has"):
+        model.predict([frames[0], turned[1]])
+    pandas.testing.assert_frame_equal(frames[0], pandas.DataFrame(X[0], columns=["a", "b"]))  # untouched
+
+
+def test_tables_that_are_no_sequences_are_refused():
+    pandas = pytest.importorskip("pandas")
+    model, y = clone(CLASSIFIER), [0, 1]
+    uneven = pandas.DataFrame(
+        {"a": [pandas.Series([1.0, 2]), pandas.Series([3.0])], "b": [pandas.Series([1.0, 2])] * 2}
+    )
+    for X, message in (
+        (uneven, r"X has cells of shapes \(1,\), \(2,\) in row 1; expected one length"),
+        (pandas.Series([np.zeros((3, 2)), None]), r"X\[1\] has shape \(\)"),
+        (pandas.Series([np.zeros(3), np.zeros(4)]), "X holds rows of different lengths"),
+        (pandas.Series([1.0, 2.0]), "Expected 2D array, got 1D array|Expected a 2-dimensional container"),
+        (pandas.DataFrame({"a": ["x", "y"]}), "could not convert string to float"),
+        (np.ma.masked_invalid(np.ones((2, 3))), "X is a masked array; expected one without a mask"),
+        ([np.ma.masked_invalid(np.ones((2, 3)))] * 2, "X holds a masked array; expected arrays without a mask"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.fit(X, y)
+
+
+def test_frames_with_odd_columns_are_read_by_position_or_refused():
+    pandas = pytest.importorskip("pandas")
+    X, y = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 2
+    model = clone(CLASSIFIER).set_params(max_iter=1).fit(X, y)
+    for columns in ([0, 1], pandas.MultiIndex.from_tuples([("a", 1), ("a", 2)])):
+        assert same_weights(clone(model).fit(pandas.DataFrame(X, columns=columns), y), model)
+    with pytest.raises(TypeError, match="[Ff]eature names"):
+        clone(model).fit(pandas.DataFrame(X, columns=["a", 1]), y)
+
+
 # -- what people do with estimators -----------------------------------------------------------------------
 
 

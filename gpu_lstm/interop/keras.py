@@ -2,13 +2,13 @@
 
 Keras (3) has kernel (D, 4H), recurrent_kernel (H, 4H) and bias (4H,), gate order i, f, c, o: the transposes of ours in
 our order. It computes x (B, T, D), so what comes in is batch-first. Its hard sigmoid is clip(z / 6 + 0.5, 0, 1), ours
-clip(0.2 z + 0.5, 0, 1): the rows of i, f and o are scaled on the way in and out.
+and that of Keras 2 clip(0.2 z + 0.5, 0, 1): the rows of i, f and o are scaled on the way in and out.
 """
 
 from __future__ import annotations
 
 import io
-import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +18,11 @@ import numpy as np
 from gpu_lstm.backend import Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.expressible import check_options, check_path, package
-from gpu_lstm.layers import LSTM
+from gpu_lstm.interop.keras_files import Content, Part, is_lstm_shape, is_old, read_parts, select, split
+from gpu_lstm.interop.keras_model import NOTHING, gate, nodes
+from gpu_lstm.layers import LSTM, Stack
 from gpu_lstm.layers.base import check_dtype
 from gpu_lstm.training.checkpoint import write_whole
-
-SCALE = np.array([5 / 6, 5 / 6, 1.0, 5 / 6])
-"""By which i, f, g, o of Keras are multiplied where they are hard sigmoids: a slope of 1/6 for one of 0.2."""
 
 
 class Direction(NamedTuple):
@@ -38,25 +37,26 @@ def from_keras(
     source: Any,
     layers: Sequence[str] | None = None,
     *,
-    recurrent_activation: str = "sigmoid",
+    recurrent_activation: str | None = None,
     batch_first: bool = True,
     backend: str | Backend | None = None,
     dtype: str | None = None,
     tier: str = "auto",
-) -> LSTM:
+) -> LSTM | Stack:
     """An LSTM from Keras weights.
 
     Parameters
     ----------
-    source : str, Path, list of arrays, or Keras layer; a list of the last two is a stack
-        A path of a ``.weights.h5`` file; or ``layer.get_weights()``: kernel, recurrent_kernel, bias if there is one,
-        and the same again for the backward layer of a Bidirectional; or such a layer itself, whose settings are
-        checked then.
+    source : str, Path, Keras model or layer, list of arrays; a list of the last two is a stack
+        A path of a whole model (``.keras``, or the older ``.h5``) or of weights (``.weights.h5``, or the older
+        ``.h5``); or a model or a layer itself; or ``layer.get_weights()``: kernel, recurrent_kernel, bias if there is
+        one, and the same again for the backward layer of a Bidirectional. Settings of layers and whole models are
+        checked.
     layers : list of str, optional
-        Which layers of the file, from bottom to top, by path (``"layers/lstm_1"``) or its last part. If not given,
-        all of them, where their names are numbered (``lstm``, ``lstm_1``, ...).
-    recurrent_activation : {"sigmoid", "hard_sigmoid"}
-        Of the Keras layers; files and arrays don't tell. That of a layer itself counts instead.
+        Which layers of the file or model, from bottom to top, by path (``"layers/lstm_1"``), its last part, or the
+        layer's own name. If not given, all of them, where it is certain that each takes what the one below gives.
+    recurrent_activation : {"sigmoid", "hard_sigmoid"}, optional
+        Of the Keras layers, where the source doesn't tell, as arrays and files of weights don't; sigmoid if not given.
     batch_first : bool
         x is (B, T, D), as Keras has it.
     backend, tier
@@ -66,66 +66,70 @@ def from_keras(
 
     Returns
     -------
-    LSTM
-        Its y is what Keras gives with ``return_sequences=True``. Dropout is not taken over.
+    LSTM, or Stack where layers differ in size, directions or recurrent activation, one LSTM of it a layer
+        Its y is what Keras gives with ``return_sequences=True``. Dropout is not taken over, nor is the state that a
+        layer with ``stateful=True`` holds.
 
     Raises
     ------
     InputError
-        The file can't be read, or holds no LSTM or several that are no stack; a shape doesn't fit; or a layer has a
+        The file can't be read, or holds no LSTM or several that may be no stack; a shape doesn't fit; or a layer has a
         setting that we can't express.
     BackendError
         A file is given and the package h5py is not installed.
     """
     if isinstance(source, str | Path):
-        stack = read_weights(check_path(source), layers)
+        parts = read_parts(check_path(source), layers)
+    elif hasattr(source, "layers") and hasattr(source, "get_config"):
+        parts = of_model(source, layers)
     elif layers is not None:
-        raise InputError("layers names layers of a file; expected a path as source")
+        raise InputError("layers names layers of a file or model; expected a path as source, or a model")
     elif hasattr(source, "get_weights"):
-        stack = [from_arrays(source.get_weights(), "layer")]
-        recurrent_activation = check_settings(source, "layer")
+        parts = [from_layer(source, "layer")]
     elif not isinstance(source, list | tuple) or not source:
         raise InputError(
-            f"source is a {type(source).__name__}; expected a path, layer.get_weights(), or a list of them"
+            f"source is a {type(source).__name__}; expected a path, a model, layer.get_weights(), or a list of them"
         )
     elif all(hasattr(one, "get_weights") for one in source):
-        stack = [from_arrays(one.get_weights(), f"layer {place}") for place, one in enumerate(source)]
-        found = {check_settings(one, f"layer {place}") for place, one in enumerate(source)}
-        if len(found) > 1:
-            raise InputError(
-                f"layers have the recurrent activations {', '.join(sorted(found))}; expected the same in all"
-            )
-        (recurrent_activation,) = found
+        parts = of_layers(source)
     elif isinstance(source[0], list | tuple):
-        stack = [from_arrays(one, f"layer {place}") for place, one in enumerate(source)]
+        parts = [Part(f"layer {place}", one) for place, one in enumerate(source)]
     else:
-        stack = [from_arrays(source, "source")]
-    if recurrent_activation not in ("sigmoid", "hard_sigmoid"):
+        parts = [Part("source", source)]
+    if recurrent_activation not in (None, "sigmoid", "hard_sigmoid"):
         raise InputError(f"recurrent_activation is {recurrent_activation!r}; expected sigmoid or hard_sigmoid")
-    check_stack(stack)
+    for part in parts:
+        if recurrent_activation and part.gate not in ("", recurrent_activation):
+            raise InputError(
+                f"recurrent_activation is {recurrent_activation!r}; expected {part.gate!r}, as {part.name} says"
+            )
+    stack = [from_arrays(part.arrays, part.name) for part in parts]
+    check_stack(stack, [part.name for part in parts])
+    gates = [part.gate or recurrent_activation or "sigmoid" for part in parts]
+    slopes = [
+        5 / 6 if name == "hard_sigmoid" and not part.old else 1.0 for name, part in zip(gates, parts, strict=True)
+    ]
+    kinds = {(one[0].recurrent_kernel.shape, len(one), name) for one, name in zip(stack, gates, strict=True)}
+    if dtype is None:
+        dtype = "float64" if any(part.kernel.dtype == np.float64 for one in stack for part in one) else "float32"
+    where = {"batch_first": batch_first, "backend": backend, "dtype": check_dtype(dtype), "tier": tier}
+    groups = [slice(None)] if len(kinds) == 1 else [slice(place, place + 1) for place in range(len(stack))]
+    made = [make(stack[these], slopes[these], gates[these][0] == "hard_sigmoid", where) for these in groups]
+    return made[0] if len(made) == 1 else Stack(made)
+
+
+def make(stack: list[list[Direction]], slopes: list[float], hard: bool, where: dict[str, Any]) -> LSTM:
+    """One LSTM of layers that are alike; the rows of i, f and o of each are multiplied by its slope."""
     first = stack[0][0]
-    hidden_size = first.recurrent_kernel.shape[0]
-    hard = recurrent_activation == "hard_sigmoid"
     options: dict[str, Any] = {"hard_sigmoid": True} if hard else {}
     if all(part.bias is None for one in stack for part in one):
         options["bias"] = False
-    if dtype is None:
-        dtype = "float64" if first.kernel.dtype == np.float64 else "float32"
-    lstm = LSTM(
-        first.kernel.shape[0],
-        hidden_size,
-        len(stack),
-        bidirectional=len(stack[0]) == 2,
-        batch_first=batch_first,
-        backend=backend,
-        dtype=check_dtype(dtype),
-        tier=tier,
-        **options,
-    )
-    scale = np.repeat(SCALE if hard else np.ones(4), hidden_size)
-    for place, one in enumerate(stack):
+    hidden = len(first.recurrent_kernel)
+    lstm = LSTM(len(first.kernel), hidden, len(stack), bidirectional=len(stack[0]) == 2, **options, **where)
+    for place, (one, slope) in enumerate(zip(stack, slopes, strict=True)):
+        scale = np.repeat([slope, slope, 1.0, slope], hidden)
         for part, ending in zip(one, (f"l{place}", f"l{place}_reverse"), strict=False):
-            bias = np.zeros(4 * hidden_size) if part.bias is None else part.bias
+            bias = np.zeros(4 * hidden) if part.bias is None else part.bias
             for name, array in (("weight_ih", part.kernel), ("weight_hh", part.recurrent_kernel), ("bias", bias)):
                 if f"{name}_{ending}" in lstm.params:
                     host = np.ascontiguousarray((np.asarray(array, np.float64) * scale).T.astype(lstm.param_dtype))
@@ -133,12 +137,12 @@ def from_keras(
     return lstm
 
 
-def to_keras(lstm: LSTM, path: str | Path | None = None) -> list[list[np.ndarray]]:
+def to_keras(lstm: LSTM | Stack, path: str | Path | None = None) -> list[list[np.ndarray]]:
     """Weights for Keras layers, from bottom to top: ``layer.set_weights(to_keras(lstm)[k])``.
 
     Parameters
     ----------
-    lstm : LSTM
+    lstm : LSTM or Stack
     path : str or Path, optional
         ``.weights.h5`` file to write as well, for ``load_weights`` of a Sequential model of such layers only.
 
@@ -155,36 +159,41 @@ def to_keras(lstm: LSTM, path: str | Path | None = None) -> list[list[np.ndarray
     BackendError
         A path is given and the package h5py is not installed.
     """
-    if not isinstance(lstm, LSTM):
-        raise InputError(f"lstm is a {type(lstm).__name__}; expected an LSTM")
+    stack: Sequence[Any] = lstm.layers if isinstance(lstm, Stack) else (lstm,)
+    result, directions = [], []
+    for one in stack:
+        if not isinstance(one, LSTM):
+            raise InputError(f"lstm is a {type(one).__name__}; expected an LSTM, or a Stack of them")
     if path is not None and not str(path).endswith(".weights.h5"):
         raise InputError(f"path is {path}; expected a name that ends in .weights.h5, as Keras wants it")
-    check_options(lstm, {"bias", "hard_sigmoid"}, "Keras's LSTM")
-    scale = np.repeat(SCALE if lstm.options.hard_sigmoid else np.ones(4), lstm.hidden_size).astype(lstm.param_dtype)
-    result = []
-    for place in range(lstm.num_layers):
-        arrays = []
-        for ending in (f"l{place}", f"l{place}_reverse")[: lstm.num_directions]:
-            for name in ("weight_ih", "weight_hh", "bias"):
-                if f"{name}_{ending}" in lstm.params:
-                    host = np.asarray(lstm.backend.to_numpy(lstm.params[f"{name}_{ending}"]))
-                    arrays.append(np.ascontiguousarray(host.T) / scale)
-        result.append(arrays)
+    for one in stack:
+        check_options(one, {"bias", "hard_sigmoid"}, "Keras's LSTM")
+        slope = 5 / 6 if one.options.hard_sigmoid else 1.0
+        scale = np.repeat([slope, slope, 1.0, slope], one.hidden_size).astype(one.param_dtype)
+        for place in range(one.num_layers):
+            arrays = []
+            for ending in (f"l{place}", f"l{place}_reverse")[: one.num_directions]:
+                for name in ("weight_ih", "weight_hh", "bias"):
+                    if f"{name}_{ending}" in one.params:
+                        host = np.asarray(one.backend.to_numpy(one.params[f"{name}_{ending}"]))
+                        arrays.append(np.ascontiguousarray(host.T) / scale)
+            result.append(arrays)
+            directions.append(one.num_directions)
     if path is not None:
-        write_weights(check_path(path), result, lstm.num_directions)
+        write_weights(check_path(path), result, directions)
     return result
 
 
-def from_arrays(arrays: Sequence[Any], name: str) -> list[Direction]:
+def from_arrays(arrays: Any, name: str) -> list[Direction]:
     """The directions of what ``get_weights`` gives: 2 or 3 arrays each."""
-    count = len(arrays) if isinstance(arrays, list | tuple) else 0
-    if count not in (2, 3, 4, 6):
+    each = split(arrays) if isinstance(arrays, list | tuple) else []
+    if not each or any(len(one) not in (2, 3) for one in each):
+        count = sum(map(len, each))
         raise InputError(
             f"{name} has {count} arrays; expected kernel, recurrent_kernel and a bias or none, "
             "twice that for Bidirectional"
         )
-    each = count if count < 4 else count // 2
-    return [check_direction(arrays[start : start + each], name) for start in range(0, count, each)]
+    return [check_direction(one, name) for one in each]
 
 
 def check_direction(arrays: Sequence[Any], name: str) -> Direction:
@@ -204,112 +213,80 @@ def check_direction(arrays: Sequence[Any], name: str) -> Direction:
     return Direction(kernel, recurrent, bias[0] if bias else None)
 
 
-def check_settings(layer: Any, name: str) -> str:
-    """A Keras layer's recurrent activation, if its other settings are such that we compute the same.
-
-    Raises
-    ------
-    InputError
-        They aren't.
-    """
+def from_layer(layer: Any, name: str) -> Part:
+    """An LSTM layer of Keras, its settings checked."""
     settings = layer.get_config()
-    if "layer" in settings:
-        if settings.get("merge_mode") != "concat":
-            raise InputError(f"{name} has merge_mode={settings.get('merge_mode')!r}; expected 'concat'")
-        settings = settings["layer"]["config"]
-    wanted = {"activation": ("tanh",), "recurrent_activation": ("sigmoid", "hard_sigmoid")}
-    for key, values in wanted.items():
-        if settings.get(key) not in values:
-            raise InputError(f"{name} has {key}={settings.get(key)!r}; expected {' or '.join(values)}")
-    if settings.get("go_backwards"):
+    if not any(key in settings for key in ("recurrent_activation", "layer", "cell")):
+        raise InputError(f"{name} is a {type(layer).__name__}; expected an LSTM layer")
+    return Part(name, layer.get_weights(), gate(settings, name), made_by_old(layer))
+
+
+def made_by_old(source: Any) -> bool:
+    """Whether a layer or model is one of Keras 2."""
+    modules = {kind.__module__.partition(".")[0] for kind in type(source).__mro__} & {"keras", "tf_keras"}
+    return any(is_old(sys.modules[name].__version__) for name in modules)
+
+
+def of_model(model: Any, layers: Sequence[str] | None) -> list[Part]:
+    """The LSTM layers of a Keras model."""
+    try:
+        config = model.get_config()
+    except NotImplementedError:  # of a model of the user's own class
+        config = {}
+    if not nodes(config):
         raise InputError(
-            f"{name} has go_backwards=True; expected False: its outputs come in reversed order, so reverse x in time "
-            "and use the weights of get_weights()"
+            f"source is a {type(model).__name__}, which doesn't say how its layers are called; expected a Sequential "
+            "or functional model, or a list of LSTM layers, from bottom to top"
         )
-    return str(settings["recurrent_activation"])
+    weights = {layer.name: layer.get_weights() for layer in model.layers}
+    lstms = {name: arrays for name, arrays in weights.items() if len(arrays) > 1 and is_lstm_shape(arrays)}
+    return select(Content(lstms, {}, {}, config, made_by_old(model)), layers, "the model")
 
 
-def check_stack(stack: list[list[Direction]]) -> None:
-    """Refuse layers of different sizes or directions, or that don't take what the one below gives."""
-    hidden, directions = stack[0][0].recurrent_kernel.shape[0], len(stack[0])
-    for place, one in enumerate(stack):
-        width = stack[0][0].kernel.shape[0] if place == 0 else hidden * directions
-        if len(one) != directions:
-            raise InputError(f"layer {place} has {len(one)} directions, the one below {directions}; expected the same")
+def of_layers(source: Sequence[Any]) -> list[Part]:
+    """The LSTM layers of a list of Keras layers, each of which takes what the one before it gives."""
+    kept = [
+        (f"layer {place}", one)
+        for place, one in enumerate(source)
+        if type(one).__name__ not in NOTHING or one.get_weights()
+    ]
+    for name, one in kept[:-1]:
+        settings = one.get_config()
+        if settings.get("layer", {}).get("config", settings).get("return_sequences") is False:
+            raise InputError(f"{name} has return_sequences=False; expected True: the next one takes every step")
+    return [from_layer(one, name) for name, one in kept]
+
+
+def check_stack(stack: list[list[Direction]], names: list[str]) -> None:
+    """Refuse directions of different sizes, and layers that don't take what the one below gives."""
+    for place, (one, name) in enumerate(zip(stack, names, strict=True)):
+        hidden = one[0].recurrent_kernel.shape[0]
+        width = sum(part.recurrent_kernel.shape[0] for part in stack[place - 1]) if place else one[0].kernel.shape[0]
         for part in one:
             shape = (part.kernel.shape[0], part.recurrent_kernel.shape[0])
             if shape != (width, hidden):
                 raise InputError(
-                    f"layer {place} has input and hidden sizes {shape}; expected {(width, hidden)}: the layers of one "
-                    "LSTM have the same hidden size, and each takes the outputs of the one below"
+                    f"{name} has input and hidden sizes {shape}; expected {(width, hidden)}: both directions have the "
+                    "same sizes, and each layer takes the outputs of the one below; say with layers=[...] which of a "
+                    "file's layers do"
                 )
 
 
-def read_weights(path: Path, layers: Sequence[str] | None) -> list[list[Direction]]:
-    """The LSTM layers of a ``.weights.h5`` file, from bottom to top."""
-    h5py = package("h5py", ".weights.h5", "keras")
-    if not path.is_file():
-        raise InputError(f"Keras file {path} does not exist")
-    if path.suffix == ".keras":
-        raise InputError(f"{path} is a whole Keras model; expected weights, as save_weights writes, or its layers")
-    groups: dict[str, dict[int, np.ndarray]] = {}
-
-    def visit(name: str, item: Any) -> None:
-        place = re.fullmatch(r"(.*?)/?(?:cell|lstm_cell(?:_\d+)?)/vars/([012])", name)
-        if place and isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
-            group = name.rsplit("/vars/", 1)[0].removesuffix("/cell")
-            groups.setdefault(group, {})[int(place[2])] = item[...]
-
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(visit)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"Keras file {path} can't be read: {error}") from None
-    found: dict[str, list[Direction]] = {}
-    for name, arrays in sorted(groups.items(), key=lambda pair: (pair[0].endswith("/backward_layer"), pair[0])):
-        listed = [arrays[k] for k in sorted(arrays)]
-        if len(listed) < 2 or listed[1].ndim != 2 or listed[1].shape[1] != 4 * listed[1].shape[0]:
-            continue  # another recurrent layer
-        layer = name.removesuffix("/forward_layer").removesuffix("/backward_layer")
-        found.setdefault(layer, []).append(check_direction(listed, f"{path}: {name}"))
-    if not found:
-        raise InputError(f"Keras file {path} has no LSTM layer; expected groups like layers/lstm/cell/vars")
-    names = ", ".join(sorted(found, key=numbered))
-    if layers is not None:
-        chosen = []
-        for layer in layers:
-            fitting = [name for name in found if layer in (name, name.rsplit("/", 1)[-1])]
-            if len(fitting) != 1:
-                raise InputError(f"layers has {layer!r}; expected one of those of {path}: {names}")
-            chosen += fitting
-        if not chosen:
-            raise InputError(f"layers is empty; expected some of those of {path}: {names}")
-        return [found[name] for name in chosen]
-    if len({numbered(name)[0] for name in found}) > 1:
-        raise InputError(f"Keras file {path} has the LSTM layers {names}; say with layers=[...] which make one LSTM")
-    return [found[name] for name in sorted(found, key=numbered)]
-
-
-def numbered(name: str) -> tuple[str, int]:
-    """``"layers/lstm_2"`` as ``("layers/lstm", 2)``: Keras numbers layers of a kind."""
-    match = re.fullmatch(r"(.*?)(?:_(\d+))?", name)
-    assert match
-    return match[1], int(match[2] or 0)
-
-
-def write_weights(path: Path, layers: list[list[np.ndarray]], directions: int) -> None:
+def write_weights(path: Path, layers: list[list[np.ndarray]], directions: list[int]) -> None:
     """Write, whole or not at all, what Keras's ``load_weights`` reads into a Sequential model of LSTM layers."""
     h5py = package("h5py", ".weights.h5", "keras")
-    kind = "bidirectional" if directions == 2 else "lstm"
     content = io.BytesIO()
+    counts = {1: 0, 2: 0}
     with h5py.File(content, "w") as file:
         file.create_group("vars")
-        for place, arrays in enumerate(layers):
-            layer = file.create_group(f"layers/{kind}" + (f"_{place}" if place else ""))
+        for arrays, count in zip(layers, directions, strict=True):
+            kind = "bidirectional" if count == 2 else "lstm"
+            layer = file.create_group(f"layers/{kind}" + (f"_{counts[count]}" if counts[count] else ""))
+            counts[count] += 1
             layer.create_group("vars")
-            each = len(arrays) // directions
-            for direction in range(directions):
-                inner = layer if directions == 1 else layer.create_group(("forward_layer", "backward_layer")[direction])
+            each = len(arrays) // count
+            for direction in range(count):
+                inner = layer if count == 1 else layer.create_group(("forward_layer", "backward_layer")[direction])
                 inner.require_group("vars")
                 for number in range(each):
                     inner[f"cell/vars/{number}"] = arrays[direction * each + number]

@@ -3,7 +3,8 @@
 They train this package's own models by its own loop, and keep scikit-learn's conventions around it: parameters by name,
 fit and predict, cross-validation, pipelines, clone and pickle. X of a classifier or regressor is one of
 
-- a list of N arrays (T_n, D), sequences of different lengths;
+- a list or Series of N arrays or data frames (T_n, D), sequences of different lengths;
+- a data frame (N, D) whose cells are Series (T_n,), as sktime nests them;
 - an array (N, T, D), sequences of one length;
 - an array or data frame (N, T): N sequences of one feature, a column each step.
 
@@ -12,18 +13,16 @@ A forecaster's X is one series (steps, S), a row each step; a list or a three-di
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.series import rmse, spread, truth
+from gpu_lstm.interop.sklearn_base import LSTMEstimator
 from gpu_lstm.layers.base import check_size
-from gpu_lstm.models import MODELS, Classifier, Forecaster, Model, Regressor
-from gpu_lstm.optimizers import OPTIMIZERS, make_optimizer
-from gpu_lstm.training import Event, Settings, Training
+from gpu_lstm.models import Classifier, Forecaster, Model, Regressor
 from gpu_lstm.training.tasks import (
     ClassifyTask,
     Parts,
@@ -35,213 +34,14 @@ from gpu_lstm.training.tasks import (
     in_blocks,
 )
 
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
-    from sklearn.model_selection import train_test_split
-    from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, validate_data
-except ImportError as error:
-    raise ImportError("gpu_lstm.interop.sklearn needs scikit-learn 1.6 or later: pip install scikit-learn") from error
+# isort: split
+from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
 
 __all__ = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor"]
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """What the three estimators share: how they train, show progress, stop early and pickle.
-
-    Parameters
-    ----------
-    hidden_size, num_layers : int
-    dropout : float
-        On the inputs (not a forecaster's), between layers and on the outputs, while training.
-    optimizer : {"adamw", "adam", "sgd", "rmsprop"}
-    learning_rate : float
-        It rises over the first tenth of the steps (50 at most), then follows `schedule`.
-    weight_decay : float
-        Of adamw alone.
-    schedule : {"cosine", "constant"}
-        `partial_fit` keeps to a constant rate.
-    clip : float
-        Largest joint norm of the gradients.
-    batch_size : int
-        Sequences or windows of a step.
-    max_iter : int
-        Epochs.
-    early_stopping : bool
-        Hold out `validation_fraction` of the training data, stop after `n_iter_no_change` epochs without a better score
-        on it, and take the best epoch's weights.
-    validation_fraction : float
-    n_iter_no_change : int
-    warm_start : bool
-        `fit` goes on from the weights, scales and classes of the fit before.
-    random_state : int, RandomState or None
-        The same whole number gives the same weights, bit for bit.
-    verbose : bool
-        Show a progress bar.
-    backend : {"auto", "numpy", "cupy", "cupy:N"} or None
-    dtype : {"float32", "float64", "float16", "bfloat16"}
-        16 bits are mixed precision: sums and weights stay in float32.
-    tier : {"auto", "reference", "pointwise", "sequence"}
-    recompute : bool
-        See `gpu_lstm.LSTM`.
-
-    Attributes
-    ----------
-    n_features_in_ : int
-        D of sequences; the columns of a two-dimensional X.
-    model_ : Model
-        The trained model, of `gpu_lstm.models`.
-    n_iter_ : int
-        Epochs trained.
-    loss_curve_ : list of float
-        Mean loss of each epoch.
-    validation_curve_ : list of float
-        With `early_stopping`, what each epoch scored on the held-out part; lower is better.
-    """
-
-    hidden_size: int = 64
-    num_layers: int = 1
-    dropout: float = 0.0
-    optimizer: str = "adamw"
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.01
-    schedule: str = "cosine"
-    clip: float = 1.0
-    batch_size: int = 32
-    max_iter: int = 100
-    early_stopping: bool = False
-    validation_fraction: float = 0.1
-    n_iter_no_change: int = 10
-    warm_start: bool = False
-    random_state: Any = None
-    verbose: bool = False
-    backend: str | None = None
-    dtype: str = "float32"
-    tier: str = "auto"
-    recompute: bool = False
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
-
-    # -- training -----------------------------------------------------------------------------------------
-
-    def _seed(self) -> int:
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
-
-    def _of_lstm(self) -> dict[str, Any]:
-        """The models' arguments that are parameters here, under the same names."""
-        names = ("hidden_size", "num_layers", "dropout", "backend", "dtype", "tier", "recompute")
-        return {name: getattr(self, name) for name in names}
-
-    def _goes_on(self, more: bool) -> bool:
-        """Whether training begins with the weights, scales and classes that are there."""
-        return hasattr(self, "model_") and (more or self.warm_start)
-
-    def _train(self, task: Task, more: bool) -> None:
-        """Train the task's model, `max_iter` epochs or one `more`; it becomes this estimator's."""
-        epochs = 1 if more else check_size("max_iter", self.max_iter)
-        steps = epochs * task.steps_per_epoch
-        stops_early = self.early_stopping and not more
-        settings = Settings(
-            epochs=epochs,
-            learning_rate=self.learning_rate,
-            optimizer=self.optimizer,
-            options={"weight_decay": self.weight_decay} if self.optimizer == "adamw" else {},
-            schedule="constant" if more else self.schedule,
-            warm_up=0 if more else min(50, steps // 10),
-            clip=self.clip,
-            validations=epochs if stops_early else 0,
-            patience=check_size("n_iter_no_change", self.n_iter_no_change) if stops_early else 0,
-        )
-        optimizer = make_optimizer(
-            self.optimizer, task.model.backend, task.model.params, self.learning_rate, **settings.options
-        )
-        before = getattr(self, "_optimizer", None)
-        if more and type(before) is type(optimizer):
-            optimizer.state, optimizer.updates = before.state, before.updates
-        training = Training(task, settings, optimizer)
-        losses: list[float] = []
-        scores: list[float] = []
-        best: dict[str, np.ndarray] = {}
-
-        from tqdm import tqdm
-
-        bar = tqdm(total=steps, unit="step", desc=type(self).__name__, disable=not self.verbose, dynamic_ncols=True)
-
-        def report(event: Event) -> None:
-            losses.append(event.loss)
-            bar.update()
-            if event.score is not None:
-                scores.append(event.score)
-            if event.best:
-                best.update(to_host(task.model, task.model.params))
-            if event.step % task.steps_per_epoch == 0:
-                words = (f"epoch {event.step // task.steps_per_epoch}/{epochs}", f"{event.loss:.4g} {task.unit}")
-                bar.set_postfix_str(", ".join((*words, event.text) if event.text else words))
-
-        with bar:
-            training.go(report)
-        fill(task.model, task.model.params, best)
-        curve = np.mean(np.reshape(losses, (-1, task.steps_per_epoch)), axis=1).tolist()
-        earlier: list[float] = getattr(self, "loss_curve_", []) if more else []
-        self.loss_curve_ = [*earlier, *curve]
-        self.n_iter_ = len(self.loss_curve_)
-        self.model_: Any = task.model
-        self._optimizer = optimizer
-        if stops_early:
-            self.validation_curve_ = scores
-
-    # -- pickling: arrays on the host and what makes the model again ----------------------------------------
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        if "model_" in state:
-            model, optimizer = state.pop("model_"), state.pop("_optimizer")
-            state["_packed"] = {
-                "kind": model.kind,
-                "config": model.config,
-                "dtype": model.dtype,
-                "params": to_host(model, model.params),
-                "optimizer": next(name for name, kind in OPTIMIZERS.items() if kind is type(optimizer)),
-                "updates": optimizer.updates,
-                "state": to_host(model, optimizer.state),
-            }
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        packed = state.pop("_packed", None)
-        super().__setstate__(state)
-        if packed is not None:
-            maker: Any = MODELS[packed["kind"]]
-            where = {"backend": self.backend, "tier": self.tier, "recompute": self.recompute}
-            self.model_ = maker(**packed["config"], dtype=packed["dtype"], **where)
-            fill(self.model_, self.model_.params, packed["params"])
-            backend, params = self.model_.backend, self.model_.params
-            self._optimizer = make_optimizer(packed["optimizer"], backend, params, self.learning_rate)
-            self._optimizer.updates = packed["updates"]
-            fill(self.model_, self._optimizer.state, packed["state"])
-
-    # -- reading X ----------------------------------------------------------------------------------------
-
-    def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, list[int] | None]:
-        """Rows of X, and how many of them each sequence has; None for a two-dimensional X.
-
-        Raises
-        ------
-        ValueError
-            In scikit-learn's words: NaN, infinity, no numbers, other features than at `fit`, nothing in it.
-        """
-        parts = as_sequences(X)
-        if parts is None:
-            rows, lengths = validate_data(self, X, reset=reset, dtype=np.float64), None
-        else:
-            rows = validate_data(self, np.concatenate(parts), reset=reset, dtype=np.float64)
-            lengths = [len(part) for part in parts]
-        return rows, lengths
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -258,6 +58,8 @@ class SequenceEstimator(LSTMEstimator):
 
     bidirectional: bool = True
     standardize: bool = True
+
+    _makes: ClassVar[tuple[str, ...]] = (*LSTMEstimator._makes, "bidirectional", "standardize")
 
     def _data(self, X: Any, labels: np.ndarray | None = None, reset: bool = False) -> Sequences:
         """X as sequences, with labels or without."""
@@ -362,11 +164,12 @@ class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
         """
         labels = self._labels(y)
         classes = np.unique(labels)
-        if self._goes_on(False):
-            self._check_known(classes)
-        else:
-            self.classes_ = classes
-        self._fit(X, np.searchsorted(self.classes_, labels), sample_weight, more=False)
+        with self._all_or_nothing():
+            if self._goes_on(False):
+                self._check_known(classes)
+            else:
+                self.classes_ = classes
+            self._fit(X, np.searchsorted(self.classes_, labels), sample_weight, more=False)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -380,14 +183,17 @@ class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
             All class labels that will come; needed in the first call.
         """
         labels = self._labels(y)
-        if not hasattr(self, "model_"):
-            if classes is None:
-                raise ValueError("classes must be passed on the first call to partial_fit.")
-            self.classes_ = np.unique(classes)
-        elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
-            raise ValueError(f"classes is {classes!r}; expected {self.classes_!r}, as on the first call to partial_fit")
-        self._check_known(np.unique(labels))
-        self._fit(X, np.searchsorted(self.classes_, labels), sample_weight, more=True)
+        with self._all_or_nothing():
+            if not hasattr(self, "model_"):
+                if classes is None:
+                    raise ValueError("classes must be passed on the first call to partial_fit.")
+                self.classes_ = np.unique(classes)
+            elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
+                raise ValueError(
+                    f"classes is {classes!r}; expected {self.classes_!r}, as on the first call to partial_fit"
+                )
+            self._check_known(np.unique(labels))
+            self._fit(X, np.searchsorted(self.classes_, labels), sample_weight, more=True)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -450,12 +256,14 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
         sample_weight : (N,), optional
             How often each sequence is taken in an epoch, in proportion; none of weight 0.
         """
-        self._fit(X, self._targets(y, reset=not self._goes_on(False)), sample_weight, more=False)
+        with self._all_or_nothing():
+            self._fit(X, self._targets(y, self._goes_on(False)), sample_weight, more=False)
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train one epoch more, at a constant learning rate; the first call settles the scales."""
-        self._fit(X, self._targets(y, reset=not self._goes_on(True)), sample_weight, more=True)
+        with self._all_or_nothing():
+            self._fit(X, self._targets(y, self._goes_on(True)), sample_weight, more=True)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -463,14 +271,13 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
         said = self._say(X, "predict")
         return said[:, 0] if self._one_target else said
 
-    def _targets(self, y: Any, reset: bool) -> np.ndarray:
+    def _targets(self, y: Any, goes_on: bool) -> np.ndarray:
         targets = check_y(self, y, np.float64)
         if targets.ndim not in (1, 2):
             raise ValueError(f"y has shape {targets.shape}; expected (N,) or (N, K)")
-        if reset:
-            self._one_target = targets.ndim == 1
+        self._one_target = targets.ndim == 1
         targets = targets.reshape(len(targets), -1)
-        if not reset and targets.shape[1] != len(self.model_.target_mean):
+        if goes_on and targets.shape[1] != len(self.model_.target_mean):
             raise ValueError(f"y has {targets.shape[1]} targets; expected {len(self.model_.target_mean)}, as at first")
         return targets
 
@@ -511,6 +318,8 @@ class LSTMForecaster(LSTMEstimator):
     memory: int = 24
     loss: str = "mse"
 
+    _makes: ClassVar[tuple[str, ...]] = (*LSTMEstimator._makes, "horizon", "memory")
+
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train.
 
@@ -519,12 +328,14 @@ class LSTMForecaster(LSTMEstimator):
         X : (steps, S), or many series: (N, steps, S) or a list of (steps_n, S)
         y : ignored
         """
-        self._fit(X, more=False)
+        with self._all_or_nothing():
+            self._fit(X, more=False)
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Train one epoch more on X alone, at a constant learning rate; the first call settles the units."""
-        self._fit(X, more=True)
+        with self._all_or_nothing():
+            self._fit(X, more=True)
         return self
 
     def predict(self, X: Any = None, steps: int | None = None) -> np.ndarray:
@@ -634,32 +445,3 @@ def check_y(estimator: Any, y: Any, dtype: Any = None) -> np.ndarray:
         )
     checked: np.ndarray = check_array(y, ensure_2d=False, dtype=dtype, input_name="y", estimator=estimator)
     return checked
-
-
-def as_sequences(X: Any) -> list[np.ndarray] | None:
-    """The sequences of a list or of a three-dimensional array; None for anything else."""
-    if getattr(X, "ndim", None) == 3:
-        return list(np.asarray(X))
-    listed = isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1)
-    if not listed or len(X) == 0:
-        return None
-    if np.ndim(X[0]) == 1 and len({np.size(part) for part in X}) > 1:
-        raise ValueError("X holds rows of different lengths; expected sequences (T, D), of one feature (T, 1)")
-    if np.ndim(X[0]) != 2:
-        return None
-    parts = [np.asarray(part) for part in X]
-    for n, part in enumerate(parts):
-        if part.ndim != 2 or part.shape[1:] != parts[0].shape[1:] or len(part) == 0:
-            raise ValueError(f"X[{n}] has shape {part.shape}; expected (T, {parts[0].shape[1]}) with T of at least 1")
-    return parts
-
-
-def to_host(model: Model, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Copies on the host."""
-    return {name: np.array(model.backend.to_numpy(array)) for name, array in arrays.items()}
-
-
-def fill(model: Model, arrays: Mapping[str, Any], values: dict[str, np.ndarray]) -> None:
-    """Copy values from the host into arrays of the same names."""
-    for name, value in values.items():
-        arrays[name][...] = model.backend.asarray(value, str(arrays[name].dtype))

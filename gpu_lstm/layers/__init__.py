@@ -8,6 +8,7 @@ from gpu_lstm.layers.linear import Linear
 from gpu_lstm.layers.lstm import LSTM, State
 from gpu_lstm.layers.parameters import Parameters
 from gpu_lstm.layers.reversed import Reversed
+from gpu_lstm.layers.stack import Stack
 
 __all__ = [
     "LSTM",
@@ -19,6 +20,7 @@ __all__ = [
     "Parameters",
     "Params",
     "Reversed",
+    "Stack",
     "State",
     "Tape",
 ]

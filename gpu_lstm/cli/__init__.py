@@ -29,9 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     for command in COMMANDS:
         command.add_command(commands)
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = train.with_kind(list(sys.argv[1:] if arguments is None else arguments))
     try:
-        options = parser.parse_args(train.with_kind(arguments))
+        options = parser.parse_args(arguments)
+        options.arguments = arguments
         status: int = options.run(options)
         return status
     except GpuLstmError as error:

@@ -1,5 +1,11 @@
 """The errors that a user can cause; the command line turns each into one line and exit status 2."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class GpuLstmError(Exception):
     """Base of every error that gpu_lstm raises on purpose."""
@@ -11,3 +17,14 @@ class InputError(GpuLstmError, ValueError):
 
 class BackendError(GpuLstmError, RuntimeError):
     """A backend or tier that was asked for by name and can't run here; the message says what would help."""
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Give the system's errors the path that they are about, where they come without one, as those of writes do."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise

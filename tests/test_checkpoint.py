@@ -1,5 +1,7 @@
 """Checkpoints: what was saved comes back; anything else is refused in one sentence."""
 
+import hashlib
+import io
 import json
 import os
 import re
@@ -152,8 +154,8 @@ def test_a_damaged_description_is_refused(path, text):
 
 
 def test_a_format_of_later_days_is_refused(path):
-    checkpoint.save(path, {"a": np.zeros(3)}, {"format": 2})
-    with pytest.raises(InputError, match="has format 2; expected 1"):
+    checkpoint.save(path, {"a": np.zeros(3)}, {"format": 3})
+    with pytest.raises(InputError, match="has format 3; expected 2"):
         checkpoint.load(path)
 
 
@@ -259,7 +261,7 @@ def test_a_failed_write_leaves_the_old_file_whole(path, monkeypatch, place):
 
 def test_after_a_failed_write_the_next_one_succeeds(path, monkeypatch):
     one = saved(path)
-    path.with_name(path.name + ".part").write_bytes(b"left behind")
+    path.with_name(path.name + checkpoint.PART).write_bytes(b"left behind")
     one.params["head.bias"][...] += 1
     checkpoint.save_model(path, one, checkpoint.describe(one))
     again, _ = checkpoint.load_model(path, "text", NUMPY)
@@ -281,4 +283,87 @@ def test_the_description_is_plain_json_in_the_header(path):
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     description = json.loads(header["__metadata__"]["gpu_lstm"])
-    assert (description["format"], description["kind"], description["step"]) == (1, "text", 7)
+    assert (description["format"], description["kind"], description["step"]) == (2, "text", 7)
+    assert (
+        description["sha256"] == hashlib.sha256(content.replace(description["sha256"].encode(), b"0" * 64)).hexdigest()
+    )
+
+
+# -- bytes that changed, numbers that are none ------------------------------------------------------------------------
+
+
+def test_any_changed_byte_is_found_wherever_the_file_has_gone(path, tmp_path):
+    saved(path, step=7)
+    content = path.read_bytes()
+    moved = tmp_path / "elsewhere" / "renamed.safetensors"
+    moved.parent.mkdir()
+    moved.write_bytes(content)
+    checkpoint.load(moved)
+    places = {*range(0, 12), *range(12, len(content), 17), content.index(b"sha256"), len(content) - 1}
+    for at in places:
+        changed = bytearray(content)
+        changed[at] ^= 1 << at % 8
+        moved.write_bytes(changed)
+        with pytest.raises(InputError, match=r"renamed\.safetensors (is|has|was)"):
+            checkpoint.load(moved)
+
+
+def test_a_checkpoint_of_the_format_before_has_no_checksum_and_loads(path):
+    one = saved(path)
+    header = {"gpu_lstm": json.dumps({"format": 1, **checkpoint.describe(one)})}
+    path.write_bytes(to_bytes(checkpoint.to_torch_names(one.params, NUMPY), header))
+    again, description = checkpoint.load_model(path, "text", NUMPY)
+    assert description["format"] == 1
+    assert all(np.array_equal(again.params[name], param) for name, param in one.params.items())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_refused(path, value):
+    one = model()
+    one.params["head.bias"][2:4] = value
+    checkpoint.save_model(path, one, checkpoint.describe(one))
+    with pytest.raises(InputError, match=r"can't be used: 2 of 5 numbers in head\.bias aren't finite"):
+        checkpoint.load_model(path, "text", NUMPY)
+
+
+# -- what is written over, and what errors name -----------------------------------------------------------------------
+
+
+def test_a_file_that_is_being_written_has_a_name_like_no_other(path):
+    theirs = path.with_name(path.name + ".part")
+    theirs.write_bytes(b"half of a download")
+    saved(path)
+    assert theirs.read_bytes() == b"half of a download"
+    assert sorted(os.listdir(path.parent)) == [path.name, theirs.name]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(InputError, match="is no file; expected one that may be replaced"):
+            checkpoint.write_whole(tmp_path / name, b"content")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    (tmp_path / "ours").symlink_to("theirs")
+    checkpoint.write_whole(tmp_path / "ours", b"ours")
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+    assert (tmp_path / "ours").read_bytes() == b"ours"
+
+
+@pytest.mark.parametrize("name", ["write", "fsync"])
+def test_a_full_disk_is_told_with_the_path(path, monkeypatch, name):
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    class Full(io.BytesIO):
+        write = fail
+
+    if name == "write":
+        monkeypatch.setattr(checkpoint, "open", lambda *arguments: Full(), raising=False)
+    else:
+        monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=r"No space left on device: .*model\.safetensors"):
+        checkpoint.write_whole(path, b"content")

@@ -14,6 +14,7 @@ import pytest
 
 from gpu_lstm import LSTM, InputError
 from gpu_lstm.cli import main
+from gpu_lstm.data.fingerprint import fingerprint
 from gpu_lstm.data.text import UNKNOWN, Vocabulary, read_part
 from gpu_lstm.inspect import (
     QUANTITIES,
@@ -31,7 +32,8 @@ from gpu_lstm.inspect.reach import fades
 from gpu_lstm.layers.lstm import segments
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel
 from gpu_lstm.recurrence import reference, runnable_tiers
-from gpu_lstm.training.checkpoint import describe, save_model
+from gpu_lstm.training.checkpoint import describe, pack, save_model, to_torch_names
+from gpu_lstm.training.folder import save
 from tests.support import NUMPY, relative_error
 
 CHARACTERS = UNKNOWN + "\n !\"'(),-.:;?" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abcdefghijklmnopqrstuvwxyz"
@@ -478,11 +480,15 @@ def run(tmp_path, monkeypatch):
     (tmp_path / "play.txt").write_text(TEXT)
     rows = "\n".join(f"{a:.3f},{b:.3f}" for a, b in values(120))
     (tmp_path / "series.csv").write_text("a,b\n" + rows + "\n")
-    options = {"data": "play.txt", "validation": 0.5, "length": 8, "batch": 2}
-    save_model(tmp_path / "t" / "model.safetensors", model := language(dtype="float32"),
-               describe(model, vocabulary=CHARACTERS, options=options, step=12))  # fmt: skip
-    save_model(tmp_path / "s" / "model.safetensors", model := forecaster(dtype="float32"),
-               describe(model, columns=["a", "b"], options={"data": "series.csv", "length": 24}, step=7))  # fmt: skip
+    for folder, model, data, more in (
+        ("t", language(dtype="float32"), "play.txt", {"vocabulary": CHARACTERS, "step": 12}),
+        ("s", forecaster(dtype="float32"), "series.csv", {"columns": ["a", "b"], "step": 7}),
+    ):
+        options = {"data": data, "validation": 0.5, "length": 24, "batch": 2}
+        about = describe(model, options=options, fingerprint=fingerprint(data), **more)
+        content = pack(to_torch_names(model.params, model.backend), about)
+        (tmp_path / folder).mkdir()
+        save(tmp_path / folder, "model.safetensors", content, about["step"], keep=1)
     return tmp_path
 
 

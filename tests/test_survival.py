@@ -41,7 +41,7 @@ class FullDisk:
         for module in (checkpoint, loop, tensorboard):
             monkeypatch.setattr(module, "open", self.open, raising=False)
         monkeypatch.setattr(os, "fsync", self.failing(lambda file: None))  # a real one is slow on a busy disk
-        for name in ("replace", "pwrite"):
+        for name in ("replace", "write"):
             monkeypatch.setattr(os, name, self.failing(getattr(os, name)))
 
     def tick(self):
@@ -308,6 +308,86 @@ def test_a_lock_file_that_says_nothing_is_no_lock(tmp_path, content):
     (tmp_path / lock.NAME).write_text(content)
     with locked(tmp_path) as died:
         assert died is None
+
+
+def test_an_error_leaves_no_note_of_a_process_that_lives(tmp_path):
+    with pytest.raises(RuntimeError, match="diverged"), locked(tmp_path):
+        raise RuntimeError("diverged")
+    assert (tmp_path / lock.NAME).read_bytes() == b""
+    (tmp_path / lock.NAME).write_text(json.dumps(vars(Holder.here())))  # as a run that never got to its end leaves it
+    with locked(tmp_path) as died:
+        assert died is None
+
+
+def test_the_lock_holds_on_a_system_without_flock_and_pread(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "HAS_FLOCK", False)
+    for name in ("pread", "pwrite"):
+        monkeypatch.delattr(os, name)
+    with locked(tmp_path) as died:
+        assert died is None
+        with pytest.raises(InputError, match=f"in use by process {os.getpid()} "), locked(tmp_path):
+            pass
+    with locked(tmp_path) as died:
+        assert died is None
+
+
+def test_a_lock_that_is_a_link_is_not_written_through(tmp_path):
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / lock.NAME).symlink_to("theirs")
+    with pytest.raises(OSError, match="lock"), locked(tmp_path):
+        pass
+    assert (tmp_path / "theirs").read_text() == "theirs"
+
+
+def test_a_second_new_run_in_a_folder_is_refused_and_the_first_one_kept(tmp_path):
+    first, second = (Run(text_task(seed), settings(), tmp_path, {}) for seed in (0, 1))
+
+    def both(event):
+        if event.step == 3:
+            with pytest.raises(InputError, match="already holds a run|in use"):
+                second.go(lambda event: None, lambda: False)
+
+    first.go(both, lambda: False)
+    before = kill.outcome(tmp_path)
+    with pytest.raises(InputError, match="already holds a run"):
+        second.go(lambda event: None, lambda: False)
+    assert kill.outcome(tmp_path) == before
+
+
+def test_a_run_that_began_between_the_look_and_the_lock_is_kept(tmp_path, monkeypatch):
+    second = Run(text_task(1), settings(), tmp_path, {})
+    check = folder.check_unused
+
+    def check_and_wait(place):
+        check(place)
+        monkeypatch.setattr(folder, "check_unused", check)
+        train(text_task(), tmp_path)
+
+    monkeypatch.setattr(folder, "check_unused", check_and_wait)
+    with pytest.raises(InputError, match="was changed by another process since it was looked at"):
+        second.go(lambda event: None, lambda: False)
+    assert newest(tmp_path)[2]["progress"]["step"] == 21
+
+
+def test_a_run_that_went_on_elsewhere_since_it_was_read_is_not_set_back(stopped):
+    late = Run(text_task(), settings(), stopped, {"options": {"a": 1}})
+    late.resume(*newest(stopped)[1:3])
+    train(text_task(), stopped, resume=True)
+    before = kill.outcome(stopped)
+    with pytest.raises(InputError, match="was changed by another process"):
+        late.go(lambda event: None, lambda: False)
+    assert kill.outcome(stopped) == before
+
+
+def test_without_a_manifest_a_named_checkpoint_goes_on_and_the_others_stay(stopped, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for step in (10, 13):
+        (elsewhere / resume_name(step)).write_bytes((stopped / resume_name(step)).read_bytes())
+    run = Run(text_task(), settings(), elsewhere, {"options": {"a": 1}})
+    run.resume(*checkpoint.load(elsewhere / resume_name(13)))
+    run.go(lambda event: None, lambda: run.step == 14)
+    assert {resume_name(step) for step in (10, 13, 14)} <= set(folder.read_manifest(elsewhere))
 
 
 # -- signals ----------------------------------------------------------------------------------------------

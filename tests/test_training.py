@@ -349,10 +349,11 @@ def test_the_log_has_a_line_a_step(tmp_path):
     assert [line["score"] for line in lines if "score" in line] == [e.score for e in events if e.score is not None]
 
 
-def test_a_new_run_does_not_go_on_with_an_older_log(tmp_path):
+def test_a_new_run_does_not_write_over_an_older_log(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 9}\n', encoding="utf-8")
-    _, outcome, _ = train(text_task(), tmp_path)
-    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == list(range(1, outcome.steps + 1))
+    with pytest.raises(InputError, match=r"log\.jsonl belongs to no run"):
+        train(text_task(), tmp_path)
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1, "loss": 9}]
 
 
 @pytest.mark.parametrize(
@@ -430,8 +431,8 @@ def test_the_end_of_the_series_is_held_out_and_the_last_part_is_not_even_validat
     validation[72:96] += 1
     test[96:] += 1
     make = lambda v: series_task(values=v)  # noqa: E731
-    assert train_and_compare(tmp_path, make, values, validation) == (True, False)
-    assert train_and_compare(tmp_path, make, values, test) == (True, True)
+    assert train_and_compare(tmp_path / "validation", make, values, validation) == (True, False)
+    assert train_and_compare(tmp_path / "test", make, values, test) == (True, True)
 
 
 def test_held_out_and_test_sequences_are_never_trained_on(tmp_path):
@@ -445,8 +446,8 @@ def test_held_out_and_test_sequences_are_never_trained_on(tmp_path):
         return Sequences(data.names, data.classes, values, data.starts, data.labels, data.test)
 
     make = lambda d: classify_task(data=d)  # noqa: E731
-    assert train_and_compare(tmp_path, make, data, changed(held_out)) == (True, False)
-    assert train_and_compare(tmp_path, make, data, changed(np.flatnonzero(data.test))) == (True, True)
+    assert train_and_compare(tmp_path / "held out", make, data, changed(held_out)) == (True, False)
+    assert train_and_compare(tmp_path / "test", make, data, changed(np.flatnonzero(data.test))) == (True, True)
 
 
 @pytest.mark.parametrize("validation", [0.01, 0.25, 0.9])

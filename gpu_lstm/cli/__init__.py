@@ -61,8 +61,10 @@ def command(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     for each in COMMANDS:
         each.add_command(commands)
+    arguments = train.with_kind(arguments)
     try:
-        options = parser.parse_args(train.with_kind(arguments))
+        options = parser.parse_args(arguments)
+        options.arguments = arguments
         status: int = options.run(options)
         return status
     except GpuLstmError as error:

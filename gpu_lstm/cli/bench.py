@@ -16,11 +16,13 @@ from gpu_lstm.bench import compare, grid, peers, record, report, threads
 from gpu_lstm.bench.method import Patience
 from gpu_lstm.bench.problem import KINDS
 from gpu_lstm.bench.sweep import Point, Sweep
-from gpu_lstm.cli.options import RUNS, Parsers, add_parser, positive, quoted
+from gpu_lstm.cli.options import RUNS, Parsers, add_parser, next_free, positive, quoted
 from gpu_lstm.errors import InputError
 from gpu_lstm.recurrence import TIERS, make_plan
 from gpu_lstm.training.checkpoint import write_whole
 
+WRITTEN = ("record.json", "record.csv", "report.html", "compare.html")
+"""Names of results."""
 PATIENCE = {"small": Patience(1.0, 10.0), "full": Patience(10.0)}
 """How long to wait for a quiet machine; as for ``small`` in all other grids."""
 
@@ -107,14 +109,11 @@ def new_folder(given: Path | None, name: str) -> Path:
     if given is not None:
         if given.exists() and not given.is_dir():
             raise InputError(f"--out {given} is a file; expected a folder")
-        if (given / "record.json").exists():
-            raise InputError(f"--out {quoted(given)} already holds a record; name another folder")
+        for written in WRITTEN:
+            if (given / written).exists():
+                raise InputError(f"--out {quoted(given)} already holds a {Path(written).stem}; name another folder")
         return given
-    folder, number = RUNS / name, 1
-    while folder.exists():
-        number += 1
-        folder = RUNS / f"{name}-{number}"
-    return folder
+    return next_free(RUNS / name)
 
 
 def measure(sweep: Sweep, found: dict[str, Any], out: Path) -> int:

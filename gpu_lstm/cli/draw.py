@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpu_lstm.page import as_text
+from gpu_lstm.training.checkpoint import write_whole
 
 INK, MUTED, ONE, TWO = "#1f2328", "#8c959f", "#0969da", "#d1590a"
 
@@ -34,7 +36,7 @@ def loss_curve(log: list[dict[str, Any]], path: Path, unit: str, title: str) -> 
     axis.set_ylabel(unit)
     axis.set_title(as_text(title), loc="left", color=INK, parse_math=False)
     axis.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def forecast(
@@ -73,7 +75,13 @@ def forecast(
         if s == 0:
             axis.legend(frameon=False, loc="upper left")
     axes[-1].set_xlabel("step")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_whole(path, content.getvalue())
 
 
 def _figure(rows: int) -> tuple[Any, list[Any]]:

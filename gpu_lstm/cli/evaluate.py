@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, announce, data_path, find_checkpoint
+from gpu_lstm.cli.options import (
+    Parsers,
+    add_device,
+    add_parser,
+    add_run,
+    announce,
+    data_path,
+    find_checkpoint,
+    trained_on,
+)
 from gpu_lstm.data.sequences import read_sequences
 from gpu_lstm.data.series import autoregression, persistence, read_series, rmse, truth
 from gpu_lstm.data.text import Tracks, Vocabulary, encode_file
@@ -34,29 +44,30 @@ def run(options: argparse.Namespace) -> int:
     model, description = load_model(path, kind, announce(options), options.tier)
     print(f"checkpoint: {path}")
     try:
-        MEASURES[kind](model, description, options.data)
+        data = options.data or trained_on(path, description)
+        MEASURES[kind](model, description, data_path(data), options.data is not None)
     except KeyError as error:
         raise InputError(f"checkpoint {path} has a damaged description: it lacks {error}") from None
     return 0
 
 
-def measure_text(model: Model, description: dict[str, Any], other: str | None) -> None:
+def measure_text(model: Model, description: dict[str, Any], path: Path, other: bool) -> None:
     """Bits per character."""
     assert isinstance(model, LanguageModel)
     settings = description["options"]
-    tokens = encode_file(data_path(other or settings["data"]), Vocabulary(description["vocabulary"]))
-    if other is None:
+    tokens = encode_file(path, Vocabulary(description["vocabulary"]))
+    if not other:
         tokens = tokens[len(tokens) - int(len(tokens) * settings["validation"]) :]
     tracks = Tracks(tokens, max(1, min(settings["batch"], len(tokens) // (settings["length"] + 1))), settings["length"])
     what = "other" if other else "held-out"
     print(f"{bits_per_token(model, tracks):.3f} bits per character on {len(tokens):,} {what} characters")
 
 
-def measure_series(model: Model, description: dict[str, Any], other: str | None) -> None:
+def measure_series(model: Model, description: dict[str, Any], path: Path, other: bool) -> None:
     """RMSE beside persistence and an AR(24) model fitted on all that comes before."""
     assert isinstance(model, Forecaster)
     settings = description["options"]
-    values = np.asarray(read_series(data_path(other or settings["data"]), description["columns"]).values)
+    values = np.asarray(read_series(path, description["columns"]).values)
     parts = (settings["train"], settings["validation"])
     fitted = split_series(len(values), parts)[1]
     origins = np.arange(fitted, len(values) - model.horizon + 1)
@@ -72,15 +83,14 @@ def measure_series(model: Model, description: dict[str, Any], other: str | None)
     print(f"  persistence  {rmse(persistence(values, origins, model.horizon), actual):.4g}")
 
 
-def measure_classes(model: Model, description: dict[str, Any], other: str | None) -> None:
+def measure_classes(model: Model, description: dict[str, Any], path: Path, other: bool) -> None:
     """Accuracy."""
     assert isinstance(model, Classifier)
     settings = description["options"]
-    path = data_path(other or settings["data"])
     data = read_sequences(path, settings["label"], settings["series"], description["columns"])
     if data.classes != description["classes"]:
         raise InputError(f"{path} has classes {data.classes[:20]}; the model has {description['classes'][:20]}")
-    picked = np.flatnonzero(data.test) if other is None else np.arange(len(data))
+    picked = np.arange(len(data)) if other else np.flatnonzero(data.test)
     if not len(picked):
         raise InputError(f"{path} has no test sequences (column 'split'); give other data with --data")
     loss, accuracy = class_scores(model, data, picked)

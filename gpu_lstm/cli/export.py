@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_lstm.backend import PARAM_DTYPES, choose
-from gpu_lstm.cli.options import Parsers, add_parser, add_run, find_checkpoint
+from gpu_lstm.cli.options import Parsers, add_parser, add_run, find_checkpoint, place_for
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import MODELS
 from gpu_lstm.training.checkpoint import load, load_model, write_whole
@@ -39,11 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from gpu_lstm.interop.onnx import to_onnx
 
     path = find_checkpoint(options.checkpoint, None)
-    out: Path = options.out or path.parent / "model.onnx"
-    if out.is_dir():
-        raise InputError(f"--out is the folder {out}; expected a file to write")
-    if out.resolve() == path.resolve():
-        raise InputError(f"--out is the checkpoint {out} itself; expected another file")
+    out = place_for("--out", options.out, path.parent, "model.onnx", path)
     kind = load(path)[1].get("kind")
     if kind not in MODELS:
         raise InputError(f"checkpoint {path} is of kind {kind!r}; expected one of {', '.join(MODELS)}")

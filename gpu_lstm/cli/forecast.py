@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
 
 from gpu_lstm.backend import choose
 from gpu_lstm.cli import draw
-from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, data_path, find_checkpoint, positive
+from gpu_lstm.cli.options import (
+    Parsers,
+    add_device,
+    add_parser,
+    add_run,
+    data_path,
+    find_checkpoint,
+    place_for,
+    positive,
+    trained_on,
+)
 from gpu_lstm.data.series import read_series, rmse
 from gpu_lstm.models import Forecaster
-from gpu_lstm.training.checkpoint import load_model
+from gpu_lstm.training.checkpoint import load_model, write_whole
 
 
 def add_command(commands: Parsers) -> None:
@@ -32,7 +43,10 @@ def run(options: argparse.Namespace) -> int:
     path = find_checkpoint(options.checkpoint, "series")
     model, description = load_model(path, "series", choose(options.backend), options.tier)
     assert isinstance(model, Forecaster)
-    data = read_series(data_path(options.data or description["options"]["data"]), description["columns"])
+    source = data_path(options.data or trained_on(path, description))
+    target = place_for("--csv", options.csv, path.parent, "forecast.csv", path, source)
+    picture = place_for("--picture", options.picture, path.parent, "forecast.png", path, source)
+    data = read_series(source, description["columns"])
     steps = options.steps or model.horizon
     known, length = len(data.values), description["options"]["length"]
     values = np.asarray(data.values)
@@ -43,16 +57,15 @@ def run(options: argparse.Namespace) -> int:
     origin = known - steps
     tested = continued(origin) if origin > 1 else None
     future = continued(known)
-    target = options.csv or path.parent / "forecast.csv"
-    picture = options.picture or path.parent / "forecast.png"
-    with open(target, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["step", *(f"{n}_forecast" for n in data.names), *(f"{n}_truth" for n in data.names)])
-        if tested is not None:
-            for k in range(steps):
-                rows.writerow([origin + k, *tested[k].tolist(), *values[origin + k].tolist()])
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow(["step", *(f"{n}_forecast" for n in data.names), *(f"{n}_truth" for n in data.names)])
+    if tested is not None:
         for k in range(steps):
-            rows.writerow([known + k, *future[k].tolist(), *("" for _ in data.names)])
+            rows.writerow([origin + k, *tested[k].tolist(), *values[origin + k].tolist()])
+    for k in range(steps):
+        rows.writerow([known + k, *future[k].tolist(), *("" for _ in data.names)])
+    write_whole(target, text.getvalue().encode())
     draw.forecast(data.names, values, tested, future, picture)
     print(f"{'step':>8}  " + "  ".join(f"{name:>12}" for name in data.names))
     for k in range(steps):

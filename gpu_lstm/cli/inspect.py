@@ -17,7 +17,9 @@ from gpu_lstm.cli.options import (
     announce,
     data_path,
     find_checkpoint,
+    place_for,
     positive,
+    trained_on,
 )
 from gpu_lstm.data.series import read_series
 from gpu_lstm.data.text import UNKNOWN, Vocabulary, encode_file, read_part
@@ -47,15 +49,11 @@ def add_command(commands: Parsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Load whatever kind the checkpoint is, look into it, write the page."""
     path = find_checkpoint(options.checkpoint, None)
-    out = options.out or path.parent / "inspect.html"
+    out = place_for("--out", options.out, path.parent, "inspect.html", path, options.data or path)
     if options.length > LONGEST:
         raise InputError(f"--length is {options.length}; expected at most {LONGEST}: use --start to see other parts")
     if options.start is not None and options.start < 0:
         raise InputError(f"--start is {options.start}; expected at least 0")
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder; expected the name of a file to write")
-    if not out.resolve().parent.is_dir():
-        raise InputError(f"--out {out} lies in a folder that does not exist")
     kind = load(path)[1].get("kind")
     if kind not in PAGES:
         raise InputError(f"checkpoint {path} is of kind {kind!r}; expected one of {', '.join(PAGES)}")
@@ -80,14 +78,16 @@ def of_text(path: Path, backend: Backend, options: argparse.Namespace) -> str:
     vocabulary = Vocabulary(description["vocabulary"])
     if len(vocabulary) != model.config["vocabulary_size"]:
         raise InputError(f"checkpoint {path} has a vocabulary of {len(vocabulary)}; its model has another")
-    text, where = passage(vocabulary, description, options)
+    text, where = passage(vocabulary, path, description, options)
     about = {"text": where} | facts(path, model, description)
     title = f"Inside {path.resolve().parent.name}"
     return text_page(model, vocabulary.encode(text), text, title, about, options.start or 0)
 
 
-def passage(vocabulary: Vocabulary, description: dict[str, Any], options: argparse.Namespace) -> tuple[str, str]:
-    """The text to show, and where it is from.
+def passage(
+    vocabulary: Vocabulary, path: Path, description: dict[str, Any], options: argparse.Namespace
+) -> tuple[str, str]:
+    """The text to show of the model at `path`, and where it is from.
 
     Raises
     ------
@@ -104,10 +104,9 @@ def passage(vocabulary: Vocabulary, description: dict[str, Any], options: argpar
         name = where = options.data
         text = read_part(data_path(options.data), start, options.length)
     else:
-        settings = description["options"]
-        name = settings["data"]
+        name = trained_on(path, description)
         tokens = encode_file(data_path(name), vocabulary)
-        cut = len(tokens) - int(len(tokens) * settings["validation"])
+        cut = len(tokens) - int(len(tokens) * description["options"]["validation"])
         text = vocabulary.decode(tokens[cut + start : cut + start + options.length])
         where = f"{name}, held-out part (from character {cut:,})"
     if not text:
@@ -125,7 +124,7 @@ def of_series(path: Path, backend: Backend, options: argparse.Namespace) -> str:
 
     model, description = load_model(path, "series", backend, options.tier)
     assert isinstance(model, Forecaster)
-    name = options.data or description["options"]["data"]
+    name = options.data or trained_on(path, description)
     data = read_series(data_path(name), description["columns"])
     known = len(data.values)
     start = max(0, known - options.length) if options.start is None else options.start

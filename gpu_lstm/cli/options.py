@@ -9,8 +9,10 @@ from typing import Any
 
 from gpu_lstm.backend import VARIABLE, Backend, choose
 from gpu_lstm.data import sequences, series, text
+from gpu_lstm.data.fingerprint import Fingerprint, check_unchanged
 from gpu_lstm.errors import InputError
 from gpu_lstm.recurrence import TIERS
+from gpu_lstm.training.folder import MADE, is_run
 
 RUNS = Path("runs")
 SHIPPED = {
@@ -60,6 +62,61 @@ def announce(options: argparse.Namespace) -> Backend:
 def data_path(name: str) -> Path:
     """Path of a shipped data set, or of the user's file."""
     return SHIPPED.get(name, Path(name))
+
+
+def trained_on(checkpoint: Path, description: dict[str, Any]) -> str:
+    """The data that a checkpoint names, a shipped set's name or a path, once it is sure that they are the same still.
+
+    A checkpoint may come from anyone. So a path in it is followed only from within its run's folder, is told before it
+    is read, and nothing of what lies there goes further unless it is what the checkpoint's fingerprint says.
+
+    Raises
+    ------
+    InputError
+        They are others now, or a path that isn't to be followed: then the user has to name the data.
+    """
+    try:
+        name, known = str(description["options"]["data"]), description.get("fingerprint")
+        if known is not None:
+            known = Fingerprint(bytes=int(known["bytes"]), sha256=str(known["sha256"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"checkpoint {checkpoint} has a damaged description: {error}") from None
+    if name not in SHIPPED:
+        if known is None or not is_run(checkpoint.parent):
+            why = "it keeps no fingerprint of them" if known is None else "it lies outside of its run's folder"
+            raise InputError(f"checkpoint {checkpoint} names {name} as its data, but {why}; name the data yourself")
+        print(f"data: {name}, as {checkpoint} has it", flush=True)
+    if known is not None:
+        check_unchanged(data_path(name), known)
+    return name
+
+
+def next_free(path: Path) -> Path:
+    """The path, with a number where something has that name already."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free
+
+
+def place_for(option: str, given: Path | None, folder: Path, name: str, *read: str | Path) -> Path:
+    """Where to write: what the user gave, else a file in the folder; never an older one, but for those that a run made.
+
+    Raises
+    ------
+    InputError
+        What was given is a folder, lies in none, or is among the files that are `read`.
+    """
+    if given is None:
+        return folder / name if name in MADE and is_run(folder) else next_free(folder / name)
+    if given.is_dir():
+        raise InputError(f"{option} {given} is a folder; expected a file to write")
+    if not given.resolve().parent.is_dir():
+        raise InputError(f"{option} {given} lies in a folder that does not exist")
+    if any(given.resolve() == Path(one).resolve() for one in read):
+        raise InputError(f"{option} {given} is the checkpoint itself or the data; expected another file to write")
+    return given
 
 
 def find_checkpoint(given: Path | None, kind: str | None) -> Path:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from gpu_lstm.backend import DTYPES
 from gpu_lstm.bench import record, threads, trace
-from gpu_lstm.cli.options import Parsers, add_device, add_parser, announce, data_path, positive
+from gpu_lstm.cli.options import Parsers, add_device, add_parser, announce, data_path, place_for, positive
 from gpu_lstm.data.text import read_text
-from gpu_lstm.errors import InputError
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.training import Settings, Training
 from gpu_lstm.training.checkpoint import write_whole
@@ -35,15 +34,12 @@ def add_command(commands: Parsers) -> None:
     parser.add_argument("--steps", type=positive, default=5, help="training steps to watch")
     parser.add_argument("--depth", type=positive, default=3, help="levels of the table")
     parser.add_argument("--threads", type=positive, help="those that gpu_lstm takes if not given")
-    parser.add_argument("--out", type=Path, default=Path("trace.json"), help="Chrome trace to write")
+    parser.add_argument("--out", type=Path, help="Chrome trace to write; the next free trace.json if not given")
 
 
 def run(options: argparse.Namespace) -> int:
     """Watch some steps; print a table, write the trace."""
-    if options.out.is_dir():
-        raise InputError(f"--out {options.out} is a folder; expected the name of a file to write")
-    if not options.out.resolve().parent.is_dir():
-        raise InputError(f"--out {options.out} lies in a folder that does not exist")
+    out = place_for("--out", options.out, Path(), "trace.json", options.data)
     threads.ensure(options.threads or threads.count(), ["-m", "gpu_lstm", *sys.argv[1:]])
     backend = announce(options)
     tokens, vocabulary = read_text(data_path(options.data))
@@ -68,13 +64,13 @@ def run(options: argparse.Namespace) -> int:
         "clock": tracer.marks.kind,
         "steps": options.steps,
     }
-    write_whole(options.out, json.dumps(trace.chrome(tracer.spans, about)).encode())
+    write_whole(out, json.dumps(trace.chrome(tracer.spans, about)).encode())
     print(
         f"language model of {model.count():,} parameters, {model.dtype}, tier {model.lstm.plan.tier}; "
         f"{options.batch} x {options.length} characters a step; mean of {options.steps} steps, {tracer.marks.kind}\n"
     )
     print(table(trace.table(tracer.spans), options.steps, options.depth))
-    print(f"\ntrace: {options.out} (open it in https://ui.perfetto.dev or chrome://tracing)")
+    print(f"\ntrace: {out} (open it in https://ui.perfetto.dev or chrome://tracing)")
     return 0
 
 

@@ -18,15 +18,19 @@ import numpy as np
 from gpu_lstm.backend import DTYPES, Backend
 from gpu_lstm.cli.options import (
     RUNS,
+    SHIPPED,
     Parsers,
     add_device,
     add_parser,
     announce,
     data_path,
     first_prompt,
+    next_free,
     positive,
     quoted,
+    trained_on,
 )
+from gpu_lstm.data.fingerprint import check_unchanged, fingerprint
 from gpu_lstm.data.sequences import Sequences, read_sequences
 from gpu_lstm.data.series import Series, read_series, spread
 from gpu_lstm.data.text import UNKNOWN, Vocabulary, encode_file, read_text
@@ -37,15 +41,20 @@ from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
 from gpu_lstm.recurrence import runnable_tiers
 from gpu_lstm.recurrence.widened import Widened
 from gpu_lstm.training import Event, Outcome, Run, Settings, checkpoint
-from gpu_lstm.training.folder import BEST, LOG, holds_run, newest, read_log
+from gpu_lstm.training.folder import BEST, LOG, PICTURE, check_unused, newest, read_log
 from gpu_lstm.training.memory import Job, check_fits, predict
 from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, Task, TextTask, split_sequences, split_series
 
-KINDS = ("text", "series", "classify")
-CHANGEABLE = ("keep", "save_minutes", "on_nonfinite")
-"""Settings that may be given anew with --resume."""
-NOT_OF_THE_TASK = ("run", "out", "resume", "backend", "any_kind", "command", "dry_run", "graph", *CHANGEABLE)
+KINDS = {"text": "shakespeare", "series": "co2", "classify": "japanese_vowels"}
+"""Kinds of training, each with the shipped data that it takes if no others are given."""
+KEEPING = ("keep", "save_minutes", "on_nonfinite")
+"""Settings that are of a command rather than of a run."""
+NOT_OF_THE_TASK = (
+    "run", "out", "resume", "backend", "any_kind", "command", "dry_run", "graph", "parser", "arguments", *KEEPING
+)  # fmt: skip
 """Options that a run's description doesn't keep among those of its task."""
+CHANGEABLE = ("data", "tier", "recompute", "sample_length", "epochs", "patience")
+"""Options of the task that --resume takes anew: the same data elsewhere, how to compute, how long to go on."""
 
 
 def with_kind(arguments: list[str]) -> list[str]:
@@ -57,14 +66,14 @@ def with_kind(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def add_parser_for(kinds: Parsers, kind: str, about: str, data: str) -> argparse.ArgumentParser:
+def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentParser:
     """Add one kind's parser with the options that all kinds have."""
     parser = add_parser(kinds, kind, run, about)
-    parser.set_defaults(kind=kind)
-    parser.add_argument("data", nargs="?", default=data, help="the user's own data, or the name of shipped data")
+    parser.set_defaults(kind=kind, parser=parser)
+    parser.add_argument("data", nargs="?", help=f"your own data, or the name of shipped ones ({KINDS[kind]})")
     parser.add_argument("--any-kind", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=f"folder of the run; the next free {RUNS}/{kind} if not given")
-    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an unfinished run, as it was set up")
+    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with a run, as it was set up")
     add_device(parser)
     parser.add_argument(
         "--dtype", default="float32", choices=DTYPES,
@@ -114,9 +123,7 @@ def add_command(commands: Parsers) -> None:
         description="Train a model. Without a kind it is text, on the Shakespeare that ships with the package.",
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind", parser_class=type(parser))
-    text = add_parser_for(
-        kinds, "text", "a character language model, on a UTF-8 file or a folder of them", "shakespeare"
-    )
+    text = add_parser_for(kinds, "text", "a character language model, on a UTF-8 file or a folder of them")
     text.add_argument("--embedding-size", type=positive, default=64)
     text.add_argument("--length", type=positive, default=64, help="steps of a chunk; the state is carried on")
     text.add_argument("--validation", type=float, default=0.1, help="share of the text held out, at its end")
@@ -125,7 +132,7 @@ def add_command(commands: Parsers) -> None:
     text.set_defaults(
         hidden_size=256, dropout=0.1, batch=64, epochs=10, learning_rate=4e-3, optimizer="adam", validations=8
     )
-    series = add_parser_for(kinds, "series", "a forecaster, on numeric columns of a CSV file", "co2")
+    series = add_parser_for(kinds, "series", "a forecaster, on numeric columns of a CSV file")
     series.add_argument("--columns", nargs="+", help="column names; all numeric ones if not given")
     series.add_argument("--horizon", type=positive, default=12, help="steps ahead")
     series.add_argument("--length", type=positive, default=128, help="known steps of a window")
@@ -136,9 +143,7 @@ def add_command(commands: Parsers) -> None:
     series.set_defaults(
         hidden_size=64, dropout=0.0, batch=32, epochs=20, learning_rate=3e-3, optimizer="adamw", validations=10
     )
-    classify = add_parser_for(
-        kinds, "classify", "a classifier of sequences, on a CSV file with a row per step", "japanese_vowels"
-    )
+    classify = add_parser_for(kinds, "classify", "a classifier of sequences, on a CSV file with a row per step")
     classify.add_argument("--columns", nargs="+", help="feature columns; all other numeric ones if not given")
     classify.add_argument("--label", default="label", help="column of the class")
     classify.add_argument("--series", default="series", help="column that tells the sequences apart")
@@ -165,32 +170,50 @@ def run(options: argparse.Namespace) -> int:
         clip=options.clip,
         validations=options.validations,
         patience=options.patience,
-        **given(options),
+        **{name: value for name in KEEPING if (value := getattr(options, name)) is not None},
     )
     check_seed(options.seed, "--seed")
     plain = {k: v for k, v in vars(options).items() if k not in NOT_OF_THE_TASK}
-    if options.data not in ("shakespeare", "co2", "japanese_vowels"):
-        plain["data"] = str(Path(options.data).resolve())
+    plain["data"] = full_name(options.data or KINDS[options.kind])
     folder = new_folder(options)
     recipe = PREPARE[options.kind](plain, backend, None)
+    if not fits(options, plain, recipe, backend):
+        return 0
+    known = {"options": plain, **recipe.extra, "fingerprint": fingerprint(data_path(plain["data"]))}
+    return finish(Run(recipe.make(), settings, folder, known, tell, options.graph), options.kind)
+
+
+def full_name(data: str) -> str:
+    """What a description keeps of where data are: a shipped set's name, or the whole path."""
+    return data if data in SHIPPED else str(Path(data).resolve())
+
+
+def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, backend: Backend) -> bool:
+    """Whether to train: with --dry-run, only what memory it would take is told.
+
+    Raises
+    ------
+    InputError
+        It would take more than there is.
+    """
+    dtype, here = plain["dtype"], backend.kernels == "cuda" and plain["tier"] != "reference"
     job = Job(
-        options.kind, recipe.config, options.dtype, options.optimizer, recipe.steps, options.batch, options.recompute,
-        fused=len(runnable_tiers(backend)) > 1,
-        widened=options.dtype in ("float16", "bfloat16") and (backend.kernels != "cuda" or options.tier == "reference"),
+        recipe.kind, recipe.config, dtype, plain["optimizer"], recipe.steps, plain["batch"], plain["recompute"],
+        fused=len(runnable_tiers(backend)) > 1, widened=dtype in ("float16", "bfloat16") and not here,
         least_steps=backend.least_steps, beside=backend.kernels == "cuda",
     )  # fmt: skip
     if options.dry_run:
         print("\n".join(predict(job).lines()))
     check_fits(job, backend.available())
-    if options.dry_run:
-        return 0
-    run = Run(recipe.make(), settings, folder, {"options": plain, **recipe.extra}, tell, options.graph)
-    return finish(run, options.kind)
+    return not options.dry_run
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
-    """Settings that may be changed when a run goes on, where the user gave them."""
-    return {name: value for name in CHANGEABLE if (value := getattr(options, name)) is not None}
+    """The options that the user gave, whatever their defaults: parsed again over values that only those replace."""
+    nothing = object()
+    blank = argparse.Namespace(**dict.fromkeys(vars(options), nothing))
+    parsed = vars(options.parser.parse_args(options.arguments[2:], blank))
+    return {name: value for name, value in parsed.items() if value not in (nothing, None)}
 
 
 def tell(line: str) -> None:
@@ -213,17 +236,28 @@ def resume(options: argparse.Namespace) -> int:
     kind = description.get("kind")
     if kind not in KINDS or (kind != options.kind and not options.any_kind):
         raise InputError(f"checkpoint {path} is of kind {kind!r}; expected {options.kind!r}")
-    backend = announce(options)
     try:
+        changes = given(options)
+        plain = {**description["options"]}
+        plain.setdefault("recompute", False)
+        check_changes(changes, {**plain, "out": folder})
+        plain |= {name: value for name, value in changes.items() if name in plain}
+        settings = {name: changes.get(name, value) for name, value in description["settings"].items()}
+        backend = announce(options)
         checkpoint.check_amounts(arrays, description, path)
-        plain = {**description["options"], "tier": options.tier}
-        plain["recompute"] = options.recompute or plain.get("recompute", False)
-        settings = Settings.read({**description["settings"], **given(options)}, path)
-        extra = {k: description[k] for k in EXTRAS[kind]}
-        task = PREPARE[kind](plain, backend, description).make()
+        known = description.get("fingerprint")
+        plain["data"] = full_name(changes["data"]) if "data" in changes else trained_on(path, description)
+        if known is None:
+            tell(f"{path} is of an older gpu_lstm and has no fingerprint of its data; only their amount is compared")
+        elif "data" in changes:
+            check_unchanged(data_path(plain["data"]), known)
+        recipe = PREPARE[kind](plain, backend, description)
+        if not fits(options, plain, recipe, backend):
+            return 0
+        about = {"options": plain, **recipe.extra, "fingerprint": known or fingerprint(data_path(plain["data"]))}
+        run = Run(recipe.make(), Settings.read(settings, path), folder, about, tell, options.graph)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
-    run = Run(task, settings, folder, {"options": plain, **extra}, tell, options.graph)
     run.resume(arrays, description)
     if run.step == run.steps:
         print(f"{folder} is finished: {run.steps} steps done")
@@ -232,12 +266,29 @@ def resume(options: argparse.Namespace) -> int:
     return finish(run, kind)
 
 
+def check_changes(changes: dict[str, Any], run: dict[str, Any]) -> None:
+    """Refuse options beside --resume that would make another run of it.
+
+    Raises
+    ------
+    InputError
+        One is neither `CHANGEABLE` nor what the run has.
+    """
+    for name, value in changes.items():
+        if name in NOT_OF_THE_TASK and name != "out":
+            continue
+        if name not in run or (name not in CHANGEABLE and run[name] != value):
+            has = f"has {run[name]}, which stays" if name in run else "has no such thing"
+            raise InputError(f"--{name.replace('_', '-')} is {value}; the run to go on with {has}")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A task that is not made yet: what it needs is known before it takes any memory.
 
     Attributes
     ----------
+    kind : str
     config : dict
         Of the model.
     steps : int
@@ -245,9 +296,10 @@ class Recipe:
     make : callable
         Makes the task.
     extra : dict
-        What the run's description gets, see `EXTRAS`.
+        What the run's description gets.
     """
 
+    kind: str
     config: dict[str, Any]
     steps: int
     make: Callable[[], Task]
@@ -275,13 +327,13 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
         newline = int(vocabulary.encode("\n")[0]) if plain.get("shuffle_lines") else None
         return TextTask(model, tokens, plain["batch"], plain["length"], plain["validation"], plain["seed"], newline)
 
-    return Recipe(config, plain["length"], make, {"vocabulary": vocabulary.characters, "amount": len(tokens)})
+    return Recipe("text", config, plain["length"], make, {"vocabulary": vocabulary.characters, "amount": len(tokens)})
 
 
 def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
     """A forecaster, from its options."""
     path = data_path(plain["data"])
-    data = read_series(path, plain["columns"])
+    data = read_series(path, known["columns"] if known else plain["columns"])
     tell_columns(data)
     if known is not None:
         same_data(path, len(data.values), known["amount"], "steps")
@@ -302,13 +354,13 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
         model = Forecaster(**config, **common(plain, backend))
         return SeriesTask(model, data.values, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
 
-    return Recipe(config, plain["length"], make, {"columns": data.names, "amount": len(data.values)})
+    return Recipe("series", config, plain["length"], make, {"columns": data.names, "amount": len(data.values)})
 
 
 def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
     """A classifier, from its options."""
     path = data_path(plain["data"])
-    data = read_sequences(path, plain["label"], plain["series"], plain["columns"])
+    data = read_sequences(path, plain["label"], plain["series"], known["columns"] if known else plain["columns"])
     tell_columns(data)
     if known is not None:
         same_data(path, len(data), known["amount"], "sequences")
@@ -328,7 +380,7 @@ def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, A
         return ClassifyTask(model, data, plain["batch"], plain["validation"], plain["seed"])
 
     extra = {"columns": data.names, "classes": data.classes, "amount": len(data)}
-    return Recipe(config, int(data.lengths.max()), make, extra)
+    return Recipe("classify", config, int(data.lengths.max()), make, extra)
 
 
 PREPARE: dict[str, Callable[..., Recipe]] = {
@@ -336,12 +388,6 @@ PREPARE: dict[str, Callable[..., Recipe]] = {
     "series": prepare_series,
     "classify": prepare_classify,
 }
-EXTRAS = {
-    "text": ("vocabulary", "amount"),
-    "series": ("columns", "amount"),
-    "classify": ("columns", "classes", "amount"),
-}
-"""What each maker adds to the description."""
 
 
 def family(plain: dict[str, Any]) -> dict[str, Any]:
@@ -364,18 +410,11 @@ def new_folder(options: argparse.Namespace) -> Path:
     """Folder of a new run; an earlier run is never overwritten."""
     if options.out is not None:
         out: Path = options.out
-        if holds_run(out):
-            raise InputError(
-                f"--out {out} already holds a run; go on with it by --resume {quoted(out)}, or name another"
-            )
         if out.exists() and not out.is_dir():
             raise InputError(f"--out {out} is a file; expected a folder")
+        check_unused(out)
         return out
-    folder, number = RUNS / str(options.kind), 1
-    while folder.exists():
-        number += 1
-        folder = RUNS / f"{options.kind}-{number}"
-    return folder
+    return next_free(RUNS / str(options.kind))
 
 
 def finish(run: Run, kind: str) -> int:
@@ -387,7 +426,7 @@ def finish(run: Run, kind: str) -> int:
         tell(f"here, numbers of {model.dtype} are computed with in float32 and then rounded: a rehearsal, no faster")
     with stop_on_signal() as stop:
         outcome = with_progress(run, stop, sample_writer(run, model) if kind == "text" else None)
-    picture = run.folder / "loss.png"
+    picture = run.folder / PICTURE
     log = read_log(run.folder / LOG)
     if kind == "series":
         log = [{k: v for k, v in line.items() if k != "score"} for line in log]  # another unit than the loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ def read_text(path: str | Path) -> tuple[np.ndarray, Vocabulary]:
     InputError
         Nothing there, empty, unreadable, or not UTF-8.
     """
-    files = _files(path)
+    files = text_files(path)
     seen = np.zeros(sys.maxunicode + 1, dtype=bool)
     for file in files:
         for block in _blocks(file):
@@ -98,7 +99,7 @@ def read_text(path: str | Path) -> tuple[np.ndarray, Vocabulary]:
 
 def encode_file(path: str | Path, vocabulary: Vocabulary) -> np.ndarray:
     """Tokens of a file or folder in an existing vocabulary; see `read_text`."""
-    return _encode(_files(path), vocabulary)
+    return _encode(text_files(path), vocabulary)
 
 
 def read_part(path: str | Path, start: int, length: int) -> str:
@@ -107,7 +108,7 @@ def read_part(path: str | Path, start: int, length: int) -> str:
     See `read_text` for what can be read and what is raised.
     """
     parts: list[str] = []
-    for block in (block for file in _files(path) for block in _blocks(file)):
+    for block in (block for file in text_files(path) for block in _blocks(file)):
         parts.append(block[start : start + length])
         length -= len(parts[-1])
         start = max(0, start - len(block))
@@ -124,14 +125,20 @@ def _encode(files: list[Path], vocabulary: Vocabulary) -> np.ndarray:
     return spool.finish()
 
 
-def _files(path: str | Path) -> list[Path]:
+def text_files(path: str | Path) -> list[Path]:
+    """The files of a text, in the order in which they are read; see `read_text` for which, and what is raised."""
     path = Path(path)
     if not path.is_dir():
         return [find_file(path, "text")]
-    files = sorted(
-        f for f in path.rglob("*") if f.is_file() and not any(p.startswith(".") for p in f.relative_to(path).parts)
-    )
-    files = [f for f in files if f.stat().st_size]
+
+    def unreadable(error: OSError) -> None:
+        raise InputError(f"text folder {error.filename} can't be read: {error.strerror}") from None
+
+    files: list[Path] = []
+    for place, folders, names in os.walk(path, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    files = sorted(file for file in files if file.is_file() and file.stat().st_size)
     if not files:
         raise InputError(f"text folder {path} has no files with anything in them")
     return files

@@ -1,11 +1,13 @@
 """Checkpoints: one safetensors file each, arrays under PyTorch's names, a JSON description in its header.
 
 A file is complete in itself, written beside its final name and renamed, so that a reader finds the old one or
-the new one and never a part. Nothing in it is ever executed.
+the new one and never a part. Its description holds the SHA-256 of the whole file (with zeros in its own place), so that
+a changed byte is found wherever the file has gone. Nothing in it is ever executed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -17,20 +19,45 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend, compiled
 from gpu_lstm.backend.kernels import ARITHMETIC
-from gpu_lstm.errors import InputError
+from gpu_lstm.errors import InputError, naming
 from gpu_lstm.layers.options import torch_names
 from gpu_lstm.models import MODELS, Model
 from gpu_lstm.models.amounts import model_amounts
 
-FORMAT = 1
+FORMAT = 2
+UNSEALED = 1
+"""The format before this one, without a checksum of its own."""
+PART = ".gpu_lstm.part"
+"""What is added to a file's name while it is written: no other program's."""
+SEAL = rb"\"sha256\": \""
+"""What comes before the checksum in a file's header, whose description is JSON within JSON."""
 
 
 def pack(arrays: dict[str, np.ndarray], description: dict[str, Any]) -> bytes:
     """A checkpoint's content: host arrays and a JSON description."""
     from safetensors.numpy import save as to_bytes
 
-    header = {"gpu_lstm": json.dumps({"format": FORMAT, **description})}
-    return bytes(to_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()}, header))
+    header = {"gpu_lstm": json.dumps({"format": FORMAT, "sha256": "0" * 64, **description})}
+    return seal(to_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()}, header))
+
+
+def seal(content: bytes) -> bytes:
+    """The content of a checkpoint with the checksum that it should have."""
+    head, _, rest = content.partition(SEAL)
+    digest = hashlib.sha256(head + SEAL + b"0" * 64)
+    digest.update(memoryview(rest)[64:])
+    return b"".join((head, SEAL, digest.hexdigest().encode(), memoryview(rest)[64:]))
+
+
+def seal_holds(path: Path) -> bool:
+    """Whether a file's checksum is the one that it says."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        file.seek(0)
+        head, mark, rest = file.read(8 + length).partition(SEAL)
+        digest = hashlib.sha256(head + mark + b"0" * 64 + rest[64:])
+        hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest().encode() == rest[:64]
 
 
 def save(path: Path, arrays: dict[str, np.ndarray], description: dict[str, Any]) -> None:
@@ -39,11 +66,21 @@ def save(path: Path, arrays: dict[str, np.ndarray], description: dict[str, Any])
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash at any moment `path` holds its old content or the new one."""
+    """Write a file so that after a crash at any moment `path` holds its old content or the new one.
+
+    Raises
+    ------
+    InputError
+        There is something that is no file, as a folder or a device.
+    OSError
+        The disk is full, or the like; it names the path.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no file; expected one that may be replaced, or a new name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    waiting = path.with_name(path.name + ".part")
+    waiting = path.with_name(path.name + PART)
     try:
-        with open(waiting, "wb") as file:
+        with naming(path), open(waiting, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -54,7 +91,8 @@ def write_whole(path: Path, content: bytes) -> None:
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            with naming(path.parent):
+                os.fsync(folder)
         finally:
             os.close(folder)
 
@@ -65,7 +103,8 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises
     ------
     InputError
-        No such file, damaged or half-written, or not written by gpu_lstm.
+        No such file, one that can't be read, damaged or half-written, not written by gpu_lstm, or with numbers that are
+        none.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -75,6 +114,8 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with safe_open(path, framework="np") as file:
             header = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except PermissionError:
+        raise InputError(f"checkpoint {path} can't be read: permission denied") from None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"checkpoint {path} is damaged, half-written or no checkpoint: {error}") from None
     if "gpu_lstm" not in header:
@@ -84,8 +125,14 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         written = description["format"]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InputError(f"checkpoint {path} has a damaged description") from None
-    if written != FORMAT:
+    if written not in (UNSEALED, FORMAT):
         raise InputError(f"checkpoint {path} has format {written!r}; expected {FORMAT}")
+    sealed = description.pop("sha256", None) is not None
+    if (sealed or written == FORMAT) and not seal_holds(path):
+        raise InputError(f"checkpoint {path} is damaged: its checksum is another than the one that was written")
+    for name, array in arrays.items():
+        if bad := array.size - np.count_nonzero(np.isfinite(array)):
+            raise InputError(f"checkpoint {path} can't be used: {bad} of {array.size} numbers in {name} aren't finite")
     return arrays, description
 
 

@@ -1,33 +1,44 @@
 """What a run leaves on the disk, and how it is found again after any crash.
 
-    model.safetensors            the best model so far, for use
+    model.safetensors            the best model so far, for use; until the first validation the last one that was saved
     resume-00000120.safetensors  all that is needed to go on after step 120; the last few are kept
     manifest.json                SHA-256, size and step of these files
     log.jsonl                    a line a step
     events.out.tfevents.*        the same for TensorBoard
     lock                         who trains here, see `gpu_lstm.training.lock`
+    loss.png, inspect.html, ...  what the commands make of it, see `MADE`
 
 A checkpoint is written beside its name, flushed, renamed, and its directory flushed; then the manifest, likewise;
 then older checkpoints go. So whenever the power fails, the manifest names whole files only, and a file that it
 doesn't name, or whose checksum is another, is passed over.
+
+The manifest also says that the folder is a run's, in which these names are ours. Where there is none, no file with such
+a name is written to, and files with other names are never touched.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.training import checkpoint
+from gpu_lstm.training import checkpoint, lock, tensorboard
 
 BEST = "model.safetensors"
 MANIFEST = "manifest.json"
 LOG = "log.jsonl"
+PICTURE = "loss.png"
+MADE = (PICTURE, "forecast.csv", "forecast.png", "inspect.html", "model.onnx")
+"""What commands write beside a model if not told otherwise."""
+OURS = (BEST, LOG, tensorboard.NAME, *MADE)
+"""Names in a run's folder besides those of the manifest, the lock and the checkpoints to go on from."""
 
 
 def resume_name(step: int) -> str:
@@ -41,9 +52,60 @@ def step_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def is_part(name: str) -> bool:
+    """Whether a file is one that we were writing when a crash came."""
+    whole = name.removesuffix(checkpoint.PART)
+    return whole != name and (step_of(whole) is not None or whole in (MANIFEST, *OURS))
+
+
 def holds_run(folder: Path) -> bool:
     """Whether a folder holds a run that would be lost if another began there: more than an interrupted first save."""
-    return (folder / MANIFEST).exists() or (folder.is_dir() and any(step_of(path.name) for path in folder.iterdir()))
+    return is_run(folder) or (folder.is_dir() and any(step_of(path.name) for path in folder.iterdir()))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder has a manifest, or what is left of one beside its checkpoints: its names are ours."""
+    try:
+        return bool(read_manifest(folder))
+    except InputError:
+        return any(step_of(path.name) is not None for path in folder.iterdir())
+
+
+def check_unused(folder: Path) -> None:
+    """Refuse a folder where a new run would overwrite something.
+
+    Raises
+    ------
+    InputError
+        It holds a run, or files of others that have our names.
+    """
+    if holds_run(folder):
+        raise InputError(
+            f"{folder} already holds a run; go on with it by --resume {shlex.quote(str(folder))}, or name another"
+        )
+    check_names(folder)
+
+
+def check_names(folder: Path) -> None:
+    """Refuse a folder without a manifest that has files with our names, for nobody can tell whose they are.
+
+    Raises
+    ------
+    InputError
+        It has one.
+    """
+    taken = [name for name in (MANIFEST, *OURS) if os.path.lexists(folder / name)]
+    note = folder / lock.NAME
+    if note.is_file() and (content := note.read_bytes()) and lock.Holder.read(content) is None:
+        taken.append(lock.NAME)
+    if taken:
+        raise InputError(f"{folder / taken[0]} belongs to no run, and one here would overwrite it; name another folder")
+
+
+def manifest(folder: Path) -> bytes | None:
+    """The manifest as it lies there; None where there is none."""
+    path = folder / MANIFEST
+    return path.read_bytes() if path.exists() else None
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -54,11 +116,11 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     InputError
         It is damaged.
     """
-    path = folder / MANIFEST
-    if not path.exists():
+    path, content = folder / MANIFEST, manifest(folder)
+    if content is None:
         return {}
     try:
-        files = json.loads(path.read_bytes())["files"]
+        files = json.loads(content)["files"]
         return {
             str(name): {"sha256": str(e["sha256"]), "bytes": int(e["bytes"]), "step": int(e["step"])}
             for name, e in files.items()
@@ -71,13 +133,16 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def repair_manifest(folder: Path) -> bool:
-    """Write a damaged manifest anew, with the checkpoints that can be read; whether that was needed."""
+    """Write a manifest that is damaged or missing anew, with what can be read; whether that was needed."""
     try:
-        read_manifest(folder)
-        return False
+        if read_manifest(folder):
+            return False
     except InputError:
-        files = {}
+        pass
+    files = {}
     for path in folder.glob("*.safetensors"):
+        if path.name != BEST and step_of(path.name) is None:
+            continue
         try:
             description = checkpoint.load(path)[1]
             step = step_of(path.name)
@@ -86,8 +151,10 @@ def repair_manifest(folder: Path) -> bool:
             continue
         content = path.read_bytes()
         files[path.name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "step": step}
-    _write_manifest(folder, files)
-    return True
+    needed = bool(files) or manifest(folder) is not None
+    if needed:
+        _write_manifest(folder, files)
+    return needed
 
 
 def _write_manifest(folder: Path, files: dict[str, dict[str, Any]]) -> None:
@@ -109,9 +176,9 @@ def save(folder: Path, name: str, content: bytes, step: int, keep: int) -> None:
 
 
 def tidy(folder: Path, files: dict[str, dict[str, Any]]) -> None:
-    """Remove checkpoints that the manifest's entries don't name, and parts of files that a crash left."""
+    """Remove checkpoints that the manifest's entries don't name, and parts of our files that a crash left."""
     for path in folder.iterdir():
-        if (step_of(path.name) is not None and path.name not in files) or path.name.endswith(".part"):
+        if (step_of(path.name) is not None and path.name not in files) or is_part(path.name):
             path.unlink(missing_ok=True)
 
 
@@ -147,12 +214,12 @@ def newest(folder: Path) -> tuple[Path, dict[str, np.ndarray], dict[str, Any], l
         raise InputError(f"folder {folder} has no checkpoint to go on from (resume-....safetensors)")
     notes: list[str] = []
     for name in sorted(names, key=lambda n: step_of(n) or 0, reverse=True):
-        reason = trouble(folder, name, files)
-        if not reason:
-            try:
+        try:
+            reason = trouble(folder, name, files)
+            if not reason:
                 return folder / name, *checkpoint.load(folder / name), notes
-            except InputError as error:
-                reason = str(error)
+        except (InputError, OSError) as error:
+            reason = str(error)
         notes.append(f"passed over {folder / name}: {reason}")
     raise InputError(f"run {folder} has no whole checkpoint to go on from; " + "; ".join(notes))
 

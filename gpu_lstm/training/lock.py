@@ -1,8 +1,8 @@
 """One process per run directory: a lock that a crash can't leave behind.
 
-The lock is the system's (``flock`` on the file ``lock``): it ends with its process, whatever ended that. The file's
-content only says who holds it. Where a file system has no ``flock``, that content decides, and a stale one is
-recognised by the process' id and start time and the machine's boot.
+The lock is the system's (on the file ``lock``): it ends with its process, whatever ended that. The file's content only
+says who holds it, and nothing once the run is left. Where the system or a file system has no locks, that content
+decides, and a stale one is recognised by the process' id and start time and the machine's boot.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import importlib.util
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gpu_lstm.errors import InputError
+from gpu_lstm.errors import InputError, naming
 
 HAS_FLOCK = importlib.util.find_spec("fcntl") is not None
 NAME = "lock"
+FAR = 1 << 30
+"""Where Windows locks a byte: away from the content, which a locked byte would keep others from reading."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +70,37 @@ def locked(folder: Path) -> Iterator[Holder | None]:
         Another process holds it; the message has its id and host.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    path = folder / NAME
+    # A link is not followed: what it points to isn't ours to write to.
+    file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0), 0o644)
     try:
-        held = _try_flock(file)
-        before = Holder.read(os.pread(file, 4096, 0))
-        if held is False or (held is None and before is not None and not before.gone() and before != Holder.here()):
+        with naming(path):
+            held, before = _try_lock(file), Holder.read(_read(file))
+        gone = before is not None and before.gone()
+        if held is False or (held is None and before is not None and not gone):
             raise InputError(f"run {folder} is in use by {before or 'another process'}; wait for it or end it first")
-        _write(file, json.dumps(asdict(Holder.here())).encode())
-        yield before
-        _write(file, b"")
+        with naming(path):
+            _write(file, json.dumps(asdict(Holder.here())).encode())
+        try:
+            yield before if gone else None
+        finally:
+            with naming(path):
+                _write(file, b"")
     finally:
         os.close(file)
 
 
-def _try_flock(file: int) -> bool | None:
+def _try_lock(file: int) -> bool | None:
     """Whether the system's lock was free; None where there is no such lock."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(file, FAR, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            return True
+        except OSError:
+            return False
     if not HAS_FLOCK:
         return None
     from fcntl import LOCK_EX, LOCK_NB, flock
@@ -97,9 +116,15 @@ def _try_flock(file: int) -> bool | None:
         raise
 
 
+def _read(file: int) -> bytes:
+    os.lseek(file, 0, os.SEEK_SET)  # not every system has pread
+    return os.read(file, 4096)
+
+
 def _write(file: int, content: bytes) -> None:
     os.ftruncate(file, 0)
-    os.pwrite(file, content, 0)
+    os.lseek(file, 0, os.SEEK_SET)
+    os.write(file, content)
 
 
 def _boot() -> str:
@@ -116,6 +141,8 @@ def _started(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         pass
+    if sys.platform == "win32":
+        return ""  # there, a signal of 0 would be a Ctrl-C
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -291,6 +291,7 @@ class Run(Training):
         self.folder, self.note = path, note
         self.description = checkpoint.describe(task.model, settings=asdict(settings), **description)
         self._saved: int | None = None
+        self._manifest: bytes | None = None  # as it was when the folder was looked at
         self._log_files: tuple[int, ...] = ()
         self._saved_at = time.monotonic()
 
@@ -309,37 +310,50 @@ class Run(Training):
         TrainingError
             Loss, gradients or score are not finite, or memory ran out. The checkpoints on disk are from before.
         InputError
-            Another process trains in this folder.
+            Another process trains in this folder, or did since it was looked at; or the folder of a new run has a run
+            or files of others in it.
         """
+        if self._manifest is None:  # what is in the folder may be anyone's
+            (folder.check_unused if self._saved is None else folder.check_names)(self.folder)
         with locked(self.folder) as died:
+            if folder.manifest(self.folder) != self._manifest:
+                raise InputError(f"run {self.folder} was changed by another process since it was looked at; try again")
             if died is not None:
                 self.note(f"{died}, which trained in {self.folder}, is gone; its lock is taken over")
-            folder.cut_log(self.folder / folder.LOG, self.step)
-            tensorboard.cut(self.folder, self.step)
-            if folder.repair_manifest(self.folder):
-                self.note(f"the manifest of {self.folder} was damaged; it names what can be read now")
-            folder.tidy(self.folder, folder.read_manifest(self.folder))
-            with open(self.folder / folder.LOG, "ab", buffering=0) as log:
-                board = tensorboard.EventFile(self.folder)
+            try:
+                if self._saved is None:
+                    self.save()
+                elif folder.repair_manifest(self.folder):
+                    self.note(f"the manifest of {self.folder} was damaged; it names what can be read now")
+                return self._go_on(report, stop)
+            finally:
+                self._manifest = folder.manifest(self.folder)
 
-                def keep(event: Event) -> None:
-                    self._log(event, log, board)
-                    if event.best:
-                        self._save_best()
-                    since = time.monotonic() - self._saved_at
-                    if event.score is not None or since >= 60 * self.settings.save_minutes:
-                        self.save()
-                    report(event)
+    def _go_on(self, report: Callable[[Event], None], stop: Callable[[], bool]) -> Outcome:
+        """What `go` does once the folder is ours and has a checkpoint."""
+        folder.cut_log(self.folder / folder.LOG, self.step)
+        tensorboard.cut(self.folder, self.step)
+        folder.tidy(self.folder, folder.read_manifest(self.folder))
+        with open(self.folder / folder.LOG, "ab", buffering=0) as log:
+            board = tensorboard.EventFile(self.folder)
 
-                try:
-                    self._log_files = (log.fileno(), board.fileno())
-                    if self.step == 0:
-                        self.save()
-                    outcome = super().go(keep, stop)
-                    if self._saved != self.step:
-                        self.save()
-                finally:
-                    board.close()
+            def keep(event: Event) -> None:
+                self._log(event, log, board)
+                if event.best:
+                    self._save_model()
+                since = time.monotonic() - self._saved_at
+                if event.score is not None or since >= 60 * self.settings.save_minutes:
+                    self.save()
+                report(event)
+
+            try:
+                self._log_files = (log.fileno(), board.fileno())
+                outcome = super().go(keep, stop)
+                if self._saved != self.step:
+                    self.save()
+            finally:
+                self._log_files = ()
+                board.close()
         return outcome
 
     def _kept(self) -> str:
@@ -347,9 +361,7 @@ class Run(Training):
 
     def _log(self, event: Event, log: Any, board: tensorboard.EventFile) -> None:
         line = {k: v for k, v in asdict(event).items() if v not in (None, "") and v == v}
-        content = (json.dumps(line) + "\n").encode()
-        if log.write(content) != len(content):
-            raise OSError(28, "No space left on device", log.name)
+        tensorboard.append(log, (json.dumps(line) + "\n").encode())
         values = {
             "loss": event.loss,
             "gradient_norm": event.norm,
@@ -361,14 +373,21 @@ class Run(Training):
             values["loss_scale"] = self.scaler.scale
         board.add(event.step, values)
 
-    def _save_best(self) -> None:
+    def _save_model(self) -> None:
         model = self.task.model
-        about = {**self.description, "step": self.step, "score": self.best}
+        about = {**self.description, "step": self.step, "score": self._best()}
         content = checkpoint.pack(checkpoint.to_torch_names(model.params, model.backend), about)
         folder.save(self.folder, folder.BEST, content, self.step, self.settings.keep)
 
+    def _best(self) -> float | None:
+        """The best score; None before the first validation."""
+        return self.best if math.isfinite(self.best) else None
+
     def save(self) -> None:
-        """Write a checkpoint to go on from, after all that was logged until now."""
+        """Write a checkpoint to go on from, after all that was logged until now.
+
+        Before the first validation there is no best model: then the one for use is that of the last save.
+        """
         backend = self.task.model.backend
         arrays = checkpoint.to_torch_names(self.task.model.params, backend)
         for prefix, part in (("optimizer", self.optimizer.state), ("carried", self.task.carried())):
@@ -376,12 +395,14 @@ class Run(Training):
         progress = {
             "step": self.step,
             "updates": self.optimizer.updates,
-            "best": self.best if math.isfinite(self.best) else None,
+            "best": self._best(),
             "since_best": self.since_best,
             "skipped": self.skipped,
             "skipped_in_a_row": self._skipped_in_a_row,
             "loss_scale": self.scaler.state(),
         }
+        if self.step and self._best() is None:
+            self._save_model()
         for file in self._log_files:
             os.fsync(file)
         content = checkpoint.pack(arrays, {**self.description, "progress": progress})
@@ -397,7 +418,7 @@ class Run(Training):
             The arrays don't fit this run.
         """
         backend, dtype = self.task.model.backend, self.task.model.param_dtype
-        path = self.folder
+        path, manifest = self.folder, folder.manifest(self.folder)
         try:
             progress = description["progress"]
             step, updates = int(progress["step"]), int(progress["updates"])
@@ -427,7 +448,7 @@ class Run(Training):
             self.optimizer.state[name][...] = backend.asarray(array, dtype)
         self.step, self.optimizer.updates, self.best, self.since_best = step, updates, best, since_best
         self.skipped, self._skipped_in_a_row = skipped, in_a_row
-        self._saved = step
+        self._saved, self._manifest = step, manifest
         for line in (
             checkpoint.differences(description.get("versions"), self.description["versions"]),
             folder.check_best(self.folder, step),

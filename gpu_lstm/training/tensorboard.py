@@ -7,12 +7,16 @@ A file is a chain of records: length (8 bytes), masked crc32c of it, content, ma
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+from gpu_lstm.errors import naming
+from gpu_lstm.training.checkpoint import write_whole
 
 NAME = "events.out.tfevents.0.gpu_lstm"
 
@@ -70,9 +74,7 @@ class EventFile:
         self._write(scalars_event(step, values, time.time()))
 
     def _write(self, content: bytes) -> None:
-        whole = record(content)
-        if self._file.write(whole) != len(whole):
-            raise OSError(28, "No space left on device", self._file.name)
+        append(self._file, record(content))
 
     def fileno(self) -> int:
         """Of the open file."""
@@ -81,6 +83,19 @@ class EventFile:
     def close(self) -> None:
         """End writing."""
         self._file.close()
+
+
+def append(file: IO[bytes], content: bytes) -> None:
+    """Write to an unbuffered file, all of it.
+
+    Raises
+    ------
+    OSError
+        The disk is full, or the like; it names the file.
+    """
+    with naming(file.name):
+        if file.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def events(path: Path) -> Iterator[tuple[int, int, dict[str, float]]]:
@@ -106,7 +121,7 @@ def cut(folder: Path, step: int) -> None:
             break
         keep = end
     if path.exists():
-        os.truncate(path, keep)
+        write_whole(path, path.read_bytes()[:keep])
 
 
 def _parse(body: bytes) -> tuple[int, dict[str, float]]:

@@ -165,7 +165,7 @@ def _fuzz_checkpoint(kind: str, content: bytes, folder: Path, many: Callable[[An
     @many
     @given(change_bytes(content))
     def bytes_changed(changed: bytes) -> None:
-        path.write_bytes(changed)
+        path.write_bytes(checkpoint.seal(changed))  # or the checksum would refuse all of them
         guarded(lambda: load_and_resume(path, kind), len(changed), counts)
 
     @many

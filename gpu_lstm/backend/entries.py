@@ -94,7 +94,7 @@ square_sums
     count sizes*count arrays*count[~sizes[n]] sums!:double[blocks(sizes)] threads
 update
     rule count sizes*count params!*count[~sizes[n]] gradients*count[~sizes[n]]
-    states!*count*(1+rule//2)[~sizes[n//(1+rule//2)]] numbers:double[(2,4,8)[rule]] scale:double threads
+    states!*count*(1+rule//2)[~sizes[n//(1+rule//2)]] numbers:double[2<<rule] scale:double threads
 activate
     tanh_instead count x[count] y![count]
 """

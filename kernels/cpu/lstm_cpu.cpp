@@ -221,8 +221,8 @@ int guarded(const Body& body) noexcept {
     NAMESPACED(set, run_on(threads, CrossEntropy<T>{rows, vocabulary, logits, targets, T(scale), losses});)            \
   }                                                                                                                    \
   extern "C" int gpu_lstm_scatter_add_##suffix(long set, long size, long rows, long columns, T* target,                \
-                                               const long* index, const T* from, long threads) {                       \
-    NAMESPACED(set, run_on(threads, ScatterAdd<T>{size, rows, columns, target, index, from});)                         \
+                                               const long* index, const T* added, long threads) {                      \
+    NAMESPACED(set, run_on(threads, ScatterAdd<T>{size, rows, columns, target, index, added});)                        \
   }                                                                                                                    \
   extern "C" int gpu_lstm_square_sums_##suffix(long set, long count, const long* sizes, const T* const* arrays,        \
                                                double* sums, long threads) {                                           \

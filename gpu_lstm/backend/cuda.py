@@ -315,6 +315,9 @@ class CudaBackend(Backend):
                 self._check(f"states[{n}]", array, tuple(gradient.shape), arithmetic)
             if gradient.size:
                 lines.append((param, gradient, *state))
+        if optimizer.rule not in kernels.RULES:  # as array expressions, after waiting for norm and loss
+            gradients = [self.widened(gradient) for gradient in gradients]
+            return super().update(optimizer, params, gradients, states, max_norm, loss, loss_scale)
         if not lines:
             return None if max_norm is None else xp.zeros((), dtype=xp.float64)
         table, numbers, chunks = self._table(lines, optimizer.numbers)

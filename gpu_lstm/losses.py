@@ -1,4 +1,7 @@
-"""Losses: each returns the mean loss and its gradient with respect to the prediction, in one call."""
+"""Losses: each returns the mean loss and its gradient with respect to the prediction, in one call.
+
+What they are given stays as it is, unless `softmax_cross_entropy` is told to overwrite it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ BITS = 1 / math.log(2)
 
 
 def softmax_cross_entropy(
-    backend: Backend, logits: Array, targets: Array, ignore_index: int | None = None
+    backend: Backend, logits: Array, targets: Array, ignore_index: int | None = None, *, overwrite: bool = False
 ) -> tuple[Array, Array]:
     """Mean of -log softmax(logits)[target] over all targets that count.
 
@@ -21,10 +24,11 @@ def softmax_cross_entropy(
     ----------
     backend : Backend
     logits : (..., V)
-        Overwritten: the gradient is made in its memory.
     targets : (...), integers in 0..V-1, or `ignore_index`
     ignore_index : int, optional
         Targets of this value neither count nor get a gradient.
+    overwrite : bool
+        Make the gradient in the memory of `logits`, which saves a copy.
 
     Returns
     -------
@@ -45,14 +49,14 @@ def softmax_cross_entropy(
         raise InputError(
             f"logits has dtype {logits.dtype} and V={vocabulary}; expected a float dtype and V of at least 1"
         )
-    if not getattr(getattr(logits, "flags", None), "writeable", True):
-        raise InputError("logits is read-only; expected an array to overwrite")
+    if overwrite and not getattr(getattr(logits, "flags", None), "writeable", True):
+        raise InputError("logits is read-only; expected an array to overwrite, or overwrite=False")
     targets = backend.require("targets", targets, tuple(logits.shape[:-1]))
     if not xp.isdtype(targets.dtype, "integral"):
         raise InputError(f"targets has dtype {targets.dtype}; expected integers")
     # A narrow type could count neither to V nor down to ignore_index: uint8 would wrap, 261 hitting target 5.
     flat = xp.astype(xp.reshape(targets, (-1,)), xp.int64, copy=False)
-    rows = xp.reshape(logits, (-1, vocabulary))
+    rows = xp.reshape(logits if overwrite else xp.asarray(logits, copy=True), (-1, vocabulary))
     backend.require_range("targets", flat, vocabulary, "V", ignore_index)
     loss = backend.softmax_cross_entropy(rows, flat, ignore_index)
     return loss, xp.reshape(rows, logits.shape)

@@ -90,5 +90,6 @@ def test_refusals():
     h, _, tape = cell.forward(x)
     with pytest.raises(InputError, match=r"dh has shape \(2, 5\); expected \(2, 6\)"):
         cell.backward(tape, h[:, :5])
+    cell.backward(tape, h)
     with pytest.raises(InputError, match="already used"):
         cell.backward(tape, h)

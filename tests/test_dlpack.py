@@ -115,7 +115,7 @@ def test_all_that_takes_arrays_takes_them():
     assert mean_squared(NUMPY, x, torch.zeros(6, 4))[0] == pytest.approx(float((x**2).mean()))
     logits = torch.randn(6, 4)
     loss = torch.nn.functional.cross_entropy(logits, ids % 4)
-    ours, dlogits = softmax_cross_entropy(NUMPY, logits, ids % 4)
+    ours, dlogits = softmax_cross_entropy(NUMPY, logits, ids % 4, overwrite=True)
     assert ours == pytest.approx(float(loss), rel=1e-5)
     assert dlogits.ctypes.data == logits.data_ptr()  # the gradient lies in the logits' memory, as for our own arrays
 
@@ -130,8 +130,11 @@ def test_gradients_of_another_library_move_parameters():
 
 
 def test_what_is_read_only_is_not_overwritten():
-    with pytest.raises(InputError, match="logits is read-only"):
-        softmax_cross_entropy(NUMPY, jax_array(np.zeros((2, 3), np.float32)), np.array([0, 1]))
+    logits = jax_array(np.zeros((2, 3), np.float32))
+    with pytest.raises(InputError, match="logits is read-only; expected an array to overwrite, or overwrite=False"):
+        softmax_cross_entropy(NUMPY, logits, np.array([0, 1]), overwrite=True)
+    assert softmax_cross_entropy(NUMPY, logits, np.array([0, 1]))[0] == pytest.approx(np.log(3))
+    np.testing.assert_array_equal(np.asarray(logits), 0)
 
 
 def test_tables_of_numbers_are_taken():

@@ -80,9 +80,10 @@ def test_dropout_is_a_function_of_its_seed():
 @pytest.mark.parametrize("p, seed", [(0.5, None), (0.0, (1,))])
 def test_dropout_off_is_the_identity(p, seed):
     x = np.arange(6.0)
-    y, tape = Dropout(p, **F64).forward(x, seed)
+    layer = Dropout(p, **F64)
+    y, tape = layer.forward(x, seed)
     np.testing.assert_array_equal(y, x)
-    np.testing.assert_array_equal(Dropout(p, **F64).backward(tape, x)[0], x)
+    np.testing.assert_array_equal(layer.backward(tape, x)[0], x)
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, float("nan")])

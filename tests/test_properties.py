@@ -79,9 +79,9 @@ def loss_case(loss):
     return call, {"prediction": normal(6, 4, 3), "target": normal(6, 4, 3)[::-1].copy()}
 
 
-def cross_entropy_case():
+def cross_entropy_case(overwrite):
     def call(logits, targets):
-        return list(softmax_cross_entropy(NUMPY, logits, targets, ignore_index=-1))
+        return list(softmax_cross_entropy(NUMPY, logits, targets, ignore_index=-1, overwrite=overwrite))
 
     return call, {"logits": normal(6, 4, 7), "targets": rng().integers(-1, 7, (6, 4))}
 
@@ -162,7 +162,8 @@ CASES = {
     "mean_squared": lambda: loss_case(mean_squared),
     "mean_absolute": lambda: loss_case(mean_absolute),
     "huber": lambda: loss_case(huber),
-    "softmax_cross_entropy": cross_entropy_case,
+    "softmax_cross_entropy": lambda: cross_entropy_case(overwrite=False),
+    "overwriting softmax_cross_entropy": lambda: cross_entropy_case(overwrite=True),
     **{name: of_optimizer(name) for name in OPTIMIZERS},
     "LanguageModel": language_case,
     "Forecaster": forecaster_case,
@@ -170,7 +171,7 @@ CASES = {
     "Regressor": regressor_case,
 }
 ARGUMENTS = [(name, argument) for name, make in CASES.items() for argument in make()[1]]
-OVERWRITTEN = {("softmax_cross_entropy", "logits")}
+OVERWRITTEN = {("overwriting softmax_cross_entropy", "logits")}
 """What a function's own description says it overwrites."""
 
 
@@ -373,7 +374,7 @@ def test_a_loss_of_what_is_no_number_is_none(name):
 
 
 def test_cross_entropy_of_what_is_no_number_is_none():
-    call, arrays = cross_entropy_case()
+    call, arrays = cross_entropy_case(overwrite=True)
     arrays["targets"][1, 2] = 3
     arrays["logits"][1, 2, 0] = np.nan
     with np.errstate(all="ignore"):

@@ -67,7 +67,7 @@ def gradient_reach(
     prediction, head_tape = model.head.forward(y)
     if isinstance(model, LanguageModel):
         targets = backend.asarray(np.asarray(data)[position + 1].astype(np.int64)[None, :])
-        _, gradient = softmax_cross_entropy(backend, prediction, targets)
+        _, gradient = softmax_cross_entropy(backend, prediction, targets, overwrite=True)
     else:
         target = model.targets(np.asarray(data, dtype=np.float64)[:, None, :])[position, 0, :]
         _, gradient = mean_squared(

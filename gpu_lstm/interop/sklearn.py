@@ -12,6 +12,7 @@ A forecaster's X is one series (steps, S), a row each step; a list or a three-di
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -653,12 +654,12 @@ def as_sequences(X: Any) -> list[np.ndarray] | None:
     return parts
 
 
-def to_host(model: Model, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+def to_host(model: Model, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Copies on the host."""
     return {name: np.array(model.backend.to_numpy(array)) for name, array in arrays.items()}
 
 
-def fill(model: Model, arrays: dict[str, Any], values: dict[str, np.ndarray]) -> None:
+def fill(model: Model, arrays: Mapping[str, Any], values: dict[str, np.ndarray]) -> None:
     """Copy values from the host into arrays of the same names."""
     for name, value in values.items():
         arrays[name][...] = model.backend.asarray(value, str(arrays[name].dtype))

@@ -9,7 +9,6 @@ and on the current stream of PyTorch. Only PyTorch's own autograd, optimizers an
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import sys
@@ -230,7 +229,7 @@ class LSTM(nn.LSTM):
             raise InputError(f"weight_ih_l0 has dtype {kept_dtype}; expected real floating-point parameters")
         dtype = torch.float64 if kept_dtype == torch.float64 else torch.float32
         lstm, names = _core(_backend(x.device), str(dtype).removeprefix("torch."), *self._arguments())
-        call = _Call(copy.copy(lstm), names, lengths, resets)
+        call = _Call(lstm, names, lengths, resets)
         noisy = any(self.options.get(name) or getattr(self, name, 0) for name in NOISE)
         if self.training and noisy:
             call.seed = (_draw_seed(),)
@@ -283,8 +282,8 @@ class _Call:
     def run(self, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weights: Tensor) -> list[Array]:
         """Forward over tensors: h, c, and the outputs; the tape is kept here."""
         take = functools.partial(_native, self.lstm.backend)
-        self.lstm.params = {name: take(weight) for name, weight in zip(self.names, weights, strict=True)}
-        y, state, self.tape = self.lstm.forward(
+        lstm = self.lstm.over({name: take(weight) for name, weight in zip(self.names, weights, strict=True)})
+        y, state, self.tape = lstm.forward(
             take(x), (take(h0), take(c0)), self.lengths, self.seed, self.keep, self.resets
         )
         return [*state, *(y if isinstance(y, tuple) else (y,))]
@@ -407,8 +406,7 @@ def _core(
 ) -> tuple[layers.LSTM, list[str]]:
     """A `gpu_lstm.LSTM` without parameters, for any module of these options, and the names of those it takes."""
     lstm = layers.LSTM(input_size, hidden_size, num_layers, **dict(named), backend=backend, dtype=dtype)
-    names, lstm.params = list(lstm.params), {}
-    return lstm, names
+    return lstm.over({}), list(lstm.params)
 
 
 def _draw_seed() -> int:

@@ -6,6 +6,19 @@ from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.embedding import Embedding
 from gpu_lstm.layers.linear import Linear
 from gpu_lstm.layers.lstm import LSTM, State
+from gpu_lstm.layers.parameters import Parameters
 from gpu_lstm.layers.reversed import Reversed
 
-__all__ = ["LSTM", "Dropout", "Embedding", "LSTMCell", "Layer", "Linear", "Params", "Reversed", "State", "Tape"]
+__all__ = [
+    "LSTM",
+    "Dropout",
+    "Embedding",
+    "LSTMCell",
+    "Layer",
+    "Linear",
+    "Parameters",
+    "Params",
+    "Reversed",
+    "State",
+    "Tape",
+]

@@ -5,13 +5,14 @@ A layer is::
     y, tape = layer.forward(x)
     dx, gradients = layer.backward(tape, dy)
 
-``layer.params`` and ``gradients`` are dictionaries with the same keys and shapes. A layer keeps nothing of a
-call: what backward needs is on the tape, and a tape is used once, because backward may overwrite its arrays.
+``layer.params`` and ``gradients`` have the same keys and shapes. A layer keeps nothing of a call: what backward needs
+is on the tape, and a tape is used once, because backward may overwrite its arrays.
 """
 
 from __future__ import annotations
 
-import copy
+import os
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -19,35 +20,45 @@ import numpy as np
 from gpu_lstm.backend import DTYPES, Array, Backend, choose
 from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.parameters import Parameters
 
 Params = dict[str, Array]
 """Arrays by parameter name."""
 
 
 class Tape:
-    """What a forward call saved for its backward call, readable once.
+    """What a forward call saved for its backward call, used once.
 
     Parameters
     ----------
-    values : Any
-        Whatever the layer needs; no other layer reads it.
+    layer : Layer
+        Whose call it was.
+    values : tuple or None
+        Whatever the layer needs; no other layer reads it. None: nothing was kept.
     """
 
-    def __init__(self, *values: Any):
-        self._values: tuple[Any, ...] | None = values
+    def __init__(self, layer: Layer, values: tuple[Any, ...] | None):
+        self._mark, self._values, self._spent = layer.mark, values, False
 
-    def take(self) -> tuple[Any, ...]:
-        """The saved values; the tape is spent afterwards.
+    def read(self, layer: Layer) -> tuple[Any, ...]:
+        """The saved values.
 
         Raises
         ------
         InputError
-            The tape was already used by a backward call.
+            The tape was already used by a backward call, is that of another layer, or nothing was kept.
         """
-        if self._values is None:
+        if self._mark != layer.mark:
+            raise InputError(f"tape is that of another layer; expected one that this {type(layer).__name__} has made")
+        if self._spent:
             raise InputError("tape was already used by a backward call; run forward again to make another")
-        values, self._values = self._values, None
-        return values
+        if self._values is None:
+            raise InputError("tape is that of a forward call with keep=False; expected one with keep=True")
+        return self._values
+
+    def spend(self) -> None:
+        """Say that backward begins: all that it was given fits."""
+        self._values, self._spent = None, True
 
 
 class Layer:
@@ -67,30 +78,58 @@ class Layer:
         self.dtype = check_dtype(dtype)
         self.param_dtype = ARITHMETIC[self.dtype]
         self.backend.dtype(self.dtype)  # refuses one that it doesn't have
-        self.params: Params = {}
+        self.mark = os.urandom(8)  # by which its tapes are known
+        self._params = Parameters(self.backend, self.param_dtype)
+
+    @property
+    def params(self) -> Parameters:
+        """The arrays by name; others may be assigned, one by one or all at once."""
+        return self._params
+
+    @params.setter
+    def params(self, arrays: Mapping[str, Any]) -> None:
+        self._params.replace(arrays)
 
     def add(self, name: str, values: np.ndarray) -> None:
         """Add a parameter; drawn on the host so that all backends start equal."""
-        self.params[name] = self.backend.asarray(values.astype(self.param_dtype), self.param_dtype)
+        self._params.add(name, self.backend.asarray(values.astype(self.param_dtype), self.param_dtype))
 
     def add_uniform(self, name: str, shape: tuple[int, ...], bound: float, rng: np.random.Generator) -> None:
         """Add a parameter, uniform in [-bound, bound]."""
         self.add(name, rng.uniform(-bound, bound, shape))
 
-    def rounded(self) -> Self:
-        """This layer with its weights in `dtype`, for one forward call and the backward call that follows.
+    def over(self, params: Mapping[str, Array]) -> Self:
+        """A twin of this layer that works with these arrays, which are not checked."""
+        twin = object.__new__(type(self))
+        twin.__dict__ |= {**self.__dict__, "_params": dict(params)}
+        return twin
 
-        Itself, or a twin with 16-bit copies of the matrices that products take. Here, and nowhere else, are parameters
-        rounded.
+    def rounded(self) -> Self:
+        """This layer as it is now, its weights in `dtype`, for one forward call and the backward call that follows.
+
+        A twin with the arrays that `params` has at this time, or with 16-bit copies of the matrices that products take.
+        Here, and nowhere else, are parameters rounded.
         """
         if self.dtype == self.param_dtype:
-            return self
-        twin = copy.copy(self)
-        twin.params = {
-            name: self.backend.asarray(param, self.dtype) if name.startswith("weight") else param
-            for name, param in self.params.items()
-        }
-        return twin
+            return self.over(self.params)
+        return self.over(
+            {
+                name: self.backend.asarray(param, self.dtype) if name.startswith("weight") else param
+                for name, param in self.params.items()
+            }
+        )
+
+    def read(self, tape: Any) -> tuple[Any, ...]:
+        """The values of a tape of this layer, see `Tape.read`.
+
+        Raises
+        ------
+        InputError
+            It can't be read, or is no tape.
+        """
+        if not isinstance(tape, Tape):
+            raise InputError(f"tape is a {type(tape).__name__}; expected what forward gave for it")
+        return tape.read(self)
 
 
 def check_dtype(dtype: str, among: tuple[str, ...] = DTYPES) -> str:

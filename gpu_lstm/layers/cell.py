@@ -55,7 +55,7 @@ class LSTMCell(Layer):
         )  # fmt: skip
         self.input_size, self.hidden_size = self._lstm.input_size, self._lstm.hidden_size
         self.output_size, self.options, self.plan = self._lstm.output_size, self._lstm.options, self._lstm.plan
-        self.params = {name.removesuffix("_l0"): array for name, array in self._lstm.params.items()}
+        self._params = self._lstm.params.renamed({name: name.removesuffix("_l0") for name in self._lstm.params})
 
     def forward(
         self,
@@ -93,9 +93,8 @@ class LSTMCell(Layer):
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise InputError(f"state is {type(state).__name__}; expected a pair (h, c)")
         first = self._one_layer(("h", "c"), given, x.shape[0])
-        self._lend()
         _, (h, c), tape = self._lstm.forward(x[None, ...], (first[0], first[1]), seed=seed, keep=keep)
-        return h[0, ...], c[0, ...], Tape(tape, x.shape[0])
+        return h[0, ...], c[0, ...], Tape(self, (tape, x.shape[0]) if keep else None)
 
     def backward(
         self, tape: Tape, dh: Array | None = None, dc: Array | None = None
@@ -120,11 +119,12 @@ class LSTMCell(Layer):
         Raises
         ------
         InputError
-            The tape was used before, or an argument has the wrong shape, dtype or device.
+            The tape was used before or is that of another layer, or an argument has the wrong shape, dtype or device;
+            nothing was computed, and the tape is as it was.
         """
-        inner, batch = tape.take()
+        inner, batch = self.read(tape)
         last = self._one_layer(("dh", "dc"), (dh, dc), batch)
-        self._lend()
+        tape.spend()
         dx, (dh0, dc0), gradients = self._lstm.backward(inner, None, (last[0], last[1]))
         names = {name.removesuffix("_l0"): gradient for name, gradient in gradients.items()}
         return dx[0, ...], (dh0[0, ...], dc0[0, ...]), names
@@ -137,8 +137,3 @@ class LSTMCell(Layer):
             whole = None if array is None else self.backend.require(name, array, (batch, size), dtype)
             taken.append(None if whole is None else whole[None, ...])
         return taken
-
-    def _lend(self) -> None:
-        """Whatever arrays `params` holds now are those that run."""
-        for name, array in self.params.items():
-            self._lstm.params[f"{name}_l0"] = array

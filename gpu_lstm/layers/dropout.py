@@ -28,12 +28,13 @@ class Dropout(Layer):
         """Drop elements of x, of any shape; a seed of None means evaluation: x itself comes back."""
         x = self.backend.require("x", x, any_shape(x), self.dtype)
         if seed is None or self.p == 0:
-            return x, Tape(None, tuple(x.shape))
+            return x, Tape(self, (None, tuple(x.shape)))
         y, again = self.backend.dropout(x, self.p, seed)
-        return y, Tape(again, tuple(x.shape))
+        return y, Tape(self, (again, tuple(x.shape)))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
         """Gradient dx from dy, through the same mask."""
-        again, shape = tape.take()
+        again, shape = self.read(tape)
         dy = self.backend.require("dy", dy, shape, self.dtype)
+        tape.spend()
         return (dy if again is None else again(dy)), {}

@@ -59,13 +59,14 @@ class Embedding(Layer):
         flat = xp.reshape(ids, (-1,))
         self.backend.require_range("ids", flat, self.num_embeddings, "num_embeddings")
         y = self.backend.asarray(self.backend.take_rows(self.params["weight"], flat), self.dtype)
-        return xp.reshape(y, (*ids.shape, self.embedding_dim)), Tape(flat, tuple(ids.shape))
+        return xp.reshape(y, (*ids.shape, self.embedding_dim)), Tape(self, (flat, tuple(ids.shape)))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[None, Params]:
         """Gradient of the table from dy (..., embedding_dim); ids have none."""
-        flat, shape = tape.take()
-        gradient = self.backend.xp.zeros_like(self.params["weight"])
+        flat, shape = self.read(tape)
         dy = self.backend.require("dy", dy, (*shape, f"embedding_dim={self.embedding_dim}"), self.dtype)
+        tape.spend()
+        gradient = self.backend.xp.zeros_like(self.params["weight"])
         rows = self.backend.xp.reshape(dy, (flat.shape[0], self.embedding_dim))
         self.backend.scatter_add(gradient, flat, self.backend.widened(rows))
         return None, {"weight": gradient}

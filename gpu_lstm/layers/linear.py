@@ -61,13 +61,14 @@ class Linear(Layer):
         rows = xp.reshape(x, (-1, self.input_size))
         params = self.rounded().params
         y = self.backend.product(rows, params["weight"].T, params["bias"], self.output_dtype)
-        return xp.reshape(y, (*x.shape[:-1], self.output_size)), Tape(rows, x.shape, params["weight"])
+        return xp.reshape(y, (*x.shape[:-1], self.output_size)), Tape(self, (rows, x.shape, params["weight"]))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
         """Gradients from dy (..., output_size): dx (..., input_size) and those of the parameters."""
-        rows, shape, weight = tape.take()
+        rows, shape, weight = self.read(tape)
         xp = self.backend.xp
         dy = self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.output_dtype)
+        tape.spend()
         dy_rows = self.backend.asarray(xp.reshape(dy, (-1, self.output_size)), self.dtype)
         (dweight,), dbias = self.backend.weight_gradients(dy_rows, [rows])
         dx = self.backend.product(dy_rows, weight)

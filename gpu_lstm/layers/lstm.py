@@ -341,7 +341,8 @@ class LSTM(Layer):
         if self.batch_first:
             results = [swap_batch_and_time(backend, result) for result in results]
         after = _stacked(xp, [h for h, _ in finals]), _stacked(xp, [c for _, c in finals])
-        return results[0] if len(results) == 1 else tuple(results), after, Tape(tapes or None, call, given, rounded)
+        tape = Tape(self, (tapes, call, given, rounded) if keep else None)
+        return results[0] if len(results) == 1 else tuple(results), after, tape
 
     def backward(
         self, tape: Tape, dy: Any = None, dstate: tuple[Array | None, Array | None] | None = None
@@ -370,17 +371,17 @@ class LSTM(Layer):
         Raises
         ------
         InputError
-            The tape was used before, or an argument has the wrong shape, dtype or device.
+            The tape was used before or is that of another layer, or an argument has the wrong shape, dtype or device;
+            nothing was computed, and the tape is as it was.
         """
         xp, backend = self.backend.xp, self.backend
-        tapes, call, given, rounded = tape.take()
-        if tapes is None:
-            raise InputError("tape is that of a forward call with keep=False; expected one with keep=True")
+        tapes, call, given, rounded = self.read(tape)
         num_steps, batch, _ = tapes[0][0].shape
         dy, dc = self._check_dy(dy, num_steps, batch)
+        dh_last, dc_last = self._check_state(("dh", "dc"), (None, None) if dstate is None else dstate, batch)
+        tape.spend()
         if self.options.residual and dy is not None:
             dy = _valid(xp, call.mask, dy)
-        dh_last, dc_last = self._check_state(("dh", "dc"), (None, None) if dstate is None else dstate, batch)
         gradients: Params = {}
         before: dict[int, State] = {}
         for chains in reversed(self._chains()):

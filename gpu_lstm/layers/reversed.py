@@ -40,7 +40,7 @@ class Reversed(Layer):
             raise InputError("lstm has cells=True; expected one that gives h only")
         super().__init__(lstm.backend, lstm.dtype)
         self.lstm = lstm
-        self.params = lstm.params
+        self._params = lstm.params
 
     def forward(
         self,
@@ -55,13 +55,13 @@ class Reversed(Layer):
         x = self.backend.require("x", x, (*order, f"input_size={self.lstm.input_size}"), self.dtype)
         rows = self._rows(x.shape, lengths)
         y, state, tape = self.lstm.forward(self._take(x, rows), state, lengths, seed, keep)
-        return self._take(y, rows), state, Tape(tape, rows, x.shape)
+        return self._take(y, rows), state, Tape(self, (tape, rows, x.shape) if keep else None)
 
     def backward(
         self, tape: Tape, dy: Array | None = None, dstate: tuple[Array | None, Array | None] | None = None
     ) -> tuple[Array, State, Params]:
         """As `LSTM.backward`."""
-        inner, rows, shape = tape.take()
+        inner, rows, shape = self.read(tape)
         if dy is not None:
             dy = self.backend.require("dy", dy, (*shape[:2], f"output_size={self.lstm.output_size}"), self.dtype)
             dy = self._take(dy, rows)

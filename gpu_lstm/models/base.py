@@ -9,7 +9,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend, choose
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers import Layer, Params
+from gpu_lstm.layers import Layer, Parameters
 
 
 class Model:
@@ -19,7 +19,8 @@ class Model:
     ----------
     layers : dict of str to Layer
     params : dict
-        Every layer's arrays under ``layer.parameter``, the very arrays that the layers use.
+        Every layer's arrays under ``layer.parameter``, those that the layers use: what is assigned here, they use from
+        then on, and the other way round.
     config : dict
         Arguments that make this model again; plain JSON values.
     loss_scale : float
@@ -31,8 +32,16 @@ class Model:
 
     def __init__(self, layers: Mapping[str, Layer], config: dict[str, Any]):
         self.layers = dict(layers)
-        self.params: Params = gather({name: layer.params for name, layer in layers.items()})
+        self._params = Parameters.joined({name: layer.params for name, layer in layers.items()})
         self.config = config
+
+    @property
+    def params(self) -> Parameters:  # noqa: D102
+        return self._params
+
+    @params.setter
+    def params(self, arrays: Mapping[str, Any]) -> None:
+        self._params.replace(arrays)
 
     @property
     def backend(self) -> Backend:

@@ -179,8 +179,9 @@ class Classifier(SequenceModel):
         """
         lengths = check_host("lengths", lengths, ("B",), whole=True)
         labels = check_host("labels", labels, (len(lengths),), whole=True)
+        target = self.backend.asarray(labels)
         return self._loss(
-            x, lengths, lambda logits: softmax_cross_entropy(self.backend, logits, self.backend.asarray(labels)), seed
+            x, lengths, lambda logits: softmax_cross_entropy(self.backend, logits, target, overwrite=True), seed
         )
 
     def logits(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -6,12 +6,12 @@ exp(score / temperature) passes a uniform number times the whole sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend, compiled
-from gpu_lstm.layers import LSTM, Params, State
+from gpu_lstm.layers import LSTM, State
 
 CHUNK = 64
 """Tokens that are drawn ahead by one compiled call."""
@@ -48,7 +48,7 @@ def by_arrays(
 
 
 def by_compiled_code(
-    params: Params,
+    params: Mapping[str, Array],
     num_layers: int,
     prompt: np.ndarray,
     length: int,

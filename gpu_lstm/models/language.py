@@ -106,7 +106,7 @@ class LanguageModel(Model):
         h, state, lstm_tape = self.lstm.forward(vectors, state, seed=seed)
         h, dropout_tape = self.dropout.forward(h, None if seed is None else (*seed, 0))
         logits, head_tape = self.head.forward(h)
-        loss, dlogits = softmax_cross_entropy(self.backend, logits, tokens[1:, :])
+        loss, dlogits = softmax_cross_entropy(self.backend, logits, tokens[1:, :], overwrite=True)
         dh, head = self.head.backward(head_tape, self.scaled(dlogits))
         dh, _ = self.dropout.backward(dropout_tape, dh)
         dvectors, _, lstm = self.lstm.backward(lstm_tape, dh)
@@ -123,8 +123,8 @@ class LanguageModel(Model):
         """Mean loss in nats of a chunk (T + 1, B), without dropout, and the state after it."""
         tokens = self.backend.require("tokens", tokens, ("T + 1", "B"))
         logits, state = self.logits(tokens[:-1, :], state)
-        (loss,) = self.backend.read(softmax_cross_entropy(self.backend, logits, tokens[1:, :])[0])
-        return loss, state
+        loss, _ = softmax_cross_entropy(self.backend, logits, tokens[1:, :], overwrite=True)
+        return self.backend.read(loss)[0], state
 
     def sample(
         self, prompt: np.ndarray, length: int, temperature: float = 1.0, seed: int = 0, never: Sequence[int] = ()

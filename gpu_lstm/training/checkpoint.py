@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, description
 
 
-def to_torch_names(params: dict[str, Array], backend: Backend) -> dict[str, np.ndarray]:
+def to_torch_names(params: Mapping[str, Array], backend: Backend) -> dict[str, np.ndarray]:
     """Host copies under PyTorch's names: an LSTM's one bias becomes ``bias_ih``, with zeros as ``bias_hh``."""
     named: dict[str, np.ndarray] = {}
     for name, array in params.items():

@@ -1,0 +1,144 @@
+"""Parameters by name: what may be put in their place, and one truth for all who hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, Self
+
+import numpy as np
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend.exchange import foreign
+from gpu_lstm.errors import InputError
+
+
+class Parameters(MutableMapping[str, Array]):
+    """Arrays by parameter name, those of a layer or those of several as one.
+
+    It behaves as a dictionary whose names stay. What is assigned must have the shape of what it replaces and hold real
+    numbers: an array of the backend, of the parameters' dtype, without gaps, that may be written to, is kept, the very
+    array; everything else becomes a new array: another dtype or byte order, gaps, a list, an array of the host. Two
+    mappings that have a parameter in common see the same array, whichever of them it is assigned to.
+
+    Parameters
+    ----------
+    backend : Backend
+    dtype : str
+        Of all the arrays.
+
+    Raises
+    ------
+    InputError
+        On assignment, of a name that isn't there, another shape, or what are no real numbers that the dtype can hold;
+        on deletion. Nothing was replaced.
+    """
+
+    def __init__(self, backend: Backend, dtype: str):
+        self.backend, self.dtype = backend, dtype
+        self._places: dict[str, list[Array]] = {}  # a list of one, which all have who hold that parameter
+
+    def add(self, name: str, array: Array) -> None:
+        """Add a parameter."""
+        self._places[name] = [array]
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same parameters under the names that `names` gives for theirs."""
+        twin = type(self)(self.backend, self.dtype)
+        twin._places = {names[name]: place for name, place in self._places.items()}
+        return twin
+
+    @classmethod
+    def joined(cls, parts: Mapping[str, Parameters]) -> Parameters:
+        """The parameters of all parts as one, under ``part.name``."""
+        first = next(iter(parts.values()))
+        whole = cls(first.backend, first.dtype)
+        for part, params in parts.items():
+            whole._places |= {f"{part}.{name}": place for name, place in params._places.items()}
+        return whole
+
+    def replace(self, arrays: Mapping[str, Any]) -> None:
+        """Assign all parameters at once.
+
+        Raises
+        ------
+        InputError
+            The names aren't these, or an array is refused.
+        """
+        odd = sorted(arrays.keys() ^ self.keys())
+        if odd:
+            raise InputError(f"params has not the names of these parameters; these are on one side only: {odd}")
+        self.update(arrays)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._places[name][0]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.update({name: value})
+
+    def __delitem__(self, name: str) -> None:
+        raise InputError(f"{name} can't be removed; its layer needs it")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __repr__(self) -> str:
+        return repr(self.copy())
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other}
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**other, **self}
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]  # as dict's: of names and values, in place
+        self.update(other)
+        return self
+
+    def copy(self) -> dict[str, Array]:
+        """A dictionary of the same arrays."""
+        return dict(self)
+
+    def update(self, /, *arrays: Any, **more: Any) -> None:
+        """Assign as ``dict.update`` does, all of them or, where one is refused, none."""
+        fitting = {name: self._fitting(name, value) for name, value in dict(*arrays, **more).items()}
+        for name, array in fitting.items():
+            self._places[name][0] = array
+
+    def _fitting(self, name: str, value: Any) -> Array:
+        """What is kept of a value."""
+        if name not in self._places:
+            raise InputError(f"{name!r} is no parameter; expected one of {', '.join(self)}")
+        now, backend = self[name], self.backend
+        if value is now:
+            return now
+        if isinstance(value, list | tuple | np.ndarray):
+            if isinstance(value, np.ndarray) and type(value) not in (np.ndarray, np.memmap):
+                raise foreign(name, value, backend.name)  # other kinds have a meaning of their own: a mask, units
+            try:
+                value = np.asarray(value)
+            except ValueError:
+                raise InputError(f"{name} has no regular shape; expected {tuple(now.shape)}") from None
+        else:
+            value = backend.receive(name, value)
+        if tuple(value.shape) != tuple(now.shape):
+            raise InputError(f"{name} has shape {tuple(value.shape)}; expected {tuple(now.shape)}")
+        kind = getattr(value.dtype, "name", str(value.dtype)).rpartition(".")[2]
+        if not kind.startswith(("float", "bfloat", "longdouble", "int", "uint")):
+            raise InputError(f"{name} has dtype {value.dtype}; expected real numbers, as {self.dtype}")
+        flags = getattr(value, "flags", None)
+        plain = all(getattr(flags, flag, True) for flag in ("c_contiguous", "aligned", "writeable"))
+        if backend.owns(value) and value.dtype == now.dtype and plain:
+            return value
+        if isinstance(value, np.ndarray):
+            try:
+                with np.errstate(over="raise"):
+                    value = np.array(value, self.dtype, order="C")
+            except FloatingPointError:
+                raise InputError(f"{name} has numbers that are too large for {self.dtype}") from None
+            return backend.asarray(value, self.dtype)
+        array = backend.xp.empty(now.shape, dtype=now.dtype)
+        array[...] = backend.asarray(value, self.dtype)
+        return array

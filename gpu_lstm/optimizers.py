@@ -300,8 +300,15 @@ def clip_by_global_norm(backend: Backend, gradients: Params, max_norm: float) ->
     -------
     float
         The norm before clipping.
+
+    Raises
+    ------
+    InputError
+        A gradient can't be written, or max_norm is not above 0.
     """
     _check_max_norm(max_norm)
+    for name, gradient in gradients.items():
+        _check_writeable(f"gradient of {name}", gradient)
     norm = float(backend.norm(list(gradients.values())))
     if norm > max_norm:
         for gradient in gradients.values():

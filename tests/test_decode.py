@@ -78,6 +78,8 @@ def test_a_draw_follows_the_probabilities():
         ({"prompt": [[1, 2]]}, r"prompt has shape \(1, 2\); expected \(N\)"),
         ({"prompt": [1.0]}, "prompt is a list of dtype float64"),
         ({"prompt": []}, "prompt is empty"),
+        ({"prompt": np.int64(3)}, r"prompt has shape \(\); expected \(N\)"),
+        ({"never": 3}, r"never has shape \(\); expected \(N\)"),
         ({"length": -1}, "length is -1; expected a whole number of at least 0"),
         ({"length": 2.0}, "length is 2.0"),
         ({"length": True}, "length is True"),

@@ -15,6 +15,7 @@ import gpu_lstm
 from gpu_lstm.backend import compiled
 from gpu_lstm.backend.entries import ENTRIES
 from gpu_lstm.errors import InputError
+from tests.odd import LAYOUTS, in_packed_record
 from tests.support import NUMPY
 
 SOURCES = Path(__file__).resolve().parents[1]
@@ -124,39 +125,8 @@ def outcome(name, arguments):
     return bytes_of({a.name: arguments[a.name] for a in ENTRIES[name].arguments if a.written})
 
 
-def gapped(a):
-    wide = np.zeros((*a.shape[:-1], 2 * a.shape[-1]), a.dtype)
-    wide[..., ::2] = a
-    return wide[..., ::2]
-
-
-def misaligned(a):
-    memory = np.zeros(a.nbytes + 1, np.uint8)
-    odd = memory[1:].view(a.dtype).reshape(a.shape)
-    odd[...] = a
-    return odd
-
-
-def in_packed_record(a):
-    records = np.zeros(a.shape, np.dtype([("tag", "u1"), ("value", a.dtype)]))
-    records["value"] = a
-    return records["value"]
-
-
-def read_only(a):
-    a.flags.writeable = False
-    return a
-
-
-ODD = {
-    "another dtype": lambda a: a.astype(np.int32 if a.dtype.kind == "i" else np.uint16 if a.dtype == "u1" else float),
-    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
-    "gaps": gapped,
-    "reversed": lambda a: a[::-1].copy()[::-1],
-    "Fortran order": np.asfortranarray,
-    "misaligned": misaligned,
-    "in a packed record": in_packed_record,
-    "read-only": read_only,
+ODD = LAYOUTS | {
+    "another dtype": lambda a: a.astype(np.int32 if a.dtype.kind == "i" else np.uint16 if a.dtype == "u1" else float)
 }
 
 

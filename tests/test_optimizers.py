@@ -9,6 +9,7 @@ from gpu_lstm import InputError
 from gpu_lstm.backend import numpy_backend
 from gpu_lstm.optimizers import OPTIMIZERS, Adam, Optimizer, clip_by_global_norm, make_optimizer
 from gpu_lstm.schedules import constant, cosine, make_schedule, warm_up
+from tests.odd import LAYOUTS, read_only
 from tests.support import NUMPY
 
 GRADIENT = np.array([3.0, -4.0])
@@ -195,11 +196,6 @@ def test_a_rule_set_on_the_optimizer_itself_runs():
     np.testing.assert_array_equal(params["p"], [7, 7, 7])
 
 
-def read_only(array):
-    array.flags.writeable = False
-    return array
-
-
 def test_parameters_that_cannot_be_written_are_refused_at_once(tmp_path):
     np.save(tmp_path / "p.npy", np.zeros(5000, np.float32))
     for param in (read_only(np.zeros(3, np.float32)), np.load(tmp_path / "p.npy", mmap_mode="r")):
@@ -248,36 +244,24 @@ def test_one_array_under_two_names_is_refused():
         Adam(NUMPY, {"a": array, "b": array})
 
 
-def in_any_layout(array):
-    """The same numbers: with gaps, misaligned, big-endian."""
-    wide = np.zeros((*array.shape, 2), array.dtype)
-    wide[..., 0] = array
-    memory = np.zeros(array.nbytes + 1, np.uint8)
-    odd = memory[1:].view(array.dtype).reshape(array.shape)
-    odd[...] = array
-    return {"gaps": wide[..., 0], "misaligned": odd, "big-endian": array.astype(array.dtype.newbyteorder(">"))}
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_parameters_and_gradients_may_lie_in_memory_in_any_way(name):
     rng = np.random.default_rng(0)
     start, gradient = (rng.standard_normal((30, 7)).astype(np.float32) for _ in range(2))
 
     def train(param, gradient):
-        params = {"p": param}
-        optimizer = make_optimizer(name, NUMPY, params, 0.1)
+        optimizer = make_optimizer(name, NUMPY, {"p": param}, 0.1)
         for _ in range(3):
-            optimizer.update({"p": gradient.copy() if gradient.flags.owndata else gradient}, max_norm=100.0)
-        return params["p"]
+            optimizer.update({"p": gradient})
+        return param
 
     expected = train(start.copy(), gradient)
-    for kind, param in in_any_layout(start).items():
-        np.testing.assert_allclose(
-            train(param, gradient.astype(param.dtype)), expected, rtol=2e-6, atol=1e-6, err_msg=kind
-        )
-    for kind, given in in_any_layout(gradient).items():
-        if kind != "big-endian":
-            np.testing.assert_array_equal(train(start.copy(), given), expected, err_msg=kind)
+    for kind, change in LAYOUTS.items():
+        if kind not in ("read-only", "a memory map"):  # those are refused
+            param = change(start)
+            np.testing.assert_allclose(train(param, gradient.astype(param.dtype)), expected, atol=2e-6, err_msg=kind)
+        if kind != "the other byte order":
+            np.testing.assert_array_equal(train(start.copy(), change(gradient)), expected, err_msg=kind)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -308,3 +292,15 @@ def test_moving_arrays_that_do_not_fit_together_is_refused():
     ):
         with pytest.raises(InputError, match=message):
             NUMPY.update(optimizer, params, gradients, states, None, None)
+
+
+def test_gradients_that_cannot_be_written_are_taken_and_not_clipped_in_place():
+    gradient = read_only(np.full(4, 3.0))
+    moved = {}
+    for kind in (Adam, Halved):
+        params = {"p": np.ones(4)}
+        kind(NUMPY, params, 0.1).update({"p": gradient}, max_norm=1.0)
+        moved[kind] = params["p"]
+    np.testing.assert_allclose(moved[Halved], 0.5 * moved[Adam])
+    with pytest.raises(InputError, match="gradient of p is read-only"):
+        clip_by_global_norm(NUMPY, {"q": np.ones(3), "p": gradient}, 1.0)

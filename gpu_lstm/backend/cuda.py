@@ -305,6 +305,8 @@ class CudaBackend(Backend):
         loss_scale: float = 1.0,
     ) -> Array | None:
         xp = self.xp
+        if loss is not None:
+            loss = self.require("loss", loss, ())
         gradients = [self._contiguous(gradient) for gradient in gradients]
         dtype = self._same_dtype("gradients", gradients)
         arithmetic = kernels.ARITHMETIC[dtype]
@@ -374,8 +376,7 @@ class CudaBackend(Backend):
         found = kernels.dtype_name(array.dtype)
         if found not in kernels.STORAGE:
             raise InputError(f"{name} has dtype {array.dtype}; expected one of {', '.join(kernels.STORAGE)}")
-        if not array.flags.c_contiguous:
-            raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
+        kernels.require_whole(name, array)
         return found
 
     def _same_dtype(self, name: str, arrays: Sequence[Array]) -> str:

@@ -154,8 +154,12 @@ class NumpyBackend(Backend):
                 np.array(numbers, np.float64), scale, compiled.threads_for(UPDATE_COST * sum(sizes), len(params)),
             )  # fmt: skip
             return
-        # Whatever is overwritten as one parameter moves is no other one's gradient.
-        own = [g.copy() if any(np.may_share_memory(g, x) for x in (*params, *flat)) else g for g in gradients]
+        # Gradients are scaled in place, and what is overwritten as one parameter moves is no other one's gradient.
+        moved = (*params, *flat)
+        own = [
+            g if g.flags.writeable and not any(np.may_share_memory(g, x) for x in moved) else g.copy()
+            for g in gradients
+        ]
         super().move(optimizer, params, own, states, numbers, scale)
 
     def _to_write(self, name: str, array: Array, shape: tuple[Any, ...]) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, ClassVar
 
 import numpy as np
@@ -159,10 +159,10 @@ class LanguageModel(Model):
         if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 0:
             raise InputError(f"length is {length!r}; expected a whole number of at least 0")
         temperature, length = float(temperature), int(length)
-        if len(prompt) == 0:
+        if _is_empty(prompt):
             raise InputError("prompt is empty; expected at least one token")
         tokens = check_host("prompt", prompt, ("N",), whole=True)
-        barred = np.asarray(never) if len(never) == 0 else check_host("never", never, ("N",), whole=True)
+        barred = np.zeros(0, int) if _is_empty(never) else check_host("never", never, ("N",), whole=True)
         vocabulary = self.embedding.num_embeddings
         for name, given in (("prompt", tokens), ("never", barred)):
             if given.size and (given.min() < 0 or given.max() >= vocabulary):
@@ -175,3 +175,7 @@ class LanguageModel(Model):
             layers = self.lstm.num_layers
             return decode.by_compiled_code(self.params, layers, tokens, length, temperature, rng, barred)
         return decode.by_arrays(self.backend, self.logits, tokens, length, temperature, rng, barred)
+
+
+def _is_empty(tokens: object) -> bool:
+    return tokens.size == 0 if isinstance(tokens, np.ndarray) else isinstance(tokens, Sized) and len(tokens) == 0

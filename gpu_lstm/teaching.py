@@ -27,7 +27,7 @@ import numpy as np
 from gpu_lstm.backend import PARAM_DTYPES, Array, Backend, choose
 from gpu_lstm.backend.base import sum_rows
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.base import check_dtype, check_size
+from gpu_lstm.layers.base import check_dtype, check_seed, check_size
 from gpu_lstm.recurrence import reference
 from gpu_lstm.recurrence.contract import split_gates
 
@@ -160,7 +160,7 @@ class LstmLayer:
         if not (learning_rate > 0 and math.isfinite(learning_rate)):
             raise InputError(f"learning_rate is {learning_rate!r}; expected a number above 0")
         self.learning_rate = learning_rate
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(check_seed(seed))
         self.Wfh, self.Wfx, self.bf = self._start(rng)
         self.Wih, self.Wix, self.bi = self._start(rng)
         self.Woh, self.Wox, self.bo = self._start(rng)
@@ -391,7 +391,7 @@ def gradient_check(
     backend = layer.backend
     if xs is None:
         xs = (data_set(backend)[0] * 3)[:5]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_seed(seed))
     weights = [backend.asarray(rng.uniform(-1, 1, (layer.state_width, 1)), "float64") for _ in xs]
 
     def loss() -> float:

@@ -13,7 +13,7 @@ import pytest
 
 import gpu_lstm
 from gpu_lstm.backend import compiled
-from gpu_lstm.backend.entries import ENTRIES
+from gpu_lstm.backend.entries import ENTRIES, OTHERS
 from gpu_lstm.errors import InputError
 from tests.odd import LAYOUTS, in_packed_record
 from tests.support import NUMPY
@@ -21,6 +21,8 @@ from tests.support import NUMPY
 SOURCES = Path(__file__).resolve().parents[1]
 F32 = np.dtype(np.float32)
 needs_library = pytest.mark.skipif(compiled.library() is None, reason=f"no compiled library: {compiled.missing()}")
+
+NAMES = {"byte": "unsigned char", "word": "std::uint64_t"}
 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
@@ -39,7 +41,7 @@ def entries_in_table():
     for name, entry in ENTRIES.items():
         arguments = found[name] = []
         for a in entry.arguments:
-            number = {"": "T" if a.shape else "long", "byte": "unsigned char"}.get(a.dtype, a.dtype)
+            number = {"": "T" if a.shape else "long", **NAMES}.get(a.dtype, a.dtype)
             const = "" if a.written else "const "
             kind = (
                 f"{const}{number}* const*"
@@ -88,8 +90,8 @@ def arguments_of(name, **changed):
     def draw(argument, shape, limits):
         if limits:
             return rng.integers(limits[0], limits[1] + 1, shape)
-        if argument.dtype == "byte":
-            return np.zeros(shape, np.uint8)
+        if argument.dtype in ("byte", "word"):
+            return np.zeros(shape, OTHERS[argument.dtype])
         kind = {"long": int, "double": np.float64}.get(argument.dtype, np.float32)
         return rng.uniform(0.1, 0.9, shape).astype(np.float32).astype(kind)
 
@@ -132,7 +134,7 @@ ODD = LAYOUTS | {
 
 def is_odd(argument, array):
     """Whether an array differs from what C++ reads or writes."""
-    kind = {"long": "l", "double": "f8", "byte": "u1"}.get(argument.dtype, "f4")
+    kind = {"long": "l", "double": "f8", "byte": "u1", "word": "u8"}.get(argument.dtype, "f4")
     flags = array.flags
     return array.dtype != kind or not (
         flags.c_contiguous and flags.aligned and (flags.writeable or not argument.written)

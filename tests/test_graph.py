@@ -109,6 +109,25 @@ def test_a_loss_scale_that_changes(scale):
     assert any(skipped for *_, skipped in graphed[0]) == (scale == 2.0**24)
 
 
+def test_parameters_that_are_replaced_between_two_steps():
+    def run(graph):
+        task = text_task(RecordingBackend())
+
+        def begin(training):
+            ask = training._steps.ask
+
+            def replacing(number, factor):
+                if number == 6:
+                    task.model.params["lstm.bias_l0"] = np.full(20, 0.1)
+                return ask(number, factor)
+
+            training._steps.ask = replacing
+
+        return trained(task, graph, resume=begin)
+
+    same(run(False), run(True))
+
+
 @pytest.mark.parametrize("steps", [3, 4])
 def test_a_run_goes_on_from_a_checkpoint(tmp_path, steps):
     pytest.importorskip("safetensors", reason="safetensors is not installed")

@@ -299,8 +299,8 @@ def refusals():
     yield "c0", dict(x=x, state=(state, state[:, :1])), r"c0 has shape \(1, 1, 5\); expected \(1, 2, 5\)"
     yield "state", dict(x=x, state=state), "state is ndarray; expected a pair"
     yield "short", dict(x=x, state=()), "state is tuple; expected a pair"
-    yield "zero", dict(x=x, lengths=[0, 3]), r"lengths has values 0\.\.3; expected 1\.\.T=3"
-    yield "long", dict(x=x, lengths=[1, 4]), r"lengths has values 1\.\.4; expected 1\.\.T=3"
+    yield "negative", dict(x=x, lengths=[-1, 3]), r"lengths has values -1\.\.3; expected 0\.\.T=3"
+    yield "long", dict(x=x, lengths=[1, 4]), r"lengths has values 1\.\.4; expected 0\.\.T=3"
     yield "count", dict(x=x, lengths=[1, 2, 3]), r"lengths has shape \(3,\) .*; expected 2 whole numbers"
     yield "float", dict(x=x, lengths=[1.0, 2.0]), "lengths .* float64; expected 2 whole numbers"
 

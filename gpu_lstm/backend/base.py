@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, SupportsIndex
 
@@ -195,6 +196,28 @@ class Backend:
         """
         return tuple(float(scalar) for scalar in scalars)
 
+    def fingerprints(self, arrays: Sequence[Array]) -> Any:
+        """What `changed` compares arrays with later, to tell whether they were written to; None: it won't tell."""
+        return [self.xp.asarray(array, copy=True) for array in arrays]
+
+    def changed(self, arrays: Sequence[Array], fingerprints: Any) -> int | None:
+        """Place of the first array that is another than when `fingerprints` was made of them; None: there is none."""
+        for place, (now, before) in enumerate(zip(arrays, fingerprints or (), strict=False)):
+            if not bool(self.xp.all((now == before) | ((now != now) & (before != before)))):
+                return place
+        return None
+
+    def __reduce__(self) -> Any:
+        from gpu_lstm.backend import choose
+
+        return choose, (self.name,)
+
+    def __copy__(self) -> Backend:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Backend:
+        return self
+
     # -- operations that namespaces do differently -----------------------------------------------------
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -269,7 +292,7 @@ class Backend:
         kept = self.asarray(generator.random(tuple(x.shape), dtype=np.float32) >= p)
         scale = xp.astype(kept, x.dtype)
         scale *= 1 / (1 - p)
-        return x * scale, lambda dy: dy * scale
+        return x * scale, functools.partial(operator.mul, scale)
 
     def softmax_cross_entropy(self, logits: Array, targets: Array, ignore_index: int | None) -> Array:
         """Mean of -log softmax(logits)[target] over the targets that count; the gradient replaces `logits`.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend.entries import CONTIGUOUS, ENTRIES, OTHERS, WRITABLE, Argument, Entry
+from gpu_lstm.backend.entries import CONTIGUOUS, ENTRIES, OTHERS, WRITABLE, Argument, Entry, pages
 from gpu_lstm.backend.pool import POOL
 from gpu_lstm.errors import BackendError, InputError
 
@@ -228,6 +228,16 @@ def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
     if len(shape) != count:
         raise InputError(f"{name} has shape {shape}; expected {count} axes")
     return shape
+
+
+def fingerprints(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """64 bits for each block of the arrays' bytes, see ``kernels/cpu/training.h``: others where one has changed."""
+    parts = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
+    sizes = [part.size for part in parts]
+    found = np.empty(pages(sizes), np.uint64)
+    threads = threads_for(sum(sizes) // 8, len(found))
+    call("fingerprints", np.dtype(np.float32), len(parts), sizes, parts, found, threads)
+    return found
 
 
 def threads_for(work: int, most: int) -> int:

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +25,8 @@ CHUNK = 4096
 LEAST_STEPS = 256
 """Steps from which a launch of the recurrence takes long beside those around it: see "Products beside the recurrence"
 in ``kernels/cuda/README.md``."""
+CHECK_VARIABLE = "GPU_LSTM_CHECK"
+"""Environment variable: 1 keeps copies of what backward needs and compares them with it."""
 _RANGES = 16
 """Arguments whose range may be checked between two calls of `read`."""
 _LARGEST_GRID = 2**31 - 1
@@ -198,6 +202,10 @@ class CudaBackend(Backend):
 
     # -- a training step around its matrix products and the recurrence --------------------------------------
 
+    def fingerprints(self, arrays: Sequence[Array]) -> Any:
+        """Copies, where the environment variable GPU_LSTM_CHECK is 1: they cost launches and waits."""
+        return super().fingerprints(arrays) if os.environ.get(CHECK_VARIABLE) == "1" else None
+
     def take_rows(self, table: Array, index: Array) -> Array:  # noqa: D102
         dtype = self._check("table", table, ("V", "M"))
         index = self._whole_numbers("index", index, ("N",))
@@ -222,36 +230,34 @@ class CudaBackend(Backend):
             )
 
     def dropout(self, x: Array, p: float, seed: tuple[int, ...]) -> tuple[Array, Callable[[Array], Array]]:  # noqa: D102
-        def words() -> np.ndarray:
-            return seed_sequence(seed).generate_state(2)
-
-        low, high = words()
+        words = partial(_words, seed)
         key = None if self._recording is None else self.upload(words)
-
-        def drop(x: Array) -> Array:
-            """The mask of this seed on x."""
-            x = self._contiguous(x)
-            dtype = self._check("x", x, _any_shape(x))
-            y = self.xp.empty_like(x)
-            width = 4 if kernels.aligned(4 * x.dtype.itemsize, x, y) else 1
-            if x.size:
-                self.kernel(kernels.dropout(dtype, width))(
-                    (min(_blocks(x.size, 4 * kernels.BLOCK), 65535),),
-                    (kernels.BLOCK,),
-                    (
-                        x,
-                        y,
-                        np.int64(x.size),
-                        key,
-                        low,
-                        high,
-                        np.uint32(min(round(p * 2**32), 2**32 - 1)),
-                        _scalar(dtype, 1 / (1 - p)),
-                    ),
-                )
-            return y
-
+        low, high = words()
+        drop = partial(self._drop, p, key, low, high)
         return drop(x), drop
+
+    def _drop(self, p: float, key: Array | None, low: np.uint32, high: np.uint32, x: Array) -> Array:
+        """Dropout of x, by the two words of a seed or, where a step is recorded, by those that `key` holds."""
+        x = self._contiguous(x)
+        dtype = self._check("x", x, _any_shape(x))
+        y = self.xp.empty_like(x)
+        width = 4 if kernels.aligned(4 * x.dtype.itemsize, x, y) else 1
+        if x.size:
+            self.kernel(kernels.dropout(dtype, width))(
+                (min(_blocks(x.size, 4 * kernels.BLOCK), 65535),),
+                (kernels.BLOCK,),
+                (
+                    x,
+                    y,
+                    np.int64(x.size),
+                    key,
+                    low,
+                    high,
+                    np.uint32(min(round(p * 2**32), 2**32 - 1)),
+                    _scalar(dtype, 1 / (1 - p)),
+                ),
+            )
+        return y
 
     def softmax_cross_entropy(self, logits: Array, targets: Array, ignore_index: int | None) -> Array:  # noqa: D102
         xp = self.xp
@@ -406,6 +412,11 @@ def _blocks(items: int, each: int) -> int:
 def _warps(width: int) -> int:
     """Threads for a row of that width: whole warps, 32..256."""
     return min(max(_blocks(width, 32) * 32, 32), kernels.BLOCK)
+
+
+def _words(seed: tuple[int, ...]) -> np.ndarray:
+    """Of which dropout makes its mask."""
+    return seed_sequence(seed).generate_state(2)
 
 
 def _grid(name: str, blocks: int, largest: int = _LARGEST_GRID) -> int:

@@ -11,7 +11,7 @@ A row of `TABLE` has the arguments in C++'s order (``kernels/cpu/lstm_cpu.cpp``)
 ``name?[shape]``                     one, or None
 ``name*many[shape]``                 a list of so many; in the shape, n counts them
 ``name[~size]``                      one of any shape, with so many elements
-``name:long[shape]``                 one of another dtype: long, double, byte
+``name:long[shape]``                 one of another dtype: long, double, byte, word
 ``name:long[shape]{low..high}``      whole numbers in that range
 ``name[shape]+row``                  with gaps between rows; how far apart they are is C++'s next argument
 ``name[shape]+row+column``           the same in both directions
@@ -92,6 +92,8 @@ scatter_add
     size rows columns target![size,columns] index:long[rows]{0..size-1} added[rows,columns] threads
 square_sums
     count sizes*count arrays*count[~sizes[n]] sums!:double[blocks(sizes)] threads
+fingerprints
+    count sizes*count arrays*count:byte[~sizes[n]] found!:word[pages(sizes)] threads
 update
     rule count sizes*count params!*count[~sizes[n]] gradients*count[~sizes[n]]
     states!*count*(1+rule//2)[~sizes[n//(1+rule//2)]] numbers:double[2<<rule] scale:double threads
@@ -101,9 +103,14 @@ activate
 
 PLAIN = (np.ndarray, np.memmap)
 """Kinds of arrays that have no meaning of their own, as a mask or units are."""
-BLOCK = 4096
-"""Elements of a block in ``kernels/cpu/training.h``."""
-OTHERS: dict[str, np.dtype] = {"long": np.dtype("l"), "double": np.dtype(np.float64), "byte": np.dtype(np.uint8)}
+BLOCK, PAGE = 4096, 65536
+"""Elements of a block in ``kernels/cpu/training.h``, and bytes of one that has a fingerprint."""
+OTHERS: dict[str, np.dtype] = {
+    "long": np.dtype("l"),
+    "double": np.dtype(np.float64),
+    "byte": np.dtype(np.uint8),
+    "word": np.dtype(np.uint64),
+}
 """Dtypes besides the call's."""
 
 CONTIGUOUS, _ALIGNED = 0x1, 0x100
@@ -279,12 +286,17 @@ def _entry(tokens: Sequence[str]) -> Entry:
         ranges.append(f"({low}, {high})" if low else "None")
     names = ", ".join(argument.name for argument in arguments)
     sizes = f"lambda {names}: (({', '.join(shapes)},), ({', '.join(ranges)},))"
-    return Entry(tuple(arguments), eval(sizes, {"blocks": blocks, "range": range}))
+    return Entry(tuple(arguments), eval(sizes, {"blocks": blocks, "pages": pages, "range": range}))
 
 
 def blocks(sizes: Sequence[int]) -> int:
     """Blocks of arrays with so many elements."""
     return sum(-(-size // BLOCK) for size in sizes)
+
+
+def pages(sizes: Sequence[int]) -> int:
+    """Fingerprints of arrays with so many bytes."""
+    return sum(-(-size // PAGE) for size in sizes)
 
 
 def _read() -> dict[str, Entry]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpu_lstm.backend import compiled
 from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype
-from gpu_lstm.backend.entries import WRITABLE, blocks
+from gpu_lstm.backend.entries import WRITABLE, blocks, pages
 from gpu_lstm.backend.exchange import CPU, CUDA_HOST, CUDA_MANAGED, adopt, foreign
 from gpu_lstm.backend.pool import POOL
 from gpu_lstm.errors import InputError
@@ -79,6 +79,18 @@ class NumpyBackend(Backend):
         if not (compilable(wide_dy) and len(wide) in (1, 2)):
             return super().weight_gradients(dy, inputs)
         return compiled.weight_gradients(wide_dy, wide)
+
+    def fingerprints(self, arrays: Sequence[Array]) -> Any:  # noqa: D102
+        if compiled.library() is None:
+            return super().fingerprints(arrays)
+        return compiled.fingerprints(arrays) if arrays else None
+
+    def changed(self, arrays: Sequence[Array], fingerprints: Any) -> int | None:  # noqa: D102
+        if compiled.library() is None or fingerprints is None:
+            return super().changed(arrays, fingerprints)
+        different = np.flatnonzero(compiled.fingerprints(arrays) != fingerprints)
+        ends = np.cumsum([pages([array.nbytes]) for array in arrays])
+        return int(np.searchsorted(ends, different[0], side="right")) if different.size else None
 
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
         return np.tanh(x, out=out)

@@ -9,6 +9,7 @@ from gpu_lstm.backend import choose
 from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, find_checkpoint, positive
 from gpu_lstm.data.text import Vocabulary
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.base import check_seed
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.training.checkpoint import load_model
 
@@ -27,8 +28,7 @@ def add_command(commands: Parsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the prompt and its continuation, character by character."""
     path = find_checkpoint(options.checkpoint, "text")
-    if options.seed < 0:
-        raise InputError(f"--seed is {options.seed}; expected at least 0")
+    check_seed(options.seed, "--seed")
     model, description = load_model(path, "text", choose(options.backend), options.tier)
     assert isinstance(model, LanguageModel)
     vocabulary = Vocabulary(description.get("vocabulary", ""))

@@ -29,6 +29,7 @@ from gpu_lstm.data.sequences import read_sequences
 from gpu_lstm.data.series import read_series, spread
 from gpu_lstm.data.text import Vocabulary, encode_file, read_text
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.options import Options
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
 from gpu_lstm.recurrence import runnable_tiers
@@ -164,8 +165,7 @@ def run(options: argparse.Namespace) -> int:
         patience=options.patience,
         **given(options),
     )
-    if options.seed < 0:
-        raise InputError(f"--seed is {options.seed}; expected at least 0")
+    check_seed(options.seed, "--seed")
     plain = {k: v for k, v in vars(options).items() if k not in NOT_OF_THE_TASK}
     if options.data not in ("shakespeare", "co2", "japanese_vowels"):
         plain["data"] = str(Path(options.data).resolve())

@@ -144,7 +144,7 @@ class LSTM(nn.LSTM):
             sequence is padded first, which costs a copy; `lengths` doesn't.
         hx : (h0, c0), optional
             Initial state, as ``torch.nn.LSTM`` takes it.
-        lengths : B whole numbers in 1..T, optional
+        lengths : B whole numbers in 0..T, optional
             Steps of each sequence of a padded batch, in any order; `output` is zero after a sequence's end.
         resets : like input without its last axis, bool, optional
             True at the first step of an episode, see `gpu_lstm.LSTM`; not for packed sequences.
@@ -284,7 +284,7 @@ class _Call:
         take = functools.partial(_native, self.lstm.backend)
         lstm = self.lstm.over({name: take(weight) for name, weight in zip(self.names, weights, strict=True)})
         y, state, self.tape = lstm.forward(
-            take(x), (take(h0), take(c0)), self.lengths, self.seed, self.keep, self.resets
+            take(x), (take(h0), take(c0)), self.lengths, self.seed, self.keep, self.resets, guard=False
         )
         return [*state, *(y if isinstance(y, tuple) else (y,))]
 

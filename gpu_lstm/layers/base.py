@@ -11,13 +11,15 @@ is on the tape, and a tape is used once, because backward may overwrite its arra
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
 from gpu_lstm.backend import DTYPES, Array, Backend, choose
+from gpu_lstm.backend.graph import Count
 from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.parameters import Parameters
@@ -35,10 +37,14 @@ class Tape:
         Whose call it was.
     values : tuple or None
         Whatever the layer needs; no other layer reads it. None: nothing was kept.
+    guarded : mapping of str to array
+        Arrays among them that are the caller's, by the names that he knows: they must stay as they are until `spend`.
     """
 
-    def __init__(self, layer: Layer, values: tuple[Any, ...] | None):
-        self._mark, self._values, self._spent = layer.mark, values, False
+    def __init__(self, layer: Layer, values: tuple[Any, ...] | None, guarded: Mapping[str, Array] | None = None):
+        self._backend, self._mark, self._values, self._spent = layer.backend, layer.mark, values, False
+        self._guarded = dict(guarded or {})
+        self._fingerprints = self._backend.fingerprints(list(self._guarded.values()))
 
     def read(self, layer: Layer) -> tuple[Any, ...]:
         """The saved values.
@@ -56,9 +62,36 @@ class Tape:
             raise InputError("tape is that of a forward call with keep=False; expected one with keep=True")
         return self._values
 
+    def check(self) -> None:
+        """Refuse to go on where a guarded array was written to.
+
+        Raises
+        ------
+        InputError
+            One was.
+        """
+        place = self._backend.changed(list(self._guarded.values()), self._fingerprints)
+        if place is not None:
+            raise InputError(
+                f"{list(self._guarded)[place]} was changed in place since forward; backward needs it as it was (give "
+                f"forward a copy, or change it after backward)"
+            )
+
     def spend(self) -> None:
-        """Say that backward begins: all that it was given fits."""
-        self._values, self._spent = None, True
+        """`check`, and say that backward begins: all that it was given fits."""
+        self.check()
+        self._values, self._spent, self._guarded, self._fingerprints = None, True, {}, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.check()
+        return {**self.__dict__, "_fingerprints": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._fingerprints = self._backend.fingerprints(list(self._guarded.values()))
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)  # backward overwrites what two would share
 
 
 class Layer:
@@ -170,6 +203,26 @@ def check_probability(name: str, value: float) -> float:
     if not 0 <= value < 1:
         raise InputError(f"{name} is {value!r}; expected a probability in [0, 1)")
     return float(value)
+
+
+def check_seed(seed: Any, name: str = "seed") -> tuple[int, ...]:
+    """Return a seed as a tuple if it is a whole number of at least 0, or a tuple of some.
+
+    Raises
+    ------
+    InputError
+        It isn't.
+    """
+    parts = seed if isinstance(seed, tuple) and seed else (seed,)
+    for part in parts:
+        if isinstance(part, bool) or not isinstance(part, int | np.integer | Count) or int(part) < 0:
+            raise InputError(f"{name} is {seed!r}; expected a whole number of at least 0, or a tuple of them")
+    return tuple(cast(int, part) if isinstance(part, Count) else int(part) for part in parts)
+
+
+def training_seed(seed: Any) -> tuple[int, ...] | None:
+    """`check_seed` of a seed that is given while training; None, in evaluation, stays None."""
+    return None if seed is None else check_seed(seed)
 
 
 def any_shape(x: Any) -> tuple[str, ...]:

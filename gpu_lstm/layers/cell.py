@@ -8,6 +8,7 @@ from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import Layer, Params, Tape
 from gpu_lstm.layers.lstm import LSTM
+from gpu_lstm.recurrence import Plan
 
 
 class LSTMCell(Layer):
@@ -42,7 +43,7 @@ class LSTMCell(Layer):
         backend: str | Backend | None = None,
         dtype: str = "float32",
         tier: str = "auto",
-        seed: int = 0,
+        seed: int | tuple[int, ...] = 0,
         **options: Any,
     ):
         super().__init__(backend, dtype)
@@ -54,27 +55,39 @@ class LSTMCell(Layer):
             **options,
         )  # fmt: skip
         self.input_size, self.hidden_size = self._lstm.input_size, self._lstm.hidden_size
-        self.output_size, self.options, self.plan = self._lstm.output_size, self._lstm.options, self._lstm.plan
+        self.output_size, self.options = self._lstm.output_size, self._lstm.options
         self._params = self._lstm.params.renamed({name: name.removesuffix("_l0") for name in self._lstm.params})
+
+    @property
+    def plan(self) -> Plan:
+        """Which tier runs; ``plan.why()`` explains it."""
+        return self._lstm.plan
 
     def forward(
         self,
         x: Array,
         state: tuple[Array | None, Array | None] | None = None,
-        seed: tuple[int, ...] | None = None,
+        seed: int | tuple[int, ...] | None = None,
         keep: bool = True,
+        *,
+        guard: bool = True,
     ) -> tuple[Array, Array, Tape]:
         """Take one step.
+
+        x and the parameters lie on the tape themselves; until `backward` has run they must stay as they are, and where
+        they don't, `backward` says so.
 
         Parameters
         ----------
         x : (B, input_size)
         state : (h, c), (B, P) and (B, H), optional
             Before the step; None, for the pair or for one of them, is zero, or what was learned with `learn_state`.
-        seed : tuple of int, optional
+        seed : int or tuple of int, optional
             Given while training: seeds all that is drawn at random.
         keep : bool
             False for inference: nothing is saved for `backward`.
+        guard : bool
+            False for a caller who writes to neither x nor the parameters before `backward`: nothing is checked.
 
         Returns
         -------
@@ -93,8 +106,11 @@ class LSTMCell(Layer):
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise InputError(f"state is {type(state).__name__}; expected a pair (h, c)")
         first = self._one_layer(("h", "c"), given, x.shape[0])
-        _, (h, c), tape = self._lstm.forward(x[None, ...], (first[0], first[1]), seed=seed, keep=keep)
-        return h[0, ...], c[0, ...], Tape(self, (tape, x.shape[0]) if keep else None)
+        _, (h, c), tape = self._lstm.forward(x[None, ...], (first[0], first[1]), seed=seed, keep=keep, guard=False)
+        guarded: Params = {}
+        if guard and keep:
+            guarded = {name.removesuffix("_l0"): array for name, array in self._lstm.needed().items()} | {"x": x}
+        return h[0, ...], c[0, ...], Tape(self, (tape, x.shape[0]) if keep else None, guarded)
 
     def backward(
         self, tape: Tape, dh: Array | None = None, dc: Array | None = None
@@ -119,8 +135,8 @@ class LSTMCell(Layer):
         Raises
         ------
         InputError
-            The tape was used before or is that of another layer, or an argument has the wrong shape, dtype or device;
-            nothing was computed, and the tape is as it was.
+            The tape was used before or is that of another layer, x or a parameter was written to since `forward`, or an
+            argument has the wrong shape, dtype or device; nothing was computed, and the tape is as it was.
         """
         inner, batch = self.read(tape)
         last = self._one_layer(("dh", "dc"), (dh, dc), batch)

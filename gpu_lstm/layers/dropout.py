@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_probability
+from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_probability, training_seed
 
 
 class Dropout(Layer):
@@ -24,9 +24,10 @@ class Dropout(Layer):
         super().__init__(backend, dtype)
         self.p = check_probability("p", p)
 
-    def forward(self, x: Array, seed: tuple[int, ...] | None = None) -> tuple[Array, Tape]:
+    def forward(self, x: Array, seed: int | tuple[int, ...] | None = None) -> tuple[Array, Tape]:
         """Drop elements of x, of any shape; a seed of None means evaluation: x itself comes back."""
         x = self.backend.require("x", x, any_shape(x), self.dtype)
+        seed = training_seed(seed)
         if seed is None or self.p == 0:
             return x, Tape(self, (None, tuple(x.shape)))
         y, again = self.backend.dropout(x, self.p, seed)

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_size
+from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_seed, check_size
 
 
 class Embedding(Layer):
@@ -20,7 +20,7 @@ class Embedding(Layer):
         D, size of each vector.
     backend : str, Backend or None
     dtype : {"float32", "float64", "float16", "bfloat16"}
-    seed : int
+    seed : int or tuple of int
         Vectors start normal with standard deviation 1, as PyTorch's do.
 
     Attributes
@@ -36,15 +36,17 @@ class Embedding(Layer):
         *,
         backend: str | Backend | None = None,
         dtype: str = "float32",
-        seed: int = 0,
+        seed: int | tuple[int, ...] = 0,
     ):
         super().__init__(backend, dtype)
         self.num_embeddings = check_size("num_embeddings", num_embeddings)
         self.embedding_dim = check_size("embedding_dim", embedding_dim)
-        self.add("weight", np.random.default_rng(seed).standard_normal((num_embeddings, embedding_dim)))
+        self.add("weight", np.random.default_rng(check_seed(seed)).standard_normal((num_embeddings, embedding_dim)))
 
-    def forward(self, ids: Array) -> tuple[Array, Tape]:
+    def forward(self, ids: Array, *, guard: bool = True) -> tuple[Array, Tape]:
         """Look up ids, integers of any shape (...), to y (..., embedding_dim).
+
+        Where `guard` is false, the tape holds `ids` themselves and not a copy; they must stay as they are then.
 
         Raises
         ------
@@ -57,6 +59,7 @@ class Embedding(Layer):
         if not xp.isdtype(ids.dtype, "integral"):
             raise InputError(f"ids has dtype {ids.dtype}; expected integers")
         flat = xp.reshape(ids, (-1,))
+        flat = xp.asarray(flat, copy=True) if guard else flat
         self.backend.require_range("ids", flat, self.num_embeddings, "num_embeddings")
         y = self.backend.asarray(self.backend.take_rows(self.params["weight"], flat), self.dtype)
         return xp.reshape(y, (*ids.shape, self.embedding_dim)), Tape(self, (flat, tuple(ids.shape)))

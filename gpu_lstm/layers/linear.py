@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_size
+from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_seed, check_size
 
 
 class Linear(Layer):
@@ -20,7 +20,7 @@ class Linear(Layer):
     dtype : {"float32", "float64", "float16", "bfloat16"}
     wide : bool
         y is in `param_dtype`, and so is dy: a loss takes its sums of 16-bit numbers as they are, not rounded.
-    seed : int
+    seed : int or tuple of int
         Weights and bias start uniform in ±1/sqrt(input_size), as PyTorch's do.
 
     Attributes
@@ -37,19 +37,30 @@ class Linear(Layer):
         backend: str | Backend | None = None,
         dtype: str = "float32",
         wide: bool = False,
-        seed: int = 0,
+        seed: int | tuple[int, ...] = 0,
     ):
         super().__init__(backend, dtype)
         self.output_dtype = self.param_dtype if wide else self.dtype
         self.input_size = check_size("input_size", input_size)
         self.output_size = check_size("output_size", output_size)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(check_seed(seed))
         bound = 1 / math.sqrt(self.input_size)
         self.add_uniform("weight", (self.output_size, self.input_size), bound, rng)
         self.add_uniform("bias", (self.output_size,), bound, rng)
 
-    def forward(self, x: Array) -> tuple[Array, Tape]:
+    def forward(self, x: Array, keep: bool = True, *, guard: bool = True) -> tuple[Array, Tape]:
         """Map x (..., input_size) to y (..., output_size).
+
+        x and the weight lie on the tape themselves; until `backward` has run they must stay as they are, and where they
+        don't, `backward` says so.
+
+        Parameters
+        ----------
+        x : (..., input_size)
+        keep : bool
+            False for inference: nothing is saved for `backward`, which then refuses the tape.
+        guard : bool
+            False for a caller who writes to neither x nor the weight before `backward`: nothing is checked.
 
         Raises
         ------
@@ -61,7 +72,9 @@ class Linear(Layer):
         rows = xp.reshape(x, (-1, self.input_size))
         params = self.rounded().params
         y = self.backend.product(rows, params["weight"].T, params["bias"], self.output_dtype)
-        return xp.reshape(y, (*x.shape[:-1], self.output_size)), Tape(self, (rows, x.shape, params["weight"]))
+        guarded = {"x": x, "weight": params["weight"]} if guard and keep else {}
+        tape = Tape(self, (rows, x.shape, params["weight"]) if keep else None, guarded)
+        return xp.reshape(y, (*x.shape[:-1], self.output_size)), tape
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
         """Gradients from dy (..., output_size): dx (..., input_size) and those of the parameters."""

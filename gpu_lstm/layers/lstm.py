@@ -12,7 +12,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_size
+from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_seed, check_size, training_seed
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import STARTS, Options
 from gpu_lstm.recurrence import Mask, Plan, Saved, Tier, make_plan, together
@@ -41,7 +41,6 @@ class Call:
 
     Attributes
     ----------
-    run : Tier
     batch : int
     mask : Mask or None
     resets : (T, B) bool array on the host, or None
@@ -51,7 +50,6 @@ class Call:
         Whether backward will follow.
     """
 
-    run: Tier
     batch: int
     mask: Mask | None
     resets: np.ndarray | None
@@ -126,8 +124,8 @@ class LSTM(Layer):
         and compute each segment again in `backward` (T. Chen et al., Training Deep Nets with Sublinear Memory Cost,
         2016). The same results to the last bit for far less memory and about a third more time. The inputs of upper
         layers are computed again too, except with `bidirectional`, where each layer needs the one below as a whole.
-    seed : int
-        Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
+    seed : int or tuple of int
+        At least 0. Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
     bias : bool
         False: no ``bias_lk``.
     proj_size : int
@@ -199,7 +197,7 @@ class LSTM(Layer):
         dtype: str = "float32",
         tier: str = "auto",
         recompute: bool = False,
-        seed: int = 0,
+        seed: int | tuple[int, ...] = 0,
         bias: bool = True,
         proj_size: int = 0,
         peepholes: bool = False,
@@ -234,13 +232,9 @@ class LSTM(Layer):
         self.output_size = self.options.proj_size or self.hidden_size
         self.tier = tier
         recurrent = self.options.recurrent()
-        self.plan: Plan = make_plan(self.backend, tier, self.hidden_size, dtype, recurrent)
         self._plain = not recurrent - {"cells"}  # what goes beyond needs a Variant at every call
-        # The reference tier is the oracle: it stays with the array namespace in its large products too.
-        products = Backend if self.plan.tier == "reference" else type(self.backend)
-        self._product = partial(products.product, self.backend)
-        self._weight_gradients = partial(products.weight_gradients, self.backend)
-        rng = np.random.default_rng(seed)
+        self._choose_tier()
+        rng = np.random.default_rng(check_seed(seed))
         bound = 1 / math.sqrt(self.hidden_size)
         for layer in range(self.num_layers):
             width = self.input_size if layer == 0 else self.output_size * self.num_directions
@@ -253,16 +247,40 @@ class LSTM(Layer):
                 if forget_bias is not None:
                     self.params[f"bias_{name}"][self.hidden_size : 2 * self.hidden_size] = float(forget_bias)
 
+    def _choose_tier(self) -> None:
+        self.plan: Plan = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, self.options.recurrent())
+        # The reference tier is the oracle: it stays with the array namespace in its large products too.
+        products = Backend if self.plan.tier == "reference" else type(self.backend)
+        self._product = partial(products.product, self.backend)
+        self._weight_gradients = partial(products.weight_gradients, self.backend)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the tier, which is chosen again where the state arrives."""
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("plan", "_product", "_weight_gradients")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._choose_tier()
+
     def forward(
         self,
         x: Array,
         state: tuple[Array | None, Array | None] | None = None,
         lengths: Sequence[int] | np.ndarray | None = None,
-        seed: tuple[int, ...] | None = None,
+        seed: int | tuple[int, ...] | None = None,
         keep: bool = True,
         resets: np.ndarray | Array | None = None,
+        *,
+        guard: bool = True,
     ) -> tuple[Any, State, Tape]:
         """Run all layers over all steps.
+
+        What comes back is the caller's own. x and the parameters lie on the tape themselves; until `backward` has run
+        they must stay as they are, and where they don't, `backward` says so.
 
         Parameters
         ----------
@@ -270,16 +288,19 @@ class LSTM(Layer):
             At least one step and one sequence.
         state : (h0, c0), (num_layers * num_directions, B, P) and (.., B, H), optional
             Initial state; None, for the pair or for one of them, is zero, or what was learned with `learn_state`.
-        lengths : B whole numbers in 1..T, optional
+        lengths : B whole numbers in 0..T, optional
             Steps of each sequence, in any order; all have T if not given. What x holds after a sequence's end is
-            ignored, whatever it is, and y is zero there.
-        seed : tuple of int, optional
-            Given while training: seeds all that is drawn at random. None means evaluation, without dropout.
+            ignored, whatever it is, and y is zero there. A sequence of no steps ends in its initial state.
+        seed : int or tuple of int, optional
+            At least 0. Given while training: seeds all that is drawn at random. None means evaluation, without dropout.
         keep : bool
             False for inference: nothing is saved for `backward`, which then refuses the tape.
         resets : (T, B) bool, or (B, T) with batch_first, optional
             True at the first step of an episode: the state is zero before it, and no gradient passes; the second
             direction's is zero before the step that precedes it.
+        guard : bool
+            False for a caller who writes to none of x, y and the parameters before `backward`: y may then lie on the
+            tape, too, and nothing is checked.
 
         Returns
         -------
@@ -298,6 +319,7 @@ class LSTM(Layer):
             The named tier doesn't take resets.
         """
         xp, backend = self.backend.xp, self.backend
+        guard, seed = guard and keep, training_seed(seed)
         order = ("B", "T") if self.batch_first else ("T", "B")
         x = backend.require("x", x, (*order, f"input_size={self.input_size}"), self.dtype)
         if 0 in x.shape:
@@ -307,10 +329,16 @@ class LSTM(Layer):
         num_steps, batch, _ = x.shape
         mask = self._mask(lengths, num_steps, batch)
         resets = self._check_resets(resets, num_steps, batch)
-        call = Call(self._run_with(resets), batch, mask, resets, seed, keep)
+        call = Call(batch, mask, resets, seed, keep)
         x = _valid(xp, mask, x)
         first_h, first_c = self._check_state(("h0", "c0"), (None, None) if state is None else state, batch)
         given = first_h is not None, first_c is not None
+        if guard and self.recompute:  # which begins with them again
+            first_h, first_c = (None if s is None else xp.asarray(s, copy=True) for s in (first_h, first_c))
+        guarded = self.needed() if guard else {}
+        if guard and mask is None and not self.batch_first:  # else it is a copy already
+            guarded["x"] = x
+        run = self._run(call)
         rounded = self.rounded()
         tapes: list[Any] = []
         finals: list[State] = []
@@ -325,7 +353,7 @@ class LSTM(Layer):
                 rounded._forward_chain(chain, x, first, call, beside)
                 for chain, first in zip(chains, firsts, strict=True)
             ]
-            for y, c, last, pieces in together.in_step(call.run, backend, work):
+            for y, c, last, pieces in together.in_step(run, backend, work):
                 outputs.append(y)
                 cells.append(c)
                 finals += last
@@ -341,7 +369,9 @@ class LSTM(Layer):
         if self.batch_first:
             results = [swap_batch_and_time(backend, result) for result in results]
         after = _stacked(xp, [h for h, _ in finals]), _stacked(xp, [c for _, c in finals])
-        tape = Tape(self, (tapes, call, given, rounded) if keep else None)
+        if guard and self._lies_on_tape(num_steps, batch, mask):
+            results = [xp.asarray(result, copy=True) for result in results]
+        tape = Tape(self, (tapes, call, given, rounded) if keep else None, guarded)
         return results[0] if len(results) == 1 else tuple(results), after, tape
 
     def backward(
@@ -371,8 +401,8 @@ class LSTM(Layer):
         Raises
         ------
         InputError
-            The tape was used before or is that of another layer, or an argument has the wrong shape, dtype or device;
-            nothing was computed, and the tape is as it was.
+            The tape was used before or is that of another layer, x or a parameter was written to since `forward`, or an
+            argument has the wrong shape, dtype or device; nothing was computed, and the tape is as it was.
         """
         xp, backend = self.backend.xp, self.backend
         tapes, call, given, rounded = self.read(tape)
@@ -380,6 +410,7 @@ class LSTM(Layer):
         dy, dc = self._check_dy(dy, num_steps, batch)
         dh_last, dc_last = self._check_state(("dh", "dc"), (None, None) if dstate is None else dstate, batch)
         tape.spend()
+        run = self._run(call)
         if self.options.residual and dy is not None:
             dy = _valid(xp, call.mask, dy)
         gradients: Params = {}
@@ -398,7 +429,7 @@ class LSTM(Layer):
                     for d, size in ((dy, self.output_size), (dc, self.hidden_size))
                 )
                 work.append(rounded._backward_chain(chain, x, arriving, last, kept[direction], call, beside))
-            done = together.in_step(call.run, backend, work)
+            done = together.in_step(run, backend, work)
             for chain, (dx_chain, first, found) in zip(chains, done, strict=True):
                 gradients |= found
                 before |= {self._place(member): state for member, state in zip(chain, first, strict=True)}
@@ -420,6 +451,20 @@ class LSTM(Layer):
                     total = xp.sum(backend.widened(d[self._place(member), ...]), axis=0)
                     gradients[f"{part}_{self._name(member)}"] = xp.zeros_like(total) if was_given else total
         return dy, (dh0, dc0), {name: gradients[name] for name in self.params}
+
+    def needed(self) -> Params:
+        """The parameters that `backward` reads themselves; with 16 bits it has copies of the weights."""
+        apart = ["h0", "c0"]
+        if not self.recompute:
+            apart.append("bias")
+        if self.dtype != self.param_dtype:
+            apart.append("weight")
+        return {name: array for name, array in self.params.items() if not name.startswith(tuple(apart))}
+
+    def _lies_on_tape(self, num_steps: int, batch: int, mask: Mask | None) -> bool:
+        """Whether the outputs are views of what the tape holds."""
+        copied = self.batch_first or mask is not None or self.num_directions == 2 or self.recompute
+        return not copied and len(segments(num_steps, batch, least_steps=self.backend.least_steps)) == 1
 
     def zero_state(self, batch: int) -> State:
         """A state of zeros for `batch` sequences."""
@@ -482,7 +527,9 @@ class LSTM(Layer):
         options = self.options.recurrent() | (frozenset() if call.resets is None else {"resets"})
         shape = stop - start, batch, self.hidden_size
         recurrences = together.Round(direction, shape, self.dtype, options, len(chains))
-        return together.room_beside(call.run, self.backend, recurrences, len(chains) * 4 * math.prod(shape) * products)
+        return together.room_beside(
+            self._run(call), self.backend, recurrences, len(chains) * 4 * math.prod(shape) * products
+        )
 
     def _forward_chain(
         self, chain: list[Member], x: Array, state: list[Any], call: Call, beside: bool
@@ -686,7 +733,7 @@ class LSTM(Layer):
         if len(chain) == 1 or not self._plain or call.resets is not None or o.cells or o.residual or o.input_dropout:
             return 1
         return together.layers_at_once(
-            call.run, self.backend, direction, batch, self.hidden_size, self.dtype, len(chain)
+            self._run(call), self.backend, direction, batch, self.hidden_size, self.dtype, len(chain)
         )
 
     def _gradients(
@@ -843,9 +890,9 @@ class LSTM(Layer):
         """Whether the last member of a chain hands out c of every step."""
         return self.options.cells and chain[-1][0] == self.num_layers - 1
 
-    def _run_with(self, resets: Any) -> Tier:
+    def _run(self, call: Call) -> Tier:
         """The tier that runs, with resets or without."""
-        if resets is None or "resets" in self.plan.takes:
+        if call.resets is None or "resets" in self.plan.takes:
             return self.plan.run
         wanted = self.options.recurrent() | {"resets"}
         return make_plan(self.backend, self.tier, self.hidden_size, self.dtype, wanted).run
@@ -868,8 +915,8 @@ class LSTM(Layer):
             raise InputError(
                 f"lengths has shape {host.shape} and dtype {host.dtype}; expected {batch} whole numbers, one a sequence"
             )
-        if host.min() < 1 or host.max() > num_steps:
-            raise InputError(f"lengths has values {host.min()}..{host.max()}; expected 1..T={num_steps}")
+        if host.min() < 0 or host.max() > num_steps:
+            raise InputError(f"lengths has values {host.min()}..{host.max()}; expected 0..T={num_steps}")
         if host.min() == num_steps:
             return None
         valid = np.arange(num_steps)[:, None, None] < host[None, :, None]
@@ -889,7 +936,7 @@ class LSTM(Layer):
         shape = (batch, num_steps) if self.batch_first else (num_steps, batch)
         if host.shape != shape or host.dtype != np.bool_:
             raise InputError(f"resets has shape {host.shape} and dtype {host.dtype}; expected {shape} of bool")
-        return host.T if self.batch_first else host
+        return np.array(host.T if self.batch_first else host)
 
     def _check_dy(self, dy: Any, num_steps: int, batch: int) -> tuple[Array | None, Array | None]:
         """Gradients of h and of c of every step, (T, B, .) each."""

@@ -47,15 +47,21 @@ class Reversed(Layer):
         x: Array,
         state: tuple[Array | None, Array | None] | None = None,
         lengths: Sequence[int] | np.ndarray | None = None,
-        seed: tuple[int, ...] | None = None,
+        seed: int | tuple[int, ...] | None = None,
         keep: bool = True,
+        *,
+        guard: bool = True,
     ) -> tuple[Array, State, Tape]:
         """As `LSTM.forward`, with y[t] made from steps t and later; the final state is that after the first step."""
         order = ("B", "T") if self.lstm.batch_first else ("T", "B")
         x = self.backend.require("x", x, (*order, f"input_size={self.lstm.input_size}"), self.dtype)
         rows = self._rows(x.shape, lengths)
-        y, state, tape = self.lstm.forward(self._take(x, rows), state, lengths, seed, keep)
-        return self._take(y, rows), state, Tape(self, (tape, rows, x.shape) if keep else None)
+        y, state, tape = self.lstm.forward(self._take(x, rows), state, lengths, seed, keep, guard=False)
+        return (
+            self._take(y, rows),
+            state,
+            Tape(self, (tape, rows, x.shape) if keep else None, self.lstm.needed() if guard and keep else {}),
+        )
 
     def backward(
         self, tape: Tape, dy: Array | None = None, dstate: tuple[Array | None, Array | None] | None = None
@@ -65,6 +71,7 @@ class Reversed(Layer):
         if dy is not None:
             dy = self.backend.require("dy", dy, (*shape[:2], f"output_size={self.lstm.output_size}"), self.dtype)
             dy = self._take(dy, rows)
+        tape.check()
         dx, dstate0, gradients = self.lstm.backward(inner, dy, dstate)
         return self._take(dx, rows), dstate0, gradients
 

@@ -10,6 +10,7 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend, choose
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Layer, Parameters
+from gpu_lstm.layers.base import check_seed
 
 
 class Model:
@@ -94,6 +95,9 @@ def gather(parts: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
     return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
 
-def common(backend: str | Backend | None, dtype: str, seed: int) -> tuple[dict[str, Any], list[int]]:
+def common(
+    backend: str | Backend | None, dtype: str, seed: int | tuple[int, ...]
+) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
     """Keyword arguments that all layers of a model take, and different seeds for up to four of them."""
-    return {"backend": choose(backend), "dtype": dtype}, [4 * seed + k for k in range(4)]
+    *first, last = check_seed(seed)
+    return {"backend": choose(backend), "dtype": dtype}, [(*first, 4 * last + k) for k in range(4)]

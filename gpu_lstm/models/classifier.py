@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
+from gpu_lstm.layers.base import training_seed
 from gpu_lstm.layers.options import for_model
 from gpu_lstm.losses import softmax_cross_entropy
 from gpu_lstm.models.base import Model, check_host, common, gather
@@ -50,7 +52,7 @@ class SequenceModel(Model):
         dtype: str,
         tier: str,
         recompute: bool,
-        seed: int,
+        seed: int | tuple[int, ...],
     ):
         config: dict[str, Any] = {
             "mean": [float(v) for v in mean],
@@ -86,15 +88,16 @@ class SequenceModel(Model):
         x: np.ndarray,
         lengths: np.ndarray,
         criterion: Callable[[Array], tuple[Array, Array]],
-        seed: tuple[int, ...] | None,
+        seed: int | tuple[int, ...] | None,
     ) -> tuple[Array, Params]:
         """Loss and gradients; `criterion` takes the outputs (B, num_outputs) to the loss and their gradient."""
-        seeds = [None if seed is None else (*seed, place) for place in range(3)]
+        drawn = training_seed(seed)
+        seeds = [None if drawn is None else (*drawn, place) for place in range(3)]
         inputs, _ = self.dropout.forward(self._inputs(x), seeds[0])
-        y, _, lstm_tape = self.lstm.forward(inputs, None, lengths, seed=seeds[1])
+        y, _, lstm_tape = self.lstm.forward(inputs, None, lengths, seed=seeds[1], guard=False)
         share = self._share(lengths)
         summary, dropout_tape = self.dropout.forward(self._summary(y, share), seeds[2])
-        outputs, head_tape = self.head.forward(summary)
+        outputs, head_tape = self.head.forward(summary, guard=False)
         loss, doutputs = criterion(outputs)
         dsummary, head = self.head.backward(head_tape, self.scaled(doutputs))
         dsummary, _ = self.dropout.backward(dropout_tape, dsummary)
@@ -106,7 +109,7 @@ class SequenceModel(Model):
     def _outputs(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """What the head says (B, num_outputs) of a batch x (T, B, D) with lengths (B,), on the host."""
         y, _, _ = self.lstm.forward(self._inputs(x), None, lengths, keep=False)
-        return self.backend.to_numpy(self.head.forward(self._summary(y, self._share(lengths)))[0])
+        return self.backend.to_numpy(self.head.forward(self._summary(y, self._share(lengths)), keep=False)[0])
 
     def _inputs(self, x: np.ndarray) -> Array:
         x = check_host("x", x, ("T", "B", f"D={len(self.mean)}"))
@@ -118,7 +121,10 @@ class SequenceModel(Model):
 
     def _share(self, lengths: np.ndarray) -> Array:
         """(1, B, 1) of 1/length: y is zero after a sequence's end, so the scaled sum is the mean."""
-        return self.backend.asarray((1 / np.asarray(lengths, dtype=np.float64))[None, :, None], self.param_dtype)
+        steps = np.asarray(lengths, dtype=np.float64)
+        if steps.min() < 1:
+            raise InputError("lengths has a 0; expected at least 1, for a sequence of no steps has no mean")
+        return self.backend.asarray((1 / steps)[None, :, None], self.param_dtype)
 
 
 class Classifier(SequenceModel):
@@ -156,7 +162,7 @@ class Classifier(SequenceModel):
         dtype: str = "float32",
         tier: str = "auto",
         recompute: bool = False,
-        seed: int = 0,
+        seed: int | tuple[int, ...] = 0,
     ):
         super().__init__(
             mean, spread, {"num_classes": num_classes}, num_classes, hidden_size, num_layers, bidirectional, dropout,
@@ -164,7 +170,7 @@ class Classifier(SequenceModel):
         )  # fmt: skip
 
     def loss(
-        self, x: np.ndarray, lengths: np.ndarray, labels: np.ndarray, seed: tuple[int, ...] | None = None
+        self, x: np.ndarray, lengths: np.ndarray, labels: np.ndarray, seed: int | tuple[int, ...] | None = None
     ) -> tuple[Array, Params]:
         """Loss in nats and gradients of a batch.
 
@@ -174,7 +180,7 @@ class Classifier(SequenceModel):
             In the data's own units, on the host; ignored beyond each sequence's end.
         lengths : (B,) integers
         labels : (B,) integers in 0..num_classes-1
-        seed : tuple of int, optional
+        seed : int or tuple of int, optional
             Seeds dropout; None turns it off.
         """
         lengths = check_host("lengths", lengths, ("B",), whole=True)

@@ -10,7 +10,7 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
-from gpu_lstm.layers.base import check_size
+from gpu_lstm.layers.base import check_size, training_seed
 from gpu_lstm.layers.options import for_model
 from gpu_lstm.losses import REGRESSION
 from gpu_lstm.models.base import Model, check_host, common, gather
@@ -57,7 +57,7 @@ class Forecaster(Model):
         dtype: str = "float32",
         tier: str = "auto",
         recompute: bool = False,
-        seed: int = 0,
+        seed: int | tuple[int, ...] = 0,
     ):
         config: dict[str, Any] = {
             "mean": [float(v) for v in mean],
@@ -119,7 +119,7 @@ class Forecaster(Model):
         values: np.ndarray | Callable[[], np.ndarray],
         skip: int,
         loss: str = "mse",
-        seed: tuple[int, ...] | None = None,
+        seed: int | tuple[int, ...] | None = None,
     ) -> tuple[Array, Params]:
         """Loss and gradients of a batch of windows.
 
@@ -130,9 +130,10 @@ class Forecaster(Model):
         skip : int
             First steps of a window, whose forecasts don't count: too little is known by then.
         loss : {"mse", "mae", "huber"}
-        seed : tuple of int, optional
+        seed : int or tuple of int, optional
             Seeds dropout; None turns it off.
         """
+        seed = training_seed(seed)
         if loss not in REGRESSION:
             raise InputError(f"loss is {loss!r}; expected one of {', '.join(REGRESSION)}")
 
@@ -145,9 +146,9 @@ class Forecaster(Model):
         if not 0 <= skip < steps:
             raise InputError(f"values has {num_values} steps; expected more than skip + horizon")
         x = self.backend.asarray(self.backend.upload(lambda: self._features(given()[:steps])), self.dtype)
-        h, _, lstm_tape = self.lstm.forward(x, seed=seed)
+        h, _, lstm_tape = self.lstm.forward(x, seed=seed, guard=False)
         counted, dropout_tape = self.dropout.forward(h[skip:, ...], None if seed is None else (*seed, 0))
-        prediction, head_tape = self.head.forward(counted)
+        prediction, head_tape = self.head.forward(counted, guard=False)
         target = self.backend.upload(lambda: self.targets(given())[skip:].astype(self.param_dtype))
         value, dprediction = REGRESSION[loss](self.backend, prediction, target)
         dcounted, head = self.head.backward(head_tape, self.scaled(dprediction))
@@ -175,7 +176,7 @@ class Forecaster(Model):
         known = np.asarray(history, dtype=np.float64)
         while known.shape[0] < history.shape[0] + steps:
             h, _, _ = self.lstm.forward(self.features(known), keep=False)
-            change = self.backend.to_numpy(self.head.forward(h[-1, ...])[0]).astype(np.float64)
+            change = self.backend.to_numpy(self.head.forward(h[-1, ...], keep=False)[0]).astype(np.float64)
             change = change.reshape(-1, self.horizon, self.num_series).transpose(1, 0, 2)
             known = np.concatenate([known, known[-1:] + change * self.spread])
         return known[history.shape[0] : history.shape[0] + steps]

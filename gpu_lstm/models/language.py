@@ -11,6 +11,7 @@ from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.base import out_of_range
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, Params, State
+from gpu_lstm.layers.base import check_seed, training_seed
 from gpu_lstm.layers.options import for_model
 from gpu_lstm.losses import softmax_cross_entropy
 from gpu_lstm.models import decode
@@ -50,7 +51,7 @@ class LanguageModel(Model):
         dtype: str = "float32",
         tier: str = "auto",
         recompute: bool = False,
-        seed: int = 0,
+        seed: int | tuple[int, ...] = 0,
     ):
         config: dict[str, Any] = {
             "vocabulary_size": vocabulary_size,
@@ -79,7 +80,7 @@ class LanguageModel(Model):
         super().__init__({"embedding": self.embedding, "lstm": self.lstm, "head": self.head}, config)
 
     def loss(
-        self, tokens: Array, state: State | None = None, seed: tuple[int, ...] | None = None
+        self, tokens: Array, state: State | None = None, seed: int | tuple[int, ...] | None = None
     ) -> tuple[Array, State, Params]:
         """Loss and gradients of one chunk; the state goes in from the chunk before, its gradient stops there.
 
@@ -89,7 +90,7 @@ class LanguageModel(Model):
             Inputs are the first T, targets the last T.
         state : State, optional
             From the chunk before; zero if not given.
-        seed : tuple of int, optional
+        seed : int or tuple of int, optional
             Seeds dropout; None turns it off.
 
         Returns
@@ -101,11 +102,11 @@ class LanguageModel(Model):
         gradients : dict
             Named as ``params``.
         """
-        tokens = self.backend.require("tokens", tokens, ("T + 1", "B"))
-        vectors, embedding_tape = self.embedding.forward(tokens[:-1, :])
-        h, state, lstm_tape = self.lstm.forward(vectors, state, seed=seed)
+        tokens, seed = self.backend.require("tokens", tokens, ("T + 1", "B")), training_seed(seed)
+        vectors, embedding_tape = self.embedding.forward(tokens[:-1, :], guard=False)
+        h, state, lstm_tape = self.lstm.forward(vectors, state, seed=seed, guard=False)
         h, dropout_tape = self.dropout.forward(h, None if seed is None else (*seed, 0))
-        logits, head_tape = self.head.forward(h)
+        logits, head_tape = self.head.forward(h, guard=False)
         loss, dlogits = softmax_cross_entropy(self.backend, logits, tokens[1:, :], overwrite=True)
         dh, head = self.head.backward(head_tape, self.scaled(dlogits))
         dh, _ = self.dropout.backward(dropout_tape, dh)
@@ -115,9 +116,9 @@ class LanguageModel(Model):
 
     def logits(self, ids: Array, state: State | None = None) -> tuple[Array, State]:
         """Scores (T, B, V) of the token after each of ids (T, B), and the state after them."""
-        vectors, _ = self.embedding.forward(ids)
+        vectors, _ = self.embedding.forward(ids, guard=False)
         h, state, _ = self.lstm.forward(vectors, state, keep=False)
-        return self.head.forward(h)[0], state
+        return self.head.forward(h, keep=False)[0], state
 
     def evaluate(self, tokens: Array, state: State | None = None) -> tuple[float, State]:
         """Mean loss in nats of a chunk (T + 1, B), without dropout, and the state after it."""
@@ -127,7 +128,12 @@ class LanguageModel(Model):
         return self.backend.read(loss)[0], state
 
     def sample(
-        self, prompt: np.ndarray, length: int, temperature: float = 1.0, seed: int = 0, never: Sequence[int] = ()
+        self,
+        prompt: np.ndarray,
+        length: int,
+        temperature: float = 1.0,
+        seed: int | tuple[int, ...] = 0,
+        never: Sequence[int] = (),
     ) -> Iterator[int]:
         """Draw tokens that continue a prompt, one at a time.
 
@@ -170,7 +176,7 @@ class LanguageModel(Model):
         barred = np.unique(barred).astype(np.int64)
         if len(barred) == vocabulary:
             raise InputError(f"never has all {vocabulary} tokens; expected at least one that can be drawn")
-        tokens, rng = tokens.astype(np.int64), np.random.default_rng(seed)
+        tokens, rng = tokens.astype(np.int64), np.random.default_rng(check_seed(seed))
         if decode.can_compile(self.lstm):
             layers = self.lstm.num_layers
             return decode.by_compiled_code(self.params, layers, tokens, length, temperature, rng, barred)

@@ -52,7 +52,7 @@ class Regressor(SequenceModel):
         dtype: str = "float32",
         tier: str = "auto",
         recompute: bool = False,
-        seed: int = 0,
+        seed: int | tuple[int, ...] = 0,
     ):
         own = {
             "target_mean": [float(v) for v in target_mean],
@@ -70,7 +70,7 @@ class Regressor(SequenceModel):
         lengths: np.ndarray,
         targets: np.ndarray,
         loss: str = "mse",
-        seed: tuple[int, ...] | None = None,
+        seed: int | tuple[int, ...] | None = None,
     ) -> tuple[Array, Params]:
         """Loss, in units of the targets' spread, and gradients of a batch.
 
@@ -82,7 +82,7 @@ class Regressor(SequenceModel):
         targets : (B, K)
             In the data's own units.
         loss : {"mse", "mae", "huber"}
-        seed : tuple of int, optional
+        seed : int or tuple of int, optional
             Seeds dropout; None turns it off.
         """
         if loss not in REGRESSION:

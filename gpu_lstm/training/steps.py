@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import NamedTuple
 
 from gpu_lstm.backend import Array
@@ -54,7 +55,7 @@ class RecordedSteps(Steps):
 
     The first step of an epoch of text runs without, for it has no state from before. The first one that is like most
     runs without, too, so that all kernels are there; the next one is recorded, and it and all that follow are replayed.
-    A new loss scale is recorded anew, for it is a number in the graph.
+    A new loss scale is recorded anew, for it is a number in the graph, and so are parameters that were replaced.
 
     Raises
     ------
@@ -76,6 +77,7 @@ class RecordedSteps(Steps):
         self._recordable: Recordable = task
         self._graph: Graph[Asked] | None = None
         self._scale = 0.0
+        self._params: list[Array] = []
         self._warm = False
         task.hold()
 
@@ -94,14 +96,17 @@ class RecordedSteps(Steps):
         self._recordable.undo()
 
     def _current(self, factor: float) -> Graph[Asked]:
-        """The graph for the loss scale as it is now, and the optimizer's update begun."""
+        """The graph for the loss scale and the parameters as they are now, and the optimizer's update begun."""
         model = self.task.model
-        if self._graph is not None and self._scale == model.loss_scale:
+        params = list(model.params.values())
+        same = len(params) == len(self._params) and all(map(operator.is_, params, self._params))
+        if self._graph is not None and self._scale == model.loss_scale and same:
             self.optimizer.advance(factor)
         else:
             self._graph = None  # gives its memory back before the next one takes some
             model.backend.release()
-            self._graph, self._scale = model.backend.record(lambda: self._compute(factor)), model.loss_scale
+            self._graph = model.backend.record(lambda: self._compute(factor))
+            self._scale, self._params = model.loss_scale, params
         return self._graph
 
     def _compute(self, factor: float) -> Asked:

@@ -19,6 +19,7 @@ from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.text import Tracks, shuffle_lines
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params, State
+from gpu_lstm.layers.base import check_seed
 from gpu_lstm.losses import BITS
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model, Regressor
 
@@ -118,7 +119,7 @@ class TextTask:
         self.held_out = Tracks(held_out, max(1, min(batch, len(held_out) // (length + 1))), length)
         self.steps_per_epoch = len(self.train)
         self.items = batch * length
-        self.seed = seed
+        self.seed = check_seed(seed)
         self._state: State | None = None
         self._held: tuple[State, State] | None = None  # where the state stays; the one before the last step
         self._number = Count()
@@ -132,7 +133,7 @@ class TextTask:
             return self.train.chunk(chunk)
         order = self._order
         if order is None or order[0] != epoch:
-            tokens = shuffle_lines(self.train.tokens, self.newline, (self.seed, 2, epoch))
+            tokens = shuffle_lines(self.train.tokens, self.newline, (*self.seed, 2, epoch))
             order = self._order = epoch, Tracks(tokens, self.train.batch, self.train.length)
         return order[1].chunk(chunk)
 
@@ -147,7 +148,7 @@ class TextTask:
         tokens = self.model.backend.upload(lambda: self._tokens)
         if self._held is not None and self._state is not None:
             _copy(self._held[1], self._state)
-        seed = (self.seed, cast(int, self._number))
+        seed = (*self.seed, cast(int, self._number))
         loss, state, gradients = self._language.loss(tokens, self._state, seed)
         self._carry(state)
         return loss, gradients
@@ -238,7 +239,7 @@ class WindowsTask:
     ):
         self.model: Model = model
         self._forecaster = model
-        self.values, self.batch, self.length, self.loss, self.seed = values, batch, length, loss, seed
+        self.values, self.batch, self.length, self.loss, self.seed = values, batch, length, loss, check_seed(seed)
         self.window = length + model.horizon
         self.starts, self.origins = starts, origins
         self.steps_per_epoch = max(1, -(-len(starts) // batch))
@@ -247,7 +248,7 @@ class WindowsTask:
         self._number = Count()
 
     def _batch(self, number: int) -> np.ndarray:
-        drawn = np.random.default_rng((self.seed, number)).integers(0, len(self.starts), self.batch)
+        drawn = np.random.default_rng((*self.seed, number)).integers(0, len(self.starts), self.batch)
         return np.stack([self.values[start : start + self.window] for start in (self.starts[k] for k in drawn)], axis=1)
 
     def begin(self, number: int) -> bool:  # noqa: D102
@@ -255,7 +256,7 @@ class WindowsTask:
         return True
 
     def compute(self) -> tuple[Array, Params]:  # noqa: D102
-        seed = (self.seed, cast(int, self._number))
+        seed = (*self.seed, cast(int, self._number))
         return self._forecaster.loss(lambda: self._windows, self.length // 4, self.loss, seed)
 
     def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
@@ -345,7 +346,7 @@ class SequencesTask:
         seed: int,
         weights: np.ndarray | None = None,
     ):
-        self.data, self.seed, self.weights = data, seed, weights
+        self.data, self.seed, self.weights = data, check_seed(seed), weights
         parts = validation if isinstance(validation, tuple) else split_sequences(data, validation, seed)
         self.train, self.held_out = parts
         self.batch = min(batch, len(self.train))
@@ -355,7 +356,7 @@ class SequencesTask:
 
     def _batch(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, place = divmod(number, self.steps_per_epoch)
-        rng = np.random.default_rng((self.seed, 1, epoch))
+        rng = np.random.default_rng((*self.seed, 1, epoch))
         train = self.train if self.weights is None else self.train[resampled(self.weights, rng)]
         picked = rng.permutation(train)[place * self.batch : (place + 1) * self.batch]
         return self.data.batch(picked)
@@ -396,7 +397,7 @@ class ClassifyTask(SequencesTask):
         self._classifier = model
 
     def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
-        return self._classifier.loss(*self.loader.get(number), seed=(self.seed, number))
+        return self._classifier.loss(*self.loader.get(number), seed=(*self.seed, number))
 
     def validate(self) -> tuple[float, str]:  # noqa: D102
         loss, accuracy = class_scores(self._classifier, self.data, self.held_out, self.batch)
@@ -431,7 +432,7 @@ class RegressTask(SequencesTask):
         self._regressor, self.loss = model, loss
 
     def step(self, number: int) -> tuple[Array, Params]:  # noqa: D102
-        return self._regressor.loss(*self.loader.get(number), self.loss, seed=(self.seed, number))
+        return self._regressor.loss(*self.loader.get(number), self.loss, seed=(*self.seed, number))
 
     def validate(self) -> tuple[float, str]:  # noqa: D102
         error = in_blocks(self._regressor.predict, self.data, self.held_out, self.batch)
@@ -503,7 +504,7 @@ def split_series(steps: int, parts: tuple[float, float]) -> tuple[int, int]:
 
 def split_sequences(data: Sequences, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the sequences to train on and to validate on: a random draw from those not called test."""
-    usable = np.random.default_rng((seed, 0)).permutation(np.flatnonzero(~data.test))
+    usable = np.random.default_rng((*check_seed(seed), 0)).permutation(np.flatnonzero(~data.test))
     held = max(1, int(len(usable) * check_share("validation", validation)))
     if len(usable) - held < 1:
         raise InputError(f"sequences has {len(usable)} to train and validate on; expected at least 2")

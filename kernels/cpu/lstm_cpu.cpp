@@ -2,6 +2,8 @@
 // Called through ctypes (gpu_lstm/backend/compiled.py), which releases the GIL.
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <new>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -227,6 +229,11 @@ int guarded(const Body& body) noexcept {
   extern "C" int gpu_lstm_square_sums_##suffix(long set, long count, const long* sizes, const T* const* arrays,        \
                                                double* sums, long threads) {                                           \
     NAMESPACED(set, run_on(threads, SquareSums<T>{{count, sizes}, arrays, sums});)                                     \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_fingerprints_##suffix(long set, long count, const long* sizes,                               \
+                                                const unsigned char* const* arrays, std::uint64_t* found,              \
+                                                long threads) {                                                        \
+    NAMESPACED(set, run_on(threads, Fingerprints{count, sizes, arrays, found});)                                       \
   }                                                                                                                    \
   extern "C" int gpu_lstm_update_##suffix(long set, long rule, long count, const long* sizes, T* const* params,        \
                                           const T* const* gradients, T* const* states, const double* numbers,          \

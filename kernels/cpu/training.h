@@ -108,6 +108,57 @@ struct SquareSums {
   }
 };
 
+// A number for each block of several arrays' bytes: another one, all but surely, where a bit, or the order of bytes,
+// is another. Words of 32 bits go down chains, as many as eight registers hold, each of whose links is one to one in the
+// word and in the link before; the chains are mixed to 64 bits in their order.
+struct Fingerprints {
+  typedef std::uint32_t Words __attribute__((vector_size(VECTOR_BYTES)));
+  static constexpr long kBytes = 65536, kChains = 8, kStep = kChains * VECTOR_BYTES;
+  long count;
+  const long* sizes;  // in bytes
+  const unsigned char* const* arrays;
+  std::uint64_t* found;  // one a block, those of the first array, those of the second, ...
+
+  static std::uint64_t of(const unsigned char* bytes, long size) {
+    Words chains[kChains] = {};
+    const long whole = size / kStep * kStep;
+    for (long first = 0; first < whole; first += kStep) link(chains, bytes + first);
+    if (whole < size) {
+      unsigned char rest[kStep] = {};
+      std::memcpy(rest, bytes + whole, std::size_t(size - whole));
+      link(chains, rest);
+    }
+    std::uint64_t mixed = std::uint64_t(size), part;
+    for (long k = 0; k < kStep; k += long(sizeof part)) {
+      std::memcpy(&part, reinterpret_cast<const unsigned char*>(chains) + k, sizeof part);
+      mixed = (mixed ^ part) * 0x9E3779B97F4A7C15u;
+      mixed ^= mixed >> 32;
+    }
+    return mixed;
+  }
+
+  static void link(Words (&chains)[kChains], const unsigned char* bytes) {
+#pragma GCC unroll 8
+    for (long k = 0; k < kChains; ++k) {
+      Words words;
+      std::memcpy(&words, bytes + k * VECTOR_BYTES, VECTOR_BYTES);
+      const Words next = (chains[k] ^ words) * 0x9E3779B1u;
+      chains[k] = next ^ (next >> 15);
+    }
+  }
+
+  void run(int member, int members, Barrier&) const {
+    long total = 0;
+    for (long n = 0; n < count; ++n) total += divide_up(sizes[n], kBytes);
+    const Range mine = share(total, member, members);
+    long block = 0;
+    for (long n = 0; n < count; ++n)
+      for (long first = 0; first < sizes[n]; first += kBytes, ++block)
+        if (block >= mine.begin && block < mine.end)
+          found[block] = of(arrays[n] + first, sizes[n] - first < kBytes ? sizes[n] - first : kBytes);
+  }
+};
+
 enum Rule { kSgd, kRmsprop, kAdam };
 
 // One step of an optimizer (gpu_lstm/optimizers.py: `numbers` are those of its `move`), with gradients times `scale`.

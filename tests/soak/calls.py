@@ -54,7 +54,7 @@ class Case:
 
 def draw_lstm(rng: np.random.Generator) -> Case:
     """An LSTM with some options."""
-    sizes = dict(input_size=int(rng.integers(1, 6)), hidden_size=2 * int(rng.integers(1, 10)))
+    sizes: dict[str, Any] = {"input_size": int(rng.integers(1, 6)), "hidden_size": 2 * int(rng.integers(1, 10))}
     options: dict[str, Any] = {"num_layers": int(rng.integers(1, 3)), "bidirectional": bool(rng.integers(2))}
     options |= {"batch_first": bool(rng.integers(2)), "recompute": bool(rng.integers(2))}
     options |= _family(rng, sizes["hidden_size"])

@@ -342,6 +342,8 @@ class LSTM(Layer):
         rounded = self.rounded()
         tapes: list[Any] = []
         finals: list[State] = []
+        # Now, because what is guarded is read next in any case: it is in the cache.
+        tape = Tape(self, (tapes, call, given, rounded) if keep else None, guarded)
         for chains in self._chains():
             entered, dropped, (layer, _) = x, None, chains[0][0]
             if layer > 0:
@@ -371,7 +373,6 @@ class LSTM(Layer):
         after = _stacked(xp, [h for h, _ in finals]), _stacked(xp, [c for _, c in finals])
         if guard and self._lies_on_tape(num_steps, batch, mask):
             results = [xp.asarray(result, copy=True) for result in results]
-        tape = Tape(self, (tapes, call, given, rounded) if keep else None, guarded)
         return results[0] if len(results) == 1 else tuple(results), after, tape
 
     def backward(

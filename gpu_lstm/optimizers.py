@@ -7,17 +7,32 @@ updates in ``optimizer.updates``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.errors import InputError
 
 Params = Mapping[str, Array]
+Move = TypeVar("Move", bound=Callable[..., None])
+
+
+def compiled_as(rule: str) -> Callable[[Move], Move]:
+    """Mark a `move` that compiled code does, too, under that name."""
+
+    def mark(move: Move) -> Move:
+        move.rule = rule  # type: ignore[attr-defined]
+        return move
+
+    return mark
 
 
 class Optimizer:
     """Base: the learning rate and the per-parameter state, zero at the start.
+
+    A subclass has `numbers` and `move`, and names in `slots` the arrays of state that it needs for each parameter. Its
+    own `move` runs on any backend.
 
     Parameters
     ----------
@@ -26,9 +41,14 @@ class Optimizer:
         Updated in place by `update`.
     learning_rate : float
         Multiplied by the factor given to `update`, it is the `rate` of that update.
+
+    Raises
+    ------
+    InputError
+        A parameter is no array of the backend or can't be written, two are the same array, or the learning rate is not
+        above 0.
     """
 
-    rule: str = ""
     slots: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, backend: Backend, params: Params, learning_rate: float):
@@ -38,6 +58,14 @@ class Optimizer:
         self.params = params
         self.learning_rate = self.rate = learning_rate
         self.updates = 0
+        names: dict[int, str] = {}
+        for name, param in params.items():
+            if not backend.owns(param):
+                raise foreign(f"parameter {name}", param, backend.name)
+            if names.setdefault(id(param), name) != name:
+                raise InputError(f"parameters {names[id(param)]} and {name} are the same array; expected it once")
+            _check_writeable(f"parameter {name}", param)
+        self._kinds = {name: (param.shape, param.dtype) for name, param in params.items()}
         self.state: dict[str, Array] = {
             f"{slot}.{name}": backend.xp.zeros_like(p) for slot in self.slots for name, p in params.items()
         }
@@ -74,15 +102,21 @@ class Optimizer:
         Raises
         ------
         InputError
-            The gradients have not the parameters' names, or max_norm is not above 0.
+            The gradients have not the parameters' names; a gradient, a parameter or an array of the state has another
+            shape or dtype than the parameter had at first, or one of the latter two can't be written; or max_norm is
+            not above 0. Nothing moved.
         """
-        if gradients.keys() != self.params.keys():
-            odd = sorted(gradients.keys() ^ self.params.keys())
-            raise InputError(f"gradients has not the parameters' names; these are on one side only: {odd}")
+        for what, given in (("gradients", gradients), ("params", self.params)):
+            if given.keys() != self._kinds.keys():
+                odd = sorted(given.keys() ^ self._kinds.keys())
+                raise InputError(f"{what} has not the parameters' names; these are on one side only: {odd}")
         if max_norm is not None:
             _check_max_norm(max_norm)
         taken = []
         for name, param in self.params.items():
+            self._check(f"parameter {name}", param, *self._kinds[name])
+            for slot in self.slots:
+                self._check(f"state {slot}.{name}", self.state[f"{slot}.{name}"], *self._kinds[name])
             gradient = gradients[name]
             if not self.backend.owns(gradient):
                 gradient = self.backend.receive(f"gradient of {name}", gradient)
@@ -104,6 +138,19 @@ class Optimizer:
             loss_scale,
         )
 
+    def _check(self, name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
+        """Refuse an array to write that is not of that kind."""
+        if not self.backend.owns(array):
+            raise foreign(name, array, self.backend.name)
+        if not (array.shape == shape and array.dtype == dtype):
+            self.backend.require(name, array, tuple(shape), str(dtype))
+        _check_writeable(name, array)
+
+    @property
+    def rule(self) -> str:
+        """Name of the compiled form of `move`; empty where it has none, as one that a subclass overrides."""
+        return str(getattr(self.move, "rule", ""))
+
     def advance(self, factor: float = 1.0) -> None:
         """Begin an update: one more, at the learning rate times `factor`. `update` does it."""
         self.updates += 1
@@ -121,7 +168,7 @@ class Optimizer:
 class SGD(Optimizer):
     """Gradient descent with momentum: v = momentum v + gradient, p -= rate v (PyTorch's form)."""
 
-    rule, slots = "sgd", ("velocity",)
+    slots = ("velocity",)
 
     def __init__(self, backend: Backend, params: Params, learning_rate: float = 0.1, momentum: float = 0.0):
         super().__init__(backend, params, learning_rate)
@@ -130,6 +177,7 @@ class SGD(Optimizer):
     def numbers(self) -> tuple[float, ...]:  # noqa: D102
         return self.rate, self.momentum
 
+    @compiled_as("sgd")
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
         (velocity,), (rate, momentum) = state, numbers
         velocity *= momentum
@@ -140,7 +188,7 @@ class SGD(Optimizer):
 class RMSProp(Optimizer):
     """p -= rate gradient / (sqrt(mean of squares) + eps) (T. Tieleman and G. Hinton, 2012)."""
 
-    rule, slots = "rmsprop", ("square",)
+    slots = ("square",)
 
     def __init__(
         self,
@@ -157,6 +205,7 @@ class RMSProp(Optimizer):
     def numbers(self) -> tuple[float, ...]:  # noqa: D102
         return self.rate, self.decay, 1 - self.decay, self.eps
 
+    @compiled_as("rmsprop")
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
         (square,), (rate, decay, rest, eps) = state, numbers
         square *= decay
@@ -167,7 +216,7 @@ class RMSProp(Optimizer):
 class Adam(Optimizer):
     """Adam (D. Kingma and J. Ba, 2015), with both moments' bias corrected."""
 
-    rule, slots = "adam", ("mean", "square")
+    slots = ("mean", "square")
     weight_decay = 0.0
 
     def __init__(
@@ -197,6 +246,7 @@ class Adam(Optimizer):
             1 - self.rate * self.weight_decay,
         )
 
+    @compiled_as("adam")
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
         mean, square = state
         step_size, root, beta1, rest1, beta2, rest2, eps, shrink = numbers
@@ -250,13 +300,25 @@ def clip_by_global_norm(backend: Backend, gradients: Params, max_norm: float) ->
     -------
     float
         The norm before clipping.
+
+    Raises
+    ------
+    InputError
+        A gradient can't be written, or max_norm is not above 0.
     """
     _check_max_norm(max_norm)
+    for name, gradient in gradients.items():
+        _check_writeable(f"gradient of {name}", gradient)
     norm = float(backend.norm(list(gradients.values())))
     if norm > max_norm:
         for gradient in gradients.values():
             gradient *= max_norm / norm
     return norm
+
+
+def _check_writeable(name: str, array: Array) -> None:
+    if not getattr(getattr(array, "flags", None), "writeable", True):
+        raise InputError(f"{name} is read-only; expected an array to write to")
 
 
 def _check_max_norm(max_norm: float) -> None:

@@ -182,3 +182,45 @@ def test_a_tier_that_the_backend_lacks_is_an_error():
         make_plan(STRICT, "sequence")
     with pytest.raises(InputError, match="tier is 'fast'; expected auto"):
         make_plan(NUMPY, "fast")
+
+
+def test_places_outside_an_array_are_refused(backend):
+    def array(*shape):
+        return backend.asarray(np.ones(shape, np.float32))
+
+    def places(*numbers):
+        return backend.asarray(np.array(numbers))
+
+    for call, message in (
+        (lambda: backend.scatter_add(array(3, 2), places(0, 3), array(2, 2)), r"index has values 0\.\.3"),
+        (lambda: backend.scatter_add(array(3, 2), places(0, -1), array(2, 2)), r"index has values -1\.\.0"),
+        (lambda: backend.take_rows(array(3, 2), places(-1)), r"index has values -1\.\.-1"),
+        (lambda: backend.softmax_cross_entropy(array(2, 3), places(0, 3), None), r"targets has values 0\.\.3"),
+        (lambda: backend.softmax_cross_entropy(array(2, 3), places(0, -1), None), r"targets has values -1\.\.0"),
+        (lambda: backend.softmax_cross_entropy(array(2, 3), places(0, -1), -2), r"targets has values -1\.\.0"),
+    ):
+        if backend.kernels == "cpu":  # elsewhere the kernels pass them over, and whoever reads a loss is told
+            with pytest.raises(InputError, match=message):
+                call()
+    for call, message in (
+        (lambda: backend.scatter_add(array(3, 2), array(2), array(2, 2)), "index has dtype float32; expected integers"),
+        (lambda: backend.scatter_add(array(3, 2), places(0), array(2, 2)), r"rows has shape \(2, 2\)"),
+        (lambda: backend.scatter_add(array(3, 2), places(0), array(1, 3)), r"rows has shape \(1, 3\)"),
+        (lambda: backend.take_rows(array(3), places(0)), r"table has shape \(3,\)"),
+        (lambda: backend.softmax_cross_entropy(array(2, 3), places(0), None), r"targets has shape \(1,\)"),
+        (lambda: backend.softmax_cross_entropy(array(2, 3), array(2), None), "targets has dtype float32"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_what_is_read_only_is_not_written_to():
+    target, logits = np.ones((3, 2), np.float32), np.zeros((2, 3), np.float32)
+    for array in (target, logits):
+        array.flags.writeable = False
+    with pytest.raises(InputError, match="target is read-only"):
+        NUMPY.scatter_add(target, np.array([0]), np.ones((1, 2), np.float32))
+    with pytest.raises(InputError, match="logits is read-only"):
+        NUMPY.softmax_cross_entropy(logits, np.array([0, 1]), None)
+    np.testing.assert_array_equal(target, np.ones((3, 2)))
+    np.testing.assert_array_equal(logits, np.zeros((2, 3)))

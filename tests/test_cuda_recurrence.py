@@ -7,10 +7,12 @@ import pytest
 
 from gpu_lstm import LSTM, InputError
 from gpu_lstm.backend import kernels
-from gpu_lstm.recurrence import Mask, make_plan, pointwise_cuda, reference
+from gpu_lstm.recurrence import Mask, make_plan, pointwise_cuda, reference, sequence_cuda
+from gpu_lstm.recurrence.variant import Variant
 from tests import emulator
 from tests.conftest import gpu_or_reason
 from tests.emulated import EVERY_DTYPE, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
+from tests.odd import gapped, misaligned, swapped
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
 EMULATED = EmulatedBackend()
@@ -198,12 +200,40 @@ def test_the_plan_says_what_runs():
         ({"weight_hh": np.zeros((8, 2))}, "weight_hh has dtype float64; expected float32"),
         ({"weight_hh": np.zeros((2, 8), np.float32).T}, "weight_hh is not C-contiguous"),
         ({"z": [1.0]}, "z is a builtins.list; expected an array of backend emulated"),
+        ({"z": swapped(np.zeros((2, 3, 8), np.float32))}, "z has dtype >f4"),
+        ({"z": misaligned(np.zeros((2, 3, 8), np.float32))}, "z is misaligned"),
+        ({"weight_hh": misaligned(np.zeros((8, 2), np.float32))}, "weight_hh is misaligned"),
     ],
 )
 def test_what_the_kernels_cannot_take_is_refused(change, message):
     given = {"z": np.zeros((2, 3, 8), np.float32), "weight_hh": np.zeros((8, 2), np.float32)} | change
     with pytest.raises(InputError, match=message):
         pointwise_cuda.forward(EMULATED, given["z"], given["weight_hh"], None, None)
+
+
+@needs_emulator
+@pytest.mark.parametrize("tier", [pointwise_cuda, sequence_cuda])
+@pytest.mark.parametrize("options", [{}, {"gain_hh": 16, "gain_c": 4, "shift_c": 4}])
+def test_what_backward_cannot_take_is_refused_by_name(tier, options):
+    variant = Variant(**{name: np.ones(n, np.float32) for name, n in options.items()}) if options else None
+
+    def backward(name, change):
+        z, weight_hh = np.zeros((2, 3, 16), np.float32), np.zeros((16, 4), np.float32)
+        saved = tier.forward(EMULATED, z, weight_hh, None, None, variant=variant)
+        if getattr(saved, name, None) is not None:
+            setattr(saved, name, change(getattr(saved, name)))
+            with pytest.raises(InputError, match=r"^(saved\.\w+|z|weight_hh) (has|is)"):
+                tier.backward(EMULATED, saved, None, None, None)
+
+    for name in ("gates", "weight_hh", "c", "normalised", "scales", "c_means", "c_scales"):
+        for change in (
+            gapped, misaligned, swapped, lambda a: a.astype(np.float64), lambda a: a[:-1], lambda a: a.tolist(),
+        ):  # fmt: skip
+            backward(name, change)
+    for dh in (np.zeros((2, 3, 5), np.float32), np.zeros((2, 3, 4)), [0.0]):
+        with pytest.raises(InputError, match="^dh (has|is)"):
+            saved = tier.forward(EMULATED, np.zeros((2, 3, 16), np.float32), np.zeros((16, 4), np.float32), None, None)
+            tier.backward(EMULATED, saved, dh, None, None)
 
 
 def test_too_many_cells_are_refused_by_name():

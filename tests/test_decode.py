@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm.backend import compiled
+from gpu_lstm.errors import InputError
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.models.decode import draw
 from tests.support import NUMPY
@@ -61,3 +62,44 @@ def test_a_draw_follows_the_probabilities():
     assert draw(scores, 1.0, 0.0) == 1
     assert draw(scores, 0, 0.9) == 2
     assert draw(np.array([0.0, 1e6]), 1e-3, 0.999999) == 1
+
+
+@pytest.mark.parametrize("tier", ["auto", "reference"])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"never": range(11)}, "never has all 11 tokens; expected at least one that can be drawn"),
+        ({"never": (3, 11)}, r"never has values 3\.\.11; expected 0\.\.vocabulary_size-1=10"),
+        ({"never": (-1,)}, r"never has values -1\.\.-1"),
+        ({"never": (0.5,)}, "never is a tuple of dtype float64; expected an array of whole numbers"),
+        ({"prompt": [2, -1]}, r"prompt has values -1\.\.2; expected 0\.\.vocabulary_size-1=10"),
+        ({"prompt": [11]}, r"prompt has values 11\.\.11"),
+        ({"prompt": np.array([2**63], np.uint64)}, "prompt has values 9223372036854775808"),
+        ({"prompt": [[1, 2]]}, r"prompt has shape \(1, 2\); expected \(N\)"),
+        ({"prompt": [1.0]}, "prompt is a list of dtype float64"),
+        ({"prompt": []}, "prompt is empty"),
+        ({"prompt": np.int64(3)}, r"prompt has shape \(\); expected \(N\)"),
+        ({"never": 3}, r"never has shape \(\); expected \(N\)"),
+        ({"length": -1}, "length is -1; expected a whole number of at least 0"),
+        ({"length": 2.0}, "length is 2.0"),
+        ({"length": True}, "length is True"),
+        ({"temperature": -1}, "temperature is -1; expected a number of at least 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+    ],
+)
+def test_what_is_no_token_or_number_is_refused_before_anything_is_drawn(tier, change, message):
+    with pytest.raises(InputError, match=message):
+        model(tier, "float32", 8, 1, 11).sample(**({"prompt": [1], "length": 3} | change))
+
+
+@pytest.mark.parametrize("tier", ["auto", "reference"])
+def test_only_what_is_left_is_drawn(tier):
+    one = model(tier, "float32", 8, 1, 11)
+    assert list(one.sample([1], 5, never=[n for n in range(11) if n != 4] * 2)) == [4] * 5
+    assert list(one.sample(np.array([1], np.uint8), np.int64(5), np.float32(0.5), never=np.array([0]))) == list(
+        one.sample([1], 5, 0.5, never=(0,))
+    )
+    one.params["head.weight"][...] = np.nan
+    assert 10 not in set(one.sample([1], 50, never=(10,)))

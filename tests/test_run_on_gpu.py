@@ -354,7 +354,7 @@ def test_options_are_compared_with_the_plain_lstm_and_with_the_pointwise_tier(mo
 # -- the rest ---------------------------------------------------------------------------------------------------------
 
 
-class Turns(on_gpu.Budget):
+class Turns(Budget):  # type: ignore[misc]
     """So many problems, however long they take."""
 
     @property

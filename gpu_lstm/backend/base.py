@@ -31,15 +31,11 @@ PARAM_DTYPES = ("float32", "float64")
 
 
 class Rule(Protocol):
-    """How an optimizer moves one parameter, for `Backend.update`.
+    """How an optimizer moves one parameter, for `Backend.update`."""
 
-    Attributes
-    ----------
-    rule : str
-        Name of the compiled form: ``adam``, ``sgd``, ``rmsprop``.
-    """
-
-    rule: str
+    @property
+    def rule(self) -> str:
+        """Name of the compiled form of `move`: ``adam``, ``sgd``, ``rmsprop``; empty where it has none."""
 
     def numbers(self) -> tuple[float, ...]:
         """Those of the update that has begun, in the rule's order."""

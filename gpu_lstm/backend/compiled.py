@@ -12,22 +12,30 @@ import importlib.machinery
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from gpu_lstm.backend.entries import CONTIGUOUS, ENTRIES, OTHERS, WRITABLE, Argument, Entry, pages
 from gpu_lstm.backend.pool import POOL
-from gpu_lstm.errors import InputError
+from gpu_lstm.errors import BackendError, InputError
 
 THREADS_VARIABLES = ("GPU_LSTM_NUM_THREADS", "OMP_NUM_THREADS")
 OFF_VARIABLE = "GPU_LSTM_COMPILED"
 SERIAL_WORK = 1 << 18
 """Multiply-adds below which a second thread costs more than it saves."""
-FINGERPRINT_BYTES = 65536
-"""Of a block that has a fingerprint."""
-LONG = np.dtype("l")
-"""C's long, in which all whole numbers are passed."""
 SETS = ("baseline", "avx2", "avx512")
 """Instruction sets in the library, by number."""
+SUFFIXES = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
+"""Of its entries' names, by dtype."""
+NO_MEMORY = 1
+"""The status of an entry that found none, as ``kernels/cpu/lstm_cpu.cpp`` has it."""
+
+LONG = OTHERS["long"]
+"""C's long."""
+
+Span = tuple[int, int, bool, str]
+"""From where to where an array reaches, whether it is written, its name."""
 
 
 @functools.cache
@@ -88,81 +96,150 @@ def threads() -> int:
     return os.cpu_count() or 1
 
 
-def call(name: str, dtype: np.dtype, *arguments: int | np.ndarray | None) -> None:
-    """Call an entry of the library: whole numbers are passed as C longs, arrays as pointers; the GIL is released.
+def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
+    """Call an entry of the library, the one way into it; the GIL is released.
 
     Parameters
     ----------
     name : str
         Without the prefix ``gpu_lstm_`` and the suffix of the dtype.
     dtype : numpy.dtype
-        float32 or float64.
+        float32 or float64, of all arrays that have no other one.
     *arguments
-        After the instruction set, which is passed first.
+        As its row of `gpu_lstm.backend.entries` has them: whole numbers, arrays, lists of arrays, None.
+
+    Raises
+    ------
+    InputError
+        An array can't be taken, as `gpu_lstm.backend.entries.Argument.fit` says, has a number that is no place in
+        another array, or two that are written share memory. Nothing was written.
+    MemoryError
+        The library needs more memory than there is. Nothing was written.
     """
+    function, entry, dtype = _function(name, dtype)
+    passed: list[Any] = [instruction_set()]
+    spans: list[Span] = []
+    taken = entry.take(dtype, arguments)
+    for argument, value in zip(entry.arguments, taken, strict=True):
+        if not argument.shape:
+            passed.append((ctypes.c_long * len(value))(*value) if argument.many else value)
+        elif not argument.many:
+            passed.append(_place(argument, value, spans))
+            if argument.gaps:
+                passed += argument.apart(value)
+        else:
+            passed.append((ctypes.c_void_p * len(value))(*[_place(argument, array, spans) for array in value]))
+            if argument.gaps:
+                passed.append((ctypes.c_long * len(value))(*[argument.apart(array)[0] for array in value]))
+    if shared := _shared(spans):
+        (*_, written, label), (*_, other_written, other) = shared
+        if written and other_written:
+            raise InputError(f"{label} shares memory with {other}; expected arrays of their own, for both are written")
+        return call(name, dtype, *map(Argument.copied, entry.arguments, taken))
+    status = function(*passed)
+    if status == NO_MEMORY:
+        raise MemoryError(f"the compiled library's {name} needs more memory than there is")
+    if status:
+        raise BackendError(f"the compiled library's {name} refused its arguments")
+
+
+@functools.cache
+def _function(name: str, dtype: np.dtype) -> tuple[Any, Entry, np.dtype]:
+    """The library's function for a dtype, its row, and that dtype in this machine's byte order."""
     loaded = library()
     assert loaded is not None, "only called where the library is there"
-    function = loaded[f"gpu_lstm_{name}_{'f32' if dtype.itemsize == 4 else 'f64'}"]
-    function.restype = None
-    function(
-        ctypes.c_long(instruction_set()),
-        *(
-            ctypes.c_void_p(None if argument is None else argument.ctypes.data)
-            if argument is None or isinstance(argument, np.ndarray)
-            else ctypes.c_long(argument)
-            for argument in arguments
-        ),
-    )
+    entry, native = ENTRIES[name], dtype.newbyteorder("=")
+    if native not in SUFFIXES:
+        raise InputError(f"{entry.first} has dtype {dtype}; expected {' or '.join(map(str, SUFFIXES))}")
+    function = loaded[f"gpu_lstm_{name}_{SUFFIXES[native]}"]
+    function.restype = ctypes.c_int
+    kinds: list[Any] = [ctypes.c_long]
+    for argument in entry.arguments:
+        number = ctypes.c_double if argument.dtype == "double" else ctypes.c_long
+        kinds.append(ctypes.c_void_p if argument.shape or argument.many else number)
+        kinds += [ctypes.c_void_p if argument.many else ctypes.c_long] * len(argument.gaps)
+    function.argtypes = kinds
+    return function, entry, native
+
+
+def _place(argument: Argument, array: np.ndarray | None, spans: list[Span]) -> int:
+    """Where an array's first element lies, 0 for None; `spans` gets what it reaches from there."""
+    if array is None:
+        return 0
+    flags, size = array.flags.num, array.nbytes
+    if size and flags & WRITABLE == WRITABLE:
+        place = ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # a third of the time of array.ctypes
+    else:
+        place = array.ctypes.data
+    low = 0
+    if size and not flags & CONTIGUOUS:
+        reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
+        low, size = sum(min(step, 0) for step in reach), sum(max(step, 0) for step in reach) + array.itemsize
+    if size:
+        spans.append((place + low, place + size, argument.written, argument.name))
+    return place
+
+
+def _shared(spans: list[Span]) -> tuple[Span, Span] | None:
+    """Two that reach the same memory, one of which is written, if there are."""
+    furthest = furthest_written = (0, 0, False, "")
+    for span in sorted(spans):
+        start, stop, written, _ = span
+        if start < furthest_written[1]:
+            return furthest_written, span
+        if written:
+            if start < furthest[1]:
+                return furthest, span
+            furthest_written = span
+        if stop > furthest[1]:
+            furthest = span
+    return None
 
 
 def multiply(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """``a @ b [+ bias]`` of matrices of one dtype with any strides, on as many threads as pay."""
-    (rows, depth), columns = a.shape, b.shape[1]
+    (rows, depth), (_, columns) = axes("a", a, 2), axes("b", b, 2)
     c = POOL.empty((rows, columns), a.dtype)
-    item = a.itemsize
-    strides = [stride // item for array in (a, b) for stride in array.strides]
     used = threads_for(rows * columns * depth, rows // 4)
-    call("multiply", a.dtype, rows, columns, depth, a, *strides[:2], b, *strides[2:], c, bias, used)
+    call("multiply", a.dtype, rows, columns, depth, a, b, c, bias, used)
     return c
 
 
 def weight_gradients(dy: np.ndarray, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """``dy.T @ x`` for one or two x, and the sum of dy's rows; contiguous matrices of one dtype."""
-    rows, outputs = dy.shape
-    dw = [POOL.empty((outputs, x.shape[1]), dy.dtype) for x in inputs]
+    """``dy.T @ x`` for one or two x, and the sum of dy's rows; matrices of one dtype."""
+    rows, outputs = axes("dy", dy, 2)
+    columns = [axes(f"x[{n}]", x, 2)[1] for n, x in enumerate(inputs)]
+    dw = [POOL.empty((outputs, width), dy.dtype) for width in columns]
     db = np.empty(outputs, dy.dtype)
-    columns = np.array([x.shape[1] for x in inputs])
-    used = threads_for(rows * outputs * int(columns.sum()), outputs // 4)
-    x, columns = pointers(inputs), longs(columns)
-    call("weight_gradients", dy.dtype, rows, outputs, dy, len(inputs), x, columns, pointers(dw), db, used)
+    used = threads_for(rows * outputs * sum(columns), outputs // 4)
+    call("weight_gradients", dy.dtype, rows, outputs, dy, len(inputs), columns, inputs, dw, db, used)
     return dw, db
+
+
+def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
+    """The sizes of an array that is to have so many axes.
+
+    Raises
+    ------
+    InputError
+        It has another number of them.
+    """
+    shape: tuple[int, ...] = array.shape
+    if len(shape) != count:
+        raise InputError(f"{name} has shape {shape}; expected {count} axes")
+    return shape
 
 
 def fingerprints(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """64 bits for each block of the arrays' bytes, see ``kernels/cpu/training.h``: others where one has changed."""
-    arrays = [np.ascontiguousarray(array) for array in arrays]
-    found = np.empty(sum(fingerprint_blocks(array) for array in arrays), np.uint64)
-    sizes = longs([array.nbytes for array in arrays])
-    threads = threads_for(int(sizes.sum()) // 8, len(found))
-    call("fingerprints", np.dtype(np.float32), len(arrays), sizes, pointers(arrays), found, threads)
+    parts = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
+    sizes = [part.size for part in parts]
+    found = np.empty(pages(sizes), np.uint64)
+    threads = threads_for(sum(sizes) // 8, len(found))
+    call("fingerprints", np.dtype(np.float32), len(parts), sizes, parts, found, threads)
     return found
-
-
-def fingerprint_blocks(array: np.ndarray) -> int:
-    """How many of them an array has."""
-    return -(-array.nbytes // FINGERPRINT_BYTES)
 
 
 def threads_for(work: int, most: int) -> int:
     """Threads that pay for so many multiply-adds, at most `most`."""
     return max(1, min(threads(), most, work // SERIAL_WORK))
-
-
-def pointers(arrays: Sequence[np.ndarray | None]) -> np.ndarray:
-    """Addresses of arrays, null for None, as an array of C pointers."""
-    return np.array([0 if array is None else array.ctypes.data for array in arrays], dtype=np.uintp)
-
-
-def longs(numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-    """An array of C longs."""
-    return np.ascontiguousarray(numbers, dtype=LONG)

@@ -311,6 +311,8 @@ class CudaBackend(Backend):
         loss_scale: float = 1.0,
     ) -> Array | None:
         xp = self.xp
+        if loss is not None:
+            loss = self.require("loss", loss, ())
         gradients = [self._contiguous(gradient) for gradient in gradients]
         dtype = self._same_dtype("gradients", gradients)
         arithmetic = kernels.ARITHMETIC[dtype]
@@ -321,6 +323,9 @@ class CudaBackend(Backend):
                 self._check(f"states[{n}]", array, tuple(gradient.shape), arithmetic)
             if gradient.size:
                 lines.append((param, gradient, *state))
+        if optimizer.rule not in kernels.RULES:  # as array expressions, after waiting for norm and loss
+            gradients = [self.widened(gradient) for gradient in gradients]
+            return super().update(optimizer, params, gradients, states, max_norm, loss, loss_scale)
         if not lines:
             return None if max_norm is None else xp.zeros((), dtype=xp.float64)
         table, numbers, chunks = self._table(lines, optimizer.numbers)
@@ -377,8 +382,7 @@ class CudaBackend(Backend):
         found = kernels.dtype_name(array.dtype)
         if found not in kernels.STORAGE:
             raise InputError(f"{name} has dtype {array.dtype}; expected one of {', '.join(kernels.STORAGE)}")
-        if not array.flags.c_contiguous:
-            raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
+        kernels.require_whole(name, array)
         return found
 
     def _same_dtype(self, name: str, arrays: Sequence[Array]) -> str:

@@ -318,6 +318,20 @@ def address(array: Any) -> int:
     return int(array.data.ptr)
 
 
+def require_whole(name: str, array: Any) -> None:
+    """Refuse an array that a kernel would read wrongly: one with gaps or, as no array of a device is, misaligned.
+
+    Raises
+    ------
+    InputError
+        It is one of those.
+    """
+    if not array.flags.c_contiguous:
+        raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
+    if not aligned(array.itemsize, array):
+        raise InputError(f"{name} is misaligned; expected an array whose elements begin at multiples of their size")
+
+
 def aligned(size: int, *arrays: Any) -> bool:
     """Whether accesses of that many bytes, 16 at most, may start at each array's first element."""
     return all(address(array) % min(size, 16) == 0 for array in arrays)

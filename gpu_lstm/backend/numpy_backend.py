@@ -11,13 +11,13 @@ import numpy as np
 
 from gpu_lstm.backend import compiled
 from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype
+from gpu_lstm.backend.entries import WRITABLE, blocks, pages
 from gpu_lstm.backend.exchange import CPU, CUDA_HOST, CUDA_MANAGED, adopt, foreign
 from gpu_lstm.backend.pool import POOL
+from gpu_lstm.errors import InputError
 
 RULES = ("sgd", "rmsprop", "adam")
 """Optimizer rules of ``kernels/cpu/training.h``, by number."""
-BLOCK = 4096
-"""Elements of a block there."""
 LANES = 16
 """Numbers in the widest register."""
 EXP_COST, UPDATE_COST = 16, 8
@@ -66,7 +66,7 @@ class NumpyBackend(Backend):
         # The compiled product, where there is one, for its threads: those of BLAS keep spinning after their work and
         # slow the compiled recurrence that comes next to a half and less.
         wide_a, wide_b = self.widened(a), self.widened(b)
-        if compiled.library() is None or wide_a.dtype not in (np.float32, np.float64):
+        if not compilable(wide_a):
             return super().product(a, b, bias, dtype, out)
         c = compiled.multiply(wide_a, wide_b, bias)
         if out is None:
@@ -75,10 +75,10 @@ class NumpyBackend(Backend):
         return out
 
     def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:  # noqa: D102
-        dy, inputs = self.widened(dy), [np.ascontiguousarray(self.widened(x)) for x in inputs]
-        if len(inputs) > 2 or not compilable(dy, *inputs):
+        wide_dy, wide = self.widened(dy), [self.widened(x) for x in inputs]
+        if not (compilable(wide_dy) and len(wide) in (1, 2)):
             return super().weight_gradients(dy, inputs)
-        return compiled.weight_gradients(dy, inputs)
+        return compiled.weight_gradients(wide_dy, wide)
 
     def fingerprints(self, arrays: Sequence[Array]) -> Any:  # noqa: D102
         if compiled.library() is None:
@@ -89,7 +89,7 @@ class NumpyBackend(Backend):
         if compiled.library() is None or fingerprints is None:
             return super().changed(arrays, fingerprints)
         different = np.flatnonzero(compiled.fingerprints(arrays) != fingerprints)
-        ends = np.cumsum([compiled.fingerprint_blocks(array) for array in arrays])
+        ends = np.cumsum([pages([array.nbytes]) for array in arrays])
         return int(np.searchsorted(ends, different[0], side="right")) if different.size else None
 
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
@@ -98,11 +98,17 @@ class NumpyBackend(Backend):
     def multiply(self, a: Array, b: Array, out: Array) -> Array:  # noqa: D102
         return np.multiply(a, b, out=out)
 
+    def take_rows(self, table: Array, index: Array) -> Array:  # noqa: D102
+        size, _ = self.require("table", table, ("V", "M")).shape
+        return super().take_rows(table, self._places("index", index, "N", size))
+
     def scatter_add(self, target: Array, index: Array, rows: Array) -> None:  # noqa: D102
-        rows = np.ascontiguousarray(rows)
-        if compilable(target, rows):
-            threads = compiled.threads_for(rows.size, rows.shape[1] // LANES)
-            compiled.call("scatter_add", target.dtype, *rows.shape, target, compiled.longs(index), rows, threads)
+        size, width = self._to_write("target", target, ("V", "M")).shape
+        index = self._places("index", index, "N", size)
+        rows = self.require("rows", rows, (len(index), width))
+        if compilable(target) and plain_memory(target):
+            threads = compiled.threads_for(rows.size, width // LANES)
+            compiled.call("scatter_add", target.dtype, size, *rows.shape, target, index, rows, threads)
             return
         # Sorting first turns scattered additions into a few contiguous sums: np.add.at is many times slower.
         order = np.argsort(index, kind="stable")
@@ -111,30 +117,31 @@ class NumpyBackend(Backend):
             target[present] += np.add.reduceat(rows[order], starts, axis=0)
 
     def softmax_cross_entropy(self, logits: Array, targets: Array, ignore_index: int | None) -> Array:  # noqa: D102
-        if not (logits.flags.c_contiguous and logits.dtype.isnative):
-            plain = np.ascontiguousarray(logits, logits.dtype.newbyteorder("="))
+        rows, vocabulary = self._to_write("logits", logits, ("N", "V")).shape
+        targets = self._places("targets", targets, f"N={rows}", vocabulary, ignore_index)
+        if not (plain_memory(logits) and logits.dtype.isnative):
+            plain = np.array(logits, logits.dtype.newbyteorder("="), order="C")
             loss = self.softmax_cross_entropy(plain, targets, ignore_index)
             logits[...] = plain
             return loss
         if not compilable(logits):
             return super().softmax_cross_entropy(logits, targets, ignore_index)
-        number = len(targets) if ignore_index is None else np.count_nonzero(targets != ignore_index)
-        scale = 1 / max(number, 1)
-        losses = np.empty(len(targets), logits.dtype)
-        compiled.call(
-            "cross_entropy", logits.dtype, *logits.shape, logits, compiled.longs(targets), ignore_index is not None,
-            ignore_index or 0, doubles([scale]), losses, compiled.threads_for(EXP_COST * logits.size, len(targets)),
-        )  # fmt: skip
+        number = rows
+        if ignore_index is not None:
+            counts = targets != ignore_index
+            targets, number = np.where(counts, targets, -1), np.count_nonzero(counts)
+        scale, losses = 1 / max(number, 1), np.empty(rows, logits.dtype)
+        threads = compiled.threads_for(EXP_COST * logits.size, rows)
+        compiled.call("cross_entropy", logits.dtype, rows, vocabulary, logits, targets, scale, losses, threads)
         return np.sum(losses, dtype=np.float64).astype(logits.dtype) * logits.dtype.type(scale)
 
     def norm(self, arrays: Sequence[Array]) -> Array:  # noqa: D102
-        arrays = [np.ascontiguousarray(array) for array in arrays]
         if not compilable(*arrays):
             return super().norm(arrays)
-        sizes = compiled.longs([array.size for array in arrays])
-        sums = np.zeros(int(np.sum(-(-sizes // BLOCK))))
-        threads = compiled.threads_for(int(sizes.sum()), len(sums))
-        compiled.call("square_sums", arrays[0].dtype, len(arrays), sizes, compiled.pointers(arrays), sums, threads)
+        sizes = [array.size for array in arrays]
+        sums = np.zeros(blocks(sizes))
+        threads = compiled.threads_for(sum(sizes), len(sums))
+        compiled.call("square_sums", arrays[0].dtype, len(arrays), sizes, arrays, sums, threads)
         return np.sqrt(np.sum(sums))
 
     def move(  # noqa: D102
@@ -146,15 +153,40 @@ class NumpyBackend(Backend):
         numbers: Sequence[float],
         scale: float,
     ) -> None:
-        flat, gradients = [array for state in states for array in state], [np.ascontiguousarray(g) for g in gradients]
-        if not compilable(*params, *gradients, *flat):
-            return super().move(optimizer, params, gradients, states, numbers, scale)
-        sizes = compiled.longs([param.size for param in params])
-        compiled.call(
-            "update", params[0].dtype, RULES.index(optimizer.rule), len(params), sizes, compiled.pointers(params),
-            compiled.pointers(gradients), compiled.pointers(flat), doubles(numbers), doubles([scale]),
-            compiled.threads_for(UPDATE_COST * int(sizes.sum()), len(params)),
-        )  # fmt: skip
+        flat = [array for state in states for array in state]
+        for n, (param, gradient, state) in enumerate(zip(params, gradients, states, strict=True)):
+            self._to_write(f"params[{n}]", param, param.shape)
+            for array in state:
+                self._to_write(f"states[{n}]", array, param.shape)
+            self.require(f"gradients[{n}]", gradient, param.shape)
+        if optimizer.rule in RULES and compilable(*params, *gradients, *flat) and plain_memory(*params, *flat):
+            sizes = [param.size for param in params]
+            compiled.call(
+                "update", params[0].dtype, RULES.index(optimizer.rule), len(params), sizes, params, gradients, flat,
+                np.array(numbers, np.float64), scale, compiled.threads_for(UPDATE_COST * sum(sizes), len(params)),
+            )  # fmt: skip
+            return
+        # Gradients are scaled in place, and what is overwritten as one parameter moves is no other one's gradient.
+        moved = (*params, *flat)
+        own = [
+            g if g.flags.writeable and not any(np.may_share_memory(g, x) for x in moved) else g.copy()
+            for g in gradients
+        ]
+        super().move(optimizer, params, own, states, numbers, scale)
+
+    def _to_write(self, name: str, array: Array, shape: tuple[Any, ...]) -> Array:
+        """The array, if it has that shape and can be written."""
+        if not self.require(name, array, shape).flags.writeable:
+            raise InputError(f"{name} is read-only; expected an array to write to")
+        return array
+
+    def _places(self, name: str, index: Array, count: str, size: int, besides: int | None = None) -> Array:
+        """So many whole numbers in 0..size-1, or equal to `besides`."""
+        index = self.require(name, index, (count,))
+        if not np.issubdtype(index.dtype, np.integer):
+            raise InputError(f"{name} has dtype {index.dtype}; expected integers")
+        self.require_range(name, index, size, "V", besides)
+        return index
 
     def available(self) -> int | None:  # noqa: D102
         return free_memory()
@@ -164,18 +196,18 @@ class NumpyBackend(Backend):
 
 
 def compilable(*arrays: np.ndarray) -> bool:
-    """Whether the compiled library is there and takes these arrays: contiguous, of one dtype that it has."""
+    """Whether the compiled library is there and has the dtype of these arrays, one for all."""
     return (
         compiled.library() is not None
         and len(arrays) > 0
-        and arrays[0].dtype in (np.float32, np.float64)
-        and all(array.dtype == arrays[0].dtype and array.flags.c_contiguous for array in arrays)
+        and arrays[0].dtype in compiled.SUFFIXES
+        and all(array.dtype == arrays[0].dtype for array in arrays)
     )
 
 
-def doubles(numbers: Sequence[float]) -> np.ndarray:
-    """An array of C doubles."""
-    return np.array(numbers, dtype=np.float64)
+def plain_memory(*arrays: np.ndarray) -> bool:
+    """Whether arrays lie in memory as compiled code writes them: without gaps, aligned."""
+    return all(array.flags.num & WRITABLE == WRITABLE for array in arrays)
 
 
 def free_memory(root: Path = Path("/")) -> int | None:

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm.backend.kernels import address
+
 SMALLEST = 1 << 16
 """Bytes from which an array's memory is kept; NumPy does well with smaller ones."""
 LARGEST_IDLE = 1 << 28
@@ -88,12 +90,15 @@ class Pool:
 def new_block(size: int) -> memoryview:
     """Bytes straight from the system, which gets them back as soon as nobody holds them; they start on a cache line."""
     if hasattr(mmap, "MAP_ANONYMOUS"):
-        block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise MemoryError(f"no memory for an array of {size} bytes: {error}") from None
         if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
             block.madvise(mmap.MADV_HUGEPAGE)
         return memoryview(block)
     whole = np.empty(size + ALIGNMENT, np.uint8)
-    start = -whole.ctypes.data % ALIGNMENT
+    start = -address(whole) % ALIGNMENT
     return whole[start : start + size].data
 
 

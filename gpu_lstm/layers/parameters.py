@@ -35,11 +35,11 @@ class Parameters(MutableMapping[str, Array]):
 
     def __init__(self, backend: Backend, dtype: str):
         self.backend, self.dtype = backend, dtype
-        self._places: dict[str, list[Array]] = {}  # a list of one, which all have who hold that parameter
+        self._places: dict[str, list[Any]] = {}  # an array and its shape, which all have who hold that parameter
 
     def add(self, name: str, array: Array) -> None:
         """Add a parameter."""
-        self._places[name] = [array]
+        self._places[name] = [array, tuple(array.shape)]
 
     def renamed(self, names: Mapping[str, str]) -> Self:
         """The same parameters under the names that `names` gives for theirs."""
@@ -70,7 +70,10 @@ class Parameters(MutableMapping[str, Array]):
         self.update(arrays)
 
     def __getitem__(self, name: str) -> Array:
-        return self._places[name][0]
+        array, shape = self._places[name]
+        if array.shape != shape:  # changed in place
+            raise InputError(f"{name} has shape {tuple(array.shape)}; expected {shape}")
+        return array
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.update({name: value})
@@ -111,7 +114,7 @@ class Parameters(MutableMapping[str, Array]):
         """What is kept of a value."""
         if name not in self._places:
             raise InputError(f"{name!r} is no parameter; expected one of {', '.join(self)}")
-        now, backend = self[name], self.backend
+        (now, shape), backend = self._places[name], self.backend
         if value is now:
             return now
         if isinstance(value, list | tuple | np.ndarray):
@@ -120,11 +123,11 @@ class Parameters(MutableMapping[str, Array]):
             try:
                 value = np.asarray(value)
             except ValueError:
-                raise InputError(f"{name} has no regular shape; expected {tuple(now.shape)}") from None
+                raise InputError(f"{name} has no regular shape; expected {shape}") from None
         else:
             value = backend.receive(name, value)
-        if tuple(value.shape) != tuple(now.shape):
-            raise InputError(f"{name} has shape {tuple(value.shape)}; expected {tuple(now.shape)}")
+        if tuple(value.shape) != shape:
+            raise InputError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
         kind = getattr(value.dtype, "name", str(value.dtype)).rpartition(".")[2]
         if not kind.startswith(("float", "bfloat", "longdouble", "int", "uint")):
             raise InputError(f"{name} has dtype {value.dtype}; expected real numbers, as {self.dtype}")
@@ -139,6 +142,6 @@ class Parameters(MutableMapping[str, Array]):
             except FloatingPointError:
                 raise InputError(f"{name} has numbers that are too large for {self.dtype}") from None
             return backend.asarray(value, self.dtype)
-        array = backend.xp.empty(now.shape, dtype=now.dtype)
+        array = backend.xp.empty(shape, dtype=now.dtype)
         array[...] = backend.asarray(value, self.dtype)
         return array

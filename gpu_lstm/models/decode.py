@@ -23,7 +23,8 @@ def draw(scores: np.ndarray, temperature: float, uniform: float) -> int:
         return int(scores.argmax())
     with np.errstate(over="ignore"):  # a score far below the best one is -inf then
         sums = np.cumsum(np.exp((scores - scores.max()) / temperature))
-    return min(int(np.searchsorted(sums, uniform * sums[-1], side="right")), len(sums) - 1)
+    token = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
+    return token if token < len(sums) else int(scores.argmax())  # rounding, or no numbers
 
 
 def by_arrays(
@@ -33,14 +34,14 @@ def by_arrays(
     length: int,
     temperature: float,
     rng: np.random.Generator,
-    never: tuple[int, ...],
+    never: np.ndarray,
 ) -> Iterator[int]:
     """Draw `length` tokens after a prompt (N,), by one call of `logits` each."""
     ids, state = np.asarray(prompt, dtype=np.int64)[:, None], None
     for _ in range(length):
         scores, state = logits(backend.asarray(ids), state)
         last = backend.to_numpy(scores[-1, 0, :]).astype(np.float64)
-        last[list(never)] = -np.inf
+        last[never] = -np.inf
         token = draw(last, temperature, rng.random())
         yield token
         ids = np.array([[token]])
@@ -53,35 +54,36 @@ def by_compiled_code(
     length: int,
     temperature: float,
     rng: np.random.Generator,
-    never: tuple[int, ...],
+    never: np.ndarray,
 ) -> Iterator[int]:
     """The same in ``kernels/cpu/generate.h``, `CHUNK` tokens a call; `params` are a language model's."""
     embedding, head, head_bias = params["embedding.weight"], params["head.weight"], params["head.bias"]
-    (vocabulary, width), hidden, dtype = embedding.shape, head.shape[1], embedding.dtype
-    names = (f"lstm.{part}_l{layer}" for layer in range(num_layers) for part in ("weight_ih", "weight_hh", "bias"))
-    weights = [np.ascontiguousarray(params[name]) for name in names]
-    pointers = compiled.pointers(weights)
+    vocabulary, width = compiled.axes("embedding.weight", embedding, 2)
+    hidden, dtype = head.shape[-1], embedding.dtype.newbyteorder("=")
+    weights = [
+        [params[f"lstm.{part}_l{layer}"] for layer in range(num_layers)] for part in ("weight_ih", "weight_hh", "bias")
+    ]
     barred = np.zeros(vocabulary, dtype=np.uint8)
-    barred[list(never)] = 1
+    barred[never] = 1
     state = np.zeros((3, num_layers, hidden), dtype=dtype)
     scores = np.empty(vocabulary, dtype=dtype)
-    heat = np.array([temperature], dtype=np.float64)
-    work = sum(array.size for array in weights)
-    threads = compiled.threads_for(work, hidden)
+    threads = compiled.threads_for(sum(array.size for arrays in weights for array in arrays), hidden)
 
     def call(given: np.ndarray, count: int, panels: np.ndarray | None, size: np.ndarray | None = None) -> np.ndarray:
-        drawn = np.empty(count, dtype=compiled.LONG)
+        drawn: np.ndarray = np.empty(count, dtype=compiled.LONG)
+        room = 0 if panels is None else panels.size
         compiled.call(
-            "generate", dtype, vocabulary, width, hidden, num_layers, embedding, pointers, head, head_bias, panels,
-            state, scores, given, len(given), count, heat, rng.random(count), barred, drawn, size, threads,
+            "generate", dtype, vocabulary, width, hidden, num_layers, embedding, *weights, head, head_bias, room,
+            panels, state, scores, len(given), given, count, temperature, rng.random(count), barred, drawn, size,
+            threads,
         )  # fmt: skip
         return drawn
 
-    nothing, size = compiled.longs([]), compiled.longs([0])
+    nothing, size = np.empty(0, dtype=compiled.LONG), np.zeros(1, dtype=compiled.LONG)
     call(nothing, 0, None, size)
     panels = np.empty(int(size[0]), dtype=dtype)
     call(nothing, 0, panels)
-    given = compiled.longs(prompt)
+    given = prompt
     while length > 0:
         drawn = call(given, min(CHUNK, length), panels)
         yield from drawn.tolist()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend.base import out_of_range
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, Params, State
 from gpu_lstm.layers.base import check_seed, training_seed
 from gpu_lstm.layers.options import for_model
 from gpu_lstm.losses import softmax_cross_entropy
 from gpu_lstm.models import decode
-from gpu_lstm.models.base import Model, common, gather
+from gpu_lstm.models.base import Model, check_host, common, gather
 
 
 class LanguageModel(Model):
@@ -132,7 +133,7 @@ class LanguageModel(Model):
         length: int,
         temperature: float = 1.0,
         seed: int | tuple[int, ...] = 0,
-        never: tuple[int, ...] = (),
+        never: Sequence[int] = (),
     ) -> Iterator[int]:
         """Draw tokens that continue a prompt, one at a time.
 
@@ -145,22 +146,42 @@ class LanguageModel(Model):
         temperature : float
             Below 1 more certain, 0 always the likeliest.
         seed : int
-        never : tuple of int
-            Tokens that are not drawn.
+        never : sequence of int
+            Tokens that are not drawn; not all that there are.
 
         Returns
         -------
         iterator of int
             The same tokens from the same seed on every backend and tier, up to rounding.
+
+        Raises
+        ------
+        InputError
+            `prompt` or `never` has other than tokens of the vocabulary, `prompt` none, `never` all; `length` is no
+            whole number, or `temperature` no number of at least 0.
         """
-        if not (temperature >= 0 and np.isfinite(temperature)):
+        if not (isinstance(temperature, float | int | np.floating | np.integer) and 0 <= temperature < np.inf):
             raise InputError(f"temperature is {temperature!r}; expected a number of at least 0")
-        if len(prompt) == 0:
+        if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 0:
+            raise InputError(f"length is {length!r}; expected a whole number of at least 0")
+        temperature, length = float(temperature), int(length)
+        if _is_empty(prompt):
             raise InputError("prompt is empty; expected at least one token")
-        tokens, rng = np.asarray(prompt, dtype=np.int64), np.random.default_rng(check_seed(seed))
-        if tokens.min() < 0 or tokens.max() >= self.embedding.num_embeddings:
-            raise InputError(f"prompt has tokens {tokens.min()}..{tokens.max()}; the vocabulary has fewer")
+        tokens = check_host("prompt", prompt, ("N",), whole=True)
+        barred = np.zeros(0, int) if _is_empty(never) else check_host("never", never, ("N",), whole=True)
+        vocabulary = self.embedding.num_embeddings
+        for name, given in (("prompt", tokens), ("never", barred)):
+            if given.size and (given.min() < 0 or given.max() >= vocabulary):
+                raise out_of_range(name, given.min(), given.max(), vocabulary, "vocabulary_size")
+        barred = np.unique(barred).astype(np.int64)
+        if len(barred) == vocabulary:
+            raise InputError(f"never has all {vocabulary} tokens; expected at least one that can be drawn")
+        tokens, rng = tokens.astype(np.int64), np.random.default_rng(check_seed(seed))
         if decode.can_compile(self.lstm):
             layers = self.lstm.num_layers
-            return decode.by_compiled_code(self.params, layers, tokens, length, temperature, rng, never)
-        return decode.by_arrays(self.backend, self.logits, tokens, length, temperature, rng, never)
+            return decode.by_compiled_code(self.params, layers, tokens, length, temperature, rng, barred)
+        return decode.by_arrays(self.backend, self.logits, tokens, length, temperature, rng, barred)
+
+
+def _is_empty(tokens: object) -> bool:
+    return tokens.size == 0 if isinstance(tokens, np.ndarray) else isinstance(tokens, Sized) and len(tokens) == 0

@@ -223,8 +223,7 @@ class Step:
             # Parameters that no product takes are kept in the dtype of sums.
             wide = name in ("peepholes", "gain_hh", "gain_c", "shift_c")
             self.backend.require(name, array, shape, kernels.ARITHMETIC[self.dtype] if wide else self.dtype)
-            if not array.flags.c_contiguous:
-                raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
+            kernels.require_whole(name, array)
         if self.normed != (variant.gain_c is not None) or self.normed != (variant.shift_c is not None):
             raise InputError("gain_hh, gain_c and shift_c go together; expected all three or none")
 

@@ -35,8 +35,7 @@ def family_cells(variant: Variant, dtype: np.dtype) -> tuple[Callable[..., None]
     if variant.gain_c is not None:
         return None
     numbers = np.array(family.cell_numbers(variant, float(np.finfo(dtype).eps)))
-    peepholes = None if variant.peepholes is None else np.ascontiguousarray(variant.peepholes)
-    options = (int(variant.coupled), int(variant.hard_sigmoid), numbers, peepholes)
+    options = (int(variant.coupled), int(variant.hard_sigmoid), numbers, variant.peepholes)
 
     def forward(backend: Backend, variant: Variant, z: Array, c_old: Array, c: Array, m: Array) -> None:
         compiled.call("family_cell_forward", z.dtype, *m.shape, *options, z, c_old, c, m)

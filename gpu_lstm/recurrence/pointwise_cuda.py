@@ -74,7 +74,7 @@ def backward(
 ) -> tuple[Array, Array, Array]:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
     gates, c, mask, weight_hh = saved.gates, saved.c, saved.mask, saved.weight_hh
-    num_steps, batch, hidden, dtype = check(backend, gates, weight_hh, saved.variant)
+    num_steps, batch, hidden, dtype = check_saved(backend, saved)
     if saved.variant is not None or dc is not None:
         return family_cuda.backward(backend, saved, dh, dh_last, dc_last, dc)
     cells = batch, hidden
@@ -99,12 +99,26 @@ def check(backend: Backend, z: Array, weight_hh: Array, variant: Variant | None 
     if variant is not None:
         columns = (hidden if variant.projection is None else variant.projection.shape[0]) // variant.heads
         what = "H" if variant.projection is None and variant.heads == 1 else "P/heads"
-    backend.require("weight_hh", weight_hh, (f"4H={4 * hidden}", f"{what}={columns}"), dtype)
     if batch * hidden > MOST_CELLS:
         raise InputError(f"z has B H = {batch * hidden} cells; expected at most {MOST_CELLS} (split the batch)")
-    for name, array in (("z", z), ("weight_hh", weight_hh)):
-        if not array.flags.c_contiguous:
-            raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
+    kernels.require_whole("z", z)
+    backend.require("weight_hh", weight_hh, (f"4H={4 * hidden}", f"{what}={columns}"), dtype)
+    kernels.require_whole("weight_hh", weight_hh)
+    return num_steps, batch, hidden, dtype
+
+
+def check_saved(backend: Backend, saved: Saved) -> tuple[int, int, int, str]:
+    """`check` of what forward saved, with all else that backward's kernels take of it."""
+    num_steps, batch, hidden, dtype = check(backend, saved.gates, saved.weight_hh, saved.variant)
+    state = kernels.ARITHMETIC[dtype]
+    kinds: dict[str, tuple[int, int, str]] = {"c": (num_steps + 1, hidden, state), "cells": (num_steps, hidden, state)}
+    kinds |= {"unprojected": (num_steps, hidden, dtype), "normalised": (num_steps, 4 * hidden, dtype)}
+    kinds |= {name: (num_steps, 1, state) for name in ("scales", "c_means", "c_scales")}
+    for name, (steps, width, kind) in kinds.items():
+        array = getattr(saved, name)
+        if array is not None:
+            backend.require(f"saved.{name}", array, (steps, f"B={batch}", width), kind)
+            kernels.require_whole(f"saved.{name}", array)
     return num_steps, batch, hidden, dtype
 
 

@@ -8,7 +8,8 @@ kernel, the family another one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,11 +52,10 @@ def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
         for saved in begun:
             _forward(backend, saved)
     else:
-        first, lengths = begun[0], [_lengths(saved) for saved in begun]
+        first = begun[0]
         compiled.call(
-            "forward_both", first.h.dtype, *_sizes(first), *_arrays(begun), compiled.pointers(lengths), _reverse(begun),
-            int(_keeps(first)), *split,
-        )  # fmt: skip
+            "forward_both", first.h.dtype, *_sizes(first), *_of_each(begun), *_order(begun), int(_keeps(first)), *split
+        )
     return begun
 
 
@@ -71,23 +71,23 @@ def _begin(
     variant: Variant | None = None,
 ) -> Saved:
     """What forward fills: the initial state is there."""
-    num_steps, batch, width = z.shape
+    num_steps, batch, width = compiled.axes("z", z, 3)
     hidden = width // 4
     size = hidden if variant is None or variant.projection is None else variant.projection.shape[0]
     h = backend.empty((num_steps + 1, batch, size), z.dtype)
     c = backend.empty((num_steps + 1 if keep else 1, batch, hidden), z.dtype)
     states_at_the_start(h, c, h0, c0, reverse)
-    return Saved(h, c, z, np.ascontiguousarray(weight_hh), mask, reverse, variant)
+    return Saved(h, c, z, weight_hh, mask, reverse, variant)
 
 
 def _forward(backend: Backend, saved: Saved) -> None:
     """Fill what `_begin` made."""
     z, h, c, variant = saved.gates, saved.h, saved.c, saved.variant
     (num_steps, batch, hidden), width, keep, lengths = _sizes(saved), z.shape[2], _keeps(saved), _lengths(saved)
-    split = _split(num_steps, batch, hidden)
+    sizes, split = (num_steps, batch, hidden), _split(num_steps, batch, hidden)
     flags = (int(saved.reverse), int(keep))
     if variant is None:
-        compiled.call("forward", z.dtype, num_steps, batch, hidden, z, saved.weight_hh, h, c, lengths, *flags, *split)
+        compiled.call("forward", z.dtype, *sizes, z, saved.weight_hh, h, c, lengths, *flags, *split)
         return
     gains = (variant.gain_hh, variant.gain_c, variant.shift_c)
     refuse(len({gain is None for gain in gains}) > 1, "part of layer normalisation")
@@ -99,10 +99,9 @@ def _forward(backend: Backend, saved: Saved) -> None:
     if variant.gain_hh is not None:
         saved.normalised = backend.empty((kept, batch, width), z.dtype)
         saved.scales = backend.empty((kept, batch, 1), z.dtype)
-    problem = _Problem(saved, variant)
     compiled.call(
-        "family_forward", z.dtype, *problem.arguments, z, h, c, saved.cells, saved.unprojected, saved.normalised,
-        saved.scales, lengths, *flags, *split,
+        "family_forward", z.dtype, *sizes, *_of_variant(saved, variant), z, h, c, saved.cells, saved.unprojected,
+        saved.normalised, saved.scales, lengths, *flags, *split,
     )  # fmt: skip
 
 
@@ -118,12 +117,12 @@ def backward(
     (num_steps, batch, hidden), size = _sizes(saved), saved.h.shape[2]
     dh0, dc0 = _arriving(backend, saved, dh_last, dc_last)
     lengths = _lengths(saved)
-    split = _split(num_steps, batch, hidden)
-    gates, weight_hh, reverse = saved.gates, saved.weight_hh, int(saved.reverse)
+    sizes, split = (num_steps, batch, hidden), _split(num_steps, batch, hidden)
+    gates, reverse = saved.gates, int(saved.reverse)
     if saved.variant is None and dc is None:
         compiled.call(
-            "backward", gates.dtype, num_steps, batch, hidden, gates, weight_hh, saved.h, saved.c, *_rows(dh), dh0,
-            dc0, lengths, reverse, *split,
+            "backward", gates.dtype, *sizes, gates, saved.weight_hh, saved.h, saved.c, dh, dh0, dc0, lengths, reverse,
+            *split,
         )  # fmt: skip
         return gates, dh0, dc0
     variant = saved.variant or Variant()
@@ -134,9 +133,8 @@ def backward(
         peepholes = np.zeros((batch, 3, hidden), gates.dtype)
     if variant.gain_hh is not None:
         norm = np.zeros((batch, 6 * hidden), gates.dtype)
-    problem = _Problem(saved, variant)
     compiled.call(
-        "family_backward", gates.dtype, *problem.arguments, gates, saved.c, saved.cells, *_rows(dh), *_rows(dc), dh0,
+        "family_backward", gates.dtype, *sizes, *_of_variant(saved, variant), gates, saved.c, saved.cells, dh, dc, dh0,
         dc0, projected, peepholes, saved.normalised, saved.scales, norm, lengths, reverse, *split,
     )  # fmt: skip
     if projected is not None:
@@ -158,13 +156,10 @@ def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradient
     split = None if any(dc is not None for _, _, _, _, *rest in problems for dc in rest) else _split_both(every)
     if split is None:
         return [backward(backend, *problem) for problem in problems]
-    dy, rows = zip(*(_rows(dh) for _, dh, *_ in problems), strict=True)
     last = [_arriving(backend, saved, dh_last, dc_last) for saved, _, dh_last, dc_last, *_ in problems]
-    first, lengths = every[0], [_lengths(saved) for saved in every]
-    dh, dc = (compiled.pointers(arrays) for arrays in zip(*last, strict=True))
     compiled.call(
-        "backward_both", first.h.dtype, *_sizes(first), *_arrays(every), compiled.pointers(dy), compiled.longs(rows),
-        dh, dc, compiled.pointers(lengths), _reverse(every), *split,
+        "backward_both", every[0].h.dtype, *_sizes(every[0]), *_of_each(every), [dh for _, dh, *_ in problems],
+        *zip(*last, strict=True), *_order(every), *split,
     )  # fmt: skip
     return [(saved.gates, *arrays) for saved, arrays in zip(every, last, strict=True)]
 
@@ -174,14 +169,14 @@ def _sizes(saved: Saved) -> tuple[int, int, int]:
     return len(saved.gates), saved.c.shape[1], saved.c.shape[2]
 
 
-def _arrays(every: Sequence[Saved]) -> list[np.ndarray]:
-    """Pointers to z or gates of each, W_hh, h and c."""
-    arrays = zip(*((s.gates, s.weight_hh, s.h, s.c) for s in every), strict=True)
-    return [compiled.pointers(column) for column in arrays]
+def _of_each(every: Sequence[Saved]) -> Iterable[tuple[Array, ...]]:
+    """z or gates of each, W_hh, h and c."""
+    return zip(*((s.gates, s.weight_hh, s.h, s.c) for s in every), strict=True)
 
 
-def _reverse(every: Sequence[Saved]) -> np.ndarray:
-    return compiled.longs([saved.reverse for saved in every])
+def _order(every: Sequence[Saved]) -> tuple[list[np.ndarray | None], list[int]]:
+    """Lengths of each, and whether it is in reverse."""
+    return [_lengths(saved) for saved in every], [int(saved.reverse) for saved in every]
 
 
 def _arriving(backend: Backend, saved: Saved, dh_last: Array | None, dc_last: Array | None) -> tuple[Array, Array]:
@@ -195,42 +190,20 @@ def _keeps(saved: Saved) -> bool:
 
 
 def _lengths(saved: Saved) -> np.ndarray | None:
-    return None if saved.mask is None else compiled.longs(saved.mask.lengths)
+    return None if saved.mask is None else saved.mask.lengths
 
 
-class _Problem:
-    """What the family's kernel takes besides the states: see ``family`` in kernels/cpu/family.h.
-
-    Attributes
-    ----------
-    arguments : tuple
-        Sizes and flags, numbers, pointers to arrays; these live as long as the problem.
-    """
-
-    def __init__(self, saved: Saved, variant: Variant):
-        (_, batch, size), hidden, dtype = saved.h.shape, saved.c.shape[2], saved.gates.dtype
-        v = variant
-        options = (v.peepholes, v.projection, v.zoneout_h, v.zoneout_c, v.recurrent_mask, v.live)
-        self._arrays = [
-            None if array is None or isinstance(array, float) else np.ascontiguousarray(array, dtype)
-            for array in (saved.weight_hh, *options, v.gain_hh, v.gain_c, v.shift_c)
-        ]
-        shares = [share if isinstance(share, float) else 0.0 for share in (v.zoneout_h, v.zoneout_c)]
-        numbers = np.array([*family.cell_numbers(variant, float(np.finfo(dtype).eps)), *shares, EPSILON])
-        flags = (int(variant.coupled), int(variant.hard_sigmoid))
-        sizes = compiled.longs([saved.gates.shape[0], batch, hidden, size, variant.heads, *flags])
-        self.arguments = (sizes, numbers, compiled.pointers(self._arrays))
-
-
-def _rows(array: Array | None) -> tuple[Array | None, int]:
-    """An array (T, B, N) of which the kernels take every row, and how many elements its rows are apart."""
-    if array is None:
-        return None, 0
-    item, (_, batch, width) = array.itemsize, array.shape
-    row = array.strides[1] // item
-    if array.strides != (batch * row * item, row * item, item) or row < width:
-        return np.ascontiguousarray(array), width
-    return array, row
+def _of_variant(saved: Saved, variant: Variant) -> tuple[Any, ...]:
+    """What the family's kernel takes besides T, B, H and the states: see ``Family`` in kernels/cpu/family.h."""
+    size, v = saved.h.shape[2], variant
+    refuse(saved.c.shape[2] % v.heads + size % v.heads > 0, f"{v.heads} heads that don't divide H and P")
+    zoneouts = [(None, z) if isinstance(z, float) else (z, 0.0) for z in (v.zoneout_h, v.zoneout_c)]
+    eps = float(np.finfo(saved.gates.dtype).eps)
+    numbers = np.array([*family.cell_numbers(variant, eps), *(share for _, share in zoneouts), EPSILON])
+    return (
+        size, v.heads, int(v.coupled), int(v.hard_sigmoid), numbers, saved.weight_hh, v.peepholes, v.projection,
+        *(array for array, _ in zoneouts), v.recurrent_mask, v.live, v.gain_hh, v.gain_c, v.shift_c,
+    )  # fmt: skip
 
 
 def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
@@ -239,7 +212,7 @@ def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
     if num_steps * batch * 4 * hidden * hidden < compiled.SERIAL_WORK:
         threads = 1
     by_batch = batch >= BATCH_TO_SPLIT * threads
-    return (min(threads, batch) if by_batch else threads), int(by_batch)
+    return (min(threads, max(batch, 1)) if by_batch else threads), int(by_batch)
 
 
 def _split_both(two: Sequence[Saved]) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.recurrence import family, onchip
 from gpu_lstm.recurrence.contract import Joint, Mask, Saved, refuse
 from gpu_lstm.recurrence.family_cuda import Step
-from gpu_lstm.recurrence.pointwise_cuda import check, check_z
+from gpu_lstm.recurrence.pointwise_cuda import check, check_saved, check_z
 from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
 from gpu_lstm.recurrence.together import Gradients, Problem, Round
 from gpu_lstm.recurrence.variant import OPTIONS, Variant, normalise
@@ -248,7 +248,7 @@ def _backward(
     for number, (saved, dh, dh_last, dc_last, *rest) in enumerate(problems):
         gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
         above = joints[number] if number < len(joints) else None
-        num_steps, batch, hidden, dtype = check(backend, gates, weight_hh, saved.variant)
+        num_steps, batch, hidden, dtype = check_saved(backend, saved)
         if joints and number:
             backend.require("gates", gates, problems[0][0].gates.shape)
         cells = _cells("backward", saved.variant, *rest)

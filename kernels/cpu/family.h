@@ -132,14 +132,18 @@ struct FamilyForward {
   T* m;          // (T, B, H): what is projected, one step where keep is false; or null
   T *normalised, *scales;  // (T, B, 4H), (T, B): h W_hh^T normalised, one step where keep is false; or null
   bool keep;
-  T *panels, *projection_panels;  // [block][k][gate][unit], [block][k][column of h]
-  T* seen;                        // (2, B, P): what this step and the next multiply by W_hh
+  T* panels;  // [block][k][gate][unit], then projection_panels() and seen()
+  T* own;     // own_size() of each thread
 
   long depth() const { return f.size / f.heads; }
   long panel_size() const { return depth() * Simd<T>::panel; }
-  long panels_size() const { return f.of_gates().blocks() * panel_size(); }
+  long weight_size() const { return f.of_gates().blocks() * panel_size(); }
   long projection_size() const { return f.projection ? projected().blocks() * f.hidden * Simd<T>::panel : 0; }
-  long size() const { return panels_size() + projection_size() + 2 * f.batch * f.size; }
+  T* projection_panels() const { return panels + weight_size(); }  // [block][k][column of h]
+  // (2, B, P): what this step and the next multiply by W_hh
+  T* seen() const { return projection_panels() + projection_size(); }
+  long panels_size() const { return weight_size() + projection_size() + whole_lines<T>(2 * f.batch * f.size); }
+  long own_size() const { return whole_lines<T>(f.batch * Simd<T>::panel + f.hidden); }
   Columns projected() const { return {1, f.size, Simd<T>::panel}; }
 
   void pack(long n) const {
@@ -156,10 +160,10 @@ struct FamilyForward {
   void pack_projection(long n) const {
     const Block block = projected().block(n);
     pack_panel(f.projection + block.first * f.hidden, 1, f.hidden, f.hidden, block.count,
-               projection_panels + n * f.hidden * Simd<T>::panel);
+               projection_panels() + n * f.hidden * Simd<T>::panel);
   }
 
-  T* seen_at(long n) const { return seen + (n & 1) * f.batch * f.size; }
+  T* seen_at(long n) const { return seen() + (n & 1) * f.batch * f.size; }
 
   // What step n multiplies by W_hh, from h before it.
   void see(long n, long t, long b, long unit, long left, V h_before) const {
@@ -266,7 +270,7 @@ struct FamilyForward {
   void project(long n, long number, Range rows, T* sums) const {
     const Block block = projected().block(number);
     through_panel(rows.end - rows.begin, m_at(step(n)) + rows.begin * f.hidden, f.hidden, f.hidden,
-                  projection_panels + number * f.hidden * Simd<T>::panel, block.count, sums, false);
+                  projection_panels() + number * f.hidden * Simd<T>::panel, block.count, sums, false);
     each_vector(rows, block, sums, [&](long b, long unit, long left, const T* sum) {
       finish(n, b, unit, left, load(sum));
     });
@@ -286,8 +290,7 @@ struct FamilyForward {
     const Range rows = split_batch ? own_rows : Range{0, f.batch};
     const Range units = split_batch ? Range{0, f.of_gates().blocks()} : mine;
     const Range columns = split_batch ? Range{0, m ? projected().blocks() : 0} : mine_of_h;
-    T* sums = scratch<T, kMember>((rows.end - rows.begin) * Simd<T>::panel + f.hidden);
-    T* row = sums + (rows.end - rows.begin) * Simd<T>::panel;
+    T *sums = own + member * own_size(), *row = sums + f.batch * Simd<T>::panel;
     for (long n = 0; n < f.steps; ++n) {
       for (long block = units.begin; block < units.end; ++block)
         for_tiles(rows.end - rows.begin, Tile{*this, n, block, rows.begin});
@@ -320,13 +323,19 @@ struct FamilyBackward {
   T* normalised;    // (T, B, 4H), becomes the gradient of h W_hh^T; or null
   const T* scales;  // (T, B) or null
   T* dnorm;         // (B, 6H), added to: gradients of gain_hh, gain_c and shift_c, to be summed over the batch; or null
-  T *panels, *projection_panels;  // [block][k][column of h], [block][k][unit]
-  T* dm;                          // (B, H): what arrives at o tanh(c), with layer normalisation
+  T* panels;  // [block][k][column of h], then projection_panels() and dm()
+  T* own;     // own_size() of each thread
 
   long panel_size() const { return 4 * f.hidden / f.heads * Simd<T>::panel; }
-  long panels_size() const { return f.of_h().blocks() * panel_size(); }
+  long weight_size() const { return f.of_h().blocks() * panel_size(); }
   long projection_size() const { return projected ? f.of_units().blocks() * f.size * Simd<T>::panel : 0; }
-  long size() const { return panels_size() + projection_size() + (normalised ? f.batch * f.hidden : 0); }
+  T* projection_panels() const { return panels + weight_size(); }  // [block][k][unit]
+  // (B, H): what arrives at o tanh(c), with layer normalisation
+  T* dm() const { return projection_panels() + projection_size(); }
+  long panels_size() const {
+    return weight_size() + projection_size() + (normalised ? whole_lines<T>(f.batch * f.hidden) : 0);
+  }
+  long own_size() const { return whole_lines<T>(f.batch * Simd<T>::panel + 8 * f.hidden); }
 
   // visit(first row of W_hh, rows, rows of the head before it) for the runs of rows that belong to a head.
   template <typename Visit>
@@ -349,7 +358,7 @@ struct FamilyBackward {
   void pack_projection(long n) const {
     const Block block = f.of_units().block(n);
     pack_panel(f.projection + block.first, f.hidden, 1, f.size, block.count,
-               projection_panels + n * f.size * Simd<T>::panel);
+               projection_panels() + n * f.size * Simd<T>::panel);
   }
 
   // sums (rows, panel) = dz of step t times a block of W_hh.
@@ -390,7 +399,7 @@ struct FamilyBackward {
 
   // Some units, from what arrives at their o tanh(c).
   void one(long t, long b, long unit, long left, V dm_here) const {
-    if (normalised) return store(dm + b * f.hidden + unit, dm_here, left);
+    if (normalised) return store(dm() + b * f.hidden + unit, dm_here, left);
     const V o = load(gates + ((t * f.batch + b) * 4 + 3) * f.hidden + unit, left);
     const V tanh_c = tanh_of<T>(load(new_c(t, b) + unit, left));
     through_cell(t, b, unit, left, dm_here * tanh_c, dm_here * o * (T(1) - tanh_c * tanh_c));
@@ -407,7 +416,7 @@ struct FamilyBackward {
     const T scale = normalise_row(y, H, f.epsilon);
     for (long unit = 0; unit < H; unit += width) {
       const long left = H - unit;
-      const V y_c = load(y + unit, left), gain = load(f.gain_c + unit, left), arrived = load(dm + b * H + unit, left);
+      const V y_c = load(y + unit, left), gain = load(f.gain_c + unit, left), arrived = load(dm() + b * H + unit, left);
       const V tanh_u = tanh_of<T>(y_c * gain + load(f.shift_c + unit, left));
       const V du = arrived * load(o + unit, left) * (T(1) - tanh_u * tanh_u);
       store(d_o + unit, arrived * tanh_u, left);
@@ -461,8 +470,7 @@ struct FamilyBackward {
     const Range units = split_batch ? Range{0, projected ? f.of_units().blocks() : 0} : mine_of_units;
     const Range own_rows = share(f.batch, member, members);
     const long count = rows.end - rows.begin;
-    T* sums = scratch<T, kMember>(count * Simd<T>::panel + 8 * f.hidden);
-    T* row = sums + count * Simd<T>::panel;
+    T *sums = own + member * own_size(), *row = sums + f.batch * Simd<T>::panel;
     long from = -1;
     for (long n = 0; n < f.steps; ++n) {
       const long t = f.reverse ? n : f.steps - 1 - n;
@@ -479,7 +487,7 @@ struct FamilyBackward {
         for (long number = units.begin; number < units.end; ++number) {
           const Block block = f.of_units().block(number);
           through_panel(count, projected + (t * f.batch + rows.begin) * f.size, f.size, f.size,
-                        projection_panels + number * f.size * Simd<T>::panel, block.count, sums, false);
+                        projection_panels() + number * f.size * Simd<T>::panel, block.count, sums, false);
           each_vector(rows, block, sums, [&](long b, long unit, long left, const T* sum) {
             one(t, b, unit, left, load(sum));
           });
@@ -500,31 +508,3 @@ struct FamilyBackward {
     }
   }
 };
-
-// ---------------------------------------------------------------------------------------------------- entries
-
-// sizes: T, B, H, P, heads, coupled, hard sigmoid; numbers: cell_numbers of family.py, the two zoneouts, epsilon; arrays:
-// W_hh, peepholes, W_hr, zoneout_h, zoneout_c, recurrent_mask, live, gain_hh, gain_c, shift_c.
-template <typename T>
-Family<T> family(const long* sizes, const double* numbers, const T* const* arrays, const long* lengths, bool reverse) {
-  return {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], arrays[0], lengths, reverse,
-          cell_options<T>(numbers, sizes[5], sizes[6]), T(numbers[5]), T(numbers[6]),
-          arrays[1], arrays[2], arrays[3], arrays[4], arrays[5], arrays[6], arrays[7], arrays[8], arrays[9],
-          T(numbers[7])};
-}
-
-template <typename T>
-void family_sequence_forward(FamilyForward<T> p, int threads, bool split_batch) {
-  p.panels = scratch<T, kShared>(p.size());
-  p.projection_panels = p.panels + p.panels_size();
-  p.seen = p.projection_panels + p.projection_size();
-  Team::run(threads, [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
-}
-
-template <typename T>
-void family_sequence_backward(FamilyBackward<T> p, int threads, bool split_batch) {
-  p.panels = scratch<T, kShared>(p.size());
-  p.projection_panels = p.panels + p.panels_size();
-  p.dm = p.projection_panels + p.projection_size();
-  Team::run(threads, [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
-}

@@ -7,7 +7,7 @@ template <typename T>
 struct Generate {
   long vocabulary, embedding_size, hidden, layers;
   const T* embedding;      // (V, E)
-  const T* const* weights;  // weight_ih (4H, E or H), weight_hh (4H, H), bias (4H,) for each layer
+  const T *const *weight_ih, *const *weight_hh, *const *bias;  // (4H, E or H), (4H, H), (4H,) for each layer
   const T *head, *head_bias;  // (V, H), (V,)
   T* panels;               // packed weights, size() elements
   T* state;                // h, c, h of the step before: (3, layers, H)
@@ -33,9 +33,9 @@ struct Generate {
     T* to = panels;
     for (long layer = 0; layer < layers; ++layer)
       for (long block = 0; block < blocks(); ++block) {
-        pack_gates(weights[3 * layer], hidden, input(layer), block, to);
+        pack_gates(weight_ih[layer], hidden, input(layer), block, to);
         to += input(layer) * Simd<T>::panel;
-        pack_gates(weights[3 * layer + 1], hidden, hidden, block, to);
+        pack_gates(weight_hh[layer], hidden, hidden, block, to);
         to += hidden * Simd<T>::panel;
       }
     for (long block = 0; block < head_blocks(); ++block, to += hidden * Simd<T>::panel)
@@ -50,7 +50,6 @@ struct Generate {
 
   void step_layer(long layer, const T* x, const T* packed, Range units) const {
     using V = typename Simd<T>::V;
-    const T* bias = weights[3 * layer + 2];
     const long in = input(layer);
     for (long block = units.begin; block < units.end; ++block) {
       const long unit = block * Simd<T>::width, left = hidden - unit;
@@ -58,7 +57,7 @@ struct Generate {
       V sums[1][4] = {};
       product<T, 1, 4>(in, x, 0, 1, panel, sums);
       product<T, 1, 4>(hidden, part(2, layer), 0, 1, panel + in * Simd<T>::panel, sums);
-      auto gates = load_gates(bias + unit, hidden, left);
+      auto gates = load_gates(bias[layer] + unit, hidden, left);
       gates = {gates.i + sums[0][0], gates.f + sums[0][1], gates.g + sums[0][2], gates.o + sums[0][3]};
       V c, h;
       cell_forward<T>(gates, load(part(1, layer) + unit, left), c, h);
@@ -77,6 +76,12 @@ struct Generate {
         if (left > 0) store(scores + first, sums[0][v] + load(head_bias + first, left), left);
       }
     }
+  }
+
+  bool bars_all() const {
+    for (long k = 0; k < vocabulary; ++k)
+      if (!never[k]) return false;
+    return true;
   }
 
   long draw(double uniform) const {

@@ -1,9 +1,10 @@
 // The compiled CPU tier: one library, the code of recurrence.h once for each instruction set, chosen at run time.
-// Called through ctypes (gpu_lstm/recurrence/sequence.py), which releases the GIL.
+// Called through ctypes (gpu_lstm/backend/compiled.py), which releases the GIL.
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #include <immintrin.h>
@@ -69,148 +70,179 @@ int best_set() {
   return kBaseline;
 }
 
+// What every entry returns; none throws.
+enum Status { kDone, kNoMemory, kRefused };
+
+template <typename Body>
+int guarded(const Body& body) noexcept {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    return kNoMemory;
+  } catch (...) {
+    return kRefused;
+  }
+}
+
 }  // namespace
 
 #ifdef WITH_X86
-#define NAMESPACED(set, ...)                                       \
-  if (set == kAvx512) { using namespace avx512; __VA_ARGS__ }              \
-  else if (set == kAvx2) { using namespace avx2; __VA_ARGS__ }             \
-  else { using namespace baseline; __VA_ARGS__ }
+#define NAMESPACED(set, ...)                                   \
+  return guarded([&]() -> int {                                \
+    if (set == kAvx512) { using namespace avx512; __VA_ARGS__ }   \
+    else if (set == kAvx2) { using namespace avx2; __VA_ARGS__ }  \
+    else { using namespace baseline; __VA_ARGS__ }             \
+    return kDone;                                              \
+  });
 #else
-#define NAMESPACED(set, ...) { using namespace baseline; __VA_ARGS__ }
+#define NAMESPACED(set, ...)       \
+  return guarded([&]() -> int {    \
+    using namespace baseline;      \
+    __VA_ARGS__                    \
+    return kDone;                  \
+  });
 #endif
 
-#define ENTRIES(T, suffix)                                                                                        \
-  extern "C" void gpu_lstm_forward_##suffix(long set, long steps, long batch, long hidden, T* z, const T* weight,  \
-                                            T* h, T* c, const long* lengths, long reverse, long keep, long threads,\
-                                            long split_batch) {                                                    \
-    NAMESPACED(set, forward<T>({steps, batch, hidden, z, h, c, weight, lengths, reverse != 0, keep != 0, nullptr}, \
-                               threads, split_batch != 0);)                                                       \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_backward_##suffix(long set, long steps, long batch, long hidden, T* gates,              \
-                                             const T* weight, const T* h, const T* c, const T* dy, long dy_row,   \
-                                             T* dh, T* dc, const long* lengths, long reverse, long threads,         \
-                                             long split_batch) {                                                   \
-    NAMESPACED(set, backward<T>({steps, batch, hidden, gates, h, c, weight, dy, dy_row, lengths, reverse != 0, dh, \
-                                 dc, nullptr},                                                                    \
-                                threads, split_batch != 0);)                                                      \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_forward_both_##suffix(long set, long steps, long batch, long hidden, T* const* z,      \
-                                                 const T* const* weight, T* const* h, T* const* c,                \
-                                                 const long* const* lengths, const long* reverse, long keep,      \
-                                                 long threads, long split_batch) {                                \
-    NAMESPACED(set, forward_both<T>({{steps, batch, hidden, z[0], h[0], c[0], weight[0], lengths[0],              \
-                                      reverse[0] != 0, keep != 0, nullptr},                                       \
-                                     {steps, batch, hidden, z[1], h[1], c[1], weight[1], lengths[1],              \
-                                      reverse[1] != 0, keep != 0, nullptr}},                                      \
-                                    int(threads), split_batch != 0);)                                             \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_backward_both_##suffix(long set, long steps, long batch, long hidden, T* const* gates, \
-                                                  const T* const* weight, const T* const* h, const T* const* c,   \
-                                                  const T* const* dy, const long* dy_row, T* const* dh,           \
-                                                  T* const* dc, const long* const* lengths, const long* reverse,  \
-                                                  long threads, long split_batch) {                               \
-    NAMESPACED(set, backward_both<T>({{steps, batch, hidden, gates[0], h[0], c[0], weight[0], dy[0], dy_row[0],   \
-                                       lengths[0], reverse[0] != 0, dh[0], dc[0], nullptr},                       \
-                                      {steps, batch, hidden, gates[1], h[1], c[1], weight[1], dy[1], dy_row[1],   \
-                                       lengths[1], reverse[1] != 0, dh[1], dc[1], nullptr}},                      \
-                                     int(threads), split_batch != 0);)                                            \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_multiply_##suffix(long set, long rows, long columns, long depth, const T* a, long a_row, \
-                                             long a_column, const T* b, long b_row, long b_column, T* c,          \
-                                             const T* bias, long threads) {                                        \
-    NAMESPACED(set, multiply<T>({rows, depth, a, a_row, a_column, {{b, b_row, b_column, columns, c}, {}}, 1, bias, \
-                                 nullptr, nullptr},                                                               \
-                                threads);)                                                                        \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_weight_gradients_##suffix(long set, long rows, long outputs, const T* dy, long count,   \
-                                                     const T* const* x, const long* columns, T* const* dw, T* db,  \
-                                                     long threads) {                                              \
-    NAMESPACED(set, multiply<T>({outputs, rows, dy, 1, outputs,                                                    \
-                                 {{x[0], columns[0], 1, columns[0], dw[0]},                                        \
-                                  {x[count - 1], columns[count - 1], 1, columns[count - 1], dw[count - 1]}},       \
-                                 int(count), nullptr, db, nullptr},                                               \
-                                threads);)                                                                        \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_cell_forward_##suffix(long set, long batch, long hidden, T* z, const T* c_before, T* c, T* h) { \
-    NAMESPACED(set, cells_forward<T>(batch, hidden, z, c_before, c, h);)                                          \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_cell_backward_##suffix(long set, long batch, long hidden, T* gates, const T* c_before, \
-                                                  const T* c, const T* dh, T* dc) {                               \
-    NAMESPACED(set, cells_backward<T>(batch, hidden, gates, c_before, c, dh, dc);)                                \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_family_forward_##suffix(long set, const long* sizes, const double* numbers,            \
-                                                   const T* const* arrays, T* z, T* h, T* c, T* cells, T* m,      \
-                                                   T* normalised, T* scales, const long* lengths, long reverse,   \
-                                                   long keep, long threads, long split_batch) {                   \
-    NAMESPACED(set, family_sequence_forward<T>({family<T>(sizes, numbers, arrays, lengths, reverse != 0), z, h, c,\
-                                                cells, m, normalised, scales, keep != 0, nullptr, nullptr, nullptr},\
-                                               int(threads), split_batch != 0);)                                  \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_family_backward_##suffix(long set, const long* sizes, const double* numbers,           \
-                                                    const T* const* arrays, T* gates, const T* c, const T* cells, \
-                                                    const T* dy, long dy_row, const T* dc_each, long dc_row,      \
-                                                    T* dh, T* dc, T* projected, T* dpeepholes, T* normalised,     \
-                                                    const T* scales, T* dnorm, const long* lengths, long reverse, \
-                                                    long threads, long split_batch) {                             \
-    NAMESPACED(set, family_sequence_backward<T>({family<T>(sizes, numbers, arrays, lengths, reverse != 0), gates, c,\
-                                                 cells, dy, dc_each, dy_row, dc_row, dh, dc, projected, dpeepholes,\
-                                                 normalised, scales, dnorm, nullptr, nullptr, nullptr},           \
-                                                int(threads), split_batch != 0);)                                 \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_family_cell_forward_##suffix(long set, long batch, long hidden, long coupled,          \
-                                                        long hard_sigmoid, const double* numbers,                 \
-                                                        const T* peepholes, T* z, const T* c_before, T* c, T* m) {\
-    NAMESPACED(set, family_cells_forward<T>(batch, hidden, cell_options<T>(numbers, coupled, hard_sigmoid),       \
-                                            peepholes, z, c_before, c, m);)                                       \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_family_cell_backward_##suffix(long set, long batch, long hidden, long coupled,         \
-                                                         long hard_sigmoid, const double* numbers,                \
-                                                         const T* peepholes, T* gates, const T* c_before,         \
-                                                         const T* c, const T* dm, T* dc) {                        \
-    NAMESPACED(set, family_cells_backward<T>(batch, hidden, cell_options<T>(numbers, coupled, hard_sigmoid),      \
-                                             peepholes, gates, c_before, c, dm, dc);)                             \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_generate_##suffix(long set, long vocabulary, long embedding_size, long hidden, long layers, \
-                                             const T* embedding, const T* const* weights, const T* head,          \
-                                             const T* head_bias, T* panels, T* state, T* scores,                  \
-                                             const long* given, long given_count, long count,                     \
-                                             const double* temperature, const double* uniforms,                   \
-                                             const unsigned char* never, long* drawn, long* size, long threads) { \
-    NAMESPACED(set, Generate<T> p{vocabulary, embedding_size, hidden, layers, embedding, weights, head, head_bias, \
-                                  panels, state, scores, given, given_count, count, *temperature, uniforms, never, \
-                                  drawn};                                                                         \
-               if (size) *size = p.size();                                                                        \
-               else if (count == 0 && given_count == 0) p.pack();                                                 \
-               else run_on(threads, p);)                                                                                               \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_cross_entropy_##suffix(long set, long rows, long vocabulary, T* logits,                 \
-                                                  const long* targets, long ignore, long ignored,                 \
-                                                  const double* scale, T* losses, long threads) {                 \
-    NAMESPACED(set, run_on(threads, CrossEntropy<T>{rows, vocabulary, logits, targets, ignore != 0, ignored,       \
-                                                    T(*scale), losses});)                                         \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_scatter_add_##suffix(long set, long rows, long columns, T* target, const long* index,   \
-                                                const T* from, long threads) {                                    \
-    NAMESPACED(set, run_on(threads, ScatterAdd<T>{rows, columns, target, index, from});)                           \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_square_sums_##suffix(long set, long count, const long* sizes, const T* const* arrays,   \
-                                                double* sums, long threads) {                                     \
-    NAMESPACED(set, run_on(threads, SquareSums<T>{{count, sizes}, arrays, sums});)                                 \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_fingerprints_##suffix(long set, long count, const long* sizes,                          \
-                                                 const unsigned char* const* arrays, std::uint64_t* found,        \
-                                                 long threads) {                                                  \
-    NAMESPACED(set, run_on(threads, Fingerprints{count, sizes, arrays, found});)                                  \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_update_##suffix(long set, long rule, long count, const long* sizes, T* const* params,   \
-                                           const T* const* gradients, T* const* states, const double* numbers,     \
-                                           const double* scale, long threads) {                                   \
-    NAMESPACED(set, run_on(threads, Update<T>{{count, sizes}, Rule(rule), params, gradients, states, numbers,      \
-                                              T(*scale)});)                                                       \
-  }                                                                                                               \
-  extern "C" void gpu_lstm_activate_##suffix(long set, long tanh_instead, long count, const T* x, T* y) {           \
-    NAMESPACED(set, activate<T>(tanh_instead != 0, count, x, y);)                                                 \
+// `numbers`: those of family.py, cell_numbers; the two zoneouts as numbers; epsilon.
+#define FAMILY(T)                                                                                                      \
+  Family<T> {                                                                                                          \
+    steps, batch, hidden, size, heads, weight_hh, lengths, reverse != 0,                                               \
+        cell_options<T>(numbers, coupled, hard_sigmoid), T(numbers[5]), T(numbers[6]), peepholes, projection,          \
+        zoneout_h, zoneout_c, recurrent_mask, live, gain_hh, gain_c, shift_c, T(numbers[7])                            \
+  }
+
+// The entries. gpu_lstm/backend/compiled.py has a row for each, with the same arguments and the arrays' shapes: it
+// checks what comes in.
+#define ENTRIES(T, suffix)                                                                                             \
+  extern "C" int gpu_lstm_forward_##suffix(long set, long steps, long batch, long hidden, T* z, const T* weight_hh,    \
+                                           T* h, T* c, const long* lengths, long reverse, long keep, long threads,     \
+                                           long split_batch) {                                                         \
+    NAMESPACED(set, run_one<T>(Forward<T>{steps, batch, hidden, z, h, c, weight_hh, lengths, reverse != 0, keep != 0}, \
+                               steps, threads, split_batch != 0);)                                                     \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_backward_##suffix(long set, long steps, long batch, long hidden, T* gates,                   \
+                                            const T* weight_hh, const T* h, const T* c, const T* dy, long dy_row,      \
+                                            T* dh, T* dc, const long* lengths, long reverse, long threads,             \
+                                            long split_batch) {                                                        \
+    NAMESPACED(set, run_one<T>(Backward<T>{steps, batch, hidden, gates, h, c, weight_hh, dy, dy_row, lengths,          \
+                                           reverse != 0, dh, dc},                                                      \
+                               steps, threads, split_batch != 0);)                                                     \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_forward_both_##suffix(long set, long steps, long batch, long hidden, T* const* z,            \
+                                                const T* const* weight_hh, T* const* h, T* const* c,                   \
+                                                const long* const* lengths, const long* reverse, long keep,            \
+                                                long threads, long split_batch) {                                      \
+    NAMESPACED(set, run_both<T, Forward<T>>({{steps, batch, hidden, z[0], h[0], c[0], weight_hh[0], lengths[0],        \
+                                              reverse[0] != 0, keep != 0},                                             \
+                                             {steps, batch, hidden, z[1], h[1], c[1], weight_hh[1], lengths[1],        \
+                                              reverse[1] != 0, keep != 0}},                                            \
+                                            steps, threads, split_batch != 0);)                                        \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_backward_both_##suffix(long set, long steps, long batch, long hidden, T* const* gates,       \
+                                                 const T* const* weight_hh, const T* const* h, const T* const* c,      \
+                                                 const T* const* dy, const long* dy_row, T* const* dh, T* const* dc,   \
+                                                 const long* const* lengths, const long* reverse, long threads,        \
+                                                 long split_batch) {                                                   \
+    NAMESPACED(set, run_both<T, Backward<T>>({{steps, batch, hidden, gates[0], h[0], c[0], weight_hh[0], dy[0],        \
+                                               dy_row[0], lengths[0], reverse[0] != 0, dh[0], dc[0]},                  \
+                                              {steps, batch, hidden, gates[1], h[1], c[1], weight_hh[1], dy[1],        \
+                                               dy_row[1], lengths[1], reverse[1] != 0, dh[1], dc[1]}},                 \
+                                             steps, threads, split_batch != 0);)                                       \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_multiply_##suffix(long set, long rows, long columns, long depth, const T* a, long a_row,     \
+                                            long a_column, const T* b, long b_row, long b_column, T* c, const T* bias, \
+                                            long threads) {                                                            \
+    NAMESPACED(set, multiply<T>({rows, depth, a, a_row, a_column, {{b, b_row, b_column, columns, c}, {}}, 1, bias},    \
+                                threads);)                                                                             \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_weight_gradients_##suffix(long set, long rows, long outputs, const T* dy, long count,        \
+                                                    const long* columns, const T* const* x, T* const* dw, T* db,       \
+                                                    long threads) {                                                    \
+    NAMESPACED(set, multiply<T>({outputs, rows, dy, 1, outputs,                                                        \
+                                 {{x[0], columns[0], 1, columns[0], dw[0]},                                            \
+                                  {x[count - 1], columns[count - 1], 1, columns[count - 1], dw[count - 1]}},           \
+                                 int(count), nullptr, db},                                                             \
+                                threads);)                                                                             \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_cell_forward_##suffix(long set, long batch, long hidden, T* z, const T* c_before, T* c,      \
+                                                T* h) {                                                                \
+    NAMESPACED(set, cells_forward<T>(batch, hidden, z, c_before, c, h);)                                               \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_cell_backward_##suffix(long set, long batch, long hidden, T* gates, const T* c_before,       \
+                                                 const T* c, const T* dh, T* dc) {                                     \
+    NAMESPACED(set, cells_backward<T>(batch, hidden, gates, c_before, c, dh, dc);)                                     \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_family_forward_##suffix(                                                                     \
+      long set, long steps, long batch, long hidden, long size, long heads, long coupled, long hard_sigmoid,           \
+      const double* numbers, const T* weight_hh, const T* peepholes, const T* projection, const T* zoneout_h,          \
+      const T* zoneout_c, const T* recurrent_mask, const T* live, const T* gain_hh, const T* gain_c, const T* shift_c, \
+      T* z, T* h, T* c, T* cells, T* unprojected, T* normalised, T* scales, const long* lengths, long reverse,         \
+      long keep, long threads, long split_batch) {                                                                     \
+    NAMESPACED(set, run_one<T>(FamilyForward<T>{FAMILY(T), z, h, c, cells, unprojected, normalised, scales,            \
+                                                keep != 0},                                                            \
+                               steps, threads, split_batch != 0);)                                                     \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_family_backward_##suffix(                                                                    \
+      long set, long steps, long batch, long hidden, long size, long heads, long coupled, long hard_sigmoid,           \
+      const double* numbers, const T* weight_hh, const T* peepholes, const T* projection, const T* zoneout_h,          \
+      const T* zoneout_c, const T* recurrent_mask, const T* live, const T* gain_hh, const T* gain_c, const T* shift_c, \
+      T* gates, const T* c, const T* cells, const T* dy, long dy_row, const T* dc_each, long dc_row, T* dh, T* dc,     \
+      T* projected, T* dpeepholes, T* normalised, const T* scales, T* dnorm, const long* lengths, long reverse,        \
+      long threads, long split_batch) {                                                                                \
+    NAMESPACED(set, run_one<T>(FamilyBackward<T>{FAMILY(T), gates, c, cells, dy, dc_each, dy_row, dc_row, dh, dc,      \
+                                                 projected, dpeepholes, normalised, scales, dnorm},                    \
+                               steps, threads, split_batch != 0);)                                                     \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_family_cell_forward_##suffix(long set, long batch, long hidden, long coupled,                \
+                                                       long hard_sigmoid, const double* numbers, const T* peepholes,   \
+                                                       T* z, const T* c_before, T* c, T* m) {                          \
+    NAMESPACED(set, family_cells_forward<T>(batch, hidden, cell_options<T>(numbers, coupled, hard_sigmoid), peepholes, \
+                                            z, c_before, c, m);)                                                       \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_family_cell_backward_##suffix(long set, long batch, long hidden, long coupled,               \
+                                                        long hard_sigmoid, const double* numbers, const T* peepholes,  \
+                                                        T* gates, const T* c_before, const T* c, const T* dm, T* dc) { \
+    NAMESPACED(set, family_cells_backward<T>(batch, hidden, cell_options<T>(numbers, coupled, hard_sigmoid),           \
+                                             peepholes, gates, c_before, c, dm, dc);)                                  \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_generate_##suffix(                                                                           \
+      long set, long vocabulary, long embedding_size, long hidden, long layers, const T* embedding,                    \
+      const T* const* weight_ih, const T* const* weight_hh, const T* const* bias, const T* head, const T* head_bias,   \
+      long room, T* panels, T* state, T* scores, long given_count, const long* given, long count, double temperature,  \
+      const double* uniforms, const unsigned char* never, long* drawn, long* size, long threads) {                     \
+    NAMESPACED(set, const Generate<T> p{vocabulary, embedding_size, hidden, layers, embedding, weight_ih, weight_hh,   \
+                                        bias, head, head_bias, panels, state, scores, given, given_count, count,       \
+                                        temperature, uniforms, never, drawn};                                          \
+               if (size) return *size = p.size(), kDone;                                                               \
+               if (room < p.size() || p.bars_all()) return kRefused;                                                   \
+               if (count == 0 && given_count == 0) p.pack();                                                           \
+               else run_on(threads, p);)                                                                               \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_cross_entropy_##suffix(long set, long rows, long vocabulary, T* logits, const long* targets, \
+                                                 double scale, T* losses, long threads) {                              \
+    NAMESPACED(set, run_on(threads, CrossEntropy<T>{rows, vocabulary, logits, targets, T(scale), losses});)            \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_scatter_add_##suffix(long set, long size, long rows, long columns, T* target,                \
+                                               const long* index, const T* added, long threads) {                      \
+    NAMESPACED(set, run_on(threads, ScatterAdd<T>{size, rows, columns, target, index, added});)                        \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_square_sums_##suffix(long set, long count, const long* sizes, const T* const* arrays,        \
+                                               double* sums, long threads) {                                           \
+    NAMESPACED(set, run_on(threads, SquareSums<T>{{count, sizes}, arrays, sums});)                                     \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_fingerprints_##suffix(long set, long count, const long* sizes,                               \
+                                                const unsigned char* const* arrays, std::uint64_t* found,              \
+                                                long threads) {                                                        \
+    NAMESPACED(set, run_on(threads, Fingerprints{count, sizes, arrays, found});)                                       \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_update_##suffix(long set, long rule, long count, const long* sizes, T* const* params,        \
+                                          const T* const* gradients, T* const* states, const double* numbers,          \
+                                          double scale, long threads) {                                                \
+    NAMESPACED(set, run_on(threads, Update<T>{{count, sizes}, Rule(rule), params, gradients, states, numbers,          \
+                                              T(scale)});)                                                             \
+  }                                                                                                                    \
+  extern "C" int gpu_lstm_activate_##suffix(long set, long tanh_instead, long count, const T* x, T* y) {               \
+    NAMESPACED(set, activate<T>(tanh_instead != 0, count, x, y);)                                                      \
   }
 
 ENTRIES(float, f32)

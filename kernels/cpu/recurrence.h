@@ -256,7 +256,8 @@ struct Product {
   int count;      // of factors
   const T* bias;  // (columns,) of the first, or null
   T* sums;        // (rows,): of A's rows, or null
-  T* shared;      // panels of all threads: (up to kBlocks, kSlab, panel)
+  T* panels;      // (up to kBlocks, kSlab, panel) of all threads, or of each
+  T* packed;      // (kRows, kPitch) of each thread
 
   static constexpr long kSlab = 256, kRows = 32 * TILE_ROWS;
   static constexpr long kOwnRows = 96;  // from here on, packing B once more costs less than waiting for others
@@ -266,6 +267,12 @@ struct Product {
 
   long blocks() const { return factors[0].blocks() + (count > 1 ? factors[1].blocks() : 0); }
   long panels_size() const { return (blocks() < kBlocks ? blocks() : kBlocks) * kPanel; }
+  bool alone(long members) const { return rows >= kOwnRows * members; }
+  // Threads that may have panels of their own, of so many: fewer than are asked for may come.
+  long owners(long threads) const {
+    const long most = rows / kOwnRows < threads ? rows / kOwnRows : threads;
+    return most > 1 ? most : 1;
+  }
 
   // Block `n` of all factors' blocks: its factor, the first of its columns.
   const Factor<T>& factor(long n, long& first) const {
@@ -325,25 +332,25 @@ struct Product {
 
   void run_blocks(Range part, int member, int members, Barrier& barrier) const {
     const Range mine = share(rows, member, members);
-    const bool alone = rows >= kOwnRows * members;
-    const Range packing = alone ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
-    T* panels = alone ? scratch<T, kOwn>(panels_size()) : shared;
-    T* packed = scratch<T, kMember>(kRows * kPitch);
+    const bool own = alone(members);
+    const Range packing = own ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
+    T* to = panels + (own ? member * panels_size() : 0);
+    T* rows_of_a = packed + member * kRows * kPitch;
     for (long k0 = 0; k0 < depth; k0 += kSlab) {
       const long slab = depth - k0 < kSlab ? depth - k0 : kSlab;
-      if ((k0 || part.begin) && !alone) barrier.wait();
-      for (long n = packing.begin; n < packing.end; ++n) pack(panels + n * kPanel, part.begin + n, k0, slab);
-      if (!alone) barrier.wait();
+      if ((k0 || part.begin) && !own) barrier.wait();
+      for (long n = packing.begin; n < packing.end; ++n) pack(to + n * kPanel, part.begin + n, k0, slab);
+      if (!own) barrier.wait();
       for (long r0 = mine.begin; r0 < mine.end; r0 += kRows) {
         const long n = mine.end - r0 < kRows ? mine.end - r0 : kRows;
         long row, column;
-        pack_rows(a + r0 * a_row + k0 * a_column, n, slab, packed, row, column);
-        if (sums && part.begin == 0) add_sums(packed, row, column, r0, n, slab, k0 == 0);
+        pack_rows(a + r0 * a_row + k0 * a_column, n, slab, rows_of_a, row, column);
+        if (sums && part.begin == 0) add_sums(rows_of_a, row, column, r0, n, slab, k0 == 0);
         for (long block = part.begin; block < part.end; ++block) {
           long first;
           const Factor<T>& f = factor(block, first);
           const long left = f.columns - first;
-          add_product<T>(n, packed, row, column, slab, panels + (block - part.begin) * kPanel,
+          add_product<T>(n, rows_of_a, row, column, slab, to + (block - part.begin) * kPanel,
                          f.c + r0 * f.columns + first, f.columns, left < Simd<T>::panel ? left : Simd<T>::panel,
                          k0 ? kAdd : bias ? kBias : kZero, bias ? bias + first : nullptr);
         }
@@ -378,9 +385,12 @@ struct Forward {
   const long* lengths;  // (B,) or null
   bool reverse, keep;
   T* panels;  // blocks of `width` hidden units: [block][k][gate][unit]
+  T* own;     // of each thread: nothing
 
   long blocks() const { return divide_up(hidden, Simd<T>::width); }
   long panel_size() const { return hidden * Simd<T>::panel; }
+  long panels_size() const { return blocks() * panel_size(); }
+  long own_size() const { return 0; }
 
   void pack(long block) const { pack_gates(weight, hidden, hidden, block, panels + block * panel_size()); }
 
@@ -453,10 +463,13 @@ struct Backward {
   bool reverse;
   T *dh, *dc;  // (B, H): at first of the final state, at last of the initial one
   T* panels;   // blocks of up to 4 vectors of hidden units: [block][k = 4H][unit]
+  T* own;      // own_size() of each thread
 
   static constexpr long kDepth = 512;  // rows of a panel that stay in cache while all rows of the batch pass by
 
   long blocks() const { return divide_up(hidden, Simd<T>::panel); }
+  long panels_size() const { return blocks() * 4 * hidden * Simd<T>::panel; }
+  long own_size() const { return batch * Simd<T>::panel; }
   int vectors(long block) const {
     const long left = divide_up(hidden - block * Simd<T>::panel, Simd<T>::width);
     return left < 4 ? int(left) : 4;
@@ -525,7 +538,7 @@ struct Backward {
     const Range rows = split_batch ? share(batch, member, members) : Range{0, batch};
     const Range units = split_batch ? Range{0, blocks()} : mine;
     constexpr long panel = Simd<T>::panel;
-    T* sums = scratch<T, kMember>((rows.end - rows.begin) * panel);
+    T* sums = own + member * own_size();
     long from = -1;
     for (long n = 0; n < steps; ++n) {
       const long t = reverse ? n : steps - 1 - n;
@@ -550,41 +563,45 @@ struct Backward {
 
 // ---------------------------------------------------------------------------------------------------- entries
 
-template <typename T>
-void forward(Forward<T> p, int threads, bool split_batch) {
-  p.panels = scratch<T, kShared>(p.blocks() * p.panel_size());
-  Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
-}
-
-template <typename T>
-void backward(Backward<T> p, int threads, bool split_batch) {
-  p.panels = scratch<T, kShared>(p.blocks() * 4 * p.hidden * Simd<T>::panel);
-  Team::run(int(threads), [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
-}
-
-// Two recurrences of the same size at once, each on half of the threads.
+// One recurrence, on so many threads.
 template <typename T, typename Problem>
-void run_both(Problem (&two)[2], long panels_size, int threads, bool split_batch) {
-  two[0].panels = scratch<T, kShared>(2 * panels_size);
-  two[1].panels = two[0].panels + panels_size;
-  Team::run_both(threads, [&](int part, int member, int members, Barrier& barrier) {
+void run_one(Problem p, long steps, long threads, bool split_batch) {
+  if (steps == 0) return;
+  p.panels = scratch<T>(p.panels_size() + threads * p.own_size());
+  p.own = p.panels + p.panels_size();
+  Team::run(int(threads), [&](int member, int members, Barrier& barrier) {
+    p.run(member, members, barrier, split_batch);
+  });
+}
+
+// Two of the same size at once, each on half of the threads.
+template <typename T, typename Problem>
+void run_both(Problem (&&two)[2], long steps, long threads, bool split_batch) {
+  if (steps == 0) return;
+  const long size = two[0].panels_size() + threads * two[0].own_size();
+  T* memory = scratch<T>(2 * size);
+  for (int part : {0, 1}) {
+    two[part].panels = memory + part * size;
+    two[part].own = two[part].panels + two[part].panels_size();
+  }
+  Team::run_both(int(threads), [&](int part, int member, int members, Barrier& barrier) {
     two[part].run(member, members, barrier, split_batch);
   });
 }
 
 template <typename T>
-void forward_both(Forward<T> (&&two)[2], int threads, bool split_batch) {
-  run_both<T>(two, two[0].blocks() * two[0].panel_size(), threads, split_batch);
-}
-
-template <typename T>
-void backward_both(Backward<T> (&&two)[2], int threads, bool split_batch) {
-  run_both<T>(two, two[0].blocks() * 4 * two[0].hidden * Simd<T>::panel, threads, split_batch);
-}
-
-template <typename T>
-void multiply(Product<T> p, int threads) {
-  p.shared = scratch<T, kShared>(p.panels_size());
+void multiply(Product<T> p, long threads) {
+  if (p.depth == 0) {  // sums of nothing
+    for (int n = 0; n < p.count; ++n) {
+      const Factor<T>& f = p.factors[n];
+      for (long k = 0; k < p.rows * f.columns; ++k) f.c[k] = p.bias ? p.bias[k % f.columns] : T(0);
+    }
+    for (long row = 0; p.sums && row < p.rows; ++row) p.sums[row] = 0;
+    return;
+  }
+  const long panels = p.owners(threads) * p.panels_size();
+  p.panels = scratch<T>(panels + threads * Product<T>::kRows * Product<T>::kPitch);
+  p.packed = p.panels + panels;
   run_on(threads, p);
 }
 

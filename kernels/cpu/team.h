@@ -1,4 +1,4 @@
-// Threads that run one job together.
+// Threads that run one job together. Jobs don't throw: what they need is taken before (scratch.h).
 //
 // They are started once and sleep between calls: after a job they look for the next one for some tenths of
 // milliseconds, which makes a chain of short calls cheap, and then wait on a condition variable, which leaves the
@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <thread>
 
@@ -109,12 +110,11 @@ class Team {
                 (*static_cast<const Job*>(context))(member, size, barrier);
               },
               &job};
-    if (members > 1) {
-      Team& team = instance();
-      std::unique_lock<std::mutex> mine(team.in_use_, std::try_to_lock);
+    if (Team* team = members > 1 ? instance() : nullptr) {
+      std::unique_lock<std::mutex> mine(team->in_use_, std::try_to_lock);
       if (mine.owns_lock()) {
-        team.grow(members - 1);
-        team.run_with_workers(members, task);
+        team->grow(members - 1);
+        team->run_with_workers(members, task);
         return;
       }
     }
@@ -153,8 +153,9 @@ class Team {
     const void* context;
   };
 
-  // The team of this process: a child after fork has none of its parent's threads and makes its own.
-  static Team& instance() {
+  // The team of this process, or none where there is no memory for it: a child after fork has none of its parent's
+  // threads and makes its own.
+  static Team* instance() {
 #ifdef __unix__
     static std::atomic<Team*> current{nullptr};
     static std::atomic<long> owner{0};
@@ -163,15 +164,16 @@ class Team {
     if (owner.load(std::memory_order_acquire) != process) {
       while (changing.test_and_set(std::memory_order_acquire)) pause_a_moment();
       if (owner.load(std::memory_order_relaxed) != process) {
-        current.store(new Team, std::memory_order_relaxed);
-        owner.store(process, std::memory_order_release);
+        Team* made = new (std::nothrow) Team;
+        current.store(made, std::memory_order_relaxed);
+        if (made) owner.store(process, std::memory_order_release);
       }
       changing.clear(std::memory_order_release);
     }
-    return *current.load(std::memory_order_acquire);
+    return current.load(std::memory_order_acquire);
 #else
-    static Team* team = new Team;
-    return *team;
+    static Team* team = new (std::nothrow) Team;
+    return team;
 #endif
   }
 

@@ -4,14 +4,12 @@
 // number of threads. The loops over plain arrays are left to the compiler to vectorise.
 
 // Rows of logits (N, V) become the gradient of scale * sum of losses; losses (N,) get -log softmax at the target.
-// Rows whose target is `ignored` get zeros, where `ignore` is set.
+// Rows whose target is negative get zeros: they are ignored.
 template <typename T>
 struct CrossEntropy {
   long rows, vocabulary;
   T* logits;
   const long* targets;
-  bool ignore;
-  long ignored;
   T scale;
   T* losses;
 
@@ -19,7 +17,7 @@ struct CrossEntropy {
     using V = typename Simd<T>::V;
     constexpr long width = Simd<T>::width;
     T* row = logits + n * vocabulary;
-    if (ignore && targets[n] == ignored) {
+    if (targets[n] < 0) {
       for (long j = 0; j < vocabulary; ++j) row[j] = 0;
       losses[n] = 0;
       return;
@@ -51,9 +49,9 @@ struct CrossEntropy {
 // target[index[n]] += from[n] for all n in turn; the threads split the columns.
 template <typename T>
 struct ScatterAdd {
-  long rows, columns;
-  T* target;          // (V, columns)
-  const long* index;  // (rows,)
+  long size, rows, columns;
+  T* target;          // (size, columns)
+  const long* index;  // (rows,), each below size
   const T* from;      // (rows, columns)
 
   void run(int member, int members, Barrier&) const {

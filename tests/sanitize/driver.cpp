@@ -1,18 +1,47 @@
 // Calls every entry of the compiled CPU tier on small shapes, for a build with sanitizers (run.sh).
 //
 // All arrays are separate heap blocks of exactly the needed size, so that one element too far is seen. Every result
-// must be the same, byte for byte, on 1 thread and on several, and from two callers at once.
+// must be the same, byte for byte, on 1 thread and on several, and from two callers at once; and where an allocation
+// fails, the entry must say so, and work the next time.
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <random>
+#include <vector>
 
 #include "../../kernels/cpu/lstm_cpu.cpp"
 
 namespace {
 
 int failures = 0;
+thread_local bool inside = false;  // an entry of the library
+long fails_at = -1;                // which of its allocations fails, counted from 0; negative: none
+bool failed = false;
+
+struct NoMemory {};
+
+void* allocate(std::size_t size, std::size_t alignment) {
+  if (inside && fails_at >= 0 && fails_at-- == 0) {
+    failed = true;
+    throw std::bad_alloc();
+  }
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignment, size)) throw std::bad_alloc();
+  return memory;
+}
+
+template <typename Entry, typename... Arguments>
+void call(Entry entry, Arguments... arguments) {
+  inside = true;
+  const int status = entry(arguments...);
+  inside = false;
+  if (status == kNoMemory) throw NoMemory{};
+  if (status != kDone && ++failures <= 10) std::printf("an entry gave status %d\n", status);
+}
 
 template <typename T>
 std::vector<T> random_numbers(long count, unsigned seed) {
@@ -62,12 +91,12 @@ std::vector<T> recurrence(long set, long steps, long batch, long hidden, bool le
   std::vector<long> ends(batch);
   for (long b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
   const long* limits = lengths ? ends.data() : nullptr;
-  Entries<T>::forward(set, steps, batch, hidden, z.data(), weight.data(), h.data(), c.data(), limits, reverse, keep,
-                      threads, split_batch);
+  call(Entries<T>::forward, set, steps, batch, hidden, z.data(), weight.data(), h.data(), c.data(), limits, reverse,
+       keep, threads, split_batch);
   std::vector<T> all(h);
   if (keep)
-    Entries<T>::backward(set, steps, batch, hidden, z.data(), weight.data(), h.data(), c.data(), dy.data(), hidden,
-                         dh.data(), dc.data(), limits, reverse, threads, split_batch);
+    call(Entries<T>::backward, set, steps, batch, hidden, z.data(), weight.data(), h.data(), c.data(), dy.data(),
+         hidden, dh.data(), dc.data(), limits, reverse, threads, split_batch);
   for (const auto* part : {&c, &z, &dh, &dc}) all.insert(all.end(), part->begin(), part->end());
   return all;
 }
@@ -89,18 +118,19 @@ std::vector<T> recurrences(long set, long steps, long batch, long hidden, bool l
   for (long b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
   const long* const limits[] = {lengths ? ends.data() : nullptr, nullptr};
   const long reverse[] = {0, 1}, rows[] = {hidden, hidden};
-  Entries<T>::forward_both(set, steps, batch, hidden, z, weight, h, c, limits, reverse, keep, threads, split_batch);
+  call(Entries<T>::forward_both, set, steps, batch, hidden, z, weight, h, c, limits, reverse, keep, threads,
+       split_batch);
   std::vector<T> all(arrays[2][0]);
   if (keep)
-    Entries<T>::backward_both(set, steps, batch, hidden, z, weight, h, c, dy, rows, dh, dc, limits, reverse, threads,
-                              split_batch);
+    call(Entries<T>::backward_both, set, steps, batch, hidden, z, weight, h, c, dy, rows, dh, dc, limits, reverse,
+         threads, split_batch);
   for (const auto& both : arrays)
     for (const auto& part : both) all.insert(all.end(), part.begin(), part.end());
   return all;
 }
 
-// `recurrence` of the LSTM family, with a projection to `size` or without one (0), layer normalisation or none, and all other
-// options on or as numbers.
+// `recurrence` of the LSTM family, with a projection to `size` or without one (0), layer normalisation or none, and all
+// other options on or as numbers.
 template <typename T>
 std::vector<T> family(long set, long steps, long batch, long hidden, long size, long heads, bool norm, bool on,
                       bool reverse, bool keep, long threads, bool split_batch) {
@@ -123,27 +153,22 @@ std::vector<T> family(long set, long steps, long batch, long hidden, long size, 
   std::vector<long> ends(batch);
   for (long b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
   const long* limits = on ? ends.data() : nullptr;
-  const long sizes[] = {steps, batch, hidden, size, heads, on, !on};
   const double numbers[] = {0.7, 0.4, 0.33, 0.66, 0.6, 0.25, 0.125, 1e-5};
-  const T* const arrays[] = {weight.data(),
-                             on ? peepholes.data() : nullptr,
-                             project ? projection.data() : nullptr,
-                             on ? zoneout_h.data() : nullptr,
-                             on ? zoneout_c.data() : nullptr,
-                             on ? mask.data() : nullptr,
-                             on ? live.data() : nullptr,
-                             norm ? gains.data() : nullptr,
-                             norm ? gain_c.data() : nullptr,
-                             norm ? shift_c.data() : nullptr};
+  auto given = [](bool is_on, const std::vector<T>& array) { return is_on ? array.data() : nullptr; };
   T *const unprojected = project ? m.data() : nullptr, *const rows = norm ? normalised.data() : nullptr;
   T *const factors = norm ? scales.data() : nullptr, *const gradients = norm ? dnorm.data() : nullptr;
-  Entries<T>::family_forward(set, sizes, numbers, arrays, z.data(), h.data(), c.data(), keep ? cells.data() : nullptr,
-                             unprojected, rows, factors, limits, reverse, keep, threads, split_batch);
+  auto with_options = [&](auto entry, auto... rest) {
+    call(entry, set, steps, batch, hidden, size, heads, on, !on, numbers, weight.data(), given(on, peepholes),
+               given(project, projection), given(on, zoneout_h), given(on, zoneout_c), given(on, mask), given(on, live),
+               given(norm, gains), given(norm, gain_c), given(norm, shift_c), rest...);
+  };
+  with_options(Entries<T>::family_forward, z.data(), h.data(), c.data(), keep ? cells.data() : nullptr, unprojected,
+               rows, factors, limits, reverse, keep, threads, split_batch);
   std::vector<T> all(h);
   if (keep)
-    Entries<T>::family_backward(set, sizes, numbers, arrays, z.data(), c.data(), cells.data(), dy.data(), size,
-                                dc_each.data(), hidden, dh.data(), dc.data(), project ? projected.data() : nullptr,
-                                on ? dpeepholes.data() : nullptr, rows, factors, gradients, limits, reverse, threads, split_batch);
+    with_options(Entries<T>::family_backward, z.data(), c.data(), cells.data(), dy.data(), size, dc_each.data(), hidden,
+         dh.data(), dc.data(), project ? projected.data() : nullptr, on ? dpeepholes.data() : nullptr, rows, factors,
+         gradients, limits, reverse, threads, split_batch);
   for (const auto* part : {&c, &cells, &z, &dh, &dc, &projected, &dpeepholes, &normalised, &scales, &dnorm})
     all.insert(all.end(), part->begin(), part->end());
   return all;
@@ -156,8 +181,8 @@ std::vector<T> product(long set, long rows, long columns, long depth, bool trans
   std::vector<T> c(rows * columns);
   const long a_row = transposed ? 1 : depth, a_column = transposed ? rows : 1;
   const long b_row = transposed ? 1 : columns, b_column = transposed ? depth : 1;
-  Entries<T>::multiply(set, rows, columns, depth, a.data(), a_row, a_column, b.data(), b_row, b_column, c.data(),
-                       bias.data(), threads);
+  call(Entries<T>::multiply, set, rows, columns, depth, a.data(), a_row, a_column, b.data(), b_row, b_column, c.data(),
+       bias.data(), threads);
   return c;
 }
 
@@ -170,8 +195,8 @@ std::vector<T> gradients(long set, long rows, long outputs, long threads) {
   const std::vector<const T*> inputs{x0.data(), x1.data()};
   const std::vector<T*> dw{dw0.data(), dw1.data()};
   for (long count : {1, 2})
-    Entries<T>::weight_gradients(set, rows, outputs, dy.data(), count, inputs.data(), columns.data(), dw.data(),
-                                 db.data(), threads);
+    call(Entries<T>::weight_gradients, set, rows, outputs, dy.data(), count, columns.data(), inputs.data(), dw.data(),
+                                      db.data(), threads);
   for (const auto* part : {&dw1, &db}) dw0.insert(dw0.end(), part->begin(), part->end());
   return dw0;
 }
@@ -181,12 +206,13 @@ template <typename T>
 std::vector<T> training(long set, long rows, long vocabulary, long threads) {
   auto logits = random_numbers<T>(rows * vocabulary, 1), table = random_numbers<T>(vocabulary * vocabulary, 2);
   std::vector<long> tokens(rows);
-  for (long n = 0; n < rows; ++n) tokens[n] = n % 4 == 3 ? -7 : n % vocabulary;
+  for (long n = 0; n < rows; ++n) tokens[n] = n % 4 == 3 ? -1 : n % vocabulary;
   std::vector<T> losses(rows);
   const double scale = 0.5;
-  Entries<T>::cross_entropy(set, rows, vocabulary, logits.data(), tokens.data(), 1, -7, &scale, losses.data(), threads);
+  call(Entries<T>::cross_entropy, set, rows, vocabulary, logits.data(), tokens.data(), scale, losses.data(), threads);
   for (long& token : tokens) token = token < 0 ? 0 : token;
-  Entries<T>::scatter_add(set, rows, vocabulary, table.data(), tokens.data(), logits.data(), threads);
+  call(Entries<T>::scatter_add, set, vocabulary, rows, vocabulary, table.data(), tokens.data(), logits.data(),
+                               threads);
   const std::vector<long> sizes{1, 5000, 33};
   std::vector<std::vector<T>> parts;
   std::vector<T*> params, gradients, states;
@@ -196,12 +222,12 @@ std::vector<T> training(long set, long rows, long vocabulary, long threads) {
   for (long n = 0; n < 12; ++n)
     (n < 3 ? params : n < 6 ? gradients : states).push_back(parts[n < 6 ? n : 6 + (n - 6) / 2 + (n % 2 ? 3 : 0)].data());
   std::vector<double> sums(4);
-  Entries<T>::square_sums(set, 3, sizes.data(), gradients.data(), sums.data(), threads);
+  call(Entries<T>::square_sums, set, 3, sizes.data(), gradients.data(), sums.data(), threads);
   const std::vector<double> numbers{0.1, 0.9, 0.5, 0.5, 0.5, 0.5, 0.1, 0.9};
   const std::vector<T*> first_states{states[0], states[2], states[4]};
   for (long rule = 0; rule < 3; ++rule)
-    Entries<T>::update(set, rule, 3, sizes.data(), params.data(), gradients.data(),
-                       (rule == 2 ? states : first_states).data(), numbers.data(), &scale, threads);
+    call(Entries<T>::update, set, rule, 3, sizes.data(), params.data(), gradients.data(),
+                            (rule == 2 ? states : first_states).data(), numbers.data(), scale, threads);
   for (const auto& part : parts) table.insert(table.end(), part.begin(), part.end());
   table.insert(table.end(), sums.begin(), sums.end());
   table.insert(table.end(), losses.begin(), losses.end());
@@ -213,19 +239,19 @@ std::vector<T> cells(long set, long batch, long hidden) {
   auto z = random_numbers<T>(batch * 4 * hidden, 1), before = random_numbers<T>(batch * hidden, 2);
   auto dh = random_numbers<T>(batch * hidden, 3), dc = random_numbers<T>(batch * hidden, 4);
   std::vector<T> c(batch * hidden), h(batch * hidden);
-  Entries<T>::cell_forward(set, batch, hidden, z.data(), before.data(), c.data(), h.data());
-  Entries<T>::cell_backward(set, batch, hidden, z.data(), before.data(), c.data(), dh.data(), dc.data());
+  call(Entries<T>::cell_forward, set, batch, hidden, z.data(), before.data(), c.data(), h.data());
+  call(Entries<T>::cell_backward, set, batch, hidden, z.data(), before.data(), c.data(), dh.data(), dc.data());
   const double numbers[] = {0.7, 0.4, 0.33, 0.66, 0.6};
   auto peepholes = random_numbers<T>(3 * hidden, 5);
   for (long on : {0, 1}) {
     const T* given = on ? peepholes.data() : nullptr;
-    Entries<T>::family_cell_forward(set, batch, hidden, on, !on, numbers, given, z.data(), before.data(), c.data(),
-                                    h.data());
-    Entries<T>::family_cell_backward(set, batch, hidden, on, !on, numbers, given, z.data(), before.data(), c.data(),
-                                     dh.data(), dc.data());
+    call(Entries<T>::family_cell_forward, set, batch, hidden, on, !on, numbers, given, z.data(), before.data(),
+         c.data(), h.data());
+    call(Entries<T>::family_cell_backward, set, batch, hidden, on, !on, numbers, given, z.data(), before.data(),
+         c.data(), dh.data(), dc.data());
   }
-  Entries<T>::activate(set, 0, long(dh.size()), dh.data(), h.data());
-  Entries<T>::activate(set, 1, long(dc.size()), dc.data(), c.data());
+  call(Entries<T>::activate, set, 0, long(dh.size()), dh.data(), h.data());
+  call(Entries<T>::activate, set, 1, long(dc.size()), dc.data(), c.data());
   z.insert(z.end(), c.begin(), c.end());
   return z;
 }
@@ -234,32 +260,33 @@ template <typename T>
 std::vector<T> tokens(long set, long vocabulary, long embedding, long hidden, long layers, long threads) {
   auto table = random_numbers<T>(vocabulary * embedding, 1), head = random_numbers<T>(vocabulary * hidden, 2);
   auto head_bias = random_numbers<T>(vocabulary, 3);
-  std::vector<std::vector<T>> parts;
+  std::vector<std::vector<T>> parts[3];
+  std::vector<const T*> weights[3];
   for (long layer = 0; layer < layers; ++layer) {
-    parts.push_back(random_numbers<T>(4 * hidden * (layer ? hidden : embedding), unsigned(10 + layer)));
-    parts.push_back(random_numbers<T>(4 * hidden * hidden, unsigned(20 + layer)));
-    parts.push_back(random_numbers<T>(4 * hidden, unsigned(30 + layer)));
+    const long sizes[] = {4 * hidden * (layer ? hidden : embedding), 4 * hidden * hidden, 4 * hidden};
+    for (int part : {0, 1, 2}) {
+      parts[part].push_back(random_numbers<T>(sizes[part], unsigned(10 * part + layer)));
+      weights[part].push_back(parts[part].back().data());
+    }
   }
-  std::vector<const T*> weights;
-  for (const auto& part : parts) weights.push_back(part.data());
   std::vector<T> state(3 * layers * hidden), scores(vocabulary);
   const std::vector<long> given{0, vocabulary - 1};
   std::vector<long> drawn(8);
   std::vector<double> uniforms(drawn.size(), 0.4);
   std::vector<unsigned char> never(vocabulary);
   never[0] = 1;
-  const double temperature = 1;
   long size = 0;
   std::vector<T> panels;
-  auto call = [&](long given_count, long count, T* to, long* sized) {
-    Entries<T>::generate(set, vocabulary, embedding, hidden, layers, table.data(), weights.data(), head.data(),
-                         head_bias.data(), to, state.data(), scores.data(), given.data(), given_count, count,
-                         &temperature, uniforms.data(), never.data(), drawn.data(), sized, threads);
+  auto generate = [&](long given_count, long count, T* to, long* sized) {
+    call(Entries<T>::generate, set, vocabulary, embedding, hidden, layers, table.data(), weights[0].data(),
+                              weights[1].data(), weights[2].data(), head.data(), head_bias.data(), size, to,
+                              state.data(), scores.data(), given_count, given.data(), count, 1.0, uniforms.data(),
+                              never.data(), drawn.data(), sized, threads);
   };
-  call(0, 0, nullptr, &size);
+  generate(0, 0, nullptr, &size);
   panels.resize(size);
-  call(0, 0, panels.data(), nullptr);
-  call(long(given.size()), long(drawn.size()), panels.data(), nullptr);
+  generate(0, 0, panels.data(), nullptr);
+  generate(long(given.size()), long(drawn.size()), panels.data(), nullptr);
   return std::vector<T>(drawn.begin(), drawn.end());
 }
 
@@ -274,6 +301,55 @@ void check(const char* what, long threads, const std::function<std::vector<T>(lo
   if (mine != expected || from_other != expected) {
     if (++failures <= 10) std::printf("%s: another result on %ld threads\n", what, threads);
   }
+}
+
+// Where the library's n-th allocation fails, for every n, `compute` says so or gives the same, and does afterwards. Each
+// time in a process of its own, in which nothing is there yet.
+template <typename T>
+void check_failures(const char* what, const std::function<std::vector<T>(long threads)>& compute) {
+  for (long n = 0; ; ++n) {
+    const pid_t child = fork();
+    if (child == 0) {
+      std::vector<T> under_failure;
+      bool refused = false;
+      fails_at = n;
+      try {
+        under_failure = compute(2);
+      } catch (const NoMemory&) {
+        refused = true;
+      }
+      fails_at = -1;
+      const auto expected = compute(1);
+      const bool right = compute(2) == expected && (refused || under_failure == expected);
+      _exit(!right || failures ? 1 : failed ? 0 : 2);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 2) return;  // it has no n-th
+    if ((!WIFEXITED(status) || WEXITSTATUS(status) != 0) && ++failures <= 10)
+      std::printf("%s: wrong after allocation %ld failed\n", what, n);
+    if (n > 100 && ++failures) return;
+  }
+}
+
+template <typename T>
+void check_all_failures(long set) {
+  for (bool split_batch : {false, true}) {
+    check_failures<T>("recurrence", [&](long threads) {
+      return recurrence<T>(set, 4, 8, 17, true, false, true, threads, split_batch);
+    });
+    check_failures<T>("two recurrences", [&](long threads) {
+      return recurrences<T>(set, 4, 8, 17, true, true, threads, split_batch);
+    });
+    check_failures<T>("family", [&](long threads) {
+      return family<T>(set, 3, 8, 18, 10, 1, true, true, false, true, threads, split_batch);
+    });
+  }
+  for (long rows : {7, 700})
+    check_failures<T>("product", [&](long threads) { return product<T>(set, rows, 17, 300, false, threads); });
+  check_failures<T>("gradients", [&](long threads) { return gradients<T>(set, 300, 20, threads); });
+  check_failures<T>("training", [&](long threads) { return training<T>(set, 9, 83, threads); });
+  check_failures<T>("tokens", [&](long threads) { return tokens<T>(set, 19, 6, 40, 2, threads); });
 }
 
 template <typename T>
@@ -324,7 +400,21 @@ void check_all(long set) {
 
 }  // namespace
 
+void* operator new(std::size_t size) { return allocate(size, alignof(std::max_align_t)); }
+void* operator new(std::size_t size, std::align_val_t alignment) { return allocate(size, std::size_t(alignment)); }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  try {
+    return operator new(size);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+
 int main() {
+  for (long set = 0; set <= gpu_lstm_best_set(); ++set) check_all_failures<float>(set);  // before there are threads
   for (long set = 0; set <= gpu_lstm_best_set(); ++set) {
     check_all<float>(set);
     check_all<double>(set);

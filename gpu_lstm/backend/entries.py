@@ -1,0 +1,307 @@
+"""What each entry of the compiled library takes, and arrays made to fit or refused.
+
+A row of `TABLE` has the arguments in C++'s order (``kernels/cpu/lstm_cpu.cpp``), after the instruction set:
+
+===================================  =====================================================================
+``name``                             a whole number, C's long
+``name:double``                      a C double
+``name*many``                        so many whole numbers
+``name[shape]``                      an array of the call's dtype, which is read
+``name![shape]``                     one that is written
+``name?[shape]``                     one, or None
+``name*many[shape]``                 a list of so many; in the shape, n counts them
+``name[~size]``                      one of any shape, with so many elements
+``name:long[shape]``                 one of another dtype: long, double, byte, word
+``name:long[shape]{low..high}``      whole numbers in that range
+``name[shape]+row``                  with gaps between rows; how far apart they are is C++'s next argument
+``name[shape]+row+column``           the same in both directions
+===================================  =====================================================================
+
+An array that is read and doesn't fit (dtype, byte order, gaps, alignment) is copied; one that is written is refused, as
+a wrong shape always is.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.errors import InputError
+
+TABLE = """
+forward
+    steps batch hidden z![steps,batch,4*hidden] weight_hh[4*hidden,hidden] h![steps+1,batch,hidden]
+    c![keep*steps+1,batch,hidden] lengths?:long[batch]{0..steps} reverse keep threads split_batch
+backward
+    steps batch hidden gates![steps,batch,4*hidden] weight_hh[4*hidden,hidden] h[steps+1,batch,hidden]
+    c[steps+1,batch,hidden] dy?[steps,batch,hidden]+dy_row dh![batch,hidden] dc![batch,hidden]
+    lengths?:long[batch]{0..steps} reverse threads split_batch
+forward_both
+    steps batch hidden z!*2[steps,batch,4*hidden] weight_hh*2[4*hidden,hidden] h!*2[steps+1,batch,hidden]
+    c!*2[keep*steps+1,batch,hidden] lengths?*2:long[batch]{0..steps} reverse*2 keep threads split_batch
+backward_both
+    steps batch hidden gates!*2[steps,batch,4*hidden] weight_hh*2[4*hidden,hidden] h*2[steps+1,batch,hidden]
+    c*2[steps+1,batch,hidden] dy?*2[steps,batch,hidden]+dy_row dh!*2[batch,hidden] dc!*2[batch,hidden]
+    lengths?*2:long[batch]{0..steps} reverse*2 threads split_batch
+family_forward
+    steps batch hidden size heads coupled hard_sigmoid numbers:double[8] weight_hh[4*hidden,size//heads]
+    peepholes?[3,hidden] projection?[size,hidden] zoneout_h?[steps,batch,size] zoneout_c?[steps,batch,hidden]
+    recurrent_mask?[batch,size] live?[steps,batch,1] gain_hh?[4*hidden] gain_c?[hidden] shift_c?[hidden]
+    z![steps,batch,4*hidden] h![steps+1,batch,size] c![keep*steps+1,batch,hidden] cells?![steps,batch,hidden]
+    unprojected?![keep*(steps-1)+1,batch,hidden] normalised?![keep*(steps-1)+1,batch,4*hidden]
+    scales?![keep*(steps-1)+1,batch,1] lengths?:long[batch]{0..steps} reverse keep threads split_batch
+family_backward
+    steps batch hidden size heads coupled hard_sigmoid numbers:double[8] weight_hh[4*hidden,size//heads]
+    peepholes?[3,hidden] projection?[size,hidden] zoneout_h?[steps,batch,size] zoneout_c?[steps,batch,hidden]
+    recurrent_mask?[batch,size] live?[steps,batch,1] gain_hh?[4*hidden] gain_c?[hidden] shift_c?[hidden]
+    gates![steps,batch,4*hidden] c[steps+1,batch,hidden] cells?[steps,batch,hidden] dy?[steps,batch,size]+dy_row
+    dc_each?[steps,batch,hidden]+dc_row dh![batch,size] dc![batch,hidden] projected?![steps,batch,size]
+    dpeepholes?![batch,3,hidden] normalised?![steps,batch,4*hidden] scales?[steps,batch,1] dnorm?![batch,6*hidden]
+    lengths?:long[batch]{0..steps} reverse threads split_batch
+multiply
+    rows columns depth a[rows,depth]+a_row+a_column b[depth,columns]+b_row+b_column c![rows,columns] bias?[columns]
+    threads
+weight_gradients
+    rows outputs dy[rows,outputs] count columns*count x*count[rows,columns[n]] dw!*count[outputs,columns[n]]
+    db![outputs] threads
+cell_forward
+    batch hidden z![batch,4*hidden] c_before[batch,hidden] c![batch,hidden] h![batch,hidden]
+cell_backward
+    batch hidden gates![batch,4*hidden] c_before[batch,hidden] c[batch,hidden] dh[batch,hidden] dc![batch,hidden]
+family_cell_forward
+    batch hidden coupled hard_sigmoid numbers:double[5] peepholes?[3,hidden] z![batch,4*hidden] c_before[batch,hidden]
+    c![batch,hidden] m![batch,hidden]
+family_cell_backward
+    batch hidden coupled hard_sigmoid numbers:double[5] peepholes?[3,hidden] gates![batch,4*hidden]
+    c_before[batch,hidden] c[batch,hidden] dm[batch,hidden] dc![batch,hidden]
+generate
+    vocabulary embedding_size hidden layers embedding[vocabulary,embedding_size]
+    weight_ih*layers[4*hidden,hidden*(n>0)+embedding_size*(n==0)] weight_hh*layers[4*hidden,hidden]
+    bias*layers[4*hidden]
+    head[vocabulary,hidden] head_bias[vocabulary] room panels?![room] state![3,layers,hidden] scores![vocabulary]
+    given_count given:long[given_count]{0..vocabulary-1} count temperature:double uniforms:double[count]
+    never:byte[vocabulary] drawn!:long[count] size?!:long[1] threads
+cross_entropy
+    rows vocabulary logits![rows,vocabulary] targets:long[rows]{-1..vocabulary-1} scale:double losses![rows] threads
+scatter_add
+    size rows columns target![size,columns] index:long[rows]{0..size-1} added[rows,columns] threads
+square_sums
+    count sizes*count arrays*count[~sizes[n]] sums!:double[blocks(sizes)] threads
+fingerprints
+    count sizes*count arrays*count:byte[~sizes[n]] found!:word[pages(sizes)] threads
+update
+    rule count sizes*count params!*count[~sizes[n]] gradients*count[~sizes[n]]
+    states!*count*(1+rule//2)[~sizes[n//(1+rule//2)]] numbers:double[2<<rule] scale:double threads
+activate
+    tanh_instead count x[count] y![count]
+"""
+
+PLAIN = (np.ndarray, np.memmap)
+"""Kinds of arrays that have no meaning of their own, as a mask or units are."""
+BLOCK, PAGE = 4096, 65536
+"""Elements of a block in ``kernels/cpu/training.h``, and bytes of one that has a fingerprint."""
+OTHERS: dict[str, np.dtype] = {
+    "long": np.dtype("l"),
+    "double": np.dtype(np.float64),
+    "byte": np.dtype(np.uint8),
+    "word": np.dtype(np.uint64),
+}
+"""Dtypes besides the call's."""
+
+CONTIGUOUS, _ALIGNED = 0x1, 0x100
+"""Bits of ``ndarray.flags.num``."""
+WRITABLE = CONTIGUOUS | _ALIGNED | 0x400
+"""Those of an array that can be written."""
+_TOKEN = re.compile(
+    r"(?P<name>\w+)(?P<marks>[!?]*)(?:\*(?P<many>[^:[]+))?(?::(?P<dtype>\w+))?(?:\[(?P<shape>.*)\])?"
+    r"(?:\{(?P<low>.*)\.\.(?P<high>.*)\})?(?P<gaps>(?:\+\w+)*)"
+)
+
+Shape = tuple[int, ...] | int
+"""Of an array; or how many elements one of any shape has."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One of a row.
+
+    Attributes
+    ----------
+    name, dtype, shape, low, high : str
+        As the row has them, empty where it has none.
+    many : str
+        Of a list, how many it has.
+    written, optional : bool
+    gaps : tuple of str
+        Names of C++'s arguments that tell how far rows, or rows and columns, are apart.
+    """
+
+    name: str
+    dtype: str
+    many: str
+    shape: str
+    low: str
+    high: str
+    written: bool
+    optional: bool
+    gaps: tuple[str, ...]
+
+    @functools.cached_property
+    def flags(self) -> int:
+        """What the memory of an array must have."""
+        return WRITABLE if self.written else _ALIGNED if self.gaps else _ALIGNED | CONTIGUOUS
+
+    def fit(self, label: str, array: Any, shape: Shape, dtype: np.dtype) -> np.ndarray | None:
+        """The array as C++ takes it: itself, or a copy.
+
+        Raises
+        ------
+        InputError
+            It has another shape, is no plain array, has a dtype that another can't stand for, or is to be written and
+            has another dtype, gaps, an odd address or no permission to.
+        """
+        if array is None and self.optional:
+            return None
+        if type(array) not in PLAIN:
+            raise InputError(f"{label} is a {type(array).__module__}.{type(array).__name__}; expected a NumPy array")
+        if array.shape != shape and (isinstance(shape, tuple) or array.size != shape):
+            raise InputError(f"{label} has shape {array.shape}; expected {self._expected(shape)}")
+        needed = self.flags
+        if array.dtype == dtype and array.flags.num & needed == needed and (not self.gaps or self.apart(array)):
+            plain: np.ndarray = array
+            return plain
+        if array.dtype != dtype and (self.written or not np.can_cast(array.dtype, dtype, "same_kind")):
+            raise InputError(f"{label} has dtype {array.dtype}; expected {dtype}")
+        if self.written:
+            raise InputError(f"{label} {self._unfit(array)}")
+        return np.array(array, dtype, order="C")
+
+    def copied(self, value: Any) -> Any:
+        """The value, with arrays that are read in memory of their own."""
+        if self.written or not self.shape:
+            return value
+        if self.many:
+            return [None if array is None else array.copy() for array in value]
+        return None if value is None else value.copy()
+
+    def apart(self, array: np.ndarray | None) -> tuple[int, ...]:
+        """Elements from row to row, or also from column to column; empty where no whole numbers say it."""
+        if array is None:
+            return (0,)
+        item, strides = array.itemsize, array.strides
+        if len(self.gaps) == 2:
+            row, column = strides
+            return () if row % item or column % item else (row // item, column // item)
+        _, batch, width = array.shape
+        row = strides[1] // item
+        return (row,) if (strides == (batch * row * item, row * item, item) and row >= width) or not array.size else ()
+
+    def within(self, label: str, array: np.ndarray, low: int, high: int) -> None:
+        """Refuse whole numbers that are not in low..high: they are places in another array."""
+        if array.size and not low <= array.min() <= array.max() <= high:
+            raise InputError(
+                f"{label} has values {array.min()}..{array.max()}; expected {self.low}..{self.high}={high}"
+            )
+
+    def _expected(self, shape: Shape) -> str:
+        if not isinstance(shape, tuple):
+            return f"{shape} elements"
+        texts = zip(self.shape.split(","), shape, strict=True)
+        parts = [text if text.isdigit() else f"{text}={n}" for text, n in texts]
+        return f"({', '.join(parts)}{',' * (len(parts) == 1)})"
+
+    def _unfit(self, array: np.ndarray) -> str:
+        """What is wrong with an array that is to be written."""
+        if not array.flags.writeable:
+            return "is read-only; expected an array to write to"
+        if not array.flags.c_contiguous:
+            return "is not C-contiguous; expected an array without gaps (np.ascontiguousarray)"
+        return "is misaligned; expected an array whose elements begin at multiples of their size"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of `TABLE`.
+
+    Attributes
+    ----------
+    arguments : tuple of Argument
+    shapes : callable
+        Of all arguments: the shape of each that is an array, of each array of a list, None for others; and from where
+        to where their numbers go.
+    """
+
+    arguments: tuple[Argument, ...]
+    shapes: Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]
+
+    @property
+    def first(self) -> str:
+        """The first array of the call's dtype."""
+        return next(argument.name for argument in self.arguments if argument.shape and not argument.dtype)
+
+    def take(self, dtype: np.dtype, values: Sequence[Any]) -> list[Any]:
+        """The arguments as C++ takes them, each array, and each of a list, made to fit or refused."""
+        shapes, ranges = self.shapes(*values)
+        taken = []
+        for argument, value, shape, limits in zip(self.arguments, values, shapes, ranges, strict=True):
+            if not argument.shape:
+                taken.append(value)
+                continue
+            kind = OTHERS[argument.dtype] if argument.dtype else dtype
+            if not argument.many:
+                value = argument.fit(argument.name, value, shape, kind)
+                arrays = {argument.name: value}
+            else:
+                if len(value) != len(shape):
+                    raise InputError(f"{argument.name} has {len(value)} arrays; expected {len(shape)}")
+                labels = [f"{argument.name}[{n}]" for n in range(len(value))]
+                value = [argument.fit(*each, kind) for each in zip(labels, value, shape, strict=True)]
+                arrays = dict(zip(labels, value, strict=True))
+            if limits:
+                for label, array in arrays.items():
+                    if array is not None:
+                        argument.within(label, array, *limits)
+            taken.append(value)
+        return taken
+
+
+def _entry(tokens: Sequence[str]) -> Entry:
+    """A row, read."""
+    arguments, shapes, ranges = [], [], []
+    for token in tokens:
+        found = _TOKEN.fullmatch(token)
+        assert found is not None, token
+        name, marks, many, dtype, shape, low, high, gaps = (part or "" for part in found.groups())
+        flat = shape.startswith("~")
+        text = shape[1:] if flat else f"({shape},)"
+        arguments.append(
+            Argument(name, dtype, many, shape, low, high, "!" in marks, "?" in marks, tuple(gaps.split("+")[1:]))
+        )
+        shapes.append("None" if not shape else f"[{text} for n in range({many})]" if many else text)
+        ranges.append(f"({low}, {high})" if low else "None")
+    names = ", ".join(argument.name for argument in arguments)
+    sizes = f"lambda {names}: (({', '.join(shapes)},), ({', '.join(ranges)},))"
+    return Entry(tuple(arguments), eval(sizes, {"blocks": blocks, "pages": pages, "range": range}))
+
+
+def blocks(sizes: Sequence[int]) -> int:
+    """Blocks of arrays with so many elements."""
+    return sum(-(-size // BLOCK) for size in sizes)
+
+
+def pages(sizes: Sequence[int]) -> int:
+    """Fingerprints of arrays with so many bytes."""
+    return sum(-(-size // PAGE) for size in sizes)
+
+
+def _read() -> dict[str, Entry]:
+    rows = (row.split() for row in re.split(r"\n(?=\w)", TABLE.strip()))
+    return {name: _entry(tokens) for name, *tokens in rows}
+
+
+ENTRIES = _read()

@@ -21,6 +21,7 @@ from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence  # noqa: E402
 
 from gpu_lstm.interop import torch as door  # noqa: E402
+from gpu_lstm.interop import torch_autograd  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 
@@ -281,8 +282,8 @@ def test_nothing_is_copied_on_the_way_in_or_out(monkeypatch):
     seen = {}
     forward = gpu_lstm.LSTM.forward
 
-    def spy(self, x, state, *rest):
-        y, final, tape = forward(self, x, state, *rest)
+    def spy(self, x, state, *rest, **more):
+        y, final, tape = forward(self, x, state, *rest, **more)
         seen.update(x=x, h0=state[0], y=y, h=final[0], **self.params)
         return y, final, tape
 
@@ -297,7 +298,9 @@ def test_inference_keeps_nothing(monkeypatch):
     module = door.LSTM(3, 4, 2)
     kept = []
     forward = gpu_lstm.LSTM.forward
-    monkeypatch.setattr(gpu_lstm.LSTM, "forward", lambda self, *args: kept.append(args[4]) or forward(self, *args))
+    monkeypatch.setattr(
+        gpu_lstm.LSTM, "forward", lambda self, *args, **more: kept.append(args[4]) or forward(self, *args, **more)
+    )
     x = inputs(module)[0]
     expected = module(x)[0].detach()
     with torch.no_grad():
@@ -877,9 +880,9 @@ def test_cupy_works_on_the_device_and_on_the_current_stream(monkeypatch):
     cuda = types.SimpleNamespace(ExternalStream=lambda address: Context("stream", address))
     backend = types.SimpleNamespace(device=Context("device", 1), xp=types.SimpleNamespace(cuda=cuda))
     tensor = types.SimpleNamespace(device=torch.device("cuda:1"))
-    monkeypatch.setattr(door, "_backend", lambda device: backend)
+    monkeypatch.setattr(torch_autograd, "backend_of", lambda device: backend)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=77))
-    with door._device_of(tensor):
+    with torch_autograd.device_of(tensor):
         order.append("work")
     assert order == [
         ("enter", "device", 1), ("enter", "stream", 77), "work", ("exit", "stream", 77), ("exit", "device", 1),
@@ -921,8 +924,8 @@ def test_a_gpu_copies_nothing(monkeypatch):
     module, seen = door.LSTM(3, 8, device=device), {}
     forward = gpu_lstm.LSTM.forward
 
-    def spy(self, x, *rest):
-        y, final, tape = forward(self, x, *rest)
+    def spy(self, x, *rest, **more):
+        y, final, tape = forward(self, x, *rest, **more)
         seen.update(x=x, y=y, **self.params)
         return y, final, tape
 

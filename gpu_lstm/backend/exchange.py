@@ -10,6 +10,9 @@ from gpu_lstm.errors import InputError
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 """Device types as DLPack numbers them; memory of the last two is reached from both sides."""
 
+_PLAIN_DISPATCH = "_disabled_torch_dispatch_impl"
+"""What PyTorch calls it where a class of tensors doesn't put its own operations in place of those on memory."""
+
 _PLACES = {CPU: "in host memory", CUDA: "on CUDA device {}", CUDA_HOST: "in pinned host memory"}
 _TO_HOST = {"torch": "{}.cpu()", "cupy": "{}.get()", "jax": "jax.device_get({})", "cudf": "{}.to_numpy()"}
 _TO_DEVICE = {"torch": '{}.to("cuda:DEVICE")'}
@@ -40,7 +43,8 @@ def adopt(
     Raises
     ------
     InputError
-        `x` is on another device, is part of a graph of gradients, or offers nothing that the backend can take.
+        `x` is on another device, is part of a graph of gradients, isn't what its memory says, or offers nothing that
+        the backend can take.
     """
     kind = f"{type(x).__module__}.{type(x).__name__}"
     if getattr(x, "requires_grad", False) is True:
@@ -48,6 +52,11 @@ def adopt(
             f"{name} is a {kind} that requires gradients, which would be lost; pass {name}.detach(), or use "
             f"gpu_lstm.interop.torch.LSTM, which takes part in autograd"
         )
+    if getattr(x, "is_neg", bool)():  # what DLPack doesn't tell
+        raise InputError(f"{name} is a {kind} with the negative bit; pass {name}.resolve_neg()")
+    dispatch = getattr(type(x), "__torch_dispatch__", None)
+    if getattr(dispatch, "__name__", _PLAIN_DISPATCH) != _PLAIN_DISPATCH:
+        raise InputError(f"{name} is a {kind}, whose numbers lie elsewhere; expected an array of backend {backend}")
     where = _where(x)
     if where is not None and (where[0] not in types or (where[0] == CUDA and where[1] not in (device, None))):
         library = type(x).__module__.partition(".")[0].replace("jaxlib", "jax")

@@ -8,40 +8,40 @@ and on the current stream of PyTorch. Only PyTorch's own autograd, optimizers an
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import dataclasses
-import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from gpu_lstm import layers
-from gpu_lstm.backend import Array, Backend, CupyBackend, NumpyBackend
-from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.layers.base import Tape
+from gpu_lstm.backend import Backend, NumpyBackend
+from gpu_lstm.errors import InputError
+from gpu_lstm.interop.torch_autograd import PLAIN, Call, Recurrence, backend_of, core, nothing, untraced
 from gpu_lstm.layers.options import Options, torch_names
 
 __all__ = ["LSTM", "from_torch", "load_state_dict", "state_dict", "to_module", "to_torch"]
 
 NOISE = ("dropout", "zoneout_h", "zoneout_c", "input_dropout", "recurrent_dropout", "weight_dropout")
 """Options that draw random numbers while training."""
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Options)}
+"""Of the options that change what is computed."""
 
 
 class LSTM(nn.LSTM):
     """``torch.nn.LSTM``, its recurrence computed by gpu_lstm, with the variants of `gpu_lstm.LSTM` as further options.
 
     Everything about it is ``torch.nn.LSTM``'s: arguments, attributes, names and start of the parameters, packed
-    sequences, 2-D input, errors, warnings. State dicts load both ways. It differs in this:
-
-    - Parameters of 16 bits are computed with in float32, results rounded; under autocast the outputs stay float32.
-    - Dropout draws other elements than PyTorch's own; `torch.manual_seed` governs it, and p must be below 1.
-    - Second derivatives are refused.
-    - It runs on ``cpu`` and, with CuPy, on ``cuda``.
+    sequences, 2-D input, errors, warnings. State dicts load both ways. ``docs/pytorch.md`` lists where it differs.
+    Where PyTorch records or transforms operations, in tracing, exporting, ``vmap`` or forward-mode derivatives for
+    instance, those of ``torch.nn.LSTM`` run.
 
     Parameters
     ----------
@@ -54,7 +54,8 @@ class LSTM(nn.LSTM):
     Raises
     ------
     ValueError, TypeError
-        As ``torch.nn.LSTM`` does; `InputError` is a ValueError.
+        As ``torch.nn.LSTM`` does; `InputError` is a ValueError. Also where operations of ``torch.nn.LSTM`` would have
+        to run with an option that it lacks, and where quantisation asks for the module.
     BackendError
         A RuntimeError: at the first call, where the tensors' device has no backend here.
     """
@@ -120,6 +121,19 @@ class LSTM(nn.LSTM):
                     for one, value in zip(torch_names(name), (self.options["forget_bias"], 0), strict=True):
                         getattr(self, one)[forget] = value
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Quantisation goes by a module's exact type: it would leave this one in float without a word.
+        if name == "qconfig" and (value is not None or nn.LSTM in sys._getframe(1).f_locals.get("qconfig_dict", ())):
+            raise InputError(f"LSTM of gpu_lstm can't be quantised; {PLAIN}, which can")
+        super().__setattr__(name, value)
+
+    def __prepare_scriptable__(self) -> nn.LSTM:
+        """What ``torch.jit.script`` compiles in its place: a ``torch.nn.LSTM`` with the same parameters."""
+        self._check_plain("scripted")
+        plain = nn.LSTM.__new__(nn.LSTM)
+        plain.__dict__ |= {name: value for name, value in vars(self).items() if name not in ("options", "_complete")}
+        return plain
+
     def flatten_parameters(self) -> None:
         """Do nothing: cuDNN wants its weights in one piece of memory, our kernels don't."""
 
@@ -131,7 +145,6 @@ class LSTM(nn.LSTM):
         self,
         input: Tensor | PackedSequence,
         hx: tuple[Tensor, Tensor] | None = None,
-        *,
         lengths: Sequence[int] | Tensor | None = None,
         resets: Tensor | None = None,
     ) -> tuple[Any, tuple[Tensor, Tensor]]:
@@ -141,7 +154,8 @@ class LSTM(nn.LSTM):
         ----------
         input : Tensor or PackedSequence
             (T, B, input_size), (B, T, input_size) with batch_first, or (T, input_size) for one sequence. A packed
-            sequence is padded first, which costs a copy; `lengths` doesn't.
+            sequence is padded first, which costs a copy; `lengths` doesn't. One whose sizes don't add up to its rows is
+            refused.
         hx : (h0, c0), optional
             Initial state, as ``torch.nn.LSTM`` takes it.
         lengths : B whole numbers in 0..T, optional
@@ -155,9 +169,16 @@ class LSTM(nn.LSTM):
             With ``cells=True`` the pair of that and c of each step.
         hx : (h, c)
         """
+        if isinstance(input, torch.fx.Proxy):  # one step of the graph, as PyTorch's own modules are
+            further = {"hx": hx, "lengths": lengths, "resets": resets}
+            further = {name: value for name, value in further.items() if value is not None}
+            return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), further)
+        packed = isinstance(input, PackedSequence)
+        if _recorded((input.data if packed else input, *(hx or ()), *self._parameters.values())):
+            self._check_plain("recorded or transformed", lengths=lengths, resets=resets)
+            return super().forward(input, hx)
         self._update_flat_weights()
         batch_sizes = sorted_indices = unsorted_indices = None
-        packed = isinstance(input, PackedSequence)
         if packed:
             if lengths is not None or resets is not None:
                 raise ValueError("LSTM: expected neither lengths nor resets beside a PackedSequence")
@@ -194,9 +215,21 @@ class LSTM(nn.LSTM):
             outputs, h, c = [y.squeeze(batch_dim) for y in outputs], h.squeeze(1), c.squeeze(1)
         return outputs[0] if len(outputs) == 1 else tuple(outputs), (h, c)
 
+    def _check_plain(self, what: str, **given: Any) -> None:
+        """Refuse what ``torch.nn.LSTM`` lacks, where that has to run."""
+        more = [name for name, value in self.options.items() if value != DEFAULTS.get(name, value)]
+        more += [name for name, value in given.items() if value is not None]
+        if more:
+            raise InputError(
+                f"LSTM of gpu_lstm is {what} as the torch.nn.LSTM that gpu_lstm.interop.torch.to_torch makes of it, "
+                f"which has no {', '.join(more)}"
+            )
+
     def _check(self, x: Tensor, hx: Any, batch_sizes: Tensor | None) -> None:
         """Refuse what ``torch.nn.LSTM`` refuses, by the same error."""
-        weight = self.weight_ih_l0
+        weight = self._flat_weights[0]
+        if batch_sizes is not None:
+            _check_sizes(batch_sizes, x)
         if hx is None:
             self.check_input(x, batch_sizes)
         else:
@@ -221,31 +254,40 @@ class LSTM(nn.LSTM):
             )
         if batch_sizes is None and x.size(1 if self.batch_first else 0) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        if not weight.dtype.is_floating_point:
+            raise InputError(f"weight_ih_l0 has dtype {weight.dtype}; expected real floating-point parameters")
+        dtype = _computed_in(weight.dtype)
+        for name, tensor in zip(("input", "h0", "c0"), (x, *(hx or ())), strict=False):
+            if tensor.layout != torch.strided:
+                raise InputError(f"{name} has layout {tensor.layout}; expected a dense one: {name}.to_dense()")
+            if not tensor.is_floating_point() or torch.promote_types(tensor.dtype, dtype) != dtype:
+                raise InputError(f"{name} has dtype {tensor.dtype}; expected {dtype}, or fewer bits under autocast")
 
     def _run(self, x: Tensor, hx: Any, lengths: Any, resets: Tensor | None) -> tuple[list[Tensor], Tensor, Tensor]:
         """Outputs, h and c of a time-major batch."""
-        kept_dtype = self.weight_ih_l0.dtype
-        if not kept_dtype.is_floating_point:
-            raise InputError(f"weight_ih_l0 has dtype {kept_dtype}; expected real floating-point parameters")
-        dtype = torch.float64 if kept_dtype == torch.float64 else torch.float32
-        lstm, names = _core(_backend(x.device), str(dtype).removeprefix("torch."), *self._arguments())
-        call = _Call(lstm, names, lengths, resets)
+        weights = dict(zip(self._flat_weights_names, self._flat_weights, strict=True))  # what PyTorch has computed
+        kept_dtype = weights["weight_ih_l0"].dtype
+        dtype = _computed_in(kept_dtype)
+        lstm, names = core(backend_of(x.device), str(dtype).removeprefix("torch."), *self._arguments())
+        call = Call(lstm, names, lengths, None if resets is None else resets.clone())
         noisy = any(self.options.get(name) or getattr(self, name, 0) for name in NOISE)
         if self.training and noisy:
             call.seed = (_draw_seed(),)
         h0, c0 = (None, None) if hx is None else (state.to(dtype) for state in hx)
-        tensors = [x.to(dtype), h0, c0, *(self._weight(name, dtype) for name in names)]
+        tensors = [x.to(dtype), h0, c0, *(self._weight(name, weights, dtype) for name in names)]
         call.keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-        h, c, *outputs = _untraced(_nothing if x.size(1) == 0 else _Recurrence.apply)(call, *tensors)
+        h, c, *outputs = untraced(nothing if x.size(1) == 0 else Recurrence.apply)(call, *tensors)
         if not torch.is_autocast_enabled(x.device.type):
             h, c, *outputs = (tensor.to(kept_dtype) for tensor in (h, c, *outputs))
         return outputs, h, c
 
-    def _weight(self, name: str, dtype: torch.dtype) -> Tensor:
+    def _weight(self, name: str, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
         """The parameter of `gpu_lstm.LSTM` that has this name."""
-        names = torch_names(name)
-        weight = getattr(self, names[0]).to(dtype).contiguous()  # as kernels want it, and as it nearly always is
-        return weight if len(names) == 1 else weight + getattr(self, names[1]).to(dtype)
+        one, *other = (
+            (weights[part] if part in weights else getattr(self, part)).to(dtype) for part in torch_names(name)
+        )
+        one = one.contiguous()  # as kernels want it, and as it nearly always is
+        return one + other[0] if other else one
 
     def _arguments(self) -> tuple[int, int, int, tuple[tuple[str, Any], ...]]:
         """The arguments of `gpu_lstm.LSTM` that are this module's, without those about arrays."""
@@ -264,154 +306,42 @@ class LSTM(nn.LSTM):
         return layers.LSTM(*sizes, **dict(named), backend=backend, dtype=dtype, seed=seed)
 
 
-# -- the way to our arrays and back ------------------------------------------------------------------------------------
+DISPATCH = Tensor.__torch_dispatch__
+"""What only classes of tensors that have no memory of their own replace."""
 
 
-@dataclass
-class _Call:
-    """One call of the module: what isn't a tensor, and what forward hands to backward."""
-
-    lstm: layers.LSTM
-    names: list[str]
-    lengths: Any
-    resets: Tensor | None
-    seed: tuple[int, ...] | None = None
-    keep: bool = True
-    tape: Tape | None = None
-
-    def run(self, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weights: Tensor) -> list[Array]:
-        """Forward over tensors: h, c, and the outputs; the tape is kept here."""
-        take = functools.partial(_native, self.lstm.backend)
-        lstm = self.lstm.over({name: take(weight) for name, weight in zip(self.names, weights, strict=True)})
-        y, state, self.tape = lstm.forward(
-            take(x), (take(h0), take(c0)), self.lengths, self.seed, self.keep, self.resets, guard=False
-        )
-        return [*state, *(y if isinstance(y, tuple) else (y,))]
-
-    def take_tape(self, tensors: Sequence[Any]) -> Tape:
-        """The tape of `run`, made again where it was taken before, because the graph was retained: it is used once."""
-        if self.tape is None:
-            self.run(*tensors)
-        tape, self.tape = self.tape, None
-        assert tape is not None, "run has made one"
-        return tape
+def _recorded(tensors: Iterable[Any]) -> bool:
+    """Whether PyTorch wants to see operations of its own: it traces, exports or transforms them, or has no numbers."""
+    grad = torch._C._functorch.TransformType.Grad
+    return (
+        torch.jit.is_tracing()
+        or torch.compiler.is_exporting()
+        or get_proxy_mode() is not None
+        or forward_ad._current_level >= 0
+        or any(transform.key() != grad for transform in torch._C._functorch.get_interpreter_stack() or ())
+        or any(getattr(type(tensor), "__torch_dispatch__", DISPATCH) != DISPATCH for tensor in tensors)
+    )
 
 
-class _Recurrence(torch.autograd.Function):
-    """All layers over all steps, as one node of PyTorch's graph."""
-
-    @staticmethod
-    def forward(call: _Call, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weights: Tensor) -> tuple[Tensor, ...]:
-        with _device_of(x):
-            return tuple(torch.from_dlpack(array) for array in call.run(x, h0, c0, *weights))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.call, *tensors = inputs
-        ctx.number = len(tensors)
-        # Saved, so that PyTorch refuses a backward call after one of them was written to: the tape has their memory.
-        ctx.save_for_backward(*tensors, *output[2:])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Any, ...]:
-        tensors = ctx.saved_tensors[: ctx.number]
-        return None, *_Backward.apply(ctx.call, ctx.needs_input_grad[1:], *tensors, *arriving)
-
-
-class _Backward(torch.autograd.Function):
-    """The way back of `_Recurrence`; a node of its own, so that nobody takes its results for constants."""
-
-    @staticmethod
-    def forward(call: _Call, wanted: Sequence[bool], *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        number = len(wanted)
-        with _device_of(tensors[0]):
-            tape = call.take_tape(tensors[:number])
-            dh, dc, *dy = (_native(call.lstm.backend, tensor) for tensor in tensors[number:])
-            dx, dstate, found = call.lstm.backward(tape, dy[0] if len(dy) == 1 else tuple(dy), (dh, dc))
-            gradients = [dx, *dstate, *(found[name] for name in call.names)]
-            return tuple(
-                torch.from_dlpack(array) if want else None for array, want in zip(gradients, wanted, strict=True)
-            )
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *arriving: Tensor | None) -> None:
-        raise NotImplementedError("gpu_lstm.interop.torch.LSTM has no second derivatives; use torch.nn.LSTM for them")
-
-
-def _untraced(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that torch.compile leaves alone: it can't look into ours. Where it isn't loaded, it isn't loaded."""
-    dynamo = sys.modules.get("torch._dynamo")
-    return run if dynamo is None else _disabled(dynamo, run)
-
-
-@functools.cache
-def _disabled(dynamo: Any, run: Callable[..., Any]) -> Callable[..., Any]:
-    """`run` by the compiler's own word; made once."""
-    disabled: Callable[..., Any] = dynamo.disable(run)
-    return disabled
-
-
-def _nothing(call: _Call, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weights: Tensor) -> list[Tensor]:
-    """What comes out where the batch has no sequence: ``torch.nn.LSTM`` takes that, and all gradients are zero."""
-    zero = 0 * sum(tensor.sum() for tensor in (x, h0, c0, *weights) if tensor is not None)
-    lstm = call.lstm
-    sizes = [lstm.output_size, lstm.hidden_size]
-    shapes = [(lstm.num_layers * lstm.num_directions, 0, size) for size in sizes]
-    shapes += [(x.size(0), 0, size * lstm.num_directions) for size in sizes[: 2 if lstm.options.cells else 1]]
-    return [x.new_zeros(shape) + zero for shape in shapes]
-
-
-def _native(backend: Backend, tensor: Tensor | None) -> Array:
-    """A tensor as an array of the backend, on the same memory."""
-    return None if tensor is None else backend.receive("tensor", tensor.detach())
-
-
-@contextlib.contextmanager
-def _device_of(tensor: Tensor) -> Iterator[None]:
-    """Let CuPy work on the tensor's device, on PyTorch's current stream there; nothing to do on a CPU."""
-    if tensor.device.type != "cuda":
-        yield
-        return
-    backend: Any = _backend(tensor.device)
-    stream = torch.cuda.current_stream(tensor.device).cuda_stream
-    with backend.device, backend.xp.cuda.ExternalStream(stream):
-        yield
-
-
-@functools.cache
-def _backend(device: torch.device) -> Backend:
-    """The backend for tensors of a device.
-
-    Raises
-    ------
-    BackendError
-        There is none, or CuPy can't run here.
-    """
-    if device.type == "cpu":
-        return NumpyBackend("numpy (tensors on the CPU)")
-    if device.type == "cuda":
-        with torch.cuda.device(device):  # and back: making the backend changes the current device
-            return CupyBackend(device.index)
-    raise BackendError(f"tensors are on device {device}; gpu_lstm runs on cpu and cuda")
-
-
-@functools.lru_cache(maxsize=64)
-def _core(
-    backend: Backend, dtype: str, input_size: int, hidden_size: int, num_layers: int, named: tuple[tuple[str, Any], ...]
-) -> tuple[layers.LSTM, list[str]]:
-    """A `gpu_lstm.LSTM` without parameters, for any module of these options, and the names of those it takes."""
-    lstm = layers.LSTM(input_size, hidden_size, num_layers, **dict(named), backend=backend, dtype=dtype)
-    return lstm.over({}), list(lstm.params)
+def _computed_in(dtype: torch.dtype) -> torch.dtype:
+    """What the recurrence computes with, for parameters of a dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _draw_seed() -> int:
     """A seed from PyTorch's generator of the CPU."""
     return int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
+
+
+def _check_sizes(batch_sizes: Tensor, data: Tensor) -> None:
+    """Refuse a packed sequence that is none: PyTorch's own reads past its end."""
+    sizes = batch_sizes.tolist()
+    falls = all(size >= after for size, after in zip(sizes, [*sizes[1:], 1], strict=False))
+    if not sizes or not falls or sum(sizes) != data.size(0):
+        raise InputError(
+            f"input has batch_sizes {sizes} of {data.size(0)} rows of data; expected sizes that fall to 1 at least and "
+            f"add up to the rows"
+        )
 
 
 def _check_rank(hx: tuple[Tensor, Tensor], rank: int) -> None:
@@ -452,7 +382,6 @@ def from_torch(
     if not isinstance(module, nn.LSTM):
         raise InputError(f"module is a {type(module).__name__}; expected a torch.nn.LSTM")
     weight = module.weight_ih_l0
-    own = {field.name for field in dataclasses.fields(Options)}
     further = module.options if isinstance(module, LSTM) else {}
     lstm = layers.LSTM(
         module.input_size,
@@ -461,16 +390,36 @@ def from_torch(
         bidirectional=module.bidirectional,
         dropout=module.dropout,
         batch_first=module.batch_first,
-        backend=_backend(weight.device) if backend is None else backend,
+        backend=backend_of(weight.device) if backend is None else backend,
         dtype="float64" if weight.dtype == torch.float64 else "float32",
         tier=tier,
         recompute=recompute,
         bias=module.bias,
         proj_size=module.proj_size,
-        **{name: value for name, value in further.items() if name in own},
+        **{name: value for name, value in further.items() if name in DEFAULTS},
     )
-    load_state_dict(lstm, module.state_dict())
+    load_state_dict(lstm, _weights(module, [one for name in lstm.params for one in torch_names(name)]))
     return lstm
+
+
+def _weights(module: nn.LSTM, names: Sequence[str]) -> dict[str, Tensor]:
+    """The weights that the module's next forward call would take.
+
+    What isn't a parameter is computed of others: by a parametrization, or by a hook before each forward call, as by
+    pruning and by the older norms. A copy of the module computes it.
+    """
+    if any(name not in module._parameters for name in names):
+        held = [*module._flat_weights, *vars(module).values()]
+        memo: dict[int, Any] = {id(t): t.detach() for t in held if isinstance(t, Tensor) and not t.is_leaf}
+        module = copy.deepcopy(module, memo)
+        module._flat_weight_refs = [weakref.ref(weight) for weight in module._flat_weights]  # of the copy's own
+        module._forward_hooks.clear()
+        module.forward = lambda *_: module._update_flat_weights()  # type: ignore[method-assign,unused-ignore]
+        with torch.no_grad():
+            module(torch.zeros(1, 1, module.input_size))
+            computed = dict(zip(module._flat_weights_names, module._flat_weights, strict=True))
+            return {name: computed[name] if name in computed else getattr(module, name) for name in names}
+    return {name: module._parameters[name] for name in names}
 
 
 def to_torch(lstm: layers.LSTM) -> nn.LSTM:

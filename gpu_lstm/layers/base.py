@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, Self, cast
 
 import numpy as np
@@ -93,6 +95,12 @@ class Tape:
     def __copy__(self) -> Self:
         return copy.deepcopy(self)  # backward overwrites what two would share
 
+    def changed(self, change: Callable[[Any], Any]) -> Self:
+        """A tape like this one, with what `change` gives for any of its values: another one, or that itself."""
+        twin = object.__new__(type(self))
+        twin.__dict__ |= {**self.__dict__, "_values": _changed(self._values, change)}
+        return twin
+
 
 class Layer:
     """Base of the layers: a backend, a dtype, named parameters.
@@ -163,6 +171,25 @@ class Layer:
         if not isinstance(tape, Tape):
             raise InputError(f"tape is a {type(tape).__name__}; expected what forward gave for it")
         return tape.read(self)
+
+
+def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
+    """What `change` gives for a value; where that is the value itself, one made of what it gives for its parts."""
+    if (other := change(value)) is not value:
+        return other
+    if isinstance(value, tuple | list):
+        return type(value)([_changed(one, change) for one in value])
+    if isinstance(value, dict):
+        return {name: _changed(one, change) for name, one in value.items()}
+    if isinstance(value, Tape):
+        return value.changed(change)
+    if isinstance(value, Layer):
+        return value.over(_changed(dict(value.params), change))
+    if isinstance(value, partial):
+        return partial(value.func, *_changed(value.args, change))
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(*(_changed(getattr(value, field.name), change) for field in fields(value)))
+    return value
 
 
 def check_dtype(dtype: str, among: tuple[str, ...] = DTYPES) -> str:

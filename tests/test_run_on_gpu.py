@@ -354,7 +354,7 @@ def test_options_are_compared_with_the_plain_lstm_and_with_the_pointwise_tier(mo
 # -- the rest ---------------------------------------------------------------------------------------------------------
 
 
-class Turns(Budget):  # type: ignore[misc]
+class Turns(Budget):  # type: ignore[misc, valid-type]
     """So many problems, however long they take."""
 
     @property

@@ -281,8 +281,8 @@ def test_nothing_is_copied_on_the_way_in_or_out(monkeypatch):
     seen = {}
     forward = gpu_lstm.LSTM.forward
 
-    def spy(self, x, state, *rest):
-        y, final, tape = forward(self, x, state, *rest)
+    def spy(self, x, state, *rest, **named):
+        y, final, tape = forward(self, x, state, *rest, **named)
         seen.update(x=x, h0=state[0], y=y, h=final[0], **self.params)
         return y, final, tape
 
@@ -297,7 +297,9 @@ def test_inference_keeps_nothing(monkeypatch):
     module = door.LSTM(3, 4, 2)
     kept = []
     forward = gpu_lstm.LSTM.forward
-    monkeypatch.setattr(gpu_lstm.LSTM, "forward", lambda self, *args: kept.append(args[4]) or forward(self, *args))
+    monkeypatch.setattr(
+        gpu_lstm.LSTM, "forward", lambda self, *args, **named: kept.append(args[4]) or forward(self, *args, **named)
+    )
     x = inputs(module)[0]
     expected = module(x)[0].detach()
     with torch.no_grad():

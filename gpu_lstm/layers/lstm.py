@@ -451,7 +451,7 @@ class LSTM(Layer):
                 for member in (member for chains in self._chains() for chain in chains for member in chain):
                     total = xp.sum(backend.widened(d[self._place(member), ...]), axis=0)
                     gradients[f"{part}_{self._name(member)}"] = xp.zeros_like(total) if was_given else total
-        return dy, (dh0, dc0), {name: gradients[name] for name in self.params}
+        return dy, (dh0, dc0), {name: gradients[name] for name in rounded.params}
 
     def needed(self) -> Params:
         """The parameters that `backward` reads themselves; with 16 bits it has copies of the weights."""

@@ -342,6 +342,8 @@ class LSTM(Layer):
         rounded = self.rounded()
         tapes: list[Any] = []
         finals: list[State] = []
+        # Now, because what is guarded is read next in any case: it is in the cache.
+        tape = Tape(self, (tapes, call, given, rounded) if keep else None, guarded)
         for chains in self._chains():
             entered, dropped, (layer, _) = x, None, chains[0][0]
             if layer > 0:
@@ -371,7 +373,6 @@ class LSTM(Layer):
         after = _stacked(xp, [h for h, _ in finals]), _stacked(xp, [c for _, c in finals])
         if guard and self._lies_on_tape(num_steps, batch, mask):
             results = [xp.asarray(result, copy=True) for result in results]
-        tape = Tape(self, (tapes, call, given, rounded) if keep else None, guarded)
         return results[0] if len(results) == 1 else tuple(results), after, tape
 
     def backward(
@@ -450,7 +451,7 @@ class LSTM(Layer):
                 for member in (member for chains in self._chains() for chain in chains for member in chain):
                     total = xp.sum(backend.widened(d[self._place(member), ...]), axis=0)
                     gradients[f"{part}_{self._name(member)}"] = xp.zeros_like(total) if was_given else total
-        return dy, (dh0, dc0), {name: gradients[name] for name in self.params}
+        return dy, (dh0, dc0), {name: gradients[name] for name in rounded.params}
 
     def needed(self) -> Params:
         """The parameters that `backward` reads themselves; with 16 bits it has copies of the weights."""

@@ -282,8 +282,8 @@ def test_nothing_is_copied_on_the_way_in_or_out(monkeypatch):
     seen = {}
     forward = gpu_lstm.LSTM.forward
 
-    def spy(self, x, state, *rest, **more):
-        y, final, tape = forward(self, x, state, *rest, **more)
+    def spy(self, x, state, *rest, **named):
+        y, final, tape = forward(self, x, state, *rest, **named)
         seen.update(x=x, h0=state[0], y=y, h=final[0], **self.params)
         return y, final, tape
 
@@ -299,7 +299,7 @@ def test_inference_keeps_nothing(monkeypatch):
     kept = []
     forward = gpu_lstm.LSTM.forward
     monkeypatch.setattr(
-        gpu_lstm.LSTM, "forward", lambda self, *args, **more: kept.append(args[4]) or forward(self, *args, **more)
+        gpu_lstm.LSTM, "forward", lambda self, *args, **named: kept.append(args[4]) or forward(self, *args, **named)
     )
     x = inputs(module)[0]
     expected = module(x)[0].detach()

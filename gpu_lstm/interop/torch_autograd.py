@@ -83,11 +83,12 @@ class Call:
             if not self.lstm.backend.owns(value):
                 return value
             tensor = torch.from_dlpack(value)
-            around = _around(spans, _span(tensor))
+            span = _span(tensor)
+            around = _around(spans, span)
             if not around:
                 around = [len(known)]
                 known.append(tensor)
-                spans.append(_span(tensor))
+                spans.append(span)
             return _part(spans, around[0], tensor)
 
         self.tape = tape.changed(place)
@@ -115,8 +116,16 @@ class Call:
             if output.data_ptr() != part.of(tensors).data_ptr():  # somebody may have written to the kept one
                 tensors[part.tensor] = kept.clone()
                 part.of(tensors).copy_(output)
-        take = functools.partial(native, self.lstm.backend, "tape")
-        return tape.changed(lambda value: take(value.of(tensors)) if isinstance(value, Part) else value)
+        arrays: dict[Part, Array] = {}
+
+        def back(value: Any) -> Any:
+            if not isinstance(value, Part):
+                return value
+            if value not in arrays:
+                arrays[value] = native(self.lstm.backend, "tape", value.of(tensors))
+            return arrays[value]
+
+        return tape.changed(back)
 
 
 Span = tuple[int, int]
@@ -177,7 +186,8 @@ class _Backward(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
     @staticmethod
     def forward(call: Call, wanted: Sequence[bool], number: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         with device_of(tensors[0]):
-            lstm, tape = call.lstm.over(dict.fromkeys(call.names)), call.take_tape(tensors[:number])
+            lstm = call.lstm.over(dict.fromkeys(call.names))  # the weights are on the tape
+            tape = call.take_tape(tensors[:number])
             dh, dc, *dy = (native(lstm.backend, "gradient", tensor) for tensor in tensors[number:])
             dx, dstate, found = lstm.backward(tape, dy[0] if len(dy) == 1 else tuple(dy), (dh, dc))
             gradients = [dx, *dstate, *(found[name] for name in call.names)]

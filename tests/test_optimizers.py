@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import InputError
-from gpu_lstm.backend import numpy_backend
+from gpu_lstm.backend import compiled, numpy_backend
 from gpu_lstm.optimizers import OPTIMIZERS, Adam, Optimizer, clip_by_global_norm, make_optimizer
 from gpu_lstm.schedules import constant, cosine, make_schedule, warm_up
 from tests.odd import LAYOUTS, read_only
@@ -288,8 +288,8 @@ def test_moving_arrays_that_do_not_fit_together_is_refused():
         ([read_only(good[0].copy())], good, [good * 2], r"params\[0\] is read-only"),
         (good, [np.ones((2, 3), np.float32)], [good * 2], r"gradients\[0\] has shape \(2, 3\)"),
         (good, good, [[good[0], np.ones(6, np.float32)]], r"states\[0\] has shape \(6,\)"),
-        (good, good, [[good[0], good[0]]], r"share.? memory"),
-    ):
+        (good, good, [[good[0], good[0]]], r"shares memory"),
+    )[: 3 if compiled.library() is None else 4]:  # array expressions go one after the other
         with pytest.raises(InputError, match=message):
             NUMPY.update(optimizer, params, gradients, states, None, None)
 

@@ -6,7 +6,10 @@ import pytest
 
 from tests.device.build import on_the_machine
 
-needs_machine = pytest.mark.skipif(not on_the_machine(), reason="runs on `python -m tests.device`")
+needs_machine = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not on_the_machine(), reason="runs on `python -m tests.device`, no GPU of hardware"),
+]
 
 
 def module_of(code):

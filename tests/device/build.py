@@ -113,7 +113,7 @@ def _runtime_object(folder: Path, python: Path, site: Path) -> Path:
         with tarfile.open(folder / f"cupy-{CUPY}.tar.gz") as archive:
             archive.extractall(folder, filter="data")
     _call(python, "-c", CYTHON, at=sources)
-    asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('include'))"]
+    asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('include'))"]
     include = subprocess.check_output(asked, text=True).strip()
     headers = site / "nvidia" / "cu13" / "include"
     source = sources / "cupy_backends" / "cuda" / "api" / "runtime.cpp"

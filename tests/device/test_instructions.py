@@ -46,7 +46,7 @@ FLOAT = {
     "div.rn.f32": lambda: X / Y,
     "min.f32": lambda: np.array([-0.0, -0.0, 1.5, -2.75, -np.inf, 1.0, 1e-40, -3e38], np.float32),
     "max.f32": lambda: np.array([0.0, 0.0, 2.0, 0.3, np.inf, 1.0, 2.0, 3e38], np.float32),
-    "mul.ftz.f32": lambda: np.where(np.abs(X) < np.float32(1e-38), np.float32(0), X * Y),
+    "mul.ftz.f32": lambda: np.where(np.abs(X) < np.float32(1e-38), np.copysign(np.float32(0), X), X) * Y,
     "copysign.f32": lambda: np.copysign(Y, X),
 }
 

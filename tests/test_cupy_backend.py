@@ -230,9 +230,12 @@ class Driver(types.ModuleType):
 
         self.CUlaunchConfig, self.CUlaunchAttribute = types.SimpleNamespace, attribute
 
+    takes_both = True  # attributes, where it is asked how many
+
     def cuOccupancyMaxActiveClusters(self, handle, config):
-        self.check(handle, config)
-        return self.status, self.clusters
+        alone = config.numAttrs == 1
+        self.check(handle, config, alone)
+        return self.status or int(not (self.takes_both or alone)), self.clusters
 
     def cuLaunchKernelEx(self, config, handle, places, extra):
         self.check(handle, config)
@@ -249,11 +252,11 @@ class Driver(types.ModuleType):
         module.launch(kernel.expression, (config.gridDimX,), (config.blockDimX,), args, **options)
         return (self.status,)
 
-    def check(self, handle, config):
+    def check(self, handle, config, alone=False):
         assert config.sharedMemBytes <= RawModule.handles[handle][2].max_dynamic_shared_size_bytes
-        together, cluster = config.attrs
-        assert config.numAttrs == 2
-        assert (together.id, together.value.cooperative) == ("cooperative", 1)
+        *together, cluster = config.attrs
+        assert config.numAttrs == len(config.attrs)
+        assert [(each.id, each.value.cooperative) for each in together] == [("cooperative", 1)] * (not alone)
         assert cluster.id == "cluster"
         assert vars(cluster.value.clusterDim) == {"x": 8, "y": 1, "z": 1}
         assert (config.gridDimY, config.gridDimZ, config.blockDimY, config.blockDimZ) == (1, 1, 1, 1)
@@ -442,6 +445,12 @@ def test_only_fast_clusters_are_asked_for(cupy, driver, monkeypatch):
     assert CupyBackend().limits.clusters == driver.clusters
 
 
+def test_a_driver_is_asked_once_more_with_clusters_alone(cupy, driver):
+    driver.takes_both = False
+    assert CupyBackend().limits.clusters == 2
+    assert "no clusters at once" not in CupyBackend().describe()
+
+
 def test_without_cuda_bindings_or_clusters_the_plan_says_so(cupy, driver, monkeypatch):
     for status, missing in ((1, False), (0, True)):  # the driver refuses; the library isn't there
         driver.status = status
@@ -450,6 +459,8 @@ def test_without_cuda_bindings_or_clusters_the_plan_says_so(cupy, driver, monkey
         clusters.resident.cache_clear()
         backend = CupyBackend()
         assert backend.limits.clusters == 0
+        why = backend.describe()["no clusters at once"]
+        assert why.startswith("no cuda.bindings (pip" if missing else "cuOccupancyMaxActiveClusters failed: 1")
         said = LSTM(4, 768, backend=backend).plan.why()
         assert "no grid of clusters: cuda.bindings launches it, which can't here (pip install cuda-bindings, of" in said
 

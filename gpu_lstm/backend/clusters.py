@@ -28,11 +28,19 @@ def available() -> bool:
 
 @functools.lru_cache(maxsize=256)
 def resident(function: int, cluster: int, threads: int, shared_bytes: int) -> int:
-    """How many clusters of that many blocks can run at the same time."""
+    """How many clusters of that many blocks can run at the same time.
+
+    A driver that doesn't take the question with both attributes is asked with that of clusters alone: it is one of how
+    much there is, not of who waits for whom.
+    """
     from cuda.bindings import driver
 
     config = _config(driver, (cluster,), (threads,), cluster, shared_bytes, 0)
-    return int(_done("cuOccupancyMaxActiveClusters", driver.cuOccupancyMaxActiveClusters(function, config)))
+    answer = driver.cuOccupancyMaxActiveClusters(function, config)
+    if int(answer[0]) != 0:
+        config.attrs, config.numAttrs = config.attrs[1:], 1
+        answer = driver.cuOccupancyMaxActiveClusters(function, config)
+    return int(_done("cuOccupancyMaxActiveClusters", answer))
 
 
 def launch(

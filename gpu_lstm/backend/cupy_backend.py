@@ -116,7 +116,7 @@ class CupyBackend(CudaBackend):
     def __init__(self, device: int = 0, tf32: bool | None = None):
         super().__init__()
         self.tf32 = os.environ.get(TF32, "0") not in ("", "0") if tf32 is None else tf32
-        self.xp, self.device = _load(device)
+        self._cupy, self.device = _load(device)
         self._launches: dict[Kernel, Launch] = {}
         self.name = f"cupy:{device}"
         attributes = self.device.attributes
@@ -126,11 +126,18 @@ class CupyBackend(CudaBackend):
             capability=int(self.device.compute_capability),
             cooperative=bool(attributes["CooperativeLaunch"]),
         )
+        self._no_clusters = ""
         self.limits = dataclasses.replace(self.limits, clusters=self._clusters())
         self._cublas, self._kinds = self._load_cublas()
         self._side: Side | None = None
         self._handle: int | None = None  # of cuBLAS, where it isn't CuPy's own
         self.why = f"{self.name} ({self.describe()['device']})"
+
+    @property
+    def xp(self) -> Any:
+        """CuPy, with the backend's device as this thread's current one: what is asked of it goes there."""
+        self.device.use()
+        return self._cupy
 
     def asarray(self, value: Any, dtype: str | None = None) -> Array:  # noqa: D102
         if not isinstance(value, self.xp.ndarray):
@@ -232,8 +239,9 @@ class CupyBackend(CudaBackend):
             done = cuda.Event(disable_timing=True)
 
         def launch() -> None:
-            captured.launch()
-            done.record()
+            with self.device:
+                captured.launch()
+                done.record()
 
         graph.launch, graph.wait = launch, done.synchronize
         graph.held = pool, stream, recorded
@@ -241,8 +249,12 @@ class CupyBackend(CudaBackend):
     def _from_memory(self, host: np.ndarray) -> tuple[np.ndarray, Array]:
         pinned = self.xp.cuda.alloc_pinned_memory(host.nbytes)
         memory = np.frombuffer(pinned, host.dtype, host.size).reshape(host.shape)
-        array = self.xp.empty(host.shape, dtype=host.dtype)
-        array.data.copy_from_host_async(ctypes.c_void_p(memory.ctypes.data), host.nbytes)
+        array, cuda = self.xp.empty(host.shape, dtype=host.dtype), self.xp.cuda
+        # CuPy's own copy refuses while a stream is captured.
+        cuda.runtime.memcpyAsync(
+            array.data.ptr, memory.ctypes.data, host.nbytes, cuda.runtime.memcpyHostToDevice,
+            cuda.get_current_stream().ptr,
+        )  # fmt: skip
         return memory, array
 
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
@@ -272,6 +284,7 @@ class CupyBackend(CudaBackend):
         function = self._function(kernel)
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int = 0) -> None:
+            self.device.use()
             if shared_bytes > ALWAYS_THERE and shared_bytes > function.max_dynamic_shared_size_bytes:
                 function.max_dynamic_shared_size_bytes = shared_bytes
             if kernel.cooperative:
@@ -285,16 +298,22 @@ class CupyBackend(CudaBackend):
         return launch
 
     def _clusters(self) -> int:
-        """How many clusters can run at once, one block a multiprocessor; 0 where none can be launched so."""
-        if self.limits.capability not in kernels.JOINT or not self.limits.cooperative or not clusters.available():
+        """How many clusters can run at once, one block a multiprocessor; 0, and why, where none can be launched so."""
+        if self.limits.capability not in kernels.JOINT or not self.limits.cooperative:
+            return 0  # nobody asks for them
+        if not clusters.available():
+            self._no_clusters = f"no cuda.bindings ({clusters.INSTALL})"
             return 0
         kernel = kernels.sums_in_cluster()
         try:
             function = self._function(kernel)
             function.max_dynamic_shared_size_bytes = self.limits.shared_bytes
-            return clusters.resident(function.kernel.ptr, kernel.cluster, kernels.BLOCK, self.limits.shared_bytes)
-        except Exception:  # the compiler's, the driver's; the plan says that there are none
+            count = clusters.resident(function.kernel.ptr, kernel.cluster, kernels.BLOCK, self.limits.shared_bytes)
+        except Exception as error:  # the compiler's, the driver's, of a library that is too old
+            self._no_clusters = str(error) or type(error).__name__
             return 0
+        self._no_clusters = "" if count else "the driver says that none fits"
+        return count
 
     def _require_resident(self, kernel: Kernel, function: Any, blocks: int, threads: int, shared_bytes: int) -> None:
         """Refuse a launch whose blocks wait for each other and can't all run at once: it would never end."""
@@ -368,6 +387,7 @@ class CupyBackend(CudaBackend):
             "driver": str(runtime.driverGetVersion()),
             "device": name.decode() if isinstance(name, bytes) else str(name),
             **({"clusters at once": str(self.limits.clusters)} if self.limits.clusters else {}),
+            **({"no clusters at once": self._no_clusters} if self._no_clusters else {}),
             **({"float32 products": "TF32"} if self.tf32 else {}),
         }
 

@@ -304,7 +304,7 @@ def test_nothing_goes_beside_layers_at_once(monkeypatch):
     for most, beside in ((1, True), (2, False)):
         monkeypatch.setattr(sequence_cuda, "layers_at_once", lambda *problem, most=most: most)
         lstm = layers_on(backend, "sequence", num_layers=2)
-        call = lstm_layers.Call(lstm.plan.run, 64, None, None, None, True)
+        call = lstm_layers.Call(64, None, None, None, True)
         for direction in onchip.DIRECTIONS:
             assert lstm._room_beside(direction, lstm._chains()[0], x, call) == beside
 

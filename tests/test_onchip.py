@@ -318,7 +318,7 @@ def test_an_lstm_asks_with_the_products_of_a_segment(monkeypatch, layers, direct
     monkeypatch.setattr(fastest_cuda, "room_beside", lambda backend, *given: asked.append(given))
     one = LSTM(3, 8, layers, bidirectional=directions == 2, backend=EmulatedBackend())
     for steps in (700, 200):
-        x, call = np.zeros((steps, 50, 3), np.float32), lstm.Call(one.plan.run, 50, None, None, None, True)
+        x, call = np.zeros((steps, 50, 3), np.float32), lstm.Call(50, None, None, None, True)
         for direction in onchip.DIRECTIONS:
             one._room_beside(direction, one._chains()[0], x, call)
     whole = directions * 256 * 50 * 4 * 8

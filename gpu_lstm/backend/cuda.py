@@ -312,7 +312,7 @@ class CudaBackend(Backend):
     ) -> Array | None:
         xp = self.xp
         if loss is not None:
-            loss = self.require("loss", loss, ())
+            loss = self.require("loss", self.asarray(loss), ())
         gradients = [self._contiguous(gradient) for gradient in gradients]
         dtype = self._same_dtype("gradients", gradients)
         arithmetic = kernels.ARITHMETIC[dtype]

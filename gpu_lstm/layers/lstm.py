@@ -372,7 +372,7 @@ class LSTM(Layer):
             results = [swap_batch_and_time(backend, result) for result in results]
         after = _stacked(xp, [h for h, _ in finals]), _stacked(xp, [c for _, c in finals])
         if guard and self._lies_on_tape(num_steps, batch, mask):
-            results = [xp.asarray(result, copy=True) for result in results]
+            results = [_copy(backend, result) for result in results]
         return results[0] if len(results) == 1 else tuple(results), after, tape
 
     def backward(
@@ -1013,9 +1013,13 @@ def _add_up(gradients: Params, found: Params, first: bool) -> None:
 
 def swap_batch_and_time(backend: Backend, array: Array) -> Array:
     """Copy of (B, T, N) as (T, B, N) or back, C-contiguous: a copy of the transposed view would keep its strides."""
-    swapped = backend.xp.permute_dims(array, (1, 0, 2))
-    copy = backend.xp.empty(swapped.shape, dtype=array.dtype)
-    copy[...] = swapped
+    return _copy(backend, backend.xp.permute_dims(array, (1, 0, 2)))
+
+
+def _copy(backend: Backend, array: Array) -> Array:
+    """A C-contiguous copy, in memory that the backend keeps for such."""
+    copy = backend.empty(array.shape, array.dtype)
+    copy[...] = array
     return copy
 
 

@@ -87,7 +87,7 @@ class NumpyBackend(Backend):
 
     def fingerprints(self, arrays: Sequence[Array]) -> Any:  # noqa: D102
         if compiled.library() is None:
-            return [hashlib.blake2b(compiled.in_bytes(array)).digest() for array in arrays]
+            return [hashlib.blake2b(compiled.in_bytes(array).data).digest() for array in arrays]
         return compiled.fingerprints(arrays) if arrays else None
 
     def changed(self, arrays: Sequence[Array], fingerprints: Any) -> int | None:  # noqa: D102

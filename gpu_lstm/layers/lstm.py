@@ -465,7 +465,7 @@ class LSTM(Layer):
     def _lies_on_tape(self, num_steps: int, batch: int, mask: Mask | None) -> bool:
         """Whether the outputs are views of what the tape holds."""
         copied = self.batch_first or mask is not None or self.num_directions == 2 or self.recompute
-        return not copied and len(segments(num_steps, batch, least_steps=self.backend.least_steps)) == 1
+        return not copied and len(segments(num_steps, batch, False, self.backend.least_steps)) == 1
 
     def zero_state(self, batch: int) -> State:
         """A state of zeros for `batch` sequences."""

@@ -99,8 +99,8 @@ else:
 settings = Settings(epochs=1, learning_rate=1e-3, optimizer=job["optimizer"], validations=1)
 np.ones((2000, 900), np.float32) @ np.ones((900, 900), np.float32)  # BLAS takes its buffers here, once
 with tempfile.TemporaryDirectory() as folder:  # libraries load and start their threads here
-    for make in small.TASKS.values():
-        Run(make(), small.settings(epochs=1), Path(folder), {}).go(lambda event: None, lambda: True)
+    for kind, make in small.TASKS.items():
+        Run(make(), small.settings(epochs=1), Path(folder, kind), {}).go(lambda event: None, lambda: True)
 
 def resident(field):
     for line in Path("/proc/self/status").read_text().splitlines():

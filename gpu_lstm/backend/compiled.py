@@ -232,12 +232,17 @@ def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
 
 def fingerprints(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """64 bits for each block of the arrays' bytes, see ``kernels/cpu/training.h``: others where one has changed."""
-    parts = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays]
+    parts = [in_bytes(array) for array in arrays]
     sizes = [part.size for part in parts]
     found = np.empty(pages(sizes), np.uint64)
     threads = threads_for(sum(sizes) // 8, len(found))
     call("fingerprints", np.dtype(np.float32), len(parts), sizes, parts, found, threads)
     return found
+
+
+def in_bytes(array: np.ndarray) -> np.ndarray:
+    """All bytes of an array in its order, without a copy where they lie so."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def threads_for(work: int, most: int) -> int:

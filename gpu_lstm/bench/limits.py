@@ -158,8 +158,9 @@ def step_bytes(
 
     In training that is the end of a layer's backward pass: of this layer and those below, gates (T, B, 4H), in whose
     place dz is made, h and c (T+1, B, H); the gradient of this layer's inputs and outputs; the gradients of all
-    weights so far. An inference pass of one layer keeps h and one slot of c. What the pool of large arrays keeps
-    idle (``backend/pool.py``) is not counted.
+    weights so far; and y, which the caller may write to, so that it is no view of the last layer's h. An inference pass
+    of one layer keeps h and one slot of c. What the pool of large arrays keeps idle (``backend/pool.py``) is not
+    counted.
 
     Parameters
     ----------
@@ -188,7 +189,7 @@ def step_bytes(
     at_end_of = []
     for layer, width in enumerate(widths):
         arriving = 0 if layer == num_layers - 1 else h  # the last layer's is the caller's
-        per_step = row * ((layer + 1) * 6 * h + width + arriving)
+        per_step = row * ((layer + 1) * 6 * h + width + arriving + h)
         at_end_of.append((per_step * steps + (layer + 1) * states + sum(weights[layer:]), per_step))
     total, per_step = max(at_end_of)
     return {"total": total + pack, "per_step_and_layer": per_step / num_layers}

@@ -17,8 +17,8 @@ except ImportError:  # NumPy has no bfloat16 of its own
     DTYPES: tuple[str, ...] = ("float32", "float64", "float16")
 else:
     DTYPES = tuple(kernels.STORAGE)
-EVERY_DTYPE = [pytest.param(dtype, marks=[pytest.mark.slow] * (dtype in ("float64", "bfloat16"))) for dtype in DTYPES]
-"""For parametrize: compiling a kernel for the emulator takes seconds, so two of them are left to the slow tests."""
+EVERY_DTYPE = [pytest.param(dtype, marks=[pytest.mark.slow] * (dtype != "float32")) for dtype in DTYPES]
+"""For parametrize: compiling a kernel for the emulator takes seconds, so all but float32 are left to the slow tests."""
 H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90)
 in_any_order = pytest.mark.parametrize(
     "orders", [range(1, 3), pytest.param(range(3, 24), marks=pytest.mark.slow)], ids=["two orders", "all orders"]

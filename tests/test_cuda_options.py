@@ -61,6 +61,7 @@ def everything(backend, names, dtype):
     compare(backend, names, (4, 5, 33), dtype, lengths=LENGTHS)
 
 
+@pytest.mark.slow
 @needs_emulator
 def test_each_option_and_pairs_that_meet_equal_the_oracle(form):
     backend = EmulatedBackend(limits=device(form))
@@ -69,6 +70,7 @@ def test_each_option_and_pairs_that_meet_equal_the_oracle(form):
     assert set(backend.launches) == launched(form)
 
 
+@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize(
     "dtype, where", [*zip(DTYPES[1:], ("block", "cluster", "grid"), strict=False), ("tf32", "cluster")]
@@ -103,6 +105,7 @@ def test_the_order_of_threads_changes_nothing(form, kind, orders):
             np.testing.assert_array_equal(actual[name], expected[name])
 
 
+@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("kind", KINDS)
 def test_check_mode_finds_nothing(form, kind):
@@ -269,6 +272,7 @@ def test_numbers_that_look_as_if_they_were_missing_are_not_waited_for(monkeypatc
     assert np.isnan(saved.outputs).all()
 
 
+@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("name", [*(name for name in ON if name in TAKEN), "all"])
 def test_the_layer_runs_on_it(name, monkeypatch):

@@ -93,6 +93,7 @@ def test_the_order_of_threads_changes_nothing(orders):
             np.testing.assert_array_equal(actual[name], expected[name])
 
 
+@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("dtype", EVERY_DTYPE)
 @pytest.mark.parametrize("shape", [(2, 2, 5), (2, 2, 8)], ids=str)

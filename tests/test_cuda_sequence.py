@@ -92,6 +92,7 @@ def launched(form):
     return {f"sequence_{direction}{'_cluster' * (form == 'cluster')}" for direction in onchip.DIRECTIONS}
 
 
+@pytest.mark.slow
 @needs_emulator
 def test_tf32_only_where_it_was_asked_for(form):
     """float32 in memory, products of tensor cores: as near to the oracle as TF32 is, and no nearer."""
@@ -110,6 +111,7 @@ def test_tf32_only_where_it_was_asked_for(form):
         compare(tensor_float32(limits=device(form)), (2, 3, 9), name)
 
 
+@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("dtype", ["tf32", "float16"])
 @pytest.mark.parametrize("height, columns", [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2)])
@@ -174,6 +176,7 @@ def test_the_order_of_threads_changes_nothing(form, dtype, orders):
             np.testing.assert_array_equal(actual[name], results[0][name])
 
 
+@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("dtype", ["float32", "float16", "tf32"])
 def test_check_mode_finds_nothing(form, dtype):
@@ -429,6 +432,7 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
     pytest.fail("nothing came of it")
 
 
+@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("dtype", ["tf32", "float16"])
 def test_clusters_multiply_together_in_every_size(monkeypatch, dtype):

@@ -1,8 +1,11 @@
 """A few hundred files from strangers; the recorded 100,000 are those of `python -m tests.soak.fuzz`."""
 
+import pytest
+
 from tests.soak import fuzz
 
 
+@pytest.mark.slow
 def test_no_file_brings_anything_but_our_own_error(tmp_path):
     counts = fuzz.fuzz(600, tmp_path)
     assert counts.total() >= 500

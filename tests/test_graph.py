@@ -58,6 +58,7 @@ def test_text(optimizer, tier):
     same(*(trained(text_task(RecordingBackend(), tier=tier), graph, optimizer=optimizer) for graph in (False, True)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"learn_state": True}, {"heads": 5}], ids=str)
 def test_text_of_the_family(options):
     same(*(trained(text_task(RecordingBackend(), tier="pointwise", lstm=options), graph) for graph in (False, True)))

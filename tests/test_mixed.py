@@ -35,7 +35,9 @@ KINDS = ("text", "series", "classify")
 """What is trained from the command line."""
 
 
-@pytest.fixture(params=["numpy", "emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    params=["numpy", pytest.param("emulated", marks=pytest.mark.slow), pytest.param("cupy", marks=pytest.mark.gpu)]
+)
 def place(request):
     """NumPy, the CUDA kernels on the CPU, and a GPU where there is one."""
     if request.param == "cupy":

@@ -264,6 +264,7 @@ def test_definitions_and_the_macro_of_the_emulator():
     assert build(source, options=["-DVALUE=42", "-DOTHER"]).kernels == ("k", "other")
 
 
+@pytest.mark.slow
 def test_two_processes_may_build_at_once(tmp_path):
     root = Path(__file__).parents[2]
     code = (

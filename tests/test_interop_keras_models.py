@@ -327,9 +327,7 @@ def test_layers_within_a_model_that_is_a_layer_are_never_dropped(place, tmp_path
     inner = keras.Sequential([keras.Input((6, 4)), K.Dense(4), lstm(4)], name="inner")
     model = sequential(*((inner, lstm(4)) if place == "in front" else (lstm(4), inner)))
     for source in (model, *list(files(model, tmp_path))[:2]):
-        with pytest.raises(
-            InputError, match="sequential/layers/lstm is within another layer; say with layers="
-        ):
+        with pytest.raises(InputError, match="sequential/layers/lstm is within another layer; say with layers="):
             from_keras(source)
 
 

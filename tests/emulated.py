@@ -20,11 +20,17 @@ else:
 EVERY_DTYPE = [pytest.param(dtype, marks=[pytest.mark.slow] * (dtype != "float32")) for dtype in DTYPES]
 """For parametrize: compiling a kernel for the emulator takes seconds, so all but float32 are left to the slow tests."""
 H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90)
-in_any_order = pytest.mark.parametrize(
-    "orders", [range(1, 3), pytest.param(range(3, 24), marks=pytest.mark.slow)], ids=["two orders", "all orders"]
-)
-"""Seeds of the order of threads: what one test tries in everybody's run, and the rest of 24."""
-needs_emulator = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+ORDERS = range(1, 24)
+"""Seeds of the order of threads, besides the one that backends have by default."""
+NEEDS_EMULATOR = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+"""Compiling a kernel takes seconds: a user's run has those of the fixture `cuda` in float32, slow tests the rest."""
+
+
+def needs_emulator(test):
+    """Mark a test that launches kernels in the emulator."""
+    for mark in NEEDS_EMULATOR:
+        test = mark(test)
+    return test
 
 
 def dtype_of(name):

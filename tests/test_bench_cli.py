@@ -250,6 +250,7 @@ def test_records_with_nothing_in_common_are_refused(measured, here, capsys):
     assert "have no point and side in common" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_starts_itself_again_with_threads_set(tmp_path):
     """A process of its own, without the variables: both sides get the number that was asked for."""
     environment = {name: value for name, value in os.environ.items() if name not in threads.VARIABLES}

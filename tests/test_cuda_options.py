@@ -9,7 +9,7 @@ from gpu_lstm.backend.cuda import Device
 from gpu_lstm.recurrence import Mask, family, fastest_cuda, onchip, pointwise_cuda, sequence_cuda, together
 from gpu_lstm.recurrence.variant import Variant
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EVERY_DTYPE, H100, EmulatedBackend, in_any_order, needs_emulator, on_host
+from tests.emulated import DTYPES, EVERY_DTYPE, H100, ORDERS, EmulatedBackend, needs_emulator, on_host
 from tests.emulator import EmulationError
 from tests.support import NUMPY, relative_error
 from tests.test_cuda_sequence import KIB, PAIR_LIMITS, Patched, device, force, launched
@@ -61,7 +61,6 @@ def everything(backend, names, dtype):
     compare(backend, names, (4, 5, 33), dtype, lengths=LENGTHS)
 
 
-@pytest.mark.slow
 @needs_emulator
 def test_each_option_and_pairs_that_meet_equal_the_oracle(form):
     backend = EmulatedBackend(limits=device(form))
@@ -70,13 +69,11 @@ def test_each_option_and_pairs_that_meet_equal_the_oracle(form):
     assert set(backend.launches) == launched(form)
 
 
-@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize(
     "dtype, where", [*zip(DTYPES[1:], ("block", "cluster", "grid"), strict=False), ("tf32", "cluster")]
 )
-@in_any_order
-def test_every_dtype_equals_the_oracle(dtype, where, monkeypatch, orders):
+def test_every_dtype_equals_the_oracle(dtype, where, monkeypatch):
     force(monkeypatch, where)
     backend = EmulatedBackend(limits=device(where))
     backend.tf32 = dtype == "tf32"
@@ -85,7 +82,7 @@ def test_every_dtype_equals_the_oracle(dtype, where, monkeypatch, orders):
     assert set(backend.launches) == launched(where)
     for names in KINDS.values():
         first: dict[str, np.ndarray] = {}
-        for backend.seed in (0, *orders):  # no order of threads changes a bit
+        for backend.seed in (0, *ORDERS):  # no order of threads changes a bit
             stored = "float32" if dtype == "tf32" else dtype
             found = compare(backend, names, (2, 2, 9), stored, lengths=[2, 1])
             for name, array in (first or found).items():
@@ -94,18 +91,16 @@ def test_every_dtype_equals_the_oracle(dtype, where, monkeypatch, orders):
 
 
 @needs_emulator
-@in_any_order
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_order_of_threads_changes_nothing(form, kind, orders):
+def test_the_order_of_threads_changes_nothing(form, kind):
     how = {"shape": (3, 3, 20), "dtype": "float32", "lengths": [3, 0, 2]}
     expected = compare(EmulatedBackend(limits=device(form)), KINDS[kind], **how)
-    for seed in orders:
+    for seed in ORDERS:
         actual = compare(EmulatedBackend(seed=seed, limits=device(form)), KINDS[kind], **how)
         for name in expected:
             np.testing.assert_array_equal(actual[name], expected[name])
 
 
-@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("kind", KINDS)
 def test_check_mode_finds_nothing(form, kind):
@@ -194,7 +189,6 @@ MISTAKES = {
 }
 
 
-@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_planted_mistake_is_caught(mistake, monkeypatch):
@@ -226,7 +220,6 @@ NORM_MISTAKES = {
 }
 
 
-@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("where, mistake", [(where, name) for where, more in NORM_MISTAKES.items() for name in more])
 def test_a_planted_mistake_in_the_sums_over_rows_is_caught(where, mistake, monkeypatch):
@@ -272,7 +265,6 @@ def test_numbers_that_look_as_if_they_were_missing_are_not_waited_for(monkeypatc
     assert np.isnan(saved.outputs).all()
 
 
-@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("name", [*(name for name in ON if name in TAKEN), "all"])
 def test_the_layer_runs_on_it(name, monkeypatch):

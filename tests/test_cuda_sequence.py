@@ -10,7 +10,7 @@ from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import Device
 from gpu_lstm.recurrence import Mask, fastest_cuda, onchip, pointwise_cuda, reference, sequence_cuda, together
 from tests.conftest import gpu_or_reason
-from tests.emulated import EVERY_DTYPE, H100, EmulatedBackend, in_any_order, needs_emulator, on_host, stored
+from tests.emulated import EVERY_DTYPE, H100, ORDERS, EmulatedBackend, needs_emulator, on_host, stored
 from tests.emulator import EmulationError, build
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 from tests.test_cuda_recurrence import TOLERANCE as STORED
@@ -92,7 +92,6 @@ def launched(form):
     return {f"sequence_{direction}{'_cluster' * (form == 'cluster')}" for direction in onchip.DIRECTIONS}
 
 
-@pytest.mark.slow
 @needs_emulator
 def test_tf32_only_where_it_was_asked_for(form):
     """float32 in memory, products of tensor cores: as near to the oracle as TF32 is, and no nearer."""
@@ -111,7 +110,6 @@ def test_tf32_only_where_it_was_asked_for(form):
         compare(tensor_float32(limits=device(form)), (2, 3, 9), name)
 
 
-@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("dtype", ["tf32", "float16"])
 @pytest.mark.parametrize("height, columns", [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (3, 2)])
@@ -164,11 +162,10 @@ def test_inference_gives_the_same_and_keeps_nothing(form, dtype):
 
 
 @needs_emulator
-@in_any_order
 @pytest.mark.parametrize("dtype", [*EVERY_DTYPE, "tf32"])
-def test_the_order_of_threads_changes_nothing(form, dtype, orders):
+def test_the_order_of_threads_changes_nothing(form, dtype):
     results = []
-    for seed in (0, *orders):
+    for seed in (0, *ORDERS):
         backend, storage = backend_for(dtype, seed=seed, limits=device(form))
         results.append(compare(backend, (3, 9, 20), storage, lengths=True))
     for actual in results[1:]:
@@ -176,7 +173,6 @@ def test_the_order_of_threads_changes_nothing(form, dtype, orders):
             np.testing.assert_array_equal(actual[name], results[0][name])
 
 
-@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("dtype", ["float32", "float16", "tf32"])
 def test_check_mode_finds_nothing(form, dtype):
@@ -187,12 +183,11 @@ def test_check_mode_finds_nothing(form, dtype):
 
 
 @needs_emulator
-@in_any_order
-def test_a_cluster_with_two_buffers_has_one_more_barrier(monkeypatch, orders):
+def test_a_cluster_with_two_buffers_has_one_more_barrier(monkeypatch):
     force(monkeypatch, "cluster")
     expected = compare(EmulatedBackend(limits=device("cluster")), (5, 9, 20), "float16", lengths=True)
     monkeypatch.setitem(onchip.BUFFERS, "cluster", (2,))
-    for seed in orders:
+    for seed in ORDERS:
         actual = compare(EmulatedBackend(seed=seed, limits=device("cluster")), (5, 9, 20), "float16", lengths=True)
         for name in expected:
             np.testing.assert_array_equal(actual[name], expected[name])
@@ -281,13 +276,12 @@ def test_two_at_once_equal_the_oracle(form, dtype):
 
 
 @needs_emulator
-@in_any_order
-def test_two_at_once_under_any_order_of_threads_give_the_bits_of_each_alone(form, orders):
+def test_two_at_once_under_any_order_of_threads_give_the_bits_of_each_alone(form):
     """Where both have as many blocks as each has alone; a team of a grid is smaller, its sums are in the same order."""
     problems = pair((3, 9, 20), "float32")
     alone = EmulatedBackend(limits=PAIR_LIMITS[form])
     expected = [run(sequence_cuda, alone, data, "float32", mask, reverse) for data, mask, reverse in problems]
-    for seed in orders:
+    for seed in ORDERS:
         backend = EmulatedBackend(seed=seed, limits=PAIR_LIMITS[form])
         for one, actual in zip(expected, run_pair(sequence_cuda, backend, problems, "float32"), strict=True):
             for name in one:
@@ -400,7 +394,6 @@ class Patched(EmulatedBackend):
         return launch
 
 
-@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("form, mistake", [(form, name) for form, changes in MISTAKES.items() for name in changes])
 def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
@@ -432,7 +425,6 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
     pytest.fail("nothing came of it")
 
 
-@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("dtype", ["tf32", "float16"])
 def test_clusters_multiply_together_in_every_size(monkeypatch, dtype):

@@ -221,7 +221,6 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("kernel, right, wrong, arguments", MISTAKES)
 def test_a_mistake_in_one_of_these_kernels_is_found(kernel, right, wrong, arguments):

@@ -12,11 +12,11 @@ from gpu_lstm.models import Forecaster, LanguageModel
 from gpu_lstm.training import Run, Settings, Training, folder
 from gpu_lstm.training.tasks import TextTask, WindowsTask
 from tests import recorded
-from tests.emulated import needs_emulator
+from tests.emulated import NEEDS_EMULATOR
 from tests.recorded import RecordingBackend, memory
 from tests.support import NUMPY
 
-pytestmark = needs_emulator
+pytestmark = NEEDS_EMULATOR
 
 
 def text_task(backend, dtype="float32", tier="auto", seed=0, **options):

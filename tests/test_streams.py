@@ -20,6 +20,7 @@ from tests.support import NUMPY
 from tests.test_training import text_task, train, weights
 
 
+@pytest.mark.slow
 def test_a_text_larger_than_memory_trains_in_little(tmp_path):
     # The recorded run has 10 GB; here the file is larger than what may be resident beside the libraries.
     size = 120_000_000

@@ -26,6 +26,7 @@ from tests.test_training import TASKS, Scripted, settings, text_task, train, wei
 # -- kills and full disks --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_random_moments_and_resumed_a_run_ends_with_the_same_bytes(tmp_path):
     counts = kill.storm(24, seed=1, base=tmp_path)  # hundreds: python -m tests.soak.kill
@@ -80,6 +81,7 @@ class FullDisk:
         return File()
 
 
+@pytest.mark.slow
 def test_every_write_may_find_the_disk_full(tmp_path, monkeypatch):
     more = {"epochs": 1, "validations": 2}
     train(text_task(), tmp_path / "whole", **more)

@@ -8,7 +8,7 @@ import pytest
 from . import EmulationError
 from .support import SEEDS, module, needs_compiler
 
-pytestmark = needs_compiler
+pytestmark = [pytest.mark.slow, needs_compiler]
 
 # kernel, mistake, what finds it in fast mode and in check mode
 MISTAKES = [

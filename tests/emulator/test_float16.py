@@ -10,7 +10,7 @@ import pytest
 
 from .support import module, needs_compiler
 
-pytestmark = [needs_compiler, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+pytestmark = [pytest.mark.slow, needs_compiler, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
 FORMATS = {"__half": np.dtype(np.float16), "__nv_bfloat16": np.dtype(ml_dtypes.bfloat16)}
 NAMES = tuple(

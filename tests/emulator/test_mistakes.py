@@ -13,7 +13,7 @@ import pytest
 from . import EmulationError
 from .support import KERNELS, SEEDS, module, needs_compiler
 
-pytestmark = needs_compiler
+pytestmark = [pytest.mark.slow, needs_compiler]
 
 Arrays = dict[str, np.ndarray]
 

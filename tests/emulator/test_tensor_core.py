@@ -9,7 +9,7 @@ import pytest
 from . import EmulationError
 from .support import module, needs_compiler
 
-pytestmark = needs_compiler
+pytestmark = [pytest.mark.slow, needs_compiler]
 
 NUMBERS = {"__half": np.float16, "__nv_bfloat16": ml_dtypes.bfloat16}
 NAMES = (

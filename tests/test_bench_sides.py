@@ -62,7 +62,7 @@ def test_peers_with_compilers_agree_with_the_oracle(name, kind):
         f"p = Problem({SIZE}, {kind!r}); r = peers.choose([{name!r}])[0].make(p)()\n"
         "assert p.right(p.error(r)), p.error(r)"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
 

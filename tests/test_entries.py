@@ -270,6 +270,7 @@ def test_sums_of_nothing_are_zero_or_the_bias(dtype):
 
 STARVED = """
 import json, os, resource, sys
+sys.path.append(sys.argv.pop(1))  # last: the installed package, and not the checkout beside the tests
 from concurrent.futures import ThreadPoolExecutor
 from gpu_lstm.backend import compiled
 from tests.test_entries import F32, arguments_of, bytes_of, copied, outcome
@@ -316,7 +317,7 @@ def test_memory_that_is_missing_is_an_error_that_changes_nothing(threads):
         "OPENBLAS_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", STARVED, *ALLOCATE], env=environment, cwd=SOURCES, capture_output=True, text=True
+        [sys.executable, "-P", "-c", STARVED, str(SOURCES), *ALLOCATE], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {name: ["MemoryError", True] for name in ALLOCATE}

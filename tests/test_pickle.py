@@ -179,7 +179,7 @@ def test_another_process_chooses_its_own_tier_and_gives_the_same():
         "print(model.lstm.plan.tier, float(model.loss(tokens)[0]))"
     )
     environment = os.environ | {"GPU_LSTM_COMPILED": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-P", "-c", code]
     done = subprocess.run(
         command, input=pickle.dumps((model, TOKENS)), capture_output=True, env=environment, check=True
     )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -662,7 +663,8 @@ def test_cupy_gives_back_its_pools():
 
     backend = object.__new__(CupyBackend)
     pools = Pool(), Pool()
-    backend.xp = type("cupy", (), {
+    backend.device = SimpleNamespace(use=lambda: None)
+    backend._cupy = type("cupy", (), {
         "get_default_memory_pool": staticmethod(lambda: pools[0]),
         "get_default_pinned_memory_pool": staticmethod(lambda: pools[1]),
     })  # fmt: skip

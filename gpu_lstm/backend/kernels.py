@@ -37,8 +37,9 @@ STORAGE = {"float32": "float", "float64": "double", "float16": "__half", "bfloat
 """What CUDA C++ calls each dtype that a kernel takes."""
 ARITHMETIC = {"float32": "float32", "float64": "float64", "float16": "float32", "bfloat16": "float32"}
 """The dtype that each is computed in; states and sums are kept in it."""
-OPTIONS = ("-std=c++17", "-lineinfo")
-"""Compiler options besides those that CuPy adds."""
+OPTIONS = ("-std=c++17", "-lineinfo", "-fmad=false")
+"""Compiler options besides those that CuPy adds. Products and sums are fused where the sources say so and nowhere else:
+left to the compiler, two instances of a kernel would not agree to the last bit."""
 WATCHDOG = "GPU_LSTM_WATCHDOG"
 """Environment variable, for debugging: after so many looks in vain, a waiting kernel gives up and the host says so."""
 BLOCK = 256

@@ -277,7 +277,10 @@ struct ScalarProduct {
 #pragma unroll
         for (int i = 0; i < 2 * N; ++i)
 #pragma unroll
-          for (int v = 0; v < depth; ++v) sum[r / 2][i / 2][r % 2 * 2 + i % 2] += row.at[v] * other[i].at[v];
+          for (int v = 0; v < depth; ++v) {
+            T& one = sum[r / 2][i / 2][r % 2 * 2 + i % 2];
+            one = multiply_add<T>(row.at[v], other[i].at[v], one);
+          }
       }
     }
     if (item.first < rows) sums.take(item, rows, sum);

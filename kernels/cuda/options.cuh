@@ -174,7 +174,7 @@ struct Normed : Family<S> {
                                                T& from_h, T& d_o) const {
     const T y = (c - ahead.c_mean) * ahead.c_scale, gain = this->gain_c[spot.unit];
     const T output = tanh_of<InCell<S>>(y * gain + this->shift_c[spot.unit]);
-    const T dh = from_h + dy, old_h = ahead.share_h * dh, du = (dh - old_h) * gates.o * (T(1) - output * output);
+    const T dh = from_h + dy, old_h = ahead.share_h * dh, du = (dh - old_h) * gates.o * slope_of_tanh<T>(output);
     from_h = old_h * this->alive(spot);
     d_o = (dh - old_h) * output;
     dgain_c[spot.cell()] += du * y;

@@ -45,8 +45,9 @@ WATCHDOG = "GPU_LSTM_WATCHDOG"
 BLOCK = 256
 """Threads of a block, where nothing asks for another number."""
 SCATTER_WARPS = 8
-SEQUENCE_THREADS = 512
-"""Most threads of a block of the sequence kernels."""
+SEQUENCE_THREADS = 256
+"""Threads of a block of the sequence kernels, as ``kernels/cuda/mma.cuh`` has it: few, so that each has registers for
+weights."""
 TENSOR = ("tf32", "float16", "bfloat16")
 """What tensor cores multiply in the sequence kernels: 16-bit numbers, and float32 rounded to TF32 where asked for."""
 SEQUENCE_CELLS = ("Plain", "Family", "Normed")
@@ -165,28 +166,18 @@ def sequence(direction: str, dtype: str, form: str, height: int, columns: int, c
     return Kernel("sequence.cu", name, arguments, cooperative=form == "grid", since=80)
 
 
-def sequence_threads(dtype: str, cells: str = "Plain") -> int:
-    """Threads of a block, as ``kernels/cuda/options.cuh`` has it: few where each needs many registers.
-
-    It does for weights on tensor cores, and for options in float64.
-    """
-    return 256 if dtype in TENSOR or (dtype == "float64" and cells != "Plain") else SEQUENCE_THREADS
-
-
 def sequence_sizes(direction: str, dtype: str, form: str, cells: str = "Plain") -> list[tuple[int, int]]:
     """The pairs of `height` and `columns` that there are of `sequence`."""
     if cells != "Plain":  # one: the height that wastes the least where much of the grid shares the units
-        return (
-            [] if form == "joint" else [(1 if (direction, form) == ("backward", "grid") and dtype in TENSOR else 2, 1)]
-        )
+        return [] if form == "joint" else [(1 if (direction, form) == ("backward", "grid") else 2, 1)]
     # A block alone has one tile of 8 sequences; two would spill to local memory in float64.
     columns = (1,) if form == "block" or dtype == "float64" else (1, 2)
     if form == "joint":  # not forward: of h there is less than of sums
         sizes = [(1, 1), (1, 2), (2, 2)] if dtype in TENSOR else [(1, 1)]
         return sizes if direction == "backward" else []
-    if form != "grid" or dtype not in TENSOR:
-        return list(product((2,), columns))
-    return [(2, 1), (3, 1), (3, 2), (4, 1)] if direction == "forward" else list(product((1, 2), columns))
+    if form == "grid" and direction == "backward":
+        return list(product((1, 2), columns))
+    return [(2, 1), (3, 1), (3, 2), (4, 1)] if form == "grid" and dtype in TENSOR else list(product((2,), columns))
 
 
 def barriers(form: str) -> Kernel:

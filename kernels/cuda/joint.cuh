@@ -122,13 +122,15 @@ struct JointSums {
 template <typename S, int M>
 struct JointColumns {
   static constexpr bool by_rows = false;
+  static constexpr bool whole() { return false; }
   const S* weight_hh;
   unsigned hidden, first, share, from;
 
-  __device__ __forceinline__ S operator()(unsigned row, unsigned k) const {
+  __device__ __forceinline__ Line<S> line(unsigned row) const {
     const unsigned of_block = row % (16 * M), unit = first + row / (16 * M) * share + of_block;
-    const bool inside = of_block < share && unit < hidden && from + k < 4 * hidden;
-    return inside ? weight_hh[int64(from + k) * hidden + unit] : S(0.0f);
+    const bool inside = of_block < share && unit < hidden && from < 4 * hidden;
+    const S* const start = weight_hh + (inside ? int64(from) * hidden + unit : 0);
+    return {start, start, ~0u, inside ? 4 * hidden - from : 0, hidden};
   }
 };
 
@@ -165,15 +167,14 @@ __device__ __forceinline__ SharedColumns<S, false> gathered(const AwaitedColumns
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
       const unsigned at = start + i * blockDim.x + threadIdx.x;
-      if (at < all) some[i] = columns.ask(at / packs, from + at % packs * V);
+      some[i] = at < all ? columns.ask(at / packs, from + at % packs * V) : Pack<S, V>{};
     }
     if (start == 0) JointGrid::wait();
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
       const unsigned at = start + i * blockDim.x + threadIdx.x;
-      if (at >= all) break;
       columns.settle(some[i], at / packs, from + at % packs * V);
-      store(to + at / packs * pitch + at % packs * V, some[i]);
+      if (at < all) store(to + at / packs * pitch + at % packs * V, some[i]);
     }
   }
   __syncthreads();

@@ -6,7 +6,6 @@ struct Plain {
   using T = Arithmetic<S>;
   static constexpr bool plain = true, normed = false;
   static constexpr int fewer_held = 0;
-  static constexpr unsigned threads = THREADS<S>;
   struct Ahead {};
 
   // What of the step's inputs is loaded before the wait for other blocks; h is the one before the step.
@@ -44,7 +43,6 @@ struct Family {
   using T = Arithmetic<S>;
   static constexpr bool plain = false, normed = false;
   static constexpr int fewer_held = 2;
-  static constexpr unsigned threads = sizeof(T) == 8 ? 256 : THREADS<S>;
 
   const T* peepholes;                  // (3, H)
   const T *gain_hh, *gain_c, *shift_c;

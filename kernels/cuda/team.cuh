@@ -154,6 +154,13 @@ __device__ __forceinline__ S await(const S* from, Patience patience) {
   }
 }
 
+// Asks again until all lanes of a warp have theirs: together, so that the compiler knows that they stay together.
+template <typename Values, typename Ask>
+__device__ __forceinline__ void await_all(Values& values, Patience patience, const Ask& ask) {
+  while (__any_sync(~0u, is_missing(values)) && !__any_sync(~0u, patience.over()))
+    if (is_missing(values)) values = ask();
+}
+
 // One block: its threads wait for each other.
 struct Alone {
   static constexpr bool local = true, joint = false, conceals = false;

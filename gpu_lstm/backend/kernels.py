@@ -42,6 +42,8 @@ OPTIONS = ("-std=c++17", "-lineinfo", "-fmad=false")
 left to the compiler, two instances of a kernel would not agree to the last bit."""
 WATCHDOG = "GPU_LSTM_WATCHDOG"
 """Environment variable, for debugging: after so many looks in vain, a waiting kernel gives up and the host says so."""
+RELEASED = "GPU_LSTM_RELEASED"
+"""Environment variable, to time it: the joint form's barrier of a cluster releases, as ``kernels/cuda/joint.cuh`` has it."""
 BLOCK = 256
 """Threads of a block, where nothing asks for another number."""
 SCATTER_WARPS = 8
@@ -120,7 +122,8 @@ def watchdog() -> int:
 
 def options() -> tuple[str, ...]:
     """For the compiler, with those for debugging."""
-    return (*OPTIONS, f"-D{WATCHDOG}={watchdog()}") if watchdog() else OPTIONS
+    looks = (f"-D{WATCHDOG}={watchdog()}",) if watchdog() else ()
+    return OPTIONS + looks + ((f"-D{RELEASED}",) if os.environ.get(RELEASED) else ())
 
 
 def gates_forward(dtype: str, neighbours: int, keep: bool, masked: bool) -> Kernel:

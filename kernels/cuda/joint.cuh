@@ -5,6 +5,12 @@
 // Sums are sent by st.async, which tells an mbarrier of the block they go to how many bytes have come. Nobody sends
 // before the whole cluster has read the sums before: it arrives at the cluster's barrier after that, and waits there when
 // the next columns are on their way.
+//
+// That barrier hands nothing on: all that it orders are reads before it and writes after it, of the same places. A read is
+// over once its value is there, and an arrival follows from the values (arrive_after): it would not come if one were the
+// NaN that no arithmetic gives. So it need not release what was written before, which takes a fence of the whole device
+// (MEMBAR.ALL.GPU), right behind the dz that all others wait for. The mailbox is released, once, before the loop.
+// With GPU_LSTM_RELEASED defined each arrival releases, to be timed.
 
 // One number of 8 bytes in shared memory that counts bytes which other blocks send.
 struct Mailbox {

@@ -478,6 +478,7 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>, Cells>& runs, u
           __syncthreads();
         }
       }
+      bool read = true;  // the sums are: see joint.cuh
       // What arrives at h of a product's gradient.
       const auto arrive = [&](const Place& place, T& from_h) {
         T sum = T(0);
@@ -530,6 +531,7 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>, Cells>& runs, u
           }
         } else if constexpr (Cells::plain) {
           if (multiplies) sums.template add_to<1>({&from_h[n]}, place.column, place.unit, 0);
+          read = read && !is_missing(from_h[n]);
         } else if (multiplies && (last || !Cells::normed)) {
           arrive(place, from_h[n]);
         }
@@ -570,7 +572,7 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>, Cells>& runs, u
         if (last || !work.one_tile()) again().dh[place.cell] = from_h[n], again().dc[place.cell] = from_c[n];
       }
       if constexpr (Team::joint) {
-        if (multiplies) team.arrive();  // the sums are read
+        if (multiplies) team.arrive_after(read);
       } else {
         if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
       }

@@ -43,8 +43,7 @@ FEWER_HELD = {"Plain": 0, "Family": 2, "Normed": 4}
 """By what the cells do, ``fewer_held`` of ``kernels/cuda/options.cuh``: so many less, of 16 rows each."""
 HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (4, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
 """By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp keeps in registers,
-as ``kernels/cuda/mma.cuh`` has it; `FEWER_OF_FLOAT64` fewer where sums take twice the registers."""
-FEWER_OF_FLOAT64 = 2
+as ``kernels/cuda/mma.cuh`` has it: on tensor cores, else fewer, as `_held` says, since sums take more registers."""
 
 CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
@@ -490,6 +489,12 @@ def _candidates(
                     yield layout(-(-batch // part), members, share, part, *BUFFERS[form])
 
 
+def _held(dtype: str, height: int, columns: int, cells: str) -> int:
+    """Parts of k whose weights a warp keeps in registers."""
+    fewer = 4 // height if dtype == "float64" else height * columns // 4 if dtype == "float32" else 0
+    return HELD[height, columns] - FEWER_HELD[cells] // height - fewer
+
+
 def _layout(
     device: Device,
     direction: str,
@@ -526,8 +531,7 @@ def _layout(
         rows, depth = row_blocks * 16 * height, chunks * chunk // stored
         pitch = (-(-depth * stored // 128) * 128 + 64) // stored
     fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
-    held = HELD[height, columns] - FEWER_HELD[cells] // height - (FEWER_OF_FLOAT64 if dtype == "float64" else 0)
-    held = min(held, chunks_of_warp)
+    held = min(_held(dtype, height, columns, cells), chunks_of_warp)
     weights = fragments * (chunks_of_warp - held) * 1024
     shown = buffers * each * pitch * stored
     sums = split * each * (rows if form == "joint" else (rows + 11) // 16 * 16 + 4) * wide

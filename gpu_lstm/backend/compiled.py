@@ -10,7 +10,7 @@ import ctypes
 import functools
 import importlib.machinery
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ SERIAL_WORK = 1 << 18
 """Multiply-adds below which a second thread costs more than it saves."""
 SETS = ("baseline", "avx2", "avx512")
 """Instruction sets in the library, by number."""
-SUFFIXES = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
+_F32 = np.dtype(np.float32)
+SUFFIXES = {_F32: "f32", np.dtype(np.float64): "f64"}
 """Of its entries' names, by dtype."""
 NO_MEMORY = 1
 """The status of an entry that found none, as ``kernels/cpu/lstm_cpu.cpp`` has it."""
@@ -68,14 +69,18 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 def instruction_set() -> int:
     """Number of the best instruction set of this processor, or what GPU_LSTM_COMPILED names (for tests)."""
-    loaded = library()
-    best = loaded.gpu_lstm_best_set() if loaded else 0
-    named = os.environ.get(OFF_VARIABLE)
+    best, named = _best_set(), os.environ.get(OFF_VARIABLE)
     if named in SETS:
         if SETS.index(named) > best:
             raise InputError(f"environment variable {OFF_VARIABLE} is {named}; this processor has up to {SETS[best]}")
         return SETS.index(named)
-    return int(best)
+    return best
+
+
+@functools.cache
+def _best_set() -> int:
+    loaded = library()
+    return int(loaded.gpu_lstm_best_set()) if loaded else 0
 
 
 def describe() -> str:
@@ -97,7 +102,15 @@ def threads() -> int:
 
 
 def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
-    """Call an entry of the library, the one way into it; the GIL is released.
+    """Call an entry of the library: `prepare` it, and make the call."""
+    prepare(name, dtype, *arguments)()
+
+
+def prepare(name: str, dtype: np.dtype, *arguments: Any) -> Callable[[], None]:
+    """A call of an entry of the library, the one way into it, that can be made any number of times.
+
+    It reads and writes what the arrays hold at that time; those that had to be copied, what they held when it was
+    prepared. The GIL is released.
 
     Parameters
     ----------
@@ -114,28 +127,38 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
         An array can't be taken, as `gpu_lstm.backend.entries.Argument.fit` says, has a number that is no place in
         another array, or two that are written share memory. Nothing was written.
     MemoryError
-        The library needs more memory than there is. Nothing was written.
+        As the call is made: the library needs more memory than there is. Nothing was written.
     """
     function, entry, dtype = _function(name, dtype)
     passed: list[Any] = [instruction_set()]
+    taken: list[Any] = []
     spans: list[Span] = []
-    taken = entry.take(dtype, arguments)
-    for argument, value in zip(entry.arguments, taken, strict=True):
+    for argument, value, shape, limits in zip(entry.arguments, arguments, *entry.shapes(*arguments), strict=True):
         if not argument.shape:
             passed.append((ctypes.c_long * len(value))(*value) if argument.many else value)
         elif not argument.many:
+            value = argument.fit(value, shape, dtype, limits)
             passed.append(_place(argument, value, spans))
             if argument.gaps:
                 passed += argument.apart(value)
         else:
+            if len(value) != len(shape):
+                raise InputError(f"{argument.name} has {len(value)} arrays; expected {len(shape)}")
+            value = [argument.fit(array, each, dtype, limits, n) for n, (array, each) in enumerate(zip(value, shape))]
             passed.append((ctypes.c_void_p * len(value))(*[_place(argument, array, spans) for array in value]))
             if argument.gaps:
                 passed.append((ctypes.c_long * len(value))(*[argument.apart(array)[0] for array in value]))
+        taken.append(value)
     if shared := _shared(spans):
         (*_, written, label), (*_, other_written, other) = shared
         if written and other_written:
             raise InputError(f"{label} shares memory with {other}; expected arrays of their own, for both are written")
-        return call(name, dtype, *map(Argument.copied, entry.arguments, taken))
+        return prepare(name, dtype, *map(Argument.copied, entry.arguments, taken))
+    return functools.partial(_make, name, function, passed, taken)
+
+
+def _make(name: str, function: Callable[..., int], passed: Sequence[Any], taken: Sequence[Any]) -> None:
+    """Make a call; `taken` are the arrays that it points into."""
     status = function(*passed)
     if status == NO_MEMORY:
         raise MemoryError(f"the compiled library's {name} needs more memory than there is")
@@ -168,7 +191,7 @@ def _place(argument: Argument, array: np.ndarray | None, spans: list[Span]) -> i
         return 0
     flags, size = array.flags.num, array.nbytes
     if size and flags & WRITABLE == WRITABLE:
-        place = ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # a third of the time of array.ctypes
+        place = ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the time of array.ctypes
     else:
         place = array.ctypes.data
     low = 0
@@ -230,14 +253,27 @@ def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
     return shape
 
 
-def fingerprints(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """64 bits for each block of the arrays' bytes, see ``kernels/cpu/training.h``: others where one has changed."""
+def watch(arrays: Sequence[np.ndarray]) -> Callable[[], int | None]:
+    """See `gpu_lstm.backend.Backend.watch`: by 64 bits for each page of all bytes (``kernels/cpu/training.h``)."""
     parts = [in_bytes(array) for array in arrays]
+    copies = [(part, array) for part, array in zip(parts, arrays, strict=True) if not array.flags.c_contiguous]
     sizes = [part.size for part in parts]
     found = np.empty(pages(sizes), np.uint64)
     threads = threads_for(sum(sizes) // 8, len(found))
-    call("fingerprints", np.dtype(np.float32), len(parts), sizes, parts, found, threads)
-    return found
+    look = prepare("fingerprints", _F32, len(parts), sizes, parts, found, threads)
+    look()
+    before = found.tobytes()
+
+    def changed() -> int | None:
+        for part, array in copies:
+            part[...] = in_bytes(array)
+        look()
+        if found.tobytes() == before:
+            return None
+        ends = np.cumsum([pages([size]) for size in sizes])
+        return int(np.searchsorted(ends, np.flatnonzero(found != np.frombuffer(before, found.dtype))[0], side="right"))
+
+    return changed
 
 
 def in_bytes(array: np.ndarray) -> np.ndarray:
@@ -247,4 +283,5 @@ def in_bytes(array: np.ndarray) -> np.ndarray:
 
 def threads_for(work: int, most: int) -> int:
     """Threads that pay for so many multiply-adds, at most `most`."""
-    return max(1, min(threads(), most, work // SERIAL_WORK))
+    most = min(most, work // SERIAL_WORK)
+    return min(threads(), most) if most > 1 else 1

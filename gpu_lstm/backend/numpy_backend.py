@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from gpu_lstm.backend import compiled
 from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype
-from gpu_lstm.backend.entries import WRITABLE, blocks, pages
+from gpu_lstm.backend.entries import WRITABLE, blocks
 from gpu_lstm.backend.exchange import CPU, CUDA_HOST, CUDA_MANAGED, adopt, foreign
 from gpu_lstm.backend.pool import POOL
 from gpu_lstm.errors import InputError
@@ -85,20 +85,11 @@ class NumpyBackend(Backend):
             return super().weight_gradients(dy, inputs)
         return compiled.weight_gradients(wide_dy, wide)
 
-    def fingerprints(self, arrays: Sequence[Array]) -> Any:  # noqa: D102
-        if compiled.library() is None:
-            return [hashlib.blake2b(compiled.in_bytes(array).data).digest() for array in arrays]
-        return compiled.fingerprints(arrays) if arrays else None
-
-    def changed(self, arrays: Sequence[Array], fingerprints: Any) -> int | None:  # noqa: D102
-        if fingerprints is None:
-            return None
-        if compiled.library() is None:
-            pairs = zip(self.fingerprints(arrays), fingerprints, strict=True)
-            return next((place for place, (now, before) in enumerate(pairs) if now != before), None)
-        different = np.flatnonzero(compiled.fingerprints(arrays) != fingerprints)
-        ends = np.cumsum([pages([array.nbytes]) for array in arrays])
-        return int(np.searchsorted(ends, different[0], side="right")) if different.size else None
+    def watch(self, arrays: Sequence[Array]) -> Callable[[], int | None]:  # noqa: D102
+        if compiled.library() is not None:
+            return compiled.watch(arrays)
+        before = [_digest(array) for array in arrays]
+        return lambda: next((place for place, array in enumerate(arrays) if _digest(array) != before[place]), None)
 
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
         return np.tanh(x, out=out)
@@ -211,6 +202,11 @@ def compilable(*arrays: np.ndarray) -> bool:
         and arrays[0].dtype in compiled.SUFFIXES
         and all(array.dtype == arrays[0].dtype for array in arrays)
     )
+
+
+def _digest(array: np.ndarray) -> bytes:
+    """Of all bytes of an array in its order."""
+    return hashlib.blake2b(compiled.in_bytes(array).data).digest()
 
 
 def plain_memory(*arrays: np.ndarray) -> bool:

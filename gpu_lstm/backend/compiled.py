@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend.entries import CONTIGUOUS, ENTRIES, OTHERS, WRITABLE, Argument, Entry, pages
+from gpu_lstm.backend.entries import ENTRIES, OTHERS, Argument, Entry, pages
 from gpu_lstm.backend.pool import POOL
 from gpu_lstm.errors import BackendError, InputError
 
@@ -67,20 +67,14 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     return None, "not compiled: a bare checkout, or no C++17 compiler when it was installed (pip install . builds it)"
 
 
+@functools.cache
 def instruction_set() -> int:
     """Number of the best instruction set of this processor, or what GPU_LSTM_COMPILED names (for tests)."""
-    best, named = _best_set(), os.environ.get(OFF_VARIABLE)
-    if named in SETS:
-        if SETS.index(named) > best:
-            raise InputError(f"environment variable {OFF_VARIABLE} is {named}; this processor has up to {SETS[best]}")
-        return SETS.index(named)
-    return best
-
-
-@functools.cache
-def _best_set() -> int:
-    loaded = library()
-    return int(loaded.gpu_lstm_best_set()) if loaded else 0
+    loaded, named = library(), os.environ.get(OFF_VARIABLE)
+    best = int(loaded.gpu_lstm_best_set()) if loaded else 0
+    if named in SETS and SETS.index(named) > best:
+        raise InputError(f"environment variable {OFF_VARIABLE} is {named}; this processor has up to {SETS[best]}")
+    return SETS.index(named) if named in SETS else best
 
 
 def describe() -> str:
@@ -189,13 +183,12 @@ def _place(argument: Argument, array: np.ndarray | None, spans: list[Span]) -> i
     """Where an array's first element lies, 0 for None; `spans` gets what it reaches from there."""
     if array is None:
         return 0
-    flags, size = array.flags.num, array.nbytes
-    if size and flags & WRITABLE == WRITABLE:
+    try:
         place = ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the time of array.ctypes
-    else:
+    except (TypeError, ValueError):  # read-only, gaps, nothing in it
         place = array.ctypes.data
-    low = 0
-    if size and not flags & CONTIGUOUS:
+    low, size = 0, array.nbytes
+    if size and argument.gaps and not array.flags.c_contiguous:
         reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
         low, size = sum(min(step, 0) for step in reach), sum(max(step, 0) for step in reach) + array.itemsize
     if size:

@@ -99,16 +99,19 @@ class NumpyBackend(Backend):
 
     def take_rows(self, table: Array, index: Array) -> Array:  # noqa: D102
         size, _ = self.require("table", table, ("V", "M")).shape
-        return super().take_rows(table, self._places("index", index, "N", size))
+        index = self._whole_numbers("index", index, "N")
+        self.require_range("index", index, size, "V")
+        return super().take_rows(table, index)
 
     def scatter_add(self, target: Array, index: Array, rows: Array) -> None:  # noqa: D102
         size, width = self._to_write("target", target, ("V", "M")).shape
-        index = self._places("index", index, "N", size)
+        index = self._whole_numbers("index", index, "N")
         rows = self.require("rows", rows, (len(index), width))
-        if compilable(target) and plain_memory(target):
+        if compilable(target) and plain_memory(target):  # which refuses numbers out of range itself
             threads = compiled.threads_for(rows.size, width // LANES)
             compiled.call("scatter_add", target.dtype, size, *rows.shape, target, index, rows, threads)
             return
+        self.require_range("index", index, size, "V")
         # Sorting first turns scattered additions into a few contiguous sums: np.add.at is many times slower.
         order = np.argsort(index, kind="stable")
         present, starts = np.unique(index[order], return_index=True)
@@ -117,13 +120,14 @@ class NumpyBackend(Backend):
 
     def softmax_cross_entropy(self, logits: Array, targets: Array, ignore_index: int | None) -> Array:  # noqa: D102
         rows, vocabulary = self._to_write("logits", logits, ("N", "V")).shape
-        targets = self._places("targets", targets, f"N={rows}", vocabulary, ignore_index)
+        targets = self._whole_numbers("targets", targets, f"N={rows}")
         if not (plain_memory(logits) and logits.dtype.isnative):
             plain = np.array(logits, logits.dtype.newbyteorder("="), order="C")
             loss = self.softmax_cross_entropy(plain, targets, ignore_index)
             logits[...] = plain
             return loss
         if not compilable(logits):
+            self.require_range("targets", targets, vocabulary, "V", ignore_index)
             return super().softmax_cross_entropy(logits, targets, ignore_index)
         number = rows
         if ignore_index is not None:
@@ -179,12 +183,11 @@ class NumpyBackend(Backend):
             raise InputError(f"{name} is read-only; expected an array to write to")
         return array
 
-    def _places(self, name: str, index: Array, count: str, size: int, besides: int | None = None) -> Array:
-        """So many whole numbers in 0..size-1, or equal to `besides`."""
+    def _whole_numbers(self, name: str, index: Array, count: str) -> Array:
+        """The array, if it has so many whole numbers."""
         index = self.require(name, index, (count,))
-        if not np.issubdtype(index.dtype, np.integer):
+        if index.dtype.kind not in "iu":
             raise InputError(f"{name} has dtype {index.dtype}; expected integers")
-        self.require_range(name, index, size, "V", besides)
         return index
 
     def available(self) -> int | None:  # noqa: D102

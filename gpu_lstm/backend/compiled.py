@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend.entries import ENTRIES, OTHERS, Argument, Entry, pages
+from gpu_lstm.backend.entries import ENTRIES, OTHERS, Argument, Entry, Limits, Shape, longs, pages
 from gpu_lstm.backend.pool import POOL
 from gpu_lstm.errors import BackendError, InputError
 
@@ -124,30 +124,30 @@ def prepare(name: str, dtype: np.dtype, *arguments: Any) -> Callable[[], None]:
         As the call is made: the library needs more memory than there is. Nothing was written.
     """
     function, entry, dtype = _function(name, dtype, SETS[instruction_set()])
-    passed: list[Any] = []
-    taken: list[Any] = []
+    taken: list[np.ndarray] = []
     spans: list[Span] = []
-    for argument, value, shape, limits in zip(entry.arguments, arguments, *entry.shapes(*arguments), strict=True):
-        if not argument.shape:
-            passed.append((ctypes.c_long * len(value))(*value) if argument.many else value)
-        elif not argument.many:
-            value = argument.fit(value, shape, dtype, limits)
-            passed.append(_place(argument, value, spans))
-            if argument.gaps:
-                passed += argument.apart(value)
-        else:
-            if len(value) != len(shape):
-                raise InputError(f"{argument.name} has {len(value)} arrays; expected {len(shape)}")
-            value = [argument.fit(array, each, dtype, limits, n) for n, (array, each) in enumerate(zip(value, shape))]
-            passed.append((ctypes.c_void_p * len(value))(*[_place(argument, array, spans) for array in value]))
-            if argument.gaps:
-                passed.append((ctypes.c_long * len(value))(*[argument.apart(array)[0] for array in value]))
-        taken.append(value)
+
+    def take(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> tuple[int, ...]:
+        array = argument.fit(array, shape, dtype, limits, n)
+        if array is None:
+            return (0,) * (1 + len(argument.gaps))
+        taken.append(array)
+        place = _place(argument, array, spans)
+        return (place, *argument.apart(array)) if argument.gaps else (place,)
+
+    def take_all(argument: Argument, arrays: Sequence[Any], shapes: Sequence[Shape], limits: Limits) -> list[Any]:
+        if len(arrays) != len(shapes):
+            raise InputError(f"{argument.name} has {len(arrays)} arrays; expected {len(shapes)}")
+        found = [take(argument, array, shapes[n], limits, n) for n, array in enumerate(arrays)]
+        places = (ctypes.c_void_p * len(found))(*[each[0] for each in found])
+        return [places, *(longs([each[1] for each in found]) for _ in argument.gaps)]
+
+    passed = entry.passed(take, take_all, *arguments)
     if shared := _shared(spans):
         (*_, written, label), (*_, other_written, other) = shared
         if written and other_written:
             raise InputError(f"{label} shares memory with {other}; expected arrays of their own, for both are written")
-        return prepare(name, dtype, *map(Argument.copied, entry.arguments, taken))
+        return prepare(name, dtype, *map(Argument.copied, entry.arguments, arguments))
     return functools.partial(_make, name, function, passed, taken)
 
 
@@ -162,7 +162,7 @@ def _make(name: str, function: Callable[..., int], passed: Sequence[Any], taken:
 
 @functools.cache
 def _function(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry, np.dtype]:
-    """The library's function for a dtype and an instruction set, its row, and that dtype in this machine's byte order."""
+    """The library's function for a dtype and an instruction set, its row, the dtype in this machine's byte order."""
     loaded = library()
     assert loaded is not None, "only called where the library is there"
     entry, native = ENTRIES[name], dtype.newbyteorder("=")
@@ -179,10 +179,8 @@ def _function(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry
     return function, entry, native
 
 
-def _place(argument: Argument, array: np.ndarray | None, spans: list[Span]) -> int:
-    """Where an array's first element lies, 0 for None; `spans` gets what it reaches from there."""
-    if array is None:
-        return 0
+def _place(argument: Argument, array: np.ndarray, spans: list[Span]) -> int:
+    """Where an array's first element lies; `spans` gets what it reaches from there."""
     try:
         place = ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the time of array.ctypes
     except (TypeError, ValueError):  # read-only, gaps, nothing in it

@@ -1,4 +1,4 @@
-"""How setuptools compiles the CPU library: its parts at once, for one compiler process takes a minute for all of them."""
+"""How setuptools compiles the CPU library: its parts at once, for one compiler process takes a minute for them all."""
 
 from __future__ import annotations
 

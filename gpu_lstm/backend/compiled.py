@@ -162,7 +162,7 @@ def _make(name: str, function: Callable[..., int], passed: Sequence[Any], taken:
 
 @functools.cache
 def _function(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry, np.dtype]:
-    """The library's function for a dtype and an instruction set, its row, the dtype in this machine's byte order."""
+    """The library's function for a dtype and an instruction set, its row, and that dtype in native byte order."""
     loaded = library()
     assert loaded is not None, "only called where the library is there"
     entry, native = ENTRIES[name], dtype.newbyteorder("=")

@@ -103,8 +103,8 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
 def prepare(name: str, dtype: np.dtype, *arguments: Any) -> Callable[[], None]:
     """A call of an entry of the library, the one way into it, that can be made any number of times.
 
-    It reads and writes what the arrays hold at that time; those that had to be copied, what they held when it was
-    prepared. The GIL is released.
+    It reads and writes what the arrays hold at that time; what had to be copied was copied, and numbers that must be
+    places in another array were looked at, when it was prepared. The GIL is released.
 
     Parameters
     ----------
@@ -181,8 +181,9 @@ def _function(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry
 
 def _place(argument: Argument, array: np.ndarray, spans: list[Span]) -> int:
     """Where an array's first element lies; `spans` gets what it reaches from there."""
+    memory: Any = array
     try:
-        place = ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the time of array.ctypes
+        place = ctypes.addressof(ctypes.c_char.from_buffer(memory))  # a third of the time of array.ctypes
     except (TypeError, ValueError):  # read-only, gaps, nothing in it
         place = array.ctypes.data
     low, size = 0, array.nbytes
@@ -247,7 +248,7 @@ def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
 def watch(arrays: Sequence[np.ndarray]) -> Callable[[], int | None]:
     """See `gpu_lstm.backend.Backend.watch`: by 64 bits for each page of all bytes (``kernels/cpu/training.h``)."""
     parts = [in_bytes(array) for array in arrays]
-    copies = [(part, array) for part, array in zip(parts, arrays, strict=True) if not array.flags.c_contiguous]
+    copies = [n for n, array in enumerate(arrays) if not array.flags.c_contiguous]
     sizes = [part.size for part in parts]
     found = np.empty(pages(sizes), np.uint64)
     threads = threads_for(sum(sizes) // 8, len(found))
@@ -256,8 +257,8 @@ def watch(arrays: Sequence[np.ndarray]) -> Callable[[], int | None]:
     before = found.tobytes()
 
     def changed() -> int | None:
-        for part, array in copies:
-            part[...] = in_bytes(array)
+        for n in copies:
+            parts[n][...] = in_bytes(arrays[n])
         look()
         if found.tobytes() == before:
             return None
@@ -269,7 +270,7 @@ def watch(arrays: Sequence[np.ndarray]) -> Callable[[], int | None]:
 
 def in_bytes(array: np.ndarray) -> np.ndarray:
     """All bytes of an array in its order, without a copy where they lie so."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return np.ascontiguousarray(array).view(np.uint8)
 
 
 def threads_for(work: int, most: int) -> int:

@@ -21,12 +21,12 @@ def of_training(device: Device, dtype: str) -> list[Kernel]:
     First those that every model needs, then those of `SIZES`.
     """
     stored = "float32" if dtype == "tf32" else dtype
-    wide = kernels.neighbours(stored)
+    wide, width = kernels.ARITHMETIC[stored], kernels.neighbours(stored)  # parameters and logits are wide
     found = [
-        *(kernels.check_range(), kernels.take_rows(stored), kernels.scatter_add(stored), kernels.dropout(stored, 4)),
-        *(kernels.cross_entropy(stored), kernels.mean_loss(stored), kernels.sum_of_squares(stored)),
-        *(kernels.norm_of_sums(stored), kernels.update(stored, "adam"), kernels.gates_backward(stored, wide, False)),
-        *(kernels.gates_forward(stored, wide, keep, False) for keep in (True, False)),
+        *(kernels.check_range(), kernels.take_rows(wide), kernels.scatter_add(wide), kernels.dropout(stored, 4)),
+        *(kernels.cross_entropy(wide), kernels.mean_loss(wide), kernels.sum_of_squares(wide)),
+        *(kernels.norm_of_sums(wide), kernels.update(wide, "adam"), kernels.gates_backward(stored, width, False)),
+        *(kernels.gates_forward(stored, width, keep, False) for keep in (True, False)),
     ]
     for (batch, hidden), direction in product(SIZES, onchip.DIRECTIONS):
         problem = device, direction, batch, hidden, dtype

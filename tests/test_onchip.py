@@ -210,8 +210,8 @@ def test_the_plan_explains_itself_with_numbers():
     ):
         assert part in said
     assert (
-        "both directions of a layer backward: one after the other (W_hh of H = 1024 in float32 does not fit on chip"
-        in LSTM(4, 1024, backend=EmulatedBackend()).plan.why()
+        "both directions of a layer backward: one after the other (W_hh of H = 1100 in float32 does not fit on chip"
+        in LSTM(4, 1100, backend=EmulatedBackend()).plan.why()
     )
     said = onchip.explain(H100, 16, 512, "bfloat16")
     assert (
@@ -268,8 +268,8 @@ def test_beside_two_directions_there_is_less_room():
     one, two = (onchip.beside(H100, "forward", (256, 16, 256), "tf32", 10**10, count) for count in (1, 2))
     assert (one.idle, two.idle) == (132 - 16, 132 - 32)
     assert two.recurrence == pytest.approx(one.recurrence)  # in one launch
-    assert isinstance(onchip.choose_pair(H100, "backward", 64, 1024, "float32"), str)
-    one, two = (onchip.beside(H100, "backward", (256, 64, 1024), "float32", 10**10, count) for count in (1, 2))
+    assert isinstance(onchip.choose_pair(H100, "backward", 64, 1100, "float32"), str)
+    one, two = (onchip.beside(H100, "backward", (256, 64, 1100), "float32", 10**10, count) for count in (1, 2))
     assert (one.idle, 2 * one.recurrence) == (two.idle, two.recurrence)  # one after the other
 
 

@@ -23,7 +23,9 @@ class Seed:
     """The order of lanes, warps and blocks while it is entered, and, if asked for, that of memory."""
 
     def __init__(self, number, memory=False):
-        self.variables = {"GPU_LSTM_DEVICE_SEED": str(number)} | ({"GPU_LSTM_DEVICE_ORDER": str(number)} if memory else {})
+        self.variables = {"GPU_LSTM_DEVICE_SEED": str(number)} | (
+            {"GPU_LSTM_DEVICE_ORDER": str(number)} if memory else {}
+        )
 
     def __enter__(self):
         os.environ.update(self.variables)

@@ -93,7 +93,7 @@ UNWRITTEN = "a read of what nobody has written"
 BOUNDS = "(illegal (read|write)|shared memory out of bounds)"
 MASK = "(not in its own mask|takes no part|different masks|deadlock)"
 
-# Kernel, mistake, and what each seed reports; "wrong": numbers of which those that no seed gets right.
+# Kernel, mistake, and what it comes to under each seed: a report, or wrong numbers.
 MISTAKES = [
     ("neighbours", "no_barrier_before", f"{RACE}|{UNWRITTEN}"),
     ("neighbours", "no_barrier_after", RACE),
@@ -141,7 +141,11 @@ MISTAKES = [
 ]
 
 # Nothing is a race here: some seed gives numbers that are too old.
-OLD = [("strong_message", "relaxed_flag"), ("strong_message", "no_fence_of_reader"), ("one_sees", "fence_of_block_only")]
+OLD = [
+    ("strong_message", "relaxed_flag"),
+    ("strong_message", "no_fence_of_reader"),
+    ("one_sees", "fence_of_block_only"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +185,9 @@ def test_the_right_kernel_passes_under_every_order(kernel, name):
     assert [run(kernel, f"{name}<none>", seed) for seed in SEEDS] == ["right"] * len(SEEDS)
 
 
-@pytest.mark.parametrize(("name", "mistake", "report"), MISTAKES)
+@pytest.mark.parametrize(
+    ("name", "mistake", "report"), MISTAKES, ids=[f"{name}-{mistake}" for name, mistake, _ in MISTAKES]
+)
 def test_a_mistake_is_found_under_every_order(kernel, name, mistake, report):
     for seed in SEEDS[:4]:
         found = run(kernel, f"{name}<{mistake}>", seed)

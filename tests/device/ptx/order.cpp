@@ -437,9 +437,10 @@ void Order::complete(const char* mbarrier) {
   for (Meeting* meeting : {&box.own, &box.others}) meeting->done.join({meeting->all.take(), meeting->reads.take()});
 }
 void Order::wait(Warp& w, int lane, const Instruction& i, const char* mbarrier, bool done) {
+  if (!done) return;
   u32 self = number(w, lane);
   see(w, at_mbarrier(self), i, mbarrier, 8);
-  if (!done || !i.acquires) return;
+  if (!i.acquires) return;
   Mailbox& box = mailboxes[mbarrier];
   of(self).known.join(box.own.done);
   if (i.scope >= Scope::CLUSTER) of(self).known.join(box.others.done);

@@ -55,14 +55,13 @@ Order* order_of(Warp& w, const Instruction& i) {
   return i.space == Space::GENERIC || i.space == Space::SHARED ? w.block->run->order.get() : nullptr;
 }
 
-void load(Warp& w, const Instruction& i, Mask lanes) {
+template <bool ORDERED> void load_as(Warp& w, const Instruction& i, Mask lanes) {
   const u64* address = w.row(i.in[0]);
-  Order* order = order_of(w, i);
   for_lanes(lanes, [&](int lane) {
     const char* p = place(w, i, address[lane] + i.offset, i.size * i.count, false);
     for (int k = 0; k < i.count; ++k, p += i.size) {
       u64 value = 0;
-      if (order) value = order->load(w, lane, i, p, i.size);
+      if constexpr (ORDERED) value = w.block->run->order->load(w, lane, i, p, i.size);
       else std::memcpy(&value, p, i.size);
       int unused = 64 - 8 * i.size;  // a signed number may be loaded into a wider register
       if (i.extends) value = u64(i64(value << unused) >> unused);
@@ -70,18 +69,23 @@ void load(Warp& w, const Instruction& i, Mask lanes) {
     }
   });
 }
+void load(Warp& w, const Instruction& i, Mask lanes) {
+  order_of(w, i) ? load_as<true>(w, i, lanes) : load_as<false>(w, i, lanes);
+}
 
-void store(Warp& w, const Instruction& i, Mask lanes) {
+template <bool ORDERED> void store_as(Warp& w, const Instruction& i, Mask lanes) {
   const u64* address = w.row(i.in[0]);
-  Order* order = order_of(w, i);
   for_lanes(lanes, [&](int lane) {
     char* p = place(w, i, address[lane] + i.offset, i.size * i.count, true);
     for (int k = 0; k < i.count; ++k, p += i.size) {
-      u64 value = w.row(i.in[1 + k])[lane];
-      if (order) order->store(w, lane, i, p, i.size, value);
+      const u64& value = w.row(i.in[1 + k])[lane];
+      if constexpr (ORDERED) w.block->run->order->store(w, lane, i, p, i.size, value);
       std::memcpy(p, &value, i.size);
     }
   });
+}
+void store(Warp& w, const Instruction& i, Mask lanes) {
+  order_of(w, i) ? store_as<true>(w, i, lanes) : store_as<false>(w, i, lanes);
 }
 
 // atom and red: out, where there is one, is what was there.

@@ -78,7 +78,10 @@ def _config(
 
 def _done(name: str, answer: tuple[Any, ...]) -> Any:
     """What a call gave besides its status."""
+    from cuda.bindings import driver
+
     status, *results = answer
     if int(status) != 0:
-        raise BackendError(f"{name} failed: {status!r} (use tier pointwise)")
+        why = driver.cuGetErrorString(status)[1] or b""
+        raise BackendError(f"{name} failed: {status!r}, {why.decode()} (use tier pointwise)")
     return results[0] if results else None

@@ -36,10 +36,12 @@ def resident(function: int, cluster: int, threads: int, shared_bytes: int, waiti
     from cuda.bindings import driver
 
     config = _config(driver, (cluster,), (threads,), cluster, shared_bytes, 0)
-    answer = driver.cuOccupancyMaxActiveClusters(function, config) if waiting else (1,)
-    if int(answer[0]) != 0:
-        config.attrs, config.numAttrs = config.attrs[1:], 1
+    both, alone = config.attrs, config.attrs[1:]
+    for attributes in (both, alone) if waiting else (alone,):
+        config.attrs, config.numAttrs = attributes, len(attributes)
         answer = driver.cuOccupancyMaxActiveClusters(function, config)
+        if int(answer[0]) == 0:
+            break
     return int(_done("cuOccupancyMaxActiveClusters", answer))
 
 

@@ -409,7 +409,7 @@ def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozen
     found = [choose(device, name, batch, hidden, dtype, 1, cells_of(name, options)) for name in DIRECTIONS]
     said = [layout if isinstance(layout, str) else layout.describe() for layout in found]
     if any(not isinstance(layout, str) and layout.form == "cluster" for layout in found):
-        how = "assumed, as the driver couldn't be asked" if device.counted is None else "says the driver"
+        how = "assumed, as the driver can't be asked" if device.counted is None else "as the driver says"
         said.append(f"{device.clusters_at_once} clusters run at once, {how}")
     if device.capability in JOINT and not device.clusters:
         said.append(f"no grid of clusters: cuda.bindings launches it, which can't here ({clusters.INSTALL})")

@@ -40,6 +40,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = ["-m", "benchmarks.run_on_gpu"]
 GRACE, SILENCE, LAST = 10.0, 40.0, 60.0
 """Seconds: between the end of a part's time and its death; until an item counts as hung; at least left for the last."""
+NO_GPU = 2
+"""Exit status."""
 PRINTED = 9000
 """Characters that parts may print; all of it is in ``log.txt``. The summary comes after them."""
 now: Callable[[], float] = time.monotonic
@@ -121,7 +123,7 @@ def play(name: str, part: Part, options: argparse.Namespace) -> int:
         backend = device(options.device)
     except BackendError as error:
         print(f"run_on_gpu: {error}", flush=True)
-        return 2
+        return NO_GPU
     log = Log(
         options.out / f"{part.file}.json", name, backend, options.run, options.seconds, options.rounds, options.rehearse
     )
@@ -210,12 +212,14 @@ def conduct(name: str, end: float, grace: float, options: argparse.Namespace, te
     while True:
         with running(name, max(0.1, end - grace - now()), options, terminal) as process:
             ended = watch(process, path, end, silence)
+        if process.returncode == NO_GPU:
+            return NO_GPU
         record = on_gpu.read(path)
         items = [item for _, item in of_part(record, name) if item["run"] == options.run]
         for item in items:
             if item.get("error") == BEGUN:
                 item["error"] = f"{BEGUN}: its process was {ended}" if ended else BEGUN
-        again = bool(ended) and len(items) > tried and now() + GRACE < end and process.returncode != 2
+        again = bool(ended) and len(items) > tried and now() + GRACE < end
         tried = len(items)
         told = record["parts"].get(name, {}) if not ended else {}
         record["parts"][name] = {"run": options.run, "took": round(now() - begun, 1), "ended": ended or "well", **told}
@@ -276,8 +280,8 @@ def run(options: argparse.Namespace) -> int:
         if end - grace < now() or not lacks(options.out, name, part):
             continue
         terminal.say(f"== {name}" + ("" if options.rehearse else f", {end - grace - now():.0f} s"))
-        if conduct(name, end, grace, options, terminal) == 2:
-            return 2
+        if conduct(name, end, grace, options, terminal) == NO_GPU:
+            return NO_GPU
     lines, failures = summary(asked, options.out)
     terminal.room = PRINTED
     for line in [*lines, f"written: {options.out}"]:

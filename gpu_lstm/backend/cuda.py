@@ -48,6 +48,8 @@ class Device:
     clusters : int
         Clusters of `kernels.CLUSTER` blocks, one block a multiprocessor, that a cooperative launch can have resident;
         0 where there is no way to launch them so.
+    counted : int or None
+        Such clusters of any launch that run at once, as the driver says; None where it couldn't be asked.
     """
 
     multiprocessors: int
@@ -55,6 +57,14 @@ class Device:
     capability: int
     cooperative: bool = True
     clusters: int = 0
+    counted: int | None = None
+
+    @property
+    def clusters_at_once(self) -> int:
+        """Clusters of any launch that run at once: where the driver couldn't be asked, on all multiprocessors."""
+        if self.counted is not None:
+            return self.counted
+        return self.multiprocessors // kernels.CLUSTER if self.capability >= kernels.CLUSTERS_SINCE else 0
 
 
 class CudaBackend(Backend):

@@ -7,6 +7,7 @@ import ctypes
 import dataclasses
 import math
 import os
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -94,6 +95,12 @@ def _succeed(what: str, status: int) -> None:
         raise BackendError(f"{what} failed with status {status} while a step was recorded as a graph")
 
 
+class OfThread(threading.local):
+    """What each thread has of its own: the cuBLAS handle in use, where it isn't CuPy's."""
+
+    handle: int | None = None
+
+
 class CupyBackend(CudaBackend):
     """Arrays are ``cupy.ndarray`` on one device.
 
@@ -127,10 +134,10 @@ class CupyBackend(CudaBackend):
             cooperative=bool(attributes["CooperativeLaunch"]),
         )
         self._no_clusters = ""
-        self.limits = dataclasses.replace(self.limits, clusters=self._clusters())
+        self._count_clusters()
         self._cublas, self._kinds = self._load_cublas()
         self._side: Side | None = None
-        self._handle: int | None = None  # of cuBLAS, where it isn't CuPy's own
+        self._thread = OfThread()
         self.why = f"{self.name} ({self.describe()['device']})"
 
     @property
@@ -184,7 +191,7 @@ class CupyBackend(CudaBackend):
         compute, (zero, one) = self._compute(a, out)
         # cuBLAS counts in columns: it computes out^T = b^T a^T.
         cublas.gemmEx(
-            self._handle or self.xp.cuda.device.get_cublas_handle(),
+            self._thread.handle or self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
             one, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step,
             one if add else zero, out.data.ptr, out_kind, columns,
@@ -203,7 +210,7 @@ class CupyBackend(CudaBackend):
         (kind, _), (out_kind, _) = self._kinds[a.dtype], self._kinds[out.dtype]
         compute, (zero, one) = self._compute(a, out)
         cublas.gemmStridedBatchedEx(
-            self._handle or self.xp.cuda.device.get_cublas_handle(),
+            self._thread.handle or self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
             one, b.data.ptr, kind, b_row, b_step, a.data.ptr, kind, a_row, a_step,
             one if add else zero, out.data.ptr, out_kind, out_row, out_step,
@@ -269,6 +276,8 @@ class CupyBackend(CudaBackend):
         return self._launches[kernel]
 
     def _function(self, kernel: Kernel) -> Any:
+        from gpu_lstm.backend.ahead import said_if_slow  # not before CuPy, whose import takes longer
+
         module = self.xp.RawModule(
             code=kernel.source,
             options=options(),
@@ -276,19 +285,27 @@ class CupyBackend(CudaBackend):
             enable_cooperative_groups=kernel.cooperative,
         )
         try:
-            return module.get_function(kernel.expression)
+            with said_if_slow(kernel, self.limits.capability):
+                return module.get_function(kernel.expression)
         except Exception as error:  # compiler, loader and missing libraries each raise their own
             raise not_compiled(kernel, error) from None
 
     def _compile(self, kernel: Kernel) -> Launch:
         function = self._function(kernel)
+        # What a function is asked and told once: the driver takes microseconds for each.
+        allowed, fitting = ALWAYS_THERE, set()
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int = 0) -> None:
+            nonlocal allowed
             self.device.use()
-            if shared_bytes > ALWAYS_THERE and shared_bytes > function.max_dynamic_shared_size_bytes:
-                function.max_dynamic_shared_size_bytes = shared_bytes
-            if kernel.cooperative:
-                self._require_resident(kernel, function, math.prod(grid), math.prod(block), shared_bytes)
+            if shared_bytes > allowed:
+                most = self.limits.shared_bytes - function.shared_size_bytes
+                function.max_dynamic_shared_size_bytes = most
+                allowed = most
+            asked = math.prod(grid), math.prod(block), shared_bytes
+            if kernel.cooperative and asked not in fitting:
+                self._require_resident(kernel, function, *asked)
+                fitting.add(asked)
             if kernel.cooperative and kernel.cluster > 1:
                 stream = self.xp.cuda.get_current_stream().ptr
                 clusters.launch(function.kernel.ptr, grid, block, kernel.cluster, args, shared_bytes, stream)
@@ -297,23 +314,27 @@ class CupyBackend(CudaBackend):
 
         return launch
 
-    def _clusters(self) -> int:
-        """How many clusters can run at once, one block a multiprocessor; 0, and why, where none can be launched so."""
-        if self.limits.capability not in kernels.JOINT or not self.limits.cooperative:
-            return 0  # nobody asks for them
+    def _count_clusters(self) -> None:
+        """Ask the driver how many clusters run at once, one block a multiprocessor; keep why it can't be asked."""
+        limits = self.limits
+        if limits.capability < kernels.CLUSTERS_SINCE:
+            return
         if not clusters.available():
             self._no_clusters = f"no cuda.bindings ({clusters.INSTALL})"
-            return 0
+            return
         kernel = kernels.sums_in_cluster()
         try:
             function = self._function(kernel)
-            function.max_dynamic_shared_size_bytes = self.limits.shared_bytes
-            count = clusters.resident(function.kernel.ptr, kernel.cluster, kernels.BLOCK, self.limits.shared_bytes)
+            function.max_dynamic_shared_size_bytes = limits.shared_bytes
+            asked = function.kernel.ptr, kernel.cluster, kernels.BLOCK, limits.shared_bytes
+            limits = dataclasses.replace(limits, counted=clusters.resident(*asked, waiting=False))
+            if limits.capability in kernels.JOINT and limits.cooperative:
+                limits = dataclasses.replace(limits, clusters=clusters.resident(*asked))
         except Exception as error:  # the compiler's, the driver's, of a library that is too old
             self._no_clusters = str(error) or type(error).__name__
-            return 0
-        self._no_clusters = "" if count else "the driver says that none fits"
-        return count
+        if limits.counted == 0:
+            self._no_clusters = "the driver says that none fits"
+        self.limits = limits
 
     def _require_resident(self, kernel: Kernel, function: Any, blocks: int, threads: int, shared_bytes: int) -> None:
         """Refuse a launch whose blocks wait for each other and can't all run at once: it would never end."""
@@ -355,13 +376,13 @@ class CupyBackend(CudaBackend):
             side = self._side = self._side or Side(self.xp, self._cublas)
             side.stream.wait_event(main.record(side.event()))
             result = work()  # launched first: it takes the multiprocessors that it needs, the jobs get the others
-            self._handle = side.handle
+            self._thread.handle = side.handle
             try:
                 with side.stream:
                     for job in jobs:
                         job()
             finally:
-                self._handle = None
+                self._thread.handle = None
                 main.wait_event(side.stream.record(side.event()))
         return result
 
@@ -386,7 +407,7 @@ class CupyBackend(CudaBackend):
             "cuda": str(runtime.runtimeGetVersion()),
             "driver": str(runtime.driverGetVersion()),
             "device": name.decode() if isinstance(name, bytes) else str(name),
-            **({"clusters at once": str(self.limits.clusters)} if self.limits.clusters else {}),
+            **({"clusters at once": str(self.limits.counted)} if self.limits.counted else {}),
             **({"no clusters at once": self._no_clusters} if self._no_clusters else {}),
             **({"float32 products": "TF32"} if self.tf32 else {}),
         }

@@ -37,10 +37,13 @@ STORAGE = {"float32": "float", "float64": "double", "float16": "__half", "bfloat
 """What CUDA C++ calls each dtype that a kernel takes."""
 ARITHMETIC = {"float32": "float32", "float64": "float64", "float16": "float32", "bfloat16": "float32"}
 """The dtype that each is computed in; states and sums are kept in it."""
-OPTIONS = ("-std=c++17", "-lineinfo")
+OPTIONS = ("-std=c++17",)
 """Compiler options besides those that CuPy adds."""
 WATCHDOG = "GPU_LSTM_WATCHDOG"
 """Environment variable, for debugging: after so many looks in vain, a waiting kernel gives up and the host says so."""
+LINES = "GPU_LSTM_LINEINFO"
+"""Environment variable, for NVIDIA's profilers and sanitizers: 1 puts the lines of the sources into kernels, which are
+three times as large then."""
 BLOCK = 256
 """Threads of a block, where nothing asks for another number."""
 SCATTER_WARPS = 8
@@ -53,6 +56,8 @@ SEQUENCE_CELLS = ("Plain", "Family", "Normed")
 those with layer normalisation."""
 CLUSTER = 8
 """Blocks of a thread-block cluster: the most that every device with clusters takes."""
+CLUSTERS_SINCE = 90
+"""First architecture that has them."""
 FORMS = ("block", "cluster", "grid", "joint")
 """Of the sequence kernels: `gpu_lstm.recurrence.onchip` says what they are."""
 JOINT = range(90, 110)
@@ -117,8 +122,9 @@ def watchdog() -> int:
 
 
 def options() -> tuple[str, ...]:
-    """For the compiler, with those for debugging."""
-    return (*OPTIONS, f"-D{WATCHDOG}={watchdog()}") if watchdog() else OPTIONS
+    """For the compiler, with those that the environment asks for."""
+    lines = ["-lineinfo"] * (os.environ.get(LINES, "0") not in ("", "0"))
+    return (*OPTIONS, *lines, *[f"-D{WATCHDOG}={looks}" for looks in [watchdog()] if looks])
 
 
 def gates_forward(dtype: str, neighbours: int, keep: bool, masked: bool) -> Kernel:
@@ -156,11 +162,11 @@ def sequence(direction: str, dtype: str, form: str, height: int, columns: int, c
     name, storage = f"sequence_{direction}", STORAGE.get(dtype, dtype)
     if form == "cluster":
         arguments = (storage, str(CLUSTER), str(height), str(columns), *more)
-        return Kernel("sequence.cu", f"{name}_cluster", arguments, cluster=CLUSTER, since=90)
+        return Kernel("sequence.cu", f"{name}_cluster", arguments, cluster=CLUSTER, since=CLUSTERS_SINCE)
     team = {"block": "Alone", "grid": "Grid", "joint": "JointGrid"}[form]
     arguments = (storage, team, str(height), str(columns), *more)
     if form == "joint":
-        return Kernel("sequence.cu", name, arguments, cooperative=True, cluster=CLUSTER, since=90)
+        return Kernel("sequence.cu", name, arguments, cooperative=True, cluster=CLUSTER, since=CLUSTERS_SINCE)
     return Kernel("sequence.cu", name, arguments, cooperative=form == "grid", since=80)
 
 
@@ -191,7 +197,7 @@ def sequence_sizes(direction: str, dtype: str, form: str, cells: str = "Plain") 
 def barriers(form: str) -> Kernel:
     """Many barriers of a team, to time them."""
     if form == "cluster":
-        return Kernel("costs.cu", "barriers_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+        return Kernel("costs.cu", "barriers_cluster", (str(CLUSTER),), cluster=CLUSTER, since=CLUSTERS_SINCE)
     team = {"block": "Alone", "grid": "GridBarrier"}[form]
     return Kernel("costs.cu", "barriers", (team,), cooperative=form == "grid", since=80)
 
@@ -208,17 +214,17 @@ def gathers() -> Kernel:
 
 def handovers_in_cluster() -> Kernel:
     """The same by the shared memory of a cluster."""
-    return Kernel("costs.cu", "handovers_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+    return Kernel("costs.cu", "handovers_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=CLUSTERS_SINCE)
 
 
 def sums_in_cluster() -> Kernel:
     """Many sums sent from each block of a cluster to all, as the joint form does, to time them."""
-    return Kernel("costs.cu", "sums_in_cluster", cooperative=True, cluster=CLUSTER, since=90)
+    return Kernel("costs.cu", "sums_in_cluster", cooperative=True, cluster=CLUSTER, since=CLUSTERS_SINCE)
 
 
 def reads_in_cluster() -> Kernel:
     """Many reads of another block's shared memory, one after the other, to time them."""
-    return Kernel("costs.cu", "reads_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+    return Kernel("costs.cu", "reads_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=CLUSTERS_SINCE)
 
 
 def count_targets() -> Kernel:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from gpu_lstm.backend import clusters
+from gpu_lstm.backend import clusters, kernels
 from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend, Device
 from gpu_lstm.backend.kernels import CLUSTER, FORMS, JOINT, TENSOR, sequence_sizes, sequence_threads
 
@@ -161,6 +161,11 @@ class Layout:
     def blocks(self) -> int:
         """Of the whole launch."""
         return self.together * self.teams * self.members
+
+    @functools.cached_property
+    def kernel(self) -> kernels.Kernel:
+        """What runs it."""
+        return kernels.sequence(self.direction, self.dtype, self.form, self.height, self.columns, self.cells)
 
     @property
     def by_memory(self) -> bool:
@@ -400,10 +405,11 @@ def from_others(sums: int) -> float:
 
 def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozenset[str] = frozenset()) -> str:
     """Forward and backward in words and numbers, and what a bidirectional layer does."""
-    said = []
-    for direction in DIRECTIONS:
-        layout = choose(device, direction, batch, hidden, dtype, 1, cells_of(direction, options))
-        said.append(layout if isinstance(layout, str) else layout.describe())
+    found = [choose(device, name, batch, hidden, dtype, 1, cells_of(name, options)) for name in DIRECTIONS]
+    said = [layout if isinstance(layout, str) else layout.describe() for layout in found]
+    if any(not isinstance(layout, str) and layout.form == "cluster" for layout in found):
+        how = "assumed, as the driver couldn't be asked" if device.counted is None else "says the driver"
+        said.append(f"{device.clusters_at_once} clusters run at once, {how}")
     if device.capability in JOINT and not device.clusters:
         said.append(f"no grid of clusters: cuda.bindings launches it, which can't here ({clusters.INSTALL})")
     for direction in DIRECTIONS:
@@ -474,7 +480,7 @@ def _candidates(
             most_units = min(CELLS * threads // each, threads // 32 // (1 + stacked) * 16 * height // rows)
             if form == "block" and hidden <= most_units:
                 yield layout(-(-batch // each), 1, hidden, each, *BUFFERS[form])
-            if form == "cluster" and device.capability >= 90 and -(-hidden // CLUSTER) <= most_units:
+            if form == "cluster" and device.clusters_at_once and -(-hidden // CLUSTER) <= most_units:
                 yield from (layout(-(-batch // each), CLUSTER, -(-hidden // CLUSTER), each, n) for n in BUFFERS[form])
             if form not in ("grid", "joint") or not device.cooperative:
                 continue
@@ -546,7 +552,7 @@ def _layout(
     meeting = 2 * split * each * rows * wide / SHARED_RATE
     instructions = CELL_INSTRUCTIONS[dtype] + MORE_INSTRUCTIONS[cells] + 8 * split * blocks
     cell = max(CELL_LATENCY[dtype] + MORE_LATENCY[cells], share * each * instructions / (128 * CLOCK))
-    at_once = device.multiprocessors // members if form in ("block", "cluster") else together * teams
+    at_once = {"block": device.multiprocessors, "cluster": device.clusters_at_once}.get(form, together * teams)
     exchange = tiles * columns_read / halves / L2_RATE if form == "grid" else 0.0
     if stacked:
         exchange += max(0.0, tiles * max(arithmetic, streaming) + exchange - EXCHANGE[form])

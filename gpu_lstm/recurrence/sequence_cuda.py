@@ -405,9 +405,8 @@ def _launch(
     runs = runs + [_none(runs[0])] * (onchip.MOST_RUNS - len(runs))
     watched = layout.form != "block" and kernels.watchdog() > 0
     gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
-    kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns, layout.cells)
     sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch, layout.buffers
-    backend.kernel(kernel)(
+    backend.kernel(layout.kernel)(
         (layout.blocks,),
         (kernels.sequence_threads(layout.dtype, layout.cells),),
         (tuple(runs), gave_up, *flags, tuple(map(np.uint32, sizes))),
@@ -415,7 +414,7 @@ def _launch(
     )
     if gave_up is not None and backend.to_numpy(gave_up).any():
         raise BackendError(
-            f"CUDA kernel {kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
+            f"CUDA kernel {layout.kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
             f"{kernels.watchdog()} looks ({layout.describe()})"
         )
 

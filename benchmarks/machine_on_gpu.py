@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import multiprocessing
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,10 +17,10 @@ import numpy as np
 
 from benchmarks.gpu_model import CELLS, bytes_of
 from benchmarks.on_gpu import Log, Record, torch_here
-from gpu_lstm.backend import Backend, CupyBackend, kernels
+from gpu_lstm.backend import Backend, ahead, kernels
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.bench.peers import installed
-from gpu_lstm.recurrence import onchip
+from gpu_lstm.recurrence import needed, onchip
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("step", "recurrence", "sequence", "options", "stack")
@@ -61,55 +56,22 @@ def state() -> Record:
 # -- kernels compiled ahead -------------------------------------------------------------------------------------------
 
 
-def end_with_parent() -> None:
-    """Let this process end when the one that started it does, however that ends. On Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-@functools.cache
-def _backend(device: int) -> CupyBackend:
-    return CupyBackend(device)
-
-
-def compiled(device: int, kernel: kernels.Kernel) -> float:
-    """Compile a kernel, or find it in the cache on disk; seconds that it took."""
-    backend = _backend(device)
-    begun = time.perf_counter()
-    backend.kernel(kernel)
-    return time.perf_counter() - begun
-
-
-def wanted(backend: CudaBackend) -> list[kernels.Kernel]:
-    """All kernels of the device, what takes long and is needed first in front."""
-
-    def place(kernel: kernels.Kernel) -> tuple[bool, bool, bool]:
-        plain = not any(cells in kernel.arguments for cells in ("Family", "Normed"))
-        return kernel.file != "sequence.cu", not plain, "double" in kernel.arguments
-
-    limits = backend.limits
-    there = [kernel for kernel in kernels.every_kernel() if kernel.since <= limits.capability]
-    return sorted((k for k in there if k.cluster == 1 or not k.cooperative or limits.clusters), key=place)
-
-
 def compile_kernels(backend: CudaBackend, log: Log) -> None:
-    """Fill the cache on disk by processes; PyTorch is loaded meanwhile, so that its files are in memory."""
-    every = wanted(backend)
-    if log.rehearse:
-        every = [kernel for kernel in every if kernel.file == "embedding.cu"][:2]
+    """Fill the cache on disk, what is needed first in front; meanwhile load PyTorch, whose files are in memory then."""
+    every = needed.of_everything(backend.limits)
+    every = [kernel for kernel in every if kernel.file == "embedding.cu"][:2] if log.rehearse else every
     asked = [kernel for kernel in every if log.wants(kernel.expression)]
-    jobs = min(16, os.cpu_count() or 1)
-    device = int(backend.name.split(":")[1])
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=end_with_parent) as pool:
-        results = {kernel.expression: pool.submit(compiled, device, kernel) for kernel in asked}
-        log.item("PyTorch", torch_loaded, backend)
-        for name, result in results.items():
-            log.item(name, lambda of: {"seconds": of.result()}, result)
-        for result in results.values():
-            result.cancel()
-    took = sum(item.get("seconds", 0.0) for item in log.results())
-    print(f"  {len(results)} kernels by {jobs} processes, {took:.0f} s of theirs", flush=True)
+    jobs, took, left = min(16, os.cpu_count() or 1), 0.0, {kernel.expression for kernel in asked}
+    for done in ahead.compile_all(backend, asked, jobs):
+        log.begin(done.kernel.expression)
+        log.end(done.kernel.expression, {"error": done.error} if done.error else {"seconds": done.seconds})
+        took += done.seconds
+        left.remove(done.kernel.expression)
+        log.item("PyTorch", torch_loaded, backend)  # once, while others are compiled
+        if not log.left:
+            break
+    log.left_out += left
+    print(f"  {len(asked) - len(left)} kernels by {jobs} threads, {took:.0f} s of theirs", flush=True)
 
 
 def torch_loaded(backend: Backend) -> Record:

@@ -9,7 +9,7 @@ what is missing is recorded as such. Without ``--out`` it writes ``benchmarks/re
 
 Each part is a process of its own. It begins nothing new when its time is up, is killed ten seconds later, or when it
 has been silent for 40; after a crash, or one item that hung, another process goes on behind it. Every item is written
-as soon as it is measured, to one of at most seven files, beside ``log.txt``: whatever ends this command, what it had
+as soon as it is measured, to one of six files, beside ``log.txt``: whatever ends this command, what it had
 is there. The same command with the same folder goes on with what is missing or has failed. All parts together keep to
 ``--seconds``; what there was no time for is counted. Exit status 1 says that something failed, 2 that there is no GPU.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -77,7 +78,11 @@ def steps(backend: Any, log: Log) -> None:
 
 def waits(reason: str) -> Callable[[Any, Log], None]:
     """A part that isn't built yet."""
-    return lambda _, log: log.item("waits", lambda: {"missing": reason}) and None
+
+    def part(backend: Any, log: Log) -> None:
+        log.item("waits", dict, {"missing": reason})
+
+    return part
 
 
 DESCRIBE = Part(machine_on_gpu.describe, "machine", 5)
@@ -88,11 +93,11 @@ PARTS: dict[str, Part] = {
     "forms": Part(sequence_on_gpu.forms, "smoke", 25, {kernels.WATCHDOG: "4000000"}),
     "dtypes": Part(sequence_on_gpu.dtypes, "smoke", 35),
     "costs": Part(machine_on_gpu.costs, "costs", 40),
-    "tests": Part(machine_on_gpu.tests, "tests", 120),
+    "tests": Part(machine_on_gpu.tests, "tests", 120, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}),
     "bandwidth": Part(machine_on_gpu.bandwidth, "costs", 30),
-    "headline": Part(sequence_on_gpu.headline, "headline", 110),
-    "relaxed": Part(waits("the joint form's barrier is built in one way only"), "headline", 15),
-    "steps": Part(steps, "steps", 40),
+    "headline": Part(sequence_on_gpu.headline, "speed", 110),
+    "relaxed": Part(waits("the joint form's barrier is built in one way only"), "speed", 15),
+    "steps": Part(steps, "speed", 40),
     "soak": Part(sequence_on_gpu.soak, "soak", LAST),
 }
 SECOND: dict[str, Part] = {
@@ -116,9 +121,15 @@ def device(number: int) -> Any:
     return CupyBackend(number)
 
 
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, however that ends. On Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def play(name: str, part: Part, options: argparse.Namespace) -> int:
     """Measure a part's items into its file."""
-    machine_on_gpu.end_with_parent()
+    end_with_parent()
     try:
         backend = device(options.device)
     except BackendError as error:

@@ -600,7 +600,7 @@ def soak(backend: CudaBackend, log: Log) -> None:
     next command before others.
     """
     told = log.record["items"].get(log.key("problems"), {})
-    seed = told.get("seed", time.time_ns() % 2**32)
+    seed = told.get("seed", 1 if log.rehearse else time.time_ns() % 2**32)
     forms, worst, number = Counter(told.get("forms", {})), told.get("difference", 0.0), told.get("number", 0)
     again = log.failures("problem_")
     while log.left and not (log.rehearse and forms.total() >= 3):

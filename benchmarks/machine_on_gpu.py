@@ -57,21 +57,27 @@ def state() -> Record:
 
 
 def compile_kernels(backend: CudaBackend, log: Log) -> None:
-    """Fill the cache on disk, what is needed first in front; meanwhile load PyTorch, whose files are in memory then."""
+    """Fill the cache on disk, what is needed first in front; meanwhile load PyTorch, whose files are in memory then.
+
+    By every command, since it may find another disk than the one before; what a kernel took first stays in the record.
+    """
     every = needed.of_everything(backend.limits)
     every = [kernel for kernel in every if kernel.file == "embedding.cu"][:2] if log.rehearse else every
-    asked = [kernel for kernel in every if log.wants(kernel.expression)]
-    jobs, took, left = min(16, os.cpu_count() or 1), 0.0, {kernel.expression for kernel in asked}
-    for done in ahead.compile_all(backend, asked, jobs):
-        log.begin(done.kernel.expression)
-        log.end(done.kernel.expression, {"error": done.error} if done.error else {"seconds": done.seconds})
+    jobs, took, left = min(16, os.cpu_count() or 1), 0.0, [kernel.expression for kernel in every]
+    for done in ahead.compile_all(backend, every, jobs):
+        log.item(done.kernel.expression, outcome, done)
         took += done.seconds
         left.remove(done.kernel.expression)
         log.item("PyTorch", torch_loaded, backend)  # once, while others are compiled
         if not log.left:
             break
-    log.left_out += left
-    print(f"  {len(asked) - len(left)} kernels by {jobs} threads, {took:.0f} s of theirs", flush=True)
+    log.left_out = left
+    print(f"  {len(every) - len(left)} kernels by {jobs} threads, {took:.0f} s of theirs", flush=True)
+
+
+def outcome(done: ahead.Compiled) -> Record:
+    """Seconds, or what the compiler said."""
+    return {"error": done.error} if done.error else {"seconds": done.seconds}
 
 
 def torch_loaded(backend: Backend) -> Record:

@@ -11,7 +11,7 @@ Each part is a process of its own. It begins nothing new when its time is up, is
 has been silent for 40; after a crash, or one item that hung, another process goes on behind it. Every item is written
 as soon as it is measured, to one of six files, beside ``log.txt``: whatever ends this command, what it had
 is there. The same command with the same folder goes on with what is missing or has failed. All parts together keep to
-``--seconds``; what there was no time for is counted. Exit status 1 says that something failed, 2 that there is no GPU.
+``--seconds``; what there was no time for is counted. Exit status 1 says that something failed, 2 that no GPU is there.
 """
 
 from __future__ import annotations
@@ -62,12 +62,15 @@ class Part:
         How long it may take.
     environment : dict
         Variables that its process has besides.
+    always : bool
+        It is done before others even where its record lacks nothing.
     """
 
     work: Callable[[Any, Log], None]
     file: str
     seconds: float
     environment: dict[str, str] = field(default_factory=dict)
+    always: bool = False
 
 
 def steps(backend: Any, log: Log) -> None:
@@ -86,7 +89,7 @@ def waits(reason: str) -> Callable[[Any, Log], None]:
 
 
 DESCRIBE = Part(machine_on_gpu.describe, "machine", 5)
-COMPILE = Part(machine_on_gpu.compile_kernels, "machine", 60)
+COMPILE = Part(machine_on_gpu.compile_kernels, "machine", 60, always=True)
 PARTS: dict[str, Part] = {
     "describe": DESCRIBE,
     "compile": COMPILE,
@@ -138,6 +141,9 @@ def play(name: str, part: Part, options: argparse.Namespace) -> int:
     log = Log(
         options.out / f"{part.file}.json", name, backend, options.run, options.seconds, options.rounds, options.rehearse
     )
+    if (there := log.record.get("gpu", backend.describe())["device"]) != backend.describe()["device"]:
+        print(f"run_on_gpu: the record is of {there}, and this is {backend.describe()['device']}", flush=True)
+        return NO_GPU
     if "format" not in log.record:
         command = f"python {' '.join(PROGRAM)}{' --second' * options.second}{' --rehearse' * options.rehearse}"
         origin = records.provenance(command, machine_on_gpu.PACKAGES)
@@ -283,12 +289,13 @@ def run(options: argparse.Namespace) -> int:
     terminal.say(f"writing to {options.out}" + ", a rehearsal: times mean nothing" * options.rehearse)
     asked = {name: part for name, part in parts_of(options).items() if name in (options.only or parts_of(options))}
     deadline = now() + (1e6 if options.rehearse else options.seconds)
+    lacking = [name for name, part in asked.items() if lacks(options.out, name, part)]
     for place, (name, part) in enumerate(asked.items(), 1):
         last = place == len(asked)
         end, grace = deadline - 2 - LAST * (not last), 3.0 if last else GRACE
         if not (last or options.rehearse):
             end = min(end, now() + part.seconds + grace)
-        if end - grace < now() or not lacks(options.out, name, part):
+        if end - grace < now() or not lacking or not (part.always or name in lacking):
             continue
         terminal.say(f"== {name}" + ("" if options.rehearse else f", {end - grace - now():.0f} s"))
         if conduct(name, end, grace, options, terminal) == NO_GPU:

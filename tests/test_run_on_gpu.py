@@ -79,6 +79,11 @@ def late(backend, log):
     times(log, "late")
 
 
+def ahead(backend, log):
+    with (here / "ahead").open("a") as file:
+        file.write("done, ")
+
+
 passed = 0
 
 
@@ -92,6 +97,7 @@ def clock():
 
 run_on_gpu.PARTS = {{
     "fine": run_on_gpu.Part(lambda backend, log: times(log, "one", "two"), "shared", 50000),
+    "ahead": run_on_gpu.Part(ahead, "ahead", 50000, always=True),
     "hangs": run_on_gpu.Part(hangs, "hangs", 50000),
     "crashes": run_on_gpu.Part(crashes, "shared", 50000),
     "late": run_on_gpu.Part(late, "late", 50000),
@@ -123,6 +129,7 @@ class StandIn:
         return {name: item for record in records for name, item in record["items"].items()}
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_and_one_that_crashes_take_nothing_along_and_a_second_command_does_the_rest(tmp_path):
     stand_in = StandIn(tmp_path, impatient=True)
     run = stand_in.go()
@@ -160,6 +167,14 @@ def test_a_part_that_hangs_and_one_that_crashes_take_nothing_along_and_a_second_
     assert not any("error" in item for item in rest.values())
     assert {name for name in items if rest[name]["run"] != items[name]["run"]} == broken.keys()
     assert stand_in.go().stdout.count("==") == 0  # nothing is left to do
+    assert (tmp_path / "ahead").read_text() == "done, done, "
+
+    of_another = shared | {"gpu": {"device": "another"}, "parts": {}}
+    on_gpu.write(of_another, stand_in.out / "shared.json")
+    refused = stand_in.go()
+    assert refused.returncode == 2
+    assert "the record is of another, and this is" in refused.stdout
+    assert json.loads((stand_in.out / "shared.json").read_text()) == of_another
 
 
 @pytest.mark.slow

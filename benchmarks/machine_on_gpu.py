@@ -263,7 +263,19 @@ def tests(backend: CudaBackend, log: Log) -> None:
         log.item("pytest", lambda: {"missing": "pytest is not installed"})
         return
     # Warnings of other versions than those that CI has are no failures here.
-    options = ["-q", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider", "--no-header", "-r", "N", "--tb", "no"]
+    options = [
+        "-q",
+        "-m",
+        "gpu",
+        "-W",
+        "default",
+        "-p",
+        "no:cacheprovider",
+        "--no-header",
+        "--no-summary",
+        "--tb",
+        "short",
+    ]
     if log.rehearse:
         options += ["-k", "norm_alone or depends_on_seed"]
     files = files_of_tests()[: 1 if log.rehearse else None]
@@ -296,9 +308,10 @@ class Tests:
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
             text = str(report.longreprtext).splitlines()
-            self.result = {"error": next((x for x in text if x.startswith("E ")), text[-1:])[:300], "text": text[-40:]}
-        elif report.skipped and not self.result:
-            self.result = {"skipped": str(report.longrepr[-1])[:200]}
+            error = next((line for line in text if line.startswith("E ")), "".join(text[-1:]))
+            self.result = {"error": error[:300], "text": text[-40:]}
+        elif report.skipped:
+            self.result |= {"skipped": report.longreprtext[-200:]}
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         self.log.end(nodeid, self.result)

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -364,82 +365,76 @@ def point(backend: CudaBackend, log: Log, case: Case) -> Record:
         pays = onchip.pays(backend.limits, direction, case.batch, case.hidden, case.dtype)
         found[direction] = layout if isinstance(layout, str) else ("" if pays else "not taken: ") + layout.describe()
     sides: dict[str, Callable[[], object]] = {"ours": ours.step, "ours_forward": ours.forward}
-    if torch is None:
-        found["alone"] = lacking
-    for dtype in (SIXTEEN if case.dtype in SIXTEEN else (case.dtype,)) if torch is not None else ():
-        theirs = Torch(ours, torch, device, dtype)
-        if dtype == case.dtype:
-            found["difference"] = disagreement(backend, ours.step(), theirs.results(), case)
-        sides |= {f"torch_{dtype}": theirs.step, f"torch_{dtype}_forward": theirs.forward}
-        if dtype == "float32":
-            sides |= {
-                f"torch_tf32{end}": theirs.in_tf32(work)
-                for end, work in (("", theirs.step), ("_forward", theirs.forward))
-            }
     if case.dtype == "float32":
         rounding = copy.copy(backend)
         rounding.tf32 = True
         rounded = Ours(rounding, case)
         sides |= {"ours_tf32": rounded.step, "ours_tf32_forward": rounded.forward}
+    peers: tuple[str, ...] = SIXTEEN if case.dtype in SIXTEEN else (case.dtype,)
+    if torch is None:
+        found["alone"], peers = lacking, ()
+    for dtype in peers:
+        theirs = Torch(ours, torch, device, dtype)
+        try:
+            theirs.step()
+        except RuntimeError as error:  # what PyTorch has no LSTM for
+            found[f"torch_{dtype}"] = str(error)
+            continue
+        if dtype == case.dtype:
+            found["difference"] = disagreement(backend, ours.step(), theirs.results(), case)
+        for end, work in (("", theirs.step), ("_forward", theirs.forward)):
+            sides[f"torch_{dtype}{end}"] = work
+            if dtype == "float32":
+                sides[f"torch_tf32{end}"] = theirs.in_tf32(work)
     layers, expected = layer_sides(backend, case)
     times, medians = log.alternate(sides | layers)
     said = [f"{medians['ours_forward'] * 1e3:.3f} / {medians['ours'] * 1e3:.3f} ms"]
-    for kind, names in (("", SIXTEEN if case.dtype in SIXTEEN else (case.dtype,)), ("_tf32", ("tf32",))):
-        best = {}
+    for kind, names in (("", peers), ("_tf32", ("tf32",))):
+        told = []
         for end in ("_forward", ""):
-            theirs_of = {n: medians[f"torch_{n}{end}"] for n in names if f"torch_{n}{end}" in medians}
-            if theirs_of:
-                best[end] = min(theirs_of.values())
-                found[f"ratio{kind}{end}"] = best[end] / medians[f"ours{kind}{end}"]
-        if best:
-            ratios = " / ".join(f"{found[f'ratio{kind}{end}']:.2f}" for end in best)
-            said.append(
-                f"PyTorch{kind.replace('_', ' ')} " + " / ".join(f"{time * 1e3:.3f}" for time in best.values())
-                + f", times as fast: {ratios}"
-            )  # fmt: skip
-    return found | times | expected | {"said": "; ".join(said)}
+            if best := min((medians[side] for n in names if (side := f"torch_{n}{end}") in medians), default=None):
+                ratio = found[f"ratio{kind}{end}"] = best / medians[f"ours{kind}{end}"]
+                told.append(f"{ratio:.2f} of {best * 1e3:.3f}")
+        said += [f"PyTorch{kind} {' / '.join(told)}"] * bool(told)
+    return found | times | expected | {"said": ", ".join(said)}
 
 
 def steps_alone(backend: CudaBackend, log: Log, case: Case) -> Record:
     """Microseconds a step of the recurrence by itself, beside what the model expects.
 
     From the difference between T steps and half as many: what a launch costs, with all around it, drops out, and is
-    told, too. z is copied each time.
+    told, too.
     """
-    dtype, half = case.dtype, case.steps // 2
-    weight = Ours(backend, replace(case, steps=1)).lstm.params["weight_hh_l0"]
-    weight = backend.asarray(weight, dtype)
-    sides: dict[str, Callable[[], object]] = {}
-    for steps in (case.steps, half):
-        shape, xp = (steps, case.batch, case.hidden), backend.xp
-        z, dh = (backend.asarray(xp.full((*shape[:2], n * case.hidden), 0.25), dtype) for n in (4, 1))
-
-        def forward(z: Array = z) -> Any:
-            return sequence_cuda.forward(backend, backend.xp.asarray(z, copy=True), weight, None, None)
-
-        def both(forward: Callable[[], Any] = forward, dh: Array = dh) -> object:
-            return sequence_cuda.backward(backend, forward(), dh, None, None)
-
-        sides |= {f"forward {steps}": forward, f"both {steps}": both}
+    lengths = case.steps, case.steps // 2
+    weight = backend.asarray(Ours(backend, replace(case, steps=1)).lstm.params["weight_hh_l0"], case.dtype)
+    sides: dict[str, Callable[[], Any]] = {}
+    for steps in lengths:
+        wide = backend.xp.full((steps, case.batch, 4 * case.hidden), 0.25)
+        z, dh = backend.asarray(wide, case.dtype), backend.asarray(wide[..., : case.hidden], case.dtype)
+        copied = partial(backend.xp.array, z, copy=True)
+        forward = partial(_forward_of, backend, copied, weight)
+        sides |= {f"copy {steps}": copied, f"forward {steps}": forward}
+        sides[f"backward {steps}"] = partial(_backward_of, backend, forward, backend.xp.ascontiguousarray(dh))
     times, medians = log.alternate(sides)
     found: Record = {**asdict(case), **times}
     said = []
-    for direction in onchip.DIRECTIONS:
-        whole, part = (
-            medians[f"forward {n}"] if direction == "forward" else medians[f"both {n}"] - medians[f"forward {n}"]
-            for n in (case.steps, half)
-        )
-        step = (whole - part) / (case.steps - half)
-        layout = onchip.choose(backend.limits, direction, case.batch, case.hidden, dtype)
+    for direction, before in (("forward", "copy"), ("backward", "forward")):
+        whole, part = (medians[f"{direction} {n}"] - medians[f"{before} {n}"] for n in lengths)
+        step = (whole - part) / (lengths[0] - lengths[1])
+        layout = onchip.choose(backend.limits, direction, case.batch, case.hidden, case.dtype)
         expected = float("nan") if isinstance(layout, str) else layout.microseconds
-        found[direction] = {
-            "us_a_step": step * 1e6,
-            "expected_us_a_step": expected,
-            "us_around": (whole - case.steps * step) * 1e6,
-            "layout": layout if isinstance(layout, str) else layout.describe(),
-        }
-        said.append(f"{direction} {step * 1e6:.2f} us a step, {expected:.2f} expected")
+        around = (whole - case.steps * step) * 1e6
+        found[direction] = {"us_a_step": step * 1e6, "expected_us_a_step": expected, "us_around": around}
+        said.append(f"{direction} {step * 1e6:.2f} us a step, {expected:.2f} expected, {around:.0f} around")
     return found | {"said": "; ".join(said)}
+
+
+def _forward_of(backend: CudaBackend, copied: Callable[[], Array], weight: Array) -> Any:
+    return sequence_cuda.forward(backend, copied(), weight, None, None)
+
+
+def _backward_of(backend: CudaBackend, forward: Callable[[], Any], dh: Array) -> object:
+    return sequence_cuda.backward(backend, forward(), dh, None, None)
 
 
 def kernels_of_torch(backend: CudaBackend, case: Case) -> Record:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90, clust
 STAND_IN = """
 import os, pathlib, sys, time
 sys.path.append({root!r})
-from benchmarks import run_on_gpu
+from benchmarks import machine_on_gpu, run_on_gpu
 from gpu_lstm.backend import NumpyBackend
 
 here = pathlib.Path(__file__).parent
@@ -74,6 +75,12 @@ def crashes(backend, log):
     log.item("fails", lambda: 1 / 0 if not (here / "mended").exists() else {{"seconds": 1.0}})
 
 
+def tests(backend, log):
+    os.environ["MENDED"] = str(here / "mended")
+    machine_on_gpu.files_of_tests = lambda: [str(here / "test_stand_in.py")]
+    machine_on_gpu.tests(backend, log)
+
+
 def late(backend, log):
     log.end_of_time = 0.0 if not (here / "mended").exists() else log.end_of_time
     times(log, "late")
@@ -100,6 +107,7 @@ run_on_gpu.PARTS = {{
     "ahead": run_on_gpu.Part(ahead, "ahead", 50000, always=True),
     "hangs": run_on_gpu.Part(hangs, "hangs", 50000),
     "crashes": run_on_gpu.Part(crashes, "shared", 50000),
+    "tests": run_on_gpu.Part(tests, "tests", 50000),
     "late": run_on_gpu.Part(late, "late", 50000),
     "last": run_on_gpu.Part(lambda backend, log: times(log, "last"), "last", 60),
 }}
@@ -111,6 +119,19 @@ if __name__ == "__main__":
 """
 
 
+TESTS = """
+import os, pathlib, pytest
+
+mended = pathlib.Path(os.environ["MENDED"]).exists()
+pytestmark = pytest.mark.gpu
+
+def test_passes(): pass
+def test_crashes(): mended or os._exit(9)
+def test_fails(): assert mended, "not mended"
+def test_skips(): pytest.skip("no need")
+"""
+
+
 class StandIn:
     """The command with those parts in a folder."""
 
@@ -118,15 +139,16 @@ class StandIn:
         self.folder, self.out = folder, folder / "out"
         self.program = folder / "stand_in.py"
         self.program.write_text(STAND_IN.format(root=str(ROOT), impatient=impatient))
+        (folder / "test_stand_in.py").write_text(TESTS)
         self.command = [sys.executable, str(self.program), "--out", str(self.out), "--seconds", "1000000"]
 
     def go(self):
         return subprocess.run(self.command, capture_output=True, text=True, timeout=300)
 
     def items(self):
-        """All there are, by name; what each file holds is JSON at any time."""
+        """All there are, by part and name; what each file holds is JSON at any time."""
         records = [json.loads(path.read_text()) for path in self.out.glob("*.json")]
-        return {name: item for record in records for name, item in record["items"].items()}
+        return {re.sub("/.*::", "/", name): item for record in records for name, item in record["items"].items()}
 
 
 @pytest.mark.slow
@@ -138,9 +160,14 @@ def test_a_part_that_hangs_and_one_that_crashes_take_nothing_along_and_a_second_
     assert items.keys() == {
         "fine/one", "fine/two", "hangs/before", "hangs/hangs", "hangs/after",
         "crashes/before", "crashes/crashes", "crashes/after", "crashes/fails", "last/last",
+        "tests/test_passes", "tests/test_crashes", "tests/test_fails", "tests/test_skips",
     }  # fmt: skip
     broken = {name: item["error"] for name, item in items.items() if "error" in item}
-    assert broken.keys() == {"hangs/hangs", "crashes/crashes", "crashes/fails"}
+    assert broken.keys() == {
+        "hangs/hangs", "crashes/crashes", "crashes/fails", "tests/test_crashes", "tests/test_fails",
+    }  # fmt: skip
+    assert broken["tests/test_fails"].startswith("E   AssertionError: not mended")
+    assert "no need" in items["tests/test_skips"]["skipped"]
     assert broken["hangs/hangs"].startswith("begun, and never ended: its process was killed after")
     assert broken["crashes/crashes"] == "begun, and never ended: its process was ended with status 9"
     assert broken["crashes/fails"] == "ZeroDivisionError: division by zero"
@@ -199,7 +226,7 @@ def test_a_command_that_is_killed_leaves_what_it_had_and_no_process(tmp_path, en
     stand_in.program.write_text(STAND_IN.format(root=str(ROOT), impatient=False).replace("stuck)", "dict)"))
     assert stand_in.go().returncode == 0
     rest = stand_in.items()
-    assert len(rest) == 11
+    assert len(rest) == 15
     assert all(rest[name] == items[name] for name in items.keys() - {"hangs/hangs"})
 
 

@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.on_gpu import Log, Record, torch_here
-from gpu_lstm.backend import Array, Backend, NumpyBackend, ahead
+from gpu_lstm.backend import Array, Backend, CupyBackend, NumpyBackend, ahead, kernels
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.bench.grid import STANDARD
 from gpu_lstm.checks import TOLERANCE as OF_THE_ORACLE
@@ -406,15 +405,11 @@ def steps_alone(backend: CudaBackend, log: Log, case: Case) -> Record:
     told, too.
     """
     lengths = case.steps, case.steps // 2
-    weight = backend.asarray(Ours(backend, replace(case, steps=1)).lstm.params["weight_hh_l0"], case.dtype)
-    sides: dict[str, Callable[[], Any]] = {}
-    for steps in lengths:
-        wide = backend.xp.full((steps, case.batch, 4 * case.hidden), 0.25)
-        z, dh = backend.asarray(wide, case.dtype), backend.asarray(wide[..., : case.hidden], case.dtype)
-        copied = partial(backend.xp.array, z, copy=True)
-        forward = partial(_forward_of, backend, copied, weight)
-        sides |= {f"copy {steps}": copied, f"forward {steps}": forward}
-        sides[f"backward {steps}"] = partial(_backward_of, backend, forward, backend.xp.ascontiguousarray(dh))
+    sides = {
+        f"{name} {steps}": work
+        for steps in lengths
+        for name, work in alone(backend, replace(case, steps=steps)).items()
+    }
     times, medians = log.alternate(sides)
     found: Record = {**asdict(case), **times}
     said = []
@@ -429,12 +424,24 @@ def steps_alone(backend: CudaBackend, log: Log, case: Case) -> Record:
     return found | {"said": "; ".join(said)}
 
 
-def _forward_of(backend: CudaBackend, copied: Callable[[], Array], weight: Array) -> Any:
-    return sequence_cuda.forward(backend, copied(), weight, None, None)
+def alone(backend: CudaBackend, case: Case) -> dict[str, Callable[[], Any]]:
+    """A recurrence by itself: a copy of z, forward after it, backward after both."""
+    weight = backend.asarray(Ours(backend, replace(case, steps=1)).lstm.params["weight_hh_l0"], case.dtype)
+    z, dh = (
+        backend.asarray(backend.xp.full((case.steps, case.batch, width), 0.25), case.dtype)
+        for width in (4 * case.hidden, case.hidden)
+    )
 
+    def copied() -> Array:
+        return backend.xp.array(z, copy=True)
 
-def _backward_of(backend: CudaBackend, forward: Callable[[], Any], dh: Array) -> object:
-    return sequence_cuda.backward(backend, forward(), dh, None, None)
+    def forward() -> Any:
+        return sequence_cuda.forward(backend, copied(), weight, None, None)
+
+    def backward() -> Any:
+        return sequence_cuda.backward(backend, forward(), dh, None, None)
+
+    return {"copy": copied, "forward": forward, "backward": backward}
 
 
 def kernels_of_torch(backend: CudaBackend, case: Case) -> Record:
@@ -542,6 +549,39 @@ def stack_difference(
     if not worst < layers * SOAK_TOLERANCE[dtype]:
         raise RuntimeError(f"{layers} layers at once differ by {worst:.1e} at T, B, H = {shape}, {dtype}")
     return worst
+
+
+def relaxed(backend: CudaBackend, log: Log) -> None:
+    """The joint form's barrier of a cluster, relaxed and released: microseconds a step of forward and backward."""
+    for case in [Case(4, 2, 20, 20)] if log.rehearse else [PUBLISHED, Case(256, 64, 512, 512, "float16")]:
+        log.item(f"barrier at {case}", relaxed_and_released, backend, log, case)
+
+
+def relaxed_and_released(backend: CudaBackend, log: Log, case: Case) -> Record:
+    """One of them.
+
+    Raises
+    ------
+    RuntimeError
+        The two differ in a bit.
+    """
+    if not (variable := getattr(kernels, "RELEASED", "")):
+        return {"missing": "the barrier is built in one way only"}
+    another = CupyBackend(int(backend.name.split(":")[1]))  # with kernels of its own
+    sides = {name: alone(side, case)["backward"] for name, side in (("relaxed", backend), ("released", another))}
+    with only("joint"):
+        layout = onchip.choose(backend.limits, "backward", case.batch, case.hidden, case.dtype)
+        os.environ[variable] = "1"  # while it is compiled
+        try:
+            expected = backend.to_numpy(sides["released"]()[0])
+        finally:
+            del os.environ[variable]
+        if expected.tobytes() != backend.to_numpy(sides["relaxed"]()[0]).tobytes():
+            raise RuntimeError(f"dz at {case} has other bits where the barrier is released")
+        times, medians = log.alternate(sides)
+    saved = (medians["released"] - medians["relaxed"]) / case.steps * 1e6
+    told = layout if isinstance(layout, str) else layout.describe()
+    return {**asdict(case), "layout": told, **times, "saved_us_a_step": saved, "said": f"{saved:.3f} us a step saved"}
 
 
 BESIDE = [

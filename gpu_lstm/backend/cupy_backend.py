@@ -20,7 +20,7 @@ from gpu_lstm.backend.base import Array
 from gpu_lstm.backend.cuda import CudaBackend, Device
 from gpu_lstm.backend.exchange import CUDA, CUDA_MANAGED, adopt, foreign
 from gpu_lstm.backend.graph import Graph, Result
-from gpu_lstm.backend.kernels import Kernel, Launch, options, packed
+from gpu_lstm.backend.kernels import Kernel, Launch, options, passed
 from gpu_lstm.errors import BackendError
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
@@ -302,9 +302,8 @@ class CupyBackend(CudaBackend):
                 most = self.limits.shared_bytes - function.shared_size_bytes
                 function.max_dynamic_shared_size_bytes = most
                 allowed = most
-            asked = math.prod(grid), math.prod(block), shared_bytes
-            if kernel.cooperative and asked not in fitting:
-                self._require_resident(kernel, function, *asked)
+            if kernel.cooperative and (asked := (*grid, *block, shared_bytes)) not in fitting:
+                self._require_resident(kernel, function, math.prod(grid), math.prod(block), shared_bytes)
                 fitting.add(asked)
             if kernel.cooperative and kernel.cluster > 1:
                 stream = self.xp.cuda.get_current_stream().ptr
@@ -431,7 +430,7 @@ def _argument(value: Any) -> Any:
     """As CuPy takes it, which has no other form of a null pointer or of a struct."""
     if value is None:
         return _NULL
-    return packed(value) if isinstance(value, tuple) else value
+    return passed(value) if isinstance(value, tuple) else value
 
 
 def _load(device: int) -> tuple[Any, Any]:
@@ -482,8 +481,8 @@ def _form(matrix: Array, cublas: Any) -> tuple[int, int] | None:
     """Elements from row to row and cuBLAS's operation, for a matrix in rows or in columns; None where it has gaps."""
     if matrix.ndim != 2:
         return None
-    item, (rows, columns) = matrix.itemsize, matrix.shape
-    row, column = (stride // item for stride in matrix.strides)
+    item, (rows, columns), (row, column) = matrix.itemsize, matrix.shape, matrix.strides
+    row, column = row // item, column // item
     if (column == 1 or columns == 1) and (rows == 1 or row >= columns):
         return (row if rows > 1 else columns), cublas.CUBLAS_OP_N
     if (row == 1 or rows == 1) and (columns == 1 or column >= rows):

@@ -10,7 +10,7 @@ import functools
 import importlib.resources
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -22,6 +22,23 @@ from gpu_lstm.errors import BackendError, InputError
 
 Struct: TypeAlias = tuple[Any, ...]
 """Arrays, NumPy scalars, None for a null pointer, and structs: a struct of C++ that has them in this order."""
+
+
+class Several(tuple[Struct, ...]):
+    """Structs of one kind, and null ones behind them until they are `count`.
+
+    Packing takes Python longer than a launch, so the null ones are packed once.
+    """
+
+    given: int
+    kind: Any
+
+    def __new__(cls, structs: Sequence[Struct], count: int) -> Several:
+        """Of at least one."""
+        kind = _type(structs[0])
+        several = super().__new__(cls, (*structs, *[_null(kind)] * (count - len(structs))))
+        several.given, several.kind = len(structs), kind
+        return several
 
 
 class Launch(Protocol):
@@ -286,17 +303,14 @@ def neighbours(dtype: str) -> int:
     return 16 // {"float32": 4, "float64": 8}.get(dtype, 2)
 
 
-def packed(struct: Struct) -> np.ndarray:
-    """A struct as a kernel takes it by value: an array of no dimensions, with the gaps that C++ leaves."""
-    return passed(struct)
-
-
 def passed(argument: Any) -> np.ndarray:
-    """An argument by value: arrays are addresses."""
+    """An argument as a kernel takes it by value, with the gaps that C++ leaves in a struct; arrays are addresses."""
     return np.array(_value(argument), dtype=_layout(_type(argument)))
 
 
 def _value(member: Any) -> Any:
+    if isinstance(member, Several):
+        return (*map(_value, member[: member.given]), *[_zero(member.kind)] * (len(member) - member.given))
     if isinstance(member, tuple):
         return tuple(map(_value, member))
     if isinstance(member, np.generic):
@@ -305,9 +319,25 @@ def _value(member: Any) -> Any:
 
 
 def _type(member: Any) -> Any:
+    if isinstance(member, Several):
+        return (member.kind,) * len(member)
     if isinstance(member, tuple):
         return tuple(map(_type, member))
     return type(member) if isinstance(member, np.generic) else np.uint64
+
+
+@functools.cache
+def _null(kind: Any) -> Any:
+    """Null pointers and zeros."""
+    if isinstance(kind, tuple):
+        return tuple(map(_null, kind))
+    return None if kind is np.uint64 else kind(0)
+
+
+@functools.cache
+def _zero(kind: Any) -> Any:
+    """The value of `_null`."""
+    return _value(_null(kind))
 
 
 @functools.cache  # making a dtype takes longer than a launch

@@ -401,15 +401,14 @@ def _most(dtype: Any) -> Any:
 def _launch(
     backend: Backend, layout: onchip.Layout, runs: list[Struct], flags: tuple[Any, ...], batch: int, hidden: int
 ) -> None:
-    """Launch with what each recurrence takes; those that a launch could have besides are all null."""
-    runs = runs + [_none(runs[0])] * (onchip.MOST_RUNS - len(runs))
+    """Launch with what each recurrence takes; those that a launch could have besides are null."""
     watched = layout.form != "block" and kernels.watchdog() > 0
     gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
     sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch, layout.buffers
     backend.kernel(layout.kernel)(
         (layout.blocks,),
         (kernels.sequence_threads(layout.dtype, layout.cells),),
-        (tuple(runs), gave_up, *flags, tuple(map(np.uint32, sizes))),
+        (kernels.Several(runs, onchip.MOST_RUNS), gave_up, *flags, tuple(map(np.uint32, sizes))),
         layout.shared_bytes,
     )
     if gave_up is not None and backend.to_numpy(gave_up).any():
@@ -417,10 +416,3 @@ def _launch(
             f"CUDA kernel {layout.kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
             f"{kernels.watchdog()} looks ({layout.describe()})"
         )
-
-
-def _none(field: Any) -> Any:
-    """The same with null pointers and zeros."""
-    if isinstance(field, tuple):
-        return tuple(map(_none, field))
-    return type(field)(0) if isinstance(field, np.generic) else None

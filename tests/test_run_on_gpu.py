@@ -341,9 +341,10 @@ def test_the_same_case_in_pytorch_has_the_same_results(torch, case):
     assert set(theirs) == {"y", "dx", *ours.lstm.params}
     assert sequence_on_gpu.disagreement(NUMPY, ours.step(), theirs, case) < 1e-5
     for name in theirs:
-        wrong = ours.step() | {name: -ours.step()[name]}
-        with pytest.raises(RuntimeError, match="differ by"):
-            sequence_on_gpu.disagreement(NUMPY, wrong, theirs, case)
+        for factor in (-1, np.nan):
+            wrong = ours.step() | {name: factor * ours.step()[name]}
+            with pytest.raises(RuntimeError, match=f"^{name} at T=.* differs by .*; expected less than 1e-03"):
+                sequence_on_gpu.disagreement(NUMPY, wrong, theirs, case)
 
 
 @pytest.mark.parametrize("dtype", sequence_on_gpu.SIXTEEN)

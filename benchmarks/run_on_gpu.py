@@ -160,7 +160,13 @@ class Terminal:
     """What parts print, on the terminal as far as there is room, and in a file, once its folder is there."""
 
     def __init__(self, path: Path):
-        self.path, self.room = path, PRINTED
+        self.path, self.room, self.kept = path, PRINTED, 0
+
+    def title(self, line: str) -> None:
+        """Tell what comes now, which may take half of the room that is left."""
+        self.kept = 0
+        self.say(line)
+        self.kept = self.room // 2
 
     def say(self, line: str) -> None:
         """Tell a line."""
@@ -168,8 +174,8 @@ class Terminal:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
         line = line[:300]
-        self.room -= len(line) + 1
-        if self.room > 0:
+        if self.room - len(line) > self.kept:
+            self.room -= len(line) + 1
             print(line, flush=True)
 
     def forward(self, process: subprocess.Popen[str]) -> None:
@@ -297,11 +303,11 @@ def run(options: argparse.Namespace) -> int:
             end = min(end, now() + part.seconds + grace)
         if end - grace < now() or not lacking or not (part.always or name in lacking):
             continue
-        terminal.say(f"== {name}" + ("" if options.rehearse else f", {end - grace - now():.0f} s"))
+        terminal.title(f"== {name}" + ("" if options.rehearse else f", {end - grace - now():.0f} s"))
         if conduct(name, end, grace, options, terminal) == NO_GPU:
             return NO_GPU
     lines, failures = summary(asked, options.out)
-    terminal.room = PRINTED
+    terminal.room, terminal.kept = PRINTED, 0
     for line in [*lines, f"written: {options.out}"]:
         terminal.say(line)
     return int(failures > 0)

@@ -268,10 +268,14 @@ def test_the_parts_are_nine_minutes_in_eight_files(parts):
 
 def test_what_is_printed_ends_before_the_terminal_does(tmp_path, capsys):
     terminal = run_on_gpu.Terminal(tmp_path / "log.txt")
-    for _ in range(100):
-        terminal.say("x" * 1000)
-    assert len(capsys.readouterr().out) <= run_on_gpu.PRINTED
-    assert (tmp_path / "log.txt").stat().st_size == 100 * 1001
+    for part in ("one", "two"):
+        terminal.title(part)
+        for _ in range(100):
+            terminal.say("x" * 1000)
+    said = capsys.readouterr().out
+    assert len(said) <= run_on_gpu.PRINTED
+    assert said.index("two") <= run_on_gpu.PRINTED / 2
+    assert (tmp_path / "log.txt").stat().st_size == 8 + 200 * 1001
 
 
 # -- every part -------------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ Runs from a bare checkout, without a network: it needs CuPy, for the tests pytes
 what is missing is recorded as such. Without ``--out`` it writes ``benchmarks/results/gpu_DATE``, and says so.
 
 Each part is a process of its own. It begins nothing new when its time is up, is killed ten seconds later, or when it
-has been silent for 40; after a crash, or one item that hung, another process goes on behind it. Every item is written
-as soon as it is measured, to one of six files, beside ``log.txt``: whatever ends this command, what it had
-is there. The same command with the same folder goes on with what is missing or has failed. All parts together keep to
+has been silent for 20 to 40; after a crash, or one item that hung, another process goes on behind it. Every item is
+written as soon as it is measured, to one of six files, beside ``log.txt``: whatever ends this command, what it had is
+there. The same command with the same folder goes on with what is missing or has failed. All parts together keep to
 ``--seconds``; what there was no time for is counted. Exit status 1 says that something failed, 2 that no GPU is there.
 """
 
@@ -40,7 +40,7 @@ from gpu_lstm.errors import BackendError
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = ["-m", "benchmarks.run_on_gpu"]
 GRACE, SILENCE, LAST = 10.0, 40.0, 60.0
-"""Seconds: between the end of a part's time and its death; until an item counts as hung; at least left for the last."""
+"""Seconds: from the end of a part's time to its death; until an item counts as hung, or half; for the last part."""
 NO_GPU = 2
 """Exit status."""
 PRINTED = 9000
@@ -230,8 +230,9 @@ def conduct(name: str, end: float, grace: float, options: argparse.Namespace, te
 
     From `grace` before `end` they begin nothing new; then they are killed.
     """
-    path, begun, tried = options.out / f"{parts_of(options)[name].file}.json", now(), -1
-    silence = 10 * SILENCE if options.rehearse else SILENCE
+    part = parts_of(options)[name]
+    path, begun, tried = options.out / f"{part.file}.json", now(), -1
+    silence = 10 * SILENCE if options.rehearse else min(SILENCE, max(SILENCE / 2, part.seconds / 2))
     while True:
         with running(name, max(0.1, end - grace - now()), options, terminal) as process:
             ended = watch(process, path, end, silence)

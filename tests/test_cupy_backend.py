@@ -472,7 +472,7 @@ def test_a_driver_is_asked_once_more_with_clusters_alone(cupy, driver):
     assert "no clusters at once" not in CupyBackend().describe()
 
 
-def test_without_cuda_bindings_or_clusters_the_plan_says_so(cupy, driver, monkeypatch):
+def test_without_cuda_bindings_or_clusters_the_plan_says_so(cupy, driver, monkeypatch, capsys):
     for status, missing, count in ((1, False, 2), (0, False, 0), (0, True, 2)):
         driver.status, driver.clusters = status, count
         if missing:
@@ -485,6 +485,8 @@ def test_without_cuda_bindings_or_clusters_the_plan_says_so(cupy, driver, monkey
         assert why.startswith("no cuda.bindings (pip" if missing else refused)
         assert backend.limits.counted == (None if status or missing else 0)
         assert "clusters at once" not in backend.describe()
+        cli.main(["info"])
+        assert f"\n  no clusters at once: {why}\n" in capsys.readouterr().out
         said = LSTM(4, 768, backend=backend).plan.why()
         assert "no grid of clusters: cuda.bindings launches it, which can't here (pip install cuda-bindings, of" in said
 

@@ -7,7 +7,6 @@ import ctypes
 import dataclasses
 import math
 import os
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -95,12 +94,6 @@ def _succeed(what: str, status: int) -> None:
         raise BackendError(f"{what} failed with status {status} while a step was recorded as a graph")
 
 
-class OfThread(threading.local):
-    """What each thread has of its own: the cuBLAS handle in use, where it isn't CuPy's."""
-
-    handle: int | None = None
-
-
 class CupyBackend(CudaBackend):
     """Arrays are ``cupy.ndarray`` on one device.
 
@@ -137,7 +130,6 @@ class CupyBackend(CudaBackend):
         self._count_clusters()
         self._cublas, self._kinds = self._load_cublas()
         self._side: Side | None = None
-        self._thread = OfThread()
         self.why = f"{self.name} ({self.describe()['device']})"
 
     @property
@@ -191,7 +183,7 @@ class CupyBackend(CudaBackend):
         compute, (zero, one) = self._compute(a, out)
         # cuBLAS counts in columns: it computes out^T = b^T a^T.
         cublas.gemmEx(
-            self._thread.handle or self.xp.cuda.device.get_cublas_handle(),
+            self._own.handle or self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
             one, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step,
             one if add else zero, out.data.ptr, out_kind, columns,
@@ -210,7 +202,7 @@ class CupyBackend(CudaBackend):
         (kind, _), (out_kind, _) = self._kinds[a.dtype], self._kinds[out.dtype]
         compute, (zero, one) = self._compute(a, out)
         cublas.gemmStridedBatchedEx(
-            self._thread.handle or self.xp.cuda.device.get_cublas_handle(),
+            self._own.handle or self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
             one, b.data.ptr, kind, b_row, b_step, a.data.ptr, kind, a_row, a_step,
             one if add else zero, out.data.ptr, out_kind, out_row, out_step,
@@ -375,13 +367,13 @@ class CupyBackend(CudaBackend):
             side = self._side = self._side or Side(self.xp, self._cublas)
             side.stream.wait_event(main.record(side.event()))
             result = work()  # launched first: it takes the multiprocessors that it needs, the jobs get the others
-            self._thread.handle = side.handle
+            self._own.handle = side.handle
             try:
                 with side.stream:
                     for job in jobs:
                         job()
             finally:
-                self._thread.handle = None
+                self._own.handle = None
                 main.wait_event(side.stream.record(side.event()))
         return result
 

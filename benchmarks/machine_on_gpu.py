@@ -1,4 +1,4 @@
-"""What a device is, kernels compiled ahead, costs of waiting, bandwidth, and the tests: parts of `run_on_gpu`."""
+"""What a device is, kernels compiled ahead, costs of waiting, bandwidth: parts of `benchmarks.run_on_gpu`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,6 @@ from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.bench.peers import installed
 from gpu_lstm.recurrence import needed, onchip
 
-ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("step", "recurrence", "sequence", "options", "stack")
-"""Of ``tests/test_cuda_*.py``, those that run; and ``tests/test_cupy_graph.py``."""
 PACKAGES = ("numpy", "cupy-cuda12x", "cupy-cuda13x", "cuda-bindings", "ml_dtypes", "torch", "pytest")
 PUBLISHED_BARRIER = {"block": onchip.BARRIER, "cluster": 0.2, "grid": 1.7}
 """Microseconds. The kernels do without those of clusters, published as under 0.2, and of the grid, 1.2 to 2.2."""
@@ -244,106 +239,3 @@ def gate_launches(backend: Backend, dtype: str, cells: int, steps: int) -> dict[
             kernels.gates_backward(dtype, width, False), [(z, c, dy, dh, dc, None, *s, *sizes) for s in slots]
         ),
     }
-
-
-# -- tests ------------------------------------------------------------------------------------------------------------
-
-
-def files_of_tests() -> list[str]:
-    """Those of the kernels and of graphs."""
-    return [str(ROOT / "tests" / f"test_{name}.py") for name in (*(f"cuda_{each}" for each in TESTS), "cupy_graph")]
-
-
-def tests(backend: CudaBackend, log: Log) -> None:
-    """``pytest -m gpu``: each test is an item."""
-    del backend
-    try:
-        import pytest
-    except ImportError:
-        log.item("pytest", lambda: {"missing": "pytest is not installed"})
-        return
-    # Warnings of other versions than those that CI has are no failures here.
-    options = [
-        "-q",
-        "-m",
-        "gpu",
-        "-W",
-        "default",
-        "-p",
-        "no:cacheprovider",
-        "--no-header",
-        "--no-summary",
-        "--tb",
-        "short",
-    ]
-    if log.rehearse:
-        options += ["-k", "norm_alone or depends_on_seed"]
-    files = files_of_tests()[: 1 if log.rehearse else None]
-    ended = pytest.main([*options, "--rootdir", str(ROOT), *files], [Tests(log)])
-    passed = sum("skipped" not in item for item in log.results())
-    print(f"  {passed} tests have passed, {len(log.left_out)} are left", flush=True)
-    if ended not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED):
-        raise SystemExit(f"pytest ended with {ended!r}")
-
-
-class Tests:
-    """A plugin of pytest that tells a log of each test."""
-
-    def __init__(self, log: Log):
-        self.log, self.session = log, None
-        self.result: Record = {}
-
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Leave out those that have a result."""
-        items[:] = [item for item in items if self.log.wants(item.nodeid)]
-        self.names = [item.nodeid for item in items]
-
-    def pytest_sessionstart(self, session: Any) -> None:
-        self.session = session
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self.log.begin(nodeid)
-        self.result = {}
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.failed:
-            text = str(report.longreprtext).splitlines()
-            error = next((line for line in text if line.startswith("E ")), "".join(text[-1:]))
-            self.result = {"error": error[:300], "text": text[-40:]}
-        elif report.skipped:
-            self.result |= {"skipped": report.longreprtext[-200:]}
-
-    def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        self.log.end(nodeid, self.result)
-        self.names.remove(nodeid)
-        if not self.log.left and self.names:
-            self.log.left_out += self.names
-            self.session.shouldstop = "its time is up"  # type: ignore[attr-defined]
-
-
-def sanitizer(backend: CudaBackend, log: Log) -> None:
-    """compute-sanitizer over tests of gates, optimizer and embedding: errors of memory, then races in shared memory."""
-    del backend
-    program = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
-    chosen = "test_updates or test_rows_of_a_table or (test_forward_and_backward and full)"
-    for turns, tool in ((2, "memcheck"), (1, "racecheck")):
-
-        def checked(tool: str = tool, turns: int = turns) -> Record:
-            if program is None:
-                return {"missing": "compute-sanitizer is not installed"}
-            command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "pytest", "-q", "-x"]
-            command += ["-m", "gpu", "-W", "default", "-p", "no:cacheprovider", *files_of_tests()[:2], "-k", chosen]
-            lines: list[str] = []
-            ended = "ended"
-            with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
-                try:
-                    lines = p.communicate(timeout=max(1.0, log.left / turns))[0].splitlines()
-                except subprocess.TimeoutExpired:
-                    p.kill()
-                    lines, ended = p.communicate()[0].splitlines(), "stopped, its time was up"
-            errors = [line for line in lines if "ERROR SUMMARY" in line or line.startswith("FAILED")]
-            found = {"ended": ended, "status": p.returncode, "lines": lines[-30:], "said": f"{ended}; {lines[-1:]}"}
-            broke = p.returncode != 0 and ended == "ended"
-            return found | ({"error": f"status {p.returncode}: {errors or lines[-3:]}"} if broke else {})
-
-        log.item(tool, checked)

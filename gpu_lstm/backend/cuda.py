@@ -232,9 +232,9 @@ class CudaBackend(Backend):
 
     # -- a training step around its matrix products and the recurrence --------------------------------------
 
-    def fingerprints(self, arrays: Sequence[Array]) -> Any:
+    def watch(self, arrays: Sequence[Array]) -> Callable[[], int | None]:
         """Copies, where the environment variable GPU_LSTM_CHECK is 1: they cost launches and waits."""
-        return super().fingerprints(arrays) if os.environ.get(CHECK_VARIABLE) == "1" else None
+        return super().watch(arrays) if os.environ.get(CHECK_VARIABLE) == "1" else lambda: None
 
     def take_rows(self, table: Array, index: Array) -> Array:  # noqa: D102
         dtype = self._check("table", table, ("V", "M"))

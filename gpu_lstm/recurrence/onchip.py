@@ -26,13 +26,14 @@ from itertools import product
 
 from gpu_lstm.backend import clusters, kernels
 from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend, Device
-from gpu_lstm.backend.kernels import CLUSTER, FORMS, JOINT, TENSOR, sequence_sizes, sequence_threads
+from gpu_lstm.backend.kernels import CLUSTER, FORMS, JOINT, SEQUENCE_THREADS, TENSOR, sequence_sizes
 
 DIRECTIONS = ("forward", "backward")
 MOST_RUNS = 4
 """Recurrences of a launch, as ``kernels/cuda/sequence.cu`` has it."""
 ALONE = "in both directions, or with residual, input_dropout, cells or an option of the recurrence,"
 """Which layers of a stack never run at once."""
+WARPS = SEQUENCE_THREADS // 32
 CELLS = 2
 """Most cells of a thread, as ``kernels/cuda/sequence.cu`` has it."""
 TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
@@ -41,8 +42,8 @@ TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
 FEWER_HELD = {"Plain": 0, "Family": 2, "Normed": 4}
 """By what the cells do, ``fewer_held`` of ``kernels/cuda/options.cuh``: so many less, of 16 rows each."""
 HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (4, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
-"""By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp of a tensor-core
-kernel keeps in registers, as ``kernels/cuda/mma.cuh`` has it."""
+"""By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp keeps in registers,
+as ``kernels/cuda/mma.cuh`` has it: on tensor cores, else fewer, as `_held` says, since sums take more registers."""
 
 CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
@@ -474,10 +475,10 @@ def _candidates(
         for height, columns in sequence_sizes(direction, dtype, form, cells):
             problem = device, direction, hidden, dtype, together, cells, stacked
             layout = functools.partial(_layout, *problem, form, height, columns)
-            each, threads = 8 * columns, sequence_threads(dtype, cells)
+            each = 8 * columns
             rows = 4 if direction == "forward" else 1
             # In a stack, each half of k has warps of its own.
-            most_units = min(CELLS * threads // each, threads // 32 // (1 + stacked) * 16 * height // rows)
+            most_units = min(CELLS * SEQUENCE_THREADS // each, WARPS // (1 + stacked) * 16 * height // rows)
             if form == "block" and hidden <= most_units:
                 yield layout(-(-batch // each), 1, hidden, each, *BUFFERS[form])
             if form == "cluster" and device.clusters_at_once and -(-hidden // CLUSTER) <= most_units:
@@ -492,6 +493,12 @@ def _candidates(
                 if share <= (16 * height if form == "joint" else most_units):
                     members = -(-hidden // (share * unit)) * unit
                     yield layout(-(-batch // part), members, share, part, *BUFFERS[form])
+
+
+def _held(dtype: str, height: int, columns: int, cells: str) -> int:
+    """Parts of k whose weights a warp keeps in registers."""
+    fewer = 4 // height if dtype == "float64" else height * columns // 4 if dtype == "float32" else 0
+    return HELD[height, columns] - FEWER_HELD[cells] // height - fewer
 
 
 def _layout(
@@ -514,24 +521,24 @@ def _layout(
     tensor = dtype in TENSOR
     stored = {"float64": 8, "float32": 4, "tf32": 4}.get(dtype, 2)
     wide = {"float64": 8}.get(dtype, 4)
-    # Rows start at different banks: on tensor cores half of the banks apart, else 16 bytes.
+    # Rows start half of the banks apart.
     rows, depth = (4 * share, hidden) if direction == "forward" else (share, 4 * hidden)
     halves = 1 + stacked  # of k, each of whole chunks
-    chunk = 64 if tensor else 16
+    chunk = 64
     depth = 2 * -(-depth * stored // chunk) * chunk // stored if stacked else depth
-    pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
+    pitch = (-(-depth * stored // 128) * 128 + 64) // stored
     blocks = CLUSTER if form == "joint" else 1  # that multiply together: each for all, by a part of k
     row_blocks = blocks * -(-rows // (16 * height))
     chunks = -(-depth * stored // (blocks * halves * chunk))
-    chunks_of_warp = -(-chunks // (sequence_threads(dtype, cells) // 32 // row_blocks // halves))
+    chunks_of_warp = -(-chunks // (WARPS // row_blocks // halves))
     split = halves * -(-chunks // chunks_of_warp)
     each = 8 * columns
     if form == "joint":
         rows, depth = row_blocks * 16 * height, chunks * chunk // stored
-        pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
+        pitch = (-(-depth * stored // 128) * 128 + 64) // stored
     fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
-    held = min(HELD[height, columns] - FEWER_HELD[cells] // height, chunks_of_warp) if tensor else 0
-    weights = fragments * (chunks_of_warp - held) * 1024 if tensor else rows * pitch * stored
+    held = min(_held(dtype, height, columns, cells), chunks_of_warp)
+    weights = fragments * (chunks_of_warp - held) * 1024
     shown = buffers * each * pitch * stored
     sums = split * each * (rows if form == "joint" else (rows + 11) // 16 * 16 + 4) * wide
     wide_of_rows = 0  # what layer normalisation needs: numbers of each cell, those of all blocks, and two results
@@ -542,9 +549,8 @@ def _layout(
     # In a step: of h or dz; and twice of what the blocks know of rows, with two barriers of a block each.
     handovers = 1 + (2 * tiles if cells == "Normed" else 0)
     barriers = (1 if buffers == 2 else 0) + 2 * (handovers - 1)
-    padded = row_blocks * 16 * height if tensor else -(-rows // 8) * 8
     # A step of a stack does the half with h of the layer below, which is there already, while it waits for its own.
-    arithmetic = padded * each * depth / halves / PRODUCT_RATE[dtype]
+    arithmetic = row_blocks * 16 * height * each * depth / halves / PRODUCT_RATE[dtype]
     if tensor:
         arithmetic = max(arithmetic, chunks_of_warp * (1 if height * columns == 1 else 2) * MMA_LATENCY)
     columns_read = row_blocks * each * depth * stored

@@ -85,7 +85,7 @@ struct Shared {
 
 }  // namespace
 
-Run::Run(const Launch& what) : launch(what), code(what.kernel->code) {}
+Run::Run(const Launch& what) : launch(what), code(what.kernel->code), counts(counts_file() ? code.size() : 0) {}
 
 void Run::blocks(u32 first, u32 count) {
   u32 threads = launch.block[0] * launch.block[1] * launch.block[2];
@@ -178,6 +178,7 @@ bool Run::go(Warp& w, Mask group, int stop, int& left) {
       const u64* guard = w.row(i.guard);
       for_lanes(group, [&](int lane) { active &= ~(Mask((guard[lane] & 1) == u64(i.unless)) << lane); });
     }
+    if (!counts.empty()) count(w, i, active);
     if (active) {
       switch (i.kind) {
         case Kind::PLAIN: i.step(w, i, active); break;
@@ -321,4 +322,5 @@ void run(const Launch& launch) {
   if (seeded) std::shuffle(firsts.begin(), firsts.end(), generator);
   Run run(launch);
   for (u32 first : firsts) run.blocks(first, at_once);
+  run.tell_counts();
 }

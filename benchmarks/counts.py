@@ -1,0 +1,431 @@
+"""What the CUDA kernels execute, counted without a GPU: an interpreter runs their PTX (tests/device).
+
+    python -m tests.device -m benchmarks.counts            # fails where kernels/cuda/counts.json says another thing
+    python -m tests.device -m benchmarks.counts --write    # writes it
+
+`gpu_lstm.recurrence.onchip` takes the costs of the sequence kernels from there. A launch counts the instructions of
+warps, the turns of shared memory's banks and the sectors of global memory; two numbers of steps, subtracted, leave what
+a step takes. Looks in vain are left out, for how many there are is the interpreter's doing; so are moves, of which
+machine code has next to none. Where machine code has other instructions than PTX, as a division has many, nvdisasm
+counts them in kernels that are nothing but cells (pip install nvidia-cuda-nvdisasm).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.backend import CupyBackend, kernels
+from gpu_lstm.backend.cuda import Device
+from gpu_lstm.backend.kernels import CLUSTER, Kernel
+from gpu_lstm.optimizers import make_optimizer
+from gpu_lstm.recurrence import counted as counted_module
+from gpu_lstm.recurrence import onchip, pointwise_cuda, sequence_cuda
+from gpu_lstm.recurrence.contract import Joint, Saved
+from gpu_lstm.recurrence.counted import ALIKE, OPTIONS_OF, Counted
+from gpu_lstm.recurrence.variant import Variant
+from tests.nvrtc import matrix
+
+TABLE = Path(__file__).resolve().parents[1] / "kernels" / "cuda" / "counts.json"
+FILE = "GPU_LSTM_DEVICE_COUNTS"
+"""Environment variable of the interpreter: where it writes."""
+H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90, clusters=16)
+STEPS = 2, 4
+DTYPES = ("float32", "float64", "tf32", "float16")
+"""bfloat16 has the code of float16."""
+OURS = {kernel.name for kernel in kernels.every_kernel() if kernel.file not in ("sequence.cu", "costs.cu")}
+CLASSES = {
+    "mma": r"mma",
+    "special": r"ex2|lg2|rcp|sqrt|rsqrt|tanh|div\.\w+\.f",
+    "float": r"(fma|add|sub|mul|min|max|neg|abs|selp|setp|cvt)\b.*\.b?f(16|32|64)",
+    "shared": r"(ld|st|atom|red)\b.*\.shared(?!::cluster)",
+    "cluster": r"st\.async|mapa|(ld|st)\.relaxed\.cluster\.[^s]",
+    "global": r"(ld|st|atom|red)\.(?!param)",
+    "waiting": r"bar|mbarrier|fence|membar|shfl|vote",
+    "moves": r"mov|cvta|ld\.param",
+    "whole": r"",
+}
+"""Classes of instructions, by the first that fits: tensor cores; special function units and divisions; other arithmetic
+in floating point; shared memory, that of other blocks, global memory; barriers, shuffles and votes; moves; all else,
+which is whole numbers and branches."""
+MOVED = 128
+"""Bytes that a multiprocessor's memory pipe gives to lanes in a cycle."""
+
+
+Code = list[list[Any]]
+"""Of each instruction its name, executions by warps and by lanes, what they touched of memory; a branch's target."""
+Instance = tuple[str, str, str, int, int, str]
+"""Arguments of `kernels.sequence`."""
+Counts = dict[str, float]
+"""Instructions of warps by `CLASSES`; turns of shared memory, sectors of global memory."""
+
+
+class Launch:
+    """A launch of a kernel: its name, how many instructions it has, and what it took, less moves and looks in vain.
+
+    Of the sequence kernels also what their product took of it, up to the barriers around: "product", and of memory
+    "product turns".
+    """
+
+    def __init__(self, line: dict[str, Any]) -> None:
+        self.name: str = line["kernel"]
+        self.length = sum(_class(name) != "moves" for name, *_ in line["code"])
+        self.counts: Counts = dict.fromkeys((*CLASSES, "turns", "sectors", "product", "product turns"), 0.0)
+        product = _product(line["code"]) if "sequence_" in self.name else range(0)
+        vain = _in_vain(line["code"])
+        for n, (name, warps, lanes, memory, _) in enumerate(line["code"]):
+            kind, share = _class(name), max(0, warps - vain[n]) / max(warps, 1)
+            self.counts[kind] += warps * share
+            if kind in ("shared", "global"):
+                self.counts["turns" if kind == "shared" else "sectors"] += memory * share
+            if n in product and kind != "moves":
+                self.counts["product"] += warps * share
+                if name.startswith("ld"):
+                    turns = memory if kind == "shared" else lanes * _bytes(name) / MOVED
+                    self.counts["product turns"] += turns * share
+        del self.counts["moves"]
+
+
+@functools.cache
+def _class(name: str) -> str:
+    return next(kind for kind, pattern in CLASSES.items() if re.match(pattern, name))
+
+
+@functools.cache
+def _bytes(name: str) -> int:
+    """Of one lane: those of ``ld.global.v4.f32`` are 16."""
+    found = re.search(r"(?:\.v([24]))?\.[a-z]+(\d+)$", name)
+    return int(found[1] or 1) * int(found[2]) // 8 if found else 0
+
+
+def _loops(code: Code) -> Iterator[range]:
+    """Instructions between a branch back and where it goes to."""
+    for end, (*_, target) in enumerate(code):
+        if 0 <= target <= end:
+            yield range(target, end + 1)
+
+
+def _in_vain(code: Code) -> list[int]:
+    """By instruction, how often it was executed because a number that others write was not there yet.
+
+    Where a loop does nothing but look, that is as often as it looked again.
+    """
+    vain = [0] * len(code)
+    for loop in _loops(code):
+        inside = [code[n] for n in loop]
+        looks = [warps for name, warps, *_ in inside if re.match(r"ld\.(relaxed|volatile)|mbarrier\.try_wait", name)]
+        if looks and not any(re.match(r"st|fma|mma|bar\.sync|barrier|atom|red|ex2", name) for name, *_ in inside):
+            for n in loop:
+                vain[n] = max(vain[n], *looks)
+    return vain
+
+
+def _product(code: Code) -> range:
+    """The instructions of a step's product, between the barriers around: that on tensor cores, or the smallest loop of
+    many multiply-adds."""
+    names = [name for name, *_ in code]
+    inner = [n for n, name in enumerate(names) if name.startswith("mma")]
+    if not inner:
+        loops = (loop for loop in _loops(code) if sum(names[n].startswith("fma.rn") for n in loop) >= 16)
+        inner = list(min(loops, key=len))
+    waits = [n for n, name in enumerate(names) if re.match(r"bar\.sync|mbarrier\.try_wait", name)]
+    return range(max(n for n in waits if n < inner[0]) + 1, min(n for n in waits if n > inner[-1]))
+
+
+def counted(work: Callable[[], Any]) -> list[Launch]:
+    """The launches of some work."""
+    with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as file:
+        os.environ[FILE] = file.name
+        try:
+            work()
+        finally:
+            del os.environ[FILE]
+        return [Launch(json.loads(line)) for line in file]
+
+
+# -- the sequence kernels ---------------------------------------------------------------------------------
+
+
+def launched(backend: CupyBackend, layout: onchip.Layout, steps: int, before: onchip.Layout | None = None) -> Launch:
+    """A recurrence, or layers of a stack, with that layout; `before`: forward's, where backward needs its results."""
+    batch, hidden, layers = layout.teams * layout.slice, layout.members * layout.share, layout.together
+    stored = layout.dtype.replace("tf", "float")
+    wide, rng = kernels.ARITHMETIC[stored], np.random.default_rng(0)
+    backend.tf32 = layout.dtype == "tf32"
+
+    def array(*shape: int, dtype: str = stored) -> Any:
+        return backend.asarray(rng.uniform(0.1, 0.9, shape), dtype)
+
+    z, weights = array(steps, batch, 4 * hidden), array(4 * hidden, hidden) / hidden
+    joints = [Joint(weights, None, None)] * (layers - 1)
+    variant = {
+        "Plain": lambda: None,
+        "Family": lambda: Variant(peepholes=array(3, hidden, dtype=wide), zoneout_h=array(steps, batch, hidden)),
+        "Normed": lambda: Variant(gain_hh=array(4 * hidden), gain_c=array(hidden), shift_c=array(hidden)),
+    }[layout.cells]()
+
+    def forward() -> list[Saved]:
+        problems = [(z if n == 0 else None, weights, None, None, None, False, True) for n in range(layers)]
+        if layout.stacked:
+            return sequence_cuda.forward_stack(backend, problems, joints)
+        return [sequence_cuda.forward(backend, *problems[0], variant)]
+
+    def backward(saved: list[Saved]) -> None:
+        arriving = [(one, None, None, None) for one in saved]
+        if layout.stacked:
+            sequence_cuda.backward_stack(backend, arriving, joints)
+        else:
+            sequence_cuda.backward(backend, *arriving[0])
+
+    planned = sequence_cuda._layout
+    try:
+        if before:
+            sequence_cuda._layout = lambda *_, **__: before  # type: ignore[assignment]
+            saved = forward()
+        else:
+            h, c = array(steps + 1, batch, hidden), array(steps + 1, batch, hidden, dtype=wide)
+            saved = [Saved(h, c, z.copy(), weights, None, False) for _ in range(layers)]
+        sequence_cuda._layout = lambda *_, **__: layout  # type: ignore[assignment]
+        launches = counted(forward if layout.direction == "forward" else lambda: backward(saved))
+    finally:
+        sequence_cuda._layout = planned
+    (found,) = (each for each in launches if "sequence_" in each.name)
+    return found
+
+
+def step(backend: CupyBackend, layout: onchip.Layout, before: onchip.Layout | None = None) -> Counts:
+    """What a step of a launch takes, by block."""
+    few, many = (launched(backend, layout, steps, before).counts for steps in STEPS)
+    return _difference(few, many, (STEPS[1] - STEPS[0]) * layout.blocks)
+
+
+def _difference(few: Counts, many: Counts, count: int) -> Counts:
+    return {name: (many[name] - few[name]) / count for name in many}
+
+
+def _instructions(counts: Counts) -> float:
+    return sum(counts[kind] for kind in CLASSES if kind in counts)
+
+
+def layout_of(kernel: Instance, members: int, share: int, part: int) -> onchip.Layout:
+    """One team of that instance."""
+    direction, dtype, form, height, columns, cells = kernel
+    return onchip._layout(
+        H100, direction, members * share, dtype, 1, cells, False, form, height, columns, 1, members, share, part,
+        onchip.BUFFERS[form][0],
+    )  # fmt: skip
+
+
+def instances() -> Iterator[Instance]:
+    """All that are counted: of options, what they add is taken from one form and dtype."""
+    for direction, dtype, form in product(onchip.DIRECTIONS, DTYPES, kernels.FORMS):
+        for height, columns in kernels.sequence_sizes(direction, dtype, form):
+            yield direction, dtype, form, height, columns, "Plain"
+    for direction, cells in product(onchip.DIRECTIONS, kernels.SEQUENCE_CELLS[1:]):
+        yield direction, *OPTIONS_OF, cells
+
+
+def fitted(kernel: Instance) -> dict[str, Any]:
+    """Coefficients of `gpu_lstm.recurrence.counted` from small layouts, and by how much they miss any of these."""
+    form, columns = kernel[2], kernel[4]
+    few, *many = {"block": (1,), "cluster": (CLUSTER,), "grid": (2, 6), "joint": (CLUSTER, 2 * CLUSTER)}[form]
+    shares = [2**n for n in range(7) if 2**n <= onchip.units(*kernel)]
+    fits = (n for n in reversed(shares) if layout_of(kernel, (few, *many)[-1], n, 1).shared_bytes <= H100.shared_bytes)
+    largest = next(fits)
+    sizes = [(members, largest // n, 8 * columns) for members in (few, *many) for n in (1, 2, 4)]
+    sizes += [(few, largest // n, 4 * columns) for n in (2, 4)]
+    layouts = [layout_of(kernel, *each) for each in sizes]
+    backend = CupyBackend()
+    steps = [step(backend, layout, _before(kernel, layout)) for layout in layouts]
+    full = [n for n, layout in enumerate(layouts) if layout.slice == 8 * columns]  # whose lanes all have columns
+    product_of = [(work.multiplying, work.chunks, work.eights) for work in (layouts[n].work for n in full)]
+    cells_of = [(work.warps, work.cells, work.cells * work.parts) for work in (layout.work for layout in layouts)]
+    found: dict[str, Any] = {"missed": []}
+    for name, how_often, numbers in (
+        ("product", product_of, [steps[n]["product"] for n in full]),
+        ("turns", product_of, [steps[n]["product turns"] for n in full]),
+        ("cells", cells_of, [_instructions(each) - each["product"] for each in steps]),
+    ):
+        parts = np.array(how_often, float) / np.array(numbers)[:, None]
+        coefficients = _coefficients(parts)
+        found[name] = [round(float(number), 2) for number in coefficients]
+        found["missed"].append(round(float(abs(parts @ coefficients - 1).max()), 3))
+    return found
+
+
+def _coefficients(parts: np.ndarray) -> np.ndarray:
+    """Those, none of them negative, with which each row adds up to about one."""
+    found, kept = np.zeros(parts.shape[1]), np.ones(parts.shape[1], bool)
+    while True:
+        found[kept] = np.linalg.lstsq(parts[:, kept], np.ones(len(parts)), rcond=1e-9)[0]
+        if (found >= 0).all():
+            return found
+        kept[found.argmin()] = False
+        found[~kept] = 0
+
+
+def _before(kernel: Instance, layout: onchip.Layout) -> onchip.Layout | None:
+    direction, dtype, form, _, columns, cells = kernel
+    if direction == "forward" or cells == "Plain":
+        return None
+    return layout_of(("forward", dtype, form, 2, columns, cells), layout.members, layout.share, layout.slice)
+
+
+def shapes() -> Iterator[tuple[str, onchip.Layout]]:
+    """What the planner takes of H, B and dtype, to be counted as a whole."""
+    for dtype, (hidden, batch) in product(("float32", "tf32", "float16"), ((64, 16), (256, 64), (512, 16))):
+        for direction in onchip.DIRECTIONS:
+            yield f"{hidden} | {dtype} | {batch}", onchip.choose(H100, direction, batch, hidden, dtype)
+    for direction in onchip.DIRECTIONS:
+        yield "256 | float64 | 16", onchip.choose(H100, direction, 16, 256, "float64")
+        yield "256 | float16 | 16, 2 layers", onchip.choose(H100, direction, 16, 256, "float16", 2, "Plain", True)
+
+
+# -- all other kernels ------------------------------------------------------------------------------------
+
+
+def work_of(backend: CupyBackend, dtype: str, rows: int) -> Iterator[Callable[[], Any]]:
+    """What launches kernels over so many rows of 512."""
+    rng, width = np.random.default_rng(0), 512
+    wide = kernels.ARITHMETIC[dtype]
+
+    def array(*shape: int, dtype: str = dtype) -> Any:
+        return backend.asarray(rng.uniform(0.1, 0.9, shape), dtype)
+
+    x, index = array(rows, width), backend.asarray(rng.integers(0, rows, rows), "int64")
+    weights = array(4 * width, width)
+    h, c = array(2, rows, width), array(2, rows, width, dtype=wide)
+    saved = Saved(h, c, array(1, rows, 4 * width), weights, None, False)
+    yield lambda: pointwise_cuda.forward(backend, array(1, rows, 4 * width), weights, None, None)
+    yield lambda: pointwise_cuda.backward(backend, saved, None, None, None)
+    yield lambda: backend.softmax_cross_entropy(x, index % width, None)
+    yield lambda: backend.take_rows(x, index)
+    yield lambda: backend.scatter_add(array(rows, width, dtype=wide), index, x.astype(wide))
+    yield lambda: backend.dropout(x, 0.5, (1, 2))
+    yield lambda: backend.norm([x])
+    for name in kernels.RULES:
+        params = {"x": array(rows, width, dtype=wide)}
+        optimizer = make_optimizer(name, backend, params, 0.1)
+        yield lambda optimizer=optimizer: optimizer.update({"x": x})
+
+
+def elements(backend: CupyBackend, dtype: str) -> dict[str, dict[str, float]]:
+    """Instructions of lanes and bytes of memory, by kernel and number of 512 wide rows."""
+    found: dict[str, dict[str, float]] = {}
+    for works in zip(*(work_of(backend, dtype, rows) for rows in (32, 64)), strict=True):
+        few, many = ({each.name: each for each in counted(work)} for work in works)
+        for name in many:
+            ours = next((each for each in OURS if f"{len(each)}{each}" in name), None)
+            if ours:
+                each = _difference(few[name].counts, many[name].counts, 32 * 512)
+                rule = next((f", {rule}" for rule in kernels.RULES if rule in name), "")
+                found[ours + rule] = {
+                    "instructions": round(32 * _instructions(each), 1),
+                    "bytes": round(32 * each["sectors"], 1),
+                    "length": many[name].length,
+                }
+    return found
+
+
+def machine_length(kernel: Kernel) -> int:
+    """Instructions of the machine, as they stand in a kernel compiled for an H100."""
+    program, options = matrix.compiler()
+    options += ("-ftz=true", "-arch=sm_90", "--device-as-default-execution-space")
+    cubin, _ = program(kernel.source, "kernel.cu", (), (), name_expressions=[kernel.expression]).compile(options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        said = subprocess.run([nvdisasm(), "-c", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ +)?([A-Z][\w.]*)", said, re.MULTILINE)
+    return sum(name != "NOP" for name in found)
+
+
+def nvdisasm() -> str:
+    """NVIDIA's disassembler, from its wheel or the path."""
+    wheel = next(Path(sysconfig.get_path("platlib"), "nvidia").glob("*/bin/nvdisasm"), None)
+    if found := wheel or shutil.which("nvdisasm"):
+        return str(found)
+    raise SystemExit("nvdisasm isn't there: pip install nvidia-cuda-nvdisasm")
+
+
+def machine(of_elements: dict[str, Any]) -> dict[str, Any]:
+    """How many instructions of the machine there are for one of PTX, in the cells of a step."""
+    found: dict[str, Any] = {}
+    for direction, dtype in product(onchip.DIRECTIONS, kernels.STORAGE):
+        if dtype in ALIKE:
+            continue
+        wide = kernels.neighbours(dtype)
+        kernel = kernels.gates_backward(dtype, wide, False)
+        if direction == "forward":
+            kernel = kernels.gates_forward(dtype, wide, True, False)
+        length, ptx = machine_length(kernel), of_elements[dtype][kernel.name]["length"]
+        found.setdefault(direction, {})[dtype] = {
+            "kernel": kernel.expression, "machine": length, "ptx": ptx, "ratio": round(length / ptx, 2)
+        }  # fmt: skip
+    return found
+
+
+def main() -> None:
+    """Count, then compare or write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} instead of comparing with it")
+    options = parser.parse_args()
+    nvdisasm()
+    backend = CupyBackend()
+    of_elements = {dtype: elements(backend, dtype) for dtype in kernels.STORAGE if dtype not in ALIKE}
+    made: dict[str, Any] = {"sources": matrix.digest(), "nvrtc": matrix.nvrtc_version()}
+    made |= {"machine": machine(of_elements), "elements": of_elements}
+    every = list(instances())
+    with ProcessPoolExecutor(os.cpu_count(), initializer=_without_counts) as pool:
+        names = (kernels.sequence(*kernel).expression for kernel in every)
+        made["sequence"] = dict(zip(names, pool.map(fitted, every), strict=True))
+    counted_module.table = lambda: made
+    made["steps"] = [
+        {"of": of, "direction": layout.direction, "form": layout.form}
+        | {name: round(count, 1) for name, count in step(backend, layout).items()}
+        for of, layout in shapes()
+    ]
+    text = rendered(made)
+    if options.write:
+        TABLE.write_text(text, encoding="utf-8")
+    elif TABLE.read_text(encoding="utf-8") != text:
+        raise SystemExit(f"{TABLE} differs from what is counted; write it again with --write")
+
+
+def _without_counts() -> None:
+    """So that layouts can be made of what is yet to be counted."""
+    nothing = Counted((0, 0, 0), (0, 0, 0), (0, 0, 0))
+    onchip.counted = lambda *_: nothing  # type: ignore[assignment]
+
+
+def rendered(made: dict[str, Any]) -> str:
+    """A line an entry."""
+    lines = []
+    for name, value in made.items():
+        if isinstance(value, dict):
+            inside = ",\n".join(f"  {json.dumps(key)}: {json.dumps(each)}" for key, each in value.items())
+            lines.append(f" {json.dumps(name)}: {{\n{inside}\n }}")
+        elif isinstance(value, list):
+            inside = ",\n".join(f"  {json.dumps(each)}" for each in value)
+            lines.append(f" {json.dumps(name)}: [\n{inside}\n ]")
+        else:
+            lines.append(f" {json.dumps(name)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What the sequence kernels execute in a step, as an interpreter of their PTX counted it: kernels/cuda/counts.json.
+
+``python -m tests.device -m benchmarks.counts --write`` makes the file. Instructions are a warp's, of which a
+multiprocessor issues four a cycle.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from gpu_lstm.backend import kernels
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a block does in a step for a tile of sequences.
+
+    Attributes
+    ----------
+    warps, multiplying : int
+        All, and those that have a part of the product.
+    chunks : int
+        Of 64 bytes of k, in float32 and float64 of 16, that its warps multiply, each for rows of its own: all together.
+    eights : int
+        8 rows each of those, in float32 and float64, where a warp leaves out rows that aren't there; else 0.
+    cells : int
+        32 each.
+    parts : int
+        Of k, that each cell adds up.
+    """
+
+    warps: int
+    multiplying: int
+    chunks: int
+    eights: int
+    cells: int
+    parts: int
+
+
+OPTIONS_OF = "float32", "grid", 2, 1
+"""Dtype, form, height and columns of the kernels that are counted with options, too."""
+Three = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What one instance of the sequence kernels takes.
+
+    Attributes
+    ----------
+    product : tuple of three floats
+        Instructions of the product: of each warp that has a part of it, of each chunk, and of each 8 rows of those.
+    turns : tuple of three floats
+        Turns of shared memory's banks, a cycle each, likewise.
+    cells : tuple of three floats
+        Instructions of all else: of each warp, of each 32 cells, and of those for each of their parts.
+    """
+
+    product: Three
+    turns: Three
+    cells: Three
+
+    def product_of(self, work: Work) -> float:
+        """Instructions of the product."""
+        return _sum(self.product, (work.multiplying, work.chunks, work.eights))
+
+    def turns_of(self, work: Work) -> float:
+        """Cycles that shared memory is busy."""
+        return _sum(self.turns, (work.multiplying, work.chunks, work.eights))
+
+    def cells_of(self, work: Work) -> float:
+        """Instructions of all else."""
+        return _sum(self.cells, (work.warps, work.cells, work.cells * work.parts))
+
+
+def _sum(each: Three, how_often: tuple[int, int, int]) -> float:
+    return sum(one * times for one, times in zip(each, how_often, strict=True))
+
+
+ALIKE = {"bfloat16": "float16"}
+"""What isn't counted itself, and what is in its place: the code is the same but for the type."""
+
+
+@functools.cache
+def counted(direction: str, dtype: str, form: str, height: int, columns: int, cells: str) -> Counted:
+    """Of that instance of `kernels.sequence`.
+
+    Options add to its cells what they add in the one instance that is counted with them. Cells take as many
+    instructions of the machine as of PTX, times what kernels of nothing but cells were found to.
+    """
+    dtype = ALIKE.get(dtype, dtype)
+    ratio = table()["machine"][direction][dtype.replace("tf", "float")]["ratio"]
+
+    def found(*instance: Any) -> dict[str, list[float]]:
+        of_instance: dict[str, list[float]] = table()["sequence"][kernels.sequence(direction, *instance).expression]
+        return of_instance
+
+    plain, *others = found(dtype, form, height, columns), *(found(*OPTIONS_OF, name) for name in (cells, "Plain"))
+    rest = [
+        ratio * (own + more - less)
+        for own, more, less in zip(plain["cells"], *(each["cells"] for each in others), strict=True)
+    ]
+    return Counted(_three(plain["product"]), _three(plain["turns"]), _three(rest))
+
+
+def _three(numbers: list[float]) -> Three:
+    first, second, third = numbers
+    return first, second, third
+
+
+@functools.cache
+def table() -> dict[str, Any]:
+    """The file."""
+    read: dict[str, Any] = json.loads(kernels.read_text("cuda/counts.json"))
+    return read

@@ -28,9 +28,9 @@ NAMES = {"byte": "unsigned char", "word": "std::uint64_t"}
 
 
 def entries_in_cpp():
-    """Of each entry, its arguments after the instruction set: name and type."""
+    """Of each entry, its arguments: name and type."""
     text = (SOURCES / "kernels/cpu/lstm_cpu.cpp").read_text().replace("\\\n", " ")
-    found = re.findall(r'extern "C" int gpu_lstm_(\w+)_##suffix\(\s*long set,([^)]*)\)', text)
+    found = re.findall(r'extern "C" int gpu_lstm_(\w+)_##suffix##_##set\(([^)]*)\)', text)
     return {name: [re.fullmatch(r"(.*?)\s*(\w+)", part.strip()).groups()[::-1] for part in re.split(",", parts)]
             for name, parts in found}  # fmt: skip
 

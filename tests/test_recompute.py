@@ -118,6 +118,7 @@ def kept_and_peak(one, x):
 
 
 @pytest.mark.skipif(bool(compiled.missing()), reason="takes long without the compiled tier")
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_long_sequence_needs_a_twentieth_of_the_memory(without_pool, layers):
     x = np.random.default_rng(0).standard_normal((100_000, 1, 8), dtype=np.float32)

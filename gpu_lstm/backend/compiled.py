@@ -116,8 +116,8 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
     MemoryError
         The library needs more memory than there is. Nothing was written.
     """
-    function, entry, dtype = _function(name, dtype)
-    passed: list[Any] = [instruction_set()]
+    function, entry, dtype = _function(name, dtype, SETS[instruction_set()])
+    passed: list[Any] = []
     spans: list[Span] = []
     taken = entry.take(dtype, arguments)
     for argument, value in zip(entry.arguments, taken, strict=True):
@@ -144,16 +144,16 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
 
 
 @functools.cache
-def _function(name: str, dtype: np.dtype) -> tuple[Any, Entry, np.dtype]:
-    """The library's function for a dtype, its row, and that dtype in this machine's byte order."""
+def _function(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry, np.dtype]:
+    """The library's function for a dtype and an instruction set, its row, and that dtype in native byte order."""
     loaded = library()
     assert loaded is not None, "only called where the library is there"
     entry, native = ENTRIES[name], dtype.newbyteorder("=")
     if native not in SUFFIXES:
         raise InputError(f"{entry.first} has dtype {dtype}; expected {' or '.join(map(str, SUFFIXES))}")
-    function = loaded[f"gpu_lstm_{name}_{SUFFIXES[native]}"]
+    function = loaded[f"gpu_lstm_{name}_{SUFFIXES[native]}_{instructions}"]
     function.restype = ctypes.c_int
-    kinds: list[Any] = [ctypes.c_long]
+    kinds: list[Any] = []
     for argument in entry.arguments:
         number = ctypes.c_double if argument.dtype == "double" else ctypes.c_long
         kinds.append(ctypes.c_void_p if argument.shape or argument.many else number)

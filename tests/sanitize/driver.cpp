@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -35,9 +36,9 @@ void* allocate(std::size_t size, std::size_t alignment) {
 }
 
 template <typename Entry, typename... Arguments>
-void call(Entry entry, Arguments... arguments) {
+void call(const Entry& entry, long set, Arguments... arguments) {
   inside = true;
-  const int status = entry(arguments...);
+  const int status = entry[set](arguments...);
   inside = false;
   if (status == kNoMemory) throw NoMemory{};
   if (status != kDone && ++failures <= 10) std::printf("an entry gave status %d\n", status);
@@ -52,29 +53,38 @@ std::vector<T> random_numbers(long count, unsigned seed) {
   return numbers;
 }
 
+// An entry, as each instruction set has it.
+#ifdef WITH_X86
+#define ENTRY(name, suffix)                                                                             \
+  static constexpr std::array name{gpu_lstm_##name##_##suffix##_baseline, gpu_lstm_##name##_##suffix##_avx2, \
+                                   gpu_lstm_##name##_##suffix##_avx512};
+#else
+#define ENTRY(name, suffix) static constexpr std::array name{gpu_lstm_##name##_##suffix##_baseline};
+#endif
+
 template <typename T>
 struct Entries;
-#define ENTRIES_OF(T, suffix)                                             \
-  template <>                                                             \
-  struct Entries<T> {                                                     \
-    static constexpr auto forward = gpu_lstm_forward_##suffix;            \
-    static constexpr auto backward = gpu_lstm_backward_##suffix;          \
-    static constexpr auto forward_both = gpu_lstm_forward_both_##suffix;  \
-    static constexpr auto backward_both = gpu_lstm_backward_both_##suffix; \
-    static constexpr auto multiply = gpu_lstm_multiply_##suffix;          \
-    static constexpr auto cell_forward = gpu_lstm_cell_forward_##suffix;  \
-    static constexpr auto cell_backward = gpu_lstm_cell_backward_##suffix; \
-    static constexpr auto family_forward = gpu_lstm_family_forward_##suffix; \
-    static constexpr auto family_backward = gpu_lstm_family_backward_##suffix; \
-    static constexpr auto family_cell_forward = gpu_lstm_family_cell_forward_##suffix; \
-    static constexpr auto family_cell_backward = gpu_lstm_family_cell_backward_##suffix; \
-    static constexpr auto generate = gpu_lstm_generate_##suffix;          \
-    static constexpr auto activate = gpu_lstm_activate_##suffix;          \
-    static constexpr auto weight_gradients = gpu_lstm_weight_gradients_##suffix; \
-    static constexpr auto cross_entropy = gpu_lstm_cross_entropy_##suffix; \
-    static constexpr auto scatter_add = gpu_lstm_scatter_add_##suffix;    \
-    static constexpr auto square_sums = gpu_lstm_square_sums_##suffix;    \
-    static constexpr auto update = gpu_lstm_update_##suffix;              \
+#define ENTRIES_OF(T, suffix) \
+  template <>                 \
+  struct Entries<T> {         \
+    ENTRY(forward, suffix) \
+    ENTRY(backward, suffix) \
+    ENTRY(forward_both, suffix) \
+    ENTRY(backward_both, suffix) \
+    ENTRY(multiply, suffix) \
+    ENTRY(cell_forward, suffix) \
+    ENTRY(cell_backward, suffix) \
+    ENTRY(family_forward, suffix) \
+    ENTRY(family_backward, suffix) \
+    ENTRY(family_cell_forward, suffix) \
+    ENTRY(family_cell_backward, suffix) \
+    ENTRY(generate, suffix) \
+    ENTRY(activate, suffix) \
+    ENTRY(weight_gradients, suffix) \
+    ENTRY(cross_entropy, suffix) \
+    ENTRY(scatter_add, suffix) \
+    ENTRY(square_sums, suffix) \
+    ENTRY(update, suffix) \
   };
 ENTRIES_OF(float, f32)
 ENTRIES_OF(double, f64)
@@ -157,7 +167,7 @@ std::vector<T> family(long set, long steps, long batch, long hidden, long size, 
   auto given = [](bool is_on, const std::vector<T>& array) { return is_on ? array.data() : nullptr; };
   T *const unprojected = project ? m.data() : nullptr, *const rows = norm ? normalised.data() : nullptr;
   T *const factors = norm ? scales.data() : nullptr, *const gradients = norm ? dnorm.data() : nullptr;
-  auto with_options = [&](auto entry, auto... rest) {
+  auto with_options = [&](const auto& entry, auto... rest) {
     call(entry, set, steps, batch, hidden, size, heads, on, !on, numbers, weight.data(), given(on, peepholes),
                given(project, projection), given(on, zoneout_h), given(on, zoneout_c), given(on, mask), given(on, live),
                given(norm, gains), given(norm, gain_c), given(norm, shift_c), rest...);

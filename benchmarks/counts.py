@@ -45,6 +45,8 @@ FILE = "GPU_LSTM_DEVICE_COUNTS"
 """Environment variable of the interpreter: where it writes."""
 H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90, clusters=16)
 STEPS = 2, 4
+LAYOUT = ("form", "height", "columns", "teams", "members", "share", "slice", "buffers")
+"""What `onchip` makes a layout of, besides the problem."""
 DTYPES = ("float32", "float64", "tf32", "float16")
 """bfloat16 has the code of float16."""
 OURS = {kernel.name for kernel in kernels.every_kernel() if kernel.file not in ("sequence.cu", "costs.cu")}
@@ -140,7 +142,7 @@ def _product(code: Code) -> range:
     names = [name for name, *_ in code]
     inner = [n for n, name in enumerate(names) if name.startswith("mma")]
     if not inner:
-        loops = (loop for loop in _loops(code) if sum(names[n].startswith("fma.rn") for n in loop) >= 16)
+        loops = (loop for loop in _loops(code) if sum(names[n].startswith("fma.rn") for n in loop) >= 8)
         inner = list(min(loops, key=len))
     waits = [n for n, name in enumerate(names) if re.match(r"bar\.sync|mbarrier\.try_wait", name)]
     return range(max(n for n in waits if n < inner[0]) + 1, min(n for n in waits if n > inner[-1]))
@@ -285,14 +287,30 @@ def _before(kernel: Instance, layout: onchip.Layout) -> onchip.Layout | None:
     return layout_of(("forward", dtype, form, 2, columns, cells), layout.members, layout.share, layout.slice)
 
 
-def shapes() -> Iterator[tuple[str, onchip.Layout]]:
-    """What the planner takes of H, B and dtype, to be counted as a whole."""
-    for dtype, (hidden, batch) in product(("float32", "tf32", "float16"), ((64, 16), (256, 64), (512, 16))):
-        for direction in onchip.DIRECTIONS:
-            yield f"{hidden} | {dtype} | {batch}", onchip.choose(H100, direction, batch, hidden, dtype)
-    for direction in onchip.DIRECTIONS:
-        yield "256 | float64 | 16", onchip.choose(H100, direction, 16, 256, "float64")
-        yield "256 | float16 | 16, 2 layers", onchip.choose(H100, direction, 16, 256, "float16", 2, "Plain", True)
+SHAPES = (
+    *(
+        (hidden, batch, dtype, 1)
+        for dtype in ("float32", "tf32", "float16")
+        for hidden, batch in ((64, 16), (256, 64), (512, 16))
+    ),
+    (256, 16, "float64", 1),
+    (256, 16, "float16", 2),
+)
+"""H, B, dtype and layers at once of what the planner chooses, to be counted as a whole."""
+
+
+def steps(backend: CupyBackend) -> Iterator[dict[str, Any]]:
+    """A step of each of `SHAPES`, by block."""
+    for (hidden, batch, dtype, layers), direction in product(SHAPES, onchip.DIRECTIONS):
+        layout = onchip.choose(H100, direction, batch, hidden, dtype, layers, "Plain", layers > 1)
+        assert isinstance(layout, onchip.Layout)
+        found = step(backend, layout)
+        yield {
+            **{"hidden": hidden, "batch": batch, "dtype": dtype, "layers": layers, "direction": direction},
+            "layout": [getattr(layout, name) for name in LAYOUT],
+            "instructions": round(_instructions(found)),
+            **{name: round(count) for name, count in found.items()},
+        }
 
 
 # -- all other kernels ------------------------------------------------------------------------------------
@@ -347,7 +365,7 @@ def machine_length(kernel: Kernel) -> int:
     options += ("-ftz=true", "-arch=sm_90", "--device-as-default-execution-space")
     cubin, _ = program(kernel.source, "kernel.cu", (), (), name_expressions=[kernel.expression]).compile(options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(cubin + b"\0")  # the last byte, which CuPy takes for the end of a text
         file.flush()
         said = subprocess.run([nvdisasm(), "-c", file.name], capture_output=True, text=True, check=True).stdout
     found = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ +)?([A-Z][\w.]*)", said, re.MULTILINE)
@@ -394,11 +412,7 @@ def main() -> None:
         names = (kernels.sequence(*kernel).expression for kernel in every)
         made["sequence"] = dict(zip(names, pool.map(fitted, every), strict=True))
     counted_module.table = lambda: made
-    made["steps"] = [
-        {"of": of, "direction": layout.direction, "form": layout.form}
-        | {name: round(count, 1) for name, count in step(backend, layout).items()}
-        for of, layout in shapes()
-    ]
+    made["steps"] = list(steps(backend))
     text = rendered(made)
     if options.write:
         TABLE.write_text(text, encoding="utf-8")

@@ -41,7 +41,8 @@ def test_lanes_that_want_other_words_of_a_bank_take_turns(stride, turns):
 
 
 def test_sixteen_bytes_a_lane_take_four_turns():
-    body = "__shared__ float4 s[32]; s[threadIdx.x].x = 1.0f; __syncwarp(); reinterpret_cast<float4*>(x)[0] = s[threadIdx.x];"
+    body = "__shared__ float4 s[32]; s[threadIdx.x].x = 1.0f; __syncwarp();"
+    body += "reinterpret_cast<float4*>(x)[0] = s[threadIdx.x];"
     assert launched(body)["turns"] == 4 + 4
 
 

@@ -1,0 +1,148 @@
+"""What was counted of the CUDA kernels (kernels/cuda/counts.json), how, and that the model on paper has the same."""
+
+from itertools import product
+
+import pytest
+
+from benchmarks import counts, gpu_model
+from gpu_lstm.backend import kernels
+from gpu_lstm.recurrence import onchip
+from gpu_lstm.recurrence.counted import ALIKE, counted, table
+from tests.nvrtc import matrix
+
+
+def test_the_counts_are_of_these_sources():
+    again = "count again: python -m tests.device -m benchmarks.counts --write"
+    assert table()["sources"] == matrix.digest(), again
+    assert set(table()["sequence"]) == {kernels.sequence(*each).expression for each in counts.instances()}, again
+
+
+@pytest.mark.parametrize("direction", onchip.DIRECTIONS)
+def test_every_instance_has_counts_that_its_arithmetic_needs(direction):
+    kinds = product((*kernels.STORAGE, "tf32"), kernels.FORMS, kernels.SEQUENCE_CELLS)
+    for dtype, form, cells in kinds:
+        for height, columns in kernels.sequence_sizes(direction, dtype, form, cells):
+            found = counted(direction, dtype, form, height, columns, cells)
+            _, chunk, eights = found.product
+            if dtype in kernels.TENSOR:
+                assert chunk >= 2 * height * columns  # mma.sync
+            else:
+                assert eights >= 2 * columns * kernels.neighbours(dtype)  # multiply-adds of 8 rows
+                assert chunk + 2 * height * eights < 8 * 2 * height * eights
+            assert min(found.cells) >= 0 < sum(found.cells)
+
+
+def test_a_chunk_of_float32_is_bound_by_its_loads_and_not_by_its_multiply_adds():
+    """16 bytes of 8 columns and of 32 rows: each lane loads 2 and 4 of 16 bytes, and has 32 multiply-adds."""
+    for form in ("block", "grid"):
+        found = counted("forward", "float32", form, 2, 1, "Plain")
+        assert found.turns[1] + found.turns[2] * 4 == pytest.approx((2 + 4) * 4, rel=0.02)
+    assert 32 / 4 < (2 + 4) * 4
+
+
+def test_options_cost_more_instructions_than_none():
+    for direction, dtype in product(onchip.DIRECTIONS, ("float32", "bfloat16")):
+        plain, family, normed = (
+            sum(counted(direction, dtype, "cluster", 2, 1, cells).cells) for cells in kernels.SEQUENCE_CELLS
+        )
+        assert plain < family < normed
+
+
+def test_what_the_model_has_of_a_step_is_what_was_counted():
+    """As far as small layouts tell of large ones, and some sequences of many."""
+    assert len(table()["steps"]) == 2 * len(counts.SHAPES)
+    for step in table()["steps"]:
+        layers, dtype = step["layers"], step["dtype"]
+        kind = gpu_model.H100, step["direction"], step["hidden"], dtype, layers, "Plain", layers > 1
+        layout = onchip._layout(*kind, *step["layout"])
+        found = counted(layout.direction, dtype, layout.form, layout.height, layout.columns, "Plain")
+        ratio = table()["machine"][layout.direction][dtype.replace("tf", "float")]["ratio"]
+        expected = layout.tiles * (found.product_of(layout.work) + found.cells_of(layout.work) / ratio)
+        assert step["instructions"] == pytest.approx(expected, rel=0.25), step
+
+
+def test_bytes_of_the_gate_kernels_are_those_that_were_counted():
+    for dtype, kernel in product(table()["elements"], ("gates_forward", "gates_backward")):
+        assert dtype not in ALIKE
+        of_dy = gpu_model.sizes(dtype)[0] * (kernel == "gates_backward")  # wasn't there
+        whole = gpu_model.bytes_of("training" if kernel == "gates_forward" else "backward", dtype)
+        assert table()["elements"][dtype][kernel]["bytes"] + of_dy == pytest.approx(whole, rel=0.01)
+
+
+# -- how it is counted
+
+
+def entry(name, warps=1, memory=0, target=-1):
+    return [name, warps, 32 * warps, memory, target]
+
+
+def test_looks_in_vain_are_left_out():
+    code = [
+        entry("ld.relaxed.gpu.global.v2.u64", 2, 8),
+        entry("setp.eq.s32", 7),  # of two looks, and of five again
+        entry("bra", 7, target=4),
+        entry("ld.relaxed.gpu.global.v2.u64", 5, 20),
+        entry("bra", 5, target=1),
+        entry("fma.rn.f32", 2),
+    ]
+    launch = counts.Launch({"kernel": "k", "code": code})
+    assert launch.counts["global"] == 2
+    assert launch.counts["sectors"] == 8
+    assert launch.counts["whole"] == 2 + 2
+    assert launch.counts["float"] == 2
+
+
+def test_a_loop_that_does_something_else_counts_as_a_whole():
+    code = [entry("ld.relaxed.gpu.global.u32", 5, 5), entry("st.shared.u32", 5, 5), entry("bra", 5, target=0)]
+    launch = counts.Launch({"kernel": "k", "code": code})
+    assert launch.counts["global"] == launch.counts["shared"] == launch.counts["turns"] == 5
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+def test_the_product_is_what_lies_between_the_barriers_around(tensor):
+    multiply = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32" if tensor else "fma.rn.f32"
+    step = [
+        *(entry("bar.sync"), entry("add.s32"), entry("ld.shared.v4.f32", memory=4)),
+        *[entry(multiply) for _ in range(8)],
+        *(entry("bra", target=3), entry("st.shared.f32", memory=1), entry("bar.sync")),
+    ]
+    code = [entry("mov.u32"), *step, *(entry("fma.rn.f32") for _ in range(20)), entry("bra", target=1)]
+    found = counts.Launch({"kernel": "sequence_forward", "code": code}).counts
+    assert found["product"] == len(step) - 2
+    assert found["product turns"] == 4  # of loads
+    assert found["turns"] == 5
+
+
+@pytest.mark.parametrize(
+    "name, kind, size",
+    [
+        ("ld.shared.v4.f32", "shared", 16),
+        ("ld.relaxed.cluster.shared::cta.v2.u64", "shared", 16),
+        ("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32", "cluster", 16),
+        ("st.relaxed.cluster.u32", "cluster", 4),
+        ("ld.global.nc.u16", "global", 2),
+        ("red.global.add.u32", "global", 4),
+        ("ld.param.u64", "moves", 8),
+        ("div.rn.f64", "special", 8),
+        ("div.u32", "whole", 4),
+        ("rcp.approx.ftz.f32", "special", 4),
+        ("fma.rn.f64", "float", 8),
+        ("setp.lt.ftz.f32", "float", 4),
+        ("setp.lt.u32", "whole", 4),
+        ("bra.uni", "whole", 0),
+        ("barrier.cluster.arrive.release.aligned", "waiting", 0),
+        ("shfl.sync.bfly.b32", "waiting", 4),
+    ],
+)
+def test_instructions_by_their_names(name, kind, size):
+    assert counts._class(name) == kind
+    assert counts._bytes(name) == size
+
+
+def test_tables_are_put_in_place():
+    text = gpu_model.README.read_text()
+    assert gpu_model.placed(text) == text, "write them again: python -m benchmarks.gpu_model --write"
+    first = next(gpu_model.gate_table())
+    assert gpu_model.placed(text.replace("| float64 | 88 |", "| float64 | 89 |")) == text
+    with pytest.raises(ValueError, match="no table begins with"):
+        gpu_model.placed(text.replace(first, "gone"))

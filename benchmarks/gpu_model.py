@@ -89,6 +89,27 @@ def elements_table() -> Iterator[str]:
         yield f"| `{kernel}` | {' | '.join(cells)} |"
 
 
+def machine_table() -> Iterator[str]:
+    """Lines of the table of the machine's instructions beside those of PTX, as they stand in the gate kernels."""
+    yield "| kernel | instructions of PTX, without moves | of sm_90 | ratio | of sm_90 a cell |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for by_dtype in table()["machine"].values():
+        for dtype, found in by_dtype.items():
+            cell = found["machine"] / kernels.neighbours(dtype)
+            yield f"| `{found['kernel']}` | {found['ptx']} | {found['machine']} | {found['ratio']} | {cell:.0f} |"
+
+
+def instances_table() -> Iterator[str]:
+    """Lines of the table of what the product and the cells of each instance take."""
+    yield "| kernel | product: a warp | a chunk | turns a chunk | cells: a warp | 32 cells | for each part of a sum |"
+    yield "| --- |" + " ---: |" * 6
+    for name, found in table()["sequence"].items():
+        eights = 2 * int(name.rstrip(">").split(", ")[2])  # of the rows of a chunk
+        (warp, *product), (_, *turns), cells = (found[each] for each in ("product", "turns", "cells"))
+        chunk = (f"{each + eights * more:.0f}" for each, more in (product, turns))
+        yield f"| `{name}` | {warp:.0f} | {' | '.join(chunk)} | {' | '.join(f'{each:.0f}' for each in cells)} |"
+
+
 def counted_table() -> Iterator[str]:
     """Lines of the table of what a block executes in a step, counted, and what the model has of it."""
     yield (
@@ -261,9 +282,9 @@ def options_table() -> Iterator[str]:
 
 
 TABLES = (
-    gate_table, elements_table, step_table, counted_table, sequence_table, layers_table, joint_table, options_table,
-    segment_table, beside_table,
-)  # fmt: skip
+    *(gate_table, machine_table, elements_table, step_table, options_table, instances_table, counted_table),
+    *(sequence_table, joint_table, layers_table, segment_table, beside_table),
+)
 
 
 def placed(text: str) -> str:

@@ -243,7 +243,7 @@ def instances() -> Iterator[Instance]:
 
 def fitted(kernel: Instance) -> dict[str, Any]:
     """Coefficients of `gpu_lstm.recurrence.counted` from small layouts, and by how much they miss any of these."""
-    form, columns = kernel[2], kernel[4]
+    _, dtype, form, _, columns, _ = kernel
     few, *many = {"block": (1,), "cluster": (CLUSTER,), "grid": (2, 6), "joint": (CLUSTER, 2 * CLUSTER)}[form]
     shares = [2**n for n in range(7) if 2**n <= onchip.units(*kernel)]
     fits = (n for n in reversed(shares) if layout_of(kernel, (few, *many)[-1], n, 1).shared_bytes <= H100.shared_bytes)
@@ -255,13 +255,18 @@ def fitted(kernel: Instance) -> dict[str, Any]:
     steps = [step(backend, layout, _before(kernel, layout)) for layout in layouts]
     full = [n for n, layout in enumerate(layouts) if layout.slice == 8 * columns]  # whose lanes all have columns
     product_of = [(work.multiplying, work.chunks, work.eights) for work in (layouts[n].work for n in full)]
-    cells_of = [(work.warps, work.cells, work.cells * work.parts) for work in (layout.work for layout in layouts)]
+    cells_of = [
+        (work.warps, work.cells, work.cells * work.parts, work.gathered) for work in (layout.work for layout in layouts)
+    ]
     found: dict[str, Any] = {"missed": []}
     for name, how_often, numbers in (
         ("product", product_of, [steps[n]["product"] for n in full]),
         ("turns", product_of, [steps[n]["product turns"] for n in full]),
         ("cells", cells_of, [_instructions(each) - each["product"] for each in steps]),
     ):
+        if name == "turns" and dtype in kernels.TENSOR:
+            found[name] = [0, 0, 0]
+            continue
         parts = np.array(how_often, float) / np.array(numbers)[:, None]
         coefficients = _coefficients(parts)
         found[name] = [round(float(number), 2) for number in coefficients]
@@ -381,7 +386,7 @@ def nvdisasm() -> str:
 
 
 def machine(of_elements: dict[str, Any]) -> dict[str, Any]:
-    """How many instructions of the machine there are for one of PTX, in the cells of a step."""
+    """How many more instructions of the machine than of PTX a cell has: executed or, as a division's slow path, not."""
     found: dict[str, Any] = {}
     for direction, dtype in product(onchip.DIRECTIONS, kernels.STORAGE):
         if dtype in ALIKE:
@@ -392,7 +397,7 @@ def machine(of_elements: dict[str, Any]) -> dict[str, Any]:
             kernel = kernels.gates_forward(dtype, wide, True, False)
         length, ptx = machine_length(kernel), of_elements[dtype][kernel.name]["length"]
         found.setdefault(direction, {})[dtype] = {
-            "kernel": kernel.expression, "machine": length, "ptx": ptx, "ratio": round(length / ptx, 2)
+            "kernel": kernel.expression, "machine": length, "ptx": ptx, "more": round((length - ptx) / wide, 2)
         }  # fmt: skip
     return found
 

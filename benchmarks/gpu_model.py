@@ -91,18 +91,19 @@ def elements_table() -> Iterator[str]:
 
 def machine_table() -> Iterator[str]:
     """Lines of the table of the machine's instructions beside those of PTX, as they stand in the gate kernels."""
-    yield "| kernel | instructions of PTX, without moves | of sm_90 | ratio | of sm_90 a cell |"
+    yield "| kernel | instructions of PTX, without moves | of sm_90 | of PTX a cell | of sm_90 |"
     yield "| --- | ---: | ---: | ---: | ---: |"
     for by_dtype in table()["machine"].values():
         for dtype, found in by_dtype.items():
-            cell = found["machine"] / kernels.neighbours(dtype)
-            yield f"| `{found['kernel']}` | {found['ptx']} | {found['machine']} | {found['ratio']} | {cell:.0f} |"
+            both = [found[name] for name in ("ptx", "machine")]
+            a_cell = (f"{each / kernels.neighbours(dtype):.0f}" for each in both)
+            yield f"| `{found['kernel']}` | {' | '.join([*map(str, both), *a_cell])} |"
 
 
 def instances_table() -> Iterator[str]:
     """Lines of the table of what the product and the cells of each instance take."""
-    yield "| kernel | product: a warp | a chunk | turns a chunk | cells: a warp | 32 cells | for each part of a sum |"
-    yield "| --- |" + " ---: |" * 6
+    yield "| kernel | product: a warp | a chunk | turns | all else: a warp | 32 cells | a part of sums | gathered |"
+    yield "| --- |" + " ---: |" * 7
     for name, found in table()["sequence"].items():
         eights = 2 * int(name.rstrip(">").split(", ")[2])  # of the rows of a chunk
         (warp, *product), (_, *turns), cells = (found[each] for each in ("product", "turns", "cells"))

@@ -30,6 +30,8 @@ class Work:
         32 each.
     parts : int
         Of k, that each cell adds up.
+    gathered : int
+        Packs of 16 bytes of dz, 32 each, that the block puts into shared memory first.
     """
 
     warps: int
@@ -38,11 +40,13 @@ class Work:
     eights: int
     cells: int
     parts: int
+    gathered: int
 
 
 OPTIONS_OF = "float32", "grid", 2, 1
 """Dtype, form, height and columns of the kernels that are counted with options, too."""
 Three = tuple[float, float, float]
+Four = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,14 @@ class Counted:
     product : tuple of three floats
         Instructions of the product: of each warp that has a part of it, of each chunk, and of each 8 rows of those.
     turns : tuple of three floats
-        Turns of shared memory's banks, a cycle each, likewise.
-    cells : tuple of three floats
-        Instructions of all else: of each warp, of each 32 cells, and of those for each of their parts.
+        Turns of shared memory's banks, a cycle each, likewise; zeros on tensor cores, whose lanes read nothing twice.
+    cells : tuple of four floats
+        Instructions of all else: of each warp, of each 32 cells, of those for each of their parts, and of `gathered`.
     """
 
     product: Three
     turns: Three
-    cells: Three
+    cells: Four
 
     def product_of(self, work: Work) -> float:
         """Instructions of the product."""
@@ -73,10 +77,10 @@ class Counted:
 
     def cells_of(self, work: Work) -> float:
         """Instructions of all else."""
-        return _sum(self.cells, (work.warps, work.cells, work.cells * work.parts))
+        return _sum(self.cells, (work.warps, work.cells, work.cells * work.parts, work.gathered))
 
 
-def _sum(each: Three, how_often: tuple[int, int, int]) -> float:
+def _sum(each: tuple[float, ...], how_often: tuple[int, ...]) -> float:
     return sum(one * times for one, times in zip(each, how_often, strict=True))
 
 
@@ -88,27 +92,22 @@ ALIKE = {"bfloat16": "float16"}
 def counted(direction: str, dtype: str, form: str, height: int, columns: int, cells: str) -> Counted:
     """Of that instance of `kernels.sequence`.
 
-    Options add to its cells what they add in the one instance that is counted with them. Cells take as many
-    instructions of the machine as of PTX, times what kernels of nothing but cells were found to.
+    Options add to its cells what they add in the one instance that is counted with them; and each cell takes as many
+    more instructions of the machine than of PTX as in kernels of nothing but cells.
     """
     dtype = ALIKE.get(dtype, dtype)
-    ratio = table()["machine"][direction][dtype.replace("tf", "float")]["ratio"]
 
     def found(*instance: Any) -> dict[str, list[float]]:
         of_instance: dict[str, list[float]] = table()["sequence"][kernels.sequence(direction, *instance).expression]
         return of_instance
 
-    plain, *others = found(dtype, form, height, columns), *(found(*OPTIONS_OF, name) for name in (cells, "Plain"))
-    rest = [
-        ratio * (own + more - less)
-        for own, more, less in zip(plain["cells"], *(each["cells"] for each in others), strict=True)
-    ]
-    return Counted(_three(plain["product"]), _three(plain["turns"]), _three(rest))
-
-
-def _three(numbers: list[float]) -> Three:
-    first, second, third = numbers
-    return first, second, third
+    own, options, none = found(dtype, form, height, columns), *(found(*OPTIONS_OF, name) for name in (cells, "Plain"))
+    warp, cell, part, gathered = (
+        mine + more - less for mine, more, less in zip(own["cells"], options["cells"], none["cells"], strict=True)
+    )
+    cell += table()["machine"][direction][dtype.replace("tf", "float")]["more"]
+    product, turns = own["product"], own["turns"]
+    return Counted((product[0], product[1], product[2]), (turns[0], turns[1], turns[2]), (warp, cell, part, gathered))
 
 
 @functools.cache

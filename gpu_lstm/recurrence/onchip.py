@@ -557,6 +557,7 @@ def _layout(
         eights=0 if tensor else eights * chunks * halves,
         cells=-(-share * min(part, each) // 32),
         parts=split * blocks,
+        gathered=each * chunks * chunk // 512 if form == "joint" else 0,
     )
     counts = counted(direction, dtype, form, height, columns, cells)
     instructions, of_cells = counts.product_of(work), counts.cells_of(work)

@@ -64,6 +64,13 @@ CLASSES = {
 """Classes of instructions, by the first that fits: tensor cores; special function units and divisions; other arithmetic
 in floating point; shared memory, that of other blocks, global memory; barriers, shuffles and votes; moves; all else,
 which is whole numbers and branches."""
+MEMBERS = {
+    "block": {1: (1, 2, 4)},
+    "cluster": {CLUSTER: (1, 2, 4)},
+    "grid": {2: (1, 2, 4), 6: (1, 2, 4)},
+    "joint": {CLUSTER: (1, 2, 4), 7 * CLUSTER: (1,)},
+}
+"""Of each form, the blocks of a team that are counted, and by what the largest share of one is divided."""
 MOVED = 128
 """Bytes that a multiprocessor's memory pipe gives to lanes in a cycle."""
 
@@ -96,9 +103,8 @@ class Launch:
                 self.counts["turns" if kind == "shared" else "sectors"] += memory * share
             if n in product and kind != "moves":
                 self.counts["product"] += warps * share
-                if name.startswith("ld"):
-                    turns = memory if kind == "shared" else lanes * _bytes(name) / MOVED
-                    self.counts["product turns"] += turns * share
+                moved = memory if kind == "shared" else lanes * _bytes(name) / MOVED if name.startswith("ld") else 0
+                self.counts["product turns"] += share * (warps if name.startswith("shfl") else moved)
         del self.counts["moves"]
 
 
@@ -243,18 +249,18 @@ def instances() -> Iterator[Instance]:
 
 def fitted(kernel: Instance) -> dict[str, Any]:
     """Coefficients of `gpu_lstm.recurrence.counted` from small layouts, and by how much they miss any of these."""
-    _, dtype, form, _, columns, _ = kernel
-    few, *many = {"block": (1,), "cluster": (CLUSTER,), "grid": (2, 6), "joint": (CLUSTER, 2 * CLUSTER)}[form]
-    shares = [2**n for n in range(7) if 2**n <= onchip.units(*kernel)]
-    fits = (n for n in reversed(shares) if layout_of(kernel, (few, *many)[-1], n, 1).shared_bytes <= H100.shared_bytes)
+    direction, _, form, height, columns, _ = kernel
+    shares = [2**n for n in range(7) if 2**n <= onchip.units(direction, form, height, columns)]
+    deepest = max(MEMBERS[form])
+    fits = (n for n in reversed(shares) if layout_of(kernel, deepest, n, 1).shared_bytes <= H100.shared_bytes)
     largest = next(fits)
-    sizes = [(members, largest // n, 8 * columns) for members in (few, *many) for n in (1, 2, 4)]
-    sizes += [(few, largest // n, 4 * columns) for n in (2, 4)]
+    sizes = [(members, largest // n, 8 * columns) for members, parts in MEMBERS[form].items() for n in parts]
+    sizes += [(min(MEMBERS[form]), largest // n, 4 * columns) for n in (2, 4)]
     layouts = [layout_of(kernel, *each) for each in sizes]
     backend = CupyBackend()
     steps = [step(backend, layout, _before(kernel, layout)) for layout in layouts]
     full = [n for n, layout in enumerate(layouts) if layout.slice == 8 * columns]  # whose lanes all have columns
-    product_of = [(work.multiplying, work.chunks, work.eights) for work in (layouts[n].work for n in full)]
+    product_of = [(work.multiplying, work.chunks, work.read_again) for work in (layouts[n].work for n in full)]
     cells_of = [
         (work.warps, work.cells, work.cells * work.parts, work.gathered) for work in (layout.work for layout in layouts)
     ]
@@ -264,9 +270,6 @@ def fitted(kernel: Instance) -> dict[str, Any]:
         ("turns", product_of, [steps[n]["product turns"] for n in full]),
         ("cells", cells_of, [_instructions(each) - each["product"] for each in steps]),
     ):
-        if name == "turns" and dtype in kernels.TENSOR:
-            found[name] = [0, 0, 0]
-            continue
         parts = np.array(how_often, float) / np.array(numbers)[:, None]
         coefficients = _coefficients(parts)
         found[name] = [round(float(number), 2) for number in coefficients]
@@ -407,6 +410,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} instead of comparing with it")
     options = parser.parse_args()
+    os.environ["GPU_LSTM_DEVICE_MULTIPROCESSORS"] = str(H100.multiprocessors)
     nvdisasm()
     backend = CupyBackend()
     of_elements = {dtype: elements(backend, dtype) for dtype in kernels.STORAGE if dtype not in ALIKE}

@@ -102,13 +102,14 @@ def machine_table() -> Iterator[str]:
 
 def instances_table() -> Iterator[str]:
     """Lines of the table of what the product and the cells of each instance take."""
-    yield "| kernel | product: a warp | a chunk | turns | all else: a warp | 32 cells | a part of sums | gathered |"
-    yield "| --- |" + " ---: |" * 7
+    yield (
+        "| kernel | product: a warp | a chunk | read again | turns: a chunk | read again "
+        "| all else: a warp | 32 cells | a part of sums | gathered |"
+    )
+    yield "| --- |" + " ---: |" * 9
     for name, found in table()["sequence"].items():
-        eights = 2 * int(name.rstrip(">").split(", ")[2])  # of the rows of a chunk
-        (warp, *product), (_, *turns), cells = (found[each] for each in ("product", "turns", "cells"))
-        chunk = (f"{each + eights * more:.0f}" for each, more in (product, turns))
-        yield f"| `{name}` | {warp:.0f} | {' | '.join(chunk)} | {' | '.join(f'{each:.0f}' for each in cells)} |"
+        numbers = *found["product"], *found["turns"][1:], *found["cells"]
+        yield f"| `{name}` | {' | '.join(f'{each:.0f}' for each in numbers)} |"
 
 
 def counted_table() -> Iterator[str]:

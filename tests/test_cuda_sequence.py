@@ -365,7 +365,7 @@ MISTAKES = {
     },
     "joint": {
         "dz's sums are sent while the cluster reads": (
-            "if (multiplies) team.arrive();",
+            "if (multiplies) team.arrive_after(read);",
             "if (multiplies) emulator::cluster_arrive(emulator::Arrival::relaxed);",
         ),
         "dz's sums are read before they are there": ("mailbox.wait(round++ % 2);", ""),

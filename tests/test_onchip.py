@@ -36,7 +36,7 @@ def test_every_layout_covers_the_problem_and_fits(device, direction):
         assert layout.members * layout.share >= hidden
         assert layout.teams * layout.slice >= batch > (layout.teams - 1) * layout.slice
         assert layout.shared_bytes <= device.shared_bytes
-        threads = kernels.sequence_threads(dtype, cells)
+        threads = kernels.SEQUENCE_THREADS
         assert layout.share * 8 * layout.columns <= onchip.CELLS * threads
         assert layout.by_memory or layout.slice <= 8 * layout.columns
         assert not layout.by_memory or layout.blocks <= device.multiprocessors
@@ -49,7 +49,7 @@ def test_every_layout_covers_the_problem_and_fits(device, direction):
         assert (
             at_once * -(-rows // (16 * layout.height)) * layout.split <= threads // 32
         )  # each warp multiplies one part
-        assert (layout.register_bytes > 0) == (dtype in kernels.TENSOR)
+        assert layout.register_bytes > 0
         kernel = kernels.sequence(direction, dtype, layout.form, layout.height, layout.columns, cells)
         assert kernel.expression in launched
         assert kernel.cooperative == layout.by_memory
@@ -89,9 +89,9 @@ def test_layers_at_once_have_all_they_need_or_a_reason_why_not(device):
         assert layout.members * layout.share >= hidden
         assert layout.teams * layout.slice >= batch
         assert layout.shared_bytes <= device.shared_bytes
-        assert layout.share * 8 * layout.columns <= onchip.CELLS * kernels.sequence_threads(dtype)
+        assert layout.share * 8 * layout.columns <= onchip.CELLS * kernels.SEQUENCE_THREADS
         rows = layout.share * (4 if direction == "forward" else 1)
-        warps = kernels.sequence_threads(dtype) // 32
+        warps = kernels.SEQUENCE_THREADS // 32
         assert layout.split % 2 == 0  # each half of k has its own sums
         assert -(-rows // (16 * layout.height)) * layout.split <= warps
         alone = onchip.choose(device, direction, batch, hidden, dtype)
@@ -119,17 +119,16 @@ def test_a_block_has_the_registers_and_the_shared_memory_that_the_planner_assume
     lines = (Path(__file__).parents[1] / "kernels" / "cuda" / "resources.md").read_text().splitlines()
     needs = {line.split("`")[1]: line.split("|")[2:-1] for line in lines if line.startswith("| `sequence_")}
     assert set(needs) == {kernel.expression for kernel in kernels.every_kernel() if kernel.file == "sequence.cu"}
-    dtypes = {storage: dtype for dtype, storage in kernels.STORAGE.items()} | {"tf32": "tf32"}
-    for name, (*registers, shared) in needs.items():
-        storage, *arguments = name.split("<", 1)[1].rstrip(">").split(", ")
-        threads = kernels.sequence_threads(dtypes[storage], (*arguments, "Plain")[3])
-        assert max(int(number) for number in registers if number.strip()) * threads <= 65536
+    for *registers, shared in needs.values():
+        assert max(int(number) for number in registers if number.strip()) * kernels.SEQUENCE_THREADS <= 65536
         assert int(shared) == 0
 
 
 def test_weights_in_registers_are_as_many_as_the_kernel_holds():
     source = kernels.read_source("sequence.cu")
-    assert "held = (M >= 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4)) - FewerHeld / M;" in source
+    assert "held = (M >= 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4)) - FewerHeld / M -" in source
+    assert "(sizeof(S) == 8 ? 2 : 0);" in source
+    assert onchip.FEWER_OF_FLOAT64 == 2 and f"THREADS = {kernels.SEQUENCE_THREADS};" in source
     for cells, fewer in onchip.FEWER_HELD.items():
         text = re.split(rf"struct {cells} (?:: [^{{]*)?{{", source)[1].split("struct Ahead")[0]
         assert f"fewer_held = {fewer};" in text

@@ -37,15 +37,19 @@ STORAGE = {"float32": "float", "float64": "double", "float16": "__half", "bfloat
 """What CUDA C++ calls each dtype that a kernel takes."""
 ARITHMETIC = {"float32": "float32", "float64": "float64", "float16": "float32", "bfloat16": "float32"}
 """The dtype that each is computed in; states and sums are kept in it."""
-OPTIONS = ("-std=c++17", "-lineinfo")
-"""Compiler options besides those that CuPy adds."""
+OPTIONS = ("-std=c++17", "-lineinfo", "-fmad=false")
+"""Compiler options besides those that CuPy adds. Products and sums are fused where the sources say so and nowhere else:
+left to the compiler, two instances of a kernel would not agree to the last bit."""
 WATCHDOG = "GPU_LSTM_WATCHDOG"
 """Environment variable, for debugging: after so many looks in vain, a waiting kernel gives up and the host says so."""
+RELEASED = "GPU_LSTM_RELEASED"
+"""Environment variable, to time it: the joint form's barrier of a cluster releases, as ``kernels/cuda/joint.cuh`` has it."""
 BLOCK = 256
 """Threads of a block, where nothing asks for another number."""
 SCATTER_WARPS = 8
-SEQUENCE_THREADS = 512
-"""Most threads of a block of the sequence kernels."""
+SEQUENCE_THREADS = 256
+"""Threads of a block of the sequence kernels, as ``kernels/cuda/mma.cuh`` has it: few, so that each has registers for
+weights."""
 TENSOR = ("tf32", "float16", "bfloat16")
 """What tensor cores multiply in the sequence kernels: 16-bit numbers, and float32 rounded to TF32 where asked for."""
 SEQUENCE_CELLS = ("Plain", "Family", "Normed")
@@ -118,7 +122,8 @@ def watchdog() -> int:
 
 def options() -> tuple[str, ...]:
     """For the compiler, with those for debugging."""
-    return (*OPTIONS, f"-D{WATCHDOG}={watchdog()}") if watchdog() else OPTIONS
+    looks = (f"-D{WATCHDOG}={watchdog()}",) if watchdog() else ()
+    return OPTIONS + looks + ((f"-D{RELEASED}",) if os.environ.get(RELEASED) else ())
 
 
 def gates_forward(dtype: str, neighbours: int, keep: bool, masked: bool) -> Kernel:
@@ -164,28 +169,18 @@ def sequence(direction: str, dtype: str, form: str, height: int, columns: int, c
     return Kernel("sequence.cu", name, arguments, cooperative=form == "grid", since=80)
 
 
-def sequence_threads(dtype: str, cells: str = "Plain") -> int:
-    """Threads of a block, as ``kernels/cuda/options.cuh`` has it: few where each needs many registers.
-
-    It does for weights on tensor cores, and for options in float64.
-    """
-    return 256 if dtype in TENSOR or (dtype == "float64" and cells != "Plain") else SEQUENCE_THREADS
-
-
 def sequence_sizes(direction: str, dtype: str, form: str, cells: str = "Plain") -> list[tuple[int, int]]:
     """The pairs of `height` and `columns` that there are of `sequence`."""
     if cells != "Plain":  # one: the height that wastes the least where much of the grid shares the units
-        return (
-            [] if form == "joint" else [(1 if (direction, form) == ("backward", "grid") and dtype in TENSOR else 2, 1)]
-        )
+        return [] if form == "joint" else [(1 if (direction, form) == ("backward", "grid") else 2, 1)]
     # A block alone has one tile of 8 sequences; two would spill to local memory in float64.
     columns = (1,) if form == "block" or dtype == "float64" else (1, 2)
     if form == "joint":  # not forward: of h there is less than of sums
         sizes = [(1, 1), (1, 2), (2, 2)] if dtype in TENSOR else [(1, 1)]
         return sizes if direction == "backward" else []
-    if form != "grid" or dtype not in TENSOR:
-        return list(product((2,), columns))
-    return [(2, 1), (3, 1), (3, 2), (4, 1)] if direction == "forward" else list(product((1, 2), columns))
+    if form == "grid" and direction == "backward":
+        return list(product((1, 2), columns))
+    return [(2, 1), (3, 1), (3, 2), (4, 1)] if form == "grid" and dtype in TENSOR else list(product((2,), columns))
 
 
 def barriers(form: str) -> Kernel:

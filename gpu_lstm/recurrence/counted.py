@@ -22,10 +22,9 @@ class Work:
     ----------
     warps, multiplying : int
         All, and those that have a part of the product.
-    chunks : int
-        Of 64 bytes of k, in float32 and float64 of 16, that its warps multiply, each for rows of its own: all together.
-    eights : int
-        8 rows each of those, in float32 and float64, where a warp leaves out rows that aren't there; else 0.
+    chunks, read_again : int
+        Of 64 bytes of k that its warps multiply, each for rows of its own, all together; and those whose weights lie in
+        shared memory.
     cells : int
         32 each.
     parts : int
@@ -37,7 +36,7 @@ class Work:
     warps: int
     multiplying: int
     chunks: int
-    eights: int
+    read_again: int
     cells: int
     parts: int
     gathered: int
@@ -56,9 +55,10 @@ class Counted:
     Attributes
     ----------
     product : tuple of three floats
-        Instructions of the product: of each warp that has a part of it, of each chunk, and of each 8 rows of those.
+        Instructions of the product: of each warp that has a part of it, of each chunk, and more of those read again.
     turns : tuple of three floats
-        Turns of shared memory's banks, a cycle each, likewise; zeros on tensor cores, whose lanes read nothing twice.
+        Cycles that the way to and from shared memory is busy, likewise: turns of its banks, shuffles, and what comes
+        through it from L2.
     cells : tuple of four floats
         Instructions of all else: of each warp, of each 32 cells, of those for each of their parts, and of `gathered`.
     """
@@ -69,11 +69,11 @@ class Counted:
 
     def product_of(self, work: Work) -> float:
         """Instructions of the product."""
-        return _sum(self.product, (work.multiplying, work.chunks, work.eights))
+        return _sum(self.product, (work.multiplying, work.chunks, work.read_again))
 
     def turns_of(self, work: Work) -> float:
         """Cycles that shared memory is busy."""
-        return _sum(self.turns, (work.multiplying, work.chunks, work.eights))
+        return _sum(self.turns, (work.multiplying, work.chunks, work.read_again))
 
     def cells_of(self, work: Work) -> float:
         """Instructions of all else."""

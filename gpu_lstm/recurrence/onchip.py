@@ -26,7 +26,7 @@ from itertools import product
 
 from gpu_lstm.backend import clusters
 from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend, Device
-from gpu_lstm.backend.kernels import CLUSTER, FORMS, JOINT, TENSOR, sequence_sizes, sequence_threads
+from gpu_lstm.backend.kernels import CLUSTER, FORMS, JOINT, SEQUENCE_THREADS, TENSOR, sequence_sizes
 from gpu_lstm.recurrence.counted import Work, counted
 
 DIRECTIONS = ("forward", "backward")
@@ -34,6 +34,7 @@ MOST_RUNS = 4
 """Recurrences of a launch, as ``kernels/cuda/sequence.cu`` has it."""
 ALONE = "in both directions, or with residual, input_dropout, cells or an option of the recurrence,"
 """Which layers of a stack never run at once."""
+WARPS = SEQUENCE_THREADS // 32
 CELLS = 2
 """Most cells of a thread, as ``kernels/cuda/sequence.cu`` has it."""
 TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
@@ -42,8 +43,9 @@ TYPICAL_BATCH, LARGEST_BATCH = 64, 4096
 FEWER_HELD = {"Plain": 0, "Family": 2, "Normed": 4}
 """By what the cells do, ``fewer_held`` of ``kernels/cuda/options.cuh``: so many less, of 16 rows each."""
 HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (4, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
-"""By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp of a tensor-core
-kernel keeps in registers, as ``kernels/cuda/mma.cuh`` has it."""
+"""By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp keeps in registers,
+as ``kernels/cuda/mma.cuh`` has it; `FEWER_OF_FLOAT64` fewer where sums take twice the registers."""
+FEWER_OF_FLOAT64 = 2
 
 CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
@@ -461,12 +463,13 @@ def largest(device: Device, dtype: str) -> int:
     return low
 
 
-def units(direction: str, dtype: str, form: str, height: int, columns: int, cells: str, halves: int = 1) -> int:
+def units(direction: str, form: str, height: int, columns: int, halves: int = 1) -> int:
     """The most hidden units of a block; in a stack, each of two halves of k has warps of its own."""
     if form == "joint":
         return 16 * height
-    threads, rows = sequence_threads(dtype, cells), 4 if direction == "forward" else 1
-    return min(CELLS * threads // (8 * columns), threads // 32 // halves * 16 * height // rows)
+    return min(
+        CELLS * SEQUENCE_THREADS // (8 * columns), WARPS // halves * 16 * height // (4 if direction == "forward" else 1)
+    )
 
 
 def _candidates(
@@ -484,7 +487,7 @@ def _candidates(
         for height, columns in sequence_sizes(direction, dtype, form, cells):
             problem = device, direction, hidden, dtype, together, cells, stacked
             layout = functools.partial(_layout, *problem, form, height, columns)
-            each, most_units = 8 * columns, units(direction, dtype, form, height, columns, cells, 1 + stacked)
+            each, most_units = 8 * columns, units(direction, form, height, columns, 1 + stacked)
             if form == "block" and hidden <= most_units:
                 yield layout(-(-batch // each), 1, hidden, each, *BUFFERS[form])
             if form == "cluster" and device.capability >= 90 and -(-hidden // CLUSTER) <= most_units:
@@ -521,24 +524,25 @@ def _layout(
     tensor = dtype in TENSOR
     stored = {"float64": 8, "float32": 4, "tf32": 4}.get(dtype, 2)
     wide = {"float64": 8}.get(dtype, 4)
-    # Rows start at different banks: on tensor cores half of the banks apart, else 16 bytes.
+    # Rows start half of the banks apart.
     rows, depth = (4 * share, hidden) if direction == "forward" else (share, 4 * hidden)
     halves = 1 + stacked  # of k, each of whole chunks
-    chunk = 64 if tensor else 16
+    chunk = 64
     depth = 2 * -(-depth * stored // chunk) * chunk // stored if stacked else depth
-    pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
+    pitch = (-(-depth * stored // 128) * 128 + 64) // stored
     blocks = CLUSTER if form == "joint" else 1  # that multiply together: each for all, by a part of k
     row_blocks = blocks * -(-rows // (16 * height))
     chunks = -(-depth * stored // (blocks * halves * chunk))
-    chunks_of_warp = -(-chunks // (sequence_threads(dtype, cells) // 32 // row_blocks // halves))
+    chunks_of_warp = -(-chunks // (WARPS // row_blocks // halves))
     split = halves * -(-chunks // chunks_of_warp)
     each = 8 * columns
     if form == "joint":
         rows, depth = row_blocks * 16 * height, chunks * chunk // stored
-        pitch = (-(-depth * stored // 128) * 128 + (64 if tensor else 16)) // stored
+        pitch = (-(-depth * stored // 128) * 128 + 64) // stored
     fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
-    held = min(HELD[height, columns] - FEWER_HELD[cells] // height, chunks_of_warp) if tensor else 0
-    weights = fragments * (chunks_of_warp - held) * 1024 if tensor else rows * pitch * stored
+    held = HELD[height, columns] - FEWER_HELD[cells] // height - (FEWER_OF_FLOAT64 if dtype == "float64" else 0)
+    held = min(held, chunks_of_warp)
+    weights = fragments * (chunks_of_warp - held) * 1024
     shown = buffers * each * pitch * stored
     sums = split * each * (rows if form == "joint" else (rows + 11) // 16 * 16 + 4) * wide
     wide_of_rows = 0  # what layer normalisation needs: numbers of each cell, those of all blocks, and two results
@@ -549,29 +553,25 @@ def _layout(
     # In a step: of h or dz; and twice of what the blocks know of rows, with two barriers of a block each.
     handovers = 1 + (2 * tiles if cells == "Normed" else 0)
     barriers = (1 if buffers == 2 else 0) + 2 * (handovers - 1)
-    eights = row_blocks * 2 * height if tensor else -(-rows // 8)  # of rows
     work = Work(
-        warps=sequence_threads(dtype, cells) // 32,
+        warps=WARPS,
         multiplying=row_blocks * split,
         chunks=row_blocks * chunks * halves,
-        eights=0 if tensor else eights * chunks * halves,
+        read_again=max(0, row_blocks * (chunks * halves - split * held)),
         cells=-(-share * min(part, each) // 32),
         parts=split * blocks,
         gathered=each * chunks * chunk // 512 if form == "joint" else 0,
     )
     counts = counted(direction, dtype, form, height, columns, cells)
-    instructions, of_cells = counts.product_of(work), counts.cells_of(work)
     # A step of a stack does the half with h of the layer below, which is there already, while it waits for its own.
-    arithmetic = 8 * eights * each * depth / halves / PRODUCT_RATE[dtype]
+    arithmetic = row_blocks * 16 * height * each * depth / halves / PRODUCT_RATE[dtype]
     if tensor:
         arithmetic = max(arithmetic, chunks_of_warp * (1 if height * columns == 1 else 2) * MMA_LATENCY)
     columns_read = row_blocks * each * depth * stored
-    streaming = (weights / halves + (columns_read if form != "grid" else 0)) / SHARED_RATE
-    if not tensor:  # all lanes read most of their numbers from shared memory, several the same
-        streaming = counts.turns_of(work) / halves / CLOCK
-    multiplying = max(arithmetic, streaming, instructions / halves / ISSUE_RATE)
+    loading, issuing = counts.turns_of(work) / CLOCK, counts.product_of(work) / ISSUE_RATE
+    multiplying = max(arithmetic, loading / halves, issuing / halves)
     meeting = 2 * split * each * rows * wide / SHARED_RATE
-    cell = max(CELL_LATENCY[dtype] + MORE_LATENCY[cells], of_cells / ISSUE_RATE)
+    cell = max(CELL_LATENCY[dtype] + MORE_LATENCY[cells], counts.cells_of(work) / ISSUE_RATE)
     at_once = device.multiprocessors // members if form in ("block", "cluster") else together * teams
     exchange = tiles * columns_read / halves / L2_RATE if form == "grid" else 0.0
     if stacked:

@@ -367,7 +367,7 @@ def _handed_on(
 def _handed_up(backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any) -> Array:
     """The same of all layers of a stack, whose rows have two such parts: the layer's own, and another one's."""
     *rows, width = shape
-    half = _whole(width, 64 if layout.dtype in kernels.TENSOR else 16, dtype)
+    half = _whole(width, 64, dtype)
     both = _missing(backend, (layout.together, *rows, 2, half), width, dtype)
     return backend.xp.reshape(both, (layout.together, *rows, 2 * half))
 
@@ -409,7 +409,7 @@ def _launch(
     sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch, layout.buffers
     backend.kernel(kernel)(
         (layout.blocks,),
-        (kernels.sequence_threads(layout.dtype, layout.cells),),
+        (kernels.SEQUENCE_THREADS,),
         (tuple(runs), gave_up, *flags, tuple(map(np.uint32, sizes))),
         layout.shared_bytes,
     )

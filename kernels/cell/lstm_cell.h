@@ -7,6 +7,10 @@
 //   V splat<V>(T)                         all elements of a V set to one number
 //   V power_of_two<T>(V t)                2^k from t = k + Constants<T>::magic
 //   V quotient<T>(V a, V b)               a / b for b of 1 and more, to an ulp
+//   V multiply_add<T>(V a, V b, V c)      a b + c, rounded once where the instruction set can
+//
+// Every sum with a product in it is a multiply_add here: of a b + c d a compiler may fuse either product, in each kernel
+// another, and kernels would not agree to the last bit.
 //
 // No include guard and no headers: a CPU build includes it once for each instruction set, inside a namespace, and
 // NVRTC has no headers. Vectors must not be lowered before they are inlined into code of their instruction set.
@@ -62,15 +66,15 @@ CELL V clamp(V x, T limit) {
 template <typename T, typename V>
 CELL V exp_minus_1(V x) {
   using C = Constants<T>;
-  const V t = x * T(1.44269504088896340736) + C::magic;
+  const V t = multiply_add<T>(x, splat<V>(T(1.44269504088896340736)), splat<V>(C::magic));
   const V k = t - C::magic;
-  const V r = (x - k * C::ln2_high) - k * C::ln2_low;
+  const V r = multiply_add<T>(k, splat<V>(-C::ln2_low), multiply_add<T>(k, splat<V>(-C::ln2_high), x));
   constexpr InverseFactorials<T> inverse = inverse_factorials<T>();
   V p = splat<V>(inverse.of[C::terms]);
   CELL_UNROLL
-  for (int n = C::terms - 1; n >= 1; --n) p = p * r + inverse.of[n];
+  for (int n = C::terms - 1; n >= 1; --n) p = multiply_add<T>(p, r, splat<V>(inverse.of[n]));
   const V scale = power_of_two<T>(t);
-  return scale * (p * r) + (scale - T(1));
+  return multiply_add<T>(scale, p * r, scale - T(1));
 }
 
 // 1 / (1 + e^-x). Beyond |x| = exp_limit it stays at its value there.
@@ -99,8 +103,14 @@ CELL void cell_forward(Gates<V>& z, V c_before, V& c, V& h) {
   z.f = sigmoid<T>(z.f);
   z.g = tanh_of<T>(z.g);
   z.o = sigmoid<T>(z.o);
-  c = z.f * c_before + z.i * z.g;
+  c = multiply_add<T>(z.f, c_before, z.i * z.g);
   h = z.o * tanh_of<T>(c);
+}
+
+// 1 - x^2.
+template <typename T, typename V>
+CELL V slope_of_tanh(V x) {
+  return multiply_add<T>(-x, x, splat<V>(T(1)));
 }
 
 // gates become dz; dc, all that arrives at c, becomes dc of the step before. dh is all that arrives at h.
@@ -108,10 +118,10 @@ template <typename T, typename V>
 CELL void cell_backward(Gates<V>& gates, V c_before, V c, V dh, V& dc) {
   const Gates<V> a = gates;
   const V tanh_c = tanh_of<T>(c);
-  dc += dh * a.o * (T(1) - tanh_c * tanh_c);
+  dc = multiply_add<T>(dh * a.o, slope_of_tanh<T>(tanh_c), dc);
   gates.i = dc * a.g * a.i * (T(1) - a.i);
   gates.f = dc * c_before * a.f * (T(1) - a.f);
-  gates.g = dc * a.i * (T(1) - a.g * a.g);
+  gates.g = dc * a.i * slope_of_tanh<T>(a.g);
   gates.o = dh * tanh_c * a.o * (T(1) - a.o);
   dc = dc * a.f;
 }
@@ -159,11 +169,11 @@ CELL V family_slope(const CellOptions<T>& options, V gate) {
 // z becomes the activated gates; c is the new cell state.
 template <typename T, typename V>
 CELL void family_gates(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& z, V c_before, V& c) {
-  z.i = family_gate<T>(options, z.i + p.i * c_before);
-  z.f = options.coupled ? T(1) - z.i : family_gate<T>(options, z.f + p.f * c_before);
+  z.i = family_gate<T>(options, multiply_add<T>(p.i, c_before, z.i));
+  z.f = options.coupled ? T(1) - z.i : family_gate<T>(options, multiply_add<T>(p.f, c_before, z.f));
   z.g = tanh_of<T>(clamp<T>(z.g, options.clip));
-  c = clamp<T>(z.f * c_before + z.i * z.g, options.cell_clip);
-  z.o = family_gate<T>(options, z.o + p.o * c);
+  c = clamp<T>(multiply_add<T>(z.f, c_before, z.i * z.g), options.cell_clip);
+  z.o = family_gate<T>(options, multiply_add<T>(p.o, c, z.o));
 }
 
 // The same with m, what is projected or is h.
@@ -180,13 +190,13 @@ CELL void family_gates_backward(const CellOptions<T>& options, const Peepholes<V
                                 V c, V d_o, V& dc) {
   const Gates<V> a = gates;
   gates.o = d_o * family_slope<T>(options, a.o);
-  dc += p.o * gates.o;
+  dc = multiply_add<T>(p.o, gates.o, dc);
   dc = where_between<T>(c, -options.cell_clip, options.cell_clip, dc);
-  const V df = dc * c_before;
-  gates.i = (options.coupled ? dc * a.g - df : dc * a.g) * family_slope<T>(options, a.i);
-  gates.f = options.coupled ? splat<V>(T(0)) : df * family_slope<T>(options, a.f);
-  gates.g = dc * a.i * where_between<T>(a.g, -options.g_high, options.g_high, T(1) - a.g * a.g);
-  dc = dc * a.f + p.i * gates.i + p.f * gates.f;
+  const V df = dc * c_before, zero = splat<V>(T(0));
+  gates.i = multiply_add<T>(dc, a.g, options.coupled ? -df : zero) * family_slope<T>(options, a.i);
+  gates.f = options.coupled ? zero : df * family_slope<T>(options, a.f);
+  gates.g = dc * a.i * where_between<T>(a.g, -options.g_high, options.g_high, slope_of_tanh<T>(a.g));
+  dc = multiply_add<T>(p.f, gates.f, multiply_add<T>(p.i, gates.i, dc * a.f));
 }
 
 // The same from dm, all that arrives at m, and dc, all else that arrives at c.
@@ -194,12 +204,12 @@ template <typename T, typename V>
 CELL void family_backward(const CellOptions<T>& options, const Peepholes<V>& p, Gates<V>& gates, V c_before, V c,
                           V dm, V& dc) {
   const V tanh_c = tanh_of<T>(c);
-  dc += dm * gates.o * (T(1) - tanh_c * tanh_c);
+  dc = multiply_add<T>(dm * gates.o, slope_of_tanh<T>(tanh_c), dc);
   family_gates_backward<T>(options, p, gates, c_before, c, dm * tanh_c, dc);
 }
 
 // What stays after zoneout: that share of the old value, the rest of the new one.
 template <typename T, typename V>
 CELL V zoned_out(V share, V old_value, V new_value) {
-  return share * old_value + (T(1) - share) * new_value;
+  return multiply_add<T>(share, old_value, (T(1) - share) * new_value);
 }

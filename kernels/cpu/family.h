@@ -402,7 +402,7 @@ struct FamilyBackward {
     if (normalised) return store(dm() + b * f.hidden + unit, dm_here, left);
     const V o = load(gates + ((t * f.batch + b) * 4 + 3) * f.hidden + unit, left);
     const V tanh_c = tanh_of<T>(load(new_c(t, b) + unit, left));
-    through_cell(t, b, unit, left, dm_here * tanh_c, dm_here * o * (T(1) - tanh_c * tanh_c));
+    through_cell(t, b, unit, left, dm_here * tanh_c, dm_here * o * slope_of_tanh<T>(tanh_c));
   }
 
   // All units of a row, with layer normalisation; `row` is room for 8 H numbers.
@@ -418,7 +418,7 @@ struct FamilyBackward {
       const long left = H - unit;
       const V y_c = load(y + unit, left), gain = load(f.gain_c + unit, left), arrived = load(dm() + b * H + unit, left);
       const V tanh_u = tanh_of<T>(y_c * gain + load(f.shift_c + unit, left));
-      const V du = arrived * load(o + unit, left) * (T(1) - tanh_u * tanh_u);
+      const V du = arrived * load(o + unit, left) * slope_of_tanh<T>(tanh_u);
       store(d_o + unit, arrived * tanh_u, left);
       store(dy + unit, du * gain, left);
       store(dgain_c + unit, load(dgain_c + unit, left) + du * y_c, left);

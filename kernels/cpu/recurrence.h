@@ -30,6 +30,22 @@ CELL V quotient(V a, V b) {
 }
 
 template <typename T, typename V>
+CELL V multiply_add(V a, V b, V c) {
+#if VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+  else return (V)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4) return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+  else return (V)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__FP_FAST_FMA) && defined(__FP_FAST_FMAF)
+  for (long k = 0; k < Simd<T>::width; ++k) c[k] = sizeof(T) == 4 ? __builtin_fmaf(a[k], b[k], c[k]) : __builtin_fma(a[k], b[k], c[k]);
+  return c;
+#else
+  return a * b + c;
+#endif
+}
+
+template <typename T, typename V>
 CELL V power_of_two(V t) {
   using Bits = typename Simd<T>::Bits;
   constexpr int mantissa = sizeof(T) == 4 ? 23 : 52;

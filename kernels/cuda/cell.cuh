@@ -42,6 +42,15 @@ CELL double quotient(double a, double b) {
   return a / b;
 }
 
+template <typename T>
+CELL float multiply_add(float a, float b, float c) {
+  return fmaf(a, b, c);
+}
+template <typename T>
+CELL double multiply_add(double a, double b, double c) {
+  return fma(a, b, c);
+}
+
 #include "../cell/lstm_cell.h"
 
 // float for what is stored in 16 bits: exponential and reciprocal of the special function units as they are, off by 1e-6
@@ -61,8 +70,8 @@ CELL float sigmoid<Brief>(float x) {
 // Near 0, where the quotient would have no digits left, x - x^3/3 + 2 x^5/15.
 template <>
 CELL float tanh_of<Brief>(float x) {
-  const float square = x * x, far = 1.0f - 2.0f * reciprocal(__expf(2.0f * x) + 1.0f);
-  return fabsf(x) < 0.1f ? x + x * square * (square * (2.0f / 15.0f) - 1.0f / 3.0f) : far;
+  const float square = x * x, far = fmaf(-2.0f, reciprocal(__expf(2.0f * x) + 1.0f), 1.0f);
+  return fabsf(x) < 0.1f ? fmaf(x * square, fmaf(square, 2.0f / 15.0f, -1.0f / 3.0f), x) : far;
 }
 
 // What a cell is computed with whose gates and h are stored as S.

@@ -14,10 +14,7 @@ struct SharedColumns {
     return load<V>(start + column * pitch + k);
   }
   __device__ __forceinline__ void settle(Pack<S, V>& values, unsigned column, unsigned k) const {
-    if constexpr (Awaited) {
-      Patience left = patience;
-      while (is_missing(values) && !left.over()) values = ask(column, k);
-    }
+    if constexpr (Awaited) await_all(values, patience, [&] { return ask(column, k); });
   }
 };
 
@@ -41,8 +38,7 @@ struct AwaitedColumns {
   }
   // Asks again until all of it is there.
   __device__ __forceinline__ void settle(Pack<S, V>& values, unsigned column, unsigned k) const {
-    Patience left = patience;
-    while (is_missing(values) && !left.over()) values = ask(column, k);
+    await_all(values, patience, [&] { return ask(column, k); });
   }
 };
 
@@ -52,32 +48,76 @@ __device__ __forceinline__ unsigned whole(unsigned depth) {
   return (depth + Count - 1) / Count * Count;
 }
 
-// Weights of the units from `first` on, zero beyond them: rows of W_hh by gate and unit, or its columns. From `half` on
-// those of W_ih, if there is one: of the layer itself, or its columns, of the layer above.
+// A row of the weights that a block multiplies by.
+template <typename S>
+struct Line {
+  static constexpr int V = 16 / sizeof(S);
+  const S *first, *second;  // its numbers; from `half` on, those of another matrix
+  unsigned half, length, apart;  // how many numbers each has, and how far apart they are
+
+  // Those from k on, zeros beyond its length; Whole: they are neighbours, and all are there or none. The loads depend on
+  // nothing: beyond it, they are of its last number, or where it has none, of the first one.
+  template <bool Whole>
+  __device__ __forceinline__ Pack<S, V> at(unsigned k) const {
+    const S* const from = k < half ? first : second;
+    if (k >= half) k -= half;
+    const unsigned last = length ? length - 1 : 0;
+    Pack<S, V> values;
+    unsigned* const word = reinterpret_cast<unsigned*>(&values);
+    if constexpr (Whole) {
+      values = load<V>(from + min(k, last / V * V));
+#pragma unroll
+      for (int w = 0; w < 4; ++w) word[w] = k < length ? word[w] : 0;
+    } else {
+      Bits<S> bits[V];
+#pragma unroll
+      for (int v = 0; v < V; ++v)
+        bits[v] = reinterpret_cast<const Bits<S>*>(from)[static_cast<unsigned long long>(min(k + v, last)) * apart];
+#pragma unroll
+      for (int v = 0; v < V; ++v) bits[v] = k + v < length ? bits[v] : Bits<S>(0);
+      // Word by word, else each of 16 bits takes a register until all are there.
+#pragma unroll
+      for (int w = 0; w < 4; ++w)
+        if constexpr (sizeof(S) == 2)
+          word[w] = bits[2 * w] | unsigned(bits[2 * w + 1]) << 16;
+        else
+          word[w] = reinterpret_cast<const unsigned*>(bits)[w];
+    }
+    return values;
+  }
+};
+
+// Weights of the units from `first` on: rows of W_hh by gate and unit, or its columns. From k = `half` on those of W_ih,
+// if there is one: of the layer itself, or its columns, of the layer above.
 template <typename S>
 struct OwnRows {
   static constexpr bool by_rows = true;  // k lie next to each other
   const S *weight_hh, *weight_ih;
   unsigned half, hidden, first, units, share;
 
-  __device__ __forceinline__ S operator()(unsigned row, unsigned k) const {
-    const S* const weight = k < half ? weight_hh : weight_ih;
-    const unsigned gate = row / share, unit = row % share;
-    if (k >= half) k -= half;
-    const bool inside = gate < 4 && unit < units && k < hidden && weight;
-    return inside ? weight[(int64(gate) * hidden + first + unit) * hidden + k] : S(0.0f);
+  // Every 16 bytes of a row can be read at once.
+  __device__ bool whole() const {
+    const auto address = reinterpret_cast<unsigned long long>(weight_hh) | reinterpret_cast<unsigned long long>(weight_ih);
+    return hidden % (16 / sizeof(S)) == 0 && address % 16 == 0;
+  }
+  __device__ __forceinline__ Line<S> line(unsigned row) const {
+    const unsigned gate = row / share, unit = row - gate * share;
+    const bool inside = gate < 4 && unit < units;
+    const int64 start = inside ? (int64(gate) * hidden + first + unit) * hidden : 0;
+    return {weight_hh + start, weight_ih + start, half, inside ? hidden : 0, 1};
   }
 };
 template <typename S>
 struct OwnColumns {
   static constexpr bool by_rows = false;
+  static constexpr bool whole() { return false; }
   const S *weight_hh, *weight_ih;
   unsigned half, hidden, first, units;
 
-  __device__ __forceinline__ S operator()(unsigned unit, unsigned k) const {
-    const S* const weight = k < half ? weight_hh : weight_ih;
-    if (k >= half) k -= half;
-    return unit < units && k < 4 * hidden && weight ? weight[int64(k) * hidden + first + unit] : S(0.0f);
+  __device__ __forceinline__ Line<S> line(unsigned unit) const {
+    const bool inside = unit < units;
+    const unsigned start = inside ? first + unit : 0;
+    return {weight_hh + start, weight_ih + start, half, inside ? 4 * hidden : 0, hidden};
   }
 };
 

@@ -334,7 +334,7 @@ __global__ void family_cells_backward(
     for (unsigned u = first; u < hidden; u += apart) {
       const T from_m = projected ? dm[here + u] : arrive<T, N>(arriving, b, u, true).at[0];
       const T o = T(gates_row[3ll * hidden + u]), y = (new_c[u] - mean) * scale;
-      const T output = tanh_of<T>(y * gain_c[u] + shift_c[u]), du = from_m * o * (T(1) - output * output);
+      const T output = tanh_of<T>(y * gain_c[u] + shift_c[u]), du = from_m * o * slope_of_tanh<T>(output);
       gates_row[3ll * hidden + u] = S(from_m * output * family_slope<T>(options, o));
       dgain_c[here + u] += du * y;
       dshift_c[here + u] += du;

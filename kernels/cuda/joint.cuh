@@ -5,6 +5,12 @@
 // Sums are sent by st.async, which tells an mbarrier of the block they go to how many bytes have come. Nobody sends
 // before the whole cluster has read the sums before: it arrives at the cluster's barrier after that, and waits there when
 // the next columns are on their way.
+//
+// That barrier hands nothing on: all that it orders are reads before it and writes after it, of the same places. A read is
+// over once its value is there, and an arrival follows from the values (arrive_after): it would not come if one were the
+// NaN that no arithmetic gives. So it need not release what was written before, which takes a fence of the whole device
+// (MEMBAR.ALL.GPU), right behind the dz that all others wait for. The mailbox is released, once, before the loop.
+// With GPU_LSTM_RELEASED defined each arrival releases, to be timed.
 
 // One number of 8 bytes in shared memory that counts bytes which other blocks send.
 struct Mailbox {
@@ -122,13 +128,15 @@ struct JointSums {
 template <typename S, int M>
 struct JointColumns {
   static constexpr bool by_rows = false;
+  static constexpr bool whole() { return false; }
   const S* weight_hh;
   unsigned hidden, first, share, from;
 
-  __device__ __forceinline__ S operator()(unsigned row, unsigned k) const {
+  __device__ __forceinline__ Line<S> line(unsigned row) const {
     const unsigned of_block = row % (16 * M), unit = first + row / (16 * M) * share + of_block;
-    const bool inside = of_block < share && unit < hidden && from + k < 4 * hidden;
-    return inside ? weight_hh[int64(from + k) * hidden + unit] : S(0.0f);
+    const bool inside = of_block < share && unit < hidden && from < 4 * hidden;
+    const S* const start = weight_hh + (inside ? int64(from) * hidden + unit : 0);
+    return {start, start, ~0u, inside ? 4 * hidden - from : 0, hidden};
   }
 };
 
@@ -165,15 +173,14 @@ __device__ __forceinline__ SharedColumns<S, false> gathered(const AwaitedColumns
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
       const unsigned at = start + i * blockDim.x + threadIdx.x;
-      if (at < all) some[i] = columns.ask(at / packs, from + at % packs * V);
+      some[i] = at < all ? columns.ask(at / packs, from + at % packs * V) : Pack<S, V>{};
     }
     if (start == 0) JointGrid::wait();
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
       const unsigned at = start + i * blockDim.x + threadIdx.x;
-      if (at >= all) break;
       columns.settle(some[i], at / packs, from + at % packs * V);
-      store(to + at / packs * pitch + at % packs * V, some[i]);
+      if (at < all) store(to + at / packs * pitch + at % packs * V, some[i]);
     }
   }
   __syncthreads();

@@ -1,10 +1,11 @@
 // A warp's part of a product: 16 M rows of a weight matrix that stay where they are for the whole sequence, times 8 N
 // columns, the sequences of a batch, which come anew in each step.
 //
-// With group = lane / 4 and t = lane % 4, a lane holds rows group + 8 r (r < 2 M) and columns 8 n + 2 t + j (n < N, j < 2)
-// of the sums: the layout that mma.sync has for its results, kept for float and double, too. 16-bit numbers go to tensor
-// cores (sm_80), are multiplied exactly and added up in float. float means float; tf32 is a float that is rounded to 10
-// bits of mantissa, to nearest, ties away from zero, wherever it is multiplied.
+// With group = lane / 4 and t = lane % 4, a lane has 16 bytes of rows and columns number group (+ 8, ...) at t in each 64
+// bytes of a row, and of the results rows group + 8 r (r < 2 M) and columns 8 n + 2 t + j (n < N, j < 2), as mma.sync has
+// it, and float and double here, too. 16-bit numbers go to tensor cores (sm_80), are multiplied exactly and added up in
+// float. float means float; tf32 is a float that is rounded to 10 bits of mantissa, to nearest, ties away from zero,
+// wherever it is multiplied.
 
 struct tf32 {
   float value;
@@ -58,13 +59,8 @@ struct Mma<tf32> {
 #undef MMA
 #endif
 
-// Threads of a block: on tensor cores few, so that each has registers for weights.
-template <typename S>
+// Threads of a block: few, so that each has registers for weights.
 constexpr unsigned THREADS = 256;
-template <>
-constexpr unsigned THREADS<float> = 512;
-template <>
-constexpr unsigned THREADS<double> = 512;
 
 // Keeps what follows from a value from being computed before the loop over time and kept: registers are for weights.
 __device__ __forceinline__ unsigned computed_anew(unsigned value) {
@@ -90,87 +86,183 @@ __device__ __forceinline__ void round_for_mma(Pack<tf32, 4>& numbers) {
   }
 }
 
+// 16 bytes as words.
+template <typename S>
+__device__ __forceinline__ const unsigned (&words(const Pack<S, 16 / sizeof(S)>& numbers))[4] {
+  return reinterpret_cast<const unsigned(&)[4]>(numbers);
+}
+
+// Of 64 bytes of 16 rows, a lane's in rows group and group + 8.
+template <typename S>
+struct Fragment {
+  Pack<S, 16 / sizeof(S)> low, high;
+};
+
+// The sums of a warp: `add` adds those over 64 bytes of all rows and columns, `finish` hands them on, sum[m][n] as
+// mma.sync has it. The order of k within a sum is free, as long as both factors have the same: mma.sync can't tell.
+template <typename S, int M, int N>
+struct Accumulator {
+  static constexpr int chains = M * N == 1 ? 2 : 1;  // sums that don't wait for each other
+  static constexpr int ahead = M >= 3 ? 3 : 6 / N;   // chunks of columns on their way, where that takes long
+  float sum[chains][M][N][4] = {};
+
+  template <typename Weights>
+  __device__ __forceinline__ void add(const Weights& weights, const Pack<S, 16 / sizeof(S)> (&columns)[N]) {
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      const Fragment<S> two = weights(m);
+      const unsigned(&low)[4] = words(two.low), (&high)[4] = words(two.high);
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+          const unsigned(&column)[4] = words(columns[n]);
+          Mma<S>::add(sum[half % chains][m][n],
+                      {low[2 * half], high[2 * half], low[2 * half + 1], high[2 * half + 1]},
+                      {column[2 * half], column[2 * half + 1]});
+        }
+    }
+  }
+  template <typename Take>
+  __device__ __forceinline__ void finish(const Take& take) {
+    if (chains == 2)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum[0][0][0][e] += sum[chains - 1][0][0][e];
+    take(sum[0]);
+  }
+};
+
+// In float and double a lane multiplies what it has of the rows by all columns, each of which the lane that has it
+// shuffles to the others. Lanes of a group then add up theirs: each has the columns in another order, so that those it
+// keeps are always the first two.
+template <typename T, int M, int N>
+struct InLanes {
+  static constexpr int V = 16 / sizeof(T), ahead = N == 1 ? 3 : 2;
+  T sum[2 * M][8 * N] = {};
+
+  template <typename Weights>
+  __device__ __forceinline__ void add(const Weights& weights, const Pack<T, V> (&columns)[N]) {
+    const unsigned lane = computed_anew(threadIdx.x % 32), own = lane % 4 * 9;
+    Fragment<T> of_rows[M];
+#pragma unroll
+    for (int m = 0; m < M; ++m) of_rows[m] = weights(m);
+#pragma unroll
+    for (int c = 0; c < 8 * N; ++c) {
+      Pack<T, V> column;
+      unsigned* const word = reinterpret_cast<unsigned*>(&column);
+#pragma unroll
+      for (int w = 0; w < 4; ++w) word[w] = __shfl_sync(~0u, words(columns[c / 8])[w], c % 8 * 4 ^ own);
+#pragma unroll
+      for (int v = 0; v < V; ++v)
+#pragma unroll
+        for (int m = 0; m < M; ++m) {
+          sum[2 * m][c] = multiply_add<T>(of_rows[m].low.at[v], column.at[v], sum[2 * m][c]);
+          sum[2 * m + 1][c] = multiply_add<T>(of_rows[m].high.at[v], column.at[v], sum[2 * m + 1][c]);
+        }
+    }
+  }
+  template <typename Take>
+  __device__ __forceinline__ void finish(const Take& take) {
+    T result[M][N][4];
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          T* const row = sum[2 * m + r] + 8 * n;
+#pragma unroll
+          for (int apart = 4; apart > 1; apart /= 2)
+#pragma unroll
+            for (int c = 0; c < apart; ++c) row[c] += __shfl_xor_sync(~0u, row[c + apart], apart / 2);
+          result[m][n][2 * r] = row[0], result[m][n][2 * r + 1] = row[1];
+        }
+    take(result);
+  }
+};
+template <int M, int N>
+struct Accumulator<float, M, N> : InLanes<float, M, N> {};
+template <int M, int N>
+struct Accumulator<double, M, N> : InLanes<double, M, N> {};
+
 // What a warp does of a product: rows from `first` on, as part number `part` of k, in chunks from `begin` to `end`.
 struct Item {
   unsigned first, part, begin, end;
 
   // Warp w takes part w % split of rows w / split * tall ..
   __device__ Item(unsigned rows, unsigned tall, unsigned chunks, unsigned split) {
-    const unsigned warp = threadIdx.x / 32;
+    const unsigned warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // so that the compiler knows: all lanes have the same
     first = warp / split * tall, part = warp % split;
     begin = first < rows ? chunks * part / split : 0;
     end = first < rows ? chunks * (part + 1) / split : 0;
   }
 };
 
-// On tensor cores. Of each chunk of 64 bytes of a row, lane t takes 16 bytes in a row of both factors: the order of k
-// within a sum is free, as long as both factors have the same. So each lane has weights of its own: those of its first
-// chunks stay in registers, the rest in its own places in shared memory.
+// Each lane has weights that no other lane needs: those of its first chunks, of 64 bytes of a row, stay in registers, the
+// rest in its own places in shared memory.
 template <typename S, int M, int N, int FewerHeld = 0>
 struct Product {
   static constexpr unsigned tall = 16 * M, depth = 64 / sizeof(S);  // k in a chunk
   // Chunks in registers; fewer, of 16 rows each, where those are needed for other things.
-  static constexpr int held = (M >= 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4)) - FewerHeld / M;
-  static constexpr int chains = M * N == 1 ? 2 : 1;                 // sums that don't wait for each other
+  static constexpr int held = (M >= 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4)) - FewerHeld / M -
+                              (sizeof(S) == 8 ? 2 : 0);
   using Words = Pack<S, 16 / sizeof(S)>;
 
-  struct Fragment {  // rows group and group + 8
-    Words low, high;
-  };
-
   Item item;
-  Fragment registers[held][M];
+  Fragment<S> registers[held][M];
   Words* rest;
 
   // Bytes of shared memory.
-  static __device__ unsigned bytes(unsigned rows, unsigned chunks, unsigned split, unsigned) {
+  static __device__ unsigned bytes(unsigned rows, unsigned chunks, unsigned split) {
     return (rows + tall - 1) / tall * split * rest_of(chunks, split) * M * 1024;
   }
 
-  // weight(row, k) is the weight, zero beyond the matrix.
-  template <typename Weight>
-  __device__ __forceinline__ Product(char* memory, unsigned rows, unsigned chunks, unsigned split, unsigned,
-                                     const Weight& weight)
+  // weights.line(row) is a row of the weights.
+  template <typename Weights>
+  __device__ __forceinline__ Product(char* memory, unsigned rows, unsigned chunks, unsigned split, const Weights& weights)
       : item(rows, tall, chunks, split) {
-    const unsigned lane = threadIdx.x % 32;
-    rest = reinterpret_cast<Words*>(memory) + threadIdx.x / 32 * rest_of(chunks, split) * M * 64 + lane;
-#pragma unroll
-    for (int c = 0; c < held; ++c)
-#pragma unroll
-      for (int m = 0; m < M; ++m) registers[c][m] = fragment(item.begin + c, m, rows, weight);
-#pragma unroll 1
-    for (unsigned chunk = item.begin + held; chunk < item.end; ++chunk)
-#pragma unroll 1
-      for (int m = 0; m < M; ++m) {
-        const Fragment two = fragment(chunk, m, rows, weight);
-        Words* const to = rest + ((chunk - item.begin - held) * M + m) * 64;
-        to[0] = two.low, to[32] = two.high;
-      }
+    rest = reinterpret_cast<Words*>(memory) + threadIdx.x / 32 * rest_of(chunks, split) * M * 64 + threadIdx.x % 32;
+    if (weights.whole())
+      keep<Weights::by_rows>(weights);
+    else
+      keep<false>(weights);
   }
 
   // Hands what it has to `sums`.
   template <typename Columns, typename Sums>
   __device__ __forceinline__ void add(const Columns& columns, unsigned rows, const Sums& sums) const {
-    // Chunks that are asked for at once: as many as there are registers for, where that takes long.
-    constexpr int ahead = Columns::near && held > 5 ? 4 : held * N <= 12 ? held : held / 2;
-    static_assert(held % ahead == 0, "whole groups");
-    const unsigned lane = computed_anew(threadIdx.x % 32);
-    float sum[chains][M][N][4] = {};
+    constexpr int ahead = Columns::near ? 2 : Accumulator<S, M, N>::ahead;
+    const unsigned lane = computed_anew(threadIdx.x % 32), group = lane / 4, own = lane % 4 * (16 / sizeof(S));
+    Accumulator<S, M, N> sum;
+    Words other[ahead][N];
+    const auto ask = [&](int place, unsigned chunk) {
+      if (computed_anew(chunk) < item.end)  // in disguise: else the compiler makes two of all that follows
 #pragma unroll
-    for (int c = 0; c < held; c += ahead)
-      if (item.begin + c < item.end)
-        some<ahead>(sum, columns, lane, item.begin + c, [&](int more, int m) { return registers[c + more][m]; });
+        for (int n = 0; n < N; ++n) other[place][n] = columns.ask(8 * n + group, chunk * depth + own);
+    };
+    const auto multiply = [&](int place, unsigned chunk, const auto& weights) {
+      if (chunk >= item.end) return;
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        columns.settle(other[place][n], 8 * n + group, chunk * depth + own);
+        round_for_mma(other[place][n]);
+      }
+      sum.add(weights, other[place]);
+      ask(place, chunk + ahead);
+    };
+#pragma unroll
+    for (int c = 0; c < ahead; ++c) ask(c, item.begin + c);
+#pragma unroll
+    for (int c = 0; c < held; ++c) multiply(c % ahead, item.begin + c, [&](int m) { return registers[c][m]; });
 #pragma unroll 1
-    for (unsigned chunk = item.begin + held; chunk < item.end; chunk += 2)
-      some<2>(sum, columns, lane, chunk, [&](int more, int m) {
-        const Words* const from = rest + ((chunk + more - item.begin - held) * M + m) * 64;
-        return Fragment{from[0], from[32]};
-      });
-    if (item.first >= rows) return;
-    if (chains == 2)
+    for (unsigned chunk = item.begin + held; chunk < item.end; chunk += ahead)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) sum[0][0][0][e] += sum[chains - 1][0][0][e];
-    sums.take(item, rows, sum[0]);
+      for (int c = 0; c < ahead; ++c)
+        multiply((held + c) % ahead, chunk + c, [&](int m) {
+          const Words* const from = rest + ((chunk + c - item.begin - held) * M + m) * 64;
+          return Fragment<S>{from[0], from[32]};
+        });
+    if (item.first < rows) sum.finish([&](const auto& result) { sums.take(item, rows, result); });
   }
 
  private:
@@ -180,114 +272,29 @@ struct Product {
     return most > held ? most - held : 0;
   }
 
-  template <typename Weight>
-  __device__ __forceinline__ Fragment fragment(unsigned chunk, int m, unsigned rows, const Weight& weight) const {
-    const unsigned lane = computed_anew(threadIdx.x % 32), row = item.first + 16 * m + lane / 4;
-    const unsigned k = chunk * depth + lane % 4 * (16 / sizeof(S));
-    Fragment two;
+  template <bool Whole, typename Weights>
+  __device__ __forceinline__ void keep(const Weights& weights) {
+    const unsigned lane = threadIdx.x % 32, own = lane % 4 * (16 / sizeof(S));
 #pragma unroll
-    for (int v = 0; v < 16 / sizeof(S); ++v) {
-      two.low.at[v] = chunk < item.end ? weight(row, k + v) : S(0.0f);
-      two.high.at[v] = chunk < item.end ? weight(row + 8, k + v) : S(0.0f);
-    }
-    round_for_mma(two.low);
-    round_for_mma(two.high);
-    return two;
-  }
-
-  // Up to Count chunks: all of their columns are asked for before any is waited for.
-  template <int Count, typename Columns, typename Weights>
-  __device__ __forceinline__ void some(float (&sum)[chains][M][N][4], const Columns& columns, unsigned lane,
-                                       unsigned chunk, const Weights& weights) const {
-    const unsigned group = lane / 4, k = chunk * depth + lane % 4 * (16 / sizeof(S));
-    Words other[Count][N];
+    for (int m = 0; m < M; ++m) {
+      const unsigned row = item.first + 16 * m + lane / 4;
+      const auto low = weights.line(row), high = weights.line(row + 8);
+      const auto fragment = [&](unsigned chunk) {
+        const unsigned k = chunk * depth + own;
+        Fragment<S> two = {low.template at<Whole>(k), high.template at<Whole>(k)};
+        round_for_mma(two.low);
+        round_for_mma(two.high);
+        return two;
+      };
 #pragma unroll
-    for (int c = 0; c < Count; ++c)
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-        if (chunk + c < item.end) other[c][n] = columns.ask(8 * n + group, k + c * depth);
-#pragma unroll
-    for (int c = 0; c < Count; ++c) {
-      if (chunk + c >= item.end) break;
-#pragma unroll
-      for (int n = 0; n < N; ++n) {
-        columns.settle(other[c][n], 8 * n + group, k + c * depth);
-        round_for_mma(other[c][n]);
-      }
-      __syncwarp();  // lanes may have waited for their numbers
-#pragma unroll
-      for (int m = 0; m < M; ++m) {
-        const Fragment two = weights(c, m);
-        const unsigned(&low)[4] = words(two.low), (&high)[4] = words(two.high);
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-          for (int n = 0; n < N; ++n) {
-            const unsigned(&of_column)[4] = words(other[c][n]);
-            Mma<S>::add(sum[half % chains][m][n],
-                        {low[2 * half], high[2 * half], low[2 * half + 1], high[2 * half + 1]},
-                        {of_column[2 * half], of_column[2 * half + 1]});
-          }
-      }
-    }
-  }
-
-  static __device__ __forceinline__ const unsigned (&words(const Words& numbers))[4] {
-    return reinterpret_cast<const unsigned(&)[4]>(numbers);
-  }
-};
-
-// In float or double: weights lie row by row in shared memory, `pitch` apart.
-template <typename T, int M, int N>
-struct ScalarProduct {
-  static constexpr unsigned tall = 16 * M, depth = 16 / sizeof(T);
-
-  Item item;
-  const T* weights;
-  unsigned pitch;
-
-  static __device__ unsigned bytes(unsigned rows, unsigned, unsigned, unsigned pitch) { return rows * pitch * sizeof(T); }
-
-  // All threads fill it together: to be followed by a barrier.
-  template <typename Weight>
-  __device__ __forceinline__ ScalarProduct(char* memory, unsigned rows, unsigned chunks, unsigned split, unsigned pitch,
-                                           const Weight& weight)
-      : item(rows, tall, chunks, split), weights(reinterpret_cast<T*>(memory)), pitch(pitch) {
-    for (unsigned i = threadIdx.x; i < rows * pitch; i += blockDim.x) {
-      const unsigned row = Weight::by_rows ? i / pitch : i % rows, k = Weight::by_rows ? i % pitch : i / rows;
-      reinterpret_cast<T*>(memory)[row * pitch + k] = weight(row, k);
-    }
-  }
-
-  template <typename Columns, typename Sums>
-  __device__ __forceinline__ void add(const Columns& columns, unsigned rows, const Sums& sums) const {
-    const unsigned lane = computed_anew(threadIdx.x % 32), group = lane / 4, t = lane % 4;
-    T sum[M][N][4] = {};
+      for (int c = 0; c < held; ++c)
+        if (item.begin + c < item.end) registers[c][m] = fragment(item.begin + c);
 #pragma unroll 1
-    for (unsigned k = item.begin * depth; k < item.end * depth; k += depth) {
-      Pack<T, depth> other[2 * N];
-#pragma unroll
-      for (int i = 0; i < 2 * N; ++i) other[i] = columns.ask(8 * (i / 2) + 2 * t + i % 2, k);
-#pragma unroll
-      for (int i = 0; i < 2 * N; ++i) columns.settle(other[i], 8 * (i / 2) + 2 * t + i % 2, k);
-#pragma unroll
-      for (int r = 0; r < 2 * M; ++r) {
-        if (item.first + 8 * r >= rows) continue;
-        const Pack<T, depth> row = load<depth>(weights + min(item.first + 8 * r + group, rows - 1) * pitch + k);
-#pragma unroll
-        for (int i = 0; i < 2 * N; ++i)
-#pragma unroll
-          for (int v = 0; v < depth; ++v) sum[r / 2][i / 2][r % 2 * 2 + i % 2] += row.at[v] * other[i].at[v];
+      for (unsigned chunk = item.begin + held; chunk < item.end; ++chunk) {
+        const Fragment<S> two = fragment(chunk);
+        Words* const to = rest + ((chunk - item.begin - held) * M + m) * 64;
+        to[0] = two.low, to[32] = two.high;
       }
     }
-    if (item.first < rows) sums.take(item, rows, sum);
   }
-};
-template <int M, int N, int FewerHeld>
-struct Product<float, M, N, FewerHeld> : ScalarProduct<float, M, N> {
-  using ScalarProduct<float, M, N>::ScalarProduct;
-};
-template <int M, int N, int FewerHeld>
-struct Product<double, M, N, FewerHeld> : ScalarProduct<double, M, N> {
-  using ScalarProduct<double, M, N>::ScalarProduct;
 };

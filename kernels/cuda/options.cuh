@@ -6,7 +6,6 @@ struct Plain {
   using T = Arithmetic<S>;
   static constexpr bool plain = true, normed = false;
   static constexpr int fewer_held = 0;
-  static constexpr unsigned threads = THREADS<S>;
   struct Ahead {};
 
   // What of the step's inputs is loaded before the wait for other blocks; h is the one before the step.
@@ -44,7 +43,6 @@ struct Family {
   using T = Arithmetic<S>;
   static constexpr bool plain = false, normed = false;
   static constexpr int fewer_held = 2;
-  static constexpr unsigned threads = sizeof(T) == 8 ? 256 : THREADS<S>;
 
   const T* peepholes;                  // (3, H)
   const T *gain_hh, *gain_c, *shift_c;
@@ -174,7 +172,7 @@ struct Normed : Family<S> {
                                                T& from_h, T& d_o) const {
     const T y = (c - ahead.c_mean) * ahead.c_scale, gain = this->gain_c[spot.unit];
     const T output = tanh_of<InCell<S>>(y * gain + this->shift_c[spot.unit]);
-    const T dh = from_h + dy, old_h = ahead.share_h * dh, du = (dh - old_h) * gates.o * (T(1) - output * output);
+    const T dh = from_h + dy, old_h = ahead.share_h * dh, du = (dh - old_h) * gates.o * slope_of_tanh<T>(output);
     from_h = old_h * this->alive(spot);
     d_o = (dh - old_h) * output;
     dgain_c[spot.cell()] += du * y;

@@ -200,10 +200,7 @@ __device__ __forceinline__ void forward(const Runs<Forward<S>, Cells>& runs, uns
   const auto again = [&]() -> const Forward<S>& { return runs.of[computed_anew(run)]; };
   const Forward<S>& mine = runs.of[run];
   const Cells& options = runs.of[run];
-  S* const shown_to_all = mine.shown;
-  const int64 steps = mine.steps;
-  const bool reverse = mine.reverse, stacked = stackable<Team, Cells> && mine.stack.weight_ih;
-  const unsigned row = mine.row;
+  const bool stacked = stackable<Team, Cells> && mine.stack.weight_ih;
   using Weights = Product<S, M, N, Cells::fewer_held>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
@@ -212,10 +209,14 @@ __device__ __forceinline__ void forward(const Runs<Forward<S>, Cells>& runs, uns
   const unsigned chunks = (stacked ? 2 : 1) * half / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const S* const weight_ih = stacked ? mine.stack.weight_ih : nullptr;
+  const S* const weight_ih = stacked ? mine.stack.weight_ih : mine.weight_hh;  // where it is none, nothing is read of it
   const OwnRows<S> own{mine.weight_hh, weight_ih, half, hidden, work.first_unit, work.units, layout.share};
-  const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
-  S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
+  const Weights weights(memory, rows, chunks, layout.split, own);
+  S* const shown_to_all = again().shown;
+  const int64 steps = again().steps;
+  const bool reverse = again().reverse;
+  const unsigned row = again().row;
+  S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split));
   const Sums<N, T> sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
 
   const auto row_sums = [&] {
@@ -361,7 +362,7 @@ __device__ __forceinline__ void forward(const Runs<Forward<S>, Cells>& runs, uns
 }
 
 template <typename S, typename Team, int M, int N, template <typename> class Cells = Plain>
-__global__ void __launch_bounds__(Cells<S>::threads, 1)
+__global__ void __launch_bounds__(THREADS, 1)
     sequence_forward(const __grid_constant__ Runs<Forward<S>, Cells<S>> runs,
                      unsigned* gave_up,  // (all teams,) zeros, for Grid with a watchdog
                      int keep, const __grid_constant__ Layout layout) {
@@ -370,7 +371,7 @@ __global__ void __launch_bounds__(Cells<S>::threads, 1)
 
 // The same in clusters of so many blocks.
 template <typename S, int Members, int M, int N, template <typename> class Cells = Plain>
-__global__ void OF_CLUSTER(Members) __launch_bounds__(Cells<S>::threads, 1)
+__global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS, 1)
     sequence_forward_cluster(const __grid_constant__ Runs<Forward<S>, Cells<S>> runs, unsigned* gave_up, int keep,
                              const __grid_constant__ Layout layout) {
   forward<S, Cluster, M, N, Cells<S>>(runs, gave_up, keep, layout);
@@ -386,10 +387,7 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>, Cells>& runs, u
   const auto again = [&]() -> const Backward<S>& { return runs.of[computed_anew(run)]; };
   const Backward<S>& mine = runs.of[run];
   const Cells& options = runs.of[run];
-  S* const shown_to_all = mine.shown;
-  const int64 steps = mine.steps;
-  const bool reverse = mine.reverse, stacked = stackable<Team, Cells> && mine.stack.weight_ih;
-  const unsigned row = mine.row;
+  const bool stacked = stackable<Team, Cells> && mine.stack.weight_ih;
   using Weights = Product<S, M, N, Cells::fewer_held>;
   extern __shared__ __align__(16) char memory[];
   const Work<N> work(layout);
@@ -401,9 +399,13 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>, Cells>& runs, u
   const unsigned chunks = (stacked ? 2 : 1) * part / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
   Team team(gave_up, layout.members);
-  const auto own = Parts::weights(mine.weight_hh, stacked ? mine.stack.weight_ih : nullptr, work, part);
-  const Weights weights(memory, rows, chunks, layout.split, layout.pitch, own);
-  S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split, layout.pitch));
+  const auto own = Parts::weights(mine.weight_hh, stacked ? mine.stack.weight_ih : mine.weight_hh, work, part);
+  const Weights weights(memory, rows, chunks, layout.split, own);
+  S* const shown_to_all = again().shown;
+  const int64 steps = again().steps;
+  const bool reverse = again().reverse;
+  const unsigned row = again().row;
+  S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split));
   typename Parts::Sum sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
 
   const auto row_sums = [&] {
@@ -476,6 +478,7 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>, Cells>& runs, u
           __syncthreads();
         }
       }
+      bool read = true;  // the sums are: see joint.cuh
       // What arrives at h of a product's gradient.
       const auto arrive = [&](const Place& place, T& from_h) {
         T sum = T(0);
@@ -528,6 +531,7 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>, Cells>& runs, u
           }
         } else if constexpr (Cells::plain) {
           if (multiplies) sums.template add_to<1>({&from_h[n]}, place.column, place.unit, 0);
+          read = read && !is_missing(from_h[n]);
         } else if (multiplies && (last || !Cells::normed)) {
           arrive(place, from_h[n]);
         }
@@ -568,7 +572,7 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>, Cells>& runs, u
         if (last || !work.one_tile()) again().dh[place.cell] = from_h[n], again().dc[place.cell] = from_c[n];
       }
       if constexpr (Team::joint) {
-        if (multiplies) team.arrive();  // the sums are read
+        if (multiplies) team.arrive_after(read);
       } else {
         if (tile + 8 * N < work.sequences) __syncthreads();  // the sums are read
       }
@@ -584,14 +588,14 @@ __device__ __forceinline__ void backward(const Runs<Backward<S>, Cells>& runs, u
 }
 
 template <typename S, typename Team, int M, int N, template <typename> class Cells = Plain>
-__global__ void __launch_bounds__(Cells<S>::threads, 1)
+__global__ void __launch_bounds__(THREADS, 1)
     sequence_backward(const __grid_constant__ Runs<Backward<S>, Cells<S>> runs, unsigned* gave_up,
                       const __grid_constant__ Layout layout) {
   backward<S, Team, M, N, Cells<S>>(runs, gave_up, layout);
 }
 
 template <typename S, int Members, int M, int N, template <typename> class Cells = Plain>
-__global__ void OF_CLUSTER(Members) __launch_bounds__(Cells<S>::threads, 1)
+__global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS, 1)
     sequence_backward_cluster(const __grid_constant__ Runs<Backward<S>, Cells<S>> runs, unsigned* gave_up,
                               const __grid_constant__ Layout layout) {
   backward<S, Cluster, M, N, Cells<S>>(runs, gave_up, layout);

@@ -154,6 +154,21 @@ __device__ __forceinline__ S await(const S* from, Patience patience) {
   }
 }
 
+// Asks again until all lanes of a warp have theirs: together and without a branch of some, so that the compiler knows that
+// they stay together.
+template <typename Values, typename Ask>
+__device__ __forceinline__ void await_all(Values& values, Patience patience, const Ask& ask) {
+  while (__any_sync(~0u, is_missing(values)) && !__any_sync(~0u, patience.over())) {
+    const Values now = ask();
+    const bool missing = is_missing(values);
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      unsigned& word = reinterpret_cast<unsigned*>(&values)[w];
+      word = missing ? reinterpret_cast<const unsigned*>(&now)[w] : word;
+    }
+  }
+}
+
 // One block: its threads wait for each other.
 struct Alone {
   static constexpr bool local = true, joint = false, conceals = false;
@@ -177,11 +192,16 @@ struct Cluster {
   __device__ Cluster(unsigned* gave_up, unsigned members) : gave_up(gave_up + blockIdx.x / members) {}
   __device__ Patience patience() const { return Patience(gave_up); }
 
+  // Released: what this thread has written is there for who has waited, at the price of a fence of the whole device.
+  template <bool Released = true>
   static __device__ void arrive() {
 #ifdef GPU_LSTM_EMULATOR
-    emulator::cluster_arrive();
+    emulator::cluster_arrive();  // it knows no barrier that orders reads alone
 #elif __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    if constexpr (Released)
+      asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    else
+      asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 #endif
   }
   static __device__ void wait() {
@@ -232,5 +252,14 @@ struct JointGrid : Grid {
   using Grid::Grid;
   static __device__ unsigned rank() { return blockIdx.x % blocks; }
   static __device__ void arrive() { Cluster::arrive(); }
+  // Of a thread whose reads of what others write to after the barrier are over, as their values say; it hands nothing on.
+  static __device__ void arrive_after(bool read) {
+#if defined(GPU_LSTM_EMULATOR) || defined(GPU_LSTM_RELEASED)
+    Cluster::arrive();
+#else
+    if (!read) __trap();  // never: but an arrival that follows from what was read can't come before it
+    Cluster::arrive<false>();
+#endif
+  }
   static __device__ void wait() { Cluster::wait(); }
 };

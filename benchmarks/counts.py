@@ -260,10 +260,8 @@ def fitted(kernel: Instance) -> dict[str, Any]:
     backend = CupyBackend()
     steps = [step(backend, layout, _before(kernel, layout)) for layout in layouts]
     full = [n for n, layout in enumerate(layouts) if layout.slice == 8 * columns]  # whose lanes all have columns
-    product_of = [(work.multiplying, work.chunks, work.read_again) for work in (layouts[n].work for n in full)]
-    cells_of = [
-        (work.warps, work.cells, work.cells * work.parts, work.gathered) for work in (layout.work for layout in layouts)
-    ]
+    product_of = [layouts[n].work.of_product for n in full]
+    cells_of = [layout.work.of_all_else for layout in layouts]
     found: dict[str, Any] = {"missed": []}
     for name, how_often, numbers in (
         ("product", product_of, [steps[n]["product"] for n in full]),
@@ -431,7 +429,7 @@ def main() -> None:
 
 def _without_counts() -> None:
     """So that layouts can be made of what is yet to be counted."""
-    nothing = Counted((0, 0, 0), (0, 0, 0), (0, 0, 0))
+    nothing = Counted(*[(0, 0, 0, 0)] * 3)
     onchip.counted = lambda *_: nothing  # type: ignore[assignment]
 
 

@@ -41,10 +41,19 @@ class Work:
     parts: int
     gathered: int
 
+    @property
+    def of_product(self) -> tuple[int, ...]:
+        """How often there is what `Counted.product` and `Counted.turns` are of."""
+        return self.warps, self.multiplying, self.chunks, self.read_again
+
+    @property
+    def of_all_else(self) -> tuple[int, ...]:
+        """How often there is what `Counted.cells` is of."""
+        return self.warps, self.cells, self.cells * self.parts, self.gathered
+
 
 OPTIONS_OF = "float32", "grid", 2, 1
 """Dtype, form, height and columns of the kernels that are counted with options, too."""
-Three = tuple[float, float, float]
 Four = tuple[float, float, float, float]
 
 
@@ -54,30 +63,31 @@ class Counted:
 
     Attributes
     ----------
-    product : tuple of three floats
-        Instructions of the product: of each warp that has a part of it, of each chunk, and more of those read again.
-    turns : tuple of three floats
+    product : tuple of four floats
+        Instructions of the product: of each warp, more of each that has a part of it, of each chunk, and more of each
+        that is read again.
+    turns : tuple of four floats
         Cycles that the way to and from shared memory is busy, likewise: turns of its banks, shuffles, and what comes
         through it from L2.
     cells : tuple of four floats
         Instructions of all else: of each warp, of each 32 cells, of those for each of their parts, and of `gathered`.
     """
 
-    product: Three
-    turns: Three
+    product: Four
+    turns: Four
     cells: Four
 
     def product_of(self, work: Work) -> float:
         """Instructions of the product."""
-        return _sum(self.product, (work.multiplying, work.chunks, work.read_again))
+        return _sum(self.product, work.of_product)
 
     def turns_of(self, work: Work) -> float:
         """Cycles that shared memory is busy."""
-        return _sum(self.turns, (work.multiplying, work.chunks, work.read_again))
+        return _sum(self.turns, work.of_product)
 
     def cells_of(self, work: Work) -> float:
         """Instructions of all else."""
-        return _sum(self.cells, (work.warps, work.cells, work.cells * work.parts, work.gathered))
+        return _sum(self.cells, work.of_all_else)
 
 
 def _sum(each: tuple[float, ...], how_often: tuple[int, ...]) -> float:
@@ -106,8 +116,12 @@ def counted(direction: str, dtype: str, form: str, height: int, columns: int, ce
         mine + more - less for mine, more, less in zip(own["cells"], options["cells"], none["cells"], strict=True)
     )
     cell += table()["machine"][direction][dtype.replace("tf", "float")]["more"]
-    product, turns = own["product"], own["turns"]
-    return Counted((product[0], product[1], product[2]), (turns[0], turns[1], turns[2]), (warp, cell, part, gathered))
+    return Counted(_four(own["product"]), _four(own["turns"]), (warp, cell, part, gathered))
+
+
+def _four(numbers: list[float]) -> Four:
+    first, second, third, fourth = numbers
+    return first, second, third, fourth
 
 
 @functools.cache

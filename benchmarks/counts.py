@@ -36,7 +36,7 @@ from gpu_lstm.optimizers import make_optimizer
 from gpu_lstm.recurrence import counted as counted_module
 from gpu_lstm.recurrence import onchip, pointwise_cuda, sequence_cuda
 from gpu_lstm.recurrence.contract import Joint, Saved
-from gpu_lstm.recurrence.counted import ALIKE, OPTIONS_OF, Counted
+from gpu_lstm.recurrence.counted import ALIKE, Counted, with_options
 from gpu_lstm.recurrence.variant import Variant
 from tests.nvrtc import matrix
 
@@ -244,7 +244,7 @@ def instances() -> Iterator[Instance]:
         for height, columns in kernels.sequence_sizes(direction, dtype, form):
             yield direction, dtype, form, height, columns, "Plain"
     for direction, cells in product(onchip.DIRECTIONS, kernels.SEQUENCE_CELLS[1:]):
-        yield direction, *OPTIONS_OF, cells
+        yield direction, *with_options(direction), cells
 
 
 def fitted(kernel: Instance) -> dict[str, Any]:

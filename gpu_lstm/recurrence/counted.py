@@ -52,8 +52,6 @@ class Work:
         return self.warps, self.cells, self.cells * self.parts, self.gathered
 
 
-OPTIONS_OF = "float32", "grid", 2, 1
-"""Dtype, form, height and columns of the kernels that are counted with options, too."""
 Four = tuple[float, float, float, float]
 
 
@@ -98,6 +96,12 @@ ALIKE = {"bfloat16": "float16"}
 """What isn't counted itself, and what is in its place: the code is the same but for the type."""
 
 
+def with_options(direction: str) -> tuple[str, str, int, int]:
+    """Dtype, form, height and columns of the kernels that are counted with options, too."""
+    ((height, columns),) = kernels.sequence_sizes(direction, "float32", "grid", "Family")
+    return "float32", "grid", height, columns
+
+
 @functools.cache
 def counted(direction: str, dtype: str, form: str, height: int, columns: int, cells: str) -> Counted:
     """Of that instance of `kernels.sequence`.
@@ -111,7 +115,10 @@ def counted(direction: str, dtype: str, form: str, height: int, columns: int, ce
         of_instance: dict[str, list[float]] = table()["sequence"][kernels.sequence(direction, *instance).expression]
         return of_instance
 
-    own, options, none = found(dtype, form, height, columns), *(found(*OPTIONS_OF, name) for name in (cells, "Plain"))
+    own, options, none = (
+        found(dtype, form, height, columns),
+        *(found(*with_options(direction), name) for name in (cells, "Plain")),
+    )
     warp, cell, part, gathered = (
         mine + more - less for mine, more, less in zip(own["cells"], options["cells"], none["cells"], strict=True)
     )

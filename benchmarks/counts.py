@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -84,7 +84,7 @@ Counts = dict[str, float]
 
 
 class Launch:
-    """A launch of a kernel: its name, how many instructions it has, and what it took, less moves and looks in vain.
+    """A launch of a kernel: its name and code, and what it took, less moves and looks in vain.
 
     Of the sequence kernels also what their product took of it, up to the barriers around: "product", and of memory
     "product turns".
@@ -92,7 +92,7 @@ class Launch:
 
     def __init__(self, line: dict[str, Any]) -> None:
         self.name: str = line["kernel"]
-        self.length = sum(_class(name) != "moves" for name, *_ in line["code"])
+        self.code = [(name, target) for name, *_, target in line["code"]]
         self.counts: Counts = dict.fromkeys((*CLASSES, "turns", "sectors", "product", "product turns"), 0.0)
         product = _product(line["code"]) if "sequence_" in self.name else range(0)
         vain = _in_vain(line["code"])
@@ -120,7 +120,7 @@ def _bytes(name: str) -> int:
     return int(found[1] or 1) * int(found[2]) // 8 if found else 0
 
 
-def _loops(code: Code) -> Iterator[range]:
+def _loops(code: Sequence[Sequence[Any]]) -> Iterator[range]:
     """Instructions between a branch back and where it goes to."""
     for end, (*_, target) in enumerate(code):
         if 0 <= target <= end:
@@ -360,13 +360,13 @@ def elements(backend: CupyBackend, dtype: str) -> dict[str, dict[str, float]]:
                 found[ours + rule] = {
                     "instructions": round(32 * _instructions(each), 1),
                     "bytes": round(32 * each["sectors"], 1),
-                    "length": many[name].length,
+                    "length": sum(not _nothing(each) for each, _ in many[name].code),
                 }
     return found
 
 
-def machine_length(kernel: Kernel) -> int:
-    """Instructions of the machine, as they stand in a kernel compiled for an H100."""
+def machine_code(kernel: Kernel) -> list[tuple[str, int]]:
+    """Instructions of the machine, as they stand in a kernel compiled for an H100, each with where it branches to."""
     program, options = matrix.compiler()
     options += ("-ftz=true", "-arch=sm_90", "--device-as-default-execution-space")
     cubin, _ = program(kernel.source, "kernel.cu", (), (), name_expressions=[kernel.expression]).compile(options)
@@ -374,8 +374,31 @@ def machine_length(kernel: Kernel) -> int:
         file.write(cubin + b"\0")  # the last byte, which CuPy takes for the end of a text
         file.flush()
         said = subprocess.run([nvdisasm(), "-c", file.name], capture_output=True, text=True, check=True).stdout
-    found = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ +)?([A-Z][\w.]*)", said, re.MULTILINE)
-    return sum(name != "NOP" for name in found)
+    labels: dict[str, int] = {}
+    code: list[tuple[str, str]] = []
+    for line in said.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            labels[label[1]] = len(code)
+        if found := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ +)?([A-Z][\w.]*)(.*)", line):
+            target = re.search(r"\.L_x_\d+", found[2]) if found[1].startswith("BRA") else None
+            code.append((found[1], target[0] if target else ""))
+    return [(name, labels.get(target, -1)) for name, target in code]
+
+
+def machine_chunk(kernel: Kernel) -> float:
+    """Instructions of the machine for a chunk, in a product's inner loop, without loops in it that look in vain."""
+    code = machine_code(kernel)
+    multiply = {n for n, (name, _) in enumerate(code) if re.match("[FD]FMA|HMMA", name)}
+    inner = min((loop for loop in _loops(code) if len(multiply.intersection(loop)) >= 8), key=len)
+    vain = {n for loop in _loops(code) for n in loop if len(loop) < len(inner)}
+    dtype, height, columns = kernel.arguments[0], *map(int, kernel.arguments[2:4])
+    each = height * columns * {"float": 64, "double": 32}.get(dtype, 2)  # multiply-adds of a lane, or mma.sync
+    length = sum(n not in vain and not _nothing(code[n][0]) for n in inner)
+    return length * each / len(multiply.intersection(inner))
+
+
+def _nothing(name: str) -> bool:
+    return name == "NOP" or _class(name) == "moves"
 
 
 def nvdisasm() -> str:
@@ -386,19 +409,25 @@ def nvdisasm() -> str:
     raise SystemExit("nvdisasm isn't there: pip install nvidia-cuda-nvdisasm")
 
 
-def machine(of_elements: dict[str, Any]) -> dict[str, Any]:
-    """How many more instructions of the machine than of PTX a cell has: executed or, as a division's slow path, not."""
-    found: dict[str, Any] = {}
-    for direction, dtype in product(onchip.DIRECTIONS, kernels.STORAGE):
-        if dtype in ALIKE:
-            continue
+def machine(of_elements: dict[str, Any], of_sequence: dict[str, Any]) -> dict[str, Any]:
+    """How many instructions there are of the machine, and of PTX: of cells, and for a chunk of a product."""
+    found: dict[str, Any] = {direction: {} for direction in onchip.DIRECTIONS} | {"product": {}}
+    for direction, dtype in product(onchip.DIRECTIONS, of_elements):
         wide = kernels.neighbours(dtype)
         kernel = kernels.gates_backward(dtype, wide, False)
         if direction == "forward":
             kernel = kernels.gates_forward(dtype, wide, True, False)
-        length, ptx = machine_length(kernel), of_elements[dtype][kernel.name]["length"]
-        found.setdefault(direction, {})[dtype] = {
-            "kernel": kernel.expression, "machine": length, "ptx": ptx, "more": round((length - ptx) / wide, 2)
+        length, ptx = (
+            sum(not _nothing(name) for name, _ in machine_code(kernel)),
+            of_elements[dtype][kernel.name]["length"],
+        )
+        more = round((length - ptx) / wide, 2)  # executed or, as a division's slow path, not
+        found[direction][dtype] = {"kernel": kernel.expression, "machine": length, "ptx": ptx, "more": more}
+    for dtype in DTYPES:
+        kernel = kernels.sequence("forward", dtype, "grid", 2, 1)
+        chunk, ptx = machine_chunk(kernel), sum(of_sequence[kernel.expression]["product"][2:])
+        found["product"][dtype] = {
+            "kernel": kernel.expression, "machine": round(chunk, 1), "ptx": ptx, "ratio": round(chunk / ptx, 2)
         }  # fmt: skip
     return found
 
@@ -413,12 +442,13 @@ def main() -> None:
     backend = CupyBackend()
     of_elements = {dtype: elements(backend, dtype) for dtype in kernels.STORAGE if dtype not in ALIKE}
     made: dict[str, Any] = {"sources": matrix.digest(), "nvrtc": matrix.nvrtc_version()}
-    made |= {"machine": machine(of_elements), "elements": of_elements}
+    whole, onchip.counted = onchip.counted, uncounted
     every = list(instances())
-    with ProcessPoolExecutor(os.cpu_count(), initializer=_without_counts) as pool:
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
         names = (kernels.sequence(*kernel).expression for kernel in every)
-        made["sequence"] = dict(zip(names, pool.map(fitted, every), strict=True))
-    counted_module.table = lambda: made
+        of_sequence = dict(zip(names, pool.map(fitted, every), strict=True))
+    onchip.counted, counted_module.table = whole, lambda: made
+    made |= {"machine": machine(of_elements, of_sequence), "elements": of_elements, "sequence": of_sequence}
     made["steps"] = list(steps(backend))
     text = rendered(made)
     if options.write:
@@ -427,10 +457,9 @@ def main() -> None:
         raise SystemExit(f"{TABLE} differs from what is counted; write it again with --write")
 
 
-def _without_counts() -> None:
+def uncounted(*_: Any) -> Counted:
     """So that layouts can be made of what is yet to be counted."""
-    nothing = Counted(*[(0, 0, 0, 0)] * 3)
-    onchip.counted = lambda *_: nothing  # type: ignore[assignment]
+    return Counted(*[(0, 0, 0, 0)] * 3)
 
 
 def rendered(made: dict[str, Any]) -> str:

@@ -106,8 +106,9 @@ def with_options(direction: str) -> tuple[str, str, int, int]:
 def counted(direction: str, dtype: str, form: str, height: int, columns: int, cells: str) -> Counted:
     """Of that instance of `kernels.sequence`.
 
-    Options add to its cells what they add in the one instance that is counted with them; and each cell takes as many
-    more instructions of the machine than of PTX as in kernels of nothing but cells.
+    Options add to its cells what they add in the one instance that is counted with them. Of the machine's instructions
+    a cell takes as many more than of PTX as in kernels of nothing but cells; a product, so many times as many as in the
+    inner loop of one.
     """
     dtype = ALIKE.get(dtype, dtype)
 
@@ -122,8 +123,10 @@ def counted(direction: str, dtype: str, form: str, height: int, columns: int, ce
     warp, cell, part, gathered = (
         mine + more - less for mine, more, less in zip(own["cells"], options["cells"], none["cells"], strict=True)
     )
-    cell += table()["machine"][direction][dtype.replace("tf", "float")]["more"]
-    return Counted(_four(own["product"]), _four(own["turns"]), (warp, cell, part, gathered))
+    machine = table()["machine"]
+    cell += machine[direction][dtype.replace("tf", "float")]["more"]
+    product = [machine["product"][dtype]["ratio"] * each for each in own["product"]]
+    return Counted(_four(product), _four(own["turns"]), (warp, cell, part, gathered))
 
 
 def _four(numbers: list[float]) -> Four:

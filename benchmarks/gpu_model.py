@@ -93,11 +93,19 @@ def machine_table() -> Iterator[str]:
     """Lines of the table of the machine's instructions beside those of PTX, as they stand in the gate kernels."""
     yield "| kernel | instructions of PTX, without moves | of sm_90 | of PTX a cell | of sm_90 |"
     yield "| --- | ---: | ---: | ---: | ---: |"
-    for by_dtype in table()["machine"].values():
-        for dtype, found in by_dtype.items():
+    for direction in onchip.DIRECTIONS:
+        for dtype, found in table()["machine"][direction].items():
             both = [found[name] for name in ("ptx", "machine")]
             a_cell = (f"{each / kernels.neighbours(dtype):.0f}" for each in both)
             yield f"| `{found['kernel']}` | {' | '.join([*map(str, both), *a_cell])} |"
+
+
+def chunk_table() -> Iterator[str]:
+    """Lines of the table of both for a chunk of a product."""
+    yield "| kernel | instructions of PTX a chunk | of sm_90 |"
+    yield "| --- | ---: | ---: |"
+    for found in table()["machine"]["product"].values():
+        yield f"| `{found['kernel']}` | {found['ptx']:.0f} | {found['machine']:.0f} |"
 
 
 def instances_table() -> Iterator[str]:
@@ -284,7 +292,16 @@ def options_table() -> Iterator[str]:
 
 
 TABLES = (
-    *(gate_table, machine_table, elements_table, step_table, options_table, instances_table, counted_table),
+    *(
+        gate_table,
+        machine_table,
+        chunk_table,
+        elements_table,
+        step_table,
+        options_table,
+        instances_table,
+        counted_table,
+    ),
     *(sequence_table, joint_table, layers_table, segment_table, beside_table),
 )
 

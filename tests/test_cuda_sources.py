@@ -51,6 +51,25 @@ def test_kernels_have_names_that_cpp_understands():
     assert len(names) == len(set(names))
 
 
+def test_structs_that_a_launch_could_have_besides_are_null():
+    run = np.zeros(3), np.int64(5), (None, np.bool_(True))
+    null = None, np.int64(0), (None, np.bool_(False))
+    several = kernels.Several([run, run], 4)
+    assert several == (run, run, null, null)
+    given, expected = (kernels.passed((runs, np.uint32(7))) for runs in (several, (run, run, null, null)))
+    assert given.dtype == expected.dtype and given.tolist() == expected.tolist()
+    assert given.tolist()[0][0] == (run[0].ctypes.data, 5, (0, True))
+
+
+def test_lines_are_compiled_in_where_asked_for(monkeypatch):
+    assert kernels.options() == kernels.OPTIONS
+    for value, asked in (("0", False), ("", False), ("1", True)):
+        monkeypatch.setenv(kernels.LINES, value)
+        assert ("-lineinfo" in kernels.options()) == asked
+    monkeypatch.setenv(kernels.WATCHDOG, "5")
+    assert kernels.options()[len(kernels.OPTIONS) :] == ("-lineinfo", "-DGPU_LSTM_WATCHDOG=5")
+
+
 def test_a_missing_source_is_one_message():
     with pytest.raises(BackendError, match=r"CUDA source cuda/none.cu is missing: .*; reinstall gpu_lstm"):
         kernels.read_source("none.cu")

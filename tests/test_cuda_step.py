@@ -1,6 +1,7 @@
 """The CUDA kernels around the recurrence, emulated, against the float64 generic code."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -142,6 +143,16 @@ def test_numbers_out_of_range_are_told_at_the_next_read_and_touch_nothing(backen
     with pytest.raises(InputError, match=r"ids has values -5\.\.3; expected 0\.\.num_embeddings-1=2"):
         backend.read()
     assert backend.read() == ()
+
+
+@needs_emulator
+def test_numbers_out_of_range_are_told_to_the_thread_that_gave_them():
+    backend = EmulatedBackend()
+    backend.require_range("ids", np.array([7]), 3, "V")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(backend.read).result() == ()
+    with pytest.raises(InputError, match=r"ids has values 7\.\.7"):
+        backend.read()
 
 
 @needs_emulator

@@ -6,17 +6,18 @@ What only a real CuPy can show is under `-m gpu`; here every line of the backend
 import ctypes
 import dataclasses
 import sys
+import threading
 import types
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from gpu_lstm import LSTM, BackendError, InputError
-from gpu_lstm.backend import CupyBackend, choose, clusters, cupy_backend, kernels
+from gpu_lstm import LSTM, BackendError, InputError, cli
+from gpu_lstm.backend import CupyBackend, ahead, choose, clusters, cupy_backend, kernels
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.optimizers import make_optimizer
-from gpu_lstm.recurrence import onchip, sequence_cuda
+from gpu_lstm.recurrence import needed, onchip, sequence_cuda
 from tests.emulated import DTYPES, dtype_of, module_of, needs_emulator
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
@@ -148,7 +149,7 @@ class RawModule:
                 in_place=reached(kernel, given),
             )
 
-        function.max_dynamic_shared_size_bytes = 48 * 1024
+        function.max_dynamic_shared_size_bytes, function.shared_size_bytes = 48 * 1024, 0
         function.kernel = types.SimpleNamespace(ptr=self.handle)
         RawModule.handles[self.handle] = module, kernel, function
         return function
@@ -404,6 +405,7 @@ def test_a_grid_that_is_not_resident_is_refused_and_not_started(cupy, monkeypatc
     z, weight_hh = (backend.asarray(np.zeros(shape, np.float32)) for shape in [(2, 3, 160), (160, 40)])
     assert sequence_cuda.forward(backend, z, weight_hh, None, None).h.shape == (3, 3, 40)
     monkeypatch.setattr(cupy.cuda.driver, "occupancyMaxActiveBlocksPerMultiprocessor", lambda *_: 0)
+    backend._launches.clear()  # a kernel is asked about once
     with pytest.raises(
         BackendError, match=r"sequence_forward<float, Grid, 2, 1> needs \d+ blocks at once; .* run 0 of 512"
     ):
@@ -429,6 +431,7 @@ def test_a_grid_of_clusters_is_launched_by_cuda_bindings(cupy, driver, monkeypat
     assert driver.launches == ["sequence_backward<double, JointGrid, 1, 1>"]
     driver.clusters = 0
     clusters.resident.cache_clear()
+    backend._launches.clear()
     with pytest.raises(BackendError, match=r"JointGrid, 1, 1> needs 8 blocks at once; this device can run 0 of 512"):
         loss_and_gradients(lstm, data)
     driver.status = 1
@@ -437,12 +440,30 @@ def test_a_grid_of_clusters_is_launched_by_cuda_bindings(cupy, driver, monkeypat
         loss_and_gradients(lstm, data)
 
 
-def test_only_fast_clusters_are_asked_for(cupy, driver, monkeypatch):
+def test_a_grid_of_clusters_is_for_fast_ones(cupy, driver, monkeypatch):
     monkeypatch.setattr(Device, "capability", "120")
-    assert CupyBackend().limits.clusters == 0
+    limits = CupyBackend().limits
+    assert (limits.clusters, limits.counted) == (0, driver.clusters)
     assert "grid of clusters" not in LSTM(4, 768, backend=CupyBackend()).plan.why()
     monkeypatch.setattr(Device, "capability", "100")
     assert CupyBackend().limits.clusters == driver.clusters
+    monkeypatch.setattr(Device, "capability", "80")
+    assert (CupyBackend().limits.clusters, CupyBackend().limits.clusters_at_once) == (0, 0)
+
+
+def test_the_plan_fills_as_many_clusters_as_the_driver_counts(cupy, driver, monkeypatch):
+    said = LSTM(4, 256, backend=CupyBackend(), dtype="bfloat16").plan.why()
+    assert "clusters of 8 blocks" not in said, "2 at once take too long"
+    driver.clusters = 16
+    clusters.resident.cache_clear()
+    backend = CupyBackend()
+    assert backend.describe()["clusters at once"] == "16"
+    said = LSTM(4, 256, backend=backend, dtype="bfloat16").plan.why()
+    assert "8 clusters of 8 blocks" in said
+    assert "; 16 clusters run at once, says the driver;" in said
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    said = LSTM(4, 256, backend=CupyBackend(), dtype="bfloat16").plan.why()
+    assert "; 16 clusters run at once, assumed, as the driver couldn't be asked;" in said
 
 
 def test_a_driver_is_asked_once_more_with_clusters_alone(cupy, driver):
@@ -451,16 +472,21 @@ def test_a_driver_is_asked_once_more_with_clusters_alone(cupy, driver):
     assert "no clusters at once" not in CupyBackend().describe()
 
 
-def test_without_cuda_bindings_or_clusters_the_plan_says_so(cupy, driver, monkeypatch):
-    for status, missing in ((1, False), (0, True)):  # the driver refuses; the library isn't there
-        driver.status = status
+def test_without_cuda_bindings_or_clusters_the_plan_says_so(cupy, driver, monkeypatch, capsys):
+    for status, missing, count in ((1, False, 2), (0, False, 0), (0, True, 2)):
+        driver.status, driver.clusters = status, count
         if missing:
             monkeypatch.setitem(sys.modules, "cuda.bindings", None)
         clusters.resident.cache_clear()
         backend = CupyBackend()
         assert backend.limits.clusters == 0
         why = backend.describe()["no clusters at once"]
-        assert why.startswith("no cuda.bindings (pip" if missing else "cuOccupancyMaxActiveClusters failed: 1")
+        refused = "cuOccupancyMaxActiveClusters failed: 1" if status else "the driver says that none fits"
+        assert why.startswith("no cuda.bindings (pip" if missing else refused)
+        assert backend.limits.counted == (None if status or missing else 0)
+        assert "clusters at once" not in backend.describe()
+        cli.main(["info"])
+        assert f"\n  no clusters at once: {why}\n" in capsys.readouterr().out
         said = LSTM(4, 768, backend=backend).plan.why()
         assert "no grid of clusters: cuda.bindings launches it, which can't here (pip install cuda-bindings, of" in said
 
@@ -589,6 +615,65 @@ def test_a_kernel_is_compiled_once_and_gets_null_pointers_as_numbers(cupy):
     assert calls == [("mean_loss<float>", (1,), (32,), ("array", np.uintp(0), 3), {"shared_mem": 0})] * 2
     expected = {"code": kernel.source, "options": kernels.OPTIONS, "name_expressions": ["mean_loss<float>"]}
     assert made == [{**expected, "enable_cooperative_groups": False}]
+
+
+class Slow:
+    """A module whose compiler is done when the package has said that it takes a while, or can't be compiled."""
+
+    said = None
+
+    def __init__(self, **arguments):
+        pass
+
+    def get_function(self, name):
+        if self.said is not None:
+            assert self.said.wait(60)
+        if name == "mean_loss<double>":
+            raise RuntimeError("error: no such instruction")
+        return lambda *launch, **more: None
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_whoever_waits_for_a_compiler_is_told_so(cupy, monkeypatch, slow):
+    backend, heard, messages = CupyBackend(), threading.Event(), []
+    monkeypatch.setattr(ahead, "PATIENCE", 0 if slow else 1000)
+    monkeypatch.setattr(Slow, "said", heard if slow else None)
+    cupy.RawModule = Slow
+
+    class Log:
+        def info(self, message):
+            messages.append(message)
+            heard.set()
+
+    monkeypatch.setattr(ahead, "_log", Log())
+    for _ in range(2):
+        backend.kernel(kernels.mean_loss("float32"))
+    assert messages == ["compiling mean_loss<float> for sm_90, once"] * slow
+
+
+def test_a_command_prints_what_the_package_logs_and_nobody_else_does(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "command", lambda arguments: ahead._log.info("compiling"))
+    for _ in range(2):
+        cli.main([])
+    assert capsys.readouterr().err == "compiling\n" * 2
+    ahead._log.info("compiling")
+    assert capsys.readouterr().err == ""
+
+
+def test_kernels_are_compiled_ahead_and_those_that_fail_stop_none(cupy, capsys, monkeypatch):
+    cupy.RawModule = Slow
+    every = needed.of_everything(CupyBackend().limits)
+    assert cli.main(["info", "--backend", "cupy", "--compile", "all", "--jobs", "2"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert f"{len(every) - 1} of {len(every)} there after" in said[-1]
+    lines = [line.split(" s  ", 1)[1] for line in said[-1 - len(every) : -1]]
+    fails = [line for line in lines if "no such instruction" in line]
+    assert sorted(set(lines) - set(fails)) == sorted({k.expression for k in every} - {"mean_loss<double>"})
+    assert len(fails) == 1
+    assert cli.main(["info", "--backend", "cupy", "--compile", "--dtype", "float16"]) == 0
+    assert "sequence_forward<__half, Grid, 4, 1>" in capsys.readouterr().out
+    assert cli.main(["info", "--backend", "numpy", "--compile"]) == 2
+    assert "--compile is given for backend numpy (chosen by name); expected cupy" in capsys.readouterr().err
 
 
 # -- arrays of other libraries -----------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def test_after_a_job_that_failed_both_streams_are_as_before(streams):
         backend.beside(lambda: streams("recurrence"), [fails])
     streams("after")
     assert streams.follows["after"] == {"recurrence", "job"}
-    assert backend._handle is None
+    assert backend._own.handle is None
     assert len(Stream.current) == 1
 
 

@@ -27,7 +27,7 @@ def model(tier, dtype, hidden, layers, vocabulary=71):
 @pytest.mark.parametrize("hidden", [1, 17, 130])
 @pytest.mark.parametrize("temperature", [0, 0.7])
 def test_both_forms_draw_the_same(temperature, hidden, layers, kind, monkeypatch):
-    monkeypatch.setenv(compiled.OFF_VARIABLE, kind)
+    monkeypatch.setattr(compiled, "instruction_set", lambda: compiled.SETS.index(kind))
     prompt = np.array([3, 1, 2])
     one, two = (
         list(model(tier, "float64", hidden, layers).sample(prompt, 140, temperature, seed=4, never=(0, 5)))

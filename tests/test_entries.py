@@ -81,11 +81,23 @@ NUMBERS = dict(
 LISTS = dict(columns=[600, 5], sizes=[12, 9], reverse=[0, 1])
 
 
+def shapes_of(entry, values):
+    """By the names of an entry's arrays the shape of each, for a list those of all; and where their numbers go."""
+    found = {}
+
+    def take(argument, value, shape, limits):
+        found[argument.name] = shape, limits
+        return ()
+
+    entry.passed(take, take, *values)
+    return found
+
+
 def arguments_of(name, **changed):
     """Arguments that fit an entry, by name: random numbers in float32, of sizes like `NUMBERS` but for some."""
     rng, entry, sizes = np.random.default_rng(0), ENTRIES[name], NUMBERS | changed
     values = [None if a.shape else (LISTS if a.many else sizes).get(a.name, 0) for a in entry.arguments]
-    shapes, ranges = entry.shapes(*values)
+    shapes = shapes_of(entry, values)
 
     def draw(argument, shape, limits):
         if limits:
@@ -95,11 +107,12 @@ def arguments_of(name, **changed):
         kind = {"long": int, "double": np.float64}.get(argument.dtype, np.float32)
         return rng.uniform(0.1, 0.9, shape).astype(np.float32).astype(kind)
 
-    for place, (argument, shape, limits) in enumerate(zip(entry.arguments, shapes, ranges, strict=True)):
-        if argument.shape and argument.many:
-            values[place] = [draw(argument, each, limits) for each in shape]
-        elif argument.shape:
-            values[place] = draw(argument, shape, limits)
+    for place, argument in enumerate(entry.arguments):
+        if argument.shape:
+            shape, limits = shapes[argument.name]
+            values[place] = (
+                [draw(argument, each, limits) for each in shape] if argument.many else draw(argument, shape, limits)
+            )
     found = dict(zip((argument.name for argument in entry.arguments), values, strict=True))
     if name == "generate":  # what it needs, it says
         compiled.call(name, F32, *found.values())
@@ -200,8 +213,9 @@ def test_what_has_another_shape_or_is_no_plain_array_is_refused_by_name(name):
 @pytest.mark.parametrize("name", ENTRIES)
 def test_numbers_that_are_no_places_in_an_array_are_refused_by_name(name):
     plain = arguments_of(name)
-    _, ranges = ENTRIES[name].shapes(*plain.values())
-    for argument, limits in zip(ENTRIES[name].arguments, ranges, strict=True):
+    shapes = shapes_of(ENTRIES[name], plain.values())
+    for argument in ENTRIES[name].arguments:
+        _, limits = shapes.get(argument.name, (None, None))
         for number in (limits[0] - 1, limits[1] + 1, -(2**62), 2**62) if limits else ():
             given = {key: copied(value) for key, value in plain.items()}
             array = given[argument.name][0] if argument.many else given[argument.name]

@@ -128,7 +128,7 @@ def test_each_option_at_odd_shapes(dtype, tier, name):
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_instruction_set(dtype, tier, name, instruction_set, monkeypatch):
-    monkeypatch.setenv(compiled.OFF_VARIABLE, instruction_set)
+    monkeypatch.setattr(compiled, "instruction_set", lambda: compiled.SETS.index(instruction_set))
     for sizes in SHAPES:
         check(TIERS[tier], dtype, SETTINGS[name], sizes, lengths=True)
 

@@ -164,7 +164,7 @@ def test_a_graph_reaches_no_memory_that_may_be_gone_but_its_own():
     for _ in range(3):
         training._one_step()
     backend = task.model.backend
-    lasting = [*task.model.params.values(), *training.optimizer.state.values(), backend._ranges]
+    lasting = [*task.model.params.values(), *training.optimizer.state.values(), backend._own.ranges]
     lasting += [*task._held[0], *task._held[1]]
     own = {id(memory(array)) for array in backend.held}
     outside = {name for name in backend.reached if name not in own}

@@ -7,6 +7,7 @@ import pytest
 
 from gpu_lstm import LSTM, Embedding, InputError, Linear, LSTMCell
 from gpu_lstm.backend import Backend, compiled
+from gpu_lstm.backend.entries import pages
 from gpu_lstm.layers import Reversed
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.recurrence import runnable_tiers
@@ -152,7 +153,7 @@ def test_calls_without_a_backward_keep_nothing():
 
 def test_models_check_nothing_inside(monkeypatch):
     guarded = []
-    monkeypatch.setattr(type(NUMPY), "fingerprints", lambda self, arrays: guarded.extend(arrays))
+    monkeypatch.setattr(type(NUMPY), "watch", lambda self, arrays: guarded.extend(arrays))
     LanguageModel(5, 3, 4, backend=NUMPY).loss(np.array([[0, 1], [2, 3]]))
     assert not guarded
 
@@ -162,24 +163,25 @@ def test_models_check_nothing_inside(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int8", "bool"])
 def test_any_change_of_any_array_is_noticed(ways, size, dtype):
     arrays = [(RNG.standard_normal(n) * 9).astype(dtype) for n in (5, size, 0, 3)]
-    before = ways.fingerprints(NUMPY, arrays)
-    assert ways.changed(NUMPY, arrays, before) is None
+    changed = ways.watch(NUMPY, arrays)
+    assert changed() is None
     for place in {0, size // 2, size - 1}:
         for number in (0, 1, 3):
             array = arrays[number]
             where = place % array.size
             value = array[where]
             array[where] = not value if dtype == "bool" else value + 1
-            assert ways.changed(NUMPY, arrays, before) == number
+            assert changed() == number
             array[where] = value
-    assert ways.changed(NUMPY, arrays, before) is None
+    assert changed() is None
 
 
 @pytest.mark.parametrize("ways", [Backend, type(NUMPY)], ids=["copies", "fingerprints"])
 @pytest.mark.parametrize("width", [1, 16, 64, 100, 128])
 def test_swapped_rows_and_turned_signs_are_noticed(ways, width):
     x = RNG.standard_normal((300, width)).astype(np.float32)
-    before = ways.fingerprints(NUMPY, [x])
+    view = np.repeat(x, 2, axis=1)[:, ::2]
+    changed, of_view = ways.watch(NUMPY, [x]), ways.watch(NUMPY, [view])
     for change in (
         lambda: x.__setitem__([3, 200], x[[200, 3]]),
         lambda: x.__setitem__([0, 1], x[[1, 0]]),
@@ -190,19 +192,20 @@ def test_swapped_rows_and_turned_signs_are_noticed(ways, width):
     ):
         clean = x.copy()
         change()
-        assert ways.changed(NUMPY, [x], before) == 0
-        x[...] = clean
-    assert ways.changed(NUMPY, [x], before) is None
-    view = np.repeat(x, 2, axis=1)[:, ::2]
-    assert ways.changed(NUMPY, [view], before) is None  # gaps are no content
+        assert changed() == 0
+        view[...], x[...] = x, clean
+        assert of_view() == 0
+        view[...] = x
+    view.base[:, 1::2] += 1
+    assert changed() is of_view() is None  # gaps are no content
 
 
 @pytest.mark.skipif(compiled.library() is None, reason="nothing is compiled")
-def test_fingerprints_are_those_of_any_number_of_threads(monkeypatch):
-    x, found = RNG.standard_normal(1 << 20), []
-    for threads in ("1", "2", "3"):
-        monkeypatch.setenv("GPU_LSTM_NUM_THREADS", threads)
-        found.append(compiled.fingerprints([x, x[:70000]]))
+def test_fingerprints_are_those_of_any_number_of_threads():
+    x, found = RNG.standard_normal(1 << 18).view(np.uint8), []
+    for threads in (1, 2, 3):
+        found.append(np.empty(pages([x.size, 70000]), np.uint64))
+        compiled.call("fingerprints", np.dtype("f4"), 2, [x.size, 70000], [x, x[:70000]], found[-1], threads)
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
 

@@ -23,7 +23,7 @@ SETS = compiled.SETS[: compiled.instruction_set() + 1]
 
 @pytest.fixture(params=SETS)
 def instruction_set(request, monkeypatch):
-    monkeypatch.setenv(compiled.OFF_VARIABLE, request.param)
+    monkeypatch.setattr(compiled, "instruction_set", lambda: compiled.SETS.index(request.param))
     return request.param
 
 

@@ -121,14 +121,19 @@ def test_a_slice_of_a_stored_array_has_steps_of_one(monkeypatch, tmp_path):
         tokens[::2]
 
 
+@pytest.mark.parametrize("has_pread", [True, False])
 @pytest.mark.parametrize("most", [1, 7, 4096])
-def test_what_the_system_reads_short_is_read_on(tmp_path, monkeypatch, most):
+def test_what_the_system_reads_short_is_read_on(tmp_path, monkeypatch, most, has_pread):
     """It gives 2 GiB at most at once, and may always give less."""
     numbers = np.arange(3000, dtype=np.uint16)
     path = tmp_path / "numbers"
     path.write_bytes(numbers.tobytes())
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda file, size, place: pread(file, min(size, most), place))
+    pread, read = os.pread, os.read
+    if has_pread:
+        monkeypatch.setattr(os, "pread", lambda file, size, place: pread(file, min(size, most), place))
+    else:
+        monkeypatch.delattr(os, "pread")
+        monkeypatch.setattr(os, "read", lambda file, size: read(file, min(size, most)))
     with open(path, "rb") as file:
         stored = Stored(file, numbers.dtype, 0, len(numbers))
         assert np.array_equal(np.asarray(stored), numbers)

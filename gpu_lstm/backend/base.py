@@ -196,16 +196,17 @@ class Backend:
         """
         return tuple(float(scalar) for scalar in scalars)
 
-    def fingerprints(self, arrays: Sequence[Array]) -> Any:
-        """What `changed` compares arrays with later, to tell whether they were written to; None: it won't tell."""
-        return [self.xp.asarray(array, copy=True) for array in arrays]
+    def watch(self, arrays: Sequence[Array]) -> Callable[[], int | None]:
+        """What tells, at any time later, which of the arrays is the first that was written to since; None: none was."""
+        copies = [self.xp.asarray(array, copy=True) for array in arrays]
 
-    def changed(self, arrays: Sequence[Array], fingerprints: Any) -> int | None:
-        """Place of the first array that is another than when `fingerprints` was made of them; None: there is none."""
-        for place, (now, before) in enumerate(zip(arrays, fingerprints or (), strict=False)):
-            if not bool(self.xp.all((now == before) | ((now != now) & (before != before)))):
-                return place
-        return None
+        def changed() -> int | None:
+            for place, (now, before) in enumerate(zip(arrays, copies, strict=True)):
+                if not bool(self.xp.all((now == before) | ((now != now) & (before != before)))):
+                    return place
+            return None
+
+        return changed
 
     def __reduce__(self) -> Any:
         from gpu_lstm.backend import choose

@@ -27,8 +27,8 @@ def available() -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def resident(function: int, cluster: int, threads: int, shared_bytes: int) -> int:
-    """How many clusters of that many blocks can run at the same time.
+def resident(function: int, cluster: int, threads: int, shared_bytes: int, waiting: bool = True) -> int:
+    """How many clusters of that many blocks can run at the same time; `waiting`: all of a launch, for each other.
 
     A driver that doesn't take the question with both attributes is asked with that of clusters alone: it is one of how
     much there is, not of who waits for whom.
@@ -36,7 +36,7 @@ def resident(function: int, cluster: int, threads: int, shared_bytes: int) -> in
     from cuda.bindings import driver
 
     config = _config(driver, (cluster,), (threads,), cluster, shared_bytes, 0)
-    answer = driver.cuOccupancyMaxActiveClusters(function, config)
+    answer = driver.cuOccupancyMaxActiveClusters(function, config) if waiting else (1,)
     if int(answer[0]) != 0:
         config.attrs, config.numAttrs = config.attrs[1:], 1
         answer = driver.cuOccupancyMaxActiveClusters(function, config)

@@ -10,13 +10,13 @@ import ctypes
 import functools
 import importlib.machinery
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend.entries import CONTIGUOUS, ENTRIES, OTHERS, WRITABLE, Argument, Entry, pages
+from gpu_lstm.backend.entries import ENTRIES, OTHERS, Argument, Entry, Limits, Shape, longs, pages
 from gpu_lstm.backend.pool import POOL
 from gpu_lstm.errors import BackendError, InputError
 
@@ -26,7 +26,8 @@ SERIAL_WORK = 1 << 18
 """Multiply-adds below which a second thread costs more than it saves."""
 SETS = ("baseline", "avx2", "avx512")
 """Instruction sets in the library, by number."""
-SUFFIXES = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
+_F32 = np.dtype(np.float32)
+SUFFIXES = {_F32: "f32", np.dtype(np.float64): "f64"}
 """Of its entries' names, by dtype."""
 NO_MEMORY = 1
 """The status of an entry that found none, as ``kernels/cpu/lstm_cpu.cpp`` has it."""
@@ -66,16 +67,14 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     return None, "not compiled: a bare checkout, or no C++17 compiler when it was installed (pip install . builds it)"
 
 
+@functools.cache
 def instruction_set() -> int:
     """Number of the best instruction set of this processor, or what GPU_LSTM_COMPILED names (for tests)."""
-    loaded = library()
-    best = loaded.gpu_lstm_best_set() if loaded else 0
-    named = os.environ.get(OFF_VARIABLE)
-    if named in SETS:
-        if SETS.index(named) > best:
-            raise InputError(f"environment variable {OFF_VARIABLE} is {named}; this processor has up to {SETS[best]}")
-        return SETS.index(named)
-    return int(best)
+    loaded, named = library(), os.environ.get(OFF_VARIABLE)
+    best = int(loaded.gpu_lstm_best_set()) if loaded else 0
+    if named in SETS and SETS.index(named) > best:
+        raise InputError(f"environment variable {OFF_VARIABLE} is {named}; this processor has up to {SETS[best]}")
+    return SETS.index(named) if named in SETS else best
 
 
 def describe() -> str:
@@ -97,7 +96,15 @@ def threads() -> int:
 
 
 def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
-    """Call an entry of the library, the one way into it; the GIL is released.
+    """Call an entry of the library: `prepare` it, and make the call."""
+    prepare(name, dtype, *arguments)()
+
+
+def prepare(name: str, dtype: np.dtype, *arguments: Any) -> Callable[[], None]:
+    """A call of an entry of the library, the one way into it, that can be made any number of times.
+
+    It reads and writes what the arrays hold at that time; what had to be copied was copied, and numbers that must be
+    places in another array were looked at, when it was prepared. The GIL is released.
 
     Parameters
     ----------
@@ -114,28 +121,38 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
         An array can't be taken, as `gpu_lstm.backend.entries.Argument.fit` says, has a number that is no place in
         another array, or two that are written share memory. Nothing was written.
     MemoryError
-        The library needs more memory than there is. Nothing was written.
+        As the call is made: the library needs more memory than there is. Nothing was written.
     """
     function, entry, dtype = _function(name, dtype, SETS[instruction_set()])
-    passed: list[Any] = []
+    taken: list[np.ndarray] = []
     spans: list[Span] = []
-    taken = entry.take(dtype, arguments)
-    for argument, value in zip(entry.arguments, taken, strict=True):
-        if not argument.shape:
-            passed.append((ctypes.c_long * len(value))(*value) if argument.many else value)
-        elif not argument.many:
-            passed.append(_place(argument, value, spans))
-            if argument.gaps:
-                passed += argument.apart(value)
-        else:
-            passed.append((ctypes.c_void_p * len(value))(*[_place(argument, array, spans) for array in value]))
-            if argument.gaps:
-                passed.append((ctypes.c_long * len(value))(*[argument.apart(array)[0] for array in value]))
+
+    def take(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> tuple[int, ...]:
+        array = argument.fit(array, shape, dtype, limits, n)
+        if array is None:
+            return (0,) * (1 + len(argument.gaps))
+        taken.append(array)
+        place = _place(argument, array, spans)
+        return (place, *argument.apart(array)) if argument.gaps else (place,)
+
+    def take_all(argument: Argument, arrays: Sequence[Any], shapes: Sequence[Shape], limits: Limits) -> list[Any]:
+        if len(arrays) != len(shapes):
+            raise InputError(f"{argument.name} has {len(arrays)} arrays; expected {len(shapes)}")
+        found = [take(argument, array, shapes[n], limits, n) for n, array in enumerate(arrays)]
+        places = (ctypes.c_void_p * len(found))(*[each[0] for each in found])
+        return [places, *(longs([each[1] for each in found]) for _ in argument.gaps)]
+
+    passed = entry.passed(take, take_all, *arguments)
     if shared := _shared(spans):
         (*_, written, label), (*_, other_written, other) = shared
         if written and other_written:
             raise InputError(f"{label} shares memory with {other}; expected arrays of their own, for both are written")
-        return call(name, dtype, *map(Argument.copied, entry.arguments, taken))
+        return prepare(name, dtype, *map(Argument.copied, entry.arguments, arguments))
+    return functools.partial(_make, name, function, passed, taken)
+
+
+def _make(name: str, function: Callable[..., int], passed: Sequence[Any], taken: Sequence[Any]) -> None:
+    """Make a call; `taken` are the arrays that it points into."""
     status = function(*passed)
     if status == NO_MEMORY:
         raise MemoryError(f"the compiled library's {name} needs more memory than there is")
@@ -162,17 +179,15 @@ def _function(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry
     return function, entry, native
 
 
-def _place(argument: Argument, array: np.ndarray | None, spans: list[Span]) -> int:
-    """Where an array's first element lies, 0 for None; `spans` gets what it reaches from there."""
-    if array is None:
-        return 0
-    flags, size = array.flags.num, array.nbytes
-    if size and flags & WRITABLE == WRITABLE:
-        place = ctypes.addressof(ctypes.c_char.from_buffer(array.data))  # a third of the time of array.ctypes
-    else:
+def _place(argument: Argument, array: np.ndarray, spans: list[Span]) -> int:
+    """Where an array's first element lies; `spans` gets what it reaches from there."""
+    memory: Any = array
+    try:
+        place = ctypes.addressof(ctypes.c_char.from_buffer(memory))  # a third of the time of array.ctypes
+    except (TypeError, ValueError):  # read-only, gaps, nothing in it
         place = array.ctypes.data
-    low = 0
-    if size and not flags & CONTIGUOUS:
+    low, size = 0, array.nbytes
+    if size and argument.gaps and not array.flags.c_contiguous:
         reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
         low, size = sum(min(step, 0) for step in reach), sum(max(step, 0) for step in reach) + array.itemsize
     if size:
@@ -230,21 +245,35 @@ def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
     return shape
 
 
-def fingerprints(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """64 bits for each block of the arrays' bytes, see ``kernels/cpu/training.h``: others where one has changed."""
+def watch(arrays: Sequence[np.ndarray]) -> Callable[[], int | None]:
+    """See `gpu_lstm.backend.Backend.watch`: by 64 bits for each page of all bytes (``kernels/cpu/training.h``)."""
     parts = [in_bytes(array) for array in arrays]
+    copies = [n for n, array in enumerate(arrays) if not array.flags.c_contiguous]
     sizes = [part.size for part in parts]
     found = np.empty(pages(sizes), np.uint64)
     threads = threads_for(sum(sizes) // 8, len(found))
-    call("fingerprints", np.dtype(np.float32), len(parts), sizes, parts, found, threads)
-    return found
+    look = prepare("fingerprints", _F32, len(parts), sizes, parts, found, threads)
+    look()
+    before = found.tobytes()
+
+    def changed() -> int | None:
+        for n in copies:
+            parts[n][...] = in_bytes(arrays[n])
+        look()
+        if found.tobytes() == before:
+            return None
+        ends = np.cumsum([pages([size]) for size in sizes])
+        return int(np.searchsorted(ends, np.flatnonzero(found != np.frombuffer(before, found.dtype))[0], side="right"))
+
+    return changed
 
 
 def in_bytes(array: np.ndarray) -> np.ndarray:
     """All bytes of an array in its order, without a copy where they lie so."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return np.ascontiguousarray(array).view(np.uint8)
 
 
 def threads_for(work: int, most: int) -> int:
     """Threads that pay for so many multiply-adds, at most `most`."""
-    return max(1, min(threads(), most, work // SERIAL_WORK))
+    most = min(most, work // SERIAL_WORK)
+    return min(threads(), most) if most > 1 else 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,8 @@ class Device:
     clusters : int
         Clusters of `kernels.CLUSTER` blocks, one block a multiprocessor, that a cooperative launch can have resident;
         0 where there is no way to launch them so.
+    counted : int or None
+        Such clusters of any launch that run at once, as the driver says; None where it couldn't be asked.
     """
 
     multiprocessors: int
@@ -55,6 +58,35 @@ class Device:
     capability: int
     cooperative: bool = True
     clusters: int = 0
+    counted: int | None = None
+
+    @property
+    def clusters_at_once(self) -> int:
+        """Clusters of any launch that run at once: where the driver couldn't be asked, on all multiprocessors."""
+        if self.counted is not None:
+            return self.counted
+        return self.multiprocessors // kernels.CLUSTER if self.capability >= kernels.CLUSTERS_SINCE else 0
+
+
+class OfThread(threading.local):
+    """What each thread that uses a backend has of its own.
+
+    Attributes
+    ----------
+    checks : dict
+        Of numbers in a range, since its last `read`: where in `ranges` those lie that are out of it.
+    ranges : array or None
+    recording : Graph or None
+        What its calls are recorded in.
+    handle : int or None
+        Of cuBLAS, where it isn't CuPy's.
+    """
+
+    def __init__(self) -> None:
+        self.checks: dict[tuple[str, str, int], int] = {}
+        self.ranges: Array = None
+        self.recording: Graph[Any] | None = None
+        self.handle: int | None = None
 
 
 class CudaBackend(Backend):
@@ -67,9 +99,7 @@ class CudaBackend(Backend):
     """Whether float32 matrices are rounded to TF32 where they are multiplied: 10 bits of mantissa instead of 23."""
 
     def __init__(self) -> None:
-        self._checks: dict[tuple[str, str, int], int] = {}
-        self._ranges: Array = None
-        self._recording: Graph[Any] | None = None
+        self._own = OfThread()
 
     def dtype(self, name: str) -> Any:  # noqa: D102
         if name == "bfloat16" and self.limits.capability < 80:
@@ -101,19 +131,19 @@ class CudaBackend(Backend):
 
     def upload(self, make: Callable[[], np.ndarray]) -> Array:  # noqa: D102
         host = make()
-        if self._recording is None:
+        if self._own.recording is None:
             return self.asarray(host)
         memory, array = self._from_memory(host)
         memory[...] = host
-        self._recording.uploads.append((memory, make))
+        self._own.recording.uploads.append((memory, make))
         return array
 
     def record(self, work: Callable[[], Result]) -> Graph[Result]:  # noqa: D102
         self.read()  # whatever was checked before has nothing to do with it
-        if self._ranges is None:
+        if self._own.ranges is None:
             self._clear_ranges()
         graph: Graph[Result] = Graph()
-        self._recording = graph
+        self._own.recording = graph
         try:
             self._capture(graph, work)
         except BackendError:
@@ -121,12 +151,12 @@ class CudaBackend(Backend):
         except RuntimeError as error:  # CUDA's, and CuPy's own of what it doesn't capture
             raise BackendError(f"a step can't be recorded as a graph: {error}") from None
         finally:
-            self._recording = None
-            checks, self._checks = self._checks, {}
+            self._own.recording = None
+            checks, self._own.checks = self._own.checks, {}
 
         def expect() -> None:
             self.read()
-            self._checks = dict(checks)
+            self._own.checks = dict(checks)
 
         graph.expect = expect
         return graph
@@ -141,7 +171,7 @@ class CudaBackend(Backend):
 
     def _not_recorded(self, what: str) -> None:
         """Refuse what a graph can't do again."""
-        if self._recording is not None:
+        if self._own.recording is not None:
             raise BackendError(f"a step that {what} can't be recorded as a graph")
 
     # -- checks that are read later ----------------------------------------------------------------------
@@ -153,12 +183,12 @@ class CudaBackend(Backend):
         if not index.size:
             return
         key = (name, what, size)
-        if self._ranges is None:
+        if self._own.ranges is None:
             self._clear_ranges()
-        if key not in self._checks and len(self._checks) == _RANGES:
+        if key not in self._own.checks and len(self._own.checks) == _RANGES:
             self.read()
-        place = self._checks.setdefault(key, len(self._checks))
-        low, high = self._ranges[0, place : place + 1], self._ranges[1, place : place + 1]
+        place = self._own.checks.setdefault(key, len(self._own.checks))
+        low, high = self._own.ranges[0, place : place + 1], self._own.ranges[1, place : place + 1]
         self.kernel(kernels.check_range())(
             (min(_blocks(index.size, kernels.BLOCK), 1024),),
             (kernels.BLOCK,),
@@ -174,7 +204,7 @@ class CudaBackend(Backend):
         )
 
     def read(self, *scalars: Array) -> tuple[float, ...]:  # noqa: D102
-        checks, self._checks = self._checks, {}
+        checks, self._own.checks = self._own.checks, {}
         if not (scalars or checks):
             return ()
         # One copy to the host for all; whole numbers beyond 2^53 lose digits, in a message only.
@@ -183,7 +213,7 @@ class CudaBackend(Backend):
         for place, scalar in enumerate(scalars):
             values[place] = scalar
         if checks:
-            values[count:] = self.xp.reshape(self._ranges, (-1,))
+            values[count:] = self.xp.reshape(self._own.ranges, (-1,))
         values = self.to_numpy(values)
         ranges = values[count:].reshape(2, -1)
         for (name, what, size), place in checks.items():
@@ -196,15 +226,15 @@ class CudaBackend(Backend):
     def _clear_ranges(self) -> None:
         """No number was out of range: smallest above largest. The array stays, graphs have its address."""
         bounds = np.iinfo(np.int64)
-        if self._ranges is None:
-            self._ranges = self.xp.empty((2, _RANGES), dtype=self.xp.int64)
-        self._ranges[0, :], self._ranges[1, :] = bounds.max, bounds.min
+        if self._own.ranges is None:
+            self._own.ranges = self.xp.empty((2, _RANGES), dtype=self.xp.int64)
+        self._own.ranges[0, :], self._own.ranges[1, :] = bounds.max, bounds.min
 
     # -- a training step around its matrix products and the recurrence --------------------------------------
 
-    def fingerprints(self, arrays: Sequence[Array]) -> Any:
+    def watch(self, arrays: Sequence[Array]) -> Callable[[], int | None]:
         """Copies, where the environment variable GPU_LSTM_CHECK is 1: they cost launches and waits."""
-        return super().fingerprints(arrays) if os.environ.get(CHECK_VARIABLE) == "1" else None
+        return super().watch(arrays) if os.environ.get(CHECK_VARIABLE) == "1" else lambda: None
 
     def take_rows(self, table: Array, index: Array) -> Array:  # noqa: D102
         dtype = self._check("table", table, ("V", "M"))
@@ -231,7 +261,7 @@ class CudaBackend(Backend):
 
     def dropout(self, x: Array, p: float, seed: tuple[int, ...]) -> tuple[Array, Callable[[Array], Array]]:  # noqa: D102
         words = partial(_words, seed)
-        key = None if self._recording is None else self.upload(words)
+        key = None if self._own.recording is None else self.upload(words)
         low, high = words()
         drop = partial(self._drop, p, key, low, high)
         return drop(x), drop

@@ -19,7 +19,7 @@ from gpu_lstm.backend.base import Array
 from gpu_lstm.backend.cuda import CudaBackend, Device
 from gpu_lstm.backend.exchange import CUDA, CUDA_MANAGED, adopt, foreign
 from gpu_lstm.backend.graph import Graph, Result
-from gpu_lstm.backend.kernels import Kernel, Launch, options, packed
+from gpu_lstm.backend.kernels import Kernel, Launch, options, passed
 from gpu_lstm.errors import BackendError
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
@@ -127,10 +127,9 @@ class CupyBackend(CudaBackend):
             cooperative=bool(attributes["CooperativeLaunch"]),
         )
         self._no_clusters = ""
-        self.limits = dataclasses.replace(self.limits, clusters=self._clusters())
+        self._count_clusters()
         self._cublas, self._kinds = self._load_cublas()
         self._side: Side | None = None
-        self._handle: int | None = None  # of cuBLAS, where it isn't CuPy's own
         self.why = f"{self.name} ({self.describe()['device']})"
 
     @property
@@ -184,7 +183,7 @@ class CupyBackend(CudaBackend):
         compute, (zero, one) = self._compute(a, out)
         # cuBLAS counts in columns: it computes out^T = b^T a^T.
         cublas.gemmEx(
-            self._handle or self.xp.cuda.device.get_cublas_handle(),
+            self._own.handle or self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
             one, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step,
             one if add else zero, out.data.ptr, out_kind, columns,
@@ -203,7 +202,7 @@ class CupyBackend(CudaBackend):
         (kind, _), (out_kind, _) = self._kinds[a.dtype], self._kinds[out.dtype]
         compute, (zero, one) = self._compute(a, out)
         cublas.gemmStridedBatchedEx(
-            self._handle or self.xp.cuda.device.get_cublas_handle(),
+            self._own.handle or self.xp.cuda.device.get_cublas_handle(),
             b_op, a_op, columns, rows, depth,
             one, b.data.ptr, kind, b_row, b_step, a.data.ptr, kind, a_row, a_step,
             one if add else zero, out.data.ptr, out_kind, out_row, out_step,
@@ -269,6 +268,8 @@ class CupyBackend(CudaBackend):
         return self._launches[kernel]
 
     def _function(self, kernel: Kernel) -> Any:
+        from gpu_lstm.backend.ahead import said_if_slow  # not before CuPy, whose import takes longer
+
         module = self.xp.RawModule(
             code=kernel.source,
             options=options(),
@@ -276,19 +277,26 @@ class CupyBackend(CudaBackend):
             enable_cooperative_groups=kernel.cooperative,
         )
         try:
-            return module.get_function(kernel.expression)
+            with said_if_slow(kernel, self.limits.capability):
+                return module.get_function(kernel.expression)
         except Exception as error:  # compiler, loader and missing libraries each raise their own
             raise not_compiled(kernel, error) from None
 
     def _compile(self, kernel: Kernel) -> Launch:
         function = self._function(kernel)
+        # What a function is asked and told once: the driver takes microseconds for each.
+        allowed, fitting = ALWAYS_THERE, set()
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_bytes: int = 0) -> None:
+            nonlocal allowed
             self.device.use()
-            if shared_bytes > ALWAYS_THERE and shared_bytes > function.max_dynamic_shared_size_bytes:
-                function.max_dynamic_shared_size_bytes = shared_bytes
-            if kernel.cooperative:
+            if shared_bytes > allowed:
+                most = self.limits.shared_bytes - function.shared_size_bytes
+                function.max_dynamic_shared_size_bytes = most
+                allowed = most
+            if kernel.cooperative and (asked := (*grid, *block, shared_bytes)) not in fitting:
                 self._require_resident(kernel, function, math.prod(grid), math.prod(block), shared_bytes)
+                fitting.add(asked)
             if kernel.cooperative and kernel.cluster > 1:
                 stream = self.xp.cuda.get_current_stream().ptr
                 clusters.launch(function.kernel.ptr, grid, block, kernel.cluster, args, shared_bytes, stream)
@@ -297,23 +305,27 @@ class CupyBackend(CudaBackend):
 
         return launch
 
-    def _clusters(self) -> int:
-        """How many clusters can run at once, one block a multiprocessor; 0, and why, where none can be launched so."""
-        if self.limits.capability not in kernels.JOINT or not self.limits.cooperative:
-            return 0  # nobody asks for them
+    def _count_clusters(self) -> None:
+        """Ask the driver how many clusters run at once, one block a multiprocessor; keep why it can't be asked."""
+        limits = self.limits
+        if limits.capability < kernels.CLUSTERS_SINCE:
+            return
         if not clusters.available():
             self._no_clusters = f"no cuda.bindings ({clusters.INSTALL})"
-            return 0
+            return
         kernel = kernels.sums_in_cluster()
         try:
             function = self._function(kernel)
-            function.max_dynamic_shared_size_bytes = self.limits.shared_bytes
-            count = clusters.resident(function.kernel.ptr, kernel.cluster, kernels.BLOCK, self.limits.shared_bytes)
+            function.max_dynamic_shared_size_bytes = limits.shared_bytes
+            asked = function.kernel.ptr, kernel.cluster, kernels.BLOCK, limits.shared_bytes
+            limits = dataclasses.replace(limits, counted=clusters.resident(*asked, waiting=False))
+            if limits.capability in kernels.JOINT and limits.cooperative:
+                limits = dataclasses.replace(limits, clusters=clusters.resident(*asked))
         except Exception as error:  # the compiler's, the driver's, of a library that is too old
             self._no_clusters = str(error) or type(error).__name__
-            return 0
-        self._no_clusters = "" if count else "the driver says that none fits"
-        return count
+        if limits.counted == 0:
+            self._no_clusters = "the driver says that none fits"
+        self.limits = limits
 
     def _require_resident(self, kernel: Kernel, function: Any, blocks: int, threads: int, shared_bytes: int) -> None:
         """Refuse a launch whose blocks wait for each other and can't all run at once: it would never end."""
@@ -355,13 +367,13 @@ class CupyBackend(CudaBackend):
             side = self._side = self._side or Side(self.xp, self._cublas)
             side.stream.wait_event(main.record(side.event()))
             result = work()  # launched first: it takes the multiprocessors that it needs, the jobs get the others
-            self._handle = side.handle
+            self._own.handle = side.handle
             try:
                 with side.stream:
                     for job in jobs:
                         job()
             finally:
-                self._handle = None
+                self._own.handle = None
                 main.wait_event(side.stream.record(side.event()))
         return result
 
@@ -386,7 +398,7 @@ class CupyBackend(CudaBackend):
             "cuda": str(runtime.runtimeGetVersion()),
             "driver": str(runtime.driverGetVersion()),
             "device": name.decode() if isinstance(name, bytes) else str(name),
-            **({"clusters at once": str(self.limits.clusters)} if self.limits.clusters else {}),
+            **({"clusters at once": str(self.limits.counted)} if self.limits.counted else {}),
             **({"no clusters at once": self._no_clusters} if self._no_clusters else {}),
             **({"float32 products": "TF32"} if self.tf32 else {}),
         }
@@ -410,7 +422,7 @@ def _argument(value: Any) -> Any:
     """As CuPy takes it, which has no other form of a null pointer or of a struct."""
     if value is None:
         return _NULL
-    return packed(value) if isinstance(value, tuple) else value
+    return passed(value) if isinstance(value, tuple) else value
 
 
 def _load(device: int) -> tuple[Any, Any]:
@@ -461,8 +473,8 @@ def _form(matrix: Array, cublas: Any) -> tuple[int, int] | None:
     """Elements from row to row and cuBLAS's operation, for a matrix in rows or in columns; None where it has gaps."""
     if matrix.ndim != 2:
         return None
-    item, (rows, columns) = matrix.itemsize, matrix.shape
-    row, column = (stride // item for stride in matrix.strides)
+    item, (rows, columns), (row, column) = matrix.itemsize, matrix.shape, matrix.strides
+    row, column = row // item, column // item
     if (column == 1 or columns == 1) and (rows == 1 or row >= columns):
         return (row if rows > 1 else columns), cublas.CUBLAS_OP_N
     if (row == 1 or rows == 1) and (columns == 1 or column >= rows):

@@ -23,6 +23,7 @@ a wrong shape always is.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -124,6 +125,8 @@ _TOKEN = re.compile(
 
 Shape = tuple[int, ...] | int
 """Of an array; or how many elements one of any shape has."""
+Limits = tuple[int, int] | None
+"""From where to where an array's numbers may go."""
 
 
 @dataclass(frozen=True)
@@ -156,30 +159,51 @@ class Argument:
         """What the memory of an array must have."""
         return WRITABLE if self.written else _ALIGNED if self.gaps else _ALIGNED | CONTIGUOUS
 
-    def fit(self, label: str, array: Any, shape: Shape, dtype: np.dtype) -> np.ndarray | None:
+    def fit(self, array: Any, shape: Shape, dtype: np.dtype, limits: Limits, n: int | None = None) -> np.ndarray | None:
         """The array as C++ takes it: itself, or a copy.
+
+        Parameters
+        ----------
+        array
+            What was given.
+        shape : tuple of int, or int
+            That it must have.
+        dtype : numpy.dtype
+            Of the call.
+        limits : pair of int, or None
+            From where to where its numbers may go.
+        n : int, optional
+            Its place in a list.
 
         Raises
         ------
         InputError
-            It has another shape, is no plain array, has a dtype that another can't stand for, or is to be written and
-            has another dtype, gaps, an odd address or no permission to.
+            It has another shape, is no plain array, has a dtype that another can't stand for, has a number that is no
+            place in another array, or is to be written and has another dtype, gaps, an odd address or no permission to.
         """
         if array is None and self.optional:
             return None
         if type(array) not in PLAIN:
-            raise InputError(f"{label} is a {type(array).__module__}.{type(array).__name__}; expected a NumPy array")
+            kind = f"{type(array).__module__}.{type(array).__name__}"
+            raise InputError(f"{self.label(n)} is a {kind}; expected a NumPy array")
         if array.shape != shape and (isinstance(shape, tuple) or array.size != shape):
-            raise InputError(f"{label} has shape {array.shape}; expected {self._expected(shape)}")
-        needed = self.flags
-        if array.dtype == dtype and array.flags.num & needed == needed and (not self.gaps or self.apart(array)):
-            plain: np.ndarray = array
-            return plain
-        if array.dtype != dtype and (self.written or not np.can_cast(array.dtype, dtype, "same_kind")):
-            raise InputError(f"{label} has dtype {array.dtype}; expected {dtype}")
-        if self.written:
-            raise InputError(f"{label} {self._unfit(array)}")
-        return np.array(array, dtype, order="C")
+            raise InputError(f"{self.label(n)} has shape {array.shape}; expected {self._expected(shape)}")
+        needed, dtype = self.flags, OTHERS.get(self.dtype, dtype)
+        if not (array.dtype == dtype and array.flags.num & needed == needed and (not self.gaps or self.apart(array))):
+            if array.dtype != dtype and (self.written or not np.can_cast(array.dtype, dtype, "same_kind")):
+                raise InputError(f"{self.label(n)} has dtype {array.dtype}; expected {dtype}")
+            if self.written:
+                raise InputError(f"{self.label(n)} {self._unfit(array)}")
+            array = np.array(array, dtype, order="C")
+        if limits and array.size and not limits[0] <= array.min() <= array.max() <= limits[1]:
+            numbers, expected = f"{array.min()}..{array.max()}", f"{self.low}..{self.high}={limits[1]}"
+            raise InputError(f"{self.label(n)} has values {numbers}; expected {expected}")
+        fitting: np.ndarray = array
+        return fitting
+
+    def label(self, n: int | None) -> str:
+        """Its name, or that of an array of its list."""
+        return self.name if n is None else f"{self.name}[{n}]"
 
     def copied(self, value: Any) -> Any:
         """The value, with arrays that are read in memory of their own."""
@@ -189,10 +213,8 @@ class Argument:
             return [None if array is None else array.copy() for array in value]
         return None if value is None else value.copy()
 
-    def apart(self, array: np.ndarray | None) -> tuple[int, ...]:
+    def apart(self, array: np.ndarray) -> tuple[int, ...]:
         """Elements from row to row, or also from column to column; empty where no whole numbers say it."""
-        if array is None:
-            return (0,)
         item, strides = array.itemsize, array.strides
         if len(self.gaps) == 2:
             row, column = strides
@@ -200,13 +222,6 @@ class Argument:
         _, batch, width = array.shape
         row = strides[1] // item
         return (row,) if (strides == (batch * row * item, row * item, item) and row >= width) or not array.size else ()
-
-    def within(self, label: str, array: np.ndarray, low: int, high: int) -> None:
-        """Refuse whole numbers that are not in low..high: they are places in another array."""
-        if array.size and not low <= array.min() <= array.max() <= high:
-            raise InputError(
-                f"{label} has values {array.min()}..{array.max()}; expected {self.low}..{self.high}={high}"
-            )
 
     def _expected(self, shape: Shape) -> str:
         if not isinstance(shape, tuple):
@@ -231,62 +246,47 @@ class Entry:
     Attributes
     ----------
     arguments : tuple of Argument
-    shapes : callable
-        Of all arguments: the shape of each that is an array, of each array of a list, None for others; and from where
-        to where their numbers go.
+    passed : callable
+        What C++ takes, of two functions and all arguments. The first function makes it of an array: given its
+        `Argument`, the array, the shape that it must have, and from where to where its numbers may go, or None; the
+        second of a list of arrays, given the shapes of all.
     """
 
     arguments: tuple[Argument, ...]
-    shapes: Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]]
+    passed: Callable[..., tuple[Any, ...]]
 
     @property
     def first(self) -> str:
         """The first array of the call's dtype."""
         return next(argument.name for argument in self.arguments if argument.shape and not argument.dtype)
 
-    def take(self, dtype: np.dtype, values: Sequence[Any]) -> list[Any]:
-        """The arguments as C++ takes them, each array, and each of a list, made to fit or refused."""
-        shapes, ranges = self.shapes(*values)
-        taken = []
-        for argument, value, shape, limits in zip(self.arguments, values, shapes, ranges, strict=True):
-            if not argument.shape:
-                taken.append(value)
-                continue
-            kind = OTHERS[argument.dtype] if argument.dtype else dtype
-            if not argument.many:
-                value = argument.fit(argument.name, value, shape, kind)
-                arrays = {argument.name: value}
-            else:
-                if len(value) != len(shape):
-                    raise InputError(f"{argument.name} has {len(value)} arrays; expected {len(shape)}")
-                labels = [f"{argument.name}[{n}]" for n in range(len(value))]
-                value = [argument.fit(*each, kind) for each in zip(labels, value, shape, strict=True)]
-                arrays = dict(zip(labels, value, strict=True))
-            if limits:
-                for label, array in arrays.items():
-                    if array is not None:
-                        argument.within(label, array, *limits)
-            taken.append(value)
-        return taken
-
 
 def _entry(tokens: Sequence[str]) -> Entry:
     """A row, read."""
-    arguments, shapes, ranges = [], [], []
-    for token in tokens:
+    arguments, passed = [], []
+    for number, token in enumerate(tokens):
         found = _TOKEN.fullmatch(token)
         assert found is not None, token
         name, marks, many, dtype, shape, low, high, gaps = (part or "" for part in found.groups())
-        flat = shape.startswith("~")
-        text = shape[1:] if flat else f"({shape},)"
         arguments.append(
             Argument(name, dtype, many, shape, low, high, "!" in marks, "?" in marks, tuple(gaps.split("+")[1:]))
         )
-        shapes.append("None" if not shape else f"[{text} for n in range({many})]" if many else text)
-        ranges.append(f"({low}, {high})" if low else "None")
+        size = shape[1:] if shape.startswith("~") else f"({shape},)"
+        limits = f"({low}, {high})" if low else "None"
+        if shape and many:
+            passed.append(f"*take_all(arguments[{number}], {name}, [{size} for n in range({many})], {limits})")
+        elif shape:
+            passed.append(f"*take(arguments[{number}], {name}, {size}, {limits})")
+        else:
+            passed.append(f"longs({name})" if many else name)
     names = ", ".join(argument.name for argument in arguments)
-    sizes = f"lambda {names}: (({', '.join(shapes)},), ({', '.join(ranges)},))"
-    return Entry(tuple(arguments), eval(sizes, {"blocks": blocks, "pages": pages, "range": range}))
+    known = {"arguments": arguments, "blocks": blocks, "pages": pages, "longs": longs, "range": range}
+    return Entry(tuple(arguments), eval(f"lambda take, take_all, {names}: ({', '.join(passed)},)", known))
+
+
+def longs(numbers: Sequence[int]) -> Any:
+    """Whole numbers as C++ takes a list of them."""
+    return (ctypes.c_long * len(numbers))(*numbers)
 
 
 def blocks(sizes: Sequence[int]) -> int:

@@ -10,7 +10,7 @@ import functools
 import importlib.resources
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -22,6 +22,23 @@ from gpu_lstm.errors import BackendError, InputError
 
 Struct: TypeAlias = tuple[Any, ...]
 """Arrays, NumPy scalars, None for a null pointer, and structs: a struct of C++ that has them in this order."""
+
+
+class Several(tuple[Struct, ...]):
+    """Structs of one kind, and null ones behind them until they are `count`.
+
+    Packing takes Python longer than a launch, so the null ones are packed once.
+    """
+
+    given: int
+    kind: Any
+
+    def __new__(cls, structs: Sequence[Struct], count: int) -> Several:
+        """Of at least one."""
+        kind = _type(structs[0])
+        several = super().__new__(cls, (*structs, *[_null(kind)] * (count - len(structs))))
+        several.given, several.kind = len(structs), kind
+        return several
 
 
 class Launch(Protocol):
@@ -37,13 +54,17 @@ STORAGE = {"float32": "float", "float64": "double", "float16": "__half", "bfloat
 """What CUDA C++ calls each dtype that a kernel takes."""
 ARITHMETIC = {"float32": "float32", "float64": "float64", "float16": "float32", "bfloat16": "float32"}
 """The dtype that each is computed in; states and sums are kept in it."""
-OPTIONS = ("-std=c++17", "-lineinfo", "-fmad=false")
+OPTIONS = ("-std=c++17", "-fmad=false")
 """Compiler options besides those that CuPy adds. Products and sums are fused where the sources say so and nowhere else:
 left to the compiler, two instances of a kernel would not agree to the last bit."""
 WATCHDOG = "GPU_LSTM_WATCHDOG"
 """Environment variable, for debugging: after so many looks in vain, a waiting kernel gives up and the host says so."""
 RELEASED = "GPU_LSTM_RELEASED"
-"""Environment variable, to time it: the joint form's barrier of a cluster releases, as ``kernels/cuda/joint.cuh`` has it."""
+"""Environment variable, to time it: with 1 the joint form's barrier of a cluster releases in each step, as
+``kernels/cuda/joint.cuh`` has it."""
+LINES = "GPU_LSTM_LINEINFO"
+"""Environment variable, for NVIDIA's profilers and sanitizers: 1 puts the lines of the sources into kernels, which are
+three times as large then."""
 BLOCK = 256
 """Threads of a block, where nothing asks for another number."""
 SCATTER_WARPS = 8
@@ -57,6 +78,8 @@ SEQUENCE_CELLS = ("Plain", "Family", "Normed")
 those with layer normalisation."""
 CLUSTER = 8
 """Blocks of a thread-block cluster: the most that every device with clusters takes."""
+CLUSTERS_SINCE = 90
+"""First architecture that has them."""
 FORMS = ("block", "cluster", "grid", "joint")
 """Of the sequence kernels: `gpu_lstm.recurrence.onchip` says what they are."""
 JOINT = range(90, 110)
@@ -121,9 +144,14 @@ def watchdog() -> int:
 
 
 def options() -> tuple[str, ...]:
-    """For the compiler, with those for debugging."""
-    looks = (f"-D{WATCHDOG}={watchdog()}",) if watchdog() else ()
-    return OPTIONS + looks + ((f"-D{RELEASED}",) if os.environ.get(RELEASED) else ())
+    """For the compiler, with those that the environment asks for."""
+    asked = [option for name, option in ((LINES, "-lineinfo"), (RELEASED, f"-D{RELEASED}")) if _asked_for(name)]
+    return (*OPTIONS, *asked, *[f"-D{WATCHDOG}={looks}" for looks in [watchdog()] if looks])
+
+
+def _asked_for(name: str) -> bool:
+    """Whether that environment variable is set to another thing than 0."""
+    return os.environ.get(name, "0") not in ("", "0")
 
 
 def gates_forward(dtype: str, neighbours: int, keep: bool, masked: bool) -> Kernel:
@@ -161,11 +189,11 @@ def sequence(direction: str, dtype: str, form: str, height: int, columns: int, c
     name, storage = f"sequence_{direction}", STORAGE.get(dtype, dtype)
     if form == "cluster":
         arguments = (storage, str(CLUSTER), str(height), str(columns), *more)
-        return Kernel("sequence.cu", f"{name}_cluster", arguments, cluster=CLUSTER, since=90)
+        return Kernel("sequence.cu", f"{name}_cluster", arguments, cluster=CLUSTER, since=CLUSTERS_SINCE)
     team = {"block": "Alone", "grid": "Grid", "joint": "JointGrid"}[form]
     arguments = (storage, team, str(height), str(columns), *more)
     if form == "joint":
-        return Kernel("sequence.cu", name, arguments, cooperative=True, cluster=CLUSTER, since=90)
+        return Kernel("sequence.cu", name, arguments, cooperative=True, cluster=CLUSTER, since=CLUSTERS_SINCE)
     return Kernel("sequence.cu", name, arguments, cooperative=form == "grid", since=80)
 
 
@@ -186,7 +214,7 @@ def sequence_sizes(direction: str, dtype: str, form: str, cells: str = "Plain") 
 def barriers(form: str) -> Kernel:
     """Many barriers of a team, to time them."""
     if form == "cluster":
-        return Kernel("costs.cu", "barriers_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+        return Kernel("costs.cu", "barriers_cluster", (str(CLUSTER),), cluster=CLUSTER, since=CLUSTERS_SINCE)
     team = {"block": "Alone", "grid": "GridBarrier"}[form]
     return Kernel("costs.cu", "barriers", (team,), cooperative=form == "grid", since=80)
 
@@ -203,17 +231,17 @@ def gathers() -> Kernel:
 
 def handovers_in_cluster() -> Kernel:
     """The same by the shared memory of a cluster."""
-    return Kernel("costs.cu", "handovers_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+    return Kernel("costs.cu", "handovers_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=CLUSTERS_SINCE)
 
 
 def sums_in_cluster() -> Kernel:
     """Many sums sent from each block of a cluster to all, as the joint form does, to time them."""
-    return Kernel("costs.cu", "sums_in_cluster", cooperative=True, cluster=CLUSTER, since=90)
+    return Kernel("costs.cu", "sums_in_cluster", cooperative=True, cluster=CLUSTER, since=CLUSTERS_SINCE)
 
 
 def reads_in_cluster() -> Kernel:
     """Many reads of another block's shared memory, one after the other, to time them."""
-    return Kernel("costs.cu", "reads_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=90)
+    return Kernel("costs.cu", "reads_in_cluster", (str(CLUSTER),), cluster=CLUSTER, since=CLUSTERS_SINCE)
 
 
 def count_targets() -> Kernel:
@@ -275,17 +303,14 @@ def neighbours(dtype: str) -> int:
     return 16 // {"float32": 4, "float64": 8}.get(dtype, 2)
 
 
-def packed(struct: Struct) -> np.ndarray:
-    """A struct as a kernel takes it by value: an array of no dimensions, with the gaps that C++ leaves."""
-    return passed(struct)
-
-
 def passed(argument: Any) -> np.ndarray:
-    """An argument by value: arrays are addresses."""
+    """An argument as a kernel takes it by value, with the gaps that C++ leaves in a struct; arrays are addresses."""
     return np.array(_value(argument), dtype=_layout(_type(argument)))
 
 
 def _value(member: Any) -> Any:
+    if isinstance(member, Several):
+        return (*map(_value, member[: member.given]), *[_zero(member.kind)] * (len(member) - member.given))
     if isinstance(member, tuple):
         return tuple(map(_value, member))
     if isinstance(member, np.generic):
@@ -294,9 +319,25 @@ def _value(member: Any) -> Any:
 
 
 def _type(member: Any) -> Any:
+    if isinstance(member, Several):
+        return (member.kind,) * len(member)
     if isinstance(member, tuple):
         return tuple(map(_type, member))
     return type(member) if isinstance(member, np.generic) else np.uint64
+
+
+@functools.cache
+def _null(kind: Any) -> Any:
+    """Null pointers and zeros."""
+    if isinstance(kind, tuple):
+        return tuple(map(_null, kind))
+    return None if kind is np.uint64 else kind(0)
+
+
+@functools.cache
+def _zero(kind: Any) -> Any:
+    """The value of `_null`."""
+    return _value(_null(kind))
 
 
 @functools.cache  # making a dtype takes longer than a launch

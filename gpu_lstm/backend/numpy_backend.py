@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from gpu_lstm.backend import compiled
 from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype
-from gpu_lstm.backend.entries import WRITABLE, blocks, pages
+from gpu_lstm.backend.entries import WRITABLE, blocks
 from gpu_lstm.backend.exchange import CPU, CUDA_HOST, CUDA_MANAGED, adopt, foreign
 from gpu_lstm.backend.pool import POOL
 from gpu_lstm.errors import InputError
@@ -85,20 +85,11 @@ class NumpyBackend(Backend):
             return super().weight_gradients(dy, inputs)
         return compiled.weight_gradients(wide_dy, wide)
 
-    def fingerprints(self, arrays: Sequence[Array]) -> Any:  # noqa: D102
-        if compiled.library() is None:
-            return [hashlib.blake2b(compiled.in_bytes(array).data).digest() for array in arrays]
-        return compiled.fingerprints(arrays) if arrays else None
-
-    def changed(self, arrays: Sequence[Array], fingerprints: Any) -> int | None:  # noqa: D102
-        if fingerprints is None:
-            return None
-        if compiled.library() is None:
-            pairs = zip(self.fingerprints(arrays), fingerprints, strict=True)
-            return next((place for place, (now, before) in enumerate(pairs) if now != before), None)
-        different = np.flatnonzero(compiled.fingerprints(arrays) != fingerprints)
-        ends = np.cumsum([pages([array.nbytes]) for array in arrays])
-        return int(np.searchsorted(ends, different[0], side="right")) if different.size else None
+    def watch(self, arrays: Sequence[Array]) -> Callable[[], int | None]:  # noqa: D102
+        if compiled.library() is not None:
+            return compiled.watch(arrays)
+        before = [_digest(array) for array in arrays]
+        return lambda: next((place for place, array in enumerate(arrays) if _digest(array) != before[place]), None)
 
     def tanh(self, x: Array, out: Array) -> Array:  # noqa: D102
         return np.tanh(x, out=out)
@@ -108,16 +99,19 @@ class NumpyBackend(Backend):
 
     def take_rows(self, table: Array, index: Array) -> Array:  # noqa: D102
         size, _ = self.require("table", table, ("V", "M")).shape
-        return super().take_rows(table, self._places("index", index, "N", size))
+        index = self._whole_numbers("index", index, "N")
+        self.require_range("index", index, size, "V")
+        return super().take_rows(table, index)
 
     def scatter_add(self, target: Array, index: Array, rows: Array) -> None:  # noqa: D102
         size, width = self._to_write("target", target, ("V", "M")).shape
-        index = self._places("index", index, "N", size)
+        index = self._whole_numbers("index", index, "N")
         rows = self.require("rows", rows, (len(index), width))
-        if compilable(target) and plain_memory(target):
+        if compilable(target) and plain_memory(target):  # which refuses numbers out of range itself
             threads = compiled.threads_for(rows.size, width // LANES)
             compiled.call("scatter_add", target.dtype, size, *rows.shape, target, index, rows, threads)
             return
+        self.require_range("index", index, size, "V")
         # Sorting first turns scattered additions into a few contiguous sums: np.add.at is many times slower.
         order = np.argsort(index, kind="stable")
         present, starts = np.unique(index[order], return_index=True)
@@ -126,13 +120,14 @@ class NumpyBackend(Backend):
 
     def softmax_cross_entropy(self, logits: Array, targets: Array, ignore_index: int | None) -> Array:  # noqa: D102
         rows, vocabulary = self._to_write("logits", logits, ("N", "V")).shape
-        targets = self._places("targets", targets, f"N={rows}", vocabulary, ignore_index)
+        targets = self._whole_numbers("targets", targets, f"N={rows}")
         if not (plain_memory(logits) and logits.dtype.isnative):
             plain = np.array(logits, logits.dtype.newbyteorder("="), order="C")
             loss = self.softmax_cross_entropy(plain, targets, ignore_index)
             logits[...] = plain
             return loss
         if not compilable(logits):
+            self.require_range("targets", targets, vocabulary, "V", ignore_index)
             return super().softmax_cross_entropy(logits, targets, ignore_index)
         number = rows
         if ignore_index is not None:
@@ -188,12 +183,11 @@ class NumpyBackend(Backend):
             raise InputError(f"{name} is read-only; expected an array to write to")
         return array
 
-    def _places(self, name: str, index: Array, count: str, size: int, besides: int | None = None) -> Array:
-        """So many whole numbers in 0..size-1, or equal to `besides`."""
+    def _whole_numbers(self, name: str, index: Array, count: str) -> Array:
+        """The array, if it has so many whole numbers."""
         index = self.require(name, index, (count,))
-        if not np.issubdtype(index.dtype, np.integer):
+        if index.dtype.kind not in "iu":
             raise InputError(f"{name} has dtype {index.dtype}; expected integers")
-        self.require_range(name, index, size, "V", besides)
         return index
 
     def available(self) -> int | None:  # noqa: D102
@@ -211,6 +205,11 @@ def compilable(*arrays: np.ndarray) -> bool:
         and arrays[0].dtype in compiled.SUFFIXES
         and all(array.dtype == arrays[0].dtype for array in arrays)
     )
+
+
+def _digest(array: np.ndarray) -> bytes:
+    """Of all bytes of an array in its order."""
+    return hashlib.blake2b(compiled.in_bytes(array).data).digest()
 
 
 def plain_memory(*arrays: np.ndarray) -> bool:

@@ -34,6 +34,7 @@ class Pool:
     def __init__(self) -> None:
         self._free: list[memoryview] = []  # the one freed last at the end
         self._returned: deque[memoryview] = deque()
+        self._lent: dict[int, tuple[Any, memoryview]] = {}
         self._lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -45,9 +46,9 @@ class Pool:
         block = self._take(count * dtype.itemsize)
         # NumPy arrays and views keep their owner alive and nothing else does, so its end is that of the last of them.
         owner: Any = (ctypes.c_char * block.nbytes).from_buffer(block)
-        weakref.finalize(owner, self._give_back, block).atexit = False
-        array: np.ndarray = np.frombuffer(owner, dtype, count).reshape(shape)
-        return array
+        end = weakref.ref(owner, self._give_back)
+        self._lent[id(end)] = end, block
+        return np.ndarray(shape, dtype, owner)
 
     def idle(self) -> int:
         """Bytes that are kept while no array uses them."""
@@ -64,15 +65,15 @@ class Pool:
         """The smallest free block of at least `size` bytes, if not far too large, or a new one in place of others."""
         with self._lock:
             self._collect(LARGEST_IDLE)
-            fits = [n for n, block in enumerate(self._free) if size <= block.nbytes <= 4 * size]
-            if fits:
-                return self._free.pop(min(fits, key=lambda n: self._free[n].nbytes))
-            self._collect(max(0, sum(block.nbytes for block in self._free) - size))
+            sizes = [block.nbytes for block in self._free]
+            if fits := [n for n in sizes if size <= n <= 4 * size]:
+                return self._free.pop(sizes.index(min(fits)))
+            self._collect(max(0, sum(sizes) - size))
         return new_block(size)
 
-    def _give_back(self, block: memoryview) -> None:
+    def _give_back(self, end: Any) -> None:
         # Runs wherever the last array ends, which can be inside the lock of this very thread: so it never waits.
-        self._returned.append(block)
+        self._returned.append(self._lent.pop(id(end))[1])
         if self._lock.acquire(blocking=False):
             try:
                 self._collect(LARGEST_IDLE)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from gpu_lstm import __version__
@@ -33,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:
-            return command(arguments)
+            with notes():
+                return command(arguments)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -52,6 +55,20 @@ def make_printable() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for as long as Python runs)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+
+
+@contextlib.contextmanager
+def notes() -> Iterator[None]:
+    """Print on standard error what the package logs: that a kernel takes a while to compile."""
+    log, handler = logging.getLogger("gpu_lstm"), logging.StreamHandler(sys.stderr)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def command(arguments: list[str]) -> int:

@@ -1,17 +1,21 @@
-"""``gpu-lstm info``: what this machine has, and what would run."""
+"""``gpu-lstm info``: what this machine has, and what would run; compiles CUDA kernels ahead of their use."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import platform
+import time
 from importlib.metadata import PackageNotFoundError, version
 
 from gpu_lstm import __version__
-from gpu_lstm.backend import DTYPES, CupyBackend, NumpyBackend, choose
-from gpu_lstm.cli.options import Parsers, add_device, add_parser
-from gpu_lstm.errors import BackendError
-from gpu_lstm.recurrence import make_plan
+from gpu_lstm.backend import DTYPES, Backend, CupyBackend, NumpyBackend, choose
+from gpu_lstm.backend.ahead import compile_all
+from gpu_lstm.backend.cuda import CudaBackend
+from gpu_lstm.cli.options import Parsers, add_device, add_parser, positive
+from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.recurrence import make_plan, needed, onchip
 
 
 def add_command(commands: Parsers) -> None:
@@ -19,6 +23,11 @@ def add_command(commands: Parsers) -> None:
     parser = add_parser(commands, "info", run, "show backends, devices, libraries, and which tier would run and why")
     add_device(parser)
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="for which the tiers are told")
+    parser.add_argument(
+        "--compile", nargs="?", const="training", choices=("training", "all"),
+        help="compile CUDA kernels that aren't in the cache: what training in --dtype takes, or all",
+    )  # fmt: skip
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="kernels that are compiled at a time")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,6 +38,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         gpu = CupyBackend().describe()
         print(f"cupy: {gpu['device']}, CuPy {gpu['cupy']}, CUDA {gpu['cuda']}, driver {gpu['driver']}")
+        for name in ("clusters at once", "no clusters at once", "float32 products"):
+            if name in gpu:
+                print(f"  {name}: {gpu[name]}")
     except BackendError as error:
         print(f"cupy: {error}")
     for library in ("safetensors", "tqdm", "matplotlib", "torch"):
@@ -40,4 +52,21 @@ def run(options: argparse.Namespace) -> int:
     print(f"would run on: {backend.why}")
     for line in make_plan(backend, options.tier, dtype=options.dtype).why().splitlines():
         print(f"  tier {line}")
-    return 0
+    return compile_ahead(backend, options.compile, options.dtype, options.jobs) if options.compile else 0
+
+
+def compile_ahead(backend: Backend, which: str, dtype: str, jobs: int) -> int:
+    """Compile, a line a kernel; the exit status is 1 where one can't be."""
+    if not isinstance(backend, CudaBackend):
+        raise InputError(f"--compile is given for backend {backend.why}; expected cupy, the one with CUDA kernels")
+    limits = backend.limits
+    training = needed.of_training(limits, onchip.multiplied(backend, dtype))
+    wanted = needed.of_everything(limits) if which == "all" else training
+    print(f"compiling {len(wanted)} kernels for sm_{limits.capability}, {jobs} at a time:", flush=True)
+    logging.getLogger("gpu_lstm").setLevel(logging.WARNING)  # it would say the same of each
+    begun, failed = time.perf_counter(), 0
+    for number, done in enumerate(compile_all(backend, wanted, jobs), 1):
+        print(f"  {number:>3} {done.seconds:6.2f} s  {done.error or done.kernel.expression}", flush=True)
+        failed += bool(done.error)
+    print(f"{len(wanted) - failed} of {len(wanted)} there after {time.perf_counter() - begun:.1f} s", flush=True)
+    return 1 if failed else 0

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from gpu_lstm.backend import DTYPES
+from gpu_lstm.backend.kernels import LINES
 from gpu_lstm.bench import record, threads, trace
 from gpu_lstm.cli.options import Parsers, add_device, add_parser, announce, data_path, place_for, positive
 from gpu_lstm.data.text import read_text
@@ -22,6 +23,7 @@ WARM_UP = 3
 def add_command(commands: Parsers) -> None:
     """Add the command."""
     parser = add_parser(commands, "profile", run, "break a training step of a language model down by operation")
+    parser.epilog = f"Under NVIDIA's profilers, {LINES}=1 in the environment tells them the lines of the CUDA sources."
     add_device(parser)
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--embedding-size", type=positive, default=64)

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ IN_MEMORY = 1 << 26
 """Bytes of converted data above which it is kept in a temporary file instead of in memory."""
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 """What reading a damaged file, packed or not, can raise."""
+_SEEKING = threading.Lock()
 
 
 def find_file(path: str | Path, what: str) -> Path:
@@ -105,12 +107,21 @@ class Stored:
         array = np.empty(len(self), self.dtype)
         left, place = array.view(np.uint8).data, self._start * self.dtype.itemsize
         while left:  # a call of the system may give less than it was asked for, and never gives more than 2 GiB
-            part = os.pread(self._file.fileno(), min(len(left), IN_MEMORY), place)
+            part = _read_at(self._file.fileno(), min(len(left), IN_MEMORY), place)
             if not part:
                 raise InputError(f"a temporary file in {tempfile.gettempdir()} ends {len(left):,} bytes early")
             left[: len(part)] = part
             left, place = left[len(part) :], place + len(part)
         return array if dtype is None else array.astype(dtype)
+
+
+def _read_at(file: int, size: int, place: int) -> bytes:
+    """Bytes of a file from a place on, or fewer of them; any thread may ask."""
+    if hasattr(os, "pread"):
+        return os.pread(file, size, place)
+    with _SEEKING:  # Windows has no pread
+        os.lseek(file, place, os.SEEK_SET)
+        return os.read(file, size)
 
 
 def write_all(file: IO[bytes], block: np.ndarray) -> None:
@@ -160,7 +171,7 @@ class Spool:
         if self._file is None:
             return np.concatenate(self._blocks) if self._blocks else np.empty((0, *tail), self._dtype)
         rows = self._bytes // (self._dtype.itemsize * (self._width or 1))
-        if self._width is None and hasattr(os, "pread"):
+        if self._width is None:
             return cast(
                 np.ndarray, Stored(_Descriptor(self._file), self._dtype, 0, rows)
             )  # has what is used of an array

@@ -45,8 +45,11 @@ class Tape:
 
     def __init__(self, layer: Layer, values: tuple[Any, ...] | None, guarded: Mapping[str, Array] | None = None):
         self._backend, self._mark, self._values, self._spent = layer.backend, layer.mark, values, False
-        self._guarded = dict(guarded or {})
-        self._fingerprints = self._backend.fingerprints(list(self._guarded.values()))
+        self._guarded = guarded or {}
+        self._watch()
+
+    def _watch(self) -> None:
+        self._changed = self._backend.watch(list(self._guarded.values())) if self._guarded else None
 
     def read(self, layer: Layer) -> tuple[Any, ...]:
         """The saved values.
@@ -72,8 +75,7 @@ class Tape:
         InputError
             One was.
         """
-        place = self._backend.changed(list(self._guarded.values()), self._fingerprints)
-        if place is not None:
+        if self._changed is not None and (place := self._changed()) is not None:
             raise InputError(
                 f"{list(self._guarded)[place]} was changed in place since forward; backward needs it as it was (give "
                 f"forward a copy, or change it after backward)"
@@ -82,15 +84,15 @@ class Tape:
     def spend(self) -> None:
         """`check`, and say that backward begins: all that it was given fits."""
         self.check()
-        self._values, self._spent, self._guarded, self._fingerprints = None, True, {}, None
+        self._values, self._spent, self._guarded, self._changed = None, True, {}, None
 
     def __getstate__(self) -> dict[str, Any]:
         self.check()
-        return {**self.__dict__, "_fingerprints": None}
+        return {**self.__dict__, "_changed": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
-        self._fingerprints = self._backend.fingerprints(list(self._guarded.values()))
+        self._watch()
 
     def __copy__(self) -> Self:
         return copy.deepcopy(self)  # backward overwrites what two would share

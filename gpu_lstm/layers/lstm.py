@@ -335,11 +335,11 @@ class LSTM(Layer):
         given = first_h is not None, first_c is not None
         if guard and self.recompute:  # which begins with them again
             first_h, first_c = (None if s is None else xp.asarray(s, copy=True) for s in (first_h, first_c))
-        guarded = self.needed() if guard else {}
-        if guard and mask is None and not self.batch_first:  # else it is a copy already
-            guarded["x"] = x
         run = self._run(call)
         rounded = self.rounded()
+        guarded = rounded.needed() if guard else {}
+        if guard and mask is None and not self.batch_first:  # else it is a copy already
+            guarded["x"] = x
         tapes: list[Any] = []
         finals: list[State] = []
         # Now, because what is guarded is read next in any case: it is in the cache.

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from gpu_lstm.backend import clusters
+from gpu_lstm.backend import clusters, kernels
 from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend, Device
 from gpu_lstm.backend.kernels import CLUSTER, FORMS, JOINT, SEQUENCE_THREADS, TENSOR, sequence_sizes
 from gpu_lstm.recurrence.counted import Work, counted
@@ -44,8 +44,7 @@ FEWER_HELD = {"Plain": 0, "Family": 2, "Normed": 4}
 """By what the cells do, ``fewer_held`` of ``kernels/cuda/options.cuh``: so many less, of 16 rows each."""
 HELD = {(1, 1): 12, (2, 1): 5, (3, 1): 3, (4, 1): 3, (1, 2): 8, (2, 2): 4, (3, 2): 3}
 """By `Layout.height` and `Layout.columns`: parts of k, 64 bytes of a row each, whose weights a warp keeps in registers,
-as ``kernels/cuda/mma.cuh`` has it; `FEWER_OF_FLOAT64` fewer where sums take twice the registers."""
-FEWER_OF_FLOAT64 = 2
+as ``kernels/cuda/mma.cuh`` has it: on tensor cores, else fewer, as `_held` says, since sums take more registers."""
 
 CLOCK = 1700.0
 """Cycles a microsecond: an H100's, rounded."""
@@ -166,6 +165,11 @@ class Layout:
     def blocks(self) -> int:
         """Of the whole launch."""
         return self.together * self.teams * self.members
+
+    @functools.cached_property
+    def kernel(self) -> kernels.Kernel:
+        """What runs it."""
+        return kernels.sequence(self.direction, self.dtype, self.form, self.height, self.columns, self.cells)
 
     @property
     def by_memory(self) -> bool:
@@ -410,10 +414,11 @@ def from_others(sums: int) -> float:
 
 def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozenset[str] = frozenset()) -> str:
     """Forward and backward in words and numbers, and what a bidirectional layer does."""
-    said = []
-    for direction in DIRECTIONS:
-        layout = choose(device, direction, batch, hidden, dtype, 1, cells_of(direction, options))
-        said.append(layout if isinstance(layout, str) else layout.describe())
+    found = [choose(device, name, batch, hidden, dtype, 1, cells_of(name, options)) for name in DIRECTIONS]
+    said = [layout if isinstance(layout, str) else layout.describe() for layout in found]
+    if any(not isinstance(layout, str) and layout.form == "cluster" for layout in found):
+        how = "assumed, as the driver couldn't be asked" if device.counted is None else "says the driver"
+        said.append(f"{device.clusters_at_once} clusters run at once, {how}")
     if device.capability in JOINT and not device.clusters:
         said.append(f"no grid of clusters: cuda.bindings launches it, which can't here ({clusters.INSTALL})")
     for direction in DIRECTIONS:
@@ -490,7 +495,7 @@ def _candidates(
             each, most_units = 8 * columns, units(direction, form, height, columns, 1 + stacked)
             if form == "block" and hidden <= most_units:
                 yield layout(-(-batch // each), 1, hidden, each, *BUFFERS[form])
-            if form == "cluster" and device.capability >= 90 and -(-hidden // CLUSTER) <= most_units:
+            if form == "cluster" and device.clusters_at_once and -(-hidden // CLUSTER) <= most_units:
                 yield from (layout(-(-batch // each), CLUSTER, -(-hidden // CLUSTER), each, n) for n in BUFFERS[form])
             if form not in ("grid", "joint") or not device.cooperative:
                 continue
@@ -502,6 +507,12 @@ def _candidates(
                 if share <= most_units:
                     members = -(-hidden // (share * unit)) * unit
                     yield layout(-(-batch // part), members, share, part, *BUFFERS[form])
+
+
+def _held(dtype: str, height: int, columns: int, cells: str) -> int:
+    """Parts of k whose weights a warp keeps in registers."""
+    fewer = 4 // height if dtype == "float64" else height * columns // 4 if dtype == "float32" else 0
+    return HELD[height, columns] - FEWER_HELD[cells] // height - fewer
 
 
 def _layout(
@@ -540,8 +551,7 @@ def _layout(
         rows, depth = row_blocks * 16 * height, chunks * chunk // stored
         pitch = (-(-depth * stored // 128) * 128 + 64) // stored
     fragments = row_blocks * split * height  # of 1 KiB: 16 rows of 64 bytes
-    held = HELD[height, columns] - FEWER_HELD[cells] // height - (FEWER_OF_FLOAT64 if dtype == "float64" else 0)
-    held = min(held, chunks_of_warp)
+    held = min(_held(dtype, height, columns, cells), chunks_of_warp)
     weights = fragments * (chunks_of_warp - held) * 1024
     shown = buffers * each * pitch * stored
     sums = split * each * (rows if form == "joint" else (rows + 11) // 16 * 16 + 4) * wide
@@ -572,7 +582,7 @@ def _layout(
     multiplying = max(arithmetic, loading / halves, issuing / halves)
     meeting = 2 * split * each * rows * wide / SHARED_RATE
     cell = max(CELL_LATENCY[dtype] + MORE_LATENCY[cells], counts.cells_of(work) / ISSUE_RATE)
-    at_once = device.multiprocessors // members if form in ("block", "cluster") else together * teams
+    at_once = {"block": device.multiprocessors, "cluster": device.clusters_at_once}.get(form, together * teams)
     exchange = tiles * columns_read / halves / L2_RATE if form == "grid" else 0.0
     if stacked:
         exchange += max(0.0, tiles * multiplying + exchange - EXCHANGE[form])

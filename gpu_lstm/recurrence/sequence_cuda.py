@@ -401,27 +401,18 @@ def _most(dtype: Any) -> Any:
 def _launch(
     backend: Backend, layout: onchip.Layout, runs: list[Struct], flags: tuple[Any, ...], batch: int, hidden: int
 ) -> None:
-    """Launch with what each recurrence takes; those that a launch could have besides are all null."""
-    runs = runs + [_none(runs[0])] * (onchip.MOST_RUNS - len(runs))
+    """Launch with what each recurrence takes; those that a launch could have besides are null."""
     watched = layout.form != "block" and kernels.watchdog() > 0
     gave_up = backend.xp.zeros((layout.together * layout.teams,), dtype=backend.xp.uint32) if watched else None
-    kernel = kernels.sequence(layout.direction, layout.dtype, layout.form, layout.height, layout.columns, layout.cells)
     sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch, layout.buffers
-    backend.kernel(kernel)(
+    backend.kernel(layout.kernel)(
         (layout.blocks,),
         (kernels.SEQUENCE_THREADS,),
-        (tuple(runs), gave_up, *flags, tuple(map(np.uint32, sizes))),
+        (kernels.Several(runs, onchip.MOST_RUNS), gave_up, *flags, tuple(map(np.uint32, sizes))),
         layout.shared_bytes,
     )
     if gave_up is not None and backend.to_numpy(gave_up).any():
         raise BackendError(
-            f"CUDA kernel {kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
+            f"CUDA kernel {layout.kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
             f"{kernels.watchdog()} looks ({layout.describe()})"
         )
-
-
-def _none(field: Any) -> Any:
-    """The same with null pointers and zeros."""
-    if isinstance(field, tuple):
-        return tuple(map(_none, field))
-    return type(field)(0) if isinstance(field, np.generic) else None

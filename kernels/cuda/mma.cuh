@@ -104,6 +104,7 @@ template <typename S, int M, int N>
 struct Accumulator {
   static constexpr int chains = M * N == 1 ? 2 : 1;  // sums that don't wait for each other
   static constexpr int ahead = M >= 3 ? 3 : 6 / N;   // chunks of columns on their way, where that takes long
+  static constexpr int fewer_held = 0;
   float sum[chains][M][N][4] = {};
 
   template <typename Weights>
@@ -137,7 +138,8 @@ struct Accumulator {
 // keeps are always the first two.
 template <typename T, int M, int N>
 struct InLanes {
-  static constexpr int V = 16 / sizeof(T), ahead = N == 1 ? 3 : 2;
+  static constexpr int V = 16 / sizeof(T), ahead = N == 1 && sizeof(T) == 4 ? 3 : 2;
+  static constexpr int fewer_held = sizeof(T) == 8 ? 4 / M : M * N / 4;  // chunks of weights, for the sums take registers
   T sum[2 * M][8 * N] = {};
 
   template <typename Weights>
@@ -205,7 +207,7 @@ struct Product {
   static constexpr unsigned tall = 16 * M, depth = 64 / sizeof(S);  // k in a chunk
   // Chunks in registers; fewer, of 16 rows each, where those are needed for other things.
   static constexpr int held = (M >= 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4)) - FewerHeld / M -
-                              (sizeof(S) == 8 ? 2 : 0);
+                              Accumulator<S, M, N>::fewer_held;
   using Words = Pack<S, 16 / sizeof(S)>;
 
   Item item;
@@ -231,7 +233,7 @@ struct Product {
   // Hands what it has to `sums`.
   template <typename Columns, typename Sums>
   __device__ __forceinline__ void add(const Columns& columns, unsigned rows, const Sums& sums) const {
-    constexpr int ahead = Columns::near ? 2 : Accumulator<S, M, N>::ahead;
+    constexpr int ahead = Columns::near ? 2 : Accumulator<S, M, N>::ahead - FewerHeld / 4;
     const unsigned lane = computed_anew(threadIdx.x % 32), group = lane / 4, own = lane % 4 * (16 / sizeof(S));
     Accumulator<S, M, N> sum;
     Words other[ahead][N];

@@ -1,15 +1,20 @@
 """What the CuPy backend promises and only a real CuPy shows: devices, graphs, clusters, commands."""
 
+import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from gpu_lstm import LSTM
-from gpu_lstm.backend import CupyBackend
+from gpu_lstm.backend import CupyBackend, kernels
 from gpu_lstm.layers import Linear
+from gpu_lstm.models import LanguageModel
+from gpu_lstm.optimizers import SGD, make_optimizer
+from gpu_lstm.recurrence import needed
 from tests.device.support import needs_machine
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
@@ -37,6 +42,109 @@ def test_a_second_device_from_any_thread(tier):
     assert found == [True]
 
 
+TOLD = {"name", "why", "kernels", "tf32", "least_steps", "records", "dtype", "owns", "xp", "require"}
+"""What a backend has besides entries that ask the device for something."""
+
+
+class OwnRule(SGD):
+    """A rule that no kernel has."""
+
+    def move(self, param, gradient, state, numbers):
+        param -= numbers[0] * gradient
+
+
+def entries(backend):
+    """Each entry as a call that gives an array, or nothing; all arrays are made before."""
+    x, w, out, dw, logits = (backend.asarray(np.arange(1.0, 13).reshape(3, 4), "float32") for _ in range(5))
+    square, half, number = backend.asarray(np.ones((3, 3), np.float32)), backend.asarray(x, "float16"), w[0, 0].copy()
+    index, targets, rows = backend.asarray(np.array([2, 0])), backend.asarray(np.array([2, 0, 1])), x[:2]
+    optimizer, own = SGD(backend, {"w": w}), OwnRule(backend, {"w": w})
+    again = backend.dropout(x, 0.5, (7,))[1]
+
+    def recorded():
+        graph = backend.record(lambda: backend.multiply(x, x, out))
+        graph.replay()
+        return graph.result
+
+    return {
+        "asarray": lambda: backend.asarray(np.ones(3, np.float32)),
+        "available": lambda: backend.available() and None,
+        "beside": lambda: backend.beside(lambda: backend.product(x, w.T), [lambda: backend.matmul(x, w.T, square)]),
+        "changed": lambda: None if backend.changed([x], [x]) is None else x,
+        "describe": lambda: backend.describe() and None,
+        "dropout": lambda: again(x),
+        "empty": lambda: backend.tanh(x, backend.empty(x.shape, x.dtype)),
+        "fingerprints": lambda: (backend.fingerprints([x]) or [x])[0],
+        "kernel": lambda: backend.kernel(kernels.check_range()) and None,
+        "matmul": lambda: backend.matmul(x, w.T, square, add=True),
+        "move": lambda: own.update({"w": dw}, max_norm=1.0, loss=number) is None or w,
+        "multiply": lambda: backend.multiply(x, w, out),
+        "norm": lambda: backend.norm([x, w]),
+        "product": lambda: backend.product(x, w.T, number, out=square),
+        "read": lambda: (
+            backend.require_range("index", index, 3, "N") or backend.asarray(np.array(backend.read(number)))
+        ),
+        "receive": lambda: backend.receive("x", x),
+        "record": recorded,
+        "release": backend.release,
+        "require_range": lambda: backend.require_range("index", index, 3, "N"),
+        "scatter_add": lambda: backend.scatter_add(out, index, rows) or out,
+        "softmax_cross_entropy": lambda: backend.softmax_cross_entropy(logits, targets, None),
+        "synchronize": backend.synchronize,
+        "take_rows": lambda: backend.take_rows(x, index),
+        "tanh": lambda: backend.tanh(x, out),
+        "to_numpy": lambda: backend.asarray(backend.to_numpy(x)),
+        "update": lambda: optimizer.update({"w": dw}, max_norm=1.0, loss=number) is None or w,
+        "upload": lambda: backend.upload(lambda: np.ones(3, np.float32)),
+        "weight_gradients": lambda: backend.weight_gradients(x, [w])[0][0],
+        "widened": lambda: backend.widened(half),
+    }
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["this thread", "another thread"])
+def test_every_entry_runs_on_the_backends_device(fresh):
+    import cupy
+
+    first, second = (entries(CupyBackend(number)) for number in (0, 1))
+    public = {name for name in dir(CupyBackend) if not name.startswith("_")}
+    assert public - TOLD == set(second)
+
+    def both(name):
+        with cupy.cuda.Device(0):
+            expected = first[name]()
+            found = second[name]()
+            if found is not None:
+                assert found.device.id == 1, name
+                np.testing.assert_array_equal(cupy.asnumpy(found), cupy.asnumpy(expected), err_msg=name)
+
+    for name in second:
+        if fresh:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(both, name).result()
+        else:
+            both(name)
+
+
+def test_models_of_two_devices_train_in_two_threads_as_alone():
+    tokens = np.random.default_rng(0).integers(0, 7, (6, 3))
+
+    def trained(number):
+        backend = CupyBackend(number)
+        model = LanguageModel(7, 3, 8, 2, 0.2, backend=backend)
+        optimizer = make_optimizer("adam", backend, model.params, 0.01)
+        for step in range(3):
+            loss, _, gradients = model.loss(backend.asarray((tokens + number) % 7), seed=step)
+            backend.read(loss, optimizer.update(gradients, max_norm=0.5, loss=loss))
+        return {name: backend.to_numpy(param) for name, param in model.params.items()}
+
+    alone = [trained(number) for number in (0, 1)]
+    with ThreadPoolExecutor(4) as pool:
+        beside = list(pool.map(trained, [0, 1, 0, 1]))
+    for number, params in zip([0, 1, 0, 1], beside, strict=True):
+        for name, param in params.items():
+            np.testing.assert_array_equal(param, alone[number][name])
+
+
 def test_layers_of_two_devices_by_turns():
     layers = [Linear(3, 2, backend=CupyBackend(n)) for n in (0, 1)]
     for _ in range(2):
@@ -58,6 +166,20 @@ def test_commands(command, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "cupy:0" in done.stdout
+
+
+def test_kernels_are_compiled_ahead_into_cupys_cache(tmp_path):
+    command = [sys.executable, "-m", "gpu_lstm", "info", "--compile", "--dtype", "float64", "--jobs", "2"]
+    environment = {**os.environ, "CUPY_CACHE_DIR": str(tmp_path)}
+    wanted, caches = needed.of_training(CupyBackend().limits, "float64"), []
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"{len(wanted)} of {len(wanted)} there after" in done.stdout
+        assert f"  clusters at once: {CupyBackend().limits.counted}\n" in done.stdout
+        caches.append({(each.name, each.stat().st_mtime_ns) for each in tmp_path.iterdir()})
+    assert caches[0] == caches[1], "the second time, all is there"
+    assert len(caches[0]) > len(wanted)  # and CuPy's own
 
 
 def test_a_run_goes_on_on_the_other_backend(tmp_path):

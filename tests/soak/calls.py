@@ -125,35 +125,22 @@ def draw_cell(rng: np.random.Generator) -> Case:
     return Case("LSTMCell", random_params(rng, made), {k: normal(rng, batch, n) for k, n in shapes.items()}, run)
 
 
-def draw_linear(rng: np.random.Generator) -> Case:
-    """A linear layer over any leading axes."""
-    width, size = rng.integers(1, 30, 2).tolist()
-    leading = rng.integers(0, 5, rng.integers(1, 3)).tolist()
+def draw_layer(rng: np.random.Generator) -> Case:
+    """A linear layer or an embedding, over any leading axes."""
+    kind: Any = Linear if rng.integers(2) else Embedding
+    size, width = rng.integers(1, 30, 2).tolist()
+    leading = rng.integers(0, 6, rng.integers(1, 3)).tolist()
 
     def run(tier: str, dtype: str, place: Callable[[Any], None], given: Arrays) -> list[Any]:
-        linear = Linear(width, size, backend=NUMPY, dtype=dtype)
-        place(linear)
-        y, tape = linear.forward(given["x"])
-        dx, gradients = linear.backward(tape, given["dy"])
-        return [y, dx, *gradients.values()]
+        layer = kind(size, width, backend=NUMPY, dtype=dtype)
+        place(layer)
+        y, tape = layer.forward(given["x"])
+        dx, gradients = layer.backward(tape, given["dy"])
+        return [y, *([] if dx is None else [dx]), *gradients.values()]
 
-    inputs = {"x": normal(rng, *leading, width), "dy": normal(rng, *leading, size)}
-    return Case("Linear", random_params(rng, Linear(width, size, backend=NUMPY)), inputs, run)
-
-
-def draw_embedding(rng: np.random.Generator) -> Case:
-    """A table."""
-    count, width = rng.integers(1, 20, 2).tolist()
-    shape = rng.integers(0, 6, rng.integers(1, 3)).tolist()
-
-    def run(tier: str, dtype: str, place: Callable[[Any], None], given: Arrays) -> list[Any]:
-        embedding = Embedding(count, width, backend=NUMPY, dtype=dtype)
-        place(embedding)
-        y, tape = embedding.forward(given["ids"])
-        return [y, embedding.backward(tape, given["dy"])[1]["weight"]]
-
-    inputs = {"ids": rng.integers(0, count, shape), "dy": normal(rng, *shape, width)}
-    return Case("Embedding", random_params(rng, Embedding(count, width, backend=NUMPY)), inputs, run)
+    x = normal(rng, *leading, size) if kind is Linear else rng.integers(0, size, leading)
+    inputs = {"x": x, "dy": normal(rng, *leading, width)}
+    return Case(kind.__name__, random_params(rng, kind(size, width, backend=NUMPY)), inputs, run)
 
 
 def draw_cross_entropy(rng: np.random.Generator) -> Case:
@@ -233,7 +220,7 @@ def draw_model(rng: np.random.Generator) -> Case:
 
 
 DRAWS = (
-    draw_lstm, draw_lstm, draw_lstm, draw_cell, draw_linear, draw_embedding, draw_cross_entropy, draw_optimizer,
+    draw_lstm, draw_lstm, draw_lstm, draw_cell, draw_layer, draw_layer, draw_cross_entropy, draw_optimizer,
     draw_model,
 )  # fmt: skip
 

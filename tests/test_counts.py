@@ -1,14 +1,21 @@
 """What was counted of the CUDA kernels (kernels/cuda/counts.json), how, and that the model on paper has the same."""
 
+import importlib
+import sys
 from itertools import product
+from pathlib import Path
 
 import pytest
 
-from benchmarks import counts, gpu_model
 from gpu_lstm.backend import kernels
 from gpu_lstm.recurrence import onchip
 from gpu_lstm.recurrence.counted import ALIKE, counted, table
 from tests.nvrtc import matrix
+
+ROOT = str(Path(__file__).resolve().parents[1])
+sys.path.append(ROOT)  # after the installed package
+counts, gpu_model = (importlib.import_module(f"benchmarks.{name}") for name in ("counts", "gpu_model"))
+sys.path.remove(ROOT)
 
 
 def test_the_counts_are_of_these_sources():

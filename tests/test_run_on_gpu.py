@@ -481,6 +481,24 @@ def test_the_tests_it_names_are_there():
     assert all((ROOT / "tests" / name).exists() for name in run_on_gpu.TESTS)
 
 
+def test_the_tables_on_paper_are_those_of_the_model():
+    text = (ROOT / "kernels" / "cuda" / "README.md").read_text()
+    for table in (
+        gpu_model.gate_table(),
+        gpu_model.step_table(),
+        gpu_model.sequence_table(),
+        gpu_model.joint_table(),
+        gpu_model.options_table(),
+    ):
+        assert "\n".join(table) in text
+
+
+def test_the_tables_of_products_beside_the_recurrence_are_those_of_the_model():
+    text = (ROOT / "kernels" / "cuda" / "README.md").read_text()
+    for table in (gpu_model.segment_table(), gpu_model.beside_table()):
+        assert "\n".join(table) in text
+
+
 def test_the_bytes_by_hand():
     # z, gates: 4 numbers each; c in and out, h out. Backward: gates, dz; c twice, dy, dh, dc in and out.
     assert gpu_model.bytes_of("training", "float32") == (4 + 4 + 1 + 1 + 1) * 4

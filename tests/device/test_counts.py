@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from benchmarks.counts import counted
 from tests.device.support import module_of, needs_machine
 
 pytestmark = needs_machine
@@ -12,6 +11,8 @@ pytestmark = needs_machine
 def launched(body, threads=32, blocks=1):
     """Counts of a kernel of floats, one launch."""
     import cupy
+
+    from benchmarks.counts import counted
 
     kernel = module_of(f'extern "C" __global__ void some(float* x) {{ {body} }}').get_function("some")
     x = cupy.zeros(4096, np.float32)

@@ -14,7 +14,8 @@ the grid form, layers of a stack as a wavefront, where step t of a layer runs be
 its product is that with W_ih, too: 2H (in backward 8H) deep.
 
 All layouts that fit are enumerated and the one with the least modelled time a step is taken. The model is written down
-before any measurement; its constants stand at the top, with where they come from.
+before any measurement; its constants stand at the top, with where they come from; what kernels execute is counted, see
+`gpu_lstm.recurrence.counted`.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def test_options_cost_more_instructions_than_none():
 
 
 def test_what_the_model_has_of_a_step_is_what_was_counted():
-    """As far as small layouts tell of large ones, and some sequences of many."""
+    """Small layouts tell of large ones; of a stack, the first layer (in backward the last) has half of a product."""
     assert len(table()["steps"]) == 2 * len(counts.SHAPES)
     for step in table()["steps"]:
         layers, dtype = step["layers"], step["dtype"]
@@ -65,7 +65,9 @@ def test_what_the_model_has_of_a_step_is_what_was_counted():
         more = table()["machine"][layout.direction][dtype.replace("tf", "float")]["more"]
         of_cells = found.cells_of(layout.work) - more * layout.work.cells
         of_product = found.product_of(layout.work) / table()["machine"]["product"][dtype]["ratio"]
-        assert step["instructions"] == pytest.approx(layout.tiles * (of_product + of_cells), rel=0.15), step
+        expected = layout.tiles * (of_product + of_cells)
+        less = layout.tiles * of_product / 4 * (layers > 1)
+        assert step["instructions"] == pytest.approx(expected - less, rel=0.03 if layers == 1 else 0.1)
 
 
 def test_bytes_of_the_gate_kernels_are_those_that_were_counted():
@@ -118,7 +120,7 @@ def test_the_product_is_what_lies_between_the_barriers_around(tensor):
     code = [entry("mov.u32"), *step, *(entry("fma.rn.f32") for _ in range(20)), entry("bra", target=1)]
     found = counts.Launch({"kernel": "sequence_forward", "code": code}).counts
     assert found["product"] == len(step) - 2
-    assert found["product turns"] == 4  # of loads
+    assert found["product turns"] == 5
     assert found["turns"] == 5
 
 

@@ -14,7 +14,7 @@ from tests.emulated import EVERY_DTYPE, H100, ORDERS, EmulatedBackend, needs_emu
 from tests.emulator import EmulationError, build
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 from tests.test_cuda_recurrence import TOLERANCE as STORED
-from tests.test_cuda_recurrence import example, run
+from tests.test_cuda_recurrence import every_step, example, run
 
 KIB = 1024
 TOLERANCE = STORED | {"tf32": STORED["float16"]}  # as many bits
@@ -564,6 +564,23 @@ def test_on_a_gpu_products_beside_the_recurrence_have_the_same_bits(monkeypatch,
         found.append([gpu.to_numpy(array) for array in (y, *state, dx, *dstate, *gradients.values())])
     for apart, beside, again in zip(*found, strict=True):
         assert apart.tobytes() == beside.tobytes() == again.tobytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+def test_on_a_gpu_inference_and_lengths_change_no_bit(form, dtype):
+    gpu = gpu_or_reason()
+    if isinstance(onchip.choose(gpu.limits, "backward", 3, 24, dtype), str):
+        pytest.skip(f"the form {form} can't run here")
+    data = example((5, 3, 24), dtype)
+    expected = run(sequence_cuda, gpu, data, dtype)
+    for actual in (
+        run(sequence_cuda, gpu, data, dtype, keep=False),
+        run(sequence_cuda, gpu, data, dtype, every_step(5, 3)),
+        run(sequence_cuda, gpu, data, dtype, every_step(5, 3), keep=False),
+    ):
+        for name in actual:
+            np.testing.assert_array_equal(actual[name], expected[name])
 
 
 @pytest.mark.gpu

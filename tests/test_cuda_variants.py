@@ -172,9 +172,10 @@ def test_a_gpu_gives_the_same_bits_every_time(name, dtype):
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_inference_gives_the_same_and_keeps_nothing(cuda, name):
-    data, numbers = example(MIXTURES[name], (4, 3, 8), "float32")
-    kept, lean = (run(pointwise_cuda, cuda, data, numbers, "float32", [4, 2, 1], keep=keep) for keep in (True, False))
+@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+def test_inference_gives_the_same_and_keeps_nothing(cuda, name, dtype):
+    data, numbers = example(MIXTURES[name], (4, 3, 8), dtype)
+    kept, lean = (run(pointwise_cuda, cuda, data, numbers, dtype, [4, 2, 1], keep=keep) for keep in (True, False))
     for key in lean:
         np.testing.assert_array_equal(lean[key], kept[key])
 

@@ -133,9 +133,9 @@ struct Accumulator {
   }
 };
 
-// In float and double a lane multiplies what it has of the rows by all columns, each of which the lane that has it
-// shuffles to the others. Lanes of a group then add up theirs: each has the columns in another order, so that those it
-// keeps are always the first two.
+// In float and double a lane multiplies what it has of the rows by all columns, which lanes shuffle to each other: 2 M
+// multiply-adds for each number that moves. Then lanes of a group add up theirs; each has the columns in another order, so
+// that those it keeps are always the first two.
 template <typename T, int M, int N>
 struct InLanes {
   static constexpr int V = 16 / sizeof(T), ahead = N == 1 && sizeof(T) == 4 ? 3 : 2;

@@ -1,18 +1,25 @@
 """What the CUDA kernels move and how long that takes, on paper: the tables of kernels/cuda/README.md.
 
-python -m benchmarks.gpu_model
+    python -m benchmarks.gpu_model            # prints them
+    python -m benchmarks.gpu_model --write    # puts them in place
+
+Instructions and sectors are those that ``benchmarks.counts`` has counted.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 
 from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import LEAST_STEPS, Device
 from gpu_lstm.recurrence import onchip
+from gpu_lstm.recurrence.counted import counted, table
 
+README = Path(__file__).resolve().parents[1] / "kernels" / "cuda" / "README.md"
 BANDWIDTH = 3e12
 """Bytes per second of device memory: an H100's, rounded."""
 CELLS = 2**20
@@ -63,6 +70,85 @@ def gate_table() -> Iterator[str]:
     for dtype in kernels.STORAGE:
         cells = (f"{bytes_of(kernel, dtype)} | {microseconds(kernel, dtype):.1f}" for kernel in KERNELS)
         yield f"| {dtype} | " + " | ".join(cells) + " |"
+
+
+def elements_table() -> Iterator[str]:
+    """Lines of the table of what all kernels but those of the sequence tier execute and move for each number."""
+    yield (
+        "| kernel | " + " | ".join(f"{dtype}: instructions | bytes | us at 1M" for dtype in table()["elements"]) + " |"
+    )
+    yield "| --- |" + " ---: | ---: | --- |" * len(table()["elements"])
+    for kernel in next(iter(table()["elements"].values())):
+        cells = []
+        for found in table()["elements"].values():
+            instructions, moved = (found[kernel][name] for name in ("instructions", "bytes"))
+            issue = instructions * CELLS / 32 / (onchip.ISSUE_RATE * H100.multiprocessors)
+            memory = moved * CELLS / BANDWIDTH * 1e6
+            bound = "memory" if memory > issue else "instructions"
+            cells.append(f"{instructions:.0f} | {moved:.0f} | {max(memory, issue):.1f}, {bound}")
+        yield f"| `{kernel}` | {' | '.join(cells)} |"
+
+
+def machine_table() -> Iterator[str]:
+    """Lines of the table of the machine's instructions beside those of PTX, as they stand in the gate kernels."""
+    yield "| kernel | instructions of PTX, without moves | of sm_90 | of PTX a cell | of sm_90 |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for direction in onchip.DIRECTIONS:
+        for dtype, found in table()["machine"][direction].items():
+            both = [found[name] for name in ("ptx", "machine")]
+            a_cell = (f"{each / kernels.neighbours(dtype):.0f}" for each in both)
+            yield f"| `{found['kernel']}` | {' | '.join([*map(str, both), *a_cell])} |"
+
+
+def chunk_table() -> Iterator[str]:
+    """Lines of the table of both for a chunk of a product."""
+    yield "| kernel | instructions of PTX a chunk | of sm_90 |"
+    yield "| --- | ---: | ---: |"
+    for found in table()["machine"]["product"].values():
+        yield f"| `{found['kernel']}` | {found['ptx']:.0f} | {found['machine']:.0f} |"
+
+
+def instances_table() -> Iterator[str]:
+    """Lines of the table of what the product and the cells of each instance take."""
+    yield (
+        "| kernel | product: a warp | with a part | a chunk | read again | turns: a chunk | read again "
+        "| all else: a warp | 32 cells | a part of sums | gathered |"
+    )
+    yield "| --- |" + " ---: |" * 10
+    for name, found in table()["sequence"].items():
+        numbers = *found["product"], *found["turns"][2:], *found["cells"]
+        yield f"| `{name}` | {' | '.join(f'{each:.0f}' for each in numbers)} |"
+
+
+def counted_table() -> Iterator[str]:
+    """Lines of the table of what a block executes in a step, counted, and what the model has of it."""
+    yield (
+        "| H | storage | B | direction | form | instructions | model | of them product | turns of banks | sectors "
+        "| instructions, us | turns, us | sectors, us | step, us |"
+    )
+    yield "| ---: | --- | --- | --- | --- |" + " ---: |" * 9
+    for step in table()["steps"]:
+        layers = step["layers"]
+        kind = H100, step["direction"], step["hidden"], step["dtype"], layers, "Plain", layers > 1
+        layout = onchip._layout(*kind, *step["layout"])
+        counts = counted(step["direction"], step["dtype"], layout.form, layout.height, layout.columns, "Plain")
+        multiplied = layout.tiles * counts.product_of(layout.work)
+        cells = (
+            *(step["hidden"], step["dtype"], f"{step['batch']}{', 2 layers' * (layers == 2)}", step["direction"]),
+            *(
+                layout.form,
+                step["instructions"],
+                round(multiplied + layout.tiles * counts.cells_of(layout.work)),
+                round(multiplied),
+                step["turns"],
+                step["sectors"],
+            ),
+            f"{step['instructions'] / onchip.ISSUE_RATE:.2f}",
+            f"{step['turns'] / onchip.CLOCK:.2f}",
+            f"{32 * step['sectors'] / onchip.L2_RATE:.2f}",
+            f"{layout.microseconds:.2f}",
+        )
+        yield f"| {' | '.join(map(str, cells))} |"
 
 
 def step_table() -> Iterator[str]:
@@ -205,19 +291,48 @@ def options_table() -> Iterator[str]:
         yield f"| {hidden} | {dtype} | {batch} | {direction} | {' | '.join(said)} |"
 
 
+TABLES = (
+    *(
+        gate_table,
+        machine_table,
+        chunk_table,
+        elements_table,
+        step_table,
+        options_table,
+        instances_table,
+        counted_table,
+    ),
+    *(sequence_table, joint_table, layers_table, segment_table, beside_table),
+)
+
+
+def placed(text: str) -> str:
+    """The text with every table in place of the one that has the same head.
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    """
+    for lines in map(list, (each() for each in TABLES)):
+        before, head, after = text.partition(f"{lines[0]}\n")
+        if not head:
+            raise ValueError(f"no table begins with {lines[0]!r}")
+        old = after.split("\n")
+        rest = next(n for n, line in enumerate(old) if not line.startswith("|"))
+        text = before + "\n".join([*lines, *old[rest:]])
+    return text
+
+
 def main() -> None:
-    """Print the tables."""
-    for table in (
-        gate_table(),
-        step_table(),
-        sequence_table(),
-        layers_table(),
-        joint_table(),
-        options_table(),
-        segment_table(),
-        beside_table(),
-    ):
-        print("\n".join(table) + "\n")
+    """Print the tables, or write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"put them in {README.name} of the kernels")
+    if parser.parse_args().write:
+        README.write_text(placed(README.read_text(encoding="utf-8")), encoding="utf-8")
+        return
+    for each in TABLES:
+        print("\n".join(each()) + "\n")
 
 
 if __name__ == "__main__":

@@ -407,7 +407,7 @@ def read_source(file: str) -> str:
         The sources are not where the package was installed.
     """
     path = PurePosixPath("cuda", file)
-    return expand(_text(path), path)
+    return expand(read_text(path), path)
 
 
 def expand(text: str, path: PurePosixPath) -> str:
@@ -421,14 +421,21 @@ def expand(text: str, path: PurePosixPath) -> str:
                 return ""
             seen.add(name)
             line = text.count("\n", 0, match.start()) + 2
-            return f'{included(_text(name), name)}#line {line} "{path}"'
+            return f'{included(read_text(name), name)}#line {line} "{path}"'
 
         return f'#line 1 "{path}"\n' + _INCLUDE.sub(header, text)
 
     return included(text, path)
 
 
-def _text(path: PurePosixPath) -> str:
+def read_text(path: PurePosixPath | str) -> str:
+    """A file of ``kernels``.
+
+    Raises
+    ------
+    BackendError
+        It is not where the package was installed.
+    """
     try:
         text: str = _folder().joinpath(str(path)).read_text(encoding="utf-8")
     except OSError as error:

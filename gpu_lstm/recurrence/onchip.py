@@ -14,7 +14,8 @@ the grid form, layers of a stack as a wavefront, where step t of a layer runs be
 its product is that with W_ih, too: 2H (in backward 8H) deep.
 
 All layouts that fit are enumerated and the one with the least modelled time a step is taken. The model is written down
-before any measurement; its constants stand at the top, with where they come from.
+before any measurement; its constants stand at the top, with where they come from; what kernels execute is counted, see
+`gpu_lstm.recurrence.counted`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from itertools import product
 from gpu_lstm.backend import clusters, kernels
 from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend, Device
 from gpu_lstm.backend.kernels import CLUSTER, FORMS, JOINT, SEQUENCE_THREADS, TENSOR, sequence_sizes
+from gpu_lstm.recurrence.counted import Work, counted
 
 DIRECTIONS = ("forward", "backward")
 MOST_RUNS = 4
@@ -58,8 +60,11 @@ for a read of its shared memory, and another look is taken to cost 50; through L
 CLUSTER_RATE = 20e3
 """Bytes a microsecond that each of many multiprocessors gets from others of its cluster, half of what L2 gives: an
 estimate."""
-SHARED_RATE = 227 * 1024.0
-"""Bytes a microsecond of a multiprocessor's shared memory: about 1 us for all of it."""
+SHARED_RATE = 128 * CLOCK
+"""Bytes a microsecond of a multiprocessor's shared memory: 32 banks of 4 bytes, each a cycle."""
+ISSUE_RATE = 4 * CLOCK
+"""Instructions of warps that a multiprocessor issues a microsecond. How many there are, and how often the banks have
+their turn, is counted: `gpu_lstm.recurrence.counted`."""
 L2_RATE = 40e3
 """Bytes a microsecond that each of many multiprocessors gets from L2: 5.5 TB/s over 132."""
 PRODUCT_RATE = {
@@ -69,7 +74,7 @@ PRODUCT_RATE = {
     "float16": 600 * CLOCK,
     "bfloat16": 600 * CLOCK,
 }
-"""Multiply-adds a microsecond and multiprocessor; tensor cores at 60 % of what mma.sync reaches at most."""
+"""Multiply-adds a microsecond and multiprocessor, at most; tensor cores at 60 % of what mma.sync reaches at most."""
 MMA_LATENCY = 33 / CLOCK
 """Microseconds until the next mma.sync can add to the same sums: published, 33 cycles."""
 POINTWISE_HOST = 16.0
@@ -81,10 +86,6 @@ MEETING = 5.0
 estimate."""
 SLOWER_BESIDE = 0.05
 """Part by which a recurrence takes longer while products beside it use L2, memory and power: an estimate."""
-CELL_INSTRUCTIONS = {"float32": 140, "tf32": 140, "float64": 420, "float16": 60, "bfloat16": 60}
-"""Of a cell, counted in what NVRTC makes for sm_90, forward in training."""
-MORE_INSTRUCTIONS = {"Plain": 0, "Family": 100, "Normed": 250}
-"""By what the cells do: the family's limits, selects, addresses and sums over rows are an estimate."""
 CELL_LATENCY = {"float32": 0.13, "tf32": 0.13, "float64": 0.3, "float16": 0.07, "bfloat16": 0.07}
 """Microseconds of one cell's chain of sigmoid, tanh and their quotients: an estimate from the instructions on it."""
 MORE_LATENCY = {"Plain": 0.0, "Family": 0.05, "Normed": 0.35}
@@ -127,6 +128,8 @@ class Layout:
         Modelled microseconds a step.
     waves : int
         How often the device must be filled to run all teams; more than 1 only where teams don't wait for each other.
+    work : Work
+        What a block does for a tile of sequences in a step.
     together : int
         Recurrences in the launch; each has so many teams.
     cells : str
@@ -154,6 +157,7 @@ class Layout:
     exchange: float
     barrier: float
     waves: int
+    work: Work
     together: int = 1
     cells: str = "Plain"
     stacked: bool = False
@@ -172,6 +176,11 @@ class Layout:
     def by_memory(self) -> bool:
         """Whether blocks hand over through global memory: all of them must be resident."""
         return self.form in ("grid", "joint")
+
+    @property
+    def tiles(self) -> int:
+        """Of sequences that are worked on at once, in a slice."""
+        return -(-self.slice // (8 * self.columns))
 
     @property
     def microseconds(self) -> float:
@@ -460,6 +469,15 @@ def largest(device: Device, dtype: str) -> int:
     return low
 
 
+def units(direction: str, form: str, height: int, columns: int, halves: int = 1) -> int:
+    """The most hidden units of a block; in a stack, each of two halves of k has warps of its own."""
+    if form == "joint":
+        return 16 * height
+    return min(
+        CELLS * SEQUENCE_THREADS // (8 * columns), WARPS // halves * 16 * height // (4 if direction == "forward" else 1)
+    )
+
+
 def _candidates(
     device: Device,
     direction: str,
@@ -475,10 +493,7 @@ def _candidates(
         for height, columns in sequence_sizes(direction, dtype, form, cells):
             problem = device, direction, hidden, dtype, together, cells, stacked
             layout = functools.partial(_layout, *problem, form, height, columns)
-            each = 8 * columns
-            rows = 4 if direction == "forward" else 1
-            # In a stack, each half of k has warps of its own.
-            most_units = min(CELLS * SEQUENCE_THREADS // each, WARPS // (1 + stacked) * 16 * height // rows)
+            each, most_units = 8 * columns, units(direction, form, height, columns, 1 + stacked)
             if form == "block" and hidden <= most_units:
                 yield layout(-(-batch // each), 1, hidden, each, *BUFFERS[form])
             if form == "cluster" and device.clusters_at_once and -(-hidden // CLUSTER) <= most_units:
@@ -490,7 +505,7 @@ def _candidates(
             for wanted in range(1, min(-(-batch // each), most) + 1):
                 share = -(-hidden // min(most // wanted * unit, hidden))
                 part = -(-batch // wanted)
-                if share <= (16 * height if form == "joint" else most_units):
+                if share <= most_units:
                     members = -(-hidden // (share * unit)) * unit
                     yield layout(-(-batch // part), members, share, part, *BUFFERS[form])
 
@@ -549,19 +564,29 @@ def _layout(
     # In a step: of h or dz; and twice of what the blocks know of rows, with two barriers of a block each.
     handovers = 1 + (2 * tiles if cells == "Normed" else 0)
     barriers = (1 if buffers == 2 else 0) + 2 * (handovers - 1)
+    work = Work(
+        warps=WARPS,
+        multiplying=row_blocks * split,
+        chunks=row_blocks * chunks * halves,
+        read_again=max(0, row_blocks * (chunks * halves - split * held)),
+        cells=-(-share * min(part, each) // 32),
+        parts=split * blocks,
+        gathered=each * chunks * chunk // 512 if form == "joint" else 0,
+    )
+    counts = counted(direction, dtype, form, height, columns, cells)
     # A step of a stack does the half with h of the layer below, which is there already, while it waits for its own.
     arithmetic = row_blocks * 16 * height * each * depth / halves / PRODUCT_RATE[dtype]
     if tensor:
         arithmetic = max(arithmetic, chunks_of_warp * (1 if height * columns == 1 else 2) * MMA_LATENCY)
     columns_read = row_blocks * each * depth * stored
-    streaming = (weights / halves + (columns_read if form != "grid" else 0)) / SHARED_RATE
+    loading, issuing = counts.turns_of(work) / CLOCK, counts.product_of(work) / ISSUE_RATE
+    multiplying = max(arithmetic, loading / halves, issuing / halves)
     meeting = 2 * split * each * rows * wide / SHARED_RATE
-    instructions = CELL_INSTRUCTIONS[dtype] + MORE_INSTRUCTIONS[cells] + 8 * split * blocks
-    cell = max(CELL_LATENCY[dtype] + MORE_LATENCY[cells], share * each * instructions / (128 * CLOCK))
+    cell = max(CELL_LATENCY[dtype] + MORE_LATENCY[cells], counts.cells_of(work) / ISSUE_RATE)
     at_once = {"block": device.multiprocessors, "cluster": device.clusters_at_once}.get(form, together * teams)
     exchange = tiles * columns_read / halves / L2_RATE if form == "grid" else 0.0
     if stacked:
-        exchange += max(0.0, tiles * max(arithmetic, streaming) + exchange - EXCHANGE[form])
+        exchange += max(0.0, tiles * multiplying + exchange - EXCHANGE[form])
     if form == "joint":  # from L2 once, between two barriers of the block; then what comes from the other blocks
         exchange = tiles * (each * depth * stored / L2_RATE + BARRIER + from_others(sums))
         sums += 16  # the count of bytes that have come
@@ -569,11 +594,12 @@ def _layout(
         form, direction, dtype, teams, members, share, part, height, columns, split, pitch, buffers,
         register_bytes=fragments * held * 1024,
         shared_bytes=weights + shown + sums + wide_of_rows * wide,
-        product=tiles * (max(arithmetic, streaming) + meeting),
+        product=tiles * (multiplying + meeting),
         cell=tiles * cell,
         exchange=handovers * EXCHANGE[form] + exchange,
         barrier=BARRIER * barriers,
         waves=-(-together * teams // max(at_once, 1)),
+        work=work,
         together=together,
         cells=cells,
         stacked=stacked,

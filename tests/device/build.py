@@ -27,6 +27,7 @@ PACKAGES = (
     "nvidia-cuda-nvrtc",
     "nvidia-cuda-runtime",
     "nvidia-cuda-crt",
+    "nvidia-cuda-nvdisasm",
     "cuda-bindings==13.*",
     "Cython==3.2.*",
     "setuptools",

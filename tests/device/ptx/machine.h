@@ -50,6 +50,13 @@ struct Launch {
   std::vector<char> parameters;
 };
 
+// counts.cpp: where counts are written to, null where they aren't asked for; of one instruction, what was executed
+const char* counts_file();
+struct Count {
+  u64 warps = 0, lanes = 0;
+  u64 memory = 0;  // sectors of global memory, or turns of the banks of shared memory
+};
+
 // run.cpp
 class Run {
  public:
@@ -60,11 +67,14 @@ class Run {
   explicit Run(const Launch& what);
   ~Run();
   void blocks(u32 first, u32 count);
+  void tell_counts() const;  // counts.cpp
 
  private:
   const std::vector<Instruction>& code;
   u64 patience;  // the longest that `quiet` may get
+  std::vector<Count> counts;  // by instruction; empty: not asked for
 
+  void count(Warp&, const Instruction&, Mask);  // counts.cpp
   void until_done(std::vector<Block>&);
   bool turn(Warp&);
   Mask pick(Warp&, Mask ready, int& stop);

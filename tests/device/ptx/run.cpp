@@ -86,7 +86,8 @@ struct Shared {
 
 }  // namespace
 
-Run::Run(const Launch& what) : launch(what), code(what.kernel->code), patience(LONGEST_SILENCE) {
+Run::Run(const Launch& what)
+    : launch(what), code(what.kernel->code), patience(LONGEST_SILENCE), counts(counts_file() ? code.size() : 0) {
   const char* number = std::getenv("GPU_LSTM_DEVICE_ORDER");
   if (number && *number) order = std::make_unique<Order>(launch, std::strtoull(number, nullptr, 10));
 }
@@ -188,6 +189,7 @@ bool Run::go(Warp& w, Mask group, int stop, int& left) {
       const u64* guard = w.row(i.guard);
       for_lanes(group, [&](int lane) { active &= ~(Mask((guard[lane] & 1) == u64(i.unless)) << lane); });
     }
+    if (!counts.empty()) count(w, i, active);
     if (active) {
       if (order) order->use(w, i, active);
       switch (i.kind) {
@@ -356,4 +358,5 @@ void run(const Launch& launch) {
   if (seeded) std::shuffle(firsts.begin(), firsts.end(), generator);
   Run run(launch);
   for (u32 first : firsts) run.blocks(first, at_once);
+  run.tell_counts();
 }

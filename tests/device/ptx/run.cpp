@@ -174,6 +174,8 @@ Mask Run::pick(Warp& w, Mask ready, int& stop) {
 // Until the lanes part, wait, meet others or, false, have had their turn.
 bool Run::go(Warp& w, Mask group, int stop, int& left) {
   int pc = w.pc[std::countr_zero(group)];
+  Order* const order = this->order.get();
+  const u64 patience = this->patience;
   auto stand = [&](Mask lanes, int at) { for_lanes(lanes, [&](int lane) { w.pc[lane] = at; }); };
   while (true) {
     if (left-- <= 0) {

@@ -256,7 +256,6 @@ Mask Run::meet(Warp& w, int pc) {
       for_lanes(present, [&](int other) {
         if (Mask(w.row(i.members)[other]) != members) throw Fault("lanes name different masks: " + i.text);
       });
-    quiet = 0;
     if (order && i.releases) {  // bar.warp.sync
       std::vector<u32> threads;
       for_lanes(present, [&](int other) { threads.push_back(order->number(w, other)); });

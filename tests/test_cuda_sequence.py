@@ -127,7 +127,7 @@ def test_weights_in_registers_and_the_rest_in_shared_memory(monkeypatch, dtype, 
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_slices_of_several_tiles_and_16_sequences_at_once(monkeypatch, dtype):
     """Two blocks of a grid share 37 sequences: tiles of 16, the last one not full."""
     force(monkeypatch, "grid", columns=(2,))

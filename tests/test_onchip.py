@@ -203,7 +203,7 @@ def test_the_plan_explains_itself_with_numbers():
         "the next x W_ih^T of D = 256 beside 256 steps forward: 4 of 132 multiprocessors idle for ",
         "dx, dW_ih and dW_hh of D = 256 beside 256 steps backward: 68 of 132 multiprocessors idle for ",
         "larger batches than B = 512 forward and B = 512 backward take the pointwise tier",
-        "2 layers forward: one after the other (2 at once would take 6.04 us a step instead of 5.57)",
+        "2 layers forward: one after the other (2 at once would take 6.14 us a step instead of 5.57)",
         "3 layers run at once, or some of them, up to B = 32 forward and B = 64 backward",
         "layers in both directions, or with residual, input_dropout, cells or an option of the recurrence, run",
         "pointwise: could run, but it is slower",

@@ -206,9 +206,11 @@ def sequence_sizes(direction: str, dtype: str, form: str, cells: str = "Plain") 
     if form == "joint":  # not forward: of h there is less than of sums
         sizes = [(1, 1), (1, 2), (2, 2)] if dtype in TENSOR else [(1, 1)]
         return sizes if direction == "backward" else []
+    if form == "grid" and dtype not in TENSOR and direction == "forward":
+        return [(2, 1)]  # the next would spill to local memory on sm_100
     if form == "grid" and direction == "backward":  # the largest only where a lane has registers for it
         return [size for size in product((1, 2), columns) if dtype in TENSOR or size != (2, 2)]
-    return [(2, 1), (3, 1), (3, 2), (4, 1)] if form == "grid" and dtype in TENSOR else list(product((2,), columns))
+    return [(2, 1), (3, 1), (3, 2), (4, 1)] if form == "grid" else list(product((2,), columns))
 
 
 def barriers(form: str) -> Kernel:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.on_gpu import Budget, Record, alternating, torch_here
+from benchmarks.on_gpu import Log, Record, torch_here
 from gpu_lstm.backend import Backend, choose
 from gpu_lstm.bench import record as records
 from gpu_lstm.bench import threads
@@ -159,38 +159,42 @@ def compare_sampling(model: LanguageModel, theirs: Any, rounds: int) -> dict[str
     return {**result, "tokens_per_second": dict(zip(("ours", "theirs"), speeds, strict=True))}
 
 
-def on_gpu(backend: Backend, budget: Budget, sizes: list[tuple[dict[str, int], int, int]] | None = None) -> Record:
-    """Training steps of language models in each dtype, against PyTorch's autocast: a part of `benchmarks.run_on_gpu`.
+def on_gpu(backend: Backend, log: Log) -> None:
+    """Training steps of language models in each dtype, against PyTorch's autocast."""
+    sizes = [({"embedding_size": 4, "hidden_size": 8}, 2, 4)] if log.rehearse else [LARGE, SHIPPED]
+    dtypes = ("float16",) if log.rehearse else ("float16", "bfloat16", "float32")
+    for dtype, (config, batch, length) in product(dtypes, sizes):
+        name = f"H={config.get('hidden_size', 'shipped')} B={batch} T={length} {dtype}"
+        log.item(name, gpu_point, backend, log, config, batch, length, dtype)
 
-    A step ends when the host has read its loss, so that the wall clock and the device's events time all of it.
+
+def gpu_point(backend: Backend, log: Log, config: dict[str, int], batch: int, length: int, dtype: str) -> Record:
+    """One of them. A step ends when the host has read its loss: the wall clock and the device's events time all of it.
+
+    Raises
+    ------
+    RuntimeError
+        The first losses differ.
     """
     torch, device, lacking = torch_here(backend)
     tokens, vocabulary = read_text(data_path("shakespeare"))
-    record: Record = {"points": []} | ({"missing": f"{lacking}: ours alone"} if torch is None else {})
-    cases = [(size, dtype) for dtype in ("bfloat16", "float16", "float32") for size in sizes or (LARGE, SHIPPED)]
-    for (config, batch, length), dtype in budget.within(cases, record):
-        model = LanguageModel(len(vocabulary), **config, backend=backend, dtype=dtype)  # type: ignore[arg-type]
-        task = TextTask(model, tokens, batch, length, validation=0.1, seed=0)
-        steps = {"ours": our_training(task)}
-        if torch is not None:
-            steps["torch"] = torch_training(task, torch_model(model, device), device, dtype)
-        losses = {side: [step() for _ in range(CHECKED_STEPS)] for side, step in steps.items()}
-        point: Record = {**model.config, "B": batch, "T": length, "dtype": dtype, "tier": model.lstm.plan.tier}
-        point["first_losses"] = losses
-        times, medians = alternating(backend, steps, budget)
-        point |= times
-        point["characters_per_second"] = {side: batch * length / value for side, value in medians.items()}
-        if torch is not None:
-            point["ratio"] = medians["torch"] / medians["ours"]
-            if not np.allclose(losses["ours"], losses["torch"], rtol=1e-4 if dtype == "float32" else 1e-2):
-                point["error"] = f"first losses differ: {losses}"
-        record["points"].append(point)
-        speeds = {side: f"{speed:,.0f}" for side, speed in point["characters_per_second"].items()}
-        print(f"  {config or 'shipped'} B={batch} T={length} {dtype}: characters per second {speeds}", flush=True)
-    if errors := [point["error"] for point in record["points"] if "error" in point]:
-        record["error"] = errors[0]
-    ratios = [point["ratio"] for point in record["points"] if "ratio" in point]
-    return record | ({"geometric_mean_ratio": statistics.geometric_mean(ratios)} if ratios else {})
+    model = LanguageModel(len(vocabulary), **config, backend=backend, dtype=dtype)  # type: ignore[arg-type]
+    task = TextTask(model, tokens, batch, length, validation=0.1, seed=0)
+    steps = {"ours": our_training(task)}
+    if torch is not None:
+        steps["torch"] = torch_training(task, torch_model(model, device), device, dtype)
+    losses = {side: [step() for _ in range(CHECKED_STEPS)] for side, step in steps.items()}
+    if torch is not None and not np.allclose(
+        losses["ours"], losses["torch"], rtol=1e-4 if dtype == "float32" else 1e-2
+    ):
+        raise RuntimeError(f"first losses differ: {losses}")
+    times, medians = log.alternate(steps)
+    speeds = {side: batch * length / value for side, value in medians.items()}
+    found: Record = {**model.config, "B": batch, "T": length, "dtype": dtype, "tier": model.lstm.plan.tier}
+    found |= {"first_losses": losses, **times, "characters_per_second": speeds}
+    found |= {"alone": lacking} if torch is None else {"ratio": medians["torch"] / medians["ours"]}
+    said = ", ".join(f"{side} {speed:,.0f}" for side, speed in speeds.items())
+    return found | {"said": f"characters per second: {said}"}
 
 
 def main() -> None:

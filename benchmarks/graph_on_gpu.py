@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
 
-from benchmarks.on_gpu import Budget, Record, alternating
+from benchmarks.on_gpu import Log, Record
 from gpu_lstm.backend import Backend
-from gpu_lstm.errors import BackendError
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.training import Event, Settings, Training
 from gpu_lstm.training.tasks import TextTask
@@ -40,35 +38,31 @@ def stepper(training: Training, events: list[Event]) -> Callable[[], object]:
     return lambda: training.go(events.append, lambda: True)
 
 
-def graph_against_launches(backend: Backend, budget: Budget, cases: Sequence[Case] = CASES) -> Record:
+def graphs(backend: Backend, log: Log) -> None:
     """Time of a whole training step both ways, and whether both give the same losses to the last bit."""
-    if not backend.records:
-        return {"missing": f"backend {backend.name} has no graphs"}
-    record: Record = {"points": []}
-    for case in budget.within(cases, record):
+    for case in [((3, 5, 5, 1), "float32")] if log.rehearse else CASES:
         (batch, length, hidden, layers), dtype = case
-        point = {"B": batch, "T": length, "H": hidden, "layers": layers, "dtype": dtype}
-        events: dict[str, list[Event]] = {"launches": [], "graph": []}
-        try:
-            sides = {side: stepper(training(backend, case, side == "graph"), told) for side, told in events.items()}
-        except BackendError as error:  # no ml_dtypes
-            record["points"].append(point | {"missing": str(error)})
-            continue
-        for step in sides.values():
-            for _ in range(COMPARED):
-                step()
-        losses, others = ([(event.loss, event.norm) for event in told] for told in events.values())
-        times, medians = alternating(backend, sides, budget)
-        point |= {"same_bits": losses == others, **times, "launches_over_graph": medians["launches"] / medians["graph"]}
-        record["points"].append(point)
-        name = f"B={batch} T={length} H={hidden} {layers} layer(s) {dtype}"
-        print(
-            f"  {name:<42} {medians['launches'] * 1e6:7.0f} us, as a graph {medians['graph'] * 1e6:7.0f} us"
-            f"{'' if point['same_bits'] else '; the losses differ'}",
-            flush=True,
-        )
-    measured = [point for point in record["points"] if "same_bits" in point]
-    if measured:
-        record["geometric_mean_ratio"] = statistics.geometric_mean(point["launches_over_graph"] for point in measured)
-        record["reached"] = all(point["same_bits"] for point in measured)
-    return record
+        name = f"graph at B={batch} T={length} H={hidden} {layers} layers {dtype}"
+        log.item(name, both_ways, backend, log, case)
+
+
+def both_ways(backend: Backend, log: Log, case: Case) -> Record:
+    """One of them.
+
+    Raises
+    ------
+    RuntimeError
+        The losses differ.
+    """
+    told: dict[str, list[Event]] = {"launches": [], "graph": []}
+    sides = {side: stepper(training(backend, case, side == "graph"), events) for side, events in told.items()}
+    for step in sides.values():
+        for _ in range(COMPARED):
+            step()
+    losses, others = ([(event.loss, event.norm) for event in events] for events in told.values())
+    if losses != others:
+        raise RuntimeError(f"losses and norms differ: {losses} launch by launch, {others} as a graph")
+    times, medians = log.alternate(sides)
+    ratio = medians["launches"] / medians["graph"]
+    said = f"{medians['launches'] * 1e6:.0f} us, as a graph {medians['graph'] * 1e6:.0f} us"
+    return {"case": case, **times, "launches_over_graph": ratio, "said": said}

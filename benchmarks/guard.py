@@ -1,25 +1,26 @@
 """What the guard of x and the parameters, and the copy of y, cost a training step of one layer on a CPU.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.guard
+    python -m benchmarks.guard [T,B,D,H ...]
 
-Steps with the guard and without take turns, timed in processor time of their thread: what is looked for is smaller than
-the noise of a machine with other work.
+Steps with the guard and without take turns on one thread, timed in its processor time: what is looked for is smaller
+than the noise of a machine with other work.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import os
 import time
 
 import numpy as np
 
-from gpu_lstm.backend import NumpyBackend
-from gpu_lstm.bench.grid import STANDARD
+from gpu_lstm.backend import NumpyBackend, compiled
+from gpu_lstm.bench.grid import STANDARD, Size
+from gpu_lstm.bench.method import spread
 from gpu_lstm.layers import LSTM
 
 
-def measure(size: tuple[int, int, int, int], seconds: float) -> dict[bool, list[float]]:
+def measure(size: Size, seconds: float) -> dict[bool, list[float]]:
     """Processor seconds of steps with the guard and without, for about so long."""
     num_steps, batch, input_size, hidden = size
     rng = np.random.default_rng(0)
@@ -40,15 +41,17 @@ def measure(size: tuple[int, int, int, int], seconds: float) -> dict[bool, list[
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="*", type=lambda text: tuple(map(int, text.split(","))), default=STANDARD)
     parser.add_argument("--seconds", type=float, default=10, help="for each size")
     options = parser.parse_args()
-    for size in STANDARD:
+    os.environ[compiled.THREADS_VARIABLES[0]] = "1"
+    for size in options.sizes:
         times = measure(size, options.seconds)
-        on, off = times[True], times[False]
-        fastest, median = min(on) / min(off), statistics.median(on) / statistics.median(off)
+        on, off = spread(times[True]), spread(times[False])
+        lower, median = (on[name] / off[name] - 1 for name in ("low", "median"))
         print(
-            f"(T, B, D, H) = {size}: {min(off) * 1e3:.2f} ms, with the guard {fastest - 1:+.1%} (fastest), "
-            f"{median - 1:+.1%} (medians of {len(on)})",
+            f"(T, B, D, H) = {size}: {off['median'] * 1e3:.2f} ms, with the guard {lower:+.1%} (lower quartiles), "
+            f"{median:+.1%} (medians of {len(times[True])})",
             flush=True,
         )
 

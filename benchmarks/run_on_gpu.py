@@ -1,324 +1,353 @@
-"""Everything that waits for a GPU: tests, sanitizers, bandwidth, layers and models against PyTorch; one dated record.
+"""Everything that waits for a GPU, in one command of nine minutes.
 
-    python -m benchmarks.run_on_gpu                    # writes benchmarks/results/gpu_DATE.json, in about half an hour
-    python -m benchmarks.run_on_gpu --only tests sanitizers               # or in four calls of at most ten minutes:
-    python -m benchmarks.run_on_gpu --only bandwidth training model graph shapes
-    python -m benchmarks.run_on_gpu --only sequence beside soak
-    python -m benchmarks.run_on_gpu --only options bench
-    python -m benchmarks.run_on_gpu --only soak --seconds 3600            # an hour of it
+    PYTHONPATH=. python -m benchmarks.run_on_gpu --out FOLDER             # what tells most
+    PYTHONPATH=. python -m benchmarks.run_on_gpu --out OTHER --second     # nine more: grid, shapes, options, models
+    PYTHONPATH=. python -m benchmarks.run_on_gpu --out THIRD --rehearse   # all its code, tiny; times mean nothing
 
-Runs from a bare checkout, without a network: it needs CuPy, for the tests pytest, for the comparisons PyTorch with
-CUDA, for the sanitizers compute-sanitizer; what is missing is recorded as such. Each part has so many seconds (--help
-names them) and takes what tells most first; what there was no time for is counted in the record. A part that fails
-doesn't stop the others; exit status 1 says that one did.
+Runs from a bare checkout, without a network: it needs CuPy, for the tests pytest, for comparisons PyTorch with CUDA;
+what is missing is recorded as such. Without ``--out`` it writes ``benchmarks/results/gpu_DATE``, and says so.
 
-Bandwidth: launches of one kernel are recorded in a CUDA graph and timed by events, over arrays larger than the L2
-cache; beside it the same for a copy in device memory. Layers and models: sides alternate, device events around each
-step; results are compared before (`benchmarks.sequence_on_gpu`, `benchmarks.compare_model`). Graph: whole training
-steps, replayed as a CUDA graph and launch by launch (`benchmarks.graph_on_gpu`).
+Each part is a process of its own. It begins nothing new when its time is up, is killed ten seconds later, or when it
+has been silent for 20 to 40; after a crash, or one item that hung, another process goes on behind it. Every item is
+written as soon as it is measured, to one of six files, beside ``log.txt``: whatever ends this command, what it had is
+there. The same command with the same folder goes on with what is missing or has failed. All parts together keep to
+``--seconds``; what there was no time for is counted. Exit status 1 says that something failed, 2 that no GPU is there.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import shutil
+import contextlib
+import ctypes
+import os
 import signal
-import statistics
 import subprocess
 import sys
-import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks import compare_model, graph_on_gpu, sequence_on_gpu, variants_on_gpu
-from benchmarks.gpu_model import CELLS, bytes_of
-from benchmarks.on_gpu import Budget, Record, alternating
-from gpu_lstm.backend import Backend, CupyBackend, kernels
+from benchmarks import (
+    compare_model,
+    graph_on_gpu,
+    machine_on_gpu,
+    on_gpu,
+    right_on_gpu,
+    sequence_on_gpu,
+    variants_on_gpu,
+)
+from benchmarks.on_gpu import BEGUN, Log, Record, failed
+from gpu_lstm.backend import CupyBackend, kernels
 from gpu_lstm.bench import record as records
-from gpu_lstm.bench.method import WallClock
 from gpu_lstm.errors import BackendError
-from gpu_lstm.recurrence import runnable_tiers
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = [
-    "test_cuda_recurrence.py",
-    "test_cuda_sequence.py",
-    "test_cuda_step.py",
-    "test_cuda_options.py",
-    "test_cuda_variants.py",
-    "test_cuda_stack.py",
-    "test_cupy_graph.py",
-    "test_mixed.py",
-    "test_backend.py",
-    "test_lstm.py",
-    "test_teaching.py",
-]
-HEADLINE = sequence_on_gpu.Case(128, 64, 512, 512)
-WANTED = {"copy_share": 0.8, "reference_over_pointwise": 3.0}
-"""What the kernels are expected to reach: share of a copy's bandwidth, and times faster than plain CuPy."""
+PROGRAM = ["-m", "benchmarks.run_on_gpu"]
+GRACE, SILENCE, LAST = 10.0, 40.0, 60.0
+"""Seconds: from the end of a part's time to its death; until an item counts as hung, or half; for the last part."""
+NO_GPU = 2
+"""Exit status."""
+PRINTED = 9000
+"""Characters that parts may print; all of it is in ``log.txt``. The summary comes after them."""
+now: Callable[[], float] = time.monotonic
 
 
-# -- time -------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Part:
+    """One of what is done.
+
+    Attributes
+    ----------
+    work : callable
+        Measures items, as ``work(backend, log)``.
+    file : str
+        Of its record, which parts may share.
+    seconds : float
+        How long it may take.
+    environment : dict
+        Variables that its process has besides.
+    always : bool
+        It is done before others even where its record lacks nothing.
+    """
+
+    work: Callable[[Any, Log], None]
+    file: str
+    seconds: float
+    environment: dict[str, str] = field(default_factory=dict)
+    always: bool = False
 
 
-def device_seconds(backend: Backend, work: Callable[[], object], rounds: int) -> float:
-    """Median seconds that the device takes for what `work` asks of it, launches only; wall-clock off a GPU."""
-    if not isinstance(backend, CupyBackend):
-        clock = WallClock(backend.synchronize)
-        return statistics.median(clock.seconds(work) for _ in range(rounds))
-    cuda = backend.xp.cuda
-    stream = cuda.Stream(non_blocking=True)
-    work()  # compiles what has to be compiled
-    backend.synchronize()
-    times = []
-    with stream:
-        stream.begin_capture()
-        work()
-        graph = stream.end_capture()
-        for _ in range(rounds + 1):
-            start, end = cuda.Event(), cuda.Event()
-            start.record(stream)
-            graph.launch(stream)
-            end.record(stream)
-            end.synchronize()
-            times.append(cuda.get_elapsed_time(start, end) / 1e3)
-    return float(statistics.median(times[1:]))
+def steps(backend: Any, log: Log) -> None:
+    """Training steps of ours beside each other: tiers, graphs, products beside the recurrence."""
+    for work in (sequence_on_gpu.tiers, graph_on_gpu.graphs, sequence_on_gpu.beside):
+        work(backend, log)
 
 
-# -- parts ------------------------------------------------------------------------------------------------------------
+def waits(reason: str) -> Callable[[Any, Log], None]:
+    """A part that isn't built yet."""
+
+    def part(backend: Any, log: Log) -> None:
+        log.item("waits", dict, {"missing": reason})
+
+    return part
 
 
-def bandwidth(backend: Backend, budget: Budget, cells: int = CELLS, steps: int = 8) -> Record:
-    """Bytes per second of the gate kernels, in each storage type, and of a copy; `cells` is B H of one step."""
-    rounds = budget.rounds
-    copied = 2 * cells * steps * 16 / device_seconds(backend, copy_launch(backend, cells * steps * 16), rounds)
-    points: list[Record] = []
-    for dtype in kernels.STORAGE:
-        try:
-            launches = gate_launches(backend, dtype, cells, steps)
-        except BackendError as error:  # no ml_dtypes
-            points.append({"dtype": dtype, "missing": str(error)})
-            continue
-        for name, launch in launches.items():
-            seconds = device_seconds(backend, launch, rounds)
-            moved = bytes_of(name, dtype) * cells * steps / seconds
-            point = {"dtype": dtype, "kernel": name, "cells": cells, "microseconds": seconds / steps * 1e6}
-            points.append({**point, "bytes_per_second": moved, "share_of_copy": moved / copied})
-            print(f"  {dtype:>8} {name:>9} {moved / 1e9:8.0f} GB/s, {moved / copied:4.0%} of a copy's", flush=True)
-    shares = [point["share_of_copy"] for point in points if "share_of_copy" in point]
-    return {"copy_bytes_per_second": copied, "points": points, "reached": min(shares) >= WANTED["copy_share"]}
-
-
-def copy_launch(backend: Backend, size: int) -> Callable[[], object]:
-    """A copy of that many bytes in device memory."""
-    xp = backend.xp
-    source, target = xp.zeros((size,), dtype=xp.uint8), xp.zeros((size,), dtype=xp.uint8)
-    return lambda: xp.copyto(target, source)
-
-
-def gate_launches(backend: Backend, dtype: str, cells: int, steps: int) -> dict[str, Callable[[], object]]:
-    """One launch a step, each on other memory, of each gate kernel."""
-    hidden = 1024 if cells % 1024 == 0 else 8
-    batch = cells // hidden
-    state = kernels.ARITHMETIC[dtype]
-
-    def array(leading: tuple[int, ...], width: int, kind: str) -> Any:
-        return backend.xp.full((*leading, batch, width), 0.5, dtype=backend.dtype(kind))
-
-    z, dy = array((steps,), 4 * hidden, dtype), array((steps,), hidden, dtype)
-    h, c = array((steps + 1,), hidden, dtype), array((steps + 1,), hidden, state)
-    dh, dc = array((), hidden, state), array((), hidden, state)
-    width = kernels.neighbours(dtype)
-    grid, block = (-(-cells // width // kernels.BLOCK),), (kernels.BLOCK,)
-    sizes = np.uint32(batch), np.uint32(hidden)
-    training, inference = (backend.kernel(kernels.gates_forward(dtype, width, keep, False)) for keep in (True, False))
-    backward = backend.kernel(kernels.gates_backward(dtype, width, False))
-    slots = [tuple(map(np.int64, (t, t, t + 1))) for t in range(steps)]
-
-    def each(launch: kernels.Launch, arguments: list[tuple[Any, ...]]) -> None:
-        for args in arguments:
-            launch(grid, block, args)
-
-    first = np.int64(0), np.int64(0)
-    return {
-        "training": lambda: each(training, [(z, h, c, None, *s, *s[1:], *sizes) for s in slots]),
-        "inference": lambda: each(inference, [(z, h, c, None, *s, *first, *sizes) for s in slots]),
-        "backward": lambda: each(backward, [(z, c, dy, dh, dc, None, *s, *sizes) for s in slots]),
-    }
-
-
-def training(backend: Backend, budget: Budget, case: sequence_on_gpu.Case = HEADLINE) -> Record:
-    """One training step of every tier against the reference tier, which is plain array expressions."""
-    tiers = runnable_tiers(backend, case.hidden, case.dtype)
-    sides = {tier: sequence_on_gpu.Ours(backend, case, tier=tier) for tier in tiers}
-    expected = {name: backend.widened(array) for name, array in sides["reference"].step().items()}
-    differences = {
-        tier: sequence_on_gpu.disagreement(backend, side.step(), expected, case) for tier, side in sides.items()
-    }
-    times, medians = alternating(backend, {tier: side.step for tier, side in sides.items()}, budget)
-    ratio = {tier: medians["reference"] / value for tier, value in medians.items()}
-    return {
-        "size": str(case),
-        **times,
-        "times_faster_than_reference": ratio,
-        "largest_relative_difference": differences,
-        "reached": ratio[tiers[-1]] >= WANTED["reference_over_pointwise"],
-    }
-
-
-def run_command(command: list[str], seconds: float | None = None) -> Record:
-    """Exit status, last line and seconds of a command; one that takes longer is asked to stop, then made to."""
-    begun = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    stopped = False
-    try:
-        said, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        stopped = True
-        process.send_signal(signal.SIGINT)
-        try:
-            said, _ = process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            said, _ = process.communicate()
-    lines = said.strip().splitlines()
-    record: Record = {
-        "command": " ".join(command),
-        "status": process.returncode,
-        "seconds": time.perf_counter() - begun,
-    }
-    if stopped:
-        record["stopped"] = f"after {seconds:.0f} s, its time"
-    return record | {"said": lines[-1:] if process.returncode == 0 else lines[-40:]}
-
-
-def pytest_command() -> list[str]:
-    """The tests that have a case for a GPU."""
-    # Warnings of other versions than those that CI has are no failures here.
-    return [sys.executable, "-m", "pytest", "-q", "-W", "default", "-m", "gpu", *(f"tests/{name}" for name in TESTS)]
-
-
-def tests(backend: Backend, budget: Budget) -> Record:
-    """pytest -m gpu, and the checks of the command line."""
-    check = [sys.executable, "-m", "gpu_lstm", "check", "--backend", backend.name]
-    record: Record = {"check": run_command(check, budget.left)}
-    if importlib.util.find_spec("pytest") is None:
-        return {**record, "missing": "pytest is not installed"}
-    return {**record, "pytest": run_command(pytest_command(), budget.left)}
-
-
-def sanitizers(backend: Backend, budget: Budget) -> Record:
-    """The kernels' tests under compute-sanitizer: memory errors, then races in shared memory."""
-    del backend
-    program = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
-    if program is None or importlib.util.find_spec("pytest") is None:
-        return {"missing": "compute-sanitizer or pytest is not installed"}
-    small = [*pytest_command()[: -len(TESTS)], *(f"tests/{name}" for name in TESTS[:3]), "-k", "not same_bits"]
-    record: Record = {}
-    for turns, tool in ((2, "memcheck"), (1, "racecheck")):
-        command = [program, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all", *small]
-        record[tool] = run_command(command, budget.left / turns)
-    return record
-
-
-def bench(backend: Backend, budget: Budget) -> Record:
-    """`gpu-lstm bench` on this device beside every peer that is installed: its record, as far as there is time."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "gpu_lstm", "bench", "--grid", "full", "--backend", backend.name]
-        record: Record = {"bench": run_command([*command, "--out", folder], budget.left)}
-        path = Path(folder) / "record.json"
-        if path.exists():
-            record["bench"]["command"] = " ".join(command)
-            record["record"] = records.read(path)
-            if "stopped" in record["bench"] and record["record"]["points"]:
-                record["bench"]["status"] = 0  # it left what it had, as it should
-    return record
-
-
-PARTS: dict[str, tuple[Callable[[Backend, Budget], Record], float]] = {
-    "tests": (tests, 300),
-    "sanitizers": (sanitizers, 240),
-    "bandwidth": (bandwidth, 45),
-    "training": (training, 30),
-    "model": (compare_model.on_gpu, 150),
-    "graph": (graph_on_gpu.graph_against_launches, 40),
-    "shapes": (sequence_on_gpu.shapes_against_torch, 240),
-    "sequence": (sequence_on_gpu.against_torch, 420),
-    "beside": (sequence_on_gpu.beside, 30),
-    "options": (variants_on_gpu.on_gpu, 60),
-    "soak": (sequence_on_gpu.soak, 120),
-    "bench": (bench, 300),
+DESCRIBE = Part(machine_on_gpu.describe, "machine", 5)
+COMPILE = Part(machine_on_gpu.compile_kernels, "machine", 60, always=True)
+PARTS: dict[str, Part] = {
+    "describe": DESCRIBE,
+    "compile": COMPILE,
+    "forms": Part(right_on_gpu.forms, "smoke", 25, {kernels.WATCHDOG: "4000000"}),
+    "dtypes": Part(right_on_gpu.dtypes, "smoke", 35),
+    "costs": Part(machine_on_gpu.costs, "costs", 40),
+    "tests": Part(right_on_gpu.tests, "tests", 120, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}),
+    "bandwidth": Part(machine_on_gpu.bandwidth, "costs", 30),
+    "headline": Part(sequence_on_gpu.headline, "speed", 110),
+    "relaxed": Part(sequence_on_gpu.relaxed, "speed", 15),
+    "steps": Part(steps, "speed", 40),
+    "soak": Part(right_on_gpu.soak, "soak", LAST),
 }
-"""Each part, and how many seconds it gets."""
+SECOND: dict[str, Part] = {
+    "describe": DESCRIBE,
+    "compile": COMPILE,
+    "grid": Part(sequence_on_gpu.over(sequence_on_gpu.grid), "grid", 150),
+    "shapes": Part(sequence_on_gpu.over(sequence_on_gpu.shapes), "shapes", 115),
+    "options": Part(variants_on_gpu.options, "options", 55),
+    "models": Part(compare_model.on_gpu, "models", 90),
+    "nccl": Part(waits("training by several processes over NCCL is not built"), "models", 5),
+    "sanitizer": Part(right_on_gpu.sanitizer, "sanitizer", LAST),
+}
+"""In their order. The last has all the time that is left."""
 
 
-# -- the record -------------------------------------------------------------------------------------------------------
+# -- a part, in a process of its own ----------------------------------------------------------------------------------
 
 
-def failed(part: Record) -> bool:
-    """Whether a part broke or a command of it did; a speed that was not reached is no failure."""
-    return "error" in part or any(isinstance(v, dict) and v.get("status", 0) != 0 for v in part.values())
+def device(number: int) -> Any:
+    """The backend that is measured."""
+    return CupyBackend(number)
 
 
-def run(backend: Backend, parts: list[str], rounds: int, out: Path, seconds: float | None = None) -> Record:
-    """Run the parts, one record; it is written after each, so that none is lost."""
-    command = records.command_line("python -m benchmarks.run_on_gpu")
-    record: Record = records.provenance(command, ("numpy", "torch", "ml_dtypes")) | {"gpu": backend.describe()}
-    for name in parts:
-        part, limit = PARTS[name]
-        limit = limit if seconds is None else seconds
-        print(f"== {name}, at most {limit:.0f} s", flush=True)
-        begun = time.perf_counter()
-        try:
-            record[name] = part(backend, Budget(rounds, limit))
-        except Exception as error:  # the other parts go on
-            record[name] = {"error": f"{type(error).__name__}: {error}"}
-        record[name]["took_seconds"] = time.perf_counter() - begun
-        print("  " + summary(record[name]), flush=True)
-        records.write(record, out)
-    return record
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, however that ends. On Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def summary(part: Record) -> str:
-    """A part's outcome in a line."""
-    said = [f"{key}: {part[key]}" for key in ("error", "missing") if key in part]
-    if "reached" in part:
-        said.append(f"{'reached' if part['reached'] else 'not reached'} what is expected")
-    if "geometric_mean_ratio" in part:
-        said.append(f"geometric mean of the ratios {part['geometric_mean_ratio']:.2f}")
-    if part.get("left_out"):
-        said.append(f"no time for {part['left_out']} points")
-    said += [f"{k}: status {v['status']}" for k, v in part.items() if isinstance(v, dict) and "status" in v]
-    return "; ".join([*said, f"{part['took_seconds']:.0f} s"])
+def play(name: str, part: Part, options: argparse.Namespace) -> int:
+    """Measure a part's items into its file."""
+    end_with_parent()
+    try:
+        backend = device(options.device)
+    except BackendError as error:
+        print(f"run_on_gpu: {error}", flush=True)
+        return NO_GPU
+    log = Log(
+        options.out / f"{part.file}.json", name, backend, options.run, options.seconds, options.rounds, options.rehearse
+    )
+    if (there := log.record.get("gpu", backend.describe())["device"]) != backend.describe()["device"]:
+        print(f"run_on_gpu: the record is of {there}, and this is {backend.describe()['device']}", flush=True)
+        return NO_GPU
+    if "format" not in log.record:
+        command = f"python {' '.join(PROGRAM)}{' --second' * options.second}{' --rehearse' * options.rehearse}"
+        origin = records.provenance(command, machine_on_gpu.PACKAGES)
+        log.record = origin | {"gpu": backend.describe(), "rehearsal": options.rehearse} | log.record
+    part.work(backend, log)
+    log.close()
+    return 0
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """What parts print, on the terminal as far as there is room, and in a file, once its folder is there."""
+
+    def __init__(self, path: Path):
+        self.path, self.room, self.kept = path, PRINTED, 0
+
+    def title(self, line: str) -> None:
+        """Tell what comes now, which may take half of the room that is left."""
+        self.kept = 0
+        self.say(line)
+        self.kept = self.room // 2
+
+    def say(self, line: str) -> None:
+        """Tell a line."""
+        if self.path.parent.is_dir():
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+        line = line[:300]
+        if self.room - len(line) > self.kept:
+            self.room -= len(line) + 1
+            print(line, flush=True)
+
+    def forward(self, process: subprocess.Popen[str]) -> None:
+        """Tell all that a process says."""
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.say(line.rstrip())
+
+
+@contextlib.contextmanager
+def running(
+    name: str, seconds: float, options: argparse.Namespace, terminal: Terminal
+) -> Iterator[subprocess.Popen[str]]:
+    """A part's process, in a group of its own; nothing is left of it afterwards, whatever happens here."""
+    arguments = ["--part", name, "--seconds", f"{seconds:.1f}", "--run", options.run, "--out", str(options.out)]
+    arguments += ["--device", str(options.device), "--rounds", str(options.rounds)]
+    arguments += ["--second"] * options.second + ["--rehearse"] * options.rehearse
+    process = subprocess.Popen(
+        [sys.executable, *PROGRAM, *arguments],
+        cwd=ROOT, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        env=os.environ | parts_of(options)[name].environment,
+    )  # fmt: skip
+    listener = threading.Thread(target=terminal.forward, args=(process,), daemon=True)
+    listener.start()
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it may wait in the driver, where no signal reaches it
+            process.wait(5)
+        listener.join(2)
+
+
+def watch(process: subprocess.Popen[str], path: Path, end: float, silence: float) -> str:
+    """Wait for a process; why it has to be killed, or how it ended where that was not well."""
+    written, since = None, now()
+    while process.poll() is None:
+        seen = path.stat().st_mtime_ns if path.exists() else None
+        if seen != written:
+            written, since = seen, now()
+        if now() > end:
+            return "killed, its time was up"
+        if now() - since > silence:
+            return f"killed after {silence:.0f} s of silence"
+        time.sleep(0.02)
+    return f"ended with status {process.returncode}" if process.returncode else ""
+
+
+def conduct(name: str, end: float, grace: float, options: argparse.Namespace, terminal: Terminal) -> int:
+    """A part, by as many processes as it takes; gives the last one's exit status.
+
+    From `grace` before `end` they begin nothing new; then they are killed.
+    """
+    part = parts_of(options)[name]
+    path, begun, tried = options.out / f"{part.file}.json", now(), -1
+    silence = 10 * SILENCE if options.rehearse else min(SILENCE, max(SILENCE / 2, part.seconds / 2))
+    while True:
+        with running(name, max(0.1, end - grace - now()), options, terminal) as process:
+            ended = watch(process, path, end, silence)
+        if process.returncode == NO_GPU:
+            return NO_GPU
+        record = on_gpu.read(path)
+        items = [item for _, item in of_part(record, name) if item["run"] == options.run]
+        for item in items:
+            if item.get("error") == BEGUN:
+                item["error"] = f"{BEGUN}: its process was {ended}" if ended else BEGUN
+        again = bool(ended) and len(items) > tried and now() + GRACE < end
+        tried = len(items)
+        told = record["parts"].get(name, {}) if not ended else {}
+        record["parts"][name] = {"run": options.run, "took": round(now() - begun, 1), "ended": ended or "well", **told}
+        on_gpu.write(record, path)
+        if ended:
+            terminal.say(f"  {ended}{'; another goes on' if again else ''}")
+        if not again:
+            return int(process.returncode or 0)
+
+
+def of_part(record: Record, name: str) -> list[tuple[str, Record]]:
+    """The items of a part, by their keys."""
+    return [(key, item) for key, item in record["items"].items() if key.startswith(f"{name}/")]
+
+
+def lacks(out: Path, name: str, part: Part) -> bool:
+    """Whether there is something left to do of a part."""
+    record = on_gpu.read(out / f"{part.file}.json")
+    told = record["parts"].get(name, {"ended": "never begun"})
+    wanting = any(failed(item) or "missing" in item for _, item in of_part(record, name))
+    return wanting or told["ended"] != "well" or bool(told["left_out"])
+
+
+def summary(parts: dict[str, Part], out: Path) -> tuple[list[str], int]:
+    """A line a part, then what failed; and how much did."""
+    lines, failures = [f"{'part':<10} {'ended':<28} items failed missing left out seconds"], []
+    for name, part in parts.items():
+        record = on_gpu.read(out / f"{part.file}.json")
+        told = record["parts"].get(name, {"ended": "never begun", "took": 0.0})
+        items = of_part(record, name)
+        broken = [f"  {key}: {item['error']}"[:200] for key, item in items if failed(item)]
+        missing = sum("missing" in item for _, item in items)
+        left = len(told.get("left_out", []))
+        lines.append(
+            f"{name:<10} {told['ended']:<28} {len(items):5} {len(broken):6} {missing:7} {left:8} {told['took']:7.0f}"
+        )
+        failures += broken or [f"  {name}: {told['ended']}"] * (told["ended"] not in ("well", "never begun"))
+    more = [f"  and {len(failures) - 8} more"] * (len(failures) > 8)
+    return [*lines, *(["failed:", *failures[:8], *more] if failures else ["nothing failed"])], len(failures)
+
+
+def parts_of(options: argparse.Namespace) -> dict[str, Part]:
+    """Of this nine minutes, or of the second."""
+    return SECOND if options.second else PARTS
+
+
+def run(options: argparse.Namespace) -> int:
+    """All parts that lack something; the exit status."""
+    terminal = Terminal(options.out / "log.txt")
+    terminal.say(f"writing to {options.out}" + ", a rehearsal: times mean nothing" * options.rehearse)
+    asked = {name: part for name, part in parts_of(options).items() if name in (options.only or parts_of(options))}
+    deadline = now() + (1e6 if options.rehearse else options.seconds)
+    lacking = [name for name, part in asked.items() if lacks(options.out, name, part)]
+    for place, (name, part) in enumerate(asked.items(), 1):
+        last = place == len(asked)
+        end, grace = deadline - 2 - LAST * (not last), 3.0 if last else GRACE
+        if not (last or options.rehearse):
+            end = min(end, now() + part.seconds + grace)
+        if end - grace < now() or not lacking or not (part.always or name in lacking):
+            continue
+        terminal.title(f"== {name}" + ("" if options.rehearse else f", {end - grace - now():.0f} s"))
+        if conduct(name, end, grace, options, terminal) == NO_GPU:
+            return NO_GPU
+    lines, failures = summary(asked, options.out)
+    terminal.room, terminal.kept = PRINTED, 0
+    for line in [*lines, f"written: {options.out}"]:
+        terminal.say(line)
+    return int(failures > 0)
 
 
 def main() -> int:
-    """Run what is asked for; 2 where there is no GPU, 1 where a part failed."""
+    """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    results = ROOT / "benchmarks" / "results" / f"gpu_{datetime.now(UTC):%Y-%m-%d_%H%M}"
+    parser.add_argument("--out", type=Path, default=results, help="folder of the record (benchmarks/results/gpu_DATE)")
+    parser.add_argument("--second", action="store_true", help="the second nine minutes")
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes, no limits of time")
+    parser.add_argument("--only", nargs="+", metavar="PART", help=f"some of {', '.join([*PARTS, *SECOND])}")
+    parser.add_argument("--seconds", type=float, default=540.0, help="of all parts together (540)")
+    parser.add_argument("--rounds", type=int, default=15, help="timed steps of each side, at most (15)")
     parser.add_argument("--device", type=int, default=0, help="CUDA device number")
-    parts = ", ".join(f"{name} {seconds:.0f} s" for name, (_, seconds) in PARTS.items())
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help=f"some of: {parts}")
-    parser.add_argument("--seconds", type=float, help="for each part, in place of its own number")
-    parser.add_argument("--rounds", type=int, default=15, help="timed steps of each side, at most")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu_DATE.json")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--run", default=datetime.now(UTC).isoformat(), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.rounds < 1 or options.device < 0 or (options.seconds is not None and not options.seconds > 0):
+    parts, options.out = parts_of(options), options.out.resolve()
+    if options.rounds < 1 or options.device < 0 or not options.seconds > 0:
         parser.error("--rounds must be at least 1, --device at least 0 and --seconds above 0")
-    try:
-        backend = CupyBackend(options.device)
-    except BackendError as error:
-        print(f"run_on_gpu: {error}", file=sys.stderr)
-        return 2
-    out = options.out or ROOT / "benchmarks" / "results" / f"gpu_{datetime.now(UTC):%Y-%m-%d_%H%M}.json"
-    record = run(backend, options.only, options.rounds, out, options.seconds)
-    print(f"written: {out}")
-    return int(any(failed(record[name]) for name in options.only))
+    if unknown := set(options.only or ()) - parts.keys():
+        parser.error(f"--only has {', '.join(sorted(unknown))}; expected some of {', '.join(parts)}")
+    for path in options.out.glob("*.json"):
+        if on_gpu.read(path).get("rehearsal", options.rehearse) != options.rehearse:
+            parser.error(f"--out {options.out} has a record of {'measurements' * options.rehearse or 'a rehearsal'}")
+    if options.part:
+        return play(options.part, parts[options.part], options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the part's process ends, too
+    return run(options)
 
 
 if __name__ == "__main__":

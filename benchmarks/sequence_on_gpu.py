@@ -1,17 +1,20 @@
-"""LSTM layers on a GPU against torch.nn.LSTM, with and without products beside them; costs of waiting; a soak.
+"""LSTM layers on a GPU: against torch.nn.LSTM, tier against tier, products beside them and after them.
 
 Parts of `benchmarks.run_on_gpu`. A training step here is forward and backward of the whole layer: the projections of
 the input, the recurrence, and all gradients. In 16 bits ours keeps its weights in float32 and rounds them at each step,
-PyTorch's holds them in 16 bits. Beside each time stand the layout, the step that the model expected
-(`gpu_lstm.recurrence.onchip`), and the floor: one barrier or hand-over a step, as measured just before.
+PyTorch's holds them in 16 bits. cuDNN has no LSTM in bfloat16: in 16 bits ours is compared with the better of PyTorch's
+float16 and bfloat16. Beside each time stand the layout, and the step that the model expects
+(`gpu_lstm.recurrence.onchip`) beside the one that was measured.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
 import statistics
-import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from types import SimpleNamespace
@@ -19,32 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.on_gpu import Budget, Record, alternating, torch_here
-from gpu_lstm.backend import Array, Backend, kernels
+from benchmarks.on_gpu import Log, Record, torch_here
+from gpu_lstm.backend import Array, Backend, CupyBackend, kernels
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.bench.grid import STANDARD
-from gpu_lstm.bench.method import clock_for
 from gpu_lstm.layers import LSTM
 from gpu_lstm.layers.lstm import segments
-from gpu_lstm.recurrence import Mask, onchip, pointwise_cuda, sequence_cuda
+from gpu_lstm.recurrence import onchip, runnable_tiers, sequence_cuda
 
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest difference from PyTorch's results, relative to their largest number."""
-SOAK_TOLERANCE = {"float32": 1e-3, "float16": 1e-1}
-"""The same between the tiers: single numbers may cancel, and 16-bit pre-activations are rounded in one tier only."""
-PUBLISHED_BARRIER = {"block": onchip.BARRIER, "cluster": 0.2, "grid": 1.7}
-"""Microseconds. The kernels do without those of clusters, published as under 0.2, and of the grid, 1.2 to 2.2."""
-FLOOR = {
-    "block": "block_barrier_us",
-    "cluster": "handover_in_cluster_us",
-    "grid": "handover_us",
-    "joint": "handover_us",
-}
-"""What a step can't do without, of `costs`."""
-PUBLISHED_READ = 180 / onchip.CLOCK
-"""Microseconds of a read of another block's shared memory."""
-WANTED = {"ratio": 2.0, "slowest": 1.0, "forward_ms": 1.0, "step_ms": 2.6}
-"""Times cuDNN in the geometric mean, at any point, and milliseconds at the published point."""
+SIXTEEN = ("float16", "bfloat16")
 DRAWN = 1_000_003
 """Random numbers that inputs are made of, again and again: drawing all of a large input takes the host seconds."""
 
@@ -80,12 +68,20 @@ class Case:
         return ", ".join([f"T={self.steps} B={self.batch} D={self.width} H={self.hidden} {self.dtype}", *more])
 
 
-PUBLISHED = Case(1024, 16, 768, 768, "bfloat16")
+PUBLISHED = Case(1024, 16, 768, 768, "float16")
+HEADLINE = [
+    PUBLISHED,
+    replace(PUBLISHED, dtype="bfloat16"),
+    Case(256, 64, 512, 512, "float16"),
+    Case(256, 64, 512, 512),
+    Case(256, 16, 1024, 1024, "float16"),
+    Case(64, 16, 256, 256, "float16"),
+]
 AXES: tuple[tuple[Any, ...], ...] = (
     (256, 64, 1024),
     (64, 16, 256, 1),
     (512, 768, 256, 1024, 128, 2048),
-    ("bfloat16", "float32", "float16"),
+    ("float16", "bfloat16", "float32"),
 )
 """T, B, H and dtypes of the grid, on each axis the most telling first."""
 
@@ -110,85 +106,6 @@ def shapes() -> list[Case]:
     ]
     sizes = [(256, 64, 512), (256, 16, 1024), (64, 256, 256), (1024, 16, 768), (256, 1, 512)]
     return [Case(t, b, h, h, dtype, **kind) for (t, b, h), dtype, kind in product(sizes, AXES[3], more)]
-
-
-def costs(backend: CudaBackend, budget: Budget, count: int = 20000) -> Record:
-    """Microseconds of barriers, of a number handed over, of a read of another block's memory, of sums sent."""
-    record: Record = {}
-    xp, limits, clock = backend.xp, backend.limits, clock_for(backend)
-    members = {"block": 1, "cluster": kernels.CLUSTER, "grid": limits.multiprocessors}
-    forms = [form for form in members if form != "cluster" or limits.capability >= 90]
-
-    def each(launch: Callable[[int], None]) -> float:
-        # The difference of two counts: what the launch itself costs drops out.
-        launch(count)
-        long, short = (
-            statistics.median(clock.seconds(lambda n=n: launch(n)) for _ in range(budget.rounds))  # type: ignore[misc]
-            for n in (2 * count, count)
-        )
-        return (long - short) / count
-
-    for form in forms:
-        arrived = xp.zeros((1,), dtype=xp.uint32)
-        kernel, blocks = backend.kernel(kernels.barriers(form)), members[form]
-
-        def barriers(number: int, kernel: Any = kernel, blocks: int = blocks, arrived: Any = arrived) -> None:
-            arrived[...] = 0
-            kernel((blocks,), (kernels.SEQUENCE_THREADS,), (arrived, np.uint32(blocks), np.int32(number)))
-
-        record[f"{form}_barrier_us"] = each(barriers) * 1e6
-        record[f"{form}_barrier_expected_us"] = PUBLISHED_BARRIER[form]
-    slots = xp.empty((2 * count, limits.multiprocessors), dtype=xp.uint32)
-    hand_over = backend.kernel(kernels.handovers())
-
-    def handovers(number: int) -> None:
-        slots[...] = 2**32 - 1
-        hand_over(
-            (limits.multiprocessors,),
-            (32,),
-            (slots.view(xp.float32), np.uint32(limits.multiprocessors), np.int32(number)),
-        )
-
-    record["handover_us"] = each(handovers) * 1e6
-    record["handover_expected_us"] = onchip.EXCHANGE["grid"]
-    record |= _gathers(backend, each, count)
-    if "cluster" in forms:
-        out = xp.zeros((kernels.CLUSTER,), dtype=xp.uint32)
-        kernel = backend.kernel(kernels.reads_in_cluster())
-        record["read_in_cluster_us"] = each(lambda n: kernel((kernels.CLUSTER,), (32,), (out, np.int32(n)))) * 1e6
-        record["read_in_cluster_expected_us"] = PUBLISHED_READ
-        numbers = xp.zeros((kernels.CLUSTER,), dtype=xp.float32)
-        given = backend.kernel(kernels.handovers_in_cluster())
-        record["handover_in_cluster_us"] = (
-            each(lambda n: given((kernels.CLUSTER,), (32,), (numbers, np.int32(n)))) * 1e6
-        )
-        record["handover_in_cluster_expected_us"] = onchip.EXCHANGE["cluster"]
-    if limits.clusters:
-        blocks, sent = limits.clusters * kernels.CLUSTER, 512 * kernels.CLUSTER
-        sums = xp.zeros((blocks, kernels.BLOCK), dtype=xp.float32)
-        kernel = backend.kernel(kernels.sums_in_cluster())
-        threads = (kernels.BLOCK,)
-        record["sums_in_cluster_us"] = each(lambda n: kernel((blocks,), threads, (sums, np.int32(n)), sent + 16)) * 1e6
-        record["sums_in_cluster_expected_us"] = onchip.from_others(sent)
-    return record
-
-
-def _gathers(backend: CudaBackend, each: Callable[[Callable[[int], None]], float], count: int) -> Record:
-    """12 KB that all blocks show, read by all, and an eighth by each: h of 8 sequences at H = 768 in 16 bit."""
-    xp, blocks, record = backend.xp, backend.limits.multiprocessors, {}
-    own = -(-12 * 1024 // (16 * blocks)) * 4
-    slots = xp.empty((count // 5, blocks, own), dtype=xp.uint32)
-    kernel = backend.kernel(kernels.gathers())
-    for parts, name in ((1, "gather"), (kernels.CLUSTER, "gather_an_eighth")):
-
-        def gather(number: int, parts: int = parts) -> None:
-            slots[...] = 2**32 - 1
-            sizes = np.uint32(own), np.uint32(parts), np.int32(number // 10)
-            kernel((blocks,), (kernels.BLOCK,), (slots.view(xp.float32), *sizes))
-
-        record[f"{name}_us"] = 10 * each(gather) * 1e6
-        record[f"{name}_expected_us"] = onchip.EXCHANGE["grid"] + 4 * own * blocks / parts / onchip.L2_RATE
-    return record
 
 
 class Ours:
@@ -259,11 +176,11 @@ def layer_sides(backend: CudaBackend, case: Case) -> tuple[dict[str, Callable[[]
 
 
 class Torch:
-    """torch.nn.LSTM with the same weights and inputs, on the same device."""
+    """torch.nn.LSTM with the same weights and inputs, on the same device; in `dtype`, else in that of ours."""
 
-    def __init__(self, ours: Ours, torch: Any, device: str):
+    def __init__(self, ours: Ours, torch: Any, device: str, dtype: str = ""):
         case, self.torch = ours.case, torch
-        kind = getattr(torch, case.dtype)
+        kind = getattr(torch, dtype or case.dtype)
 
         def there(array: Array) -> Any:
             return torch.from_dlpack(array).to(device, kind, copy=True)
@@ -309,12 +226,16 @@ class Torch:
             y.data.backward(self.dy.data)
         return {"y": y, "dx": self.leaf.grad, **{name: param.grad for name, param in self.params.items()}}
 
-    def in_tf32(self) -> None:
-        """A step whose products are in TF32."""
+    def in_tf32(self, work: Callable[[], object]) -> Callable[[], None]:
+        """The same, with products in TF32."""
         flags = self.torch.backends.cudnn
-        flags.allow_tf32 = True
-        self.step()
-        flags.allow_tf32 = False
+
+        def rounded() -> None:
+            flags.allow_tf32 = True
+            work()
+            flags.allow_tf32 = False
+
+        return rounded
 
     def results(self) -> dict[str, Any]:
         """Those of `step` in float32, padded with zeros."""
@@ -326,132 +247,248 @@ class Torch:
         return {name: array.detach().float() for name, array in found.items()}
 
 
-def disagreement(backend: Backend, ours: dict[str, Array], theirs: dict[str, Any], case: Case) -> float:
-    """Largest difference of all results, relative to the largest number of each.
+def disagreement(
+    backend: Backend,
+    ours: dict[str, Array],
+    theirs: dict[str, Any],
+    case: Case,
+    limit: float | None = None,
+    floor: float = 1e-30,
+) -> float:
+    """Largest difference of all results, relative to the largest number of each, `floor` at least.
 
     Raises
     ------
     RuntimeError
-        It is more than rounding.
+        It is more than `limit`, that of the dtype where None is given, or no number.
     """
-    xp, worst = backend.xp, 0.0
+    xp, worst, limit = backend.xp, 0.0, TOLERANCE[case.dtype] if limit is None else limit
     for name, array in theirs.items():
         expected = xp.from_dlpack(array)
-        difference = xp.max(xp.abs(backend.widened(ours[name]) - expected)) / xp.max(xp.abs(expected))
-        worst = max(worst, float(difference))
-    if not worst < TOLERANCE[case.dtype]:
-        raise RuntimeError(f"results at {case} differ by {worst:.1e}; expected less than {TOLERANCE[case.dtype]:.0e}")
+        largest = float(xp.max(xp.abs(backend.widened(ours[name]) - expected)))
+        error = largest / max(float(xp.max(xp.abs(expected))), floor)
+        if not error < limit:  # a NaN isn't
+            raise RuntimeError(f"{name} at {case} differs by {error:.1e}; expected less than {limit:.0e}")
+        worst = max(worst, error)
     return worst
 
 
-def one_point(backend: CudaBackend, case: Case, budget: Budget, waiting: Record) -> Record:
-    """Ours, PyTorch's, interleaved, with what was expected."""
-    torch, device, _ = torch_here(backend)
+# -- against PyTorch --------------------------------------------------------------------------------------------------
+
+
+def point(backend: CudaBackend, log: Log, case: Case) -> Record:
+    """Ours and PyTorch's in turns, the results compared before; and the layouts."""
+    torch, device, lacking = torch_here(backend)
     ours = Ours(backend, case)
-    point: Record = {**asdict(case), "tier": ours.lstm.plan.tier}
+    found: Record = {**asdict(case), "tier": ours.lstm.plan.tier}
     for direction in onchip.DIRECTIONS:
         layout = onchip.choose(backend.limits, direction, case.batch, case.hidden, case.dtype)
-        if isinstance(layout, str) or not onchip.pays(backend.limits, direction, case.batch, case.hidden, case.dtype):
-            point[direction] = {"layout": layout if isinstance(layout, str) else "pointwise is expected to be faster"}
-            continue
-        point[direction] = {
-            "layout": layout.describe(),
-            "expected_us_a_step": layout.microseconds,
-            "floor_us_a_step": waiting[FLOOR[layout.form]],
-        }
+        pays = onchip.pays(backend.limits, direction, case.batch, case.hidden, case.dtype)
+        found[direction] = layout if isinstance(layout, str) else ("" if pays else "not taken: ") + layout.describe()
     sides: dict[str, Callable[[], object]] = {"ours": ours.step, "ours_forward": ours.forward}
-    if torch is not None:
-        theirs = Torch(ours, torch, device)
-        point["largest_relative_difference"] = disagreement(backend, ours.step(), theirs.results(), case)
-        sides |= {"torch": theirs.step, "torch_forward": theirs.forward}
     if case.dtype == "float32":
-        if torch is not None:
-            sides["torch_tf32"] = theirs.in_tf32
         rounding = copy.copy(backend)
         rounding.tf32 = True
-        sides["ours_tf32"] = Ours(rounding, case).step
-    layers, expected = layer_sides(backend, case)
-    times, medians = alternating(backend, sides | layers, budget)
-    point |= times | expected
-    if torch is not None:
-        point["ratio"] = medians["torch"] / medians["ours"]
-        if "torch_tf32" in medians:
-            point["ratio_tf32"] = medians["torch_tf32"] / medians["ours_tf32"]
-    return point
-
-
-def against_torch(backend: Backend, budget: Budget, cases: list[Case] | None = None, count: int = 20000) -> Record:
-    """The costs of waiting, then as many points of the grid as there is time for; one that fails stops no other."""
-    if not isinstance(backend, CudaBackend):
-        return {"missing": f"backend {backend.name} has no sequence kernels of CUDA"}
-    cases = grid() if cases is None else cases
-    record: Record = {"costs": costs(backend, budget, count), "points": []}
-    torch, _, lacking = torch_here(backend)
+        rounded = Ours(rounding, case)
+        sides |= {"ours_tf32": rounded.step, "ours_tf32_forward": rounded.forward}
+    peers: tuple[str, ...] = SIXTEEN if case.dtype in SIXTEEN else (case.dtype,)
     if torch is None:
-        record["missing"] = f"{lacking}: ours alone"
-    else:
-        record |= {"torch": torch.__version__, "cudnn": torch.backends.cudnn.version()}
-    for case in budget.within(cases, record):
+        found["alone"], peers = lacking, ()
+    for dtype in peers:
+        theirs = Torch(ours, torch, device, dtype)
         try:
-            point = one_point(backend, case, budget, record["costs"])
-        except Exception as error:  # PyTorch's and CuPy's are of many kinds
-            point = {**asdict(case), "error": f"{type(error).__name__}: {error}"}
-        backend.release()  # the two libraries don't see what the other one keeps
-        if torch is not None:
-            torch.cuda.empty_cache()
-        record["points"].append(point)
-        times = {side: f"{found['median'] * 1e3:.3f} ms" for side, found in point.get("seconds", {}).items()}
-        print(f"  {case}: {times or point['error']}", flush=True)
-    ratios = [point["ratio"] for point in record["points"] if "ratio" in point]
-    if ratios:
-        record |= {"geometric_mean_ratio": statistics.geometric_mean(ratios), "slowest_ratio": min(ratios)}
-        record["reached"] = record["geometric_mean_ratio"] >= WANTED["ratio"] and min(ratios) >= WANTED["slowest"]
-        head = record["points"][0]
-        if cases[0] == PUBLISHED and "seconds" in head:
-            forward, step = (head["seconds"][side]["median"] * 1e3 for side in ("ours_forward", "ours"))
-            record["reached"] &= forward <= WANTED["forward_ms"] and step <= WANTED["step_ms"]
-    if errors := [point["error"] for point in record["points"] if "error" in point]:
-        record["error"] = f"{len(errors)} points failed, the first: {errors[0]}"
-    return record
+            theirs.step()
+        except RuntimeError as error:  # what PyTorch has no LSTM for
+            found[f"torch_{dtype}"] = str(error)
+            continue
+        if dtype == case.dtype:
+            found["difference"] = disagreement(backend, ours.step(), theirs.results(), case)
+        for end, work in (("", theirs.step), ("_forward", theirs.forward)):
+            sides[f"torch_{dtype}{end}"] = work
+            if dtype == "float32":
+                sides[f"torch_tf32{end}"] = theirs.in_tf32(work)
+    layers, expected = layer_sides(backend, case)
+    times, medians = log.alternate(sides | layers)
+    said = [f"{medians['ours_forward'] * 1e3:.3f} / {medians['ours'] * 1e3:.3f} ms"]
+    for kind, names in (("", peers), ("_tf32", ("tf32",))):
+        told = []
+        for end in ("_forward", ""):
+            if best := min((medians[side] for n in names if (side := f"torch_{n}{end}") in medians), default=None):
+                ratio = found[f"ratio{kind}{end}"] = best / medians[f"ours{kind}{end}"]
+                told.append(f"{ratio:.2f} of {best * 1e3:.3f}")
+        said += [f"PyTorch{kind} {' / '.join(told)}"] * bool(told)
+    return found | times | expected | {"said": ", ".join(said)}
 
 
-def shapes_against_torch(backend: Backend, budget: Budget) -> Record:
-    """The same over `shapes`."""
-    return against_torch(backend, budget, shapes())
+def steps_alone(backend: CudaBackend, log: Log, case: Case) -> Record:
+    """Microseconds a step of the recurrence by itself, beside what the model expects.
+
+    From the difference between T steps and half as many: what a launch costs, with all around it, drops out, and is
+    told, too.
+    """
+    lengths = case.steps, case.steps // 2
+    sides = {
+        f"{name} {steps}": work
+        for steps in lengths
+        for name, work in alone(backend, replace(case, steps=steps)).items()
+    }
+    times, medians = log.alternate(sides)
+    found: Record = {**asdict(case), **times}
+    said = []
+    for direction, before in (("forward", "copy"), ("backward", "forward")):
+        whole, part = (medians[f"{direction} {n}"] - medians[f"{before} {n}"] for n in lengths)
+        step = (whole - part) / (lengths[0] - lengths[1])
+        layout = onchip.choose(backend.limits, direction, case.batch, case.hidden, case.dtype)
+        expected = float("nan") if isinstance(layout, str) else layout.microseconds
+        around = (whole - case.steps * step) * 1e6
+        found[direction] = {"us_a_step": step * 1e6, "expected_us_a_step": expected, "us_around": around}
+        said.append(f"{direction} {step * 1e6:.2f} us a step, {expected:.2f} expected, {around:.0f} around")
+    return found | {"said": "; ".join(said)}
 
 
-def stack_difference(
-    backend: CudaBackend, rng: np.random.Generator, shape: tuple[int, int, int], dtype: str, lengths: np.ndarray
-) -> float:
-    """Two to four layers at once against the pointwise tier: largest relative difference; 0 where they don't fit.
+def alone(backend: CudaBackend, case: Case) -> dict[str, Callable[[], Any]]:
+    """A recurrence by itself: a copy of z, forward after it, backward after both."""
+    weight = backend.asarray(Ours(backend, replace(case, steps=1)).lstm.params["weight_hh_l0"], case.dtype)
+    z, dh = (
+        backend.asarray(backend.xp.full((case.steps, case.batch, width), 0.25), case.dtype)
+        for width in (4 * case.hidden, case.hidden)
+    )
+
+    def copied() -> Array:
+        return backend.xp.array(z, copy=True)
+
+    def forward() -> Any:
+        return sequence_cuda.forward(backend, copied(), weight, None, None)
+
+    def backward() -> Any:
+        return sequence_cuda.backward(backend, forward(), dh, None, None)
+
+    return {"copy": copied, "forward": forward, "backward": backward}
+
+
+def kernels_of_torch(backend: CudaBackend, case: Case) -> Record:
+    """Names of the kernels that PyTorch launches for a training step, how often, and microseconds of each."""
+    torch, device, lacking = torch_here(backend)
+    if torch is None:
+        return {"missing": lacking}
+    work = Torch(Ours(backend, case), torch, device).step
+    work()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        work()
+        torch.cuda.synchronize()
+    names: Counter[str] = Counter()
+    times: Counter[str] = Counter()
+    for event in profile.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            names[event.name] += 1
+            times[event.name] += round(event.time_range.elapsed_us())
+    most = times.most_common(12)
+    said = "; ".join(f"{names[name]} x {name[:60]}" for name, _ in most[:3])
+    return {"kernels": {name: {"launches": names[name], "us": time} for name, time in most}, "said": said}
+
+
+def headline(backend: CudaBackend, log: Log) -> None:
+    """The points that tell most, what PyTorch launches at the first, and a step of the recurrence by itself."""
+    seen: set[str] = set()
+    for case in [Case(4, 2, 8, 8, "float16"), Case(4, 2, 8, 8)] if log.rehearse else HEADLINE:
+        log.item(str(case), point, backend, log, case)
+        log.item(f"steps of {case}", steps_alone, backend, log, case)
+        if case.dtype not in seen:
+            log.item(f"PyTorch's kernels in {case.dtype}", kernels_of_torch, backend, case)
+        seen.add(case.dtype)
+    tell_ratios(log)
+
+
+def over(cases: Callable[[], list[Case]]) -> Callable[[CudaBackend, Log], None]:
+    """A part that compares these cases with PyTorch, as many as there is time for."""
+
+    def part(backend: CudaBackend, log: Log) -> None:
+        for case in [Case(4, 2, 8, 8, layers=2, packed=True)] if log.rehearse else cases():
+            log.item(str(case), point, backend, log, case)
+        tell_ratios(log)
+
+    return part
+
+
+def tell_ratios(log: Log) -> None:
+    """How many times as fast as PyTorch, over all points of a part: the geometric mean, and the least."""
+    for kind in ("ratio", "ratio_forward", "ratio_tf32"):
+        if ratios := [item[kind] for item in log.results() if kind in item]:
+            mean = statistics.geometric_mean(ratios)
+            print(f"  {kind}: {mean:.2f} in the mean of {len(ratios)}, {min(ratios):.2f} at least", flush=True)
+
+
+# -- ours against ours ------------------------------------------------------------------------------------------------
+
+TIERS = Case(128, 64, 512, 512)
+
+
+def tiers(backend: CudaBackend, log: Log) -> None:
+    """A training step of every tier against the reference tier, which is plain array expressions."""
+    case = Case(3, 2, 4, 5) if log.rehearse else TIERS
+
+    def measured() -> Record:
+        sides = {tier: Ours(backend, case, tier) for tier in runnable_tiers(backend, case.hidden, case.dtype)}
+        expected = {name: backend.widened(array) for name, array in sides["reference"].step().items()}
+        differences = {tier: disagreement(backend, side.step(), expected, case) for tier, side in sides.items()}
+        times, medians = log.alternate({tier: side.step for tier, side in sides.items()})
+        ratio = {tier: medians["reference"] / value for tier, value in medians.items()}
+        said = ", ".join(f"{tier} {value * 1e3:.2f} ms" for tier, value in medians.items())
+        return {"size": str(case), **times, "times_reference": ratio, "differences": differences, "said": said}
+
+    log.item("tiers", measured)
+
+
+@contextlib.contextmanager
+def only(form: str) -> Iterator[None]:
+    """Let the planner see layouts of one form; of the grid for a stack, and for the joint form forward."""
+    every = onchip._candidates
+
+    def allowed(device: Any, direction: str, *problem: Any) -> Iterator[onchip.Layout]:
+        wanted = "grid" if form == "stack" or (form, direction) == ("joint", "forward") else form
+        return (layout for layout in every(device, direction, *problem) if layout.form == wanted)
+
+    def see(candidates: Any) -> None:
+        onchip._candidates = candidates
+        for choose in (onchip.choose, onchip.choose_pair, onchip.choose_layers):
+            choose.cache_clear()
+
+    see(allowed)
+    try:
+        yield
+    finally:
+        see(every)
+
+
+def relaxed(backend: CudaBackend, log: Log) -> None:
+    """The joint form's barrier of a cluster, relaxed and released: microseconds a step of forward and backward."""
+    for case in [Case(4, 2, 20, 20)] if log.rehearse else [PUBLISHED, Case(256, 64, 512, 512, "float16")]:
+        log.item(f"barrier at {case}", relaxed_and_released, backend, log, case)
+
+
+def relaxed_and_released(backend: CudaBackend, log: Log, case: Case) -> Record:
+    """One of them.
 
     Raises
     ------
     RuntimeError
-        It is more than rounding.
+        The two differ in a bit.
     """
-    _, batch, hidden = shape
-    layers = int(rng.integers(2, onchip.MOST_RUNS + 1))
-    found = [onchip.choose(backend.limits, d, batch, hidden, dtype, layers, "Plain", True) for d in onchip.DIRECTIONS]
-    if any(isinstance(layout, str) for layout in found):
-        return 0.0
-    x, dy = (backend.asarray(rng.standard_normal(shape, dtype=np.float32), dtype) for _ in range(2))
-    results = []
-    for tier in ("pointwise", "sequence"):
-        lstm = LSTM(hidden, hidden, layers, dropout=0.3, backend=backend, dtype=dtype, tier=tier)
-        if tier == "sequence":
-            lstm.plan = replace(lstm.plan, run=Layers(lstm.plan.run, layers))
-        y, _, tape = lstm.forward(x, lengths=lengths, seed=(1,))
-        dx, _, gradients = lstm.backward(tape, dy)
-        results.append({"y": y, "dx": dx, **gradients})
-    worst = 0.0
-    for name, expected in results[0].items():
-        there = backend.to_numpy(expected).astype(np.float32)
-        error = np.max(np.abs(backend.to_numpy(results[1][name]).astype(np.float32) - there))
-        worst = max(worst, float(error / max(float(np.max(np.abs(there))), 0.1)))
-    if not worst < layers * SOAK_TOLERANCE[dtype]:
-        raise RuntimeError(f"{layers} layers at once differ by {worst:.1e} at T, B, H = {shape}, {dtype}")
-    return worst
+    another = CupyBackend(int(backend.name.split(":")[1]))  # with kernels of its own
+    sides = {name: alone(side, case)["backward"] for name, side in (("relaxed", backend), ("released", another))}
+    with only("joint"):
+        layout = onchip.choose(backend.limits, "backward", case.batch, case.hidden, case.dtype)
+        os.environ[kernels.RELEASED] = "1"  # while it is compiled
+        try:
+            expected = backend.to_numpy(sides["released"]()[0])
+        finally:
+            del os.environ[kernels.RELEASED]
+        if expected.tobytes() != backend.to_numpy(sides["relaxed"]()[0]).tobytes():
+            raise RuntimeError(f"dz at {case} has other bits where the barrier is released")
+        times, medians = log.alternate(sides)
+    saved = (medians["released"] - medians["relaxed"]) / case.steps * 1e6
+    told = layout if isinstance(layout, str) else layout.describe()
+    return {**asdict(case), "layout": told, **times, "saved_us_a_step": saved, "said": f"{saved:.3f} us a step saved"}
 
 
 BESIDE = [
@@ -466,27 +503,27 @@ BESIDE = [
 """Where products are expected to pay beside a recurrence, forward, backward or in both."""
 
 
-def beside(backend: Backend, budget: Budget, cases: list[Case] | None = None) -> Record:
+def beside(backend: CudaBackend, log: Log) -> None:
     """Training steps with products beside the recurrence and with them after it: the same bits, and both times."""
-    if not isinstance(backend, CudaBackend):
-        return {"missing": f"backend {backend.name} has no sequence kernels of CUDA"}
-    record: Record = {"points": []}
-    for case in budget.within(BESIDE if cases is None else cases, record):
-        both, after = Ours(backend, case), Ours(backend, case)
-        run = after.lstm.plan.run
-        kept = ("forward", "backward", "forward_all", "backward_all", "TAKES")
-        without = SimpleNamespace(**{name: getattr(run, name) for name in kept})  # no `room_beside`
-        after.lstm.plan = replace(after.lstm.plan, run=without)
-        found, expected = both.step(), after.step()
-        for name, array in expected.items():
-            if backend.to_numpy(array).tobytes() != backend.to_numpy(found[name]).tobytes():
-                raise RuntimeError(f"{name} at {case} has other bits with products beside the recurrence")
-        times, medians = alternating(backend, {"beside": both.step, "after": after.step}, budget)
-        saved = (medians["after"] - medians["beside"]) * 1e6
-        point = {**asdict(case), **times, "saved_us": saved, "expected_saved_us": expected_saved(backend, case)}
-        record["points"].append(point)
-        print(f"  {case}: {saved:.0f} us saved, {point['expected_saved_us']:.0f} expected", flush=True)
-    return record
+    for case in [Case(4, 2, 8, 8)] if log.rehearse else BESIDE:
+        log.item(f"beside at {case}", beside_and_after, backend, log, case)
+
+
+def beside_and_after(backend: CudaBackend, log: Log, case: Case) -> Record:
+    """One of them."""
+    both, after = Ours(backend, case), Ours(backend, case)
+    run = after.lstm.plan.run
+    kept = ("forward", "backward", "forward_all", "backward_all", "TAKES")
+    without = SimpleNamespace(**{name: getattr(run, name) for name in kept})  # no `room_beside`
+    after.lstm.plan = replace(after.lstm.plan, run=without)
+    found, expected = both.step(), after.step()
+    for name, array in expected.items():
+        if backend.to_numpy(array).tobytes() != backend.to_numpy(found[name]).tobytes():
+            raise RuntimeError(f"{name} at {case} has other bits with products beside the recurrence")
+    times, medians = log.alternate({"beside": both.step, "after": after.step})
+    saved, hoped = (medians["after"] - medians["beside"]) * 1e6, expected_saved(backend, case)
+    said = f"{saved:.0f} us saved of {medians['after'] * 1e6:.0f}, {hoped:.0f} expected"
+    return {**asdict(case), **times, "saved_us": saved, "expected_saved_us": hoped, "said": said}
 
 
 def expected_saved(backend: CudaBackend, case: Case) -> float:
@@ -505,44 +542,3 @@ def expected_saved(backend: CudaBackend, case: Case) -> float:
             )
             saved += launches[direction] * max(launch.saved, 0.0)
     return saved
-
-
-def soak(backend: Backend, budget: Budget, largest: tuple[int, int, int] = (300, 300, 1400)) -> Record:
-    """Random problems until the time is up, the sequence tier against the pointwise tier; a hang never comes back."""
-    if not isinstance(backend, CudaBackend):
-        return {"missing": f"backend {backend.name} has no sequence kernels of CUDA"}
-    rng = np.random.default_rng()
-    forms = dict.fromkeys(onchip.BUFFERS, 0)
-    worst, refused, begun = 0.0, 0, time.monotonic()
-    while budget.left:
-        steps, batch, hidden = (int(limit ** rng.random()) for limit in largest)
-        dtype, reverse = str(rng.choice(["float32", "float16"])), bool(rng.integers(2))
-        if onchip.obstacle(backend.limits, hidden, dtype):
-            refused += 1
-            continue
-        lengths = rng.integers(1, steps + 1, batch)
-        mask = Mask(lengths, backend.asarray(np.arange(steps)[:, None, None] < lengths[:, None]))
-        weight_hh, z, dh = (
-            backend.asarray(array.astype(np.float32), dtype)
-            for array in (
-                rng.uniform(-(hidden**-0.5), hidden**-0.5, (4 * hidden, hidden)),
-                rng.standard_normal((steps, batch, 4 * hidden)),
-                rng.standard_normal((steps, batch, hidden)),
-            )
-        )
-        results = []
-        for tier in (pointwise_cuda, sequence_cuda):
-            saved = tier.forward(backend, backend.xp.asarray(z, copy=True), weight_hh, None, None, mask, reverse)
-            results.append([saved.h, *tier.backward(backend, saved, dh, None, None)])
-        for expected, actual in zip(*(map(backend.to_numpy, arrays) for arrays in results), strict=True):
-            there = expected.astype(np.float32)
-            error = np.max(np.abs(actual.astype(np.float32) - there)) / max(float(np.max(np.abs(there))), 0.1)
-            worst = max(worst, float(error))
-            if not error < SOAK_TOLERANCE[dtype]:
-                problem = f"T={steps}, B={batch}, H={hidden}, {dtype}, reverse={reverse}, lengths={lengths.tolist()}"
-                raise RuntimeError(f"the tiers differ by {error:.1e} at {problem}")
-        worst = max(worst, stack_difference(backend, rng, (steps, batch, hidden), dtype, lengths))
-        layout = onchip.choose(backend.limits, "forward", batch, hidden, dtype)
-        forms[layout.form if not isinstance(layout, str) else layout] += 1
-    took = time.monotonic() - begun
-    return {"seconds": took, "problems": forms, "refused": refused, "largest_relative_difference": worst}

@@ -210,11 +210,12 @@ TABLES: dict[str, Callable[[Record], str]] = {
 def files(results: Path) -> str:
     """A table of all records."""
     body = []
-    for path in sorted(results.glob("*.json")):
-        record = load(path.name, results)
+    for path in sorted(results.rglob("*.json")):
+        name = path.relative_to(results).as_posix()
+        record = load(name, results)
         gpu = f", {record['gpu']['device']}" if record.get("gpu") else ""
         where = f"{record['device']}{gpu}, {record['threads']} threads"
-        body.append([f"`{path.name}`", where, record["date"][:10], record["revision"], f"`{record['command']}`"])
+        body.append([f"`{name}`", where, record["date"][:10], record["revision"], f"`{record['command']}`"])
     return rows(["record", "machine", "date", "revision", "command"], body) if body else "\nNothing is recorded yet.\n"
 
 

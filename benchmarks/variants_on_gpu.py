@@ -6,7 +6,6 @@ pointwise tier, in turns; their results were compared before. Beside it the layo
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from itertools import product
 from typing import Any, cast
@@ -14,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks.compare_variants import VARIANTS
-from benchmarks.on_gpu import Budget, Record, alternating
+from benchmarks.on_gpu import Log, Record
 from benchmarks.sequence_on_gpu import Case, disagreement
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.cuda import CudaBackend
@@ -59,30 +58,15 @@ class Step:
         return found
 
 
-def on_gpu(backend: Backend, budget: Budget, cases: list[Case] | None = None) -> Record:
-    """Every option at every size, as many as there is time for; one that fails stops no other."""
-    points: list[Record] = []
-    record: Record = {"points": points}
+def options(backend: Backend, log: Log) -> None:
+    """Every option at every size, as many as there is time for."""
     names = [*(name for name in VARIANTS if name != "plain"), RESETS]
-    for case, name in budget.within(list(product(cases or CASES, names)), record):
-        point: Record = {"option": name, "size": str(case)}
-        points.append(point)
-        try:
-            point |= one_point(backend, budget, case, name)
-        except Exception as error:  # the others go on
-            record["error"] = point["error"] = f"{type(error).__name__}: {error}"
-            continue
-        print(
-            f"  {point['size']} {name}: {point['times_plain']:.2f} of plain on the {point['tier']} tier, "
-            f"{point['ratio']:.2f} times as fast as pointwise",
-            flush=True,
-        )
-    if ratios := [point["ratio"] for point in points if "ratio" in point]:
-        record["geometric_mean_ratio"] = statistics.geometric_mean(ratios)
-    return record
+    cases = list(product(CASES, names))
+    for case, name in [(Case(3, 2, 4, 8), "zoneout_h")] if log.rehearse else cases:
+        log.item(f"{name} at {case}", one_point, backend, log, case, name)
 
 
-def one_point(backend: Backend, budget: Budget, case: Case, name: str) -> Record:
+def one_point(backend: Backend, log: Log, case: Case, name: str) -> Record:
     """An option at a size."""
     options = VARIANTS.get(name, {})
     ours, pointwise = (Step(backend, case, options, tier, name == RESETS) for tier in ("auto", "pointwise"))
@@ -93,12 +77,15 @@ def one_point(backend: Backend, budget: Budget, case: Case, name: str) -> Record
         "ours": ours,
         "pointwise": pointwise,
     }
-    times, medians = alternating(backend, sides, budget)
+    times, medians = log.alternate(sides)
+    plain, ratio = medians["ours"] / medians["plain"], medians["pointwise"] / medians["ours"]
+    said = f"{plain:.2f} of plain on the {ours.lstm.plan.tier} tier, {ratio:.2f} times as fast as pointwise"
     return {
         "tier": ours.lstm.plan.tier,
         **(ours.layouts(case) if ours.lstm.plan.tier == "sequence" else {}),
         "largest_relative_difference": difference,
         **times,
-        "times_plain": medians["ours"] / medians["plain"],
-        "ratio": medians["pointwise"] / medians["ours"],
+        "times_plain": plain,
+        "times_pointwise": ratio,
+        "said": said,
     }

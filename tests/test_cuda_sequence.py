@@ -329,6 +329,7 @@ def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
 # -- planted mistakes: the kernels' text with one line changed --------------------------------------------------------
 
 SHOW = "publish(here, seen)"
+LOOKS = "while (__any_sync(~0u, is_missing(values)) && !__any_sync(~0u, patience.over()))"
 MISTAKES = {
     "block": {
         "no barrier before the product": ("if (tile == 0) __syncthreads();", ""),
@@ -343,10 +344,7 @@ MISTAKES = {
             "publish<Memory::cluster>(in_block(shared, rank), value)",
             "*in_block(shared, rank) = value",
         ),
-        "taken before it is there": (
-            "while (is_missing(values) && !left.over()) values = ask",
-            "while (false) values = ask",
-        ),
+        "taken before it is there": (LOOKS, "while (false)"),
         "not concealed": ("if (Team::conceals && layout.buffers == 3 && active)", "if (false)"),
         "one buffer": ("shown + next_given * buffer", "shown + given * buffer"),
         "concealed too late for two buffers": ("given + 1 < layout.buffers ?", "given + 1 < 2 ?"),
@@ -354,10 +352,10 @@ MISTAKES = {
     "grid": {
         "the second takes the sequences of the first's teams": (" % layout.teams() * layout.slice", " * layout.slice"),
         "shown by a plain store": (SHOW, SHOW.replace("publish(", "*(").replace(", seen", ") = (seen")),
-        "taken before it is there": ("while (is_missing(values) && !left.over())", "while (false)"),
+        "taken before it is there": (LOOKS, "while (false)"),
         "the sums are not read yet": ("if (tile == 0) __syncthreads();", ""),
         "dz shown by a plain store": ("publish(to, S(gates.i));", "*to = S(gates.i);"),
-        "dz taken before it is there": ("while (is_missing(values) && !left.over())", "while (false)"),
+        "dz taken before it is there": (LOOKS, "while (false)"),
         "dz shown where the gates are": (
             "here = shown_to_all + line * row + unit",
             "here = const_cast<S*>(gates) + line * depth + unit",
@@ -470,7 +468,7 @@ def test_the_watchdog_turns_a_hang_into_an_error(monkeypatch):
     broken = Patched("publish(to, S(gates.i));", "", limits=device("grid"))
     monkeypatch.setenv(kernels.WATCHDOG, "300")
     with pytest.raises(
-        BackendError, match=r"sequence_backward<float, Grid, 2, 1> waited in vain: .*GPU_LSTM_WATCHDOG=300"
+        BackendError, match=r"sequence_backward<float, Grid, 1, 1> waited in vain: .*GPU_LSTM_WATCHDOG=300"
     ):
         sequence_cuda.backward(broken, saved, None, None, None)
     with pytest.raises(BackendError, match=r"sequence_forward<float, Grid, 2, 1> waited in vain"):

@@ -172,8 +172,8 @@ def test_slices_of_several_tiles():
 
 MISTAKES = {
     "the layer below is not waited for": (
-        "while (is_missing(values)",
-        "while (k < pitch / 2 && is_missing(values)",
+        "    await_all(values, patience, [&] { return ask(column, k); });",
+        "    if (k < pitch / 2) await_all(values, patience, [&] { return ask(column, k); });",
     ),
     "nothing is shown to the layer above": ("publish(here + next, output);", ""),
     "shown to the layer above by a plain store": ("publish(here + next, output);", "here[next] = output;"),

@@ -460,10 +460,10 @@ def test_the_plan_fills_as_many_clusters_as_the_driver_counts(cupy, driver, monk
     assert backend.describe()["clusters at once"] == "16"
     said = LSTM(4, 256, backend=backend, dtype="bfloat16").plan.why()
     assert "8 clusters of 8 blocks" in said
-    assert "; 16 clusters run at once, says the driver;" in said
+    assert "; 16 clusters run at once, as the driver says;" in said
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     said = LSTM(4, 256, backend=CupyBackend(), dtype="bfloat16").plan.why()
-    assert "; 16 clusters run at once, assumed, as the driver couldn't be asked;" in said
+    assert "; 16 clusters run at once, assumed, as the driver can't be asked;" in said
 
 
 def test_a_driver_is_asked_once_more_with_clusters_alone(cupy, driver):

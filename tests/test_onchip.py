@@ -127,7 +127,7 @@ def test_a_block_has_the_registers_and_the_shared_memory_that_the_planner_assume
 def test_weights_in_registers_are_as_many_as_the_kernel_holds():
     source = kernels.read_source("sequence.cu")
     assert "held = (M >= 3 ? 3 : N == 1 ? (M == 1 ? 12 : 5) : (M == 1 ? 8 : 4)) - FewerHeld / M -" in source
-    assert "fewer_held = sizeof(T) == 8 ? 4 / M : M * N / 4;" in source
+    assert "fewer_held = sizeof(T) == 8 ? 4 / M : M * N / 4 * 2;" in source
     assert f"THREADS = {kernels.SEQUENCE_THREADS};" in source
     for cells, fewer in onchip.FEWER_HELD.items():
         text = re.split(rf"struct {cells} (?:: [^{{]*)?{{", source)[1].split("struct Ahead")[0]

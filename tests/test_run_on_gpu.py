@@ -1,9 +1,10 @@
-"""The script that runs on a GPU, rehearsed without one: its parts, its record, its refusals."""
+"""The nine minutes of a GPU, rehearsed without one: parts that hang or crash, a command that is killed, every part."""
 
-import dataclasses
 import importlib
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -15,8 +16,6 @@ import pytest
 from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.backend.cuda import Device
 from gpu_lstm.recurrence import onchip
-from tests.emulated import DTYPES, EmulatedBackend, needs_emulator
-from tests.recorded import RecordingBackend
 from tests.support import NUMPY, relative_error
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,91 +33,305 @@ def benchmark(name):
         os.environ.update(kept)
 
 
-NAMES = (
-    "compare_model",
-    "gpu_model",
-    "graph_on_gpu",
-    "on_gpu",
-    "run_on_gpu",
-    "sequence_on_gpu",
-    "tables",
-    "variants_on_gpu",
+compare_model, gpu_model, tables = map(benchmark, ("compare_model", "gpu_model", "tables"))
+machine_on_gpu, on_gpu, right_on_gpu, run_on_gpu, sequence_on_gpu = (
+    benchmark(f"{name}on_gpu") for name in ("machine_", "", "right_", "run_", "sequence_")
 )
-compare_model, gpu_model, graph_on_gpu, on_gpu, run_on_gpu, sequence_on_gpu, tables, variants_on_gpu = map(
-    benchmark, NAMES
-)
-Budget, Case = on_gpu.Budget, sequence_on_gpu.Case
-SMALL = Device(multiprocessors=9, shared_bytes=40 * 1024, capability=90)
+Case = sequence_on_gpu.Case
+H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90, clusters=16)
 
 
-class Named(EmulatedBackend):
-    def describe(self):
-        return {"backend": self.name, "device": "none"}
+# -- the command, with parts that stand in --------------------------------------------------------------------------
+
+STAND_IN = """
+import os, pathlib, sys, time
+sys.path.append({root!r})
+from benchmarks import right_on_gpu, run_on_gpu
+from gpu_lstm.backend import NumpyBackend
+
+here = pathlib.Path(__file__).parent
 
 
-def test_without_a_gpu_it_is_refused_in_one_line(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    monkeypatch.setattr(sys, "argv", ["run_on_gpu"])
-    assert run_on_gpu.main() == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert "CuPy is not installed" in said.err
+def times(log, *names):
+    for name in names:
+        log.item(name, lambda: {{"seconds": 1.0, "said": "measured"}})
+
+
+def stuck():
+    (here / "stuck").touch()
+    while (here / "stuck").exists():
+        time.sleep(0.01)
+    return {{"seconds": 1.0}}
+
+
+def hangs(backend, log):
+    times(log, "before")
+    log.item("hangs", stuck)
+    times(log, "after")
+
+
+def crashes(backend, log):
+    times(log, "before")
+    log.item("crashes", lambda: os._exit(9) if not (here / "mended").exists() else {{"seconds": 1.0}})
+    times(log, "after")
+    log.item("fails", lambda: 1 / 0 if not (here / "mended").exists() else {{"seconds": 1.0}})
+
+
+def tests(backend, log):
+    os.environ["MENDED"] = str(here / "mended")
+    right_on_gpu.files_of_tests = lambda: [str(here / "test_stand_in.py")]
+    right_on_gpu.tests(backend, log)
+
+
+def late(backend, log):
+    log.end_of_time = 0.0 if not (here / "mended").exists() else log.end_of_time
+    times(log, "late")
+
+
+def ahead(backend, log):
+    with (here / "ahead").open("a") as file:
+        file.write("done, ")
+
+
+passed = 0
+
+
+def clock():
+    # Hours for what hangs, more at each look: what is tested depends on no machine's speed.
+    global passed
+    if {impatient} and (here / "stuck").exists():
+        passed = min(passed + 100, 15000)
+    return time.monotonic() + passed
+
+
+run_on_gpu.PARTS = {{
+    "fine": run_on_gpu.Part(lambda backend, log: times(log, "one", "two"), "shared", 50000),
+    "ahead": run_on_gpu.Part(ahead, "ahead", 50000, always=True),
+    "hangs": run_on_gpu.Part(hangs, "hangs", 50000),
+    "crashes": run_on_gpu.Part(crashes, "shared", 50000),
+    "tests": run_on_gpu.Part(tests, "tests", 50000),
+    "late": run_on_gpu.Part(late, "late", 50000),
+    "last": run_on_gpu.Part(lambda backend, log: times(log, "last"), "last", 60),
+}}
+run_on_gpu.PROGRAM = [__file__]
+run_on_gpu.device = lambda number: NumpyBackend()
+run_on_gpu.now, run_on_gpu.SILENCE = clock, 10000.0
+if __name__ == "__main__":
+    sys.exit(run_on_gpu.main())
+"""
+
+
+TESTS = """
+import os, pathlib, pytest
+
+mended = pathlib.Path(os.environ["MENDED"]).exists()
+pytestmark = pytest.mark.gpu
+
+def test_passes(): pass
+def test_crashes(): mended or os._exit(9)
+def test_fails(): assert mended, "not mended"
+def test_skips(): pytest.skip("no need")
+"""
+
+
+class StandIn:
+    """The command with those parts in a folder."""
+
+    def __init__(self, folder, impatient):
+        self.folder, self.out = folder, folder / "out"
+        self.program = folder / "stand_in.py"
+        self.program.write_text(STAND_IN.format(root=str(ROOT), impatient=impatient))
+        (folder / "test_stand_in.py").write_text(TESTS)
+        self.command = [sys.executable, str(self.program), "--out", str(self.out), "--seconds", "1000000"]
+
+    def go(self):
+        return subprocess.run(self.command, capture_output=True, text=True, timeout=300)
+
+    def items(self):
+        """All there are, by part and name; what each file holds is JSON at any time."""
+        records = [json.loads(path.read_text()) for path in self.out.glob("*.json")]
+        return {re.sub("/.*::", "/", name): item for record in records for name, item in record["items"].items()}
+
+
+@pytest.mark.slow
+def test_a_part_that_hangs_and_one_that_crashes_take_nothing_along_and_a_second_command_does_the_rest(tmp_path):
+    stand_in = StandIn(tmp_path, impatient=True)
+    run = stand_in.go()
+    assert run.returncode == 1, run.stdout + run.stderr
+    items = stand_in.items()
+    assert items.keys() == {
+        "fine/one", "fine/two", "hangs/before", "hangs/hangs", "hangs/after",
+        "crashes/before", "crashes/crashes", "crashes/after", "crashes/fails", "last/last",
+        "tests/test_passes", "tests/test_crashes", "tests/test_fails", "tests/test_skips",
+    }  # fmt: skip
+    broken = {name: item["error"] for name, item in items.items() if "error" in item}
+    assert broken.keys() == {
+        "hangs/hangs", "crashes/crashes", "crashes/fails", "tests/test_crashes", "tests/test_fails",
+    }  # fmt: skip
+    assert broken["tests/test_fails"].startswith("E   AssertionError: not mended")
+    assert "no need" in items["tests/test_skips"]["skipped"]
+    assert broken["hangs/hangs"].startswith("begun, and never ended: its process was killed after")
+    assert broken["crashes/crashes"] == "begun, and never ended: its process was ended with status 9"
+    assert broken["crashes/fails"] == "ZeroDivisionError: division by zero"
+    assert "  one: measured" in run.stdout
+    assert "hangs/hangs: begun, and never ended" in run.stdout.split("failed:")[1]
+    late = json.loads((stand_in.out / "late.json").read_text())["parts"]["late"]
+    assert late["left_out"] == ["late"]
+    shared = json.loads((stand_in.out / "shared.json").read_text())
+    assert {"date", "device", "python", "numpy", "revision", "gpu", "command"} <= shared.keys()
+    assert str(stand_in.out) not in shared["command"]
+    assert "| `out/shared.json` |" in tables.files(tmp_path)
+    assert shared["parts"]["fine"]["ended"] == "well"
+    assert len(list(stand_in.out.iterdir())) <= 8
+    assert "  after: measured" in (stand_in.out / "log.txt").read_text()
+
+    (tmp_path / "mended").touch()
+    (tmp_path / "stuck").unlink()
+    stand_in.program.write_text(STAND_IN.format(root=str(ROOT), impatient=False).replace("stuck)", "dict)"))
+    again = stand_in.go()
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "nothing failed" in again.stdout
+    rest = stand_in.items()
+    assert rest.keys() == items.keys() | {"late/late"}
+    assert not any("error" in item for item in rest.values())
+    assert {name for name in items if rest[name]["run"] != items[name]["run"]} == broken.keys()
+    assert stand_in.go().stdout.count("==") == 0  # nothing is left to do
+    assert (tmp_path / "ahead").read_text() == "done, done, "
+
+    of_another = shared | {"gpu": {"device": "another"}, "parts": {}}
+    on_gpu.write(of_another, stand_in.out / "shared.json")
+    refused = stand_in.go()
+    assert refused.returncode == 2
+    assert "the record is of another, and this is" in refused.stdout
+    assert json.loads((stand_in.out / "shared.json").read_text()) == of_another
+
+
+def until(holds):
+    end = time.monotonic() + 100
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_command_that_is_killed_leaves_what_it_had_and_no_process(tmp_path, end):
+    stand_in = StandIn(tmp_path, impatient=False)
+    process = subprocess.Popen(stand_in.command, stdout=subprocess.DEVNULL)
+    until((tmp_path / "stuck").exists)
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    command = Path(f"/proc/{child}/cmdline")  # empty where nobody has asked how it ended
+    process.send_signal(end)
+    process.wait()
+    until(lambda: not command.exists() or not command.read_bytes())
+    items = stand_in.items()
+    assert items.keys() == {"fine/one", "fine/two", "hangs/before", "hangs/hangs"}
+    assert items["hangs/hangs"]["error"].startswith("begun, and never ended")
+    (tmp_path / "stuck").unlink()
+    (tmp_path / "mended").touch()
+    stand_in.program.write_text(STAND_IN.format(root=str(ROOT), impatient=False).replace("stuck)", "dict)"))
+    assert stand_in.go().returncode == 0
+    rest = stand_in.items()
+    assert len(rest) == 15
+    assert all(rest[name] == items[name] for name in items.keys() - {"hangs/hangs"})
+
+
+def test_without_a_gpu_it_is_refused_in_a_line_and_leaves_nothing(tmp_path):
+    (tmp_path / "cupy.py").write_text("raise ModuleNotFoundError('none', name='cupy')")
+    command = [sys.executable, "-m", "benchmarks.run_on_gpu", "--out", str(tmp_path / "out")]
+    run = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 2
+    assert run.stdout.count("CuPy is not installed") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--rounds", "0"], ["--device", "-1"], ["--only", "all"], ["--rounds", "x"], ["--seconds", "0"]]
+    "arguments, said",
+    [
+        (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--device", "-1"], "--device at least 0"),
+        (["--only", "all"], "--only has all; expected some of describe, compile"),
+        (["--seconds", "0"], "--seconds above 0"),
+        (["--rehearse"], "has a record of measurements"),
+    ],
 )
-def test_bad_arguments_are_refused(arguments, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["run_on_gpu", *arguments])
+def test_bad_arguments_are_refused(arguments, said, monkeypatch, capsys, tmp_path):
+    on_gpu.write({"rehearsal": False, "parts": {}, "items": {}}, tmp_path / "a.json")
+    monkeypatch.setattr(sys, "argv", ["run_on_gpu", "--out", str(tmp_path), *arguments])
     with pytest.raises(SystemExit, match="2"):
         run_on_gpu.main()
+    assert said in capsys.readouterr().err
 
 
-@needs_emulator
-def test_bandwidth_counts_the_bytes_of_every_kernel():
-    record = run_on_gpu.bandwidth(EmulatedBackend(), Budget(1), cells=16, steps=2)
-    measured = {(point["dtype"], point["kernel"]) for point in record["points"] if "kernel" in point}
-    assert {("float32", "training"), ("float64", "backward"), ("float16", "inference")} <= measured
-    for point in record["points"]:
-        if "kernel" in point:
-            moved = gpu_model.bytes_of(point["kernel"], point["dtype"]) * 16
-            assert moved / point["bytes_per_second"] == pytest.approx(point["microseconds"] / 1e6)
+@pytest.mark.parametrize("parts", [run_on_gpu.PARTS, run_on_gpu.SECOND])
+def test_the_parts_are_nine_minutes_in_eight_files(parts):
+    assert sum(part.seconds for part in parts.values()) == 540
+    assert len({part.file for part in parts.values()}) <= 6  # and the log, and one that is being written
+    assert len(right_on_gpu.files_of_tests()) >= 6
 
 
-@needs_emulator
-def test_training_compares_results_before_it_measures(monkeypatch):
-    backend = EmulatedBackend()
-    record = run_on_gpu.training(backend, Budget(1), Case(3, 2, 4, 5))
-    assert record["largest_relative_difference"]["pointwise"] < 1e-5
-    assert record["times_faster_than_reference"]["reference"] == 1
-    monkeypatch.setitem(sequence_on_gpu.TOLERANCE, "float32", 0.0)
-    with pytest.raises(RuntimeError, match=r"results at T=3 B=2 D=4 H=5 float32 differ by .*; expected less than"):
-        run_on_gpu.training(backend, Budget(1), Case(3, 2, 4, 5))
+def test_what_is_printed_ends_before_the_terminal_does(tmp_path, capsys):
+    terminal = run_on_gpu.Terminal(tmp_path / "log.txt")
+    for part in ("one", "two"):
+        terminal.title(part)
+        for _ in range(100):
+            terminal.say("x" * 1000)
+    said = capsys.readouterr().out
+    assert len(said) <= run_on_gpu.PRINTED
+    assert said.index("two") <= run_on_gpu.PRINTED / 2
+    assert (tmp_path / "log.txt").stat().st_size == 8 + 200 * 1001
 
 
-@needs_emulator
-def test_costs_of_waiting_are_measured_beside_what_the_model_takes():
-    record = sequence_on_gpu.costs(EmulatedBackend(limits=SMALL), Budget(1), count=20)
-    assert record["cluster_barrier_expected_us"] == 0.2
-    assert {
-        "block_barrier_us",
-        "cluster_barrier_us",
-        "grid_barrier_us",
-        "handover_us",
-        "read_in_cluster_us",
-        "handover_in_cluster_us",
-    } <= record.keys()
-    assert "sums_in_cluster_us" not in record
-    own = 4 * -(-12 * 1024 // (16 * SMALL.multiprocessors))
-    assert record["gather_expected_us"] == pytest.approx(0.7 + 4 * own * SMALL.multiprocessors / 40e3)
-    assert {"gather_us", "gather_an_eighth_us"} <= record.keys()
-    joint = dataclasses.replace(SMALL, clusters=1)
-    record = sequence_on_gpu.costs(EmulatedBackend(limits=joint), Budget(1), count=2)
-    assert "sums_in_cluster_us" in record  # a difference of times, which noise can turn
-    assert record["sums_in_cluster_expected_us"] == pytest.approx(onchip.EXCHANGE["cluster"] + 7 * 512 / 20e3)
-    old = EmulatedBackend(limits=Device(multiprocessors=2, shared_bytes=40 * 1024, capability=80))
-    assert "cluster_barrier_us" not in sequence_on_gpu.costs(old, Budget(1), count=20)
+# -- every part -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("second", [False, True])
+def test_all_of_it_runs(tmp_path, second):
+    command = [sys.executable, "-m", "benchmarks.run_on_gpu", "--rehearse", "--out", str(tmp_path / "out")]
+    few = os.environ | {"GPU_LSTM_DEVICE_MULTIPROCESSORS": "16"}  # of a device that is none: grids are small
+    run = subprocess.run([*command, *["--second"] * second], cwd=ROOT, env=few, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "nothing failed" in run.stdout
+    assert len(run.stdout) < 12000
+    parts, items = {}, {}
+    for path in (tmp_path / "out").glob("*.json"):
+        record = json.loads(path.read_text())
+        assert record["rehearsal"] is True
+        assert record["gpu"]["device"]
+        parts |= record["parts"]
+        items |= record["items"]
+    assert parts.keys() == (run_on_gpu.SECOND if second else run_on_gpu.PARTS).keys()
+    assert all(part["ended"] == "well" and not part["left_out"] for part in parts.values())
+    lacking = {name for name, item in items.items() if "missing" in item}
+    # What another machine may have, and what isn't built yet.
+    waiting = {"waits", "state", "PyTorch", "memcheck", "racecheck"}
+    waiting |= {f"PyTorch's_kernels_in_{dtype}" for dtype in ("float16", "float32")}
+    assert {name.split("/")[1] for name in lacking} <= waiting
+    count = {name: sum(key.startswith(f"{name}/") for key in items.keys() - lacking) for name in parts}
+    if second:
+        assert min(count[name] for name in ("grid", "shapes", "options", "models")) == 1
+        return
+    expected = {
+        "forms": 5,
+        "dtypes": 2,
+        "costs": 9,
+        "tests": 2,
+        "bandwidth": 7,
+        "headline": 4,
+        "relaxed": 1,
+        "steps": 3,
+    }
+    assert {name: count[name] for name in expected} == expected
+    for name in ("forms/block", "forms/cluster", "forms/grid", "forms/joint", "forms/stack"):
+        assert 0 < items[name]["difference"] < 2e-5
+    for form, words in (("block", "blocks alone"), ("cluster", "clusters of 8"), ("joint", "grid in clusters of 8")):
+        assert words in items[f"forms/{form}"]["backward"]
+    assert sum(items["soak/problems"]["forms"].values()) == 3
+    assert items["steps/tiers"]["differences"]["sequence"] < 1e-5
 
 
 # -- layers against PyTorch -------------------------------------------------------------------------------------------
@@ -132,36 +345,77 @@ CASES = [
 ]
 
 
-@needs_emulator
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_same_case_in_pytorch_has_the_same_results(case):
+@pytest.fixture
+def torch(monkeypatch):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    backend = EmulatedBackend(limits=SMALL)
-    ours = sequence_on_gpu.Ours(backend, case)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)  # it has no float16 LSTM on a CPU
+    return torch
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_same_case_in_pytorch_has_the_same_results(torch, case):
+    ours = sequence_on_gpu.Ours(NUMPY, case)
     theirs = sequence_on_gpu.Torch(ours, torch, "cpu").results()
     assert set(theirs) == {"y", "dx", *ours.lstm.params}
-    assert sequence_on_gpu.disagreement(backend, ours.step(), theirs, case) < 1e-5
+    assert sequence_on_gpu.disagreement(NUMPY, ours.step(), theirs, case) < 1e-5
     for name in theirs:
-        wrong = ours.step() | {name: -ours.step()[name]}
-        with pytest.raises(RuntimeError, match="differ by"):
-            sequence_on_gpu.disagreement(backend, wrong, theirs, case)
+        for factor in (-1, np.nan):
+            wrong = ours.step() | {name: factor * ours.step()[name]}
+            with pytest.raises(RuntimeError, match=f"^{name} at T=.* differs by .*; expected less than 1e-03"):
+                sequence_on_gpu.disagreement(NUMPY, wrong, theirs, case)
 
 
-@needs_emulator
-@pytest.mark.parametrize("dtype", DTYPES[2:])
-def test_both_sides_get_numbers_that_16_bits_have(dtype):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    backend, case = EmulatedBackend(limits=SMALL), Case(5, 3, 4, 8, dtype, packed=True)
-    ours = sequence_on_gpu.Ours(backend, case)
+@pytest.mark.parametrize("dtype", sequence_on_gpu.SIXTEEN)
+def test_both_sides_get_numbers_that_16_bits_have(torch, dtype):
+    pytest.importorskip("ml_dtypes")
+    case = Case(5, 3, 4, 8, dtype, packed=True)
+    ours = sequence_on_gpu.Ours(NUMPY, case)
     theirs = sequence_on_gpu.Torch(ours, torch, "cpu")
     for name, param in ours.lstm.params.items():
         np.testing.assert_array_equal(theirs.params[name].detach().float().numpy(), param)
-    y, tape = ours.forward()
-    del tape
+    y, _ = ours.forward()
     expected, lengths = torch.nn.utils.rnn.pad_packed_sequence(theirs.forward())
     np.testing.assert_array_equal(lengths, case.lengths)
     expected = expected.detach().float().numpy()
     assert relative_error(y.astype(np.float32), expected) < sequence_on_gpu.TOLERANCE[dtype]
+
+
+class Planned(NumpyBackend):
+    """NumPy, for which layouts are planned as for a GPU."""
+
+    limits, tf32 = H100, False
+
+
+def test_in_16_bits_the_better_of_two_is_what_ours_is_compared_with(torch, tmp_path):
+    log = on_gpu.Log(tmp_path / "a.json", "headline", Planned(), rehearse=True)
+    found = sequence_on_gpu.point(Planned(), log, Case(4, 2, 8, 8, "float16"))
+    medians = {side: spread["median"] for side, spread in found["seconds"].items()}
+    for end in ("", "_forward"):
+        best = min(medians[f"torch_{dtype}{end}"] for dtype in ("float16", "bfloat16"))
+        assert found[f"ratio{end}"] == best / medians[f"ours{end}"]
+    assert 0 < found["difference"] < sequence_on_gpu.TOLERANCE["float16"]
+    assert "us a step expected" in found["forward"]
+    found = sequence_on_gpu.point(Planned(), log, Case(4, 2, 8, 8))
+    assert found["seconds"].keys() == {
+        f"{side}{end}" for side in ("ours", "ours_tf32", "torch_float32", "torch_tf32") for end in ("", "_forward")
+    }
+    assert found["ratio_tf32"] > 0
+    assert not torch.backends.cudnn.allow_tf32
+    assert machine_on_gpu.torch_loaded(NUMPY)["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_models_are_trained_beside_pytorch_in_every_dtype(torch, tmp_path, monkeypatch, dtype):
+    pytest.importorskip("ml_dtypes")
+    log = on_gpu.Log(tmp_path / "a.json", "models", NUMPY, rehearse=True)
+    size = {"embedding_size": 4, "hidden_size": 8, "num_layers": 2}, 2, 4, dtype
+    found = compare_model.gpu_point(NUMPY, log, *size)
+    assert len(found["first_losses"]["ours"]) == len(found["first_losses"]["torch"]) == compare_model.CHECKED_STEPS
+    assert found["characters_per_second"]["ours"] == pytest.approx(8 / found["seconds"]["ours"]["median"])
+    real = compare_model.torch_training
+    monkeypatch.setattr(compare_model, "torch_training", lambda *task: lambda: 2 * real(*task)())
+    with pytest.raises(RuntimeError, match="first losses differ"):
+        compare_model.gpu_point(NUMPY, log, *size)
 
 
 def test_lengths_are_unequal_and_the_longest_is_all_steps():
@@ -173,100 +427,30 @@ def test_lengths_are_unequal_and_the_longest_is_all_steps():
 
 
 def test_the_most_telling_cases_come_first():
+    assert str(sequence_on_gpu.HEADLINE[0]) == "T=1024 B=16 D=768 H=768 float16"
     cases = sequence_on_gpu.grid()
-    assert cases[:2] == [sequence_on_gpu.PUBLISHED, Case(256, 64, 512, 512, "bfloat16")]
+    assert cases[:2] == [sequence_on_gpu.PUBLISHED, Case(256, 64, 512, 512, "float16")]
     assert len(set(cases)) == len(cases) > 3 * 4 * 6 * 3
     assert {Case(*size) for size in sequence_on_gpu.STANDARD} < set(cases)
     first = sequence_on_gpu.shapes()[:4]
-    assert {str(case).split(" bfloat16")[1] for case in first} == {
+    assert {str(case).split(" float16")[1] for case in first} == {
         ", 3 layers", ", packed", ", 2 directions", ", 3 layers, 2 directions, packed",
     }  # fmt: skip
 
 
-@needs_emulator
-def test_the_grid_records_layouts_expectations_and_what_failed(monkeypatch, capsys):
-    cases = [Case(2, 1, 8, 8), Case(2, 3, 700, 700), Case(2, 1, 8, 8, "float16"), Case(2, 2, 8, 8, layers=2)]
-    monkeypatch.setitem(sys.modules, "torch", None)
-    real = sequence_on_gpu.Ours
-
-    def fails(backend, case):
-        if case.layers == 2:
-            raise MemoryError("no room")
-        return real(backend, case)
-
-    monkeypatch.setattr(sequence_on_gpu, "Ours", fails)
-    record = sequence_on_gpu.against_torch(EmulatedBackend(limits=SMALL), Budget(1), cases, 20)
-    fine, large, short, failed = record["points"]
-    assert "us a step expected" in fine["forward"]["layout"]
-    assert "blocks alone" in fine["forward"]["layout"]
-    assert fine["forward"]["floor_us_a_step"] == record["costs"]["block_barrier_us"]  # in an emulator any number
-    assert fine["seconds"].keys() == {"ours", "ours_forward", "ours_tf32"}
-    assert 0 < fine["seconds"]["ours"]["low"] <= fine["seconds"]["ours"]["median"]
-    assert (fine["clock"], fine["rounds"], fine["tier"]) == ("wall", 1, "sequence")
-    assert "does not fit on chip" in large["forward"]["layout"]
-    assert large["tier"] == "pointwise"
-    assert short["seconds"].keys() == {"ours", "ours_forward"}
-    assert failed["error"] == "MemoryError: no room"
-    assert record["error"] == "1 points failed, the first: MemoryError: no room"
-    assert "PyTorch is not installed: ours alone" in record["missing"]
-    assert record["left_out"] == 0
-    assert "T=2 B=3 D=700 H=700 float32" in capsys.readouterr().out
-    assert "no sequence kernels" in sequence_on_gpu.against_torch(NUMPY, Budget(1))["missing"]
+def test_a_form_is_looked_at_alone():
+    for form, direction in (("block", "forward"), ("joint", "backward"), ("grid", "backward")):
+        with sequence_on_gpu.only(form):
+            assert onchip.choose(H100, direction, 16, 24, "float32").form == form
+    assert onchip.choose(H100, "forward", 16, 24, "float32").form == "cluster"
 
 
-@needs_emulator
-def test_the_grid_is_compared_with_pytorch_where_it_is_there():
-    pytest.importorskip("torch", reason="PyTorch is not installed")
-    cases = [Case(4, 2, 8, 8), Case(4, 2, 8, 8, "float16", packed=True)]
-    record = sequence_on_gpu.against_torch(EmulatedBackend(limits=SMALL), Budget(1), cases, 20)
-    one, other = record["points"]
-    assert one["seconds"].keys() == {"ours", "ours_forward", "ours_tf32", "torch", "torch_forward", "torch_tf32"}
-    assert one["ratio"] == one["seconds"]["torch"]["median"] / one["seconds"]["ours"]["median"]
-    assert 0 < other["largest_relative_difference"] < sequence_on_gpu.TOLERANCE["float16"]
-    assert record["slowest_ratio"] == min(one["ratio"], other["ratio"])
-    assert "reached" in record
-
-
-@needs_emulator
-def test_layers_are_timed_at_once_and_one_by_one():
-    limits = dataclasses.replace(SMALL, multiprocessors=6)
-    cases = [Case(3, 2, 8, 8, layers=2), Case(2, 2, 8, 8, layers=2, directions=2)]
-    backend = EmulatedBackend(limits=limits)
-    both, other = sequence_on_gpu.against_torch(backend, Budget(1), cases, 20)["points"]
-    assert {"at_once", "at_once_forward", "one_by_one", "one_by_one_forward"} < both["seconds"].keys()
-    assert both["layers_at_once"] == 2
-    assert both["layers_expected_us_a_step"]["forward"].keys() == {"1", "2"}
-    assert "at_once" not in other["seconds"]
-    backend.launches.clear()
-    sides, _ = sequence_on_gpu.layer_sides(backend, cases[0])
-    for name, launches in (("one_by_one_forward", 2), ("at_once_forward", 1)):
-        backend.launches.clear()
-        sides[name]()
-        assert sum(launch.startswith("sequence_forward") for launch in backend.launches) == launches
-    large = Case(2, 2, 8, 700, "float64", layers=2)
-    assert sequence_on_gpu.layer_sides(backend, large)[1] == {"layers_at_once": "more than one do not fit on chip"}
-
-
-@needs_emulator
-def test_products_beside_the_recurrence_are_timed_with_what_was_expected(monkeypatch):
-    backend = EmulatedBackend(limits=SMALL)
-    case = Case(4, 2, 8, 8)
-    record = sequence_on_gpu.beside(backend, Budget(1), [case])
-    (point,) = record["points"]
-    assert point["seconds"].keys() == {"beside", "after"}
-    assert point["saved_us"] == pytest.approx(
-        1e6 * (point["seconds"]["after"]["median"] - point["seconds"]["beside"]["median"])
-    )
-    assert point["expected_saved_us"] == 0  # of a single segment
-    assert record["left_out"] == 0
-    monkeypatch.setattr(backend, "to_numpy", lambda array: np.random.default_rng().standard_normal(array.shape))
-    with pytest.raises(RuntimeError, match="T=4 B=2 D=8 H=8 float32 has other bits with products beside"):
-        sequence_on_gpu.beside(backend, Budget(1), [case])
-    assert "no sequence kernels" in sequence_on_gpu.beside(NUMPY, Budget())["missing"]
+# -- on paper ---------------------------------------------------------------------------------------------------------
 
 
 def test_something_goes_beside_in_every_case_that_is_timed():
-    backend = EmulatedBackend()
+    backend = Planned()
+    backend.least_steps = 256
     assert all(sequence_on_gpu.expected_saved(backend, case) > 0 for case in sequence_on_gpu.BESIDE)
     first = sequence_on_gpu.BESIDE[0]
     one = first.batch * 256 * 4 * first.hidden * first.hidden
@@ -275,210 +459,6 @@ def test_something_goes_beside_in_every_case_that_is_timed():
         for direction, count in (("forward", 1), ("backward", 3))
     ]
     assert sequence_on_gpu.expected_saved(backend, first) == pytest.approx(3 * sum(each.saved for each in launches))
-
-
-@needs_emulator
-def test_when_the_time_is_up_what_is_left_is_counted():
-    cases = [Case(2, 1, 8, 8), Case(2, 2, 8, 8)]
-    record = sequence_on_gpu.against_torch(EmulatedBackend(limits=SMALL), Budget(1, seconds=0.0), cases, 20)
-    assert (record["points"], record["left_out"]) == ([], 2)
-    times, _ = on_gpu.alternating(NUMPY, {"a": lambda: None}, Budget(5, seconds=0.0))
-    assert times["rounds"] == 1
-    times, medians = on_gpu.alternating(NUMPY, {"a": lambda: None, "b": lambda: None}, Budget(5))
-    assert times["rounds"] == 5
-    assert medians == {side: found["median"] for side, found in times["seconds"].items()}
-
-
-# -- models against PyTorch -------------------------------------------------------------------------------------------
-
-
-@needs_emulator
-def test_models_are_trained_beside_pytorch_in_every_dtype(monkeypatch):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)  # it has no float16 LSTM on a CPU
-    sizes = [({"embedding_size": 4, "hidden_size": 8, "num_layers": 2}, 2, 4)]
-    record = compare_model.on_gpu(EmulatedBackend(limits=SMALL), Budget(1), sizes)
-    assert [point["dtype"] for point in record["points"]] == ["bfloat16", "float16", "float32"]
-    for point in record["points"]:
-        assert "error" not in point
-        assert len(point["first_losses"]["ours"]) == len(point["first_losses"]["torch"]) == compare_model.CHECKED_STEPS
-        assert point["characters_per_second"]["ours"] == pytest.approx(8 / point["seconds"]["ours"]["median"])
-        assert point["num_layers"] == 2
-    assert record["left_out"] == 0
-    assert record["geometric_mean_ratio"] > 0
-
-
-@needs_emulator
-def test_losses_that_differ_are_told(monkeypatch):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    real = compare_model.our_training
-
-    def doubled(task):
-        step = real(task)
-        return lambda: 2 * step()
-
-    monkeypatch.setattr(compare_model, "our_training", doubled)
-    record = compare_model.on_gpu(EmulatedBackend(limits=SMALL), Budget(1), [({"hidden_size": 8}, 2, 4)])
-    assert record["error"].startswith("first losses differ")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    record = compare_model.on_gpu(EmulatedBackend(limits=SMALL), Budget(1), [({"hidden_size": 8}, 2, 4)])
-    assert record["missing"] == "PyTorch is not installed: ours alone"
-    assert "ratio" not in record["points"][0]
-
-
-@needs_emulator
-def test_options_are_compared_with_the_plain_lstm_and_with_the_pointwise_tier(monkeypatch):
-    monkeypatch.setattr(
-        variants_on_gpu, "VARIANTS", {"plain": {}, "zoneout_h": {"zoneout_h": 0.1}, "heads 2": {"heads": 2}}
-    )
-    backend = EmulatedBackend(limits=SMALL)
-    record = variants_on_gpu.on_gpu(backend, Budget(1), [Case(3, 2, 4, 8)])
-    assert "error" not in record
-    assert [(point["option"], point["tier"]) for point in record["points"]] == [
-        ("zoneout_h", "sequence"),
-        ("heads 2", "pointwise"),
-        ("resets", "sequence"),
-    ]
-    for point in record["points"]:
-        assert set(point["seconds"]) == {"plain", "ours", "pointwise"}
-        assert point["largest_relative_difference"] < 1e-5
-        assert point["times_plain"] > 0
-        assert ("forward, with options: " in point.get("forward", "")) == (point["tier"] == "sequence")
-    assert record["geometric_mean_ratio"] > 0
-    monkeypatch.setitem(sequence_on_gpu.TOLERANCE, "float32", 0.0)
-    record = variants_on_gpu.on_gpu(backend, Budget(1), [Case(3, 2, 4, 8)])
-    assert record["error"].startswith("RuntimeError: results at T=3 B=2 D=4 H=8 float32 differ")
-
-
-# -- the rest ---------------------------------------------------------------------------------------------------------
-
-
-class Turns(Budget):  # type: ignore[misc, valid-type]
-    """So many problems, however long they take."""
-
-    @property
-    def left(self):
-        self.rounds -= 1
-        return float(self.rounds >= 0)
-
-
-@needs_emulator
-def test_the_soak_compares_the_tiers(monkeypatch):
-    backend = EmulatedBackend(limits=SMALL)
-    record = sequence_on_gpu.soak(backend, Turns(12), (4, 4, 12))
-    assert sum(record["problems"].values()) > 0
-    assert 0 < record["largest_relative_difference"] < 1e-1
-    monkeypatch.setattr(sequence_on_gpu, "SOAK_TOLERANCE", {"float32": 0.0, "float16": 0.0})
-    with pytest.raises(RuntimeError, match=r"the tiers differ by .* at T=\d+, B="):
-        sequence_on_gpu.soak(backend, Turns(12), (4, 4, 12))
-    assert "no sequence kernels" in sequence_on_gpu.soak(NUMPY, Budget())["missing"]
-
-
-def test_a_part_that_fails_is_recorded_and_the_others_go_on(monkeypatch, tmp_path, capsys):
-    def broken(backend, budget):
-        raise RuntimeError("no such thing")
-
-    given = []
-
-    def fine(backend, budget):
-        given.append(budget)
-        return {"kernel": {"status": 0}, "left_out": 3}
-
-    monkeypatch.setattr(run_on_gpu, "PARTS", {"tests": (broken, 10), "shapes": (fine, 20)})
-    out = tmp_path / "record.json"
-    record = run_on_gpu.run(Named(), ["tests", "shapes"], 7, out)
-    assert json.loads(out.read_text()) == record
-    assert record["tests"]["error"] == "RuntimeError: no such thing"
-    assert record["shapes"]["kernel"] == {"status": 0}
-    assert record["shapes"]["took_seconds"] >= 0
-    assert (given[0].rounds, given[0].seconds) == (7, 20)
-    run_on_gpu.run(Named(), ["shapes"], 7, out, 5.0)
-    assert given[1].seconds == 5
-    assert {"date", "device", "python", "numpy", "revision", "command"} <= record.keys()
-    assert record["gpu"] == Named().describe()
-    assert "| `record.json` |" in tables.files(tmp_path)
-    assert run_on_gpu.failed(record["tests"])
-    assert not run_on_gpu.failed(record["shapes"])
-    assert run_on_gpu.failed({"pytest": {"status": 1}})
-    said = capsys.readouterr().out
-    assert "error: RuntimeError: no such thing" in said
-    assert "no time for 3 points; kernel: status 0" in said
-
-
-@needs_emulator
-def test_graphs_are_compared_with_launches_by_bit_and_by_time():
-    cases = [((3, 5, 5, 1), "float32"), ((3, 5, 5, 1), "float32")]
-    record = graph_on_gpu.graph_against_launches(RecordingBackend(), Budget(2), cases)
-    assert [point["same_bits"] for point in record["points"]] == [True, True]
-    assert record["reached"] and record["geometric_mean_ratio"] > 0
-    assert record["points"][0]["rounds"] == 2
-    assert graph_on_gpu.graph_against_launches(NUMPY, Budget(1))["missing"] == "backend numpy has no graphs"
-
-
-def test_all_parts_fit_into_calls_of_ten_minutes_and_half_an_hour_or_so():
-    calls = [line.split("--only ")[1].split() for line in run_on_gpu.__doc__.splitlines() if "--only" in line]
-    calls = [[word for word in call if word in run_on_gpu.PARTS] for call in calls[:4]]
-    assert sorted(name for call in calls for name in call) == sorted(run_on_gpu.PARTS)
-    assert all(sum(run_on_gpu.PARTS[name][1] for name in call) <= 570 for call in calls)
-    assert sum(limit for _, limit in run_on_gpu.PARTS.values()) <= 33 * 60
-
-
-def test_a_command_is_recorded_with_what_it_said():
-    good = run_on_gpu.run_command([sys.executable, "-c", "print('a'); print('b')"])
-    assert good["status"] == 0
-    assert good["said"] == ["b"]
-    bad = run_on_gpu.run_command([sys.executable, "-c", "print('a', flush=True); raise SystemExit('c')"])
-    assert bad["status"] == 1
-    assert bad["said"] == ["a", "c"]
-
-
-def test_a_command_that_takes_too_long_is_stopped(monkeypatch, tmp_path):
-    begun = tmp_path / "begun"
-
-    class Patient(subprocess.Popen):
-        """The time is over when the program has begun, however long that takes on a busy machine."""
-
-        def communicate(self, input=None, timeout=None):
-            if timeout != 2.0:
-                return super().communicate(input)
-            while not begun.exists() and self.poll() is None:
-                time.sleep(0.01)
-            raise subprocess.TimeoutExpired(self.args, timeout)
-
-    monkeypatch.setattr(run_on_gpu.subprocess, "Popen", Patient)
-    program = (
-        f"import pathlib, time\ntry: pathlib.Path({str(begun)!r}).touch(); time.sleep(60)\n"
-        "except KeyboardInterrupt: print('ended')"
-    )
-    record = run_on_gpu.run_command([sys.executable, "-c", program], 2.0)
-    assert record["stopped"] == "after 2 s, its time"
-    assert record["said"][-1] == "ended"
-
-
-def test_the_bench_s_record_is_taken_over(monkeypatch):
-    def instead(command, seconds):
-        folder = Path(command[command.index("--out") + 1])
-        record = {"format": 1, "points": [{"a": 1}] * points, "machines": []}
-        (folder / "record.json").write_text(json.dumps(record))
-        return {"command": "", "status": 130, "stopped": "after 2 s, its time"}
-
-    monkeypatch.setattr(run_on_gpu, "run_command", instead)
-    for points, status in ((1, 0), (0, 130)):
-        record = run_on_gpu.bench(NUMPY, Budget())
-        assert record["bench"]["status"] == status
-        assert record["bench"]["command"].endswith("-m gpu_lstm bench --grid full --backend numpy")
-        assert len(record["record"]["points"]) == points
-
-
-def test_what_is_missing_is_recorded(monkeypatch):
-    monkeypatch.setattr(run_on_gpu.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(run_on_gpu.shutil, "which", lambda name: None)
-    assert "not installed" in run_on_gpu.sanitizers(NumpyBackend(), Budget())["missing"]
-
-
-def test_the_tests_it_names_are_there():
-    assert all((ROOT / "tests" / name).exists() for name in run_on_gpu.TESTS)
 
 
 def test_the_tables_on_paper_are_those_of_the_model():

@@ -36,10 +36,12 @@ def resident(function: int, cluster: int, threads: int, shared_bytes: int, waiti
     from cuda.bindings import driver
 
     config = _config(driver, (cluster,), (threads,), cluster, shared_bytes, 0)
-    answer = driver.cuOccupancyMaxActiveClusters(function, config) if waiting else (1,)
-    if int(answer[0]) != 0:
-        config.attrs, config.numAttrs = config.attrs[1:], 1
+    both, alone = config.attrs, config.attrs[1:]
+    for attributes in (both, alone) if waiting else (alone,):
+        config.attrs, config.numAttrs = attributes, len(attributes)
         answer = driver.cuOccupancyMaxActiveClusters(function, config)
+        if int(answer[0]) == 0:
+            break
     return int(_done("cuOccupancyMaxActiveClusters", answer))
 
 
@@ -78,7 +80,10 @@ def _config(
 
 def _done(name: str, answer: tuple[Any, ...]) -> Any:
     """What a call gave besides its status."""
+    from cuda.bindings import driver
+
     status, *results = answer
     if int(status) != 0:
-        raise BackendError(f"{name} failed: {status!r} (use tier pointwise)")
+        why = driver.cuGetErrorString(status)[1] or b""
+        raise BackendError(f"{name} failed: {status!r}, {why.decode()} (use tier pointwise)")
     return results[0] if results else None

@@ -96,15 +96,7 @@ def threads() -> int:
 
 
 def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
-    """Call an entry of the library: `prepare` it, and make the call."""
-    prepare(name, dtype, *arguments)()
-
-
-def prepare(name: str, dtype: np.dtype, *arguments: Any) -> Callable[[], None]:
-    """A call of an entry of the library, the one way into it, that can be made any number of times.
-
-    It reads and writes what the arrays hold at that time; what had to be copied was copied, and numbers that must be
-    places in another array were looked at, when it was prepared. The GIL is released.
+    """Call an entry of the library, the one way into it besides `watch`; the GIL is released.
 
     Parameters
     ----------
@@ -121,10 +113,10 @@ def prepare(name: str, dtype: np.dtype, *arguments: Any) -> Callable[[], None]:
         An array can't be taken, as `gpu_lstm.backend.entries.Argument.fit` says, has a number that is no place in
         another array, or two that are written share memory. Nothing was written.
     MemoryError
-        As the call is made: the library needs more memory than there is. Nothing was written.
+        The library needs more memory than there is. Nothing was written.
     """
     function, entry, dtype = _function(name, dtype, SETS[instruction_set()])
-    taken: list[np.ndarray] = []
+    taken: list[np.ndarray] = []  # which live until the call is over
     spans: list[Span] = []
 
     def take(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> tuple[int, ...]:
@@ -147,12 +139,12 @@ def prepare(name: str, dtype: np.dtype, *arguments: Any) -> Callable[[], None]:
         (*_, written, label), (*_, other_written, other) = shared
         if written and other_written:
             raise InputError(f"{label} shares memory with {other}; expected arrays of their own, for both are written")
-        return prepare(name, dtype, *map(Argument.copied, entry.arguments, arguments))
-    return functools.partial(_make, name, function, passed, taken)
+        return call(name, dtype, *map(Argument.copied, entry.arguments, arguments))
+    _run(name, function, passed)
 
 
-def _make(name: str, function: Callable[..., int], passed: Sequence[Any], taken: Sequence[Any]) -> None:
-    """Make a call; `taken` are the arrays that it points into."""
+def _run(name: str, function: Callable[..., int], passed: Sequence[Any]) -> None:
+    """Run an entry; what its pointers point into must live until it is over."""
     status = function(*passed)
     if status == NO_MEMORY:
         raise MemoryError(f"the compiled library's {name} needs more memory than there is")
@@ -181,18 +173,21 @@ def _function(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry
 
 def _place(argument: Argument, array: np.ndarray, spans: list[Span]) -> int:
     """Where an array's first element lies; `spans` gets what it reaches from there."""
-    memory: Any = array
-    try:
-        place = ctypes.addressof(ctypes.c_char.from_buffer(memory))  # a third of the time of array.ctypes
-    except (TypeError, ValueError):  # read-only, gaps, nothing in it
-        place = array.ctypes.data
-    low, size = 0, array.nbytes
+    place, low, size = _address(array), 0, array.nbytes
     if size and argument.gaps and not array.flags.c_contiguous:
         reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
         low, size = sum(min(step, 0) for step in reach), sum(max(step, 0) for step in reach) + array.itemsize
     if size:
         spans.append((place + low, place + size, argument.written, argument.name))
     return place
+
+
+def _address(array: Any) -> int:
+    """Where an array's first element lies."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the time of array.ctypes
+    except (TypeError, ValueError):  # read-only, gaps, nothing in it
+        return int(array.ctypes.data)
 
 
 def _shared(spans: list[Span]) -> tuple[Span, Span] | None:
@@ -246,20 +241,26 @@ def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
 
 
 def watch(arrays: Sequence[np.ndarray]) -> Callable[[], int | None]:
-    """See `gpu_lstm.backend.Backend.watch`: by 64 bits for each page of all bytes (``kernels/cpu/training.h``)."""
+    """See `gpu_lstm.backend.Backend.watch`: by 64 bits for each page of all bytes (``kernels/cpu/training.h``).
+
+    Its pointers, of bytes that it laid out itself, are made once for any number of calls: every training step pays for
+    this.
+    """
     parts = [in_bytes(array) for array in arrays]
     copies = [n for n, array in enumerate(arrays) if not array.flags.c_contiguous]
     sizes = [part.size for part in parts]
     found = np.empty(pages(sizes), np.uint64)
     threads = threads_for(sum(sizes) // 8, len(found))
-    look = prepare("fingerprints", _F32, len(parts), sizes, parts, found, threads)
-    look()
+    places = (ctypes.c_void_p * len(parts))(*map(_address, parts))
+    function, _, _ = _function("fingerprints", _F32, SETS[instruction_set()])
+    passed = len(parts), longs(sizes), places, _address(found), threads
+    _run("fingerprints", function, passed)
     before = found.tobytes()
 
     def changed() -> int | None:
         for n in copies:
             parts[n][...] = in_bytes(arrays[n])
-        look()
+        _run("fingerprints", function, passed)
         if found.tobytes() == before:
             return None
         ends = np.cumsum([pages([size]) for size in sizes])

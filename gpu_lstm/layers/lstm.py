@@ -337,9 +337,10 @@ class LSTM(Layer):
             first_h, first_c = (None if s is None else xp.asarray(s, copy=True) for s in (first_h, first_c))
         run = self._run(call)
         rounded = self.rounded()
-        guarded = rounded.needed() if guard else {}
-        if guard and mask is None and not self.batch_first:  # else it is a copy already
-            guarded["x"] = x
+        guarded: Params = {}
+        if guard:  # in the order in which backward finds them in the cache: what it reads first comes last
+            copied = mask is not None or self.batch_first
+            guarded = ({} if copied else {"x": x}) | rounded.needed()
         tapes: list[Any] = []
         finals: list[State] = []
         # Now, because what is guarded is read next in any case: it is in the cache.

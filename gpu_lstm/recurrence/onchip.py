@@ -418,7 +418,7 @@ def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozen
     found = [choose(device, name, batch, hidden, dtype, 1, cells_of(name, options)) for name in DIRECTIONS]
     said = [layout if isinstance(layout, str) else layout.describe() for layout in found]
     if any(not isinstance(layout, str) and layout.form == "cluster" for layout in found):
-        how = "assumed, as the driver couldn't be asked" if device.counted is None else "says the driver"
+        how = "assumed, as the driver can't be asked" if device.counted is None else "as the driver says"
         said.append(f"{device.clusters_at_once} clusters run at once, {how}")
     if device.capability in JOINT and not device.clusters:
         said.append(f"no grid of clusters: cuda.bindings launches it, which can't here ({clusters.INSTALL})")
@@ -512,7 +512,7 @@ def _candidates(
 
 def _held(dtype: str, height: int, columns: int, cells: str) -> int:
     """Parts of k whose weights a warp keeps in registers."""
-    fewer = 4 // height if dtype == "float64" else height * columns // 4 if dtype == "float32" else 0
+    fewer = 4 // height if dtype == "float64" else height * columns // 4 * 2 if dtype == "float32" else 0
     return HELD[height, columns] - FEWER_HELD[cells] // height - fewer
 
 

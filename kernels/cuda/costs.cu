@@ -2,6 +2,7 @@
 // shared memory. Launched by benchmarks/sequence_on_gpu.py.
 
 #include "common.cuh"
+#include "cell.cuh"
 #include "mma.cuh"
 #include "team.cuh"
 #include "columns.cuh"

@@ -139,7 +139,8 @@ struct Accumulator {
 template <typename T, int M, int N>
 struct InLanes {
   static constexpr int V = 16 / sizeof(T), ahead = N == 1 && sizeof(T) == 4 ? 3 : 2;
-  static constexpr int fewer_held = sizeof(T) == 8 ? 4 / M : M * N / 4;  // chunks of weights, for the sums take registers
+  // Chunks of weights, for the sums take registers.
+  static constexpr int fewer_held = sizeof(T) == 8 ? 4 / M : M * N / 4 * 2;
   T sum[2 * M][8 * N] = {};
 
   template <typename Weights>

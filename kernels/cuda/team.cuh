@@ -23,7 +23,8 @@ struct Patience {
 #endif
 };
 
-// Memory that others read or write at the same time: whole elements, in no order with anything else.
+// Memory that others read or write at the same time: whole elements, in no order with anything else. Wider accesses, "by
+// elements", take several at once, of which each may be old or new.
 
 template <int Bytes>
 struct BitsOf;
@@ -88,7 +89,7 @@ __device__ __forceinline__ Pack<S, N> look(const S* from) {
     values = emulator::load_relaxed(reinterpret_cast<const Pack<S, N>*>(from));
 #else
     unsigned long long* const words = reinterpret_cast<unsigned long long*>(&values);
-    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(words[0]), "=l"(words[1]) : "l"(from) : "memory");
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];  // by elements" : "=l"(words[0]), "=l"(words[1]) : "l"(from) : "memory");
 #endif
   } else {
     Bits<S>& bits = reinterpret_cast<Bits<S>&>(values);
@@ -111,7 +112,7 @@ __device__ __forceinline__ Pack<S, 16 / sizeof(S)> look_at_own(const S* from) {
   values = emulator::load_relaxed(reinterpret_cast<const Pack<S, 16 / sizeof(S)>*>(from));
 #elif __CUDA_ARCH__ >= 900
   unsigned long long* const words = reinterpret_cast<unsigned long long*>(&values);
-  asm volatile("ld.relaxed.cluster.shared::cta.v2.u64 {%0, %1}, [%2];"
+  asm volatile("ld.relaxed.cluster.shared::cta.v2.u64 {%0, %1}, [%2];  // by elements"
                : "=l"(words[0]), "=l"(words[1])
                : "r"(static_cast<unsigned>(__cvta_generic_to_shared(from)))
                : "memory");
@@ -130,7 +131,7 @@ __device__ __forceinline__ void conceal(S* row, unsigned k, unsigned depth) {
   emulator::store_relaxed(reinterpret_cast<Pack<S, V>*>(row + k), values);
 #elif __CUDA_ARCH__ >= 900
   const unsigned long long* const words = reinterpret_cast<const unsigned long long*>(&values);
-  asm volatile("st.relaxed.cluster.shared::cta.v2.u64 [%0], {%1, %2};" ::"r"(
+  asm volatile("st.relaxed.cluster.shared::cta.v2.u64 [%0], {%1, %2};  // by elements" ::"r"(
                    static_cast<unsigned>(__cvta_generic_to_shared(row + k))),
                "l"(words[0]), "l"(words[1])
                : "memory");

@@ -20,13 +20,16 @@ def module_of(code):
 
 
 class Seed:
-    """The order of lanes, warps and blocks while it is entered."""
+    """The order of lanes, warps and blocks while it is entered, and, if asked for, that of memory."""
 
-    def __init__(self, number):
-        self.number = str(number)
+    def __init__(self, number, memory=False):
+        self.variables = {"GPU_LSTM_DEVICE_SEED": str(number)} | (
+            {"GPU_LSTM_DEVICE_ORDER": str(number)} if memory else {}
+        )
 
     def __enter__(self):
-        os.environ["GPU_LSTM_DEVICE_SEED"] = self.number
+        os.environ.update(self.variables)
 
     def __exit__(self, *error):
-        del os.environ["GPU_LSTM_DEVICE_SEED"]
+        for name in self.variables:
+            del os.environ[name]

@@ -11,6 +11,7 @@ import pytest
 
 from gpu_lstm import LSTM
 from gpu_lstm.backend import CupyBackend, kernels
+from gpu_lstm.backend.cuda import CHECK_VARIABLE
 from gpu_lstm.layers import Linear
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.optimizers import SGD, make_optimizer
@@ -70,11 +71,9 @@ def entries(backend):
         "asarray": lambda: backend.asarray(np.ones(3, np.float32)),
         "available": lambda: backend.available() and None,
         "beside": lambda: backend.beside(lambda: backend.product(x, w.T), [lambda: backend.matmul(x, w.T, square)]),
-        "changed": lambda: None if backend.changed([x], [x]) is None else x,
         "describe": lambda: backend.describe() and None,
         "dropout": lambda: again(x),
         "empty": lambda: backend.tanh(x, backend.empty(x.shape, x.dtype)),
-        "fingerprints": lambda: (backend.fingerprints([x]) or [x])[0],
         "kernel": lambda: backend.kernel(kernels.check_range()) and None,
         "matmul": lambda: backend.matmul(x, w.T, square, add=True),
         "move": lambda: own.update({"w": dw}, max_norm=1.0, loss=number) is None or w,
@@ -96,15 +95,17 @@ def entries(backend):
         "to_numpy": lambda: backend.asarray(backend.to_numpy(x)),
         "update": lambda: optimizer.update({"w": dw}, max_norm=1.0, loss=number) is None or w,
         "upload": lambda: backend.upload(lambda: np.ones(3, np.float32)),
+        "watch": lambda: backend.watch([x])(),
         "weight_gradients": lambda: backend.weight_gradients(x, [w])[0][0],
         "widened": lambda: backend.widened(half),
     }
 
 
 @pytest.mark.parametrize("fresh", [False, True], ids=["this thread", "another thread"])
-def test_every_entry_runs_on_the_backends_device(fresh):
+def test_every_entry_runs_on_the_backends_device(fresh, monkeypatch):
     import cupy
 
+    monkeypatch.setenv(CHECK_VARIABLE, "1")
     first, second = (entries(CupyBackend(number)) for number in (0, 1))
     public = {name for name in dir(CupyBackend) if not name.startswith("_")}
     assert public - TOLD == set(second)
@@ -155,7 +156,8 @@ def test_layers_of_two_devices_by_turns():
 
 def test_clusters_are_launched_by_the_real_bindings():
     backend = CupyBackend()
-    assert backend.describe()["clusters at once"] == str(backend.limits.multiprocessors // 8)
+    assert (backend.limits.multiprocessors, backend.describe()["clusters at once"]) == (24, "2"), "2 of 18, none of 6"
+    assert backend.limits.clusters == backend.limits.counted == backend.limits.clusters_at_once == 2
     assert "no clusters at once" not in backend.describe()
 
 

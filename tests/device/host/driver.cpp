@@ -18,6 +18,16 @@ int blocks_of_a_multiprocessor(const Kernel& k, int threads, std::size_t dynamic
   return std::min({64 / warps, int(SHARED / (k.static_shared + dynamic + RESERVED)), 32});
 }
 
+// A cluster lies within one of the groups that multiprocessors come in, of 18 on an H100: there are fewer than would
+// fit otherwise. Blocks that are no cluster lie anywhere.
+int resident_clusters(const Kernel& k, int threads, std::size_t dynamic, int cluster) {
+  constexpr int GROUP = 18;
+  int each = blocks_of_a_multiprocessor(k, threads, dynamic), count = 0;
+  if (cluster == 1) return each * multiprocessors();
+  for (int left = multiprocessors(); left > 0; left -= GROUP) count += std::min(left, GROUP) * each / cluster;
+  return count;
+}
+
 struct Geometry {
   u32 grid[3], block[3];
   std::size_t dynamic;
@@ -37,7 +47,7 @@ int launch(CUfunction function, const Geometry& g, void* stream, void** paramete
   if (k.cluster > 1 && cluster != k.cluster) return invalid("another cluster size than it is compiled for");
   if (blocks % cluster || (cluster > 1 && g.grid[1] * g.grid[2] > 1)) return invalid("a grid that is not whole clusters in x");
   if (cluster > 8) return invalid("more blocks in a cluster than every device takes");
-  int resident = blocks_of_a_multiprocessor(k, threads, g.dynamic) * multiprocessors();
+  int resident = resident_clusters(k, threads, g.dynamic, cluster) * cluster;
   if (g.cooperative && blocks > u64(resident)) return refuse(TOO_LARGE, k.name + ": more blocks than can be resident");
   Launch what{&k, {}, {}, g.dynamic, g.cooperative, cluster, std::vector<char>(k.parameter_bytes)};
   std::copy(g.grid, g.grid + 3, what.grid);
@@ -143,7 +153,7 @@ CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, CUfunction f, 
 CUresult cuOccupancyMaxActiveClusters(int* clusters, CUfunction f, const CUlaunchConfig* config) {
   Geometry g = geometry(*config);
   int threads = int(g.block[0] * g.block[1] * g.block[2]);
-  *clusters = blocks_of_a_multiprocessor(*kernel_of(f), threads, g.dynamic) * multiprocessors() / g.cluster;
+  *clusters = resident_clusters(*kernel_of(f), threads, g.dynamic, g.cluster);
   return answer(DONE);
 }
 

@@ -44,6 +44,12 @@ void require_access(u64 address, std::size_t bytes, bool write, int device, cons
                 std::to_string(device) + ": " + what);
 }
 
+std::string place_of(u64 address) {
+  const Range* range = range_of(address);
+  if (!range) return "where nothing is allocated";
+  return "byte " + std::to_string(address - range->start) + " of an allocation of " + std::to_string(range->bytes);
+}
+
 void* allocate(std::size_t bytes, int device) {
   void* memory = std::aligned_alloc(512, (bytes + 1023) / 512 * 512);
   if (!memory) return nullptr;

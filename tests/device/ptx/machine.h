@@ -7,6 +7,7 @@
 #include "program.h"
 
 struct Block;
+class Order;
 class Run;
 
 struct Warp {
@@ -61,14 +62,17 @@ class Run {
  public:
   const Launch& launch;
   u64 executed = 0, quiet = 0;  // instructions of warps: all, and those since something was last written
+  std::unique_ptr<Order> order;
 
   explicit Run(const Launch& what);
+  ~Run();
   void blocks(u32 first, u32 count);
   void tell_counts() const;  // counts.cpp
 
  private:
   const std::vector<Instruction>& code;
   std::vector<Count> counts;  // by instruction; empty: not asked for
+  u64 patience;  // the longest that `quiet` may get
 
   void count(Warp&, const Instruction&, Mask);  // counts.cpp
   void until_done(std::vector<Block>&);
@@ -76,7 +80,7 @@ class Run {
   Mask pick(Warp&, Mask ready, int& stop);
   bool go(Warp&, Mask group, int stop, int& left);
   Mask meet(Warp&, int pc);
-  void arrive(Warp&, Mask);
+  void arrive(Warp&, const Instruction&, Mask);
   void leave(Warp&, Mask);
   void release_barriers(Block&);
   void release_cluster(Cluster&);
@@ -89,6 +93,11 @@ void run(const Launch&);
 void require_access(u64 address, std::size_t bytes, bool write, int device, const std::string& what);
 void own(void* memory, std::size_t bytes, int device);
 void disown(void* memory);
+
+std::string place_of(u64 address);
+
+// memory.cpp: some of what st.async sent comes, or all; whether anything did
+bool come(Order&, bool all);
 
 // together.cpp: threads wait at a barrier that combines their predicates; all get the result
 void combine(Block&, int barrier);

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "machine.h"
+#include "order.h"
 
 namespace {
 
@@ -50,26 +50,42 @@ char* place(Warp& w, const Instruction& i, u64 address, std::size_t bytes, bool 
   return p;
 }
 
-void load(Warp& w, const Instruction& i, Mask lanes) {
+// What has a place in the order of memory, if that is asked for.
+Order* order_of(Warp& w, const Instruction& i) {
+  return i.space == Space::GENERIC || i.space == Space::SHARED ? w.block->run->order.get() : nullptr;
+}
+
+template <bool ORDERED> void load_as(Warp& w, const Instruction& i, Mask lanes) {
   const u64* address = w.row(i.in[0]);
   for_lanes(lanes, [&](int lane) {
     const char* p = place(w, i, address[lane] + i.offset, i.size * i.count, false);
     for (int k = 0; k < i.count; ++k, p += i.size) {
       u64 value = 0;
-      std::memcpy(&value, p, i.size);
+      if constexpr (ORDERED) value = w.block->run->order->load(w, lane, i, p, i.size);
+      else std::memcpy(&value, p, i.size);
       int unused = 64 - 8 * i.size;  // a signed number may be loaded into a wider register
       if (i.extends) value = u64(i64(value << unused) >> unused);
       w.row(i.out[k])[lane] = value;
     }
   });
 }
+void load(Warp& w, const Instruction& i, Mask lanes) {
+  order_of(w, i) ? load_as<true>(w, i, lanes) : load_as<false>(w, i, lanes);
+}
 
-void store(Warp& w, const Instruction& i, Mask lanes) {
+template <bool ORDERED> void store_as(Warp& w, const Instruction& i, Mask lanes) {
   const u64* address = w.row(i.in[0]);
   for_lanes(lanes, [&](int lane) {
     char* p = place(w, i, address[lane] + i.offset, i.size * i.count, true);
-    for (int k = 0; k < i.count; ++k, p += i.size) std::memcpy(p, &w.row(i.in[1 + k])[lane], i.size);
+    for (int k = 0; k < i.count; ++k, p += i.size) {
+      const u64& value = w.row(i.in[1 + k])[lane];
+      if constexpr (ORDERED) w.block->run->order->store(w, lane, i, p, i.size, value);
+      std::memcpy(p, &value, i.size);
+    }
   });
+}
+void store(Warp& w, const Instruction& i, Mask lanes) {
+  order_of(w, i) ? store_as<true>(w, i, lanes) : store_as<false>(w, i, lanes);
 }
 
 // atom and red: out, where there is one, is what was there.
@@ -85,6 +101,7 @@ template <auto F> struct Atomic {
         fresh = to_bits<T>(F(from_bits<T>(old), from_bits<T>(first[lane]), from_bits<T>(second[lane])));
       else
         fresh = to_bits<T>(F(from_bits<T>(old), from_bits<T>(first[lane])));
+      if (Order* order = order_of(w, i)) order->update(w, lane, i, p, sizeof(T), fresh);
       std::memcpy(p, &fresh, sizeof(T));
       if (i.outs) w.row(i.out[0])[lane] = old;
     });
@@ -170,51 +187,80 @@ struct Barrier {
   i32 bytes;
 };
 
-template <class F> void with_barrier(Warp& w, const Instruction& i, u64 address, F f) {
+template <class F> void with_barrier(Warp& w, const Instruction& i, char* p, F f) {
   w.block->run->quiet = 0;
-  char* p = shared(w, i, address, 8);
-  if (reinterpret_cast<u64>(p) % 8) fault("misaligned mbarrier", i);
   Barrier b;
   std::memcpy(&b, p, 8);
   f(b);
-  if (b.pending == 0 && b.bytes == 0) b.phase ^= 1, b.pending = b.expected;
+  if (b.pending == 0 && b.bytes == 0) {
+    b.phase ^= 1, b.pending = b.expected;
+    if (Order* order = order_of(w, i)) order->complete(p);
+  }
   std::memcpy(p, &b, 8);
+}
+
+char* barrier_at(Warp& w, const Instruction& i, u64 address) {
+  char* p = shared(w, i, address, 8);
+  if (reinterpret_cast<u64>(p) % 8) fault("misaligned mbarrier", i);
+  return p;
 }
 
 void barrier_init(Warp& w, const Instruction& i, Mask lanes) {
   for_lanes(lanes, [&](int lane) {
     u32 count = u32(w.row(i.in[1])[lane]);
     if (count == 0 || count > 255) fault("an mbarrier of more arrivals than are modelled", i);
-    with_barrier(w, i, w.row(i.in[0])[lane] + i.offset, [&](Barrier& b) { b = {u8(count), u8(count), 0, 0}; });
+    char* p = barrier_at(w, i, w.row(i.in[0])[lane] + i.offset);
+    if (Order* order = order_of(w, i)) order->initialise(w, lane, i, p);
+    with_barrier(w, i, p, [&](Barrier& b) { b = {u8(count), u8(count), 0, 0}; });
   });
 }
-void barrier_expect(Warp& w, const Instruction& i, Mask lanes) {
+// mbarrier.arrive, and with expect_tx: how many bytes will come is told before.
+void barrier_arrive(Warp& w, const Instruction& i, Mask lanes) {
   for_lanes(lanes, [&](int lane) {
-    with_barrier(w, i, w.row(i.in[0])[lane] + i.offset, [&](Barrier& b) {
+    char* p = barrier_at(w, i, w.row(i.in[0])[lane] + i.offset);
+    if (Order* order = order_of(w, i)) order->arrive(w, lane, i, p);
+    with_barrier(w, i, p, [&](Barrier& b) {
       if (b.pending == 0) fault("more arrivals at an mbarrier than it expects", i);
-      b.bytes += i32(w.row(i.in[1])[lane]);
+      if (i.ins > 1) b.bytes += i32(w.row(i.in[1])[lane]);
       --b.pending;
     });
   });
 }
 void barrier_try(Warp& w, const Instruction& i, Mask lanes) {
   for_lanes(lanes, [&](int lane) {
+    const char* p = barrier_at(w, i, w.row(i.in[0])[lane] + i.offset);
     Barrier b;
-    std::memcpy(&b, shared(w, i, w.row(i.in[0])[lane] + i.offset, 8), 8);
-    w.row(i.out[0])[lane] = (b.phase & 1) != (w.row(i.in[1])[lane] & 1);
+    std::memcpy(&b, p, 8);
+    bool done = (b.phase & 1) != (w.row(i.in[1])[lane] & 1);
+    if (Order* order = order_of(w, i)) order->wait(w, lane, i, p, done);
+    w.row(i.out[0])[lane] = done;
   });
+}
+
+void deliver(const Sent& sent) {
+  Warp& w = *sent.warp;
+  const Instruction& i = *sent.instruction;
+  std::memcpy(shared(w, i, sent.to, 16), sent.words, 16);
+  char* p = barrier_at(w, i, sent.barrier);
+  if (Order* order = order_of(w, i)) order->come(sent, p);
+  with_barrier(w, i, p, [&](Barrier& b) { b.bytes -= 16; });
 }
 
 // in: the address, four words, the mbarrier that counts them, in the same block as the address.
 void store_asynchronously(Warp& w, const Instruction& i, Mask lanes) {
   for_lanes(lanes, [&](int lane) {
-    u64 to = w.row(i.in[0])[lane], barrier = w.row(i.in[5])[lane];
-    if (u32(to) >> RANK != u32(barrier) >> RANK) fault("data and mbarrier in different blocks", i);
-    char* p = shared(w, i, to, 16);
+    Sent sent{&w, &i, w.row(i.in[0])[lane], w.row(i.in[5])[lane], {}, 0, 0};
+    if (u32(sent.to) >> RANK != u32(sent.barrier) >> RANK) fault("data and mbarrier in different blocks", i);
+    const char* p = shared(w, i, sent.to, 16);
     if (reinterpret_cast<u64>(p) % 16) fault("misaligned address", i);
-    for (int k = 0; k < 4; ++k) std::memcpy(p + 4 * k, &w.row(i.in[1 + k])[lane], 4);
-    with_barrier(w, i, barrier, [&](Barrier& b) { b.bytes -= 16; });
+    for (int k = 0; k < 4; ++k) sent.words[k] = u32(w.row(i.in[1 + k])[lane]);
+    if (Order* order = order_of(w, i)) order->send(lane, sent, p, barrier_at(w, i, sent.barrier));
+    else deliver(sent);
   });
+}
+
+void fence(Warp& w, const Instruction& i, Mask lanes) {
+  if (Order* order = order_of(w, i)) for_lanes(lanes, [&](int lane) { order->fence(w, lane, i); });
 }
 
 void clock(Warp& w, const Instruction& i, Mask lanes) {
@@ -251,8 +297,8 @@ Step chosen(const Opcode& op, Instruction& i) {
   if (base == "atom" || base == "red") return atomic_step(op);
   if (base == "mbarrier") {
     if (op.has("init")) return barrier_init;
-    if (op.has("expect_tx") && op.has("arrive")) return barrier_expect;
-    return op.has("try_wait") && op.has("parity") ? barrier_try : nullptr;
+    if (op.has("arrive") && !op.has("drop")) return barrier_arrive;
+    return (op.has("try_wait") || op.has("test_wait")) && op.has("parity") ? barrier_try : nullptr;
   }
   if (base == "mapa") return op.whole == "mapa.u64" ? map_generic : op.whole == "mapa.shared::cluster.u32" ? map_shared : nullptr;
   if (base == "cvta") {
@@ -261,7 +307,8 @@ Step chosen(const Opcode& op, Instruction& i) {
   }
   if (base == "clock") return clock;
   if (op.whole == "isspacep.shared") return is_shared;
-  if (base == "membar" || base == "fence" || base == "nanosleep" || base == "prefetch") return nothing;
+  if (base == "membar" || base == "fence") return fence;
+  if (base == "nanosleep" || base == "prefetch") return nothing;
   if (base == "mov" && (i.ins > 1 || i.outs > 1)) return i.ins > 1 ? pack : unpack;
   return nullptr;
 }
@@ -276,5 +323,12 @@ bool access(const Opcode& op, Instruction& i) {
   i.size = u8(width(op.type()));
   i.count = op.has("v4") ? 4 : op.has("v2") ? 2 : 1;
   i.extends = op.type()[0] == 's';
+  set_order(op, i);
   return true;
+}
+
+bool come(Order& order, bool all) {
+  std::vector<Sent> now = order.coming(all);
+  for (const Sent& sent : now) deliver(sent);
+  return !now.empty();
 }

@@ -277,7 +277,11 @@ class Reader {
       bool skipped = false;
       for (const char* directive : {".loc", ".file", ".version", ".target", ".address_size"})
         skipped |= starts(start, directive);
-      if (!skipped) text += line.substr(0, line.find("//")) + '\n';
+      if (skipped) continue;
+      std::size_t comment = line.find("//");
+      bool by_elements = comment != std::string::npos && line.find("by elements", comment) != std::string::npos;
+      if (by_elements) line.insert(line.find('.'), ".elements"), comment += 9;  // ld.relaxed: ld.elements.relaxed
+      text += line.substr(0, comment) + '\n';
     }
     for (std::size_t open; (open = text.find("/*")) != std::string::npos;)
       text.erase(open, text.find("*/", open) + 2 - open);

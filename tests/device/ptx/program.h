@@ -31,6 +31,7 @@ using Step = void (*)(Warp&, const Instruction&, Mask);
 
 enum class Kind : u8 { PLAIN, BRANCH, EXIT, WARP, BARRIER, CLUSTER_ARRIVE, CLUSTER_WAIT };
 enum class Space : u8 { GENERIC, SHARED, PARAM, LOCAL };
+enum class Scope : u8 { BLOCK, CLUSTER, DEVICE };
 
 // The row of an operand: registers come first, then the constants of the kernel.
 using Row = i32;
@@ -50,6 +51,10 @@ struct Instruction {
   Space space = Space::GENERIC;
   u8 size = 0, count = 1;   // bytes of an element, elements of a vector
   bool extends = false;     // loads of signed numbers
+  bool strong = false, acquires = false, releases = false, sequential = false;  // in the memory model
+  bool loads = false;       // from shared memory
+  bool elements = false;    // a wide access that promises nothing of more than one of the numbers in it
+  Scope scope = Scope::DEVICE;
   std::string text;
 };
 
@@ -101,6 +106,9 @@ std::unique_ptr<Module> parse(const char* text);
 
 // registers.cpp: gives registers that are never alive at once the same row
 void share_rows(Kernel& kernel);
+
+// order.cpp: what an instruction means in the memory model
+void set_order(const struct Opcode&, Instruction&);
 
 // An instruction's name, taken apart: "ld.global.v4.f32" is {"ld", "global", "v4", "f32"}.
 struct Opcode {

@@ -7,12 +7,13 @@
 #include <cstdlib>
 #include <random>
 
-#include "machine.h"
+#include "order.h"
 
 namespace {
 
-constexpr int TURN = 2000;                 // instructions
+constexpr int TURN = 2000, SHORT_TURN = 200;  // instructions; the shorter with an order of memory, where looking again takes long
 constexpr u64 LONGEST_SILENCE = 30000000;  // instructions of all warps without a write: threads wait for ever
+constexpr u64 SILENT_TURNS = 400;          // of each warp: the same with an order of memory, which takes longer
 
 std::mt19937_64 generator;
 bool seeded = false;
@@ -85,7 +86,12 @@ struct Shared {
 
 }  // namespace
 
-Run::Run(const Launch& what) : launch(what), code(what.kernel->code), counts(counts_file() ? code.size() : 0) {}
+Run::Run(const Launch& what)
+    : launch(what), code(what.kernel->code), counts(counts_file() ? code.size() : 0), patience(LONGEST_SILENCE) {
+  const char* number = std::getenv("GPU_LSTM_DEVICE_ORDER");
+  if (number && *number) order = std::make_unique<Order>(launch, std::strtoull(number, nullptr, 10));
+}
+Run::~Run() = default;
 
 void Run::blocks(u32 first, u32 count) {
   u32 threads = launch.block[0] * launch.block[1] * launch.block[2];
@@ -108,6 +114,10 @@ void Run::blocks(u32 first, u32 count) {
     block.warps.resize((threads + LANES - 1) / LANES);
     for (u32 w = 0; w < block.warps.size(); ++w) start(block.warps[w], block, int(w * LANES), int(threads - w * LANES));
   }
+  if (order) {
+    order->begin(all);
+    patience = std::min(LONGEST_SILENCE, SILENT_TURNS * SHORT_TURN * all.size() * all[0].warps.size());
+  }
   until_done(all);
 }
 
@@ -119,6 +129,7 @@ void Run::until_done(std::vector<Block>& all) {
     if (seeded) std::shuffle(warps.begin(), warps.end(), generator);
     bool any = false;
     for (Warp* w : warps) any |= turn(*w);
+    if (order) any |= come(*order, !any);
     if (any) continue;
     for (Warp* w : warps)
       if (w->alive) throw Fault("deadlock in " + launch.kernel->name + places(all));
@@ -129,7 +140,7 @@ void Run::until_done(std::vector<Block>& all) {
 // False: no lane could go on.
 bool Run::turn(Warp& w) {
   bool any = false;
-  int left = TURN;
+  int left = order ? SHORT_TURN : TURN;
   while (Mask ready = w.alive & ~w.waiting) {
     any = true;
     int stop;
@@ -171,7 +182,7 @@ bool Run::go(Warp& w, Mask group, int stop, int& left) {
       return false;
     }
     ++executed;
-    if (++quiet > LONGEST_SILENCE) throw Fault("no thread writes anything any more in " + launch.kernel->name);
+    if (++quiet > patience) throw Fault("no thread writes anything any more in " + launch.kernel->name);
     const Instruction& i = code[pc];
     Mask active = group;
     if (i.guard != NOWHERE) {
@@ -180,9 +191,10 @@ bool Run::go(Warp& w, Mask group, int stop, int& left) {
     }
     if (!counts.empty()) count(w, i, active);
     if (active) {
+      if (order) order->use(w, i, active);
       switch (i.kind) {
         case Kind::PLAIN: i.step(w, i, active); break;
-        case Kind::CLUSTER_ARRIVE: arrive(w, active); break;
+        case Kind::CLUSTER_ARRIVE: arrive(w, i, active); break;
         case Kind::BRANCH:
           if (active == group) {
             pc = i.target - 1;
@@ -238,7 +250,16 @@ Mask Run::meet(Warp& w, int pc) {
     here &= ~(Mask(1) << lane);
     Mask present = members & (here | Mask(1) << lane);
     if (members & w.alive & ~present) continue;
+    if (i.members != NOWHERE && i.members < launch.kernel->registers)
+      for_lanes(present, [&](int other) {
+        if (Mask(w.row(i.members)[other]) != members) throw Fault("lanes name different masks: " + i.text);
+      });
     quiet = 0;
+    if (order && i.releases) {  // bar.warp.sync
+      std::vector<u32> threads;
+      for_lanes(present, [&](int other) { threads.push_back(order->number(w, other)); });
+      order->meet(threads);
+    }
     i.step(w, i, present);
     for_lanes(present, [&](int other) { ++w.pc[other]; });
     w.waiting &= ~present;
@@ -254,6 +275,7 @@ void Run::leave(Warp& w, Mask lanes) {
   quiet = 0;
   w.alive &= ~lanes;
   w.block->alive -= count;
+  if (order && !w.block->alive) order->end(*w.block);
   cluster.alive -= count;
   for_lanes(lanes & w.arrived, [&](int lane) { cluster.arrived -= w.cluster_phase[lane] == cluster.phase; });
   for_lanes(w.waiting, [&](int lane) {
@@ -270,21 +292,33 @@ void Run::release_barriers(Block& block) {
     quiet = 0;
     block.arrived[barrier] = 0;
     combine(block, barrier);
+    std::vector<u32> threads;
+    const Instruction* common = nullptr;
     for (Warp& w : block.warps)
       for_lanes(w.waiting, [&](int lane) {
         const Instruction& i = code[w.pc[lane]];
         if (i.kind != Kind::BARRIER || i.barrier != barrier) return;
+        if (order && !block.expected[barrier]) {
+          if (u32(block.alive) != order->of_block) throw Fault("threads have exited, and others of their block come to " + i.text);
+          if (common && common != &i) throw Fault("threads of a block come to barriers in different places: " + i.text);
+          common = &i;
+        }
+        if (order) threads.push_back(order->number(w, lane));
         ++w.pc[lane];
         w.waiting &= ~(Mask(1) << lane);
       });
+    if (order) order->meet(threads);
   }
 }
 
-void Run::arrive(Warp& w, Mask lanes) {
+void Run::arrive(Warp& w, const Instruction& i, Mask lanes) {
   Cluster& cluster = *w.block->cluster;
   if (lanes & w.arrived) throw Fault("a thread comes to the cluster's barrier twice and has not waited");
   w.arrived |= lanes;
-  for_lanes(lanes, [&](int lane) { w.cluster_phase[lane] = cluster.phase; });
+  for_lanes(lanes, [&](int lane) {
+    w.cluster_phase[lane] = cluster.phase;
+    if (order) order->arrive(w, lane, i);
+  });
   cluster.arrived += std::popcount(lanes);
   release_cluster(cluster);
 }
@@ -294,11 +328,13 @@ void Run::release_cluster(Cluster& cluster) {
     cluster.arrived = 0;
     ++cluster.phase;
     quiet = 0;
+    if (order) order->complete(&cluster);
   }
   for (Block* block : cluster.blocks)
     for (Warp& w : block->warps)
       for_lanes(w.waiting, [&](int lane) {
         if (code[w.pc[lane]].kind != Kind::CLUSTER_WAIT || w.cluster_phase[lane] == cluster.phase) return;
+        if (order) order->wait(w, lane);
         ++w.pc[lane];
         w.waiting &= ~(Mask(1) << lane);
         w.arrived &= ~(Mask(1) << lane);

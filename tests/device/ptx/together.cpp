@@ -134,6 +134,7 @@ void combine(Block& block, int barrier) {
 }
 
 bool together(const Opcode& op, Instruction& i) {
+  set_order(op, i);
   const std::string& name = op.base();
   if (Step step = meeting(op)) {
     i.kind = Kind::WARP;

@@ -1,0 +1,241 @@
+"""What a device is, kernels compiled ahead, costs of waiting, bandwidth: parts of `benchmarks.run_on_gpu`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import statistics
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu_model import CELLS, bytes_of
+from benchmarks.on_gpu import Log, Record, torch_here
+from gpu_lstm.backend import Backend, ahead, kernels
+from gpu_lstm.backend.cuda import CudaBackend
+from gpu_lstm.bench.peers import installed
+from gpu_lstm.recurrence import needed, onchip
+
+PACKAGES = ("numpy", "cupy-cuda12x", "cupy-cuda13x", "cuda-bindings", "ml_dtypes", "torch", "pytest")
+PUBLISHED_BARRIER = {"block": onchip.BARRIER, "cluster": 0.2, "grid": 1.7}
+"""Microseconds. The kernels do without those of clusters, published as under 0.2, and of the grid, 1.2 to 2.2."""
+PUBLISHED_READ = 180 / onchip.CLOCK
+"""Microseconds of a read of another block's shared memory."""
+
+
+def describe(backend: CudaBackend, log: Log) -> None:
+    """The device, its limits as the planner has them, versions, and the state in which it was found."""
+    found = backend.describe()
+    versions = {package: version for package in PACKAGES if (version := installed(package))}
+    said = ", ".join([found["device"], *(f"{package} {version}" for package, version in versions.items())])
+    log.item("device", lambda: {**found, "versions": versions, "said": said})
+    limits = asdict(backend.limits)
+    log.item("limits", lambda: {**limits, "said": ", ".join(f"{key} {value}" for key, value in limits.items())})
+    log.item("state", state)
+
+
+def state() -> Record:
+    """Driver, clocks, temperature and power, as nvidia-smi has them."""
+    asked = "driver_version,clocks.sm,clocks.mem,clocks.max.sm,temperature.gpu,power.draw,utilization.gpu"
+    if shutil.which("nvidia-smi") is None:
+        return {"missing": "nvidia-smi is not there"}
+    command = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    return {"asked": asked, "said": said}
+
+
+# -- kernels compiled ahead -------------------------------------------------------------------------------------------
+
+
+def compile_kernels(backend: CudaBackend, log: Log) -> None:
+    """Fill the cache on disk, what is needed first in front; meanwhile load PyTorch, whose files are in memory then.
+
+    By every command, since it may find another disk than the one before; what a kernel took first stays in the record.
+    """
+    every = needed.of_everything(backend.limits)
+    every = [kernel for kernel in every if kernel.file == "embedding.cu"][:2] if log.rehearse else every
+    jobs, took, left = min(16, os.cpu_count() or 1), 0.0, [kernel.expression for kernel in every]
+    for done in ahead.compile_all(backend, every, jobs):
+        log.item(done.kernel.expression, outcome, done)
+        took += done.seconds
+        left.remove(done.kernel.expression)
+        log.item("PyTorch", torch_loaded, backend)  # once, while others are compiled
+        if not log.left:
+            break
+    log.left_out = left
+    print(f"  {len(every) - len(left)} kernels by {jobs} threads, {took:.0f} s of theirs", flush=True)
+
+
+def outcome(done: ahead.Compiled) -> Record:
+    """Seconds, or what the compiler said."""
+    return {"error": done.error} if done.error else {"seconds": done.seconds}
+
+
+def torch_loaded(backend: Backend) -> Record:
+    """Version of PyTorch and of its cuDNN, after a step of both."""
+    torch, device, missing = torch_here(backend)
+    if torch is None:
+        return {"missing": missing}
+    for dtype in (torch.float32, torch.float16):
+        lstm: Any = torch.nn.LSTM(8, 8).to(device, dtype)
+        lstm(torch.zeros(2, 2, 8, device=device, dtype=dtype))[0].sum().backward()
+    cudnn = torch.backends.cudnn.version()
+    return {"torch": torch.__version__, "cudnn": cudnn, "said": f"PyTorch {torch.__version__}, cuDNN {cudnn}"}
+
+
+# -- costs of waiting -------------------------------------------------------------------------------------------------
+
+
+def costs(backend: CudaBackend, log: Log, count: int = 20000) -> None:
+    """Microseconds of barriers, of a number handed over, of a read of another block's memory, of sums sent."""
+    xp, limits = backend.xp, backend.limits
+    count = 20 if log.rehearse else count
+
+    def cost(name: str, expected: float, launch: Callable[[int], object], times: int = 1) -> None:
+        def measured() -> Record:
+            # The difference of two counts: what the launch itself costs drops out.
+            launch(count)
+            long, short = (
+                statistics.median(log.clock.seconds(lambda n=n: launch(n)) for _ in range(log.rounds))  # type: ignore[misc]
+                for n in (2 * count, count)
+            )
+            found = (long - short) / count * times * 1e6
+            return {"us": found, "expected_us": expected, "said": f"{found:.3f} us, {expected:.3f} expected"}
+
+        log.item(name, measured)
+
+    members = {"block": 1, "cluster": kernels.CLUSTER, "grid": limits.multiprocessors}
+    for form, blocks in members.items():
+        if form == "cluster" and limits.capability < 90:
+            continue
+        arrived, kernel = xp.zeros((1,), dtype=xp.uint32), kernels.barriers(form)
+
+        def barriers(number: int, kernel: Any = kernel, blocks: int = blocks, arrived: Any = arrived) -> None:
+            arrived[...] = 0
+            arguments = (arrived, np.uint32(blocks), np.int32(number))
+            backend.kernel(kernel)((blocks,), (kernels.SEQUENCE_THREADS,), arguments)
+
+        cost(f"barrier of a {form}", PUBLISHED_BARRIER[form], barriers)
+    everyone = (limits.multiprocessors,)
+    slots = xp.empty((2 * count, *everyone), dtype=xp.uint32)
+
+    def handovers(number: int) -> None:
+        slots[...] = 2**32 - 1
+        arguments = (slots.view(xp.float32), np.uint32(limits.multiprocessors), np.int32(number))
+        backend.kernel(kernels.handovers())(everyone, (32,), arguments)
+
+    cost("hand-over", onchip.EXCHANGE["grid"], handovers)
+    # 12 KB that all blocks show, read by all, and an eighth by each: h of 8 sequences at H = 768 in 16 bit.
+    own = -(-12 * 1024 // (16 * limits.multiprocessors)) * 4
+    shown = xp.empty((count // 5, *everyone, own), dtype=xp.uint32)
+    for parts, name in ((1, "gather"), (kernels.CLUSTER, "gather of an eighth")):
+
+        def gather(number: int, parts: int = parts) -> None:
+            shown[...] = 2**32 - 1
+            sizes = np.uint32(own), np.uint32(parts), np.int32(number // 10)
+            backend.kernel(kernels.gathers())(everyone, (kernels.BLOCK,), (shown.view(xp.float32), *sizes))
+
+        expected = onchip.EXCHANGE["grid"] + 4 * own * limits.multiprocessors / parts / onchip.L2_RATE
+        cost(name, expected, gather, 10)
+    cluster = (kernels.CLUSTER,)
+    if limits.capability >= 90:
+        out, numbers = xp.zeros(cluster, dtype=xp.uint32), xp.zeros(cluster, dtype=xp.float32)
+        read, given = kernels.reads_in_cluster(), kernels.handovers_in_cluster()
+        cost("read in a cluster", PUBLISHED_READ, lambda n: backend.kernel(read)(cluster, (32,), (out, np.int32(n))))
+        cost(
+            "hand-over in a cluster", onchip.EXCHANGE["cluster"],
+            lambda n: backend.kernel(given)(cluster, (32,), (numbers, np.int32(n))),
+        )  # fmt: skip
+    if limits.clusters:
+        blocks, sent = limits.clusters * kernels.CLUSTER, 512 * kernels.CLUSTER
+        sums, kernel = xp.zeros((blocks, kernels.BLOCK), dtype=xp.float32), kernels.sums_in_cluster()
+        cost(
+            "sums in a cluster", onchip.from_others(sent),
+            lambda n: backend.kernel(kernel)((blocks,), (kernels.BLOCK,), (sums, np.int32(n)), sent + 16),
+        )  # fmt: skip
+
+
+# -- bandwidth --------------------------------------------------------------------------------------------------------
+
+
+def bandwidth(backend: CudaBackend, log: Log, cells: int = CELLS, steps: int = 8) -> None:
+    """Bytes a second of the gate kernels, in each storage type, and of a copy; `cells` is B H of one step.
+
+    Launches of one kernel are recorded in a graph, over arrays larger than the second-level cache.
+    """
+    cells, steps = (64, 2) if log.rehearse else (cells, steps)
+
+    def copy() -> Record:
+        moved = 2 * cells * steps * 16 / graph_seconds(backend, log, copy_launch(backend, cells * steps * 16))
+        return {"bytes_per_second": moved, "said": f"{moved / 1e9:.0f} GB/s"}
+
+    copied = log.item("copy", copy).get("bytes_per_second", float("nan"))
+    for dtype in ("float32", "float16") if log.rehearse else kernels.STORAGE:
+        for name in ("training", "inference", "backward"):
+
+            def measured(dtype: str = dtype, name: str = name) -> Record:
+                launch = gate_launches(backend, dtype, cells, steps)[name]
+                seconds = graph_seconds(backend, log, launch)
+                moved = bytes_of(name, dtype) * cells * steps / seconds
+                share = moved / copied
+                found = {"cells": cells, "microseconds": seconds / steps * 1e6, "bytes_per_second": moved}
+                return {**found, "share_of_copy": share, "said": f"{moved / 1e9:.0f} GB/s, {share:.0%} of a copy's"}
+
+            log.item(f"{dtype} {name}", measured)
+
+
+def graph_seconds(backend: CudaBackend, log: Log, work: Callable[[], object]) -> float:
+    """Median seconds of what `work` launches, recorded as a graph: the host asks once."""
+    stream = backend.xp.cuda.Stream(non_blocking=True)  # the default stream can't be captured
+    work()  # compiles what has to be compiled
+    backend.synchronize()
+    with stream:
+        stream.begin_capture()
+        work()
+        graph = stream.end_capture()
+    graph.launch()
+    return statistics.median(log.clock.seconds(graph.launch) for _ in range(log.rounds))
+
+
+def copy_launch(backend: Backend, size: int) -> Callable[[], object]:
+    """A copy of that many bytes in device memory."""
+    xp = backend.xp
+    source, target = xp.zeros((size,), dtype=xp.uint8), xp.zeros((size,), dtype=xp.uint8)
+    return lambda: xp.copyto(target, source)
+
+
+def gate_launches(backend: Backend, dtype: str, cells: int, steps: int) -> dict[str, Callable[[], object]]:
+    """One launch a step, each on other memory, of each gate kernel."""
+    hidden = 1024 if cells % 1024 == 0 else 8
+    batch = cells // hidden
+    state = kernels.ARITHMETIC[dtype]
+
+    def array(leading: tuple[int, ...], width: int, kind: str) -> Any:
+        return backend.xp.full((*leading, batch, width), 0.5, dtype=backend.dtype(kind))
+
+    z, dy = array((steps,), 4 * hidden, dtype), array((steps,), hidden, dtype)
+    h, c = array((steps + 1,), hidden, dtype), array((steps + 1,), hidden, state)
+    dh, dc = array((), hidden, state), array((), hidden, state)
+    width = kernels.neighbours(dtype)
+    grid, block = (-(-cells // width // kernels.BLOCK),), (kernels.BLOCK,)
+    sizes = np.uint32(batch), np.uint32(hidden)
+    slots = [tuple(map(np.int64, (t, t, t + 1))) for t in range(steps)]
+    first = np.int64(0), np.int64(0)
+    forward = functools.partial(kernels.gates_forward, dtype, width, masked=False)
+
+    def each(kernel: kernels.Kernel, arguments: list[tuple[Any, ...]]) -> None:
+        launch = backend.kernel(kernel)
+        for args in arguments:
+            launch(grid, block, args)
+
+    return {
+        "training": lambda: each(forward(keep=True), [(z, h, c, None, *s, *s[1:], *sizes) for s in slots]),
+        "inference": lambda: each(forward(keep=False), [(z, h, c, None, *s, *first, *sizes) for s in slots]),
+        "backward": lambda: each(
+            kernels.gates_backward(dtype, width, False), [(z, c, dy, dh, dc, None, *s, *sizes) for s in slots]
+        ),
+    }

@@ -6,12 +6,16 @@ import pytest
 
 from gpu_lstm.backend import CupyBackend, NumpyBackend, pool
 from gpu_lstm.errors import BackendError
+from tests.device.build import on_the_machine
 
 
 @functools.cache
 def gpu_or_reason():
     try:
-        return CupyBackend()
+        backend = CupyBackend()
+        if on_the_machine():  # each array by itself, so that its ends are known
+            backend.xp.cuda.set_allocator(None)
+        return backend
     except BackendError as error:
         return str(error)
 
@@ -27,16 +31,12 @@ def backend(request):
     return NumpyBackend() if request.param == "numpy" else gpu_or_reason()
 
 
-@pytest.fixture(params=["emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
+@pytest.fixture(params=[pytest.param("cupy", marks=pytest.mark.gpu)])
 def cuda(request):
-    """The CUDA kernels: on the CPU, and on a GPU where there is one."""
-    if request.param == "cupy":
-        return gpu_or_reason()
-    from tests.emulated import EmulatedBackend, missing
+    """The CUDA kernels, where there is a GPU."""
+    from tests.gpu import Gpu
 
-    if missing():
-        pytest.skip(missing())
-    return EmulatedBackend()
+    return Gpu()
 
 
 @pytest.fixture

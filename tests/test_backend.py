@@ -10,7 +10,7 @@ import pytest
 from gpu_lstm import BackendError, InputError
 from gpu_lstm.backend import VARIABLE, Backend, CupyBackend, NumpyBackend, choose
 from gpu_lstm.recurrence import make_plan
-from tests.emulated import EmulatedBackend
+from tests.gpu import HostBackend
 from tests.support import NUMPY, STRICT
 
 
@@ -76,7 +76,7 @@ def test_a_backend_is_taken_as_it_is():
     assert choose(NUMPY) is NUMPY
 
 
-@pytest.mark.parametrize("kind", [NumpyBackend, CupyBackend, EmulatedBackend])
+@pytest.mark.parametrize("kind", [NumpyBackend, CupyBackend, HostBackend])
 def test_backends_have_the_signatures_of_the_protocol(kind):
     public = [name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")]
     assert len(public) >= 10

@@ -1,4 +1,4 @@
-"""Options of the LSTM family in the sequence tier's CUDA kernels, emulated, against the float64 oracle."""
+"""Options of the LSTM family in the sequence tier's CUDA kernels, against the float64 oracle."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,9 @@ from gpu_lstm.backend.cuda import Device
 from gpu_lstm.recurrence import Mask, family, fastest_cuda, onchip, pointwise_cuda, sequence_cuda, together
 from gpu_lstm.recurrence.variant import Variant
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EVERY_DTYPE, H100, ORDERS, EmulatedBackend, needs_emulator, on_host
-from tests.emulator import EmulationError
+from tests.gpu import DTYPES, H100, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine
 from tests.support import NUMPY, relative_error
-from tests.test_cuda_sequence import KIB, PAIR_LIMITS, Patched, device, force, launched
+from tests.test_cuda_sequence import KIB, PAIR_LIMITS, device, force, launched, put
 from tests.test_cuda_variants import KINKS, TOLERANCE, example, layer_gives_what_reference_gives, run
 from tests.test_family import ON
 
@@ -61,60 +60,68 @@ def everything(backend, names, dtype):
     compare(backend, names, (4, 5, 33), dtype, lengths=LENGTHS)
 
 
-@needs_emulator
+@pytest.mark.gpu
 def test_each_option_and_pairs_that_meet_equal_the_oracle(form):
-    backend = EmulatedBackend(limits=device(form))
+    backend = Gpu(limits=device(form))
     for names in [*({name} for name in TAKEN), *PAIRS]:
         everything(backend, names, "float32")
     assert set(backend.launches) == launched(form)
 
 
-@needs_emulator
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "dtype, where", [*zip(DTYPES[1:], ("block", "cluster", "grid"), strict=False), ("tf32", "cluster")]
 )
 def test_every_dtype_equals_the_oracle(dtype, where, monkeypatch):
     force(monkeypatch, where)
-    backend = EmulatedBackend(limits=device(where))
-    backend.tf32 = dtype == "tf32"
+    backend = Gpu(limits=device(where), tf32=dtype == "tf32")
     for names in (*KINDS.values(), ALL - {"recurrent_dropout", "resets"}):
         everything(backend, names, "float32" if dtype == "tf32" else dtype)
     assert set(backend.launches) == launched(where)
+
+
+@on_the_machine
+@pytest.mark.parametrize(
+    "dtype, where", [*zip(DTYPES[1:], ("block", "cluster", "grid"), strict=False), ("tf32", "cluster")]
+)
+def test_the_order_of_threads_changes_nothing_in_any_dtype(dtype, where, monkeypatch):
+    force(monkeypatch, where)
+    stored = "float32" if dtype == "tf32" else dtype
     for names in KINDS.values():
-        first: dict[str, np.ndarray] = {}
-        for backend.seed in (0, *ORDERS):  # no order of threads changes a bit
-            stored = "float32" if dtype == "tf32" else dtype
-            found = compare(backend, names, (2, 2, 9), stored, lengths=[2, 1])
-            for name, array in (first or found).items():
+        first, *more = (
+            compare(Gpu(limits=device(where), tf32=dtype == "tf32", seed=seed), names, (2, 2, 9), stored, [2, 1])
+            for seed in (None, 1, 2, 3)
+        )
+        for found in more:
+            for name, array in first.items():
                 np.testing.assert_array_equal(found[name], array)
-            first = first or found
 
 
-@needs_emulator
+@on_the_machine
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_order_of_threads_changes_nothing(form, kind):
     how = {"shape": (3, 3, 20), "dtype": "float32", "lengths": [3, 0, 2]}
-    expected = compare(EmulatedBackend(limits=device(form)), KINDS[kind], **how)
+    expected = compare(Gpu(limits=device(form)), KINDS[kind], **how)
     for seed in ORDERS:
-        actual = compare(EmulatedBackend(seed=seed, limits=device(form)), KINDS[kind], **how)
+        actual = compare(Gpu(seed=seed, limits=device(form)), KINDS[kind], **how)
         for name in expected:
             np.testing.assert_array_equal(actual[name], expected[name])
 
 
-@needs_emulator
+@on_the_machine
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_mode_finds_nothing(form, kind):
-    checked = EmulatedBackend("check", limits=device(form))
+def test_no_races(form, kind):
+    checked = Gpu(seed=1, memory=True, limits=device(form))
     compare(checked, KINDS[kind], (3, 3, 9), "float32", lengths=[3, 1, 2], reverse=True)
     compare(checked, KINDS[kind], (2, 9, 16), "float32")
 
 
-@needs_emulator
+@pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 def test_inference_gives_the_same_and_keeps_nothing(form, kind):
     data, numbers = example(KINDS[kind], (4, 3, 12), "float32")
     for reverse in (False, True):
-        backend = EmulatedBackend(limits=device(form))
+        backend = Gpu(limits=device(form))
         kept, lean = (
             run(sequence_cuda, backend, data, numbers, "float32", [4, 2, 1], reverse, keep) for keep in (True, False)
         )
@@ -122,7 +129,7 @@ def test_inference_gives_the_same_and_keeps_nothing(form, kind):
             np.testing.assert_array_equal(lean[key], kept[key])
 
 
-@needs_emulator
+@pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 def test_several_tiles_of_sequences(kind, monkeypatch):
     """Two blocks of a grid share 19 sequences."""
@@ -133,18 +140,18 @@ def test_several_tiles_of_sequences(kind, monkeypatch):
     layout = onchip.choose(limits, "forward", 19, 40, "float32", 1, kind)
     assert (layout.members, layout.slice, layout.columns) == (2, 19, 1)
     lengths = np.random.default_rng(0).integers(0, 4, 19)
-    compare(EmulatedBackend(limits=limits), KINDS[kind], (3, 19, 40), "float32", lengths=lengths, reverse=True)
-    compare(EmulatedBackend(limits=limits), KINDS[kind], (3, 19, 40), "float32")
+    compare(Gpu(limits=limits), KINDS[kind], (3, 19, 40), "float32", lengths=lengths, reverse=True)
+    compare(Gpu(limits=limits), KINDS[kind], (3, 19, 40), "float32")
 
 
-def two(names, shape):
+def two(backend, names, shape):
     """Both directions of a layer, of different lengths: arguments of `forward`, what arrives, what the oracle gives."""
     forward, arriving, expected = [], [], []
     for reverse in (False, True):
         data, numbers = example(names, shape, "float32", seed=int(reverse))
-        here = {name: array.astype(np.float32) for name, array in data.items()}
+        here = put(backend, data)
         lengths = np.random.default_rng(reverse).integers(1, shape[0] + 1, shape[1])
-        mask = Mask(lengths, np.arange(shape[0])[:, None, None] < lengths[None, :, None])
+        mask = Mask(lengths, backend.asarray(np.arange(shape[0])[:, None, None] < lengths[None, :, None]))
         variant = Variant(**numbers, **{name[1:]: array for name, array in here.items() if name[0] == "."})
         forward.append((*(here[n] for n in ("z", "weight_hh", "h0", "c0")), mask, reverse, True, variant))
         arriving.append([here.get(name) for name in ("dh", "dh_last", "dc_last", "dc")])
@@ -152,11 +159,11 @@ def two(names, shape):
     return forward, arriving, expected
 
 
-@needs_emulator
+@pytest.mark.gpu
 @pytest.mark.parametrize("tier, kind", [(sequence_cuda, "Family"), (fastest_cuda, "Normed")], ids=str)
 def test_two_at_once_equal_the_oracle(form, tier, kind):
-    forward, arriving, expected = two(KINDS[kind], (3, 9, 20))
-    backend = EmulatedBackend(limits=PAIR_LIMITS[form])
+    backend = Gpu(limits=PAIR_LIMITS[form])
+    forward, arriving, expected = two(backend, KINDS[kind], (3, 7, 20))
     saved = together.forward(tier, backend, forward)
     gradients = together.backward(tier, backend, [(one, *more) for one, more in zip(saved, arriving, strict=True)])
     assert sorted(backend.launches) == sorted(launched(form))
@@ -167,14 +174,14 @@ def test_two_at_once_equal_the_oracle(form, tier, kind):
             assert relative_error(on_host(backend, results[name]), array) < TOLERANCE["float32"], name
 
 
-@needs_emulator
+@pytest.mark.gpu
 def test_two_of_different_kinds_run_one_after_the_other(monkeypatch):
     force(monkeypatch, "grid")
-    (first, second), _, expected = two({"resets"}, (3, 2, 9))
-    backend = EmulatedBackend(limits=PAIR_LIMITS["grid"])
+    backend = Gpu(limits=PAIR_LIMITS["grid"])
+    (first, second), _, expected = two(backend, {"resets"}, (3, 2, 9))
     saved = together.forward(sequence_cuda, backend, [first, (*second[:-1], None)])
     assert backend.launches == ["sequence_forward", "sequence_forward"]
-    assert relative_error(saved[0].h, expected[0]["h"]) < TOLERANCE["float32"]
+    assert relative_error(on_host(backend, saved[0].h), expected[0]["h"]) < TOLERANCE["float32"]
 
 
 MISTAKES = {
@@ -189,11 +196,11 @@ MISTAKES = {
 }
 
 
-@needs_emulator
+@on_the_machine
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_planted_mistake_is_caught(mistake, monkeypatch):
     force(monkeypatch, "block")
-    broken = Patched(*MISTAKES[mistake], limits=device("block"))
+    broken = Gpu(limits=device("block"), change=MISTAKES[mistake])
     with pytest.raises(AssertionError):
         compare(broken, {"resets", "recurrent_dropout", "zoneout_h"}, (4, 3, 8), "float32")
 
@@ -220,57 +227,59 @@ NORM_MISTAKES = {
 }
 
 
-@needs_emulator
+@on_the_machine
 @pytest.mark.parametrize("where, mistake", [(where, name) for where, more in NORM_MISTAKES.items() for name in more])
 def test_a_planted_mistake_in_the_sums_over_rows_is_caught(where, mistake, monkeypatch):
     force(monkeypatch, where)
     data, numbers = example({"layer_norm"}, (4, 3, 20), "float32")
     limits = device(where)
-    right = run(sequence_cuda, EmulatedBackend(limits=limits), data, numbers, "float32", keep=False)
-    with pytest.raises((EmulationError, AssertionError)):
-        for seed in range(8):  # some show only where one block is far ahead
-            broken = Patched(*NORM_MISTAKES[where][mistake], mode="check", limits=limits, seed=seed)
+    right = run(sequence_cuda, Gpu(limits=limits), data, numbers, "float32", keep=False)
+    broken = Gpu(limits=limits, memory=True, change=NORM_MISTAKES[where][mistake])
+    with pytest.raises((RuntimeError, AssertionError)):
+        for broken.seed in range(24):  # some show only where one block is far ahead
             actual = run(sequence_cuda, broken, data, numbers, "float32", keep=False)
             np.testing.assert_array_equal(actual["h"], right["h"])
 
 
-@needs_emulator
+@pytest.mark.gpu
 def test_backward_takes_what_the_pointwise_tier_saved(monkeypatch):
     force(monkeypatch, "grid")
     results = []
     for tier in (sequence_cuda, pointwise_cuda):
-        backend = EmulatedBackend(limits=device("grid"))
+        backend = Gpu(limits=device("grid"))
         data, numbers = example({"layer_norm", "zoneout_c"}, (3, 2, 9), "float64")
+        data = put(backend, data, "float64")
         variant = Variant(**numbers, **{name[1:]: array for name, array in data.items() if name[0] == "."})
         start = (data[name] for name in ("z", "weight_hh", "h0", "c0"))
         saved = tier.forward(backend, *start, None, False, True, variant)
         dz, dh0, dc0 = sequence_cuda.backward(backend, saved, *(data[name] for name in ("dh", "dh_last", "dc_last")))
-        results.append([dz, dh0, dc0, saved.dz_hh, *saved.gradients.values()])
+        results.append([on_host(backend, a) for a in (dz, dh0, dc0, saved.dz_hh, *saved.gradients.values())])
     for one, other in zip(*results, strict=True):
         assert relative_error(other, one) < TOLERANCE["float64"]
 
 
-@needs_emulator
+@pytest.mark.gpu
 def test_numbers_that_look_as_if_they_were_missing_are_not_waited_for(monkeypatch):
     """h0 of NaNs with all bits set, kept by zoneout and shown through a mask."""
     force(monkeypatch, "grid")
     data, numbers = example({"zoneout_h", "recurrent_dropout", "resets"}, (4, 2, 9), "float32")
-    here = {name: array.astype(np.float32) for name, array in data.items()}
+    backend = Gpu(limits=device("grid"))
+    here = put(backend, data)
     here["h0"].view(np.uint32)[...] = 2**32 - 1
     here[".zoneout_h"][...] = here[".live"][...] = 1
     variant = Variant(**numbers, **{name[1:]: array for name, array in here.items() if name[0] == "."})
-    mask = Mask(np.array([4, 2]), np.arange(4)[:, None, None] < np.array([4, 2])[None, :, None])
+    mask = Mask(np.array([4, 2]), backend.asarray(np.arange(4)[:, None, None] < np.array([4, 2])[None, :, None]))
     start = (here[name] for name in ("z", "weight_hh", "h0", "c0"))
-    saved = sequence_cuda.forward(EmulatedBackend(limits=device("grid")), *start, mask, True, True, variant)
-    assert np.isnan(saved.outputs).all()
+    saved = sequence_cuda.forward(backend, *start, mask, True, True, variant)
+    assert np.isnan(on_host(backend, saved.outputs)).all()
 
 
-@needs_emulator
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", [*(name for name in ON if name in TAKEN), "all"])
 def test_the_layer_runs_on_it(name, monkeypatch):
     force(monkeypatch, "grid")
     options = {key: value for key, value in ON.items() if key in (TAKEN if name == "all" else [name])}
-    backend = EmulatedBackend(limits=PAIR_LIMITS["grid"])
+    backend = Gpu(limits=PAIR_LIMITS["grid"])
     layer_gives_what_reference_gives(backend, "sequence", options)
     assert {name for name in backend.launches if name not in ("matmul", "dropout")} == launched("grid")
 
@@ -280,10 +289,10 @@ def test_what_it_does_not_take_is_refused_by_name():
     for name, variant in (("proj_size", Variant(projection=np.zeros((1, 2), np.float32))), ("heads", Variant(heads=2))):
         assert name not in TAKEN
         with pytest.raises(InputError, match=f"this tier takes no {name}; the reference tier does"):
-            sequence_cuda.forward(EmulatedBackend(), z, weight_hh, None, None, variant=variant)
+            sequence_cuda.forward(HostBackend(), z, weight_hh, None, None, variant=variant)
     with pytest.raises(InputError, match=r"peepholes has shape \(3, 3\); expected \(3, H=2\)"):
         variant = Variant(peepholes=np.zeros((3, 3), np.float32))
-        sequence_cuda.forward(EmulatedBackend(), z, weight_hh, None, None, variant=variant)
+        sequence_cuda.forward(HostBackend(), z, weight_hh, None, None, variant=variant)
 
 
 def test_the_plan_knows_what_options_cost():
@@ -295,13 +304,13 @@ def test_the_plan_knows_what_options_cost():
         assert f"{direction}, with options: " in options.describe()
         assert normed.barriers >= 4
         assert f"{normed.barriers} barriers of a block a step" in normed.describe()
-    said = LSTM(4, 256, backend=EmulatedBackend(), cells=True).plan.why()
+    said = LSTM(4, 256, backend=HostBackend(), cells=True).plan.why()
     assert "H = 256, B = 64, float32, forward: " in said  # c of every step is there anyway
     assert "; backward, with options: " in said
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@at_full_size
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(20, 64, 512), (7, 3, 1000), (50, 5, 64), (9, 256, 250)], ids=str)
 def test_a_gpu_gives_the_oracles_numbers_and_the_same_bits_every_time(shape, dtype):
     gpu = gpu_or_reason()

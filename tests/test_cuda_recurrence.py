@@ -1,6 +1,4 @@
-"""The pointwise tier's CUDA kernels and host code, emulated, against the float64 oracle."""
-
-import mmap
+"""The pointwise tier's CUDA kernels and host code, against the float64 oracle."""
 
 import numpy as np
 import pytest
@@ -9,13 +7,12 @@ from gpu_lstm import LSTM, InputError
 from gpu_lstm.backend import kernels
 from gpu_lstm.recurrence import Mask, make_plan, pointwise_cuda, reference, sequence_cuda
 from gpu_lstm.recurrence.variant import Variant
-from tests import emulator
 from tests.conftest import gpu_or_reason
-from tests.emulated import EVERY_DTYPE, ORDERS, EmulatedBackend, needs_emulator, on_host, stored
+from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored
 from tests.odd import gapped, misaligned, swapped
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
-EMULATED = EmulatedBackend()
+HOST = HostBackend()
 # Stored numbers are rounded: to 11 bits in float16, to 8 in bfloat16; a few steps of them add up.
 TOLERANCE = {"float64": 1e-14, "float32": 2e-6, "float16": 4e-3, "bfloat16": 4e-2}
 SHAPES = [(1, 1, 1), (3, 1, 33), (4, 5, 33), (5, 3, 8), (3, 2, 1), (2, 9, 40)]
@@ -64,14 +61,14 @@ def compare(backend, shape, dtype, lengths, reverse=False, seed=0, tier=pointwis
 
 
 @pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_forward_and_backward_equal_the_oracle(cuda, shape, dtype, lengths):
     compare(cuda, shape, dtype, lengths, reverse=lengths)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@at_full_size
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(20, 64, 512), (7, 3, 1000), (300, 17, 130)], ids=str)
 def test_a_gpu_gives_the_same_bits_every_time(shape, dtype):
     device = gpu_or_reason()
@@ -82,27 +79,27 @@ def test_a_gpu_gives_the_same_bits_every_time(shape, dtype):
         assert relative_error(array, expected[name]) < 20 * TOLERANCE[dtype], name
 
 
-@needs_emulator
+@on_the_machine
 def test_the_order_of_threads_changes_nothing():
     shape = (3, 9, 40)
-    expected = compare(EMULATED, shape, "float32", lengths=True)
+    expected = compare(Gpu(), shape, "float32", lengths=True)
     for seed in ORDERS:
-        actual = compare(EmulatedBackend(seed=seed), shape, "float32", lengths=True)
+        actual = compare(Gpu(seed=seed), shape, "float32", lengths=True)
         for name in expected:
             np.testing.assert_array_equal(actual[name], expected[name])
 
 
-@needs_emulator
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@on_the_machine
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(2, 2, 5), (2, 2, 8)], ids=str)
-def test_check_mode_finds_nothing(shape, dtype):
-    checked = EmulatedBackend("check")
+def test_no_races(shape, dtype):
+    checked = Gpu(seed=1, memory=True)
     compare(checked, shape, dtype, lengths=True)
     compare(checked, shape, dtype, lengths=False)
     run(pointwise_cuda, checked, example(shape, dtype), dtype, keep=False)
 
 
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("hidden", [5, 8])
 def test_inference_gives_the_same_and_keeps_nothing(cuda, dtype, hidden):
     data = example((4, 3, hidden), dtype)
@@ -114,7 +111,7 @@ def test_inference_gives_the_same_and_keeps_nothing(cuda, dtype, hidden):
     assert saved.c.shape[0] == 1
 
 
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("hidden", [5, 8])
 def test_lengths_that_leave_nothing_out_change_no_bit(cuda, dtype, hidden):
     data = example((4, 3, hidden), dtype)
@@ -146,7 +143,7 @@ class CountingNamespace:
         self.calls = 0
 
     def __getattr__(self, name):
-        value = getattr(np, name)
+        value = getattr(HostBackend.xp, name)
         if not callable(value) or isinstance(value, type):
             return value
 
@@ -157,12 +154,11 @@ class CountingNamespace:
         return counted
 
 
-@needs_emulator
 @pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
 def test_a_step_is_two_launches_each_way_and_allocates_nothing(lengths):
     counts = []
     for steps in (3, 11):
-        backend = EmulatedBackend()
+        backend = HostBackend()
         backend.xp = CountingNamespace()
         data = {name: array.astype(np.float32) for name, array in example((steps, 2, 4), "float32").items()}
         given = np.array([2, 1])
@@ -197,7 +193,7 @@ def test_gradients_that_nobody_sent_are_zeros(cuda):
 
 
 def test_the_plan_says_what_runs():
-    assert "pointwise: chosen, asked for by name (fused CUDA kernels" in make_plan(EMULATED, "pointwise").why()
+    assert "pointwise: chosen, asked for by name (fused CUDA kernels" in make_plan(HOST, "pointwise").why()
 
 
 @pytest.mark.parametrize(
@@ -212,7 +208,7 @@ def test_the_plan_says_what_runs():
         ({"weight_hh": np.zeros((8, 3), np.float32)}, r"weight_hh has shape \(8, 3\); expected \(4H=8, H=2\)"),
         ({"weight_hh": np.zeros((8, 2))}, "weight_hh has dtype float64; expected float32"),
         ({"weight_hh": np.zeros((2, 8), np.float32).T}, "weight_hh is not C-contiguous"),
-        ({"z": [1.0]}, "z is a builtins.list; expected an array of backend emulated"),
+        ({"z": [1.0]}, "z is a builtins.list; expected an array of backend cuda"),
         ({"z": swapped(np.zeros((2, 3, 8), np.float32))}, "z has dtype >f4"),
         ({"z": misaligned(np.zeros((2, 3, 8), np.float32))}, "z is misaligned"),
         ({"weight_hh": misaligned(np.zeros((8, 2), np.float32))}, "weight_hh is misaligned"),
@@ -221,10 +217,9 @@ def test_the_plan_says_what_runs():
 def test_what_the_kernels_cannot_take_is_refused(change, message):
     given = {"z": np.zeros((2, 3, 8), np.float32), "weight_hh": np.zeros((8, 2), np.float32)} | change
     with pytest.raises(InputError, match=message):
-        pointwise_cuda.forward(EMULATED, given["z"], given["weight_hh"], None, None)
+        pointwise_cuda.forward(HOST, given["z"], given["weight_hh"], None, None)
 
 
-@needs_emulator
 @pytest.mark.parametrize("tier", [pointwise_cuda, sequence_cuda])
 @pytest.mark.parametrize("options", [{}, {"gain_hh": 16, "gain_c": 4, "shift_c": 4}])
 def test_what_backward_cannot_take_is_refused_by_name(tier, options):
@@ -232,11 +227,11 @@ def test_what_backward_cannot_take_is_refused_by_name(tier, options):
 
     def backward(name, change):
         z, weight_hh = np.zeros((2, 3, 16), np.float32), np.zeros((16, 4), np.float32)
-        saved = tier.forward(EMULATED, z, weight_hh, None, None, variant=variant)
+        saved = tier.forward(HOST, z, weight_hh, None, None, variant=variant)
         if getattr(saved, name, None) is not None:
             setattr(saved, name, change(getattr(saved, name)))
             with pytest.raises(InputError, match=r"^(saved\.\w+|z|weight_hh) (has|is)"):
-                tier.backward(EMULATED, saved, None, None, None)
+                tier.backward(HOST, saved, None, None, None)
 
     for name in ("gates", "weight_hh", "c", "normalised", "scales", "c_means", "c_scales"):
         for change in (
@@ -245,41 +240,33 @@ def test_what_backward_cannot_take_is_refused_by_name(tier, options):
             backward(name, change)
     for dh in (np.zeros((2, 3, 5), np.float32), np.zeros((2, 3, 4)), [0.0]):
         with pytest.raises(InputError, match="^dh (has|is)"):
-            saved = tier.forward(EMULATED, np.zeros((2, 3, 16), np.float32), np.zeros((16, 4), np.float32), None, None)
-            tier.backward(EMULATED, saved, dh, None, None)
+            saved = tier.forward(HOST, np.zeros((2, 3, 16), np.float32), np.zeros((16, 4), np.float32), None, None)
+            tier.backward(HOST, saved, dh, None, None)
 
 
 def test_too_many_cells_are_refused_by_name():
     huge = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (1, 2**20, 4 * 2**12), (0, 0, 0))
     huge.flags.writeable = False
     with pytest.raises(InputError, match="z has B H = 4294967296 cells; expected at most 2147483647"):
-        pointwise_cuda.forward(EMULATED, huge, np.zeros((4 * 2**12, 2**12), np.float32), None, None)
+        pointwise_cuda.forward(HOST, huge, np.zeros((4 * 2**12, 2**12), np.float32), None, None)
 
 
-@needs_emulator
-def test_more_than_2_to_the_31_elements():
-    """z of 2^31 + 8192 numbers, of which a step's are touched: address space, hardly any memory."""
-    steps, hidden = 2**19 + 2, 1024
+@pytest.mark.gpu
+def test_more_than_2_to_the_31_elements(cuda):
+    """z of 2^31 + 8192 numbers, of which a step's are touched."""
+    steps, hidden, xp = 2**19 + 2, 1024, cuda.xp
     t = steps - 1
-
-    def vast(*shape, dtype):
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        no_reserve = 0x4000  # Linux's MAP_NORESERVE, which Python 3.11 doesn't name
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
-        return np.frombuffer(memory, dtype).reshape(shape)
-
-    z = vast(steps, 1, 4 * hidden, dtype=np.float16)
-    h, c = vast(steps + 1, 1, hidden, dtype=np.float16), vast(steps + 1, 1, hidden, dtype=np.float32)
+    z = xp.empty((steps, 1, 4 * hidden), dtype=np.float16)
+    h, c = (xp.empty((steps + 1, 1, hidden), dtype=dtype) for dtype in (np.float16, np.float32))
     assert z.size > 2**31
-    z[t] = np.linspace(-3, 3, 4 * hidden)
+    z[t] = cuda.asarray(np.linspace(-3, 3, 4 * hidden))
     c[t] = 0.5
-    expected = pointwise_cuda.forward(
-        EMULATED, z[t:].copy(), np.zeros((4 * hidden, hidden), np.float16), None, np.full((1, hidden), 0.5)
-    )
-    kernel = kernels.gates_forward("float16", 8, True, False)
-    module = emulator.build(kernel.source, names=[kernel.expression])
+    weight_hh, c0 = (cuda.asarray(array) for array in (np.zeros((4 * hidden, hidden), "f2"), np.full((1, hidden), 0.5)))
+    expected = pointwise_cuda.forward(cuda, z[t:].copy(), weight_hh, None, c0)
     slots = [np.int64(n) for n in (t, t, t + 1, t, t + 1)]
     arguments = (z, h, c, None, *slots, np.uint32(1), np.uint32(hidden))
-    module.launch(kernel.expression, (1,), (hidden // 8,), arguments, in_place=(z, h, c))
+    cuda.kernel(kernels.gates_forward("float16", 8, True, False))((1,), (hidden // 8,), arguments)
     for array, whole in ((h[t + 1], expected.h[1]), (c[t + 1], expected.c[1]), (z[t], expected.gates[0])):
-        np.testing.assert_array_equal(array, whole)
+        np.testing.assert_array_equal(cuda.to_numpy(array), cuda.to_numpy(whole))
+    del z, h, c
+    cuda.release()

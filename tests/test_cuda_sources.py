@@ -11,8 +11,8 @@ import pytest
 import gpu_lstm
 from gpu_lstm import BackendError
 from gpu_lstm.backend import kernels
-from tests import emulator
-from tests.emulated import EmulatedBackend, needs_emulator
+from tests.device.support import alone
+from tests.gpu import Gpu, on_the_machine
 from tests.nvrtc import matrix
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,19 +137,25 @@ __global__ void activate(const Arithmetic<T>* x, Arithmetic<T>* y, int64 count, 
 """
 
 
-def activation(name, x, brief=False):
+@pytest.fixture
+def activation(cuda):
+    """y of x by the cell's own function."""
+    names = ["activate<float>", "activate<double>", "activate<Brief>"]
     source = kernels.expand(ACTIVATE, PurePosixPath("cuda", "activate.cu"))
-    module = emulator.build(source, names=["activate<float>", "activate<double>", "activate<Brief>"])
-    y = np.empty_like(x)
-    kernel = f"activate<{'Brief' if brief else 'float' if x.itemsize == 4 else 'double'}>"
-    module.launch(kernel, (1,), (32,), (x, y, np.int64(x.size), np.int32(name == "tanh")))
-    return y
+    module = cuda.xp.RawModule(code=source, options=kernels.options(), name_expressions=names)
+
+    def of(name, x, brief=False):
+        here, y = cuda.asarray(x), cuda.asarray(np.empty_like(x))
+        function = module.get_function(names[2 if brief else x.itemsize == 8])
+        function((1,), (256,), (here, y, np.int64(x.size), np.int32(name == "tanh")))
+        return cuda.to_numpy(y)
+
+    return of
 
 
-@needs_emulator
 @pytest.mark.parametrize("name", ["tanh", "sigmoid"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_activations_are_within_4_ulp_over_their_range(name, dtype):
+def test_activations_are_within_4_ulp_over_their_range(activation, name, dtype):
     limit = 86 if dtype == "float32" else 700
     grid = np.concatenate([np.linspace(-limit, limit, 100_001), np.linspace(-1, 1, 50_001), np.logspace(-30, 0, 5001)])
     x = grid.astype(dtype)
@@ -159,9 +165,8 @@ def test_activations_are_within_4_ulp_over_their_range(name, dtype):
     assert float(np.max(np.abs(activation(name, x).astype(np.longdouble) - exact) / spacing)) < 4
 
 
-@needs_emulator
 @pytest.mark.parametrize("name", ["tanh", "sigmoid"])
-def test_activations_for_16_bits_are_nearer_than_16_bits_are(name):
+def test_activations_for_16_bits_are_nearer_than_16_bits_are(activation, name):
     """With the special function units' errors as large as CUDA's manual allows."""
     x = np.concatenate([np.linspace(-86, 86, 100_000), np.linspace(-1, 1, 50_000), np.logspace(-30, 0, 5001)])
     x = x.astype(np.float32)
@@ -175,9 +180,8 @@ def test_activations_for_16_bits_are_nearer_than_16_bits_are(name):
     np.testing.assert_allclose(activation(name, extremes, brief=True), [*ends, np.nan], atol=1e-7)
 
 
-@needs_emulator
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_activations_of_extremes(dtype):
+def test_activations_of_extremes(activation, dtype):
     huge = np.finfo(dtype).max
     x = np.array([0.0, -0.0, 1e4, -1e4, huge, -huge, np.inf, -np.inf, np.nan], dtype=dtype)
     tanh, sigmoid = activation("tanh", x), activation("sigmoid", x)
@@ -190,12 +194,6 @@ def test_activations_of_extremes(dtype):
 
 
 # -- planted mistakes -------------------------------------------------------------------------------------------------
-
-
-def planted(kernel, right, wrong):
-    source = kernel.source
-    assert right in source
-    return emulator.build(source.replace(right, wrong), mode="check", names=[kernel.expression])
 
 
 def mean_loss_arguments():
@@ -240,16 +238,20 @@ MISTAKES = [
 ]
 
 
-@needs_emulator
+@on_the_machine
 @pytest.mark.parametrize("kernel, right, wrong, arguments", MISTAKES)
 def test_a_mistake_in_one_of_these_kernels_is_found(kernel, right, wrong, arguments):
-    with pytest.raises(emulator.EmulationError):
-        planted(kernel, right, wrong).launch(kernel.expression, *arguments())
-    EmulatedBackend("check").kernel(kernel)(*arguments())
+    def results(backend):
+        grid, block, args = arguments()
+        given = [alone(arg) if isinstance(arg, np.ndarray) else arg for arg in args]
+        backend.kernel(kernel)(grid, block, given)
+        return [backend.to_numpy(arg) for arg in given if isinstance(arg, backend.xp.ndarray)]
 
-
-@needs_emulator
-def test_a_report_names_the_line():
-    kernel, right, wrong, arguments = MISTAKES[2]
-    with pytest.raises(emulator.EmulationError, match=r"cuda/cross_entropy\.cu:\d+"):
-        planted(kernel, right, wrong).launch(kernel.expression, *arguments())
+    expected, broken = results(Gpu()), Gpu(memory=True, change=(right, wrong))
+    for seed in range(8):
+        for one, other in zip(results(Gpu(seed=seed, memory=True)), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    with pytest.raises((RuntimeError, AssertionError)):
+        for broken.seed in range(24):
+            for one, other in zip(results(broken), expected, strict=True):
+                np.testing.assert_array_equal(one, other)

@@ -1,4 +1,4 @@
-"""The CUDA kernels around the recurrence, emulated, against the float64 generic code."""
+"""The CUDA kernels around the recurrence, against the float64 generic code."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +13,10 @@ from gpu_lstm.backend import kernels
 from gpu_lstm.backend.base import Backend
 from gpu_lstm.models import Classifier, LanguageModel
 from gpu_lstm.optimizers import OPTIMIZERS, clip_by_global_norm, make_optimizer
-from tests import emulator
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EVERY_DTYPE, ORDERS, EmulatedBackend, needs_emulator, on_host, stored
+from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored
 from tests.support import NUMPY, relative_error
 
-EMULATED, CHECKED = EmulatedBackend(), EmulatedBackend("check")
 TOLERANCE = {"float64": 1e-14, "float32": 2e-6, "float16": 2e-3, "bfloat16": 2e-2}
 
 
@@ -41,24 +39,24 @@ def cross_entropy(backend, dtype, rows, vocabulary, ignore=None, seed=0):
     return value, gradient
 
 
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows, vocabulary", [(1, 1), (1, 33), (7, 2), (5, 65), (3, 300)])
 def test_cross_entropy(cuda, dtype, rows, vocabulary):
     for ignore in (None, -100, 0):
         cross_entropy(cuda, dtype, rows, vocabulary, ignore)
 
 
-@needs_emulator
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
-def test_cross_entropy_is_clean_in_check_mode(dtype):
-    cross_entropy(CHECKED, dtype, 3, 70, ignore=-1)
+@on_the_machine
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cross_entropy_has_no_races(dtype):
+    cross_entropy(Gpu(seed=1, memory=True), dtype, 3, 70, ignore=-1)
 
 
-@needs_emulator
+@on_the_machine
 def test_cross_entropy_in_any_order_of_threads():
-    first = cross_entropy(EMULATED, "float32", 6, 300, 2)
+    first = cross_entropy(Gpu(), "float32", 6, 300, 2)
     for seed in ORDERS:
-        value, gradient = cross_entropy(EmulatedBackend(seed=seed), "float32", 6, 300, 2)
+        value, gradient = cross_entropy(Gpu(seed=seed), "float32", 6, 300, 2)
         assert value == first[0]
         np.testing.assert_array_equal(gradient, first[1])
 
@@ -77,22 +75,13 @@ def test_cross_entropy_with_nothing_that_counts(cuda):
     assert np.all(on_host(cuda, gradient) == 0)
 
 
-def told_when_the_loss_is_read(backend):
-    logits, targets = backend.asarray(np.ones((3, 4), np.float32)), backend.asarray(np.array([1, 4, -7]))
-    loss, gradient = losses.softmax_cross_entropy(backend, logits, targets)
-    assert np.all(on_host(backend, gradient)[1:] == 0)
-    with pytest.raises(InputError, match=r"targets has values -7\.\.4; expected 0\.\.V-1=3"):
-        backend.read(loss)
-    assert backend.read(loss)  # told once
-
-
 def test_a_target_out_of_range_is_told_when_the_loss_is_read_and_touches_nothing(cuda):
-    told_when_the_loss_is_read(cuda)
-
-
-@needs_emulator
-def test_a_target_out_of_range_is_clean_in_check_mode():
-    told_when_the_loss_is_read(CHECKED)
+    logits, targets = cuda.asarray(np.ones((3, 4), np.float32)), cuda.asarray(np.array([1, 4, -7]))
+    loss, gradient = losses.softmax_cross_entropy(cuda, logits, targets)
+    assert np.all(on_host(cuda, gradient)[1:] == 0)
+    with pytest.raises(InputError, match=r"targets has values -7\.\.4; expected 0\.\.V-1=3"):
+        cuda.read(loss)
+    assert cuda.read(loss)  # told once
 
 
 # -- rows of a table --------------------------------------------------------------------------------------------------
@@ -112,57 +101,50 @@ def rows_and_gradient(backend, dtype, size, width, count, seed=0):
     return actual
 
 
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size, width, count", [(1, 1, 1), (3, 33, 40), (300, 5, 20), (2, 70, 300)])
 def test_rows_of_a_table_and_their_gradient(cuda, dtype, size, width, count):
     rows_and_gradient(cuda, dtype, size, width, count)
 
 
-@needs_emulator
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
-def test_rows_are_clean_in_check_mode(dtype):
-    rows_and_gradient(CHECKED, dtype, 3, 35, 7)
+@on_the_machine
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_have_no_races(dtype):
+    rows_and_gradient(Gpu(seed=1, memory=True), dtype, 3, 35, 7)
 
 
-@needs_emulator
+@on_the_machine
 def test_the_gradient_of_a_table_in_any_order_of_threads():
-    first = rows_and_gradient(EMULATED, "float32", 3, 40, 300)
+    first = rows_and_gradient(Gpu(), "float32", 3, 40, 300)
     for seed in ORDERS:
-        np.testing.assert_array_equal(rows_and_gradient(EmulatedBackend(seed=seed), "float32", 3, 40, 300), first)
+        np.testing.assert_array_equal(rows_and_gradient(Gpu(seed=seed), "float32", 3, 40, 300), first)
 
 
-@needs_emulator
-@pytest.mark.parametrize("backend", [EMULATED, CHECKED], ids=["fast", "check"])
-def test_numbers_out_of_range_are_told_at_the_next_read_and_touch_nothing(backend):
-    embedding = Embedding(3, 2, backend=backend, dtype="float64")
-    ids = np.array([[0, 3], [-5, 1]], "int32")
-    y, tape = embedding.forward(ids)
+def test_numbers_out_of_range_are_told_at_the_next_read_and_touch_nothing(cuda):
+    embedding = Embedding(3, 2, backend=cuda, dtype="float64")
+    y, tape = embedding.forward(cuda.asarray(np.array([[0, 3], [-5, 1]], "int32")))
     assert y.shape == (2, 2, 2)
-    _, gradients = embedding.backward(tape, np.ones((2, 2, 2)))
-    np.testing.assert_array_equal(gradients["weight"], [[1, 1], [1, 1], [0, 0]])
+    _, gradients = embedding.backward(tape, cuda.asarray(np.ones((2, 2, 2))))
+    np.testing.assert_array_equal(cuda.to_numpy(gradients["weight"]), [[1, 1], [1, 1], [0, 0]])
     with pytest.raises(InputError, match=r"ids has values -5\.\.3; expected 0\.\.num_embeddings-1=2"):
-        backend.read()
-    assert backend.read() == ()
+        cuda.read()
+    assert cuda.read() == ()
 
 
-@needs_emulator
-def test_numbers_out_of_range_are_told_to_the_thread_that_gave_them():
-    backend = EmulatedBackend()
-    backend.require_range("ids", np.array([7]), 3, "V")
+def test_numbers_out_of_range_are_told_to_the_thread_that_gave_them(cuda):
+    cuda.require_range("ids", cuda.asarray([7]), 3, "V")
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(backend.read).result() == ()
+        assert pool.submit(cuda.read).result() == ()
     with pytest.raises(InputError, match=r"ids has values 7\.\.7"):
-        backend.read()
+        cuda.read()
 
 
-@needs_emulator
-def test_more_ranges_than_are_kept_are_read_before():
-    backend = EmulatedBackend()
+def test_more_ranges_than_are_kept_are_read_before(cuda):
     for size in range(1, 40):
-        backend.require_range("ids", np.array([0]), size, "V")
-    backend.require_range("ids", np.array([-100, 7]), 3, "V", besides=-100)
+        cuda.require_range("ids", cuda.asarray([0]), size, "V")
+    cuda.require_range("ids", cuda.asarray([-100, 7]), 3, "V", besides=-100)
     with pytest.raises(InputError, match=r"ids has values 7\.\.7; expected 0\.\.V-1=2"):
-        backend.read()
+        cuda.read()
 
 
 @pytest.mark.parametrize(
@@ -209,18 +191,16 @@ KNOWN = [
 ]
 
 
-@needs_emulator
-@pytest.mark.parametrize("given, expected", KNOWN)
-def test_philox_gives_the_published_numbers(given, expected):
-    out = np.zeros(4, np.uint32)
-    numbers = [np.uint32(int(word, 16)) for word in given.split()]
-    emulator.build(kernels.expand(PHILOX, PurePosixPath("cuda", "words.cu"))).launch(
-        "words", (1,), (1,), (out, *numbers)
-    )
-    assert [f"{word:08x}" for word in out] == expected.split()
+def test_philox_gives_the_published_numbers(cuda):
+    source = kernels.expand(PHILOX, PurePosixPath("cuda", "words.cu"))
+    words = cuda.xp.RawModule(code=source, options=kernels.options()).get_function("words")
+    for given, expected in KNOWN:
+        out = cuda.xp.zeros(4, dtype=np.uint32)
+        words((1,), (1,), (out, *(np.uint32(int(word, 16)) for word in given.split())))
+        assert [f"{word:08x}" for word in cuda.to_numpy(out)] == expected.split()
 
 
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_dropout_keeps_the_right_share_and_does_the_same_again(cuda, dtype):
     x = stored(np.random.default_rng(0).standard_normal((100, 333)), dtype)
     dropped, again = cuda.dropout(cuda.asarray(x), 0.25, (1, 2))
@@ -248,16 +228,6 @@ def test_the_mask_depends_on_seed_and_place_alone(cuda):
         y = xp.zeros_like(x)
         cuda.kernel(kernel)((blocks,), (64,), (x, y, np.int64(4099), None, low, high, np.uint32(2**31), np.float32(2)))
         np.testing.assert_array_equal(on_host(cuda, y), mask)
-
-
-@needs_emulator
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
-@pytest.mark.parametrize("count", [6, 8])
-def test_dropout_is_clean_in_check_mode(dtype, count):
-    whole = stored(np.ones(count + 1), dtype)
-    for x in (whole[:-1].copy(), whole[1:]):
-        y, _ = CHECKED.dropout(x, 0.5, (1,))
-        np.testing.assert_array_equal(y, EMULATED.dropout(x, 0.5, (1,))[0])
 
 
 # -- optimizers -------------------------------------------------------------------------------------------------------
@@ -292,20 +262,11 @@ def test_updates(cuda, name, dtype, max_norm):
             assert relative_error(actual[key], array) < 10 * TOLERANCE[dtype], key
 
 
-@needs_emulator
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_updates_are_clean_in_check_mode(name):
-    shapes = {"a": (3, 5), "b": (2,)}
-    actual = after_updates(CHECKED, name, "float32", 1.0, steps=1, shapes=shapes)
-    for key, array in after_updates(EMULATED, name, "float32", 1.0, steps=1, shapes=shapes).items():
-        np.testing.assert_array_equal(actual[key], array)
-
-
-@needs_emulator
+@on_the_machine
 def test_an_update_in_any_order_of_threads():
-    first = after_updates(EMULATED, "adam", "float32", 1.0, steps=1)
+    first = after_updates(Gpu(), "adam", "float32", 1.0, steps=1)
     for seed in ORDERS:
-        for key, array in after_updates(EmulatedBackend(seed=seed), "adam", "float32", 1.0, steps=1).items():
+        for key, array in after_updates(Gpu(seed=seed), "adam", "float32", 1.0, steps=1).items():
             np.testing.assert_array_equal(array, first[key])
 
 
@@ -330,17 +291,15 @@ def test_a_scaled_loss_changes_no_bit_of_an_update(cuda, name, max_norm):
             np.testing.assert_array_equal(one, other)
 
 
-@needs_emulator
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if "16" in dtype])
-@pytest.mark.parametrize("backend", [EMULATED, CHECKED], ids=["fast", "check"])
-def test_16_bit_gradients_move_float32_parameters(backend, dtype):
+def test_16_bit_gradients_move_float32_parameters(cuda, dtype):
     rng = np.random.default_rng(0)
     gradient = stored(rng.standard_normal(40), dtype)
-    expected, actual = np.ones(40, np.float64), np.ones(40, np.float32)
-    for there, param, array in ((NUMPY, expected, gradient.astype(np.float64)), (backend, actual, gradient)):
+    expected, actual = np.ones(40, np.float64), cuda.asarray(np.ones(40, np.float32))
+    for there, param, array in ((NUMPY, expected, gradient.astype(np.float64)), (cuda, actual, cuda.asarray(gradient))):
         norm = make_optimizer("adam", there, {"p": param}, 0.1).update({"p": array}, max_norm=1.0)
         assert float(norm) == pytest.approx(np.linalg.norm(gradient.astype(np.float64)), rel=1e-6)
-    assert relative_error(actual, expected) < 1e-6
+    assert relative_error(on_host(cuda, actual), expected) < 1e-6
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -353,9 +312,8 @@ def test_nothing_moves_where_norm_or_loss_is_no_number(cuda, bad):
         np.testing.assert_array_equal(on_host(cuda, optimizer.state["mean.p"]), [0, 0])
 
 
-@needs_emulator
 def test_an_update_with_clipping_is_three_launches():
-    backend = EmulatedBackend()
+    backend = HostBackend()
     after_updates(backend, "adam", "float32", 1.0, steps=1)
     assert backend.launches == ["sum_of_squares", "norm_of_sums", "update"]
     backend.launches.clear()
@@ -386,19 +344,19 @@ def test_the_norm_alone(cuda):
         (np.zeros((2, 2), np.float32), r"params\[0\] has shape \(3, 2\); expected \(2, 2\)"),
         (np.zeros((3, 2)), r"params\[0\] has dtype float32; expected float64"),
         (np.zeros((3, 2), np.int32), r"gradients\[0\] has dtype int32; expected one of float32"),
-        ([0.0], "gradient of p is a builtins.list; expected an array of backend emulated"),
+        ([0.0], "gradient of p is a builtins.list; expected an array of backend cuda"),
     ],
 )
 def test_updates_refuse_what_the_kernel_cannot_take(gradient, message):
     params = {"p": np.zeros((3, 2), np.float32)}
     with pytest.raises(InputError, match=message):
-        make_optimizer("sgd", EMULATED, params, 0.1).update({"p": gradient})
+        make_optimizer("sgd", HostBackend(), params, 0.1).update({"p": gradient})
 
 
 # -- all together -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.gpu
+@at_full_size
 def test_a_gpu_gives_the_same_bits_every_time():
     device = gpu_or_reason()
 
@@ -444,7 +402,7 @@ def test_training_steps_equal_those_on_numpy(cuda, kind):
         assert relative_error(actual[1][name], param) < 1e-12, name
 
 
-class WithoutReading(EmulatedBackend):
+class WithoutReading(HostBackend):
     """Fails where the host would wait for the device."""
 
     reading = False
@@ -461,7 +419,6 @@ class WithoutReading(EmulatedBackend):
             self.reading = False
 
 
-@needs_emulator
 def test_a_step_waits_for_the_device_only_to_read_loss_and_norm(monkeypatch):
     for name in ("require_range", "softmax_cross_entropy", "norm", "update", "dropout", "take_rows", "scatter_add"):
         monkeypatch.setattr(Backend, name, None)  # no generic body, which may wait, is used
@@ -469,16 +426,14 @@ def test_a_step_waits_for_the_device_only_to_read_loss_and_norm(monkeypatch):
     model = LanguageModel(7, 3, 5, 1, dropout=0.5, backend=backend)
     optimizer = make_optimizer("adam", backend, model.params, 0.01)
     loss, _, gradients = model.loss(np.arange(12).reshape(4, 3) % 7, seed=(1,))
-    norm = optimizer.update(gradients, max_norm=1.0, loss=loss)
-    assert all(math.isfinite(number) for number in backend.read(loss, norm))
+    backend.read(loss, optimizer.update(gradients, max_norm=1.0, loss=loss))
 
 
-@needs_emulator
 @pytest.mark.parametrize("tier, each", [("pointwise", 4), ("sequence", 0)])
 def test_the_launches_of_a_step_grow_by_four_for_each_time_step_and_layer_or_not_at_all(tier, each):
     counts = []
     for steps in (3, 8):
-        backend = EmulatedBackend()
+        backend = HostBackend()
         model = LanguageModel(7, 3, 5, 2, dropout=0.5, backend=backend, tier=tier)
         loss, _, gradients = model.loss(np.arange((steps + 1) * 3).reshape(-1, 3) % 7, seed=(1,))
         make_optimizer("adam", backend, model.params, 0.01).update(gradients, max_norm=1.0, loss=loss)
@@ -487,8 +442,7 @@ def test_the_launches_of_a_step_grow_by_four_for_each_time_step_and_layer_or_not
     assert counts[0] - 4 * 3 * 2 < 32  # all else together
 
 
-@needs_emulator
-def test_a_run_of_the_training_loop_equals_that_on_numpy(tmp_path):
+def test_a_run_of_the_training_loop_equals_that_on_numpy(cuda, tmp_path):
     pytest.importorskip("safetensors", reason="safetensors is not installed")
     from gpu_lstm.training.folder import read_log
     from gpu_lstm.training.loop import Run, Settings
@@ -496,10 +450,10 @@ def test_a_run_of_the_training_loop_equals_that_on_numpy(tmp_path):
 
     tokens = np.random.default_rng(1).integers(0, 6, 200)
     logs = []
-    for backend in (NUMPY, EMULATED):
+    for backend in (NUMPY, cuda):
         model = LanguageModel(6, 4, 8, backend=backend, dtype="float64")
         task = TextTask(model, tokens, batch=4, length=8, validation=0.2, seed=0)
-        folder = tmp_path / backend.name
+        folder = tmp_path / backend.name.replace(":", "")
         run = Run(task, Settings(epochs=2, learning_rate=0.01, warm_up=3, validations=2), folder, {})
         assert run.go(lambda event: None, lambda: False).end == "finished"
         logs.append([(line["loss"], line["norm"]) for line in read_log(folder / "log.jsonl")])

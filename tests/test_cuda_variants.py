@@ -1,4 +1,4 @@
-"""The LSTM family in the pointwise tier's CUDA kernels, emulated, against the float64 oracle."""
+"""The LSTM family in the pointwise tier's CUDA kernels, against the float64 oracle."""
 
 import math
 
@@ -10,13 +10,12 @@ from gpu_lstm.backend import kernels
 from gpu_lstm.recurrence import Mask, family, fastest_cuda, make_plan, pointwise_cuda, sequence_cuda
 from gpu_lstm.recurrence.variant import OPTIONS, Variant
 from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EVERY_DTYPE, ORDERS, EmulatedBackend, needs_emulator, on_host, stored
+from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored
 from tests.support import NUMPY, relative_error
 from tests.test_cuda_recurrence import CountingNamespace
 from tests.test_family import BATCH, ON, STEPS, data_for, made
 from tests.test_family import run as run_layer
 
-EMULATED = EmulatedBackend()
 # Stored numbers are rounded: to 11 bits in float16, to 8 in bfloat16; a few steps of them add up.
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
 KINKS = {"clip", "cell_clip", "hard_sigmoid"}
@@ -100,11 +99,6 @@ def compare(backend, names, shape, dtype, lengths=None, reverse=False, seed=0, t
     return actual
 
 
-def on(cuda, dtype):
-    """That backend; the last dtype's kernels are emulated with all checks."""
-    return EmulatedBackend("check") if cuda.name == "emulated" and dtype == DTYPES[-1] else cuda
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_each_option_equals_the_oracle(cuda, name, dtype):
@@ -112,17 +106,17 @@ def test_each_option_equals_the_oracle(cuda, name, dtype):
     compare(cuda, {name}, (4, 5, 6), dtype, lengths=[4, 1, 3, 2, 2], reverse=True)
 
 
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", MIXTURES)
 def test_mixtures_of_options_equal_the_oracle(cuda, name, dtype):
     names = MIXTURES[name] - (KINKS if "16" in dtype else set())
-    compare(on(cuda, dtype), names, (3, 3, 32), dtype)
-    compare(on(cuda, dtype), names, (4, 5, 6), dtype, lengths=[4, 1, 3, 2, 2], reverse=True)
+    compare(cuda, names, (3, 3, 32), dtype)
+    compare(cuda, names, (4, 5, 6), dtype, lengths=[4, 1, 3, 2, 2], reverse=True)
 
 
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_longer_than_a_block_are_normalised(cuda, dtype):
-    compare(on(cuda, dtype), {"layer_norm", "heads"}, (2, 2, 300), dtype)
+    compare(cuda, {"layer_norm", "heads"}, (2, 2, 300), dtype)
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if "16" in dtype])
@@ -141,25 +135,25 @@ def test_activations_at_their_limits_pass_no_gradient_in_16_bit_either(cuda, dty
     clear &= (abs(c) == variant.cell_clip) | (abs(abs(c) - variant.cell_clip) > 0.01)
     assert 0.7 < clear.mean() < 1
     expected = run(family, NUMPY, data, numbers, "float64")["dz"].reshape(8, 4, 64)
-    actual = run(pointwise_cuda, on(cuda, dtype), data, numbers, dtype)["dz"].reshape(8, 4, 64)
+    actual = run(pointwise_cuda, cuda, data, numbers, dtype)["dz"].reshape(8, 4, 64)
     for k in range(4):
         assert np.mean(expected[:, k][clear] == 0) > 0.1
         assert relative_error(actual[:, k][clear], expected[:, k][clear]) < TOLERANCE[dtype]
 
 
-@needs_emulator
+@on_the_machine
 @pytest.mark.parametrize("name", ["all", "all in one kernel"])
 def test_the_order_of_threads_changes_nothing(name):
     how = {"dtype": "float32", "lengths": [3, 1, 2]}
-    expected = compare(EMULATED, MIXTURES[name], (3, 3, 40), **how)
+    expected = compare(Gpu(), MIXTURES[name], (3, 3, 40), **how)
     for seed in ORDERS:
-        actual = compare(EmulatedBackend(seed=seed), MIXTURES[name], (3, 3, 40), **how)
+        actual = compare(Gpu(seed=seed), MIXTURES[name], (3, 3, 40), **how)
         for key in expected:
             np.testing.assert_array_equal(actual[key], expected[key])
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@at_full_size
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", MIXTURES)
 def test_a_gpu_gives_the_same_bits_every_time(name, dtype):
     data, numbers = example(MIXTURES[name] - KINKS, (20, 64, 512), dtype)
@@ -172,7 +166,7 @@ def test_a_gpu_gives_the_same_bits_every_time(name, dtype):
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-@pytest.mark.parametrize("dtype", EVERY_DTYPE)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_inference_gives_the_same_and_keeps_nothing(cuda, name, dtype):
     data, numbers = example(MIXTURES[name], (4, 3, 8), dtype)
     kept, lean = (run(pointwise_cuda, cuda, data, numbers, dtype, [4, 2, 1], keep=keep) for keep in (True, False))
@@ -190,12 +184,11 @@ LAUNCHES = {
 }
 
 
-@needs_emulator
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_a_step_is_a_few_launches_and_allocates_nothing(name):
     counts = []
     for steps in (3, 8):
-        backend = EmulatedBackend()
+        backend = HostBackend()
         backend.xp = CountingNamespace()
         data, numbers = example(MIXTURES.get(name, {name}), (steps, 2, 8), "float32")
         run(pointwise_cuda, backend, data, numbers, "float32", [2, 1] if "all" in name else None)
@@ -235,24 +228,22 @@ def test_auto_takes_this_tier_for_what_the_sequence_tier_does_not_take():
     untaken = OPTIONS - sequence_cuda.TAKES
     assert untaken
     for name in sorted(untaken):
-        plan = make_plan(EMULATED, "auto", 64, options=frozenset({name}))
+        plan = make_plan(HostBackend(), "auto", 64, options=frozenset({name}))
         assert plan.run is pointwise_cuda
         assert f"sequence: can't run: it does not take {name}" in plan.why()
         assert "pointwise: chosen, the fastest that runs here (fused CUDA kernels, cuBLAS at each step)" in plan.why()
-    taken = make_plan(EMULATED, "auto", 64, options=sequence_cuda.TAKES)
+    taken = make_plan(HostBackend(), "auto", 64, options=sequence_cuda.TAKES)
     assert taken.takes == OPTIONS
     assert "sequence: chosen" in taken.why()
     assert "forward, with options: " in taken.why()
     assert "backward, with options: " in taken.why()
 
 
-@needs_emulator
 @pytest.mark.parametrize("name", sorted(OPTIONS - sequence_cuda.TAKES))
-def test_the_fastest_sends_what_the_sequence_tier_does_not_take_to_this_tier(name):
-    backend = EmulatedBackend()
-    compare(backend, {name, "resets"}, (3, 2, 8), "float32", tier=fastest_cuda)
-    assert {"family_cells_forward", "family_cells_backward"} <= set(backend.launches)
-    assert not {"sequence_forward", "sequence_backward"} & set(backend.launches)
+def test_the_fastest_sends_what_the_sequence_tier_does_not_take_to_this_tier(cuda, name):
+    compare(cuda, {name, "resets"}, (3, 2, 8), "float32", tier=fastest_cuda)
+    assert {"family_cells_forward", "family_cells_backward"} <= set(cuda.launches)
+    assert not {"sequence_forward", "sequence_backward"} & set(cuda.launches)
 
 
 def test_a_variant_knows_its_options():
@@ -277,4 +268,4 @@ def test_a_variant_knows_its_options():
 def test_what_the_kernels_cannot_take_is_refused(change, message):
     z, weight_hh = np.zeros((2, 3, 8), np.float32), np.zeros((8, 2), np.float32)
     with pytest.raises(InputError, match=message):
-        pointwise_cuda.forward(EMULATED, z, weight_hh, None, None, variant=Variant(**change))
+        pointwise_cuda.forward(HostBackend(), z, weight_hh, None, None, variant=Variant(**change))

@@ -11,7 +11,6 @@ from gpu_lstm.backend.entries import pages
 from gpu_lstm.layers import Reversed
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.recurrence import runnable_tiers
-from tests.emulated import EmulatedBackend, needs_emulator
 from tests.support import NUMPY, STRICT
 
 RNG = np.random.default_rng(0)
@@ -210,10 +209,8 @@ def test_fingerprints_are_those_of_any_number_of_threads():
         np.testing.assert_array_equal(other, found[0])
 
 
-@needs_emulator
-def test_a_gpu_compares_copies_where_it_is_told_to(monkeypatch):
-    backend = EmulatedBackend()
-    layer, x = Linear(3, 4, backend=backend), X.copy()
+def test_a_gpu_compares_copies_where_it_is_told_to(cuda, monkeypatch):
+    layer, x = Linear(3, 4, backend=cuda), cuda.asarray(X)
     for value, checks in (("0", False), ("1", True)):
         monkeypatch.setenv("GPU_LSTM_CHECK", value)
         y, tape = layer.forward(x)

@@ -22,9 +22,7 @@ from gpu_lstm.training.folder import newest, read_log
 from gpu_lstm.training.memory import Job, predict
 from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, TextTask
 from tests import test_family
-from tests.conftest import gpu_or_reason
-from tests.emulated import DTYPES, EmulatedBackend, on_host, stored
-from tests.emulator import missing
+from tests.gpu import DTYPES, Gpu, HostBackend, on_host, stored
 from tests.support import NUMPY, STRICT, loss_and_gradients, problem, relative_error
 from tests.test_training import sequences, wave
 
@@ -35,18 +33,10 @@ KINDS = ("text", "series", "classify")
 """What is trained from the command line."""
 
 
-@pytest.fixture(
-    params=["numpy", pytest.param("emulated", marks=pytest.mark.slow), pytest.param("cupy", marks=pytest.mark.gpu)]
-)
+@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
 def place(request):
-    """NumPy, the CUDA kernels on the CPU, and a GPU where there is one."""
-    if request.param == "cupy":
-        return gpu_or_reason()
-    if request.param == "numpy":
-        return NUMPY
-    if missing():
-        pytest.skip(missing())
-    return EmulatedBackend()
+    """NumPy, and a GPU where there is one."""
+    return NUMPY if request.param == "numpy" else Gpu()
 
 
 def made(kind, backend, dtype, tier="auto", dropout=0.0):
@@ -199,8 +189,8 @@ def test_gradients_of_weights_are_sums_in_float32(place, dtype):
 
 
 def test_a_gpu_without_bfloat16_says_so():
-    old = EmulatedBackend(limits=Device(multiprocessors=2, shared_bytes=40 * 1024, capability=75))
-    with pytest.raises(BackendError, match=r"bfloat16 needs compute capability 8\.0; emulated has 7\.5, where float16"):
+    old = HostBackend(limits=Device(multiprocessors=2, shared_bytes=40 * 1024, capability=75))
+    with pytest.raises(BackendError, match=r"bfloat16 needs compute capability 8\.0; cuda has 7\.5, where float16"):
         LSTM(2, 3, backend=old, dtype="bfloat16")
     assert LSTM(2, 3, backend=old, dtype="float16").dtype == "float16"
 

@@ -11,7 +11,7 @@ from gpu_lstm.backend import kernels
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.optimizers import make_optimizer
 from gpu_lstm.recurrence import needed, onchip
-from tests.emulated import DTYPES, H100, EmulatedBackend
+from tests.gpu import DTYPES, H100, HostBackend
 
 A100 = dataclasses.replace(H100, multiprocessors=108, shared_bytes=163 * 1024, capability=80)
 TURING = dataclasses.replace(H100, multiprocessors=40, shared_bytes=64 * 1024, capability=75)
@@ -19,7 +19,7 @@ DEVICES = [dataclasses.replace(H100, clusters=16), H100, A100, TURING]
 NAMES = ["sm_90_clusters", "sm_90", "sm_80", "sm_75"]
 
 
-class Asked(EmulatedBackend):
+class Asked(HostBackend):
     """Remembers kernels that it is asked for, and launches none."""
 
     def __init__(self, limits):

@@ -9,7 +9,6 @@ from gpu_lstm import LSTM, InputError
 from gpu_lstm.layers import Reversed
 from gpu_lstm.models import Classifier
 from gpu_lstm.recurrence import runnable_tiers
-from tests.emulated import EmulatedBackend, needs_emulator
 from tests.support import NUMPY
 
 KINDS: dict[str, Any] = {
@@ -90,15 +89,13 @@ def test_every_tier(tier, kind, lengths):
     check(LSTM(3, 4, backend=NUMPY, tier=tier, **options), lengths)
 
 
-@needs_emulator
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("kind", ["plain", "both directions", "deep", "projection"])
 @pytest.mark.parametrize("tier", ["pointwise", "sequence"])
-def test_cuda_kernels(tier, kind, lengths):
-    backend = EmulatedBackend()
-    if tier not in runnable_tiers(backend, 4, "float32", LSTM(2, 4, backend=NUMPY, **KINDS[kind]).options.recurrent()):
+def test_cuda_kernels(cuda, tier, kind, lengths):
+    if tier not in runnable_tiers(cuda, 4, "float32", LSTM(2, 4, backend=NUMPY, **KINDS[kind]).options.recurrent()):
         pytest.skip("that tier refuses these options")
-    check(LSTM(3, 4, backend=backend, tier=tier, **KINDS[kind]), lengths)
+    check(LSTM(3, 4, backend=cuda, tier=tier, **KINDS[kind]), lengths)
 
 
 def test_in_segments(monkeypatch):

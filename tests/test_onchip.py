@@ -13,7 +13,7 @@ from gpu_lstm.backend import kernels
 from gpu_lstm.layers import lstm
 from gpu_lstm.recurrence import fastest_cuda, make_plan, onchip, runnable_tiers, sequence_cuda
 from gpu_lstm.recurrence.together import Round
-from tests.emulated import H100, EmulatedBackend
+from tests.gpu import H100, HostBackend
 
 A100 = dataclasses.replace(H100, multiprocessors=108, shared_bytes=163 * 1024, capability=80)
 DESKTOP = dataclasses.replace(H100, multiprocessors=170, shared_bytes=99 * 1024, capability=120)
@@ -171,15 +171,15 @@ def test_what_does_not_fit_is_refused_with_numbers():
     said = onchip.obstacle(H100, 2048, "float32")
     assert "W_hh of H = 2048 in float32 does not fit on chip: forward needs at least" in said
     assert "227 are there on each of 132 multiprocessors" in said
-    backend = EmulatedBackend()
-    with pytest.raises(BackendError, match="tier sequence can't run on backend emulated: W_hh of H = 2048 in float32"):
+    backend = HostBackend()
+    with pytest.raises(BackendError, match="tier sequence can't run on backend cuda: W_hh of H = 2048 in float32"):
         make_plan(backend, "sequence", 2048)
     plan = make_plan(backend, "auto", 2048)
     assert plan.tier == "pointwise"
     assert "sequence: can't run: W_hh of H = 2048" in plan.why()
     old = dataclasses.replace(H100, capability=75)
     assert onchip.obstacle(old, 8, "float32") == "it needs compute capability 8.0; this device has 7.5"
-    assert runnable_tiers(EmulatedBackend(limits=old)) == ["reference", "pointwise"]
+    assert runnable_tiers(HostBackend(limits=old)) == ["reference", "pointwise"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -191,7 +191,7 @@ def test_the_largest_fits_and_the_next_does_not(dtype):
 
 
 def test_the_plan_explains_itself_with_numbers():
-    said = LSTM(4, 256, backend=EmulatedBackend()).plan.why()
+    said = LSTM(4, 256, backend=HostBackend()).plan.why()
     for part in (
         "sequence: chosen, the fastest that runs here (persistent CUDA kernels that keep W_hh on chip; at H = 256",
         "forward: 8 x 16 blocks of the grid, 16 units and 8 sequences each, 72 KiB on chip a block (64 of them ",
@@ -211,20 +211,20 @@ def test_the_plan_explains_itself_with_numbers():
         assert part in said
     assert (
         "both directions of a layer backward: one after the other (W_hh of H = 1100 in float32 does not fit on chip"
-        in LSTM(4, 1100, backend=EmulatedBackend()).plan.why()
+        in LSTM(4, 1100, backend=HostBackend()).plan.why()
     )
     said = onchip.explain(H100, 16, 512, "bfloat16")
     assert (
         "3 layers forward: in one launch of 3 x 2 x 22 blocks of the grid, 2.31 us a step expected instead of" in said
     )
     assert "layers" not in onchip.explain(H100, 16, 512, "bfloat16", frozenset({"zoneout_h"}))
-    assert "no barrier, " in LSTM(4, 768, backend=EmulatedBackend()).plan.why()
-    assert "larger batches" not in LSTM(4, 64, backend=EmulatedBackend()).plan.why()
-    assert "up to H = 1152 in float32" in make_plan(EmulatedBackend()).why()
+    assert "no barrier, " in LSTM(4, 768, backend=HostBackend()).plan.why()
+    assert "larger batches" not in LSTM(4, 64, backend=HostBackend()).plan.why()
+    assert "up to H = 1152 in float32" in make_plan(HostBackend()).why()
 
 
 def test_auto_takes_the_pointwise_tier_for_batches_where_it_is_expected_to_be_faster():
-    backend = EmulatedBackend()
+    backend = HostBackend()
     assert make_plan(backend, "auto", 1024).run is fastest_cuda
     assert make_plan(backend, "sequence", 1024).run is sequence_cuda
     most = onchip.most_that_pays(H100, "backward", 1024, "float32")
@@ -283,7 +283,7 @@ def test_beside_a_full_device_nothing_pays():
 
 @pytest.mark.parametrize("tier", [sequence_cuda, fastest_cuda], ids=["sequence", "auto"])
 def test_a_tier_leaves_room_where_that_pays_and_it_takes_the_options(tier):
-    backend, none = EmulatedBackend(), frozenset()
+    backend, none = HostBackend(), frozenset()
 
     def room(hidden, batch=64, options=none, dtype="float32", count=1):
         shape = 256, batch, hidden
@@ -307,7 +307,7 @@ def test_auto_leaves_no_room_where_the_pointwise_tier_runs(monkeypatch):
     asked = []
     monkeypatch.setattr(onchip, "pays", lambda *given: asked.append(given))
     recurrences = Round("forward", (256, 64, 256), "float32", frozenset({"peepholes"}))
-    assert not fastest_cuda.room_beside(EmulatedBackend(), recurrences, 10**10)
+    assert not fastest_cuda.room_beside(HostBackend(), recurrences, 10**10)
     assert asked == [(H100, "forward", 64, 256, "float32", "Family")]
 
 
@@ -315,7 +315,7 @@ def test_auto_leaves_no_room_where_the_pointwise_tier_runs(monkeypatch):
 def test_an_lstm_asks_with_the_products_of_a_segment(monkeypatch, layers, directions):
     asked = []
     monkeypatch.setattr(fastest_cuda, "room_beside", lambda backend, *given: asked.append(given))
-    one = LSTM(3, 8, layers, bidirectional=directions == 2, backend=EmulatedBackend())
+    one = LSTM(3, 8, layers, bidirectional=directions == 2, backend=HostBackend())
     for steps in (700, 200):
         x, call = np.zeros((steps, 50, 3), np.float32), lstm.Call(50, None, None, None, True)
         for direction in onchip.DIRECTIONS:
@@ -329,7 +329,7 @@ def test_an_lstm_asks_with_the_products_of_a_segment(monkeypatch, layers, direct
 
 
 def test_tf32_is_planned_only_where_it_was_asked_for():
-    backend = EmulatedBackend()
+    backend = HostBackend()
     assert onchip.multiplied(backend, "float32") == "float32"
     backend.tf32 = True
     assert [onchip.multiplied(backend, dtype) for dtype in ("float32", "float64", "float16")] == [

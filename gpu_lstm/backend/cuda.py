@@ -1,6 +1,6 @@
 """What CUDA kernels do for a training step: checks, launch geometry and order, independent of who launches them.
 
-`CupyBackend` launches on a GPU; the tests launch the same kernels on the same arguments in an emulator.
+`CupyBackend` launches on a GPU.
 """
 
 from __future__ import annotations

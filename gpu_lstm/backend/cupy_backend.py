@@ -175,8 +175,10 @@ class CupyBackend(CudaBackend):
             return self._matmuls(a, b, out, add)
         cublas = self._cublas
         a_form, b_form = _form(a, cublas), _form(b, cublas)
-        if a_form is None or b_form is None or not out.flags.c_contiguous or 0 in (*a.shape, *b.shape):
+        if not out.flags.c_contiguous or 0 in (*a.shape, *b.shape):
             return super().matmul(a, b, out, add)
+        if a_form is None or b_form is None:  # copies have no gaps; CuPy's own product can't be recorded
+            return self.matmul(self._contiguous(a), self._contiguous(b), out, add)
         (rows, depth), columns = a.shape, b.shape[1]
         (a_step, a_op), (b_step, b_op) = a_form, b_form
         (kind, _), (out_kind, _) = self._kinds[a.dtype], self._kinds[out.dtype]

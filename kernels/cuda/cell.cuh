@@ -22,13 +22,9 @@ CELL double power_of_two(double t) {
 
 // 1/x to an ulp, for 2^-126 <= |x| <= 2^126; 0 for infinity.
 CELL float reciprocal(float x) {
-#ifdef GPU_LSTM_EMULATOR
-  return emulator::approximately(1.0 / x, 1.0, x);
-#else
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
-#endif
 }
 
 // The division of IEEE 754 takes several times the instructions, for numbers that these are not.

@@ -31,10 +31,6 @@ struct GridBarrier {
   }
 
  private:
-#ifdef GPU_LSTM_EMULATOR
-  __device__ void count() const { emulator::add_acquire_release(arrived, 1u); }
-  __device__ unsigned seen() const { return emulator::load_acquire(arrived); }
-#else
   __device__ void count() const {
     asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(arrived) : "memory");
   }
@@ -43,7 +39,6 @@ struct GridBarrier {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(arrived) : "memory");
     return value;
   }
-#endif
 };
 
 template <typename Team>

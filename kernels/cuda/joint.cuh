@@ -17,24 +17,18 @@ struct Mailbox {
   unsigned long long* barrier;
 
   __device__ void open() const {
-#ifdef GPU_LSTM_EMULATOR
-    emulator::mbarrier_init(words(), 1);
-#elif __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900
     asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(here()) : "memory");
 #endif
   }
   __device__ void expect(unsigned bytes) const {
-#ifdef GPU_LSTM_EMULATOR
-    emulator::mbarrier_arrive_expect(words(), bytes);
-#elif __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(here()), "r"(bytes) : "memory");
 #endif
   }
   // Until all bytes of a round have come: even rounds, then odd ones.
   __device__ void wait(unsigned parity) const {
-#ifdef GPU_LSTM_EMULATOR
-    emulator::mbarrier_wait(words(), parity);
-#elif __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900
     unsigned done;
     do {
       asm volatile(
@@ -50,11 +44,7 @@ struct Mailbox {
   // 16 bytes to a place in the shared memory of that block of the cluster, and their number to its mailbox.
   template <typename T>
   __device__ __forceinline__ void send(const T* to, const Pack<T, 16 / sizeof(T)>& values, unsigned rank) const {
-#ifdef GPU_LSTM_EMULATOR
-    using Values = Pack<T, 16 / sizeof(T)>;
-    Values* const place = reinterpret_cast<Values*>(const_cast<T*>(to));
-    emulator::store_async(emulator::map_shared(place, rank), values, emulator::map_shared(words(), rank));
-#elif __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900
     const unsigned(&word)[4] = reinterpret_cast<const unsigned(&)[4]>(values);
     asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
                      in_block(unsigned(__cvta_generic_to_shared(to)), rank)),
@@ -64,9 +54,6 @@ struct Mailbox {
   }
 
  private:
-#ifdef GPU_LSTM_EMULATOR
-  uint64_t* words() const { return reinterpret_cast<uint64_t*>(barrier); }
-#else
   __device__ unsigned here() const { return unsigned(__cvta_generic_to_shared(barrier)); }
   static __device__ unsigned in_block(unsigned address, unsigned rank) {
     unsigned there = address;
@@ -75,7 +62,6 @@ struct Mailbox {
 #endif
     return there;
   }
-#endif
 };
 
 // The sums of a cluster: what was multiplied for the units of this block lies here, by block, part of k in it, and rows,

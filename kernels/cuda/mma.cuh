@@ -16,20 +16,6 @@ struct tf32 {
 };
 
 // d += a b: the words of the PTX manual's fragments of m16n8k16, or of m16n8k8 for tf32.
-#ifdef GPU_LSTM_EMULATOR
-template <typename S>
-struct Mma {
-  static void add(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    emulator::mma_m16n8k16<S>(sum, a, b, sum);
-  }
-};
-template <>
-struct Mma<tf32> {
-  static void add(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    emulator::mma_m16n8k8_tf32(sum, a, b, sum);
-  }
-};
-#else
 #define MMA(shape, type)                                                                                          \
   static __device__ __forceinline__ void add(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {   \
     asm volatile("mma.sync.aligned." shape ".row.col.f32." type "." type                                          \
@@ -57,16 +43,13 @@ struct Mma<tf32> {
   MMA("m16n8k8", "tf32")
 };
 #undef MMA
-#endif
 
 // Threads of a block: few, so that each has registers for weights.
 constexpr unsigned THREADS = 256;
 
 // Keeps what follows from a value from being computed before the loop over time and kept: registers are for weights.
 __device__ __forceinline__ unsigned computed_anew(unsigned value) {
-#ifndef GPU_LSTM_EMULATOR
   asm volatile("" : "+r"(value));
-#endif
   return value;
 }
 
@@ -78,11 +61,7 @@ __device__ __forceinline__ void round_for_mma(Pack<tf32, 4>& numbers) {
 #pragma unroll
   for (int v = 0; v < 4; ++v) {
     float& number = numbers.at[v].value;
-#ifdef GPU_LSTM_EMULATOR
-    number = __uint_as_float(emulator::tf32_from_float(number));
-#else
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(reinterpret_cast<unsigned&>(number)) : "f"(number));
-#endif
   }
 }
 

@@ -23,8 +23,7 @@ struct Patience {
 #endif
 };
 
-// Memory that others read or write at the same time: whole elements, in no order with anything else. Wider accesses, "by
-// elements", take several at once, of which each may be old or new.
+// Memory that others read or write at the same time: whole elements, in no order with anything else.
 
 template <int Bytes>
 struct BitsOf;
@@ -66,9 +65,7 @@ enum class Memory { device, cluster };
 template <Memory In = Memory::device, typename S>
 __device__ __forceinline__ void publish(S* to, S value) {
   const Bits<S> bits = present(value);
-#ifdef GPU_LSTM_EMULATOR
-  emulator::store_relaxed(reinterpret_cast<Bits<S>*>(to), bits);
-#elif __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900
   if constexpr (In == Memory::cluster) {
     STORE_BITS("cluster");
   } else {
@@ -85,21 +82,16 @@ template <typename S, int N>
 __device__ __forceinline__ Pack<S, N> look(const S* from) {
   Pack<S, N> values;
   if constexpr (N > 1) {
-#ifdef GPU_LSTM_EMULATOR
-    values = emulator::load_relaxed(reinterpret_cast<const Pack<S, N>*>(from));
-#else
     unsigned long long* const words = reinterpret_cast<unsigned long long*>(&values);
-    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];  // by elements" : "=l"(words[0]), "=l"(words[1]) : "l"(from) : "memory");
-#endif
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];  // by elements"
+                 : "=l"(words[0]), "=l"(words[1])
+                 : "l"(from)
+                 : "memory");
   } else {
     Bits<S>& bits = reinterpret_cast<Bits<S>&>(values);
-#ifdef GPU_LSTM_EMULATOR
-    bits = emulator::load_relaxed(reinterpret_cast<const Bits<S>*>(from));
-#else
     if constexpr (sizeof(S) == 2) asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(bits) : "l"(from) : "memory");
     if constexpr (sizeof(S) == 4) asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(bits) : "l"(from) : "memory");
     if constexpr (sizeof(S) == 8) asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(bits) : "l"(from) : "memory");
-#endif
   }
   return values;
 }
@@ -108,9 +100,7 @@ __device__ __forceinline__ Pack<S, N> look(const S* from) {
 template <typename S>
 __device__ __forceinline__ Pack<S, 16 / sizeof(S)> look_at_own(const S* from) {
   Pack<S, 16 / sizeof(S)> values;
-#ifdef GPU_LSTM_EMULATOR
-  values = emulator::load_relaxed(reinterpret_cast<const Pack<S, 16 / sizeof(S)>*>(from));
-#elif __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900
   unsigned long long* const words = reinterpret_cast<unsigned long long*>(&values);
   asm volatile("ld.relaxed.cluster.shared::cta.v2.u64 {%0, %1}, [%2];  // by elements"
                : "=l"(words[0]), "=l"(words[1])
@@ -127,9 +117,7 @@ __device__ __forceinline__ void conceal(S* row, unsigned k, unsigned depth) {
   Pack<S, V> values;
 #pragma unroll
   for (int v = 0; v < V; ++v) reinterpret_cast<Bits<S>&>(values.at[v]) = k + v < depth ? Bits<S>(~0ull) : Bits<S>(0);
-#ifdef GPU_LSTM_EMULATOR
-  emulator::store_relaxed(reinterpret_cast<Pack<S, V>*>(row + k), values);
-#elif __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900
   const unsigned long long* const words = reinterpret_cast<const unsigned long long*>(&values);
   asm volatile("st.relaxed.cluster.shared::cta.v2.u64 [%0], {%1, %2};  // by elements" ::"r"(
                    static_cast<unsigned>(__cvta_generic_to_shared(row + k))),
@@ -196,9 +184,7 @@ struct Cluster {
   // Released: what this thread has written is there for who has waited, at the price of a fence of the whole device.
   template <bool Released = true>
   static __device__ void arrive() {
-#ifdef GPU_LSTM_EMULATOR
-    emulator::cluster_arrive();  // it knows no barrier that orders reads alone
-#elif __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900
     if constexpr (Released)
       asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
     else
@@ -206,9 +192,7 @@ struct Cluster {
 #endif
   }
   static __device__ void wait() {
-#ifdef GPU_LSTM_EMULATOR
-    emulator::cluster_wait();
-#elif __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
   }
@@ -222,9 +206,7 @@ struct Cluster {
   // The same variable in the shared memory of another block.
   template <typename S>
   static __device__ S* in_block(S* shared, unsigned rank) {
-#ifdef GPU_LSTM_EMULATOR
-    return emulator::map_shared(shared, rank);
-#elif __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900
     S* there;
     asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(shared), "r"(rank));
     return there;
@@ -255,7 +237,7 @@ struct JointGrid : Grid {
   static __device__ void arrive() { Cluster::arrive(); }
   // Of a thread whose reads of what others write to after the barrier are over, as their values say; it hands nothing on.
   static __device__ void arrive_after(bool read) {
-#if defined(GPU_LSTM_EMULATOR) || defined(GPU_LSTM_RELEASED)
+#ifdef GPU_LSTM_RELEASED
     Cluster::arrive();
 #else
     if (!read) __trap();  // never: but an arrival that follows from what was read can't come before it

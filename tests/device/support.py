@@ -19,13 +19,20 @@ def module_of(code):
     return cupy.RawModule(code=code, options=("-std=c++17",))
 
 
+def alone(array):
+    """A copy in memory of its own, whose ends are known: CuPy's pool gives parts of larger pieces."""
+    import cupy
+
+    with cupy.cuda.using_allocator(None):
+        return cupy.array(array)
+
+
 class Seed:
     """The order of lanes, warps and blocks while it is entered, and, if asked for, that of memory."""
 
     def __init__(self, number, memory=False):
-        self.variables = {"GPU_LSTM_DEVICE_SEED": str(number)} | (
-            {"GPU_LSTM_DEVICE_ORDER": str(number)} if memory else {}
-        )
+        names = ("SEED", "ORDER") if memory else ("SEED",)
+        self.variables = {f"GPU_LSTM_DEVICE_{name}": str(number) for name in names}
 
     def __enter__(self):
         os.environ.update(self.variables)
@@ -33,3 +40,10 @@ class Seed:
     def __exit__(self, *error):
         for name in self.variables:
             del os.environ[name]
+
+
+class Turns(Seed):
+    """The order of work on streams that don't wait for each other, while it is entered."""
+
+    def __init__(self, number):
+        self.variables = {"GPU_LSTM_DEVICE_STREAMS": str(number)}

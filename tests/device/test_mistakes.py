@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.device.support import Seed, module_of, needs_machine
+from tests.device.support import Seed, alone, module_of, needs_machine
 
 pytestmark = needs_machine
 
@@ -69,14 +69,6 @@ def raises(text):
     from cupy_backends.cuda.api.driver import CUDADriverError
 
     return pytest.raises(CUDADriverError, match=text)
-
-
-def alone(array):
-    """A copy in memory of its own, whose ends are known: CuPy's pool gives parts of larger pieces."""
-    import cupy
-
-    with cupy.cuda.using_allocator(None):
-        return cupy.array(array)
 
 
 def test_reads_and_writes_out_of_bounds(kernel):

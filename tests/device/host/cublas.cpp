@@ -157,7 +157,7 @@ int cublasGemmStridedBatchedEx(Handle* h, int a_op, int b_op, int m, int n, int 
              double sum = 0;                                                                                         \
              for (i64 d = 0; d < n; ++d) sum += double(x[d * x_step]) * double(y[d * y_step]);                       \
              *result = REAL(sum);                                                                                    \
-           }) == DONE ? 0 : 13;                                                                                      \
+           }) == DONE && finish(h->stream) == DONE ? 0 : 13;                                                         \
   }
 OF_ONE_TYPE(S, FLOAT, float, IN_FLOAT)
 OF_ONE_TYPE(D, DOUBLE, double, IN_DOUBLE)

@@ -1,12 +1,15 @@
 // The devices that aren't there: memory, streams, events and graphs, as the driver and the runtime both see them.
 //
-// Work is done when it is asked for, in the caller's thread: streams order nothing that isn't ordered already. What a
-// graph records is done when it is launched.
+// Work is done in the caller's thread, when it is asked for or, if asked for, when it is waited for. What a graph records
+// is done when it is launched.
 #pragma once
 #include <chrono>
+#include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "../ptx/machine.h"
 
@@ -53,12 +56,18 @@ struct Capture {
   Stream* origin;
 };
 
+struct Pending {
+  Work work;
+  std::shared_ptr<bool> after;  // what an event notes that this waits for, if anything
+};
+
 struct Stream {
   int device;
   bool nonblocking = false;
   Capture* capture = nullptr;
   bool unjoined = false;  // has recorded what the capture's first stream doesn't wait for
   u64 recorded = 0;       // pieces of work, to tell whether an event is the last of its stream
+  std::deque<Pending> pending = {};
 };
 
 struct Event {
@@ -67,7 +76,10 @@ struct Event {
   Capture* capture = nullptr;
   Stream* stream = nullptr;
   u64 place = 0;
+  std::shared_ptr<bool> done = nullptr;
 };
 
 Stream* stream_of(void* handle);  // null, legacy and per thread: the device's own
 int submit(void* stream, Work work);
+int finish(void* stream);  // waits for what is pending there
+int finish_all();

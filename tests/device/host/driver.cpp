@@ -110,6 +110,7 @@ CUresult cuModuleLoadData(CUmodule* made, const void* image) {
 }
 CUresult cuModuleUnload(CUmodule handle) {
   std::lock_guard guard(lock());
+  finish_all();
   Module* module = reinterpret_cast<Module*>(handle);
   for (auto& [name, global] : module->globals) release(global.memory);
   delete module;
@@ -155,6 +156,12 @@ CUresult cuOccupancyMaxActiveClusters(int* clusters, CUfunction f, const CUlaunc
   int threads = int(g.block[0] * g.block[1] * g.block[2]);
   *clusters = resident_clusters(*kernel_of(f), threads, g.dynamic, g.cluster);
   return answer(DONE);
+}
+
+CUresult cuGraphGetNodes(CUgraph graph, CUgraphNode* nodes, std::size_t* count) {
+  const auto& work = reinterpret_cast<Graph*>(graph)->work;
+  if (nodes) return answer(refuse(UNSUPPORTED, "the nodes of a graph"));
+  return *count = work.size(), answer(DONE);
 }
 
 CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,

@@ -11,6 +11,8 @@ std::map<u64, Range>& ranges() {
 }
 const Range* found_last = nullptr;
 
+constexpr std::size_t VAST = std::size_t(1) << 30;  // only what is touched of so much is there
+
 }  // namespace
 
 void own(void* memory, std::size_t bytes, int device) {
@@ -53,7 +55,7 @@ std::string place_of(u64 address) {
 void* allocate(std::size_t bytes, int device) {
   void* memory = std::aligned_alloc(512, (bytes + 1023) / 512 * 512);
   if (!memory) return nullptr;
-  std::memset(memory, -1, bytes);  // NaN, in numbers of any width
+  if (bytes < VAST) std::memset(memory, -1, bytes);  // NaN, in numbers of any width
   own(memory, bytes, device);
   return memory;
 }
@@ -62,7 +64,7 @@ int release(void* memory) {
   if (!memory) return DONE;
   auto found = ranges().find(reinterpret_cast<u64>(memory));
   if (found == ranges().end()) return refuse(INVALID_VALUE, "free of what was not allocated");
-  std::memset(memory, -1, found->second.bytes);
+  if (found->second.bytes < VAST) std::memset(memory, -1, found->second.bytes);
   disown(memory);
   std::free(memory);
   return DONE;

@@ -46,7 +46,7 @@ bool on_device(cudaMemcpyKind kind, bool target, u64 address) {
 
 int multiprocessors() {
   static const char* text = std::getenv("GPU_LSTM_DEVICE_MULTIPROCESSORS");
-  return text ? std::atoi(text) : 24;
+  return text ? std::atoi(text) : 32;
 }
 
 extern "C" {
@@ -100,7 +100,8 @@ cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
 cudaError_t cudaMallocAsync(void** memory, std::size_t bytes, cudaStream_t) { return cudaMalloc(memory, bytes); }
 cudaError_t cudaFree(void* memory) {
   std::lock_guard guard(lock());
-  return answer(release(memory));
+  int failed = finish_all();
+  return answer(failed ? failed : release(memory));
 }
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t) { return cudaFree(memory); }
 cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
@@ -114,14 +115,18 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   std::lock_guard guard(lock());
   int device = current_device();
   u64 target = reinterpret_cast<u64>(to), source = reinterpret_cast<u64>(from);
-  return answer(submit(stream, [=] {
+  bool pageable = !on_device(kind, false, source) && !range_of(source);  // then it is read before this returns
+  std::string read(pageable ? static_cast<const char*>(from) : "", pageable ? bytes : 0);
+  int failed = submit(stream, [=] {
     if (on_device(kind, true, target)) require_access(target, bytes, true, device, "a copy");
     if (on_device(kind, false, source)) require_access(source, bytes, false, device, "a copy");
-    std::memmove(to, from, bytes);
-  }));
+    std::memmove(to, pageable ? read.data() : from, bytes);
+  });
+  return answer(failed || range_of(target) || stream_of(stream)->capture ? failed : finish(stream));
 }
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
-  return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+  cudaError_t failed = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+  return failed ? failed : answer(finish(nullptr));
 }
 // Between devices: each side's memory is checked as its own device's.
 cudaError_t cudaMemcpyPeerAsync(void* to, int target, const void* from, int source, std::size_t bytes, cudaStream_t stream) {

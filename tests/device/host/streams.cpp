@@ -1,7 +1,13 @@
 // Streams, events, and graphs recorded from them.
+//
+// Work is done when it is asked for, unless GPU_LSTM_DEVICE_STREAMS has a number: then it is pending until somebody waits
+// for it, and the number decides whose turn it is. Streams that aren't non-blocking take turns with the legacy one: they
+// are one. A mistake is told by who waits.
 #include <cuda_runtime_api.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <random>
 #include <set>
 #include <utility>
 
@@ -20,7 +26,63 @@ Stream* own_stream(int of) {
 
 cudaError_t answer(int status) { return cudaError_t(status); }
 
+const char* turns() {
+  const char* text = std::getenv("GPU_LSTM_DEVICE_STREAMS");
+  return text && *text ? text : nullptr;
+}
+
+Stream* queue_of(Stream* stream) { return stream->nonblocking ? stream : own_stream(stream->device); }
+
+int attempt(const Work& work) {
+  try {
+    work();
+  } catch (const std::exception& error) {
+    return refuse(LAUNCH_FAILED, error.what());
+  }
+  return DONE;
+}
+
+// One piece of work of any stream that can go on, while there is pending what is waited for.
+int finish_while(const std::function<bool()>& pending) {
+  static std::mt19937_64 generator;
+  static std::string known;
+  if (const char* text = turns(); text && known != text) generator.seed(std::strtoull((known = text).c_str(), nullptr, 10));
+  int status = DONE;
+  while (pending()) {
+    std::vector<Stream*> ready;
+    auto look = [&](Stream* stream) {
+      if (!stream->pending.empty() && (!stream->pending.front().after || *stream->pending.front().after))
+        ready.push_back(stream);
+    };
+    for (int of = 0; of < DEVICES; ++of) look(own_stream(of));
+    for (Stream* stream : streams) look(stream);
+    if (ready.empty()) return refuse(LAUNCH_FAILED, "streams wait for each other");
+    Stream* next = ready[generator() % ready.size()];
+    Pending piece = std::move(next->pending.front());
+    next->pending.pop_front();
+    int before = std::exchange(device, next->device);
+    if (int failed = attempt(piece.work)) status = failed;
+    device = before;
+  }
+  return status;
+}
+
 }  // namespace
+
+int finish(void* handle) {
+  std::lock_guard guard(lock());
+  Stream* queue = queue_of(stream_of(handle));
+  return finish_while([=] { return !queue->pending.empty(); });
+}
+int finish_all() {
+  std::lock_guard guard(lock());
+  return finish_while([] {
+    bool any = false;
+    for (int of = 0; of < DEVICES; ++of) any |= !own_stream(of)->pending.empty();
+    for (Stream* stream : streams) any |= !stream->pending.empty();
+    return any;
+  });
+}
 
 int refuse(int status, const std::string& why) {
   reasons[status] = why;
@@ -68,12 +130,9 @@ int submit(void* handle, Work work) {
     ++stream->recorded;
     return DONE;
   }
-  try {
-    work();
-  } catch (const std::exception& error) {
-    return refuse(LAUNCH_FAILED, error.what());
-  }
-  return DONE;
+  if (turns()) return queue_of(stream)->pending.push_back({std::move(work), nullptr}), int(DONE);
+  if (int failed = finish_all()) return failed;
+  return attempt(work);
 }
 
 extern "C" {
@@ -91,12 +150,13 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* made, unsigned flags, int
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   std::lock_guard guard(lock());
+  finish(stream);
   streams.erase(stream_of(stream));  // events may still name it: it isn't freed
   return answer(DONE);
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return answer(stream_of(stream)->capture ? refuse(CAPTURE_UNSUPPORTED, "a stream is waited for while it is captured")
-                                           : int(DONE));
+                                           : finish(stream));
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
 cudaError_t cudaStreamGetFlags(cudaStream_t stream, unsigned* flags) {
@@ -112,7 +172,7 @@ cudaError_t cudaDeviceSynchronize() {
   for (Stream* stream : streams)
     if (stream->capture && stream->device == device)
       return answer(refuse(CAPTURE_UNSUPPORTED, "a device is waited for while a stream of it is captured"));
-  return answer(DONE);
+  return answer(finish_all());
 }
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
@@ -161,11 +221,16 @@ cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t on) {
   event->capture = stream->capture;
   event->stream = stream;
   event->place = stream->recorded;
+  event->done = nullptr;
+  if (!stream->capture && turns()) {
+    event->done = std::make_shared<bool>(false);
+    queue_of(stream)->pending.push_back({[done = event->done] { *done = true; }, nullptr});
+  }
   return answer(DONE);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return answer(reinterpret_cast<Event*>(event)->capture
-                    ? refuse(CAPTURE_UNSUPPORTED, "an event of a capture is waited for") : int(DONE));
+                    ? refuse(CAPTURE_UNSUPPORTED, "an event of a capture is waited for") : finish_all());
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) { return cudaEventSynchronize(event); }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
@@ -179,6 +244,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t what, unsigned)
   if (!event->capture) {
     if (stream->capture && event->stream)
       return answer(refuse(CAPTURE_ISOLATION, "a captured stream waits for an event from outside of the capture"));
+    if (event->done) queue_of(stream)->pending.push_back({[] {}, event->done});
     return answer(DONE);
   }
   if (stream == own_stream(device))

@@ -1,4 +1,4 @@
-// float and double. `approx` results are rounded from exact ones: nearer than a GPU's, which promise an error only.
+// float and double. Results of `approx` are off by as much as PTX allows, up or down as the argument's bits say.
 #include <cmath>
 
 #include "machine.h"
@@ -40,6 +40,13 @@ double rounded_down(double exact) {  // to float, towards minus infinity
   return nearest > exact ? std::nextafterf(nearest, -INFINITY) : nearest;
 }
 
+// The float nearest to a number that is off by some of so many units of the 23rd bit behind its first.
+template <class T> T near(double exact, double units, T argument) {
+  if (double(float(exact)) == exact || !std::isfinite(exact)) return T(float(exact));  // CUDA's library counts on 2^n
+  double share = (u32(to_bits(float(argument))) * 2654435761u >> 16) / 32767.5 - 1;  // -1 to 1
+  return T(float(exact + share * units * std::ldexp(1.0, std::ilogb(exact) - 23)));
+}
+
 // PTX adds no rounding that isn't written: one of .rn, .rm, .approx and so on, .rn where none is.
 template <class T> Step number(const Opcode& op) {
   constexpr bool wide = std::is_same_v<T, double>;
@@ -56,6 +63,8 @@ template <class T> Step number(const Opcode& op) {
   if (name == "add") return each<[](T a, T b) { return T(F(a) + F(b)); }>;
   if (name == "sub") return each<[](T a, T b) { return T(F(a) - F(b)); }>;
   if (name == "mul") return each<[](T a, T b) { return T(F(a) * F(b)); }>;
+  if constexpr (!wide)
+    if (name == "div" && op.has("approx")) return each<[](T a, T b) { return near<T>(double(a) / double(b), 2, b); }>;
   if (name == "div") return each<[](T a, T b) { return T(F(a) / F(b)); }>;
   if (name == "fma") return each<[](T a, T b, T c) { return T(std::fma(F(a), F(b), F(c))); }>;
   if (name == "neg") return each<[](T a) { return negative(a); }>;
@@ -81,9 +90,10 @@ template <class T> Step number(const Opcode& op) {
     if (op.whole == "rsqrt.approx.ftz.f64")
       return each<[](T a) { return as_double(to_bits(1 / std::sqrt(a)) & high); }>;
   } else {
+    if (name == "rcp" && op.has("approx")) return each<[](T a) { return near<T>(1 / double(a), 1, a); }>;
     if (name == "rcp") return each<[](T a) { return T(1 / F(a)); }>;
-    if (name == "rsqrt") return each<[](T a) { return T(float(1 / std::sqrt(double(a)))); }>;
-    if (name == "ex2") return each<[](T a) { return T(float(std::exp2(double(a)))); }>;
+    if (name == "rsqrt") return each<[](T a) { return near<T>(1 / std::sqrt(double(a)), 1, a); }>;
+    if (name == "ex2") return each<[](T a) { return near<T>(std::exp2(double(a)), 2, a); }>;
     if (name == "lg2") return each<[](T a) { return T(float(std::log2(double(a)))); }>;
     if (name == "sin") return each<[](T a) { return T(float(std::sin(double(a)))); }>;
     if (name == "cos") return each<[](T a) { return T(float(std::cos(double(a)))); }>;

@@ -71,8 +71,8 @@ class Run {
 
  private:
   const std::vector<Instruction>& code;
-  std::vector<Count> counts;  // by instruction; empty: not asked for
   u64 patience;  // the longest that `quiet` may get
+  std::vector<Count> counts;  // by instruction; empty: not asked for
 
   void count(Warp&, const Instruction&, Mask);  // counts.cpp
   void until_done(std::vector<Block>&);

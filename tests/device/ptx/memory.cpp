@@ -166,10 +166,11 @@ void map_generic(Warp& w, const Instruction& i, Mask lanes) {
     w.row(i.out[0])[lane] = reinterpret_cast<u64>(other) + offset;
   });
 }
+// The compiler asks ahead for what may turn out not to be needed: a rank that isn't there faults where it is used.
 void map_shared(Warp& w, const Instruction& i, Mask lanes) {
   for_lanes(lanes, [&](int lane) {
     u32 offset = u32(w.row(i.in[0])[lane]) & ((1u << RANK) - 1);
-    w.row(i.out[0])[lane] = (rank_of(w, i, lane) + 1) << RANK | offset;
+    w.row(i.out[0])[lane] = (std::min(u32(w.row(i.in[1])[lane]), 254u) + 1) << RANK | offset;
   });
 }
 void is_shared(Warp& w, const Instruction& i, Mask lanes) {

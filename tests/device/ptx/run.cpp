@@ -87,7 +87,7 @@ struct Shared {
 }  // namespace
 
 Run::Run(const Launch& what)
-    : launch(what), code(what.kernel->code), counts(counts_file() ? code.size() : 0), patience(LONGEST_SILENCE) {
+    : launch(what), code(what.kernel->code), patience(LONGEST_SILENCE), counts(counts_file() ? code.size() : 0) {
   const char* number = std::getenv("GPU_LSTM_DEVICE_ORDER");
   if (number && *number) order = std::make_unique<Order>(launch, std::strtoull(number, nullptr, 10));
 }
@@ -174,6 +174,8 @@ Mask Run::pick(Warp& w, Mask ready, int& stop) {
 // Until the lanes part, wait, meet others or, false, have had their turn.
 bool Run::go(Warp& w, Mask group, int stop, int& left) {
   int pc = w.pc[std::countr_zero(group)];
+  Order* const order = this->order.get();
+  const u64 patience = this->patience;
   auto stand = [&](Mask lanes, int at) { for_lanes(lanes, [&](int lane) { w.pc[lane] = at; }); };
   while (true) {
     if (left-- <= 0) {
@@ -254,7 +256,6 @@ Mask Run::meet(Warp& w, int pc) {
       for_lanes(present, [&](int other) {
         if (Mask(w.row(i.members)[other]) != members) throw Fault("lanes name different masks: " + i.text);
       });
-    quiet = 0;
     if (order && i.releases) {  // bar.warp.sync
       std::vector<u32> threads;
       for_lanes(present, [&](int other) { threads.push_back(order->number(w, other)); });

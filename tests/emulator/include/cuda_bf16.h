@@ -1,2 +1,0 @@
-// emulator.h, which every kernel text is compiled with, has all of it.
-#pragma once

@@ -495,7 +495,6 @@ BESIDE = [
     Case(1024, 64, 256, 256),
     Case(1024, 64, 256, 256, "bfloat16"),
     Case(256, 64, 256, 256, layers=3),
-    Case(1024, 64, 512, 512, "bfloat16"),
     Case(2048, 16, 256, 256, directions=2),
     Case(1024, 64, 128, 128),
     Case(1024, 64, 256, 256, layers=3, packed=True),

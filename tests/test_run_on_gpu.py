@@ -366,7 +366,7 @@ def test_the_same_case_in_pytorch_has_the_same_results(torch, case):
 
 
 @pytest.mark.parametrize("dtype", sequence_on_gpu.SIXTEEN)
-def test_both_sides_get_numbers_that_16_bits_have(torch, dtype):
+def test_pytorch_gets_numbers_that_16_bits_have_too(torch, dtype):
     pytest.importorskip("ml_dtypes")
     case = Case(5, 3, 4, 8, dtype, packed=True)
     ours = sequence_on_gpu.Ours(NUMPY, case)
@@ -386,7 +386,7 @@ class Planned(NumpyBackend):
     limits, tf32 = H100, False
 
 
-def test_in_16_bits_the_better_of_two_is_what_ours_is_compared_with(torch, tmp_path):
+def test_in_16_bits_the_better_of_pytorch_s_two_is_what_ours_is_compared_with(torch, tmp_path):
     log = on_gpu.Log(tmp_path / "a.json", "headline", Planned(), rehearse=True)
     found = sequence_on_gpu.point(Planned(), log, Case(4, 2, 8, 8, "float16"))
     medians = {side: spread["median"] for side, spread in found["seconds"].items()}
@@ -458,7 +458,9 @@ def test_something_goes_beside_in_every_case_that_is_timed():
         onchip.beside(backend.limits, direction, (256, first.batch, first.hidden), "float32", count * one)
         for direction, count in (("forward", 1), ("backward", 3))
     ]
-    assert sequence_on_gpu.expected_saved(backend, first) == pytest.approx(3 * sum(each.saved for each in launches))
+    saved = 3 * sum(max(each.saved, 0) for each in launches)
+    assert saved > 0
+    assert sequence_on_gpu.expected_saved(backend, first) == pytest.approx(saved)
 
 
 def test_the_tables_on_paper_are_those_of_the_model():

@@ -213,7 +213,7 @@ struct Product {
   // Hands what it has to `sums`.
   template <typename Columns, typename Sums>
   __device__ __forceinline__ void add(const Columns& columns, unsigned rows, const Sums& sums) const {
-    constexpr int ahead = Columns::near ? 2 : Accumulator<S, M, N>::ahead - FewerHeld / 4;
+    constexpr int ahead = (Columns::near ? 2 : Accumulator<S, M, N>::ahead) - FewerHeld / 4;
     const unsigned lane = computed_anew(threadIdx.x % 32), group = lane / 4, own = lane % 4 * (16 / sizeof(S));
     Accumulator<S, M, N> sum;
     Words other[ahead][N];

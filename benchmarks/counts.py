@@ -91,6 +91,8 @@ class Launch:
     """
 
     def __init__(self, line: dict[str, Any]) -> None:
+        for each in line["code"]:
+            each[0] = each[0].replace(".elements", "")  # the interpreter's own mark
         self.name: str = line["kernel"]
         self.code = [(name, target) for name, *_, target in line["code"]]
         self.counts: Counts = dict.fromkeys((*CLASSES, "turns", "sectors", "product", "product turns"), 0.0)

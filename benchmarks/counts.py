@@ -64,7 +64,7 @@ CLASSES = {
 """Classes of instructions, by the first that fits: tensor cores; special function units and divisions; other arithmetic
 in floating point; shared memory, that of other blocks, global memory; barriers, shuffles and votes; moves; all else,
 which is whole numbers and branches."""
-MEMBERS = {
+MEMBERS: dict[str, dict[int, tuple[int, ...]]] = {
     "block": {1: (1, 2, 4)},
     "cluster": {CLUSTER: (1, 2, 4)},
     "grid": {2: (1, 2, 4), 6: (1, 2, 4)},
@@ -151,7 +151,7 @@ def _product(code: Code) -> range:
     inner = [n for n, name in enumerate(names) if name.startswith("mma")]
     if not inner:
         loops = (loop for loop in _loops(code) if sum(names[n].startswith("fma.rn") for n in loop) >= 8)
-        inner = list(min(loops, key=len))
+        inner = min((list(loop) for loop in loops), key=len)
     waits = [n for n, name in enumerate(names) if re.match(r"bar\.sync|mbarrier\.try_wait", name)]
     return range(max(n for n in waits if n < inner[0]) + 1, min(n for n in waits if n > inner[-1]))
 
@@ -204,12 +204,12 @@ def launched(backend: CupyBackend, layout: onchip.Layout, steps: int, before: on
     planned = sequence_cuda._layout
     try:
         if before:
-            sequence_cuda._layout = lambda *_, **__: before  # type: ignore[assignment]
+            sequence_cuda._layout = lambda *_, **__: before
             saved = forward()
         else:
             h, c = array(steps + 1, batch, hidden), array(steps + 1, batch, hidden, dtype=wide)
             saved = [Saved(h, c, z.copy(), weights, None, False) for _ in range(layers)]
-        sequence_cuda._layout = lambda *_, **__: layout  # type: ignore[assignment]
+        sequence_cuda._layout = lambda *_, **__: layout
         launches = counted(forward if layout.direction == "forward" else lambda: backward(saved))
     finally:
         sequence_cuda._layout = planned
@@ -346,7 +346,7 @@ def work_of(backend: CupyBackend, dtype: str, rows: int) -> Iterator[Callable[[]
     for name in kernels.RULES:
         params = {"x": array(rows, width, dtype=wide)}
         optimizer = make_optimizer(name, backend, params, 0.1)
-        yield lambda optimizer=optimizer: optimizer.update({"x": x})
+        yield functools.partial(optimizer.update, {"x": x})
 
 
 def elements(backend: CupyBackend, dtype: str) -> dict[str, dict[str, float]]:
@@ -444,12 +444,13 @@ def main() -> None:
     backend = CupyBackend()
     of_elements = {dtype: elements(backend, dtype) for dtype in kernels.STORAGE if dtype not in ALIKE}
     made: dict[str, Any] = {"sources": matrix.digest(), "nvrtc": matrix.nvrtc_version()}
-    whole, onchip.counted = onchip.counted, uncounted
+    planner = vars(onchip)
+    whole, planner["counted"] = planner["counted"], uncounted
     every = list(instances())
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         names = (kernels.sequence(*kernel).expression for kernel in every)
         of_sequence = dict(zip(names, pool.map(fitted, every), strict=True))
-    onchip.counted, counted_module.table = whole, lambda: made
+    planner["counted"], vars(counted_module)["table"] = whole, lambda: made
     made |= {"machine": machine(of_elements, of_sequence), "elements": of_elements, "sequence": of_sequence}
     made["steps"] = list(steps(backend))
     text = rendered(made)

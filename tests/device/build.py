@@ -64,12 +64,14 @@ def build(folder: Path) -> Path:
     """Make what isn't there or is older than its sources; gives the machine's Python."""
     folder.mkdir(parents=True, exist_ok=True)
     python = folder / "venv" / "bin" / "python"
-    if not (folder / "venv" / "done").exists():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*PACKAGES, *project["dependencies"], *project["optional-dependencies"]["test"]]
+    done = folder / "venv" / "done"
+    if not done.exists() or done.read_text().splitlines() != wanted:
         venv.create(folder / "venv", with_pip=True, clear=True)
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        wanted = (*PACKAGES, *project["dependencies"], *project["optional-dependencies"]["test"])
         _call(python, "-m", "pip", "install", "--quiet", *wanted)
-        (folder / "venv" / "done").touch()
+        (folder / "lib" / "linked").unlink(missing_ok=True)  # CuPy's extension is its wheel's again
+        done.write_text("\n".join(wanted))
     site = next((folder / "venv" / "lib").glob("python*")) / "site-packages"
     objects = _compiled(folder, site / "nvidia" / "cu13" / "include")
     linked = _digest(*NAMES, *[each.name for each in objects])

@@ -513,7 +513,8 @@ def _candidates(
 def _held(dtype: str, height: int, columns: int, cells: str) -> int:
     """Parts of k whose weights a warp keeps in registers."""
     fewer = 4 // height if dtype == "float64" else height * columns // 4 * 2 if dtype == "float32" else 0
-    return HELD[height, columns] - FEWER_HELD[cells] // height - fewer
+    options = FEWER_HELD[cells] + 2 * (cells == "Normed" and dtype == "float64")
+    return HELD[height, columns] - options // height - fewer
 
 
 def _layout(

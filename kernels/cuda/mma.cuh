@@ -191,7 +191,7 @@ struct Product {
   using Words = Pack<S, 16 / sizeof(S)>;
 
   Item item;
-  Fragment<S> registers[held][M];
+  Fragment<S> registers[held ? held : 1][M];
   Words* rest;
 
   // Bytes of shared memory.

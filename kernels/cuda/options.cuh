@@ -121,7 +121,7 @@ struct Normed : Family<S> {
   using T = Arithmetic<S>;
   using Base = Family<S>;
   static constexpr bool normed = true;
-  static constexpr int fewer_held = 4;
+  static constexpr int fewer_held = sizeof(S) == 8 ? 6 : 4;
 
   S* normalised;                  // (T, B, 4H) h W_hh^T normalised, if kept
   T *scales, *c_means, *c_scales;  // (T, B) what did it; of c, its mean, too

@@ -5,12 +5,14 @@ cd "$(dirname "$0")"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 flags=(-std=c++17 -g -O1 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fno-omit-frame-pointer -pthread -Wno-psabi)
-build() { "${CXX:-g++}" "${flags[@]}" "-fsanitize=$1" "${@:3}" driver.cpp -o "$work/$2"; }
+checked() {  # by which sanitizers, under which name, with more options
+  "${CXX:-g++}" "${flags[@]}" "-fsanitize=$1" "${@:3}" driver.cpp -o "$work/$2"
+  "$work/$2" > "$work/$2.txt" 2>&1
+}
+export TSAN_OPTIONS=halt_on_error=1 ASAN_OPTIONS=detect_stack_use_after_return=1
 
-build thread thread &
-build address,undefined address -fno-sanitize-recover=all
-wait $!
-echo "ThreadSanitizer:"
-TSAN_OPTIONS=halt_on_error=1 "$work/thread"
-echo "AddressSanitizer, UBSan:"
-ASAN_OPTIONS=detect_stack_use_after_return=1 "$work/address"
+checked thread ThreadSanitizer &
+checked address,undefined AddressSanitizer -fno-sanitize-recover=all && status=0 || status=$?
+wait $! || status=$?
+tail -n 30 "$work"/*.txt
+exit $status

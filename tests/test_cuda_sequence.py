@@ -13,7 +13,7 @@ from tests.conftest import gpu_or_reason
 from tests.gpu import DTYPES, H100, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 from tests.test_cuda_recurrence import TOLERANCE as STORED
-from tests.test_cuda_recurrence import every_step, example, run
+from tests.test_cuda_recurrence import compare_twice, every_step, example, run
 
 KIB = 1024
 TOLERANCE = STORED | {"tf32": STORED["float16"]}  # as many bits
@@ -562,12 +562,7 @@ def test_a_gpu_runs_a_grid_of_clusters(dtype, monkeypatch):
     if not gpu.limits.clusters:
         pytest.skip("no grid of clusters can be launched here")
     force(monkeypatch, "joint")
-    shape = (40, 16, 200)
-    first, second = (run(sequence_cuda, gpu, example(shape, dtype), dtype) for _ in range(2))
-    expected = run(reference, NUMPY, example(shape, dtype), "float64")
-    for name, array in first.items():
-        np.testing.assert_array_equal(second[name], array)
-        assert relative_error(array, expected[name]) < 20 * TOLERANCE[dtype], name
+    compare_twice(sequence_cuda, gpu, (40, 16, 200), dtype)
 
 
 @at_full_size
@@ -577,8 +572,4 @@ def test_a_gpu_gives_the_oracles_numbers_and_the_same_bits_every_time(shape, dty
     gpu = gpu_or_reason()
     if obstacle := onchip.obstacle(gpu.limits, shape[2], dtype):
         pytest.skip(obstacle)
-    first, second = (run(sequence_cuda, gpu, example(shape, dtype), dtype) for _ in range(2))
-    expected = run(reference, NUMPY, example(shape, dtype), "float64")
-    for name, array in first.items():
-        np.testing.assert_array_equal(second[name], array)
-        assert relative_error(array, expected[name]) < 20 * TOLERANCE[dtype], name
+    compare_twice(sequence_cuda, gpu, shape, dtype)

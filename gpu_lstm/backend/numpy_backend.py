@@ -126,8 +126,8 @@ class NumpyBackend(Backend):
             loss = self.softmax_cross_entropy(plain, targets, ignore_index)
             logits[...] = plain
             return loss
+        self.require_range("targets", targets, vocabulary, "V", ignore_index)  # compiled code passes over -1
         if not compilable(logits):
-            self.require_range("targets", targets, vocabulary, "V", ignore_index)
             return super().softmax_cross_entropy(logits, targets, ignore_index)
         number = rows
         if ignore_index is not None:

@@ -3,11 +3,11 @@
     python -m tests.device -m benchmarks.counts            # fails where kernels/cuda/counts.json says another thing
     python -m tests.device -m benchmarks.counts --write    # writes it
 
-`gpu_lstm.recurrence.onchip` takes the costs of the sequence kernels from there. A launch counts the instructions of
-warps, the turns of shared memory's banks and the sectors of global memory; two numbers of steps, subtracted, leave what
-a step takes. Looks in vain are left out, for how many there are is the interpreter's doing; so are moves, of which
-machine code has next to none. Where machine code has other instructions than PTX, as a division has many, nvdisasm
-counts them in kernels that are nothing but cells (pip install nvidia-cuda-nvdisasm).
+`gpu_lstm.recurrence.cuda.onchip` takes the costs of the sequence kernels from there. A launch counts the
+instructions of warps, the turns of shared memory's banks and the sectors of global memory; two numbers of steps,
+subtracted, leave what a step takes. Looks in vain are left out, for how many there are is the interpreter's doing; so
+are moves, of which machine code has next to none. Where machine code has other instructions than PTX, as a division has
+many, nvdisasm counts them in kernels that are nothing but cells (pip install nvidia-cuda-nvdisasm).
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import CupyBackend, kernels
+from gpu_lstm.backend import CupyBackend
 from gpu_lstm.backend.cuda import Device
-from gpu_lstm.backend.kernels import CLUSTER, Kernel
+from gpu_lstm.native import kernels
+from gpu_lstm.native.kernels import CLUSTER, Kernel
 from gpu_lstm.optimizers import make_optimizer
-from gpu_lstm.recurrence import counted as counted_module
-from gpu_lstm.recurrence import onchip, pointwise_cuda, sequence_cuda
-from gpu_lstm.recurrence.contract import Joint, Saved
-from gpu_lstm.recurrence.counted import ALIKE, Counted, with_options
+from gpu_lstm.recurrence.cuda import counted as counted_module
+from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
+from gpu_lstm.recurrence.cuda.counted import ALIKE, Counted, with_options
+from gpu_lstm.recurrence.problem import Joint, Saved
 from gpu_lstm.recurrence.variant import Variant
 from tests.nvrtc import matrix
 
@@ -250,7 +253,7 @@ def instances() -> Iterator[Instance]:
 
 
 def fitted(kernel: Instance) -> dict[str, Any]:
-    """Coefficients of `gpu_lstm.recurrence.counted` from small layouts, and by how much they miss any of these."""
+    """Coefficients of `gpu_lstm.recurrence.cuda.counted` from small layouts, and by how much they miss any of these."""
     direction, _, form, height, columns, _ = kernel
     shares = [2**n for n in range(7) if 2**n <= onchip.units(direction, form, height, columns)]
     deepest = max(MEMBERS[form])

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import LEAST_STEPS, Device
-from gpu_lstm.recurrence import onchip
-from gpu_lstm.recurrence.counted import counted, table
+from gpu_lstm.native import kernels
+from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda.counted import counted, table
 
 README = Path(__file__).resolve().parents[1] / "kernels" / "cuda" / "README.md"
 BANDWIDTH = 3e12

@@ -14,10 +14,11 @@ import time
 
 import numpy as np
 
-from gpu_lstm.backend import NumpyBackend, compiled
+from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.bench.grid import STANDARD, Size
 from gpu_lstm.bench.method import spread
 from gpu_lstm.layers import LSTM
+from gpu_lstm.native import compiled
 
 
 def measure(size: Size, seconds: float) -> dict[bool, list[float]]:

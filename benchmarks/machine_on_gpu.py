@@ -15,10 +15,11 @@ import numpy as np
 
 from benchmarks.gpu_model import CELLS, bytes_of
 from benchmarks.on_gpu import Log, Record, torch_here
-from gpu_lstm.backend import Backend, ahead, kernels
+from gpu_lstm.backend import Backend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.bench.peers import installed
-from gpu_lstm.recurrence import needed, onchip
+from gpu_lstm.native import ahead, kernels
+from gpu_lstm.recurrence.cuda import needed, onchip
 
 PACKAGES = ("numpy", "cupy-cuda12x", "cupy-cuda13x", "cuda-bindings", "ml_dtypes", "torch", "pytest")
 PUBLISHED_BARRIER = {"block": onchip.BARRIER, "cluster": 0.2, "grid": 1.7}

@@ -21,11 +21,15 @@ import numpy as np
 
 from benchmarks.on_gpu import Log, Record
 from benchmarks.sequence_on_gpu import DRAWN, Case, Layers, Ours, disagreement, only
-from gpu_lstm.backend import Array, NumpyBackend, ahead
+from gpu_lstm.backend import Array, NumpyBackend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.checks import TOLERANCE as OF_THE_ORACLE
 from gpu_lstm.layers import LSTM
-from gpu_lstm.recurrence import Mask, onchip, pointwise_cuda, sequence_cuda
+from gpu_lstm.native import ahead
+from gpu_lstm.recurrence import Mask
+from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 
 ROOT = Path(__file__).resolve().parents[1]
 SOAK_TOLERANCE = {"float32": 1e-3, "float16": 1e-1}

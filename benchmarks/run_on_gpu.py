@@ -41,9 +41,10 @@ from benchmarks import (
     variants_on_gpu,
 )
 from benchmarks.on_gpu import BEGUN, Log, Record, failed
-from gpu_lstm.backend import CupyBackend, kernels
+from gpu_lstm.backend import CupyBackend
 from gpu_lstm.bench import record as records
 from gpu_lstm.errors import BackendError
+from gpu_lstm.native import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = ["-m", "benchmarks.run_on_gpu"]

@@ -4,7 +4,7 @@ Parts of `benchmarks.run_on_gpu`. A training step here is forward and backward o
 the input, the recurrence, and all gradients. In 16 bits ours keeps its weights in float32 and rounds them at each step,
 PyTorch's holds them in 16 bits. cuDNN has no LSTM in bfloat16: in 16 bits ours is compared with the better of PyTorch's
 float16 and bfloat16. Beside each time stand the layout, and the step that the model expects
-(`gpu_lstm.recurrence.onchip`) beside the one that was measured.
+(`gpu_lstm.recurrence.cuda.onchip`) beside the one that was measured.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.on_gpu import Log, Record, torch_here
-from gpu_lstm.backend import Array, Backend, CupyBackend, kernels
+from gpu_lstm.backend import Array, Backend, CupyBackend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.bench.grid import STANDARD
 from gpu_lstm.layers import LSTM
 from gpu_lstm.layers.lstm import segments
-from gpu_lstm.recurrence import onchip, runnable_tiers, sequence_cuda
+from gpu_lstm.native import kernels
+from gpu_lstm.recurrence import runnable_tiers
+from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest difference from PyTorch's results, relative to their largest number."""

@@ -12,7 +12,8 @@ from gpu_lstm.data.sequences import JAPANESE_VOWELS, read_sequences
 from gpu_lstm.data.series import CO2, read_series
 from gpu_lstm.data.text import SHAKESPEARE, Tracks, read_text
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.recurrence import make_plan, pointwise, reference, runnable_tiers
+from gpu_lstm.recurrence import make_plan, reference, runnable_tiers
+from gpu_lstm.recurrence import pointwise_cpu as pointwise
 from gpu_lstm.training import Run, Settings, checkpoint
 from gpu_lstm.training.tasks import TextTask
 

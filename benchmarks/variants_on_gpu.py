@@ -18,7 +18,7 @@ from benchmarks.sequence_on_gpu import Case, disagreement
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.layers import LSTM
-from gpu_lstm.recurrence import onchip
+from gpu_lstm.recurrence.cuda import onchip
 
 CASES = [Case(256, 64, 512, 512, dtype) for dtype in ("bfloat16", "float32")]
 RESETS = "resets"

@@ -29,7 +29,7 @@ from gpu_lstm.backend.base import sum_rows
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_dtype, check_seed, check_size
 from gpu_lstm.recurrence import reference
-from gpu_lstm.recurrence.contract import split_gates
+from gpu_lstm.recurrence.problem import split_gates
 
 PARAMETERS = ("Wfh", "Wfx", "bf", "Wih", "Wix", "bi", "Woh", "Wox", "bo", "Wch", "Wcx", "bc")
 """Names of the twelve parameters; the gradient of each has ``_grad`` appended."""

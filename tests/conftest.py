@@ -4,8 +4,9 @@ import functools
 
 import pytest
 
-from gpu_lstm.backend import CupyBackend, NumpyBackend, pool
+from gpu_lstm.backend import CupyBackend, NumpyBackend
 from gpu_lstm.errors import BackendError
+from gpu_lstm.native import pool
 from tests.device.build import on_the_machine
 
 

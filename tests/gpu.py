@@ -9,8 +9,9 @@ import functools
 import numpy as np
 import pytest
 
-from gpu_lstm.backend import CupyBackend, kernels
+from gpu_lstm.backend import CupyBackend
 from gpu_lstm.backend.cuda import CudaBackend, Device
+from gpu_lstm.native import kernels
 from tests.conftest import gpu_or_reason
 from tests.device.support import Seed, needs_machine
 

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gpu_lstm.backend import compiled
 from gpu_lstm.bench import memory, peers, sweep, trace
 from gpu_lstm.bench.machine import Machine
 from gpu_lstm.bench.method import Patience
@@ -18,8 +17,10 @@ from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.layers import LSTM
 from gpu_lstm.layers import lstm as lstm_layers
 from gpu_lstm.models import LanguageModel
+from gpu_lstm.native import compiled
 from gpu_lstm.optimizers import Adam
-from gpu_lstm.recurrence import reference, runnable_tiers, sequence_cuda
+from gpu_lstm.recurrence import reference, runnable_tiers
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from tests.gpu import HostBackend
 from tests.support import NUMPY
 from tests.test_bench_method import FakeCuda

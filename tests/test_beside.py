@@ -10,7 +10,8 @@ import pytest
 
 from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.layers import LSTM, lstm
-from gpu_lstm.recurrence import pointwise_cuda, reference, together
+from gpu_lstm.recurrence import reference, together
+from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
 STEPS, BATCH, LENGTHS = 7, 3, [7, 2, 5]

@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import save as to_bytes
 
 from gpu_lstm import InputError
-from gpu_lstm.backend import NumpyBackend, compiled
+from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.errors import BackendError
 from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel, Regressor
+from gpu_lstm.native import compiled
 from gpu_lstm.training import checkpoint
 
 NUMPY = NumpyBackend()

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gpu_lstm.backend import Backend, compiled
+from gpu_lstm.backend import Backend
+from gpu_lstm.native import compiled
 from gpu_lstm.optimizers import OPTIMIZERS, make_optimizer
 from tests.support import NUMPY, relative_error
 

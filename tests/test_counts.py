@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gpu_lstm.backend import kernels
-from gpu_lstm.recurrence import onchip
-from gpu_lstm.recurrence.counted import ALIKE, counted, table
+from gpu_lstm.native import kernels
+from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda.counted import ALIKE, counted, table
 from tests.nvrtc import matrix
 
 ROOT = str(Path(__file__).resolve().parents[1])

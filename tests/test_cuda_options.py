@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
-from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import Device
-from gpu_lstm.recurrence import Mask, family, fastest_cuda, onchip, pointwise_cuda, sequence_cuda, together
+from gpu_lstm.native import kernels
+from gpu_lstm.recurrence import Mask, family, together
+from gpu_lstm.recurrence.cuda import fastest as fastest_cuda
+from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.recurrence.variant import Variant
 from tests.conftest import gpu_or_reason
 from tests.gpu import DTYPES, H100, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
-from gpu_lstm.backend import kernels
-from gpu_lstm.recurrence import Mask, make_plan, pointwise_cuda, reference, sequence_cuda
+from gpu_lstm.native import kernels
+from gpu_lstm.recurrence import Mask, make_plan, reference
+from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.recurrence.variant import Variant
 from tests.conftest import gpu_or_reason
 from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored

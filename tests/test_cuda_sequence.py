@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError
-from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import Device
-from gpu_lstm.recurrence import Mask, fastest_cuda, onchip, pointwise_cuda, reference, sequence_cuda, together
+from gpu_lstm.native import kernels
+from gpu_lstm.recurrence import Mask, reference, together
+from gpu_lstm.recurrence.cuda import fastest as fastest_cuda
+from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from tests.conftest import gpu_or_reason
 from tests.gpu import DTYPES, H100, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error

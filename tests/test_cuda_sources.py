@@ -10,7 +10,7 @@ import pytest
 
 import gpu_lstm
 from gpu_lstm import BackendError
-from gpu_lstm.backend import kernels
+from gpu_lstm.native import kernels
 from tests.device.support import alone
 from tests.gpu import Gpu, on_the_machine
 from tests.nvrtc import matrix

@@ -6,8 +6,10 @@ import pytest
 from gpu_lstm import LSTM, BackendError, InputError
 from gpu_lstm.backend.cuda import Device
 from gpu_lstm.layers import lstm as lstm_layers
-from gpu_lstm.recurrence import Mask, onchip, reference, sequence_cuda, together
-from gpu_lstm.recurrence.contract import Joint
+from gpu_lstm.recurrence import Mask, reference, together
+from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
+from gpu_lstm.recurrence.problem import Joint
 from gpu_lstm.recurrence.variant import Variant
 from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored
 from tests.support import NUMPY, loss_and_gradients, relative_error

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from gpu_lstm import Embedding, InputError, losses
-from gpu_lstm.backend import kernels
 from gpu_lstm.backend.base import Backend
 from gpu_lstm.models import Classifier, LanguageModel
+from gpu_lstm.native import kernels
 from gpu_lstm.optimizers import OPTIMIZERS, clip_by_global_norm, make_optimizer
 from tests.conftest import gpu_or_reason
 from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from gpu_lstm import InputError
-from gpu_lstm.backend import kernels
-from gpu_lstm.recurrence import Mask, family, fastest_cuda, make_plan, pointwise_cuda, sequence_cuda
+from gpu_lstm.native import kernels
+from gpu_lstm.recurrence import Mask, family, make_plan
+from gpu_lstm.recurrence.cuda import fastest as fastest_cuda
+from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.recurrence.variant import OPTIONS, Variant
 from tests.conftest import gpu_or_reason
 from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored

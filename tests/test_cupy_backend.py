@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError, cli
-from gpu_lstm.backend import CupyBackend, ahead, choose, clusters, cupy_backend, kernels
+from gpu_lstm.backend import CupyBackend, choose, cupy_backend
 from gpu_lstm.backend.cuda import Device
-from gpu_lstm.recurrence import needed, onchip, sequence_cuda
+from gpu_lstm.native import ahead, clusters, kernels
+from gpu_lstm.recurrence.cuda import needed, onchip
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from tests.gpu import DTYPES, H100, Gpu, on_host, stored
 from tests.support import NUMPY, OnDevice, loss_and_gradients, problem, relative_error
 from tests.test_cuda_sequence import force

@@ -7,7 +7,7 @@ import pytest
 from gpu_lstm import LSTM
 from gpu_lstm.backend.cupy_backend import Side
 from gpu_lstm.layers import lstm
-from gpu_lstm.recurrence import sequence_cuda
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from tests.device.support import Turns
 from tests.gpu import Gpu, on_the_machine
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error

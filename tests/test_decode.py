@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from gpu_lstm.backend import compiled
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.models.decode import draw
+from gpu_lstm.native import compiled
 from tests.support import NUMPY
 
 needs_library = pytest.mark.skipif(compiled.library() is None, reason=f"no compiled library: {compiled.missing()}")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import gpu_lstm
-from gpu_lstm.backend import compiled
-from gpu_lstm.backend.entries import ENTRIES, OTHERS
 from gpu_lstm.errors import InputError
+from gpu_lstm.native import compiled
+from gpu_lstm.native.entries import ENTRIES, OTHERS
 from tests.odd import LAYOUTS, in_packed_record
 from tests.support import NUMPY
 
@@ -60,14 +60,14 @@ def test_the_table_has_the_arguments_of_every_entry():
 
 
 def test_pointers_are_passed_in_one_place():
-    allowed = {"backend/compiled.py", "backend/kernels.py", "backend/cupy_backend.py", "backend/clusters.py"}
+    allowed = {"native/compiled.py", "native/kernels.py", "backend/cupy_backend.py", "native/clusters.py"}
     package = Path(gpu_lstm.__file__).parent
     found = {
         str(path.relative_to(package))
         for path in package.rglob("*.py")
         if re.search(r"\.ctypes\b|c_void_p|__array_interface__\[|\.data\.ptr", path.read_text())
     }
-    assert "backend/compiled.py" in found
+    assert "native/compiled.py" in found
     assert found <= allowed
 
 
@@ -286,7 +286,7 @@ STARVED = """
 import json, os, resource, sys
 sys.path.append(sys.argv.pop(1))  # last: the installed package, and not the checkout beside the tests
 from concurrent.futures import ThreadPoolExecutor
-from gpu_lstm.backend import compiled
+from gpu_lstm.native import compiled
 from tests.test_entries import F32, arguments_of, bytes_of, copied, outcome
 
 def starved(name, arguments):

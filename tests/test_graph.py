@@ -11,7 +11,7 @@ from gpu_lstm.backend.graph import Graph
 from gpu_lstm.cli import main
 from gpu_lstm.layers import lstm as lstm_layers
 from gpu_lstm.models import Forecaster, LanguageModel
-from gpu_lstm.recurrence import sequence_cuda
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.training import Run, Settings, Training, folder
 from gpu_lstm.training.tasks import TextTask, WindowsTask
 from tests.gpu import Gpu

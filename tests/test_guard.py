@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, Embedding, InputError, Linear, LSTMCell
-from gpu_lstm.backend import Backend, compiled
-from gpu_lstm.backend.entries import pages
+from gpu_lstm.backend import Backend
 from gpu_lstm.layers import Reversed
 from gpu_lstm.models import LanguageModel
+from gpu_lstm.native import compiled
+from gpu_lstm.native.entries import pages
 from gpu_lstm.recurrence import runnable_tiers
 from tests.support import NUMPY, STRICT
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM
-from gpu_lstm.backend import kernels
 from gpu_lstm.models import LanguageModel
+from gpu_lstm.native import kernels
 from gpu_lstm.optimizers import make_optimizer
-from gpu_lstm.recurrence import needed, onchip
+from gpu_lstm.recurrence.cuda import needed, onchip
 from tests.gpu import DTYPES, H100, HostBackend
 
 A100 = dataclasses.replace(H100, multiprocessors=108, shared_bytes=163 * 1024, capability=80)

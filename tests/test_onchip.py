@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError
-from gpu_lstm.backend import kernels
 from gpu_lstm.layers import lstm
-from gpu_lstm.recurrence import fastest_cuda, make_plan, onchip, runnable_tiers, sequence_cuda
+from gpu_lstm.native import kernels
+from gpu_lstm.recurrence import make_plan, runnable_tiers
+from gpu_lstm.recurrence.cuda import fastest as fastest_cuda
+from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.recurrence.together import Round
 from tests.gpu import H100, HostBackend
 

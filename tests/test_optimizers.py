@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gpu_lstm import InputError
-from gpu_lstm.backend import compiled, numpy_backend
+from gpu_lstm.backend import numpy_backend
+from gpu_lstm.native import compiled
 from gpu_lstm.optimizers import OPTIMIZERS, Adam, Optimizer, clip_by_global_norm, make_optimizer
 from gpu_lstm.schedules import constant, cosine, make_schedule, warm_up
 from tests.odd import LAYOUTS, read_only

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM
-from gpu_lstm.backend import pool
-from gpu_lstm.backend.pool import ALIGNMENT, POOL, SMALLEST, Pool
+from gpu_lstm.native import pool
+from gpu_lstm.native.pool import ALIGNMENT, POOL, SMALLEST, Pool
 from tests.support import NUMPY
 
 COUNT = SMALLEST

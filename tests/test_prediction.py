@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from gpu_lstm import InputError
-from gpu_lstm.backend import compiled
 from gpu_lstm.backend.numpy_backend import free_memory
 from gpu_lstm.cli import main
 from gpu_lstm.models import MODELS
 from gpu_lstm.models.amounts import model_amounts
+from gpu_lstm.native import compiled
 from gpu_lstm.training.memory import Job, check_fits, predict, readable
 from tests.support import NUMPY
 from tests.test_training import TASKS

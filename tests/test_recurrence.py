@@ -5,7 +5,7 @@ import pytest
 
 from gpu_lstm import LSTM
 from gpu_lstm.recurrence import TIERS, Mask, make_plan, runnable_tiers
-from gpu_lstm.recurrence.contract import slots
+from gpu_lstm.recurrence.problem import slots
 from tests.support import NUMPY, central_differences, relative_error
 
 STEPS, BATCH, HIDDEN = 4, 3, 2

@@ -15,7 +15,7 @@ import pytest
 
 from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.backend.cuda import Device
-from gpu_lstm.recurrence import onchip
+from gpu_lstm.recurrence.cuda import onchip
 from tests.support import NUMPY, relative_error
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
-from gpu_lstm.backend import compiled
-from gpu_lstm.recurrence import pointwise, reference, sequence
-from gpu_lstm.recurrence.contract import Mask
+from gpu_lstm.native import compiled
+from gpu_lstm.recurrence import cpu as sequence
+from gpu_lstm.recurrence import pointwise_cpu as pointwise
+from gpu_lstm.recurrence import reference
+from gpu_lstm.recurrence.problem import Mask
 from gpu_lstm.recurrence.variant import Variant
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.backend.graph import Graph, Result
-from gpu_lstm.backend.kernels import ARITHMETIC, Kernel, Launch
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.native.kernels import ARITHMETIC, Kernel, Launch
 
 Array = Any
 """An array of a backend's namespace: ``numpy.ndarray``, ``cupy.ndarray``, ..."""

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpu_lstm.backend import kernels
 from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype, out_of_range, seed_sequence, sum_rows
 from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.backend.graph import Graph, Result
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.native import kernels
 
 CHUNK = 4096
 """Elements that a block of the optimizer takes, as ``kernels/cuda/optimizer.cu`` has it."""

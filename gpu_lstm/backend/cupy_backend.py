@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpu_lstm.backend import clusters, kernels
 from gpu_lstm.backend.base import Array
 from gpu_lstm.backend.cuda import CudaBackend, Device
 from gpu_lstm.backend.exchange import CUDA, CUDA_MANAGED, adopt, foreign
 from gpu_lstm.backend.graph import Graph, Result
-from gpu_lstm.backend.kernels import Kernel, Launch, options, passed
 from gpu_lstm.errors import BackendError
+from gpu_lstm.native import clusters, kernels
+from gpu_lstm.native.kernels import Kernel, Launch, options, passed
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
 
@@ -270,7 +270,7 @@ class CupyBackend(CudaBackend):
         return self._launches[kernel]
 
     def _function(self, kernel: Kernel) -> Any:
-        from gpu_lstm.backend.ahead import said_if_slow  # not before CuPy, whose import takes longer
+        from gpu_lstm.native.ahead import said_if_slow  # not before CuPy, whose import takes longer
 
         module = self.xp.RawModule(
             code=kernel.source,

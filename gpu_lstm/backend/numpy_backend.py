@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import compiled
 from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype
-from gpu_lstm.backend.entries import WRITABLE, blocks
 from gpu_lstm.backend.exchange import CPU, CUDA_HOST, CUDA_MANAGED, adopt, foreign
-from gpu_lstm.backend.pool import POOL
 from gpu_lstm.errors import InputError
+from gpu_lstm.native import compiled
+from gpu_lstm.native.entries import WRITABLE, blocks
+from gpu_lstm.native.pool import POOL
 
 RULES = ("sgd", "rmsprop", "adam")
 """Optimizer rules of ``kernels/cpu/training.h``, by number."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import Backend
-from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.bench import limits, threads
 from gpu_lstm.bench.method import Patience, clock_for, interleave
 from gpu_lstm.bench.peers import installed
+from gpu_lstm.native.kernels import ARITHMETIC
 
 SIDE = 2048
 """Of the square matrices on a CPU; four times that on a GPU."""

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from gpu_lstm.backend import Backend, choose
-from gpu_lstm.backend.pool import POOL
 from gpu_lstm.bench import peers
 from gpu_lstm.bench.grid import Size
 from gpu_lstm.bench.limits import ITEM, step_bytes
 from gpu_lstm.bench.problem import Problem
+from gpu_lstm.native.pool import POOL
 
 RESERVE = 0.9
 """Share of the free memory that a step may take."""

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from gpu_lstm import __version__
-from gpu_lstm.backend import CupyBackend, NumpyBackend, compiled
+from gpu_lstm.backend import CupyBackend, NumpyBackend
 from gpu_lstm.bench import threads
 from gpu_lstm.bench.peers import installed
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.native import compiled
 from gpu_lstm.training.checkpoint import write_whole
 
 FORMAT = 1

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import MutableMapping, Sequence
 
-from gpu_lstm.backend import compiled
+from gpu_lstm.native import compiled
 
 VARIABLES = (
     "GPU_LSTM_NUM_THREADS",

@@ -13,9 +13,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gpu_lstm.backend import Backend, compiled
+from gpu_lstm.backend import Backend
 from gpu_lstm.layers import LSTM, Layer
 from gpu_lstm.models import language
+from gpu_lstm.native import compiled
 from gpu_lstm.optimizers import Optimizer
 from gpu_lstm.recurrence import Tier, reference
 

@@ -11,11 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from gpu_lstm import __version__
 from gpu_lstm.backend import DTYPES, Backend, CupyBackend, NumpyBackend, choose
-from gpu_lstm.backend.ahead import compile_all
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.cli.options import Parsers, add_device, add_parser, positive
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.recurrence import make_plan, needed, onchip
+from gpu_lstm.native.ahead import compile_all
+from gpu_lstm.recurrence import make_plan
+from gpu_lstm.recurrence.cuda import needed, onchip
 
 
 def add_command(commands: Parsers) -> None:

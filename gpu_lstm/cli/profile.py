@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from gpu_lstm.backend import DTYPES
-from gpu_lstm.backend.kernels import LINES
 from gpu_lstm.bench import record, threads, trace
 from gpu_lstm.cli.options import Parsers, add_device, add_parser, announce, data_path, place_for, positive
 from gpu_lstm.data.text import read_text
 from gpu_lstm.models import LanguageModel
+from gpu_lstm.native.kernels import LINES
 from gpu_lstm.training import Settings, Training
 from gpu_lstm.training.checkpoint import write_whole
 from gpu_lstm.training.tasks import TextTask

@@ -22,9 +22,9 @@ import numpy as np
 
 from gpu_lstm.backend import DTYPES, Array, Backend, choose
 from gpu_lstm.backend.graph import Count
-from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.parameters import Parameters
+from gpu_lstm.native.kernels import ARITHMETIC
 
 Params = dict[str, Array]
 """Arrays by parameter name."""

@@ -16,7 +16,7 @@ from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_s
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import STARTS, Options
 from gpu_lstm.recurrence import Mask, Plan, Saved, Tier, make_plan, together
-from gpu_lstm.recurrence.contract import Joint, transposed
+from gpu_lstm.recurrence.problem import Joint, transposed
 from gpu_lstm.recurrence.together import Steps
 from gpu_lstm.recurrence.variant import Variant, normalise, normalise_backward, weight_hh_gradient
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend, compiled
+from gpu_lstm.backend import Array, Backend
 from gpu_lstm.layers import LSTM, State
+from gpu_lstm.native import compiled
 
 CHUNK = 64
 """Tokens that are drawn ahead by one compiled call."""

@@ -1,6 +1,6 @@
 """The recurrence: one contract, its tiers, and the plan that picks one."""
 
-from gpu_lstm.recurrence.contract import Mask, Saved, Tier
 from gpu_lstm.recurrence.plan import TIERS, Plan, make_plan, runnable_tiers
+from gpu_lstm.recurrence.problem import Mask, Saved, Tier
 
 __all__ = ["TIERS", "Mask", "Plan", "Saved", "Tier", "make_plan", "runnable_tiers"]

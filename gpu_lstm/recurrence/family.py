@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.recurrence.contract import Mask, Saved, slots, split_gates
+from gpu_lstm.recurrence.problem import Mask, Saved, slots, split_gates
 from gpu_lstm.recurrence.starts import gradients_at_the_end, states_at_the_start
 from gpu_lstm.recurrence.variant import Variant, at, from_h, normalise, normalise_backward, to_h
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpu_lstm.backend import Backend, compiled
+from gpu_lstm.backend import Backend
 from gpu_lstm.backend.cuda import CudaBackend
-from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.recurrence import fastest_cuda, onchip, pointwise, pointwise_cuda, reference, sequence, sequence_cuda
-from gpu_lstm.recurrence.contract import Tier
+from gpu_lstm.native import compiled
+from gpu_lstm.native.kernels import ARITHMETIC
+from gpu_lstm.recurrence import cpu as sequence
+from gpu_lstm.recurrence import pointwise_cpu as pointwise
+from gpu_lstm.recurrence import reference
+from gpu_lstm.recurrence.cuda import fastest as fastest_cuda
+from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
+from gpu_lstm.recurrence.problem import Tier
 from gpu_lstm.recurrence.widened import Widened
 
 TIERS = ("reference", "pointwise", "sequence")

@@ -15,7 +15,7 @@ from typing import Any
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.recurrence import family
-from gpu_lstm.recurrence.contract import Mask, Saved, slots, split_gates, transposed
+from gpu_lstm.recurrence.problem import Mask, Saved, slots, split_gates, transposed
 from gpu_lstm.recurrence.starts import gradients_at_the_end, states_at_the_start
 from gpu_lstm.recurrence.variant import OPTIONS, Variant
 

@@ -1,7 +1,7 @@
 """Recurrences that run at once on tiers that can: both directions of a layer, or layers of a stack.
 
 A tier may have `forward_all` and `backward_all`, which take several problems that don't depend on each other; on other
-tiers they run one after the other. Stacks are described in `gpu_lstm.recurrence.contract`. It may have `room_beside`,
+tiers they run one after the other. Stacks are described in `gpu_lstm.recurrence.problem`. It may have `room_beside`,
 too: whether its recurrence leaves room on the device for large products beside it.
 """
 
@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.recurrence.contract import Saved, Tier
+from gpu_lstm.recurrence.problem import Saved, Tier
 
 Problem = tuple[Any, ...]
 """All that the tier's `forward` (`backward`) takes after the backend, in its order."""

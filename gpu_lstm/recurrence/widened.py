@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.recurrence.contract import Mask, Saved, Tier
+from gpu_lstm.recurrence.problem import Mask, Saved, Tier
 from gpu_lstm.recurrence.variant import Variant
 
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend, compiled
-from gpu_lstm.backend.kernels import ARITHMETIC
+from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError, naming
 from gpu_lstm.layers.options import torch_names
 from gpu_lstm.models import MODELS, Model
 from gpu_lstm.models.amounts import model_amounts
+from gpu_lstm.native import compiled
+from gpu_lstm.native.kernels import ARITHMETIC
 
 FORMAT = 2
 UNSEALED = 1

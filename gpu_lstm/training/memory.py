@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpu_lstm.backend.kernels import ARITHMETIC
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.lstm import segments
 from gpu_lstm.layers.options import Options
 from gpu_lstm.models.amounts import model_amounts
+from gpu_lstm.native.kernels import ARITHMETIC
 
 SLOTS = {"sgd": 1, "rmsprop": 1, "adam": 2, "adamw": 2}
 """Arrays of the parameters' size in an optimizer's state."""

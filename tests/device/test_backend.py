@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM
-from gpu_lstm.backend import CupyBackend, kernels
+from gpu_lstm.backend import CupyBackend
 from gpu_lstm.backend.cuda import CHECK_VARIABLE
 from gpu_lstm.layers import Linear
 from gpu_lstm.models import LanguageModel
+from gpu_lstm.native import kernels
 from gpu_lstm.optimizers import SGD, make_optimizer
-from gpu_lstm.recurrence import needed
+from gpu_lstm.recurrence.cuda import needed
 from tests.device.support import needs_machine
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 

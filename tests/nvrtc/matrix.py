@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpu_lstm.backend import kernels
+from gpu_lstm.native import kernels
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 """Turing, Ampere, Hopper, Blackwell of data centres and of desktops."""

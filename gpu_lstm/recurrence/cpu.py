@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend, compiled
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.native import compiled
 from gpu_lstm.recurrence import family
-from gpu_lstm.recurrence.contract import Mask, Saved, refuse
+from gpu_lstm.recurrence.problem import Mask, Saved, refuse
 from gpu_lstm.recurrence.starts import gradients_at_the_end, states_at_the_start
 from gpu_lstm.recurrence.together import Gradients, Problem
 from gpu_lstm.recurrence.variant import EPSILON, OPTIONS, Variant

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import product
 
-from gpu_lstm.backend import kernels
 from gpu_lstm.backend.cuda import Device
-from gpu_lstm.backend.kernels import Kernel
-from gpu_lstm.recurrence import onchip
+from gpu_lstm.native import kernels
+from gpu_lstm.native.kernels import Kernel
+from gpu_lstm.recurrence.cuda import onchip
 
 DTYPES = ("float16", "float32", "bfloat16", "tf32", "float64")
 """In which matrices are multiplied, first what is compared most."""

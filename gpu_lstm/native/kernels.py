@@ -81,7 +81,7 @@ CLUSTER = 8
 CLUSTERS_SINCE = 90
 """First architecture that has them."""
 FORMS = ("block", "cluster", "grid", "joint")
-"""Of the sequence kernels: `gpu_lstm.recurrence.onchip` says what they are."""
+"""Of the sequence kernels: `gpu_lstm.recurrence.cuda.onchip` says what they are."""
 JOINT = range(90, 110)
 """Architectures that have the joint form. On 120, Blackwell's of desktops, a multiprocessor was seen to read 1.3 bytes
 a cycle from others of its cluster: too few."""
@@ -180,7 +180,7 @@ def begin_dh(dtype: str) -> Kernel:
 
 
 def sequence(direction: str, dtype: str, form: str, height: int, columns: int, cells: str = "Plain") -> Kernel:
-    """All steps, "forward" or "backward", in a form of `gpu_lstm.recurrence.onchip`.
+    """All steps, "forward" or "backward", in a form of `gpu_lstm.recurrence.cuda.onchip`.
 
     A warp multiplies 16 `height` rows of weights by 8 `columns` sequences; `dtype` may be "tf32", too. `cells` is one
     of `SEQUENCE_CELLS`.

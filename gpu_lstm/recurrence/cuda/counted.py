@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_lstm.backend import kernels
+from gpu_lstm.native import kernels
 
 
 @dataclass(frozen=True)

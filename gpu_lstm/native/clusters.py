@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend.kernels import passed
 from gpu_lstm.errors import BackendError
+from gpu_lstm.native.kernels import passed
 
 INSTALL = "pip install cuda-bindings, of CuPy's major version of CUDA"
 

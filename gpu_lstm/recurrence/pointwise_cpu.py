@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend, compiled
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.native import compiled
 from gpu_lstm.recurrence import family, reference
-from gpu_lstm.recurrence.contract import Mask, Saved
+from gpu_lstm.recurrence.problem import Mask, Saved
 from gpu_lstm.recurrence.variant import OPTIONS, Variant
 
 TAKES = OPTIONS

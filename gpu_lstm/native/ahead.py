@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from gpu_lstm.backend.base import Backend
-from gpu_lstm.backend.kernels import Kernel
 from gpu_lstm.errors import BackendError
+from gpu_lstm.native.kernels import Kernel
 
 PATIENCE = 0.5
 """Seconds after which it is said that a kernel is being compiled; one that comes from the cache takes milliseconds."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend.kernels import address
+from gpu_lstm.native.kernels import address
 
 SMALLEST = 1 << 16
 """Bytes from which an array's memory is kept; NumPy does well with smaller ones."""

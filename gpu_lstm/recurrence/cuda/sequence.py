@@ -1,7 +1,8 @@
 """The sequence tier on a GPU: all steps in one launch, W_hh on chip (``kernels/cuda/sequence.cu``).
 
-`gpu_lstm.recurrence.onchip` plans the layout for each batch size. float16 and bfloat16 arrays are taken, too: c and its
-gradient, the gradient of h, and all sums are float32 then. float32 is multiplied in TF32 where the backend says so.
+`gpu_lstm.recurrence.cuda.onchip` plans the layout for each batch size. float16 and bfloat16 arrays are taken, too: c
+and its gradient, the gradient of h, and all sums are float32 then. float32 is multiplied in TF32 where the backend
+says so.
 
 Options of the LSTM family are taken by kernels of their own, all of them by the same; but no projection, which would be
 a second product on chip, with another matrix and another wait for all blocks in each step, and no heads, which need
@@ -15,14 +16,16 @@ from typing import Any, cast
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend, kernels
+from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.cuda import CudaBackend
-from gpu_lstm.backend.kernels import Struct
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.recurrence import family, onchip
-from gpu_lstm.recurrence.contract import Joint, Mask, Saved, refuse
-from gpu_lstm.recurrence.family_cuda import Step
-from gpu_lstm.recurrence.pointwise_cuda import check, check_saved, check_z
+from gpu_lstm.native import kernels
+from gpu_lstm.native.kernels import Struct
+from gpu_lstm.recurrence import family
+from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda.family import Step
+from gpu_lstm.recurrence.cuda.pointwise import check, check_saved, check_z
+from gpu_lstm.recurrence.problem import Joint, Mask, Saved, refuse
 from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
 from gpu_lstm.recurrence.together import Gradients, Problem, Round
 from gpu_lstm.recurrence.variant import OPTIONS, Variant, normalise
@@ -89,7 +92,7 @@ def layers_at_once(backend: Backend, direction: str, batch: int, hidden: int, dt
 
 
 def forward_stack(backend: Backend, problems: Sequence[Problem], joints: Sequence[Joint]) -> list[Saved]:
-    """`forward` of layers of a stack in one launch; see `gpu_lstm.recurrence.contract`.
+    """`forward` of layers of a stack in one launch; see `gpu_lstm.recurrence.problem`.
 
     Raises
     ------

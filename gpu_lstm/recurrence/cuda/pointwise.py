@@ -1,7 +1,7 @@
 """The pointwise tier on a GPU: at each step one product by cuBLAS and one fused kernel (``kernels/cuda/gates.cu``).
 
 Two launches a step, forward and backward; all memory is there before the loop starts, and nothing waits for the host.
-Variants of the LSTM are computed by `gpu_lstm.recurrence.family_cuda`.
+Variants of the LSTM are computed by `gpu_lstm.recurrence.cuda.family`.
 
 float16 and bfloat16 arrays are taken, too: c and its gradient, and the gradient of h, are float32 then.
 """
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend, kernels
+from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
-from gpu_lstm.recurrence import family_cuda
-from gpu_lstm.recurrence.contract import Mask, Saved, slots
+from gpu_lstm.native import kernels
+from gpu_lstm.recurrence.cuda import family as family_cuda
+from gpu_lstm.recurrence.problem import Mask, Saved, slots
 from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
 from gpu_lstm.recurrence.variant import OPTIONS, Variant
 

@@ -12,8 +12,10 @@ from typing import cast
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.cuda import CudaBackend
-from gpu_lstm.recurrence import onchip, pointwise_cuda, sequence_cuda
-from gpu_lstm.recurrence.contract import Mask, Saved, Tier
+from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
+from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
+from gpu_lstm.recurrence.problem import Mask, Saved, Tier
 from gpu_lstm.recurrence.together import Gradients, Problem, Round
 from gpu_lstm.recurrence.variant import Variant
 

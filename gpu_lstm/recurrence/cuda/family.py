@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend, kernels
+from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
+from gpu_lstm.native import kernels
 from gpu_lstm.recurrence import family
-from gpu_lstm.recurrence.contract import Mask, Saved, slots
+from gpu_lstm.recurrence.problem import Mask, Saved, slots
 from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
 from gpu_lstm.recurrence.variant import EPSILON, Variant, split_heads
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend.entries import ENTRIES, OTHERS, Argument, Entry, Limits, Shape, longs, pages
-from gpu_lstm.backend.pool import POOL
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.native.entries import ENTRIES, OTHERS, Argument, Entry, Limits, Shape, longs, pages
+from gpu_lstm.native.pool import POOL
 
 THREADS_VARIABLES = ("GPU_LSTM_NUM_THREADS", "OMP_NUM_THREADS")
 OFF_VARIABLE = "GPU_LSTM_COMPILED"
@@ -105,12 +105,12 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
     dtype : numpy.dtype
         float32 or float64, of all arrays that have no other one.
     *arguments
-        As its row of `gpu_lstm.backend.entries` has them: whole numbers, arrays, lists of arrays, None.
+        As its row of `gpu_lstm.native.entries` has them: whole numbers, arrays, lists of arrays, None.
 
     Raises
     ------
     InputError
-        An array can't be taken, as `gpu_lstm.backend.entries.Argument.fit` says, has a number that is no place in
+        An array can't be taken, as `gpu_lstm.native.entries.Argument.fit` says, has a number that is no place in
         another array, or two that are written share memory. Nothing was written.
     MemoryError
         The library needs more memory than there is. Nothing was written.

@@ -15,7 +15,7 @@ its product is that with W_ih, too: 2H (in backward 8H) deep.
 
 All layouts that fit are enumerated and the one with the least modelled time a step is taken. The model is written down
 before any measurement; its constants stand at the top, with where they come from; what kernels execute is counted, see
-`gpu_lstm.recurrence.counted`.
+`gpu_lstm.recurrence.cuda.counted`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from gpu_lstm.backend import clusters, kernels
 from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend, Device
-from gpu_lstm.backend.kernels import CLUSTER, FORMS, JOINT, SEQUENCE_THREADS, TENSOR, sequence_sizes
-from gpu_lstm.recurrence.counted import Work, counted
+from gpu_lstm.native import clusters, kernels
+from gpu_lstm.native.kernels import CLUSTER, FORMS, JOINT, SEQUENCE_THREADS, TENSOR, sequence_sizes
+from gpu_lstm.recurrence.cuda.counted import Work, counted
 
 DIRECTIONS = ("forward", "backward")
 MOST_RUNS = 4
@@ -64,7 +64,7 @@ SHARED_RATE = 128 * CLOCK
 """Bytes a microsecond of a multiprocessor's shared memory: 32 banks of 4 bytes, each a cycle."""
 ISSUE_RATE = 4 * CLOCK
 """Instructions of warps that a multiprocessor issues a microsecond. How many there are, and how often the banks have
-their turn, is counted: `gpu_lstm.recurrence.counted`."""
+their turn, is counted: `gpu_lstm.recurrence.cuda.counted`."""
 L2_RATE = 40e3
 """Bytes a microsecond that each of many multiprocessors gets from L2: 5.5 TB/s over 132."""
 PRODUCT_RATE = {

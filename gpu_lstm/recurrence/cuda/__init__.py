@@ -1,0 +1,1 @@
+"""The recurrence on a GPU: tiers `pointwise` and `sequence`, and the plan of what lies on chip."""

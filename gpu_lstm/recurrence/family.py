@@ -216,7 +216,7 @@ def cell_backward(
         di, df = di - df, xp.zeros_like(df)
     dz_i = di * _gate_slope(xp, variant, i)
     dz_f = df * _gate_slope(xp, variant, f)
-    dz_g = dg * _within(xp, _unsaturated(xp, g, -math.tanh(variant.clip), math.tanh(variant.clip)), 1 - g * g)
+    dz_g = dg * _within(xp, _unsaturated(xp, g, *bounds_of_g(variant)), 1 - g * g)
     for part, value in zip(split_gates(gates), (dz_i, dz_f, dz_g, dz_o), strict=True):
         part[...] = value
     dc *= f
@@ -225,30 +225,20 @@ def cell_backward(
 
 
 def bounds(variant: Variant) -> tuple[float, float]:
-    """Least and largest value of the gates i, f, o: beyond what `clip` and the hard sigmoid allow they don't move."""
-    most = min(0.2 * variant.clip + 0.5, 1.0) if variant.hard_sigmoid else 1 / (1 + math.exp(-variant.clip))
+    """Least and largest value of the gates i, f, o that `clip` and the hard sigmoid allow; infinite without them."""
+    if variant.hard_sigmoid:
+        most = min(0.2 * variant.clip + 0.5, 1.0)
+    elif math.isfinite(variant.clip):
+        most = 1 / (1 + math.exp(-variant.clip))
+    else:
+        return -math.inf, math.inf
     return 1 - most, most
 
 
-def cell_numbers(variant: Variant, eps: float) -> tuple[float, float, float, float, float]:
-    """What a compiled cell takes, as ``CellOptions`` of kernels/cell/lstm_cell.h has it.
-
-    Returns
-    -------
-    clip, cell_clip : float
-    gate_low, gate_high : float
-        Outside these a gate i, f, o is at one of its `bounds`, up to rounding with numbers of precision `eps`.
-    g_high : float
-        The same for g, in magnitude.
-    """
-    low, high, g_high, margin = -math.inf, math.inf, math.inf, 4 * eps
-    if variant.hard_sigmoid or math.isfinite(variant.clip):
-        low, high = bounds(variant)
-        low, high = low + margin, high - margin
-    if math.isfinite(variant.clip):
-        g_high = math.tanh(variant.clip)
-        g_high = math.inf if g_high == 1.0 else g_high - margin
-    return variant.clip, variant.cell_clip, low, high, g_high
+def bounds_of_g(variant: Variant) -> tuple[float, float]:
+    """The same of g, which `clip` alone limits; infinite, too, where tanh rounds its limits to its own."""
+    most = math.tanh(variant.clip)
+    return (-math.inf, math.inf) if most == 1.0 else (-most, most)
 
 
 def _gate(xp: Any, variant: Variant, z: Array) -> Array:
@@ -259,14 +249,12 @@ def _gate(xp: Any, variant: Variant, z: Array) -> Array:
 def _gate_slope(xp: Any, variant: Variant, gate: Array) -> Array:
     """Derivative of a gate by its pre-activation, from the activated gate."""
     slope = xp.full_like(gate, 0.2) if variant.hard_sigmoid else gate * (1 - gate)
-    if variant.hard_sigmoid or math.isfinite(variant.clip):
-        slope = _within(xp, _unsaturated(xp, gate, *bounds(variant)), slope)
-    return slope
+    return _within(xp, _unsaturated(xp, gate, *bounds(variant)), slope)
 
 
 def _unsaturated(xp: Any, gate: Array, least: float, most: float) -> Array | None:
-    """Where an activation isn't at one of its bounds, up to rounding; None where it has none but its limits."""
-    if most == 1.0 and least == -1.0:
+    """Where an activation isn't at one of its bounds, up to rounding; None where it has none."""
+    if most == math.inf:
         return None
     margin = 4 * float(xp.finfo(gate.dtype).eps)
     return (gate > least + margin) & (gate < most - margin)

@@ -48,8 +48,8 @@ struct Family : Options<T, T> {
     return this->recurrent_mask ? x * load(this->recurrent_mask + b * size + unit, left) : x;
   }
   Peepholes<V> peepholes_of(long unit, long left) const {
-    if (!this->peepholes) return Peepholes<V>{};
     const T* p = this->peepholes + unit;
+    if (!this->peepholes) return {V{}, V{}, V{}};
     return {load(p, left), load(p + hidden, left), load(p + 2 * hidden, left)};
   }
 
@@ -58,6 +58,11 @@ struct Family : Options<T, T> {
   Columns of_units() const { return {1, hidden, Simd<T>::panel}; }
   Columns of_gates() const { return {heads, hidden / heads, Simd<T>::width}; }
 };
+
+template <typename T, typename... Arrays>
+Options<T, T> options_from(const double* numbers, Arrays... arrays) {
+  return options_of<T, T>(numbers, arrays...);
+}
 
 // B(k, j) = from[k * row + j * column] for `depth` k and `count` j, as a panel of whole vectors.
 template <typename T>

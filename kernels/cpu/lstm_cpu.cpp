@@ -54,7 +54,7 @@ int guarded(const Body& body) noexcept {
 
 #define FAMILY(T)                                                                                                      \
   Family<T> {                                                                                                          \
-    options_of<T, T>(numbers, peepholes, gain_hh, gain_c, shift_c, zoneout_h, zoneout_c, recurrent_mask, live), steps, \
+    options_from<T>(numbers, peepholes, gain_hh, gain_c, shift_c, zoneout_h, zoneout_c, recurrent_mask, live), steps,  \
         batch, hidden, size, heads, weight_hh, lengths, reverse != 0, projection                                       \
   }
 

@@ -181,7 +181,7 @@ def noted(launches: Path, asked: Callable[..., None], handle: int, *sizes: Any) 
 
 
 def record(where: str, launches: Path) -> dict[str, str]:
-    """Hashes by setting; of the GPU that isn't there also what was launched: kernels, blocks, threads; matrix products."""
+    """Hashes by setting; of the GPU that is not there also its launches: kernels, blocks, threads; matrix products."""
     found = {}
     if where != "numpy":
         os.environ["GPU_LSTM_DEVICE_COUNTS"] = str(launches)

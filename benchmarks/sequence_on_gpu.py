@@ -27,7 +27,7 @@ from gpu_lstm.backend import Array, Backend, CupyBackend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.bench.grid import STANDARD
 from gpu_lstm.layers import LSTM
-from gpu_lstm.layers.lstm import segments
+from gpu_lstm.layers.schedule import segments
 from gpu_lstm.native import kernels
 from gpu_lstm.recurrence import runnable_tiers
 from gpu_lstm.recurrence.cuda import onchip

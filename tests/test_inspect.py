@@ -29,7 +29,7 @@ from gpu_lstm.inspect import (
     tracking,
 )
 from gpu_lstm.inspect.reach import fades
-from gpu_lstm.layers.lstm import segments
+from gpu_lstm.layers.schedule import segments
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel
 from gpu_lstm.recurrence import reference, runnable_tiers
 from gpu_lstm.training.checkpoint import describe, pack, save_model, to_torch_names

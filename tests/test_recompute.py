@@ -7,7 +7,7 @@ import pytest
 
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.layers import LSTM, lstm
-from gpu_lstm.layers.lstm import segments
+from gpu_lstm.layers.schedule import segments
 from gpu_lstm.native import compiled
 from gpu_lstm.recurrence import runnable_tiers
 from tests.support import NUMPY, STRICT, loss_and_gradients, problem, relative_error

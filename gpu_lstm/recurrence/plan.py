@@ -58,11 +58,14 @@ class Plan:
     run : Tier
     reasons : tuple of str
         One line for each tier.
+    widened : bool
+        It computes in float32 what is stored in 16 bits.
     """
 
     tier: str
     run: Tier
     reasons: tuple[str, ...]
+    widened: bool
 
     @property
     def takes(self) -> frozenset[str]:
@@ -125,7 +128,7 @@ def make_plan(
             reasons.append(f"{name}: can't run: {obstacles[name]}")
         else:
             reasons.append(f"{name}: could run, but {'it is slower' if tier == 'auto' else f'{tier} was asked for'}")
-    return Plan(chosen, run, tuple(reasons))
+    return Plan(chosen, run, tuple(reasons), rounded)
 
 
 def runnable_tiers(

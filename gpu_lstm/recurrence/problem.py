@@ -103,6 +103,11 @@ class Saved:
         return self.h[:-1, ...] if self.reverse else self.h[1:, ...]
 
     @property
+    def c_after(self) -> Array:
+        """c after each step, (T, B, H), a view."""
+        return self.c[:-1, ...] if self.reverse else self.c[1:, ...]
+
+    @property
     def before(self) -> Array:
         """What each step multiplies by W_hh, (T, B, P): h before it, a view, or that with the variant's factors."""
         h = self.h[1:, ...] if self.reverse else self.h[:-1, ...]

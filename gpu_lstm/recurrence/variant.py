@@ -14,6 +14,7 @@ WeightGradients = Callable[[Array, Sequence[Array]], tuple[list[Array], Array]]
 EPSILON = 1e-5
 """Added to the variance by layer normalisation."""
 
+
 @dataclass(frozen=True)
 class Variant:
     """The recurrence's options, each off by default; P is the size of h: that of the projection, else H.
@@ -82,7 +83,7 @@ PARAMETERS = {
     "projection": "weight_hr", "peepholes": "peephole", "gain_hh": "gain_hh", "gain_c": "gain_c", "shift_c": "shift_c",
 }  # fmt: skip
 """Fields of `Variant` that are parameters of the layer, and the beginnings of those's names."""
-NUMBERS = frozenset(one.name for one in fields(Variant) if one.default is not None)
+VALUES = frozenset(one.name for one in fields(Variant) if one.default is not None)
 """Fields that are the value of the option of that name."""
 OF_FIELD = {"projection": "proj_size", "gain_hh": "layer_norm", "recurrent_mask": "recurrent_dropout", "live": "resets"}
 """The option that a field of `Variant` is of, where that has another name."""

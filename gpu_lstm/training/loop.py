@@ -20,7 +20,7 @@ from gpu_lstm.schedules import make_schedule
 from gpu_lstm.training.loss_scale import LossScaler
 from gpu_lstm.training.memory import readable
 from gpu_lstm.training.settings import Settings
-from gpu_lstm.training.steps import Asked, Eager, Recorded
+from gpu_lstm.training.steps import Asked, Launched, Replayed
 from gpu_lstm.training.tasks import Task
 
 MOST_SKIPS = 50
@@ -66,7 +66,7 @@ class Training:
     optimizer : Optimizer, optional
         To go on with, of the same model; a new one if not given.
     graph : bool
-        Replay each step as a CUDA graph, see `Recorded`: for a GPU whose host is what steps wait for.
+        Replay each step as a CUDA graph, see `Replayed`: for a GPU whose host is what steps wait for.
     """
 
     advice = "a smaller batch or length, or recompute, needs less"
@@ -79,7 +79,7 @@ class Training:
         self.optimizer: Optimizer = optimizer or make_optimizer(
             settings.optimizer, task.model.backend, task.model.params, settings.learning_rate, **settings.options
         )
-        self._steps = (Recorded if graph else Eager)(task, self.optimizer, settings.clip)
+        self._steps = (Replayed if graph else Launched)(task, self.optimizer, settings.clip)
         self.scaler = LossScaler.for_dtype(task.model.dtype)
         self.step = 0
         self.best = math.inf

@@ -21,7 +21,7 @@ class Asked(NamedTuple):
     gradients: Params
 
 
-class Eager:
+class Launched:
     """Steps of a task by an optimizer, launch by launch.
 
     Parameters
@@ -45,7 +45,7 @@ class Eager:
         return Asked(loss, self.optimizer.update(gradients, factor, self.clip, loss, scale), gradients)
 
 
-class Recorded(Eager):
+class Replayed(Launched):
     """The same steps, to the same bits, at the cost of one launch each.
 
     The first step of an epoch of text runs without, for it has no state from before. The first one that is like most

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.arrays import gate_scale
-from gpu_lstm.interop.onnx_export import ORDER
+from gpu_lstm.interop.onnx_nodes import ORDER
 from gpu_lstm.interop.onnx_values import Run, Value
 
 SAME = "expected the same in a stack; node=... loads one LSTM node alone"

@@ -12,7 +12,8 @@ import numpy as np
 from gpu_lstm.backend import PARAM_DTYPES
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.arrays import arrays_of
-from gpu_lstm.interop.expressible import check_options, check_path, package
+from gpu_lstm.interop.expressible import check_options, check_path
+from gpu_lstm.interop.onnx_nodes import ORDER, require_onnx
 from gpu_lstm.layers import LSTM, Linear, Reversed
 from gpu_lstm.layers.base import check_dtype
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
@@ -20,17 +21,10 @@ from gpu_lstm.training.checkpoint import write_whole
 
 OPSET, IR_VERSION = 17, 8
 """Of January 2022: what ONNX Runtime reads from 1.12 on."""
-ORDER = (0, 3, 1, 2)
-"""Where ONNX's gates i, o, f, c are in ours: i, f, g, o."""
 TAKES = frozenset({"bias", "peepholes", "coupled", "hard_sigmoid", "clip", "residual", "learn_state", "heads"})
 """Options of ours that the operator, or one beside it, has."""
 TYPES = {"float32": 1, "float64": 11, "int64": 7}
 """ONNX's numbers of the types."""
-
-
-def require_onnx() -> Any:
-    """The package onnx; see `gpu_lstm.interop.expressible.package`."""
-    return package("onnx", "ONNX", "onnx")
 
 
 def export(

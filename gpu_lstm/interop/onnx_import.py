@@ -13,7 +13,7 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.interop.arrays import lstm_of
 from gpu_lstm.interop.expressible import check_path
 from gpu_lstm.interop.onnx_cell import Cell, check_same
-from gpu_lstm.interop.onnx_export import require_onnx
+from gpu_lstm.interop.onnx_nodes import require_onnx
 from gpu_lstm.interop.onnx_stack import (
     State,
     batch_first,

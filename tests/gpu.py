@@ -153,4 +153,4 @@ class HostBackend(CudaBackend):
 
 def room_beside(monkeypatch, room=True):
     """The sequence tier leaves room for products beside it, or none, whatever the model says."""
-    monkeypatch.setattr(onchip, "beside", lambda *_: types.SimpleNamespace(saved=float(room)))
+    monkeypatch.setattr(onchip, "beside", lambda *_: types.SimpleNamespace(saved=float(room), describe=str))

@@ -1,6 +1,5 @@
 """Layers of a stack in one launch, a wavefront of the sequence tier, against the float64 oracle."""
 
-import types
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from gpu_lstm.recurrence.cuda import onchip
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.recurrence.problem import Joint
 from gpu_lstm.recurrence.variant import Variant
-from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored
+from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, room_beside, stored
 from tests.support import NUMPY, loss_and_gradients, one_backward, one_forward, relative_error
 from tests.support import problem as problem_of
 from tests.test_cuda_recurrence import example

@@ -158,16 +158,12 @@ def enter(work: Work, member: Member, x: Array) -> Entry:
     backend, sizes, norm = work.sizes.backend, work.sizes, work.options.layer_norm
     xp, shape = backend.xp, (x.shape[0], x.shape[1], 4 * sizes.hidden_size)
     weight, bias = work.params[f"weight_ih_{name(member)}"].T, work.params.get(f"bias_{name(member)}")
-    inner_bias = None if norm else bias
     if work.by_steps:
-        z = xp.matmul(backend.widened(x), transposed(backend, backend.widened(weight.T)))
-        z = xp.reshape(z, (-1, shape[2]))
-        if inner_bias is not None:
-            z += inner_bias
+        rows, weight = x, transposed(backend, weight.T)
     else:
         rows = xp.reshape(x, (-1, x.shape[2]))
-        z = work.ops.product(rows, weight, inner_bias, sizes.param_dtype if norm else sizes.dtype)
-    normalised = None
+    z = work.ops.product(rows, weight, None if norm else bias, sizes.param_dtype if norm else sizes.dtype)
+    z, normalised = xp.reshape(z, (-1, shape[2])), None
     if norm:
         normalised = normalise(xp, z)
         z = normalised[0] * work.params[f"gain_ih_{name(member)}"]

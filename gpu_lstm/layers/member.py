@@ -222,9 +222,10 @@ def _variant(work: Work, member: Member, start: int, stop: int) -> Variant | Non
         if member[1] == 1:  # in reverse, an episode begins at the step before another one's first
             begins = np.concatenate([begins[1:], np.zeros_like(begins[:1])])
         live = backend.asarray((~begins[start:stop, :, None]).astype(np.float32), sizes.dtype)
+    given: dict[str, Any] = {name: value for name, value in o.on().items() if name in VALUES}
+    given |= {field: params.get(f"{part}_{end}") for field, part in PARAMETERS.items()}
     return Variant(
-        **{name: value for name, value in o.on().items() if name in VALUES},
-        **{field: params.get(f"{part}_{end}") for field, part in PARAMETERS.items()},
+        **given,
         **zoneout,
         recurrent_mask=work.drawn(RECURRENT, o.recurrent_dropout, (call.batch, sizes.output_size), member),
         live=live,

@@ -49,7 +49,7 @@ int guarded(const Body& body) noexcept {
 
 // The family's options, as kernels/cell/options.h has them, and what else all its entries take.
 #define OPTIONS(T)                                                                                                     \
-  long count, const double *numbers, const T *peepholes, const T *gain_hh, const T *gain_c, const T *shift_c,          \
+  long options, const double *numbers, const T *peepholes, const T *gain_hh, const T *gain_c, const T *shift_c,        \
       const T *zoneout_h, const T *zoneout_c, const T *recurrent_mask, const T *live
 
 #define FAMILY(T)                                                                                                      \
@@ -115,7 +115,7 @@ int guarded(const Body& body) noexcept {
       long steps, long batch, long hidden, long size, long heads, OPTIONS(T), const T* weight_hh,                      \
       const T* projection, T* z, T* h, T* c, T* cells, T* unprojected, T* normalised, T* scales,                       \
       const long* lengths, long reverse, long keep, long threads, long split_batch) {                                  \
-    IN(set, if (count != Options<T, T>::numbers) return kRefused;                                                      \
+    IN(set, if (options != Options<T, T>::numbers) return kRefused;                                                    \
                run_one<T>(FamilyForward<T>{FAMILY(T), z, h, c, cells, unprojected, normalised, scales, keep != 0},     \
                           steps, threads, split_batch != 0);)                                                          \
   }                                                                                                                    \
@@ -124,7 +124,7 @@ int guarded(const Body& body) noexcept {
       const T* projection, T* gates, const T* c, const T* cells, const T* dy, long dy_row, const T* dc_each,           \
       long dc_row, T* dh, T* dc, T* projected, T* dpeepholes, T* normalised, const T* scales, T* dnorm,                \
       const long* lengths, long reverse, long threads, long split_batch) {                                             \
-    IN(set, if (count != Options<T, T>::numbers) return kRefused;                                                      \
+    IN(set, if (options != Options<T, T>::numbers) return kRefused;                                                    \
                run_one<T>(FamilyBackward<T>{FAMILY(T), gates, c, cells, dy, dc_each, dy_row, dc_row, dh, dc, projected,\
                                             dpeepholes, normalised, scales, dnorm},                                    \
                           steps, threads, split_batch != 0);)                                                          \

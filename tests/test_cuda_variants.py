@@ -21,11 +21,13 @@ from tests.test_family import run as run_layer
 
 # Stored numbers are rounded: to 11 bits in float16, to 8 in bfloat16; a few steps of them add up.
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
-KINKS = {"clip", "cell_clip", "hard_sigmoid"}
-"""Where rounding decides on which side of a limit a number lies, the gradient is another: not compared in 16 bit."""
+LIMITS = {"clip", "cell_clip", "hard_sigmoid"}
+KINKS = LIMITS | {"cell_activation"}
+"""Where rounding decides on which side of a limit, or of 0, a number lies, the gradient is another: not compared in 16
+bit."""
 MIXTURES = {
     "all": OPTIONS,
-    "all but layer_norm": OPTIONS - {"layer_norm"},
+    "all but layer_norm": OPTIONS - {"layer_norm", "cell_activation"},
     "all in one kernel": OPTIONS - {"layer_norm", "proj_size"},
     "normed heads": frozenset({"layer_norm", "heads", "peepholes", "zoneout_c", "zoneout_h"}),
     "rates": frozenset({"zoneout_h", "zoneout_c", "proj_size", "rates"}),
@@ -64,6 +66,8 @@ def example(names, shape, dtype, seed=0):
         data[".live"] = (rng.random((steps, batch, 1)) < 0.7) * 1.0
     numbers = {"coupled": "coupled" in names, "hard_sigmoid": "hard_sigmoid" in names}
     numbers |= {name: value for name, value in (("clip", 0.9), ("cell_clip", 0.6)) if name in names}
+    if "cell_activation" in names:
+        numbers["cell_activation"] = "leaky_relu"
     if "rates" in names:
         numbers |= {"zoneout_h": 0.3, "zoneout_c": 0.4}
     return {name: stored(array, dtype).astype(np.float64) for name, array in data.items()}, {"heads": heads} | numbers
@@ -125,7 +129,7 @@ def test_rows_longer_than_a_block_are_normalised(cuda, dtype):
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if "16" in dtype])
 def test_activations_at_their_limits_pass_no_gradient_in_16_bit_either(cuda, dtype):
     """One step, whose units that rounding may have put on the other side of a limit are left out: one in ten or so."""
-    names, shape = KINKS | {"peepholes", "coupled"}, (1, 8, 64)
+    names, shape = LIMITS | {"peepholes", "coupled"}, (1, 8, 64)
     data, numbers = example(names, shape, dtype)
     variant = Variant(**numbers, peepholes=data[".peepholes"])
     saved = family.forward(NUMPY, data["z"].copy(), data["weight_hh"], data["h0"], data["c0"], None, False, variant)

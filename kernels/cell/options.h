@@ -55,16 +55,20 @@ CELL V family_slope(const O& options, V gate) {
   return where_between<T>(gate, options.gate_low, options.gate_high, slope);
 }
 
-// What g and the output are of their arguments, and its derivative from that.
+// What g and the output are of their arguments, and its derivative from that. Chosen element by element: a branch would
+// let compilers part the code around it, and so fuse other products with sums.
+template <typename T, typename O, typename V>
+CELL V either(const O& options, V rectified, V otherwise) {
+  return splat<V>(T(options.rectified)) > splat<V>(T(0)) ? rectified : otherwise;
+}
 template <typename T, typename O, typename V>
 CELL V activation(const O& options, V x) {
-  if (options.rectified) return x > splat<V>(T(0)) ? x : x * splat<V>(options.leak);
-  return tanh_of<T>(x);
+  return either<T>(options, x > splat<V>(T(0)) ? x : x * splat<V>(options.leak), tanh_of<T>(x));
 }
 template <typename T, typename O, typename V>
 CELL V activation_slope(const O& options, V y) {
-  if (options.rectified) return y > splat<V>(T(0)) ? splat<V>(T(1)) : splat<V>(options.leak);
-  return slope_of_tanh<T>(y);
+  const V slope = y > splat<V>(T(0)) ? splat<V>(T(1)) : splat<V>(options.leak);
+  return either<T>(options, slope, slope_of_tanh<T>(y));
 }
 
 // z becomes the activated gates; c is the new cell state.

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from gpu_lstm.data.sequences import Sequences
-from gpu_lstm.data.series import rmse, spread, truth
+from gpu_lstm.data.series import deviations, rmse, truth
 from gpu_lstm.interop.sklearn_base import LSTMEstimator
 from gpu_lstm.layers.base import check_size
 from gpu_lstm.models import Classifier, Forecaster, Model, Regressor
@@ -116,7 +116,7 @@ class SequenceEstimator(LSTMEstimator):
             model = self.model_
         else:
             rows = data.rows(parts[0])
-            mean, deviation = rows.mean(axis=0).tolist(), spread(rows)
+            mean, deviation = rows.mean(axis=0).tolist(), deviations(rows)
             if not self.standardize:
                 mean, deviation = [0.0] * len(mean), [1.0] * len(mean)
             given = {"mean": mean, "spread": deviation, "bidirectional": self.bidirectional, **self._of_lstm()}
@@ -282,7 +282,7 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
         return targets
 
     def _make_model(self, given: dict[str, Any], labels: np.ndarray, seed: int) -> Model:
-        units = {"target_mean": labels.mean(axis=0).tolist(), "target_spread": spread(labels)}
+        units = {"target_mean": labels.mean(axis=0).tolist(), "target_spread": deviations(labels)}
         return Regressor(**units, **given, seed=seed)
 
     def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
@@ -431,8 +431,8 @@ class LSTMForecaster(LSTMEstimator):
         rows = np.concatenate(series)
         units = {
             "mean": rows.mean(axis=0).tolist(),
-            "spread": spread(rows),
-            "step_spread": spread(np.concatenate([np.diff(part, axis=0) for part in series])),
+            "spread": deviations(rows),
+            "step_spread": deviations(np.concatenate([np.diff(part, axis=0) for part in series])),
         }
         return Forecaster(**units, horizon=self.horizon, memory=self.memory, **self._of_lstm(), seed=seed)
 

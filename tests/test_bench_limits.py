@@ -164,7 +164,7 @@ def test_a_faster_device_is_predicted_to_be_faster():
 
 
 def test_a_size_that_does_not_fit_says_what_it_needs_and_what_there_is(monkeypatch):
-    monkeypatch.setattr(NUMPY, "available", lambda: 2e9, raising=False)
+    monkeypatch.setattr(NUMPY, "memory", lambda release=False: 2e9, raising=False)
     assert memory.obstacle((64, 32, 128, 128), "float32", "training", NUMPY) == ""
     text = memory.obstacle((4096, 1024, 1024, 1024), "float32", "training", NUMPY)
     assert text.startswith("needs about ")

@@ -263,7 +263,7 @@ def test_a_step_that_fails_while_it_is_recorded_leaves_the_backend_as_it_was(mon
         return backend.matmul(x, x, out=backend.xp.empty((2, 2), dtype=np.float32))
 
     with monkeypatch.context() as patched:
-        patched.setitem(backend._kinds, x.dtype, (99, 99))  # no dtype of cuBLAS
+        patched.setitem(backend._cublas._kinds, x.dtype, (99, 99))  # no dtype of cuBLAS
         with pytest.raises(BackendError, match=r"cublasGemmEx failed with status \d+ while a step was recorded"):
             backend.record(product)
     with pytest.raises(BackendError, match="can't be recorded as a graph: calling cuBLAS API during stream capture"):

@@ -159,7 +159,7 @@ def step_bytes(
     In training that is the end of a layer's backward pass: of this layer and those below, gates (T, B, 4H), in whose
     place dz is made, h and c (T+1, B, H); the gradient of this layer's inputs and outputs; the gradients of all
     weights so far; and y, which the caller may write to, so that it is no view of the last layer's h. An inference pass
-    of one layer keeps h and one slot of c. What the pool of large arrays keeps idle (``backend/pool.py``) is not
+    of one layer keeps h and one slot of c. What the pool of large arrays keeps idle (``native/pool.py``) is not
     counted.
 
     Parameters

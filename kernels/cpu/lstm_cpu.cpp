@@ -1,5 +1,5 @@
 // The compiled CPU tier: the code of recurrence.h once for each instruction set, in one library that takes at run time
-// what the processor has. Called through ctypes (gpu_lstm/backend/compiled.py), which releases the GIL.
+// what the processor has. Called through ctypes (gpu_lstm/native/compiled.py), which releases the GIL.
 //
 // Compiled whole, or in six parts at once (kernels/build.py): -DPART=0 to 5, an instruction set's floats or doubles.
 
@@ -55,7 +55,7 @@ int guarded(const Body& body) noexcept {
         zoneout_h, zoneout_c, recurrent_mask, live, gain_hh, gain_c, shift_c, T(numbers[7])                            \
   }
 
-// The entries. gpu_lstm/backend/compiled.py has a row for each, with the same arguments and the arrays' shapes: it
+// The entries. gpu_lstm/native/compiled.py has a row for each, with the same arguments and the arrays' shapes: it
 // checks what comes in.
 #define ENTRIES(set, T, suffix)                                                                                        \
   extern "C" int gpu_lstm_forward_##suffix##_##set(long steps, long batch, long hidden, T* z, const T* weight_hh,      \

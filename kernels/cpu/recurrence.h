@@ -1,7 +1,7 @@
 // The recurrence over a whole sequence, forward and backward, and the matrix products around it.
 //
 // Included once for each instruction set, inside a namespace, with VECTOR_BYTES and TILE_ROWS defined.
-// T is float or double. Arrays are those of gpu_lstm/recurrence/contract.py:
+// T is float or double. Arrays are those of gpu_lstm/recurrence/problem.py:
 //   z, gates, dz (T, B, 4H)    h, c (T+1, B, H)    weight_hh (4H, H)    gate order i, f, g, o
 //
 // The one inner loop is `product`: up to TILE_ROWS rows times a panel of up to 4 vectors, all sums in registers.

@@ -177,7 +177,7 @@ def test_a_replayed_step_launches_the_graph_and_nothing_else(monkeypatch):
 def test_a_graph_reaches_no_memory_that_may_be_gone(monkeypatch):
     """What the pool has free is given back before each replay: who reads there is told by the device."""
     expected, replay = trained(text_task(Gpu()), graph=False), Graph.replay
-    monkeypatch.setattr(Graph, "replay", lambda graph: Gpu().release() or replay(graph))
+    monkeypatch.setattr(Graph, "replay", lambda graph: (Gpu().memory(release=True), replay(graph))[1])
     same(trained(text_task(Gpu()), graph=True), expected)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm import ops
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import Layer, Params, Tape
@@ -88,4 +89,4 @@ class Reversed(Layer):
     def _take(self, x: Array, rows: Array) -> Array:
         xp = self.backend.xp
         flat = xp.reshape(x, (-1, x.shape[2]))
-        return xp.reshape(self.backend.take_rows(flat, rows), x.shape)
+        return xp.reshape(ops.of(self.backend).take_rows(flat, rows, checked=True), x.shape)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpu_lstm.backend import Backend
+from gpu_lstm.bench.method import on_gpu
 from gpu_lstm.layers import LSTM, Layer
 from gpu_lstm.models import language
 from gpu_lstm.native import compiled
@@ -112,7 +113,7 @@ class Tracer:
     """
 
     def __init__(self, backend: Backend):
-        self.marks = DeviceMarks(backend.xp) if backend.name.startswith("cupy") else HostMarks()
+        self.marks = DeviceMarks(backend.xp) if on_gpu(backend) else HostMarks()
         self.spans: list[Span] = []
         self._open: list[Span] = []
         self._order: list[tuple[Span, str]] = []

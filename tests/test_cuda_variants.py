@@ -7,7 +7,7 @@ import pytest
 
 from gpu_lstm import InputError
 from gpu_lstm.native import kernels
-from gpu_lstm.recurrence import Mask, family, make_plan
+from gpu_lstm.recurrence import Arriving, Mask, Problem, family, make_plan
 from gpu_lstm.recurrence.cuda import auto
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
@@ -85,13 +85,17 @@ def run(tier, backend, data, numbers, dtype, lengths=None, reverse=False, keep=T
         mask = Mask(np.array(lengths), backend.asarray(valid))
     start = here["z"], here["weight_hh"], here["h0"], here["c0"], mask, reverse
     if tier is family:
-        saved = family.forward(backend, *start, variant)
+        saved = family.forward(backend, Problem(*start, True, variant))
     else:  # the plain LSTM may have gradients of c at every step, too
         saved = one_forward(tier, backend, *start, keep, variant if variant.options() else None)
     results = {"h": saved.h, "c": saved.last[1]}
     if keep:
-        arriving = here["dh"], here["dh_last"], here["dc_last"], here.get("dc")
-        results |= dict(zip(("dz", "dh0", "dc0"), one_backward(tier, backend, saved, *arriving), strict=True))
+        arriving = saved, here["dh"], here["dh_last"], here["dc_last"], here.get("dc")
+        if tier is family:
+            gradients = family.backward(backend, Arriving(*arriving))
+        else:
+            gradients = one_backward(tier, backend, *arriving)
+        results |= gradients._asdict()
         results |= saved.gradients | ({} if saved.dz_hh is None else {"dz_hh": saved.dz_hh})
     return {name: on_host(backend, array) for name, array in results.items()}
 
@@ -132,7 +136,8 @@ def test_activations_at_their_limits_pass_no_gradient_in_16_bit_either(cuda, dty
     names, shape = LIMITS | {"peepholes", "coupled"}, (1, 8, 64)
     data, numbers = example(names, shape, dtype)
     variant = Variant(**numbers, peepholes=data[".peepholes"])
-    saved = family.forward(NUMPY, data["z"].copy(), data["weight_hh"], data["h0"], data["c0"], None, False, variant)
+    start = data["z"].copy(), data["weight_hh"], data["h0"], data["c0"]
+    saved = family.forward(NUMPY, Problem(*start, variant=variant))
     gates, c = saved.gates[0].reshape(8, 4, 64), saved.c[1]
     limits = [family.bounds(variant)] * 4
     limits[2] = -math.tanh(variant.clip), math.tanh(variant.clip)

@@ -121,7 +121,7 @@ class Trace:
         self.outputs = {entry.name: env.get(entry.name, UNKNOWN) for entry in model.graph.output}
 
     def block(self, what: str, shape: Sequence[int], owner: Any) -> np.ndarray:
-        """Elements with numbers that no others have."""
+        """Number elements as no others are."""
         size = int(np.prod(shape))
         array = np.arange(self.count, self.count + size).reshape(shape)
         self.count += size
@@ -129,16 +129,16 @@ class Trace:
         return array
 
     def origin(self, array: np.ndarray) -> Block:
-        """The block of an array's first element."""
+        """Return the block of an array's first element."""
         first = array.flat[0]
         return next(block for block in self.blocks if block.array.size and first <= block.array.flat[-1])
 
     def fed(self, array: np.ndarray) -> bool:
-        """Whether these are the lengths that were fed."""
+        """Return whether these are the lengths that were fed."""
         return self.lengths is not None and np.array_equal(array, self.lengths)
 
     def places(self) -> Iterator[tuple[str, str]]:
-        """The strange nodes, and where they lie."""
+        """Yield the strange nodes, and where they lie."""
         nodes = list(all_nodes(self.model.graph))
         before = {name for node in nodes if is_lstm(node) for name in node.input}
         for node in reversed(nodes):
@@ -182,7 +182,7 @@ class Trace:
             env.update({name: value for name, value in zip(node.output, values, strict=False) if name})
 
     def _values(self, node: Any, given: list[Value | None], path: str, needed: bool) -> list[Value]:
-        """What an ordinary node gives."""
+        """Return what an ordinary node gives."""
         op, known = node.op_type, [value for value in given if value is not None]
         kinds = {value.kind for value in known}
         if node.domain not in DEFAULT_SET or op in RANDOM or "unknown" in kinds:
@@ -206,7 +206,7 @@ class Trace:
         return values
 
     def _move(self, node: Any, given: list[Value | None], path: str, needed: bool) -> list[Value]:
-        """What a node gives that takes elements."""
+        """Return what a node gives that takes elements."""
         op, (data, *others) = node.op_type, given
         if op == "Concat":
             fits = all(value is not None and value.kind == "elements" for value in given)
@@ -229,7 +229,7 @@ class Trace:
         return [value._replace(by=(*by, f"{op} {path + name_of(node)!r}")) for value in values]
 
     def _crops(self, node: Any, given: list[Value | None]) -> bool:
-        """Whether a Slice ends at a number that a free axis would reach at other sizes."""
+        """Return whether a Slice ends at a number that a free axis would reach at other sizes."""
         found = attributes(node)
 
         def numbers(place: int, name: str) -> list[int]:
@@ -242,7 +242,7 @@ class Trace:
         return any(size in self.free_sizes and size < end < END for size, end in zip(sizes, ends, strict=False))
 
     def _run(self, node: Any, given: list[Value | None], kind: str, path: str, needed: bool) -> list[Value]:
-        """What a node makes of known arrays."""
+        """Return what a node makes of known arrays."""
         try:
             arrays = computed(self.model, node, given)
         except Exception as error:
@@ -253,7 +253,7 @@ class Trace:
         return [UNKNOWN if array is None else Value(kind, array) for array in arrays]
 
     def _strange(self, node: Any, given: list[Value | None], path: str, needed: bool) -> list[Value]:
-        """What a node gives that does more than move: elements of its own where their shape is known."""
+        """Return what a node gives that does more than move: elements of its own where their shape is known."""
         self.consumed += [value.array for value in given if value is not None and value.kind == "elements"]
         label = f"{node.op_type} {path + name_of(node)!r}"
         if needed:
@@ -269,7 +269,7 @@ class Trace:
     def _bodies(
         self, node: Any, given: list[Value | None], env: ChainMap[str, Value], path: str, alive: bool, needed: bool
     ) -> list[Value]:
-        """What a node with graphs inside gives: of an If, what both branches give, or the one that is taken."""
+        """Return what a node with graphs inside gives: of an If, what both branches give, or the one that is taken."""
         inner = f"{path}{name_of(node)}/"
         taken = ""
         if node.op_type == "If" and given and given[0] is not None and given[0].kind == "constant":
@@ -289,7 +289,7 @@ class Trace:
         return self._strange(node, [*given, *(value for values in ends.values() for value in values)], path, needed)
 
     def _lstm(self, node: Any, given: list[Value | None], label: str, alive: bool) -> list[Value]:
-        """What an LSTM node gives; the same where the same node was there before, as in two branches of an If."""
+        """Return what an LSTM node gives; the same where the same node was met before, as in two branches of an If."""
         given = [*given, *[None] * (8 - len(given))]
         run = Run([label], name_of(node), attributes(node), given, alive)
         for other in self.runs:
@@ -312,7 +312,7 @@ class Trace:
         return run.outputs()
 
     def _residual(self, given: list[Value | None], label: str) -> Value | None:
-        """What an Add gives of what an LSTM node takes and what it gives, in the same order."""
+        """Return what an Add gives of what an LSTM node takes and what it gives, in the same order."""
         if len(given) != 2 or given[0] is None or given[1] is None:
             return None
         one, other = given[0].array, given[1].array

@@ -54,7 +54,7 @@ class Run(Training):
     ):
         super().__init__(task, settings, graph=graph)
         self.folder, self.note = path, note
-        self.description = checkpoint.describe(task.model, settings=asdict(settings), **description)
+        self.description = checkpoint.description_of(task.model, settings=asdict(settings), **description)
         self._saved: int | None = None  # the step of the last checkpoint
         self._saved_at = time.monotonic()
         self._manifest: bytes | None = None  # as it was when the folder was looked at
@@ -184,7 +184,7 @@ class Run(Training):
                     raise ValueError(f"optimizer.{name} is {array.dtype} {array.shape}; expected {tuple(wanted.shape)}")
             carried = {n.removeprefix("carried."): a for n, a in arrays.items() if n.startswith("carried.")}
             self.task.restore({name: backend.asarray(array, dtype) for name, array in carried.items()})
-            checkpoint.fill(self.task.model, arrays, path)
+            checkpoint.assign(self.task.model, arrays, path)
         except InputError:
             raise
         except KeyError as error:

@@ -238,7 +238,7 @@ def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, bac
     )  # fmt: skip
     if options.dry_run:
         print("\n".join(predict(job).lines()))
-    check_fits(job, backend.available())
+    check_fits(job, backend.memory())
     return not options.dry_run
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
-from gpu_lstm.backend.cuda import Device
 from gpu_lstm.native import kernels
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence import Mask, family, together
 from gpu_lstm.recurrence.cuda import fastest as fastest_cuda
 from gpu_lstm.recurrence.cuda import onchip

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError
-from gpu_lstm.backend.cuda import Device
 from gpu_lstm.native import kernels
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence import Mask, reference, together
 from gpu_lstm.recurrence.cuda import fastest as fastest_cuda
 from gpu_lstm.recurrence.cuda import onchip

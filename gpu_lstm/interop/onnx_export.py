@@ -11,7 +11,9 @@ import numpy as np
 
 from gpu_lstm.backend import PARAM_DTYPES
 from gpu_lstm.errors import InputError
-from gpu_lstm.interop.expressible import check_options, check_path, package
+from gpu_lstm.interop.arrays import arrays_of
+from gpu_lstm.interop.expressible import check_options, check_path
+from gpu_lstm.interop.onnx_nodes import ORDER, require_onnx
 from gpu_lstm.layers import LSTM, Linear, Reversed
 from gpu_lstm.layers.base import check_dtype
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
@@ -19,17 +21,10 @@ from gpu_lstm.training.checkpoint import write_whole
 
 OPSET, IR_VERSION = 17, 8
 """Of January 2022: what ONNX Runtime reads from 1.12 on."""
-ORDER = (0, 3, 1, 2)
-"""Where ONNX's gates i, o, f, c are in ours: i, f, g, o."""
 TAKES = frozenset({"bias", "peepholes", "coupled", "hard_sigmoid", "clip", "residual", "learn_state", "heads"})
 """Options of ours that the operator, or one beside it, has."""
 TYPES = {"float32": 1, "float64": 11, "int64": 7}
 """ONNX's numbers of the types."""
-
-
-def require_onnx() -> Any:
-    """The package onnx; see `gpu_lstm.interop.expressible.package`."""
-    return package("onnx", "ONNX", "onnx")
 
 
 def export(
@@ -44,7 +39,7 @@ def export(
 
 
 def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: Mapping[str, str] | None = None) -> Any:
-    """An ONNX model that computes what `model` computes in evaluation.
+    """Make an ONNX model that computes what `model` computes in evaluation.
 
     ========== ===================================================== ==============================================
     model      takes                                                 gives
@@ -133,16 +128,16 @@ class Graph:
         return outputs[0]
 
     def constant(self, name: str, value: Any, dtype: str = "int64") -> str:
-        """Name of a constant."""
+        """Add a constant; returns its name."""
         self.values[name] = np.asarray(value, dtype=dtype, order="C")
         return name
 
     def weight(self, name: str, array: np.ndarray) -> str:
-        """Name of a constant in the graph's dtype."""
+        """Add a constant in the graph's dtype; returns its name."""
         return self.constant(name, array, self.dtype)
 
     def host(self, array: Any) -> np.ndarray:
-        """A parameter on the host."""
+        """Copy a parameter to the host."""
         return np.asarray(self.backend.to_numpy(array))
 
     def take(self, name: str, dtype: str, shape: Sequence[int | str], about: str, default: Any = None) -> str:
@@ -155,14 +150,14 @@ class Graph:
         self.outputs.append(self._value(name, dtype, shape, about))
 
     def size(self, value: str, axis: int) -> str:
-        """The size of an axis, (1,)."""
+        """Add the size of an axis, (1,), where it isn't there yet; returns its name."""
         name = f"{value}.size{axis}"
         if not any(name in node.output for node in self.nodes):
             self.add("Shape", [value], name, start=axis, end=axis + 1)
         return name
 
     def model(self, metadata: dict[str, str]) -> Any:
-        """The finished model."""
+        """Make the model of this graph."""
         from gpu_lstm import __version__
 
         helper = self.onnx.helper
@@ -182,7 +177,7 @@ class Graph:
 
 
 def language_model(graph: Graph, model: LanguageModel) -> None:
-    """``ids`` and the state before them to ``logits`` and the state after them."""
+    """Add ``ids`` and the state before them to ``logits`` and the state after them."""
     graph.take("ids", "int64", ("T", "B"), "tokens")
     graph.give("logits", graph.dtype, ("T", "B", model.head.output_size), "scores of the token after each")
     table = graph.weight("embedding.weight", graph.host(model.embedding.params["weight"]))
@@ -192,7 +187,7 @@ def language_model(graph: Graph, model: LanguageModel) -> None:
 
 
 def forecaster(graph: Graph, model: Forecaster) -> None:
-    """``values`` to ``forecast``, as `Forecaster.forecast` for `horizon` steps, with its features in float64."""
+    """Add ``values`` to ``forecast``, as `Forecaster.forecast` for `horizon` steps, with its features in float64."""
     series = model.num_series
     graph.take("values", "float64", ("T", "B", series), "known values, in the data's own units")
     axis = graph.constant("steps_axis", [0])
@@ -220,7 +215,7 @@ def forecaster(graph: Graph, model: Forecaster) -> None:
 
 
 def running_mean(graph: Graph, first: str, memory: int) -> str:
-    """The slow mean (T, B, S) of `Forecaster.features`: s += (v - s) / min(t + 1, memory), step by step."""
+    """Add the slow mean (T, B, S) of `Forecaster.features`: s += (v - s) / min(t + 1, memory), step by step."""
     helper, double = graph.onnx.helper, TYPES["float64"]
     body = helper.make_graph(
         [
@@ -245,7 +240,7 @@ def running_mean(graph: Graph, first: str, memory: int) -> str:
 
 
 def classifier(graph: Graph, model: Classifier) -> None:
-    """``x`` and ``lengths`` to ``logits``: the mean of y over each sequence's own steps."""
+    """Add ``x`` and ``lengths`` to ``logits``: the mean of y over each sequence's own steps."""
     graph.take("x", "float64", ("T", "B", len(model.mean)), "features of each step, in the data's own units")
     centred = graph.add("Sub", ["x", graph.constant("mean", model.mean, "float64")], "centred")
     scaled = graph.add("Div", [centred, graph.constant("spread", model.spread, "float64")], "scaled.float64")
@@ -260,7 +255,7 @@ def classifier(graph: Graph, model: Classifier) -> None:
 
 
 def lstm_alone(graph: Graph, layer: LSTM | Reversed) -> None:
-    """``x``, ``lengths`` and the state before to ``y`` and the state after."""
+    """Add ``x``, ``lengths`` and the state before to ``y`` and the state after."""
     inner = layer.lstm if isinstance(layer, Reversed) else layer
     axes = ("B", "T") if inner.batch_first else ("T", "B")
     x = graph.take("x", graph.dtype, (*axes, inner.input_size), "input of each step")
@@ -275,14 +270,14 @@ def lstm_alone(graph: Graph, layer: LSTM | Reversed) -> None:
 
 
 def linear(graph: Graph, layer: Linear, x: str, name: str) -> str:
-    """y = x W^T + b."""
+    """Add y = x W^T + b."""
     weight = graph.weight(f"{name}.weight", graph.host(layer.params["weight"]).T)
     bias = graph.weight(f"{name}.bias", graph.host(layer.params["bias"]))
     return graph.add("Add", [graph.add("MatMul", [x, weight], f"{name}.product"), bias], name)
 
 
 def take_lengths(graph: Graph, steps: str, batch: str) -> str:
-    """The input ``lengths`` as int32 (B,); where it is left out, or -1, all T steps."""
+    """Add the input ``lengths`` as int32 (B,); where it is left out, or -1, all T steps."""
     graph.take("lengths", "int64", ("B or 1",), "steps of each sequence", [-1])
     unknown = graph.add("Less", ["lengths", graph.constant("lengths.zero", [0])], "lengths.unknown")
     known = graph.add("Where", [unknown, steps, "lengths"], "lengths.known")
@@ -291,49 +286,63 @@ def take_lengths(graph: Graph, steps: str, batch: str) -> str:
 
 
 def lstm(graph: Graph, layer: LSTM | Reversed, x: str, lengths: str = "", carried: bool = False) -> str:
-    """One LSTM node a layer over x (T, B, D); returns y (T, B, H x directions).
+    """Add one LSTM node a layer over x (T, B, D); return the name of y (T, B, H x directions).
 
     With `carried`, the graph takes ``h0`` and ``c0``, which may be left out, and gives ``h`` and ``c``.
     """
     inner = layer.lstm if isinstance(layer, Reversed) else layer
-    layers, directions, hidden = inner.num_layers, inner.num_directions, inner.hidden_size
+    layers, rows = inner.num_layers, inner.num_layers * inner.num_directions
     check_options(inner, TAKES, "the ONNX operator LSTM")
     attributes = operator_attributes(inner, graph.dtype)
-    direction = "reverse" if isinstance(layer, Reversed) else ("forward", "bidirectional")[directions - 1]
+    direction = "reverse" if isinstance(layer, Reversed) else ("forward", "bidirectional")[inner.num_directions - 1]
+    arrays = arrays_of(inner)
     before = {"h": [""] * layers, "c": [""] * layers}
     if carried or inner.options.learn_state:
-        batch = graph.size(x, 1)
-        ends = [graph.constant("state.rows", [layers * directions]), batch, graph.constant("state.width", [hidden])]
-        shape = graph.add("Concat", ends, "state.shape", axis=0)
-        sizes = graph.constant("state.sizes", [directions] * layers)
-        for name, parts in before.items():
-            default = first_state(graph, inner, f"{name}0")
-            if carried:
-                graph.take(f"{name}0", graph.dtype, (layers * directions, "B or 1", hidden), "state before", default)
-            else:
-                graph.weight(f"{name}0", default)
-            full = graph.add("Expand", [f"{name}0", shape], f"{name}0.full")
-            parts[:] = [f"{name}0.l{place}" for place in range(layers)]
-            graph.add("Split", [full, sizes], *parts, axis=0)
+        before = first_states(graph, inner, arrays, x, carried)
     for place in range(layers):
         name = f"lstm.l{place}"
-        given = {key: graph.weight(f"{name}.{key}", array) for key, array in operands(graph, inner, place).items()}
+        held = operands(inner, arrays[place])
+        given = {key: graph.weight(f"{name}.{key}", array) for key, array in held.items()}
         state = [before["h"][place], before["c"][place]]
         inputs = [x, given["W"], given["R"], given.get("B", ""), lengths, *state, given.get("P", "")]
         outputs = [f"{name}.Y", f"{name}.Y_h", f"{name}.Y_c"]
-        graph.add("LSTM", inputs, *outputs, hidden_size=hidden, direction=direction, **attributes)
+        graph.add("LSTM", inputs, *outputs, hidden_size=inner.hidden_size, direction=direction, **attributes)
         ordered = graph.add("Transpose", [f"{name}.Y"], f"{name}.by_batch", perm=[0, 2, 1, 3])
         y = graph.add("Reshape", [ordered, graph.constant(f"{name}.shape", [0, 0, -1])], f"{name}.y")
         x = graph.add("Add", [x, y], f"{name}.sum") if inner.options.residual and place > 0 else y
     if carried:
         for name in before:
             graph.add("Concat", [f"lstm.l{place}.Y_{name}" for place in range(layers)], name, axis=0)
-            graph.give(name, graph.dtype, (layers * directions, "B", hidden), "state after")
+            graph.give(name, graph.dtype, (rows, "B", inner.hidden_size), "state after")
     return x
 
 
+def first_states(
+    graph: Graph, layer: LSTM, arrays: list[list[dict[str, np.ndarray]]], x: str, carried: bool
+) -> dict[str, list[str]]:
+    """Add the ``h`` and ``c`` before each layer, (directions, B, H): zero, learned, or with `carried` as they come."""
+    rows, hidden = layer.num_layers * layer.num_directions, layer.hidden_size
+    batch = graph.size(x, 1)
+    ends = [graph.constant("state.rows", [rows]), batch, graph.constant("state.width", [hidden])]
+    shape = graph.add("Concat", ends, "state.shape", axis=0)
+    sizes = graph.constant("state.sizes", [layer.num_directions] * layer.num_layers)
+    before = {}
+    for name in ("h", "c"):
+        start = np.zeros((rows, 1, hidden))
+        if layer.options.learn_state:
+            start = np.stack([part[f"{name}0"] for directions in arrays for part in directions])[:, None]
+        if carried:
+            graph.take(f"{name}0", graph.dtype, (rows, "B or 1", hidden), "state before", start)
+        else:
+            graph.weight(f"{name}0", start)
+        full = graph.add("Expand", [f"{name}0", shape], f"{name}0.full")
+        before[name] = [f"{name}0.l{place}" for place in range(layer.num_layers)]
+        graph.add("Split", [full, sizes], *before[name], axis=0)
+    return before
+
+
 def operator_attributes(layer: LSTM, dtype: str) -> dict[str, Any]:
-    """The operator's attributes for our options.
+    """Return the operator's attributes for our options.
 
     Raises
     ------
@@ -359,43 +368,24 @@ def operator_attributes(layer: LSTM, dtype: str) -> dict[str, Any]:
     return found
 
 
-def first_state(graph: Graph, layer: LSTM, part: str) -> np.ndarray:
-    """Where ``h0`` or ``c0`` start, (layers x directions, 1, H): from zero or the learned state."""
-    names = [name for place in range(layer.num_layers) for name in endings(layer, place)]
-    if not layer.options.learn_state:
-        return np.zeros((len(names), 1, layer.hidden_size))
-    return np.stack([graph.host(layer.params[f"{part}_{name}"]) for name in names])[:, None]
-
-
-def endings(layer: LSTM, place: int) -> list[str]:
-    """How the names of a layer's parameters end, by direction."""
-    return [f"l{place}", f"l{place}_reverse"][: layer.num_directions]
-
-
-def operands(graph: Graph, layer: LSTM, place: int) -> dict[str, np.ndarray]:
-    """Of a layer: W (directions, 4H, D), R (directions, 4H, H), B (directions, 8H), P (directions, 3H).
+def operands(layer: LSTM, directions: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return W (directions, 4H, D), R (directions, 4H, H), B (directions, 8H), P (directions, 3H) of a layer.
 
     Gate order i, o, f, c; that of the peepholes i, o, f.
     """
-    hidden, options = layer.hidden_size, layer.options
-
-    def stacked(part: str) -> np.ndarray:
-        return np.stack([graph.host(layer.params[f"{part}_{name}"]) for name in endings(layer, place)])
-
-    def gates(array: np.ndarray) -> np.ndarray:
-        rows = array.reshape(len(array), 4, hidden, -1)[:, list(ORDER)]
-        return rows.reshape(array.shape)
-
-    recurrent = stacked("weight_hh")
-    if options.heads > 1:
+    hidden, heads = layer.hidden_size, layer.options.heads
+    ours = {name: np.stack([arrays[name] for arrays in directions]) for name in directions[0]}
+    rows = np.arange(4 * hidden).reshape(4, hidden)[list(ORDER)].ravel()
+    recurrent = ours["weight_hh"]
+    if heads > 1:
         # Unit j of head j // (H / heads) sees that head's part of h: zero elsewhere.
-        head = np.arange(hidden) // (hidden // options.heads)
+        head = np.arange(hidden) // (hidden // heads)
         seen = np.tile(head[:, None] == head, (4, 1))
-        recurrent = np.where(seen, np.tile(recurrent, (1, 1, options.heads)), 0)
-    found = {"W": gates(stacked("weight_ih")), "R": gates(recurrent)}
-    if options.bias:
-        bias = gates(stacked("bias"))
+        recurrent = np.where(seen, np.tile(recurrent, (1, 1, heads)), 0)
+    found = {"W": ours["weight_ih"][:, rows], "R": recurrent[:, rows]}
+    if layer.options.bias:
+        bias = ours["bias"][:, rows]
         found["B"] = np.concatenate([bias, np.zeros_like(bias)], axis=1)
-    if options.peepholes:
-        found["P"] = stacked("peephole")[:, [0, 2, 1]].reshape(-1, 3 * hidden)
+    if layer.options.peepholes:
+        found["P"] = ours["peephole"][:, [0, 2, 1]].reshape(-1, 3 * hidden)
     return found

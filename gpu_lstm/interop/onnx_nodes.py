@@ -1,4 +1,4 @@
-"""Nodes of ONNX graphs: their names and attributes, and the graphs inside them."""
+"""Nodes of ONNX graphs: their names and attributes, and the graphs inside them; and the package that reads them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.interop.onnx_export import require_onnx
+from gpu_lstm.interop.expressible import package
 
+ORDER = (0, 3, 1, 2)
+"""Where ONNX's gates i, o, f, c are in ours: i, f, g, o."""
 DEFAULT_SET = ("", "ai.onnx")
 """Names of ONNX's own domain."""
 ATTRIBUTES = {
@@ -18,8 +20,13 @@ ATTRIBUTES = {
 """Types of the attributes that are read."""
 
 
+def require_onnx() -> Any:
+    """Import the package onnx; see `gpu_lstm.interop.expressible.package`."""
+    return package("onnx", "ONNX", "onnx")
+
+
 def attributes(node: Any) -> dict[str, Any]:
-    """Attributes of a node, those that are read, by name."""
+    """Return the attributes of a node, those that are read, by name."""
     onnx, found = require_onnx(), {}
     for attribute in node.attribute:
         wanted = ATTRIBUTES.get(attribute.name)
@@ -37,23 +44,23 @@ def attributes(node: Any) -> dict[str, Any]:
 
 
 def is_lstm(node: Any) -> bool:
-    """Whether a node is of the operator LSTM."""
+    """Return whether a node is of the operator LSTM."""
     return node.op_type == "LSTM" and node.domain in DEFAULT_SET
 
 
 def name_of(node: Any) -> str:
-    """A node's name, or that of its first output."""
+    """Return a node's name, or that of its first output."""
     name = node.name or next(iter(node.output), "")
     return name if isinstance(name, str) else repr(name)  # bytes, where a damaged file has no UTF-8
 
 
 def bodies(node: Any) -> list[tuple[str, Any]]:
-    """The graphs inside a node, by the names of its attributes."""
+    """Return the graphs inside a node, by the names of its attributes."""
     return [(attribute.name, attribute.g) for attribute in node.attribute if attribute.HasField("g")]
 
 
 def all_nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph, and of those inside them."""
+    """Yield the nodes of a graph, and of those inside them."""
     for node in graph.node:
         yield node
         for _, body in bodies(node):
@@ -61,7 +68,7 @@ def all_nodes(graph: Any) -> Iterator[Any]:
 
 
 def reads(node: Any) -> set[str]:
-    """All names that a node takes, or a graph inside it takes or gives."""
+    """Return all names that a node takes, or a graph inside it takes or gives."""
     names = {name for name in node.input if name}
     for _, body in bodies(node):
         names |= {entry.name for entry in body.output}.union(*(reads(inner) for inner in body.node))
@@ -69,7 +76,7 @@ def reads(node: Any) -> set[str]:
 
 
 def needed_names(graph: Any) -> set[str]:
-    """All names that a graph's outputs depend on."""
+    """Return all names that a graph's outputs depend on."""
     wanted = {entry.name for entry in graph.output}
     for node in reversed(graph.node):
         if not wanted.isdisjoint(node.output):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_seed, check_size, training_seed
@@ -250,9 +251,8 @@ class LSTM(Layer):
     def _choose_tier(self) -> None:
         self.plan: Plan = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, self.options.recurrent())
         # The reference tier is the oracle: it stays with the array namespace in its large products too.
-        products = Backend if self.plan.tier == "reference" else type(self.backend)
-        self._product = partial(products.product, self.backend)
-        self._weight_gradients = partial(products.weight_gradients, self.backend)
+        around = ops.Arrays(self.backend) if self.plan.tier == "reference" else ops.of(self.backend)
+        self._product, self._weight_gradients = around.product, around.weight_gradients
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the tier, which is chosen again where the state arrives."""
@@ -851,7 +851,7 @@ class LSTM(Layer):
         weight, p = self.params[f"weight_hh_{self._name(member)}"], self.options.weight_dropout
         if call.seed is None or p == 0:
             return weight, None
-        return self.backend.dropout(weight, p, self._noise_seed(WEIGHT, call, member))
+        return ops.of(self.backend).dropout(weight, p, self._noise_seed(WEIGHT, call, member))
 
     def _variant(self, call: Call, member: Member, start: int, stop: int) -> Variant | None:
         """What the recurrence of a member does beyond the plain LSTM in steps start..stop-1."""

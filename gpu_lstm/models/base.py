@@ -78,6 +78,11 @@ class Model:
         """float32 or float64."""
         return self.lstm.param_dtype
 
+    @property
+    def on_host(self) -> bool:
+        """Whether the parameters are NumPy's arrays, which compiled code of the host can read."""
+        return all(isinstance(array, np.ndarray) for array in self.params.values())
+
     def scaled(self, gradient: Array) -> Array:
         """The loss' gradient times `loss_scale`."""
         return gradient if self.loss_scale == 1 else gradient * self.loss_scale

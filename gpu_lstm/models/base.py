@@ -129,24 +129,9 @@ def arguments(
     recompute: bool = False,
     seed: int | tuple[int, ...] = 0,
 ) -> tuple[dict[str, Any], dict[str, Any], list[tuple[int, ...]]]:
-    """Arguments of a model's layers, from those that all models take.
+    """Keyword arguments of every layer of a model, those of its LSTM, and different seeds for up to four layers.
 
-    Parameters
-    ----------
-    lstm : dict or None
-        Options of the LSTM family by name.
-    forget_bias : float
-    backend, dtype, tier, recompute, seed
-        See `Where`.
-
-    Returns
-    -------
-    of_all : dict
-        Keyword arguments of every layer.
-    of_lstm : dict
-        Keyword arguments of the LSTM, among them those of every layer.
-    seeds : list of tuple of int
-        Different ones for up to four layers.
+    `lstm` has options of the LSTM family by name; the rest is `Where`.
     """
     *first, last = check_seed(seed)
     of_all = {"backend": choose(backend), "dtype": dtype}

@@ -22,7 +22,7 @@ import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import DTYPES, Array, Backend, choose
-from gpu_lstm.backend.graph import Count
+from gpu_lstm.backend.count import Count
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.parameters import Parameters
 from gpu_lstm.native.kernels import ARITHMETIC

@@ -270,5 +270,5 @@ def sum_rows(xp: Any, rows: Array, dtype: Any = None) -> Array:
 
 
 def seed_sequence(seed: tuple[SupportsIndex, ...]) -> np.random.SeedSequence:
-    """Return that of whole numbers, among which may be a `gpu_lstm.backend.graph.Count`, as it stands now."""
+    """Return that of whole numbers, among which may be a `gpu_lstm.backend.count.Count`, as it stands now."""
     return np.random.SeedSequence([int(number) for number in seed])

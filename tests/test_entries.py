@@ -242,10 +242,10 @@ def test_what_is_read_may_share_memory_with_what_is_written_and_two_that_are_wri
         target, added = shared[:12].reshape(3, 4), shared[first : first + 8].reshape(2, 4)
         compiled.call("scatter_add", F32, 3, 2, 4, target, np.array([2, 0]), added, 1)
         np.testing.assert_array_equal(shared[:12], plain[0][:12])
-    z, c, h = rng.standard_normal((2, 16)).astype("f4"), np.ones((2, 4), "f4"), np.ones((2, 4), "f4")
+    z, c, weight = rng.standard_normal((2, 16)).astype("f4"), np.ones((2, 2, 4), "f4"), np.ones((16, 4), "f4")
     before = z.copy()
     with pytest.raises(InputError, match=r"^z shares memory with h|^h shares memory with z"):
-        compiled.call("cell_forward", F32, 2, 4, z, c, h, z.reshape(8, 4)[6:])
+        compiled.call("forward", F32, 1, 2, 4, z[None], weight, z.reshape(4, 2, 4)[2:], c, None, 0, 1, 1, 1)
     np.testing.assert_array_equal(z, before)
 
 

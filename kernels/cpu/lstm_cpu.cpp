@@ -49,8 +49,8 @@ int guarded(const Body& body) noexcept {
 
 // The family's options, as kernels/cell/options.h has them, and what else all its entries take.
 #define OPTIONS(T)                                                                                                     \
-  long options, const double *numbers, const T *peepholes, const T *gain_hh, const T *gain_c, const T *shift_c,        \
-      const T *zoneout_h, const T *zoneout_c, const T *recurrent_mask, const T *live
+  long options, const double* numbers, const T* peepholes, const T* gain_hh, const T* gain_c, const T* shift_c,        \
+      const T* zoneout_h, const T* zoneout_c, const T* recurrent_mask, const T* live
 
 #define FAMILY(T)                                                                                                      \
   Family<T> {                                                                                                          \

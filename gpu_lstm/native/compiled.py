@@ -257,7 +257,7 @@ def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
 
 
 def watch(arrays: Sequence[np.ndarray]) -> Callable[[], int | None]:
-    """Return what `gpu_lstm.ops.Arrays.watch` does: here 64 bits for each page of bytes tell (``kernels/cpu/training.h``).
+    """Return what `gpu_lstm.ops.Arrays.watch` does, by 64 bits for each page of bytes (``kernels/cpu/training.h``).
 
     Its pointers, of bytes that it laid out itself, are made once for any number of calls: every training step pays for
     this.

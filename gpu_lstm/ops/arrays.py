@@ -270,5 +270,5 @@ def sum_rows(xp: Any, rows: Array, dtype: Any = None) -> Array:
 
 
 def seed_sequence(seed: tuple[SupportsIndex, ...]) -> np.random.SeedSequence:
-    """Return NumPy's sequence of whole numbers, each of which may be a `gpu_lstm.backend.count.Count`, as it stands now."""
+    """Return NumPy's sequence of whole numbers; a `gpu_lstm.backend.count.Count` among them counts as it stands now."""
     return np.random.SeedSequence([int(number) for number in seed])

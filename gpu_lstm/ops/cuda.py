@@ -225,7 +225,7 @@ class Cuda(Arrays):
         )
 
     def watch(self, arrays: Sequence[Array]) -> Callable[[], int | None]:
-        """Return what `Arrays.watch` does, for launches and waits, where GPU_LSTM_CHECK is 1; else what sees nothing."""
+        """Return what `Arrays.watch` does, by launches and waits, if GPU_LSTM_CHECK is 1; else what sees nothing."""
         return super().watch(arrays) if os.environ.get(CHECK_VARIABLE) == "1" else lambda: None
 
     # -- what every launch needs -----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 from gpu_lstm.backend import Array, widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
-from gpu_lstm.native.entries import WRITABLE, blocks
+from gpu_lstm.native.arguments import WRITABLE, blocks
 from gpu_lstm.ops.arrays import Arrays, Rule
 
 RULES = ("sgd", "rmsprop", "adam")

@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 
+from gpu_lstm import ops
 from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.layers import LSTM, lstm
 from gpu_lstm.recurrence import reference, together
@@ -34,6 +35,7 @@ class Last(NumpyBackend):
     def __init__(self):
         super().__init__()
         self.made = None
+        self._ops = Kept(self)  # what `ops.of` gives
 
     def beside(self, work, jobs):
         result = work()
@@ -45,6 +47,10 @@ class Last(NumpyBackend):
         self.made = None
         return result
 
+
+class Kept(ops.Cpu):
+    """Its backend is told of the arrays that it makes."""
+
     def product(self, a, b, bias=None, dtype=None, out=None):
         return self._kept(super().product(a, b, bias, dtype, out), out)
 
@@ -53,8 +59,8 @@ class Last(NumpyBackend):
         return [self._kept(weight) for weight in weights], self._kept(bias)
 
     def _kept(self, array, out=None):
-        if self.made is not None and out is None:
-            self.made.append(array)
+        if self.backend.made is not None and out is None:
+            self.backend.made.append(array)
         return array
 
 
@@ -70,7 +76,7 @@ def with_room(one, room=True):
         run.room_beside = lambda *_: True
     # The reference tier's products are the array namespace's, step by step; those that can go beside are the backend's.
     one.plan = dataclasses.replace(one.plan, tier="pointwise", run=run)
-    one._product, one._weight_gradients = one.backend.product, one.backend.weight_gradients
+    one._product, one._weight_gradients = ops.of(one.backend).product, ops.of(one.backend).weight_gradients
     return one
 
 

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 
@@ -247,7 +247,8 @@ def check_seed(seed: Any, name: str = "seed") -> tuple[int, ...]:
     for part in parts:
         if isinstance(part, bool) or not isinstance(part, int | np.integer | Count) or int(part) < 0:
             raise InputError(f"{name} is {seed!r}; expected a whole number of at least 0, or a tuple of them")
-    return tuple(cast(int, part) if isinstance(part, Count) else int(part) for part in parts)
+    whole: tuple[Any, ...] = tuple(part if isinstance(part, Count) else int(part) for part in parts)
+    return whole
 
 
 def training_seed(seed: Any) -> tuple[int, ...] | None:

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Protocol, SupportsIndex
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend
-from gpu_lstm.backend.base import out_of_range, widened
+from gpu_lstm.backend import Array, Backend, widened
+from gpu_lstm.backend.base import out_of_range
 
 
 class Rule(Protocol):

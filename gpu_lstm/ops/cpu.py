@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Array
-from gpu_lstm.backend.base import widened
+from gpu_lstm.backend import Array, widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
 from gpu_lstm.native.entries import WRITABLE, blocks

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm.backend import widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.training import checkpoint, folder
 from gpu_lstm.training.lock import locked
@@ -138,7 +139,7 @@ class Run(Training):
         backend = self.task.model.backend
         arrays = checkpoint.to_torch_names(self.task.model.params, backend)
         for prefix, part in (("optimizer", self.optimizer.state), ("carried", self.task.carried())):
-            arrays |= {f"{prefix}.{name}": backend.to_numpy(backend.widened(array)) for name, array in part.items()}
+            arrays |= {f"{prefix}.{name}": backend.to_numpy(widened(backend, array)) for name, array in part.items()}
         progress = {
             "step": self.step,
             "updates": self.optimizer.updates,

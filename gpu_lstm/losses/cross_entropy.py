@@ -11,7 +11,7 @@ from gpu_lstm.layers.base import any_shape
 def softmax_cross_entropy(
     backend: Backend, logits: Array, targets: Array, ignore_index: int | None = None, *, overwrite: bool = False
 ) -> tuple[Array, Array]:
-    """Return the mean of -log softmax(logits)[target] over all targets that count, and its gradient.
+    """Compute the mean of -log softmax(logits)[target] over all targets that count, and its gradient.
 
     Parameters
     ----------

@@ -11,19 +11,19 @@ from gpu_lstm.losses.cross_entropy import is_float
 
 
 def mean_squared(backend: Backend, prediction: Array, target: Array) -> tuple[Array, Array]:
-    """Return the mean of (prediction - target)^2 over all elements, and its gradient, shaped like `prediction`."""
+    """Compute the mean of (prediction - target)^2 over all elements, and its gradient, shaped like `prediction`."""
     error = _error(backend, prediction, target)
     return backend.xp.mean(error * error), error * (2 / _count(error))
 
 
 def mean_absolute(backend: Backend, prediction: Array, target: Array) -> tuple[Array, Array]:
-    """Return the mean of |prediction - target| over all elements; the gradient is 0 where they are equal."""
+    """Compute the mean of |prediction - target| over all elements; the gradient is 0 where they are equal."""
     error = _error(backend, prediction, target)
     return backend.xp.mean(backend.xp.abs(error)), backend.xp.sign(error) / _count(error)
 
 
 def huber(backend: Backend, prediction: Array, target: Array, delta: float = 1.0) -> tuple[Array, Array]:
-    """Return the mean of e^2/2 where |e| <= delta, else delta (|e| - delta/2) (P. Huber, 1964), and its gradient."""
+    """Compute the mean of e^2/2 where |e| <= delta, else delta (|e| - delta/2) (P. Huber, 1964), and its gradient."""
     if not delta > 0:
         raise InputError(f"delta is {delta!r}; expected a number above 0")
     error = _error(backend, prediction, target)
@@ -36,7 +36,7 @@ REGRESSION = {"mse": mean_squared, "mae": mean_absolute, "huber": huber}
 
 
 def _error(backend: Backend, prediction: Array, target: Array) -> Array:
-    """Difference of two arrays after checking that they match."""
+    """Return the difference of two arrays after checking that they match."""
     prediction = backend.require("prediction", prediction, any_shape(prediction))
     target = backend.require("target", target, tuple(prediction.shape))
     if target.dtype != prediction.dtype:

@@ -133,9 +133,9 @@ class Problem:
             lstm.params[name][...] = self.backend.asarray(array, lstm.param_dtype)
         return lstm
 
-    def our_step(self, tier: str = "auto") -> Step:
-        """Forward and, in training, backward of one of our tiers; dropouts and zoneout have a seed then."""
-        lstm = self.lstm(tier)
+    def our_step(self, tier: str = "auto", lstm: LSTM | None = None) -> Step:
+        """Forward and, in training, backward of our layer; dropouts and zoneout have a seed then."""
+        lstm = lstm or self.lstm(tier)
         x, dy = self.backend.asarray(self.x, self.dtype), self.backend.asarray(self.dy, self.dtype)
         cells = bool(self.options.get("cells"))  # y is a pair then
 

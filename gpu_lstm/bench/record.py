@@ -22,7 +22,7 @@ from gpu_lstm.native import compiled
 from gpu_lstm.training.checkpoint import write_whole
 
 FORMAT = 1
-PACKAGES = ("numpy", "torch", "onnxruntime", "jax", "keras", "thinc", "cupy-cuda12x", "cupy-cuda13x")
+PACKAGES = ("numpy", "torch", "onnxruntime", "jax", "keras", "cupy-cuda12x", "cupy-cuda13x")
 
 
 def provenance(command: str, packages: tuple[str, ...] = PACKAGES) -> dict[str, Any]:

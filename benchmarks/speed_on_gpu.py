@@ -275,7 +275,7 @@ def only(backend: Any, form: str) -> Any:
     """The backend, but layouts are planned in one form; in the grid for a stack, and forward for the joint form."""
     backend = copy.copy(backend)
     forward = "grid" if form in ("stack", "joint") else form
-    backend.limits = replace(backend.limits, forms=(forward, "grid" if form == "stack" else form))
+    backend.limits = replace(backend.limits, forms=((forward,), ("grid" if form == "stack" else form,)))
     return backend
 
 

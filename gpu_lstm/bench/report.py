@@ -122,7 +122,7 @@ def milliseconds(side: dict[str, Any]) -> str:
     return f"{side['median'] * 1e3:.3g} ms ({side['low'] * 1e3:.3g} to {side['high'] * 1e3:.3g})"
 
 
-def mark(point: Any, name: str, text: str, **values: Any) -> dict[str, Any]:
+def mark(point: Any, name: str, text: str, /, **values: Any) -> dict[str, Any]:
     """What is drawn of a side at a point, and what is told of it."""
     return {"tip": f"{name}, {label(point['size'])}\n{text}", **values}
 

@@ -27,6 +27,7 @@ from gpu_lstm.bench import peers, sweep
 from gpu_lstm.bench.grid import STANDARD, Size
 from gpu_lstm.bench.peers import Side
 from gpu_lstm.bench.problem import KINDS, Problem, Step, parse_options
+from gpu_lstm.layers import LSTM
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.native import kernels
 from gpu_lstm.recurrence import runnable_tiers
@@ -116,11 +117,22 @@ def ours(name: str, tier: str = "auto", change: Callable[[Fit], Fit] | None = No
     return Side(name, "", make, options=tuple(options.split()), takes=None)
 
 
+def another(backend: Any, tf32: bool = False, form: str = "") -> Any:
+    """Another backend on the same device, with kernels of its own: in TF32, or with layouts of one form only.
+
+    In the grid for a stack, and forward for the joint form.
+    """
+    found = CupyBackend(int(backend.name.partition(":")[2]), tf32)
+    if form:
+        forward, backward = ("grid" if form in some else form for some in (("stack", "joint"), ("stack",)))
+        found.limits = replace(found.limits, forms=((forward,), (backward,)))
+    return found
+
+
 def in_tf32(problem: Problem) -> Step:
     """Our layer with products in TF32, on the same data."""
     rounded = copy.copy(problem)
-    rounded.backend = copy.copy(problem.backend)
-    rounded.backend.tf32 = True  # type: ignore[attr-defined]
+    rounded.backend = another(problem.backend, tf32=True)
     return rounded.our_step()
 
 
@@ -202,7 +214,7 @@ def tell_ratios(log: Log) -> None:
 def alone(backend: Any, case: Case, steps: int) -> dict[str, Callable[[], Any]]:
     """A recurrence by itself: a copy of z, forward after it, backward after both."""
     _, batch, _, hidden = case.size
-    weight = backend.asarray(Problem((1, 1, hidden, hidden)).weights["weight_hh_l0"], case.dtype)
+    weight = backend.asarray(LSTM(1, hidden, backend="numpy").params["weight_hh_l0"], case.dtype)
     z, dh = (
         backend.asarray(backend.xp.full((steps, batch, width), 0.25), case.dtype) for width in (4 * hidden, hidden)
     )
@@ -255,8 +267,7 @@ def relaxed_and_released(log: Log, case: Case) -> Record:
     RuntimeError
         The two differ in a bit.
     """
-    device = int(log.backend.name.partition(":")[2])
-    both = {name: only(CupyBackend(device), "joint") for name in ("relaxed", "released")}  # with kernels of their own
+    both = {name: another(log.backend, form="joint") for name in ("relaxed", "released")}
     sides = {name: alone(backend, case, case.size[0])["backward"] for name, backend in both.items()}
     os.environ[kernels.RELEASED] = "1"  # while it is compiled
     try:
@@ -269,14 +280,6 @@ def relaxed_and_released(log: Log, case: Case) -> Record:
     saved = (medians["released"] - medians["relaxed"]) / case.size[0] * 1e6
     told = case.layouts(both["relaxed"])
     return {**asdict(case), **told, **times, "saved_us_a_step": saved, "said": f"{saved:.3f} us a step saved"}
-
-
-def only(backend: Any, form: str) -> Any:
-    """The backend, but layouts are planned in one form; in the grid for a stack, and forward for the joint form."""
-    backend = copy.copy(backend)
-    forward = "grid" if form in ("stack", "joint") else form
-    backend.limits = replace(backend.limits, forms=((forward,), ("grid" if form == "stack" else form,)))
-    return backend
 
 
 # -- ours against ours ------------------------------------------------------------------------------------------------

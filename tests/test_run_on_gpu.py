@@ -10,11 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from gpu_lstm.backend import NumpyBackend
+from gpu_lstm.backend import CupyBackend, NumpyBackend
 from gpu_lstm.backend.cuda import Device
 from gpu_lstm.bench import peers
 from gpu_lstm.recurrence.cuda import onchip
@@ -49,7 +48,7 @@ STAND_IN = """
 import os, pathlib, sys, time
 sys.path.append({root!r})
 from benchmarks import right_on_gpu, run_on_gpu
-from gpu_lstm.backend import NumpyBackend
+from gpu_lstm.backend import CupyBackend, NumpyBackend
 
 here = pathlib.Path(__file__).parent
 
@@ -355,6 +354,7 @@ def everywhere(monkeypatch):
     """PyTorch's sides of a GPU on the CPU, too."""
     sides = [dataclasses.replace(peer, devices=("cpu", "gpu")) for peer in peers.PEERS]
     monkeypatch.setattr(peers, "PEERS", sides)
+    monkeypatch.setattr(speed_on_gpu, "another", lambda backend, tf32: backend)
 
 
 def test_in_16_bits_the_better_of_pytorch_s_two_is_what_ours_is_compared_with(torch, everywhere, tmp_path):
@@ -415,13 +415,16 @@ def test_the_most_telling_cases_come_first():
     ]  # fmt: skip
 
 
-def test_a_form_is_looked_at_alone():
-    backend = SimpleNamespace(limits=H100)
+@pytest.mark.gpu
+def test_a_form_is_looked_at_alone_and_tf32_beside_float32():
+    backend = CupyBackend()
     for form, direction in (("block", "forward"), ("joint", "backward"), ("grid", "backward")):
-        limits = speed_on_gpu.only(backend, form).limits
+        limits = speed_on_gpu.another(backend, form=form).limits
         assert onchip.choose(limits, direction, 16, 24, "float32").form == form
-    assert onchip.choose(backend.limits, "forward", 16, 24, "float32").form == "cluster"
-    assert isinstance(onchip.choose(speed_on_gpu.only(backend, "block").limits, "forward", 16, 512, "float32"), str)
+    assert isinstance(
+        onchip.choose(speed_on_gpu.another(backend, form="block").limits, "forward", 9, 512, "float32"), str
+    )
+    assert speed_on_gpu.another(backend, tf32=True).tf32 and not backend.tf32
 
 
 # -- on paper ---------------------------------------------------------------------------------------------------------

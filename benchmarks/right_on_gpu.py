@@ -89,7 +89,7 @@ def against_oracle(backend: Any, form: str, case: Case, tf32: bool = False) -> R
     """
     tier, limit = "pointwise" if form == "pointwise" else "sequence", OF_THE_ORACLE["float16" if tf32 else case.dtype]
     at_once = (lambda _: Fit(2)) if form == "stack" else None
-    device = another(backend, tf32, form)
+    device = another(backend, tf32, "" if form == "pointwise" else form)
     results, _ = sweep.check(case.problem(device), [ours(form, tier, at_once)])
     error = results[form]["error"]
     if error is None or not error < limit:

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from gpu_lstm.backend.cuda import LEAST_STEPS, Device
+from gpu_lstm.backend.cuda import LEAST_STEPS
 from gpu_lstm.native import kernels
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda import onchip
 from gpu_lstm.recurrence.cuda.counted import counted, table
 

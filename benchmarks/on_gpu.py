@@ -94,7 +94,7 @@ class Log:
     @functools.cached_property
     def clock(self) -> Clock:
         """Device events, the second-level cache overwritten before; the wall clock in a rehearsal."""
-        return WallClock(self.backend.synchronize) if self.rehearse else clock_for(self.backend)
+        return WallClock(self.backend.read) if self.rehearse else clock_for(self.backend)
 
     # -- items ----------------------------------------------------------------------------------------------------
 
@@ -153,10 +153,10 @@ class Log:
             self.end(name, result)
             if failed(result):
                 try:
-                    self.backend.synchronize()
+                    self.backend.read()
                 except Exception as error:  # CUDA's stay with the process
                     raise SystemExit(f"the device doesn't answer any more: {error}") from None
-            self.backend.release()  # CuPy and PyTorch don't see what the other one keeps
+            self.backend.memory(release=True)  # CuPy and PyTorch don't see what the other one keeps
         found: Record = self.record["items"].get(self.key(name), {})
         return found
 

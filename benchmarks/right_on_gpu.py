@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.on_gpu import Log, Record
 from benchmarks.speed_on_gpu import Case, another, ours
 from gpu_lstm.backend import Array
+from gpu_lstm.backend.base import widened
 from gpu_lstm.bench import sweep
 from gpu_lstm.bench.problem import DRAWN
 from gpu_lstm.checks import TOLERANCE as OF_THE_ORACLE
@@ -51,7 +52,7 @@ def forms(backend: Any, log: Log) -> None:
         for layout in layouts(another(backend, form=form), form, small_case(log, form, "float32")).values()
     ]
     # Those that give up are other kernels than those in the cache.
-    list(ahead.compile_all(backend, [x.kernel for x in planned if not isinstance(x, str)], os.cpu_count() or 1))
+    list(ahead.compile_all(backend.kernel, [x.kernel for x in planned if not isinstance(x, str)], os.cpu_count() or 1))
     for form in FORMS:
         log.item(form, against_oracle, backend, form, small_case(log, form, "float32"))
 
@@ -253,7 +254,7 @@ def one_problem(backend: Any, rng: np.random.Generator, small: bool = False) -> 
     lengths = rng.integers(1, steps + 1, batch)
     mask = Mask(lengths, backend.asarray(np.arange(steps)[:, None, None] < lengths[:, None]))
     z, dh, x = made(steps, batch, 4 * hidden), made(steps, batch, hidden), made(steps, batch, hidden)
-    weight_hh = backend.asarray(backend.widened(made(4 * hidden, hidden)) * 0.6 * hidden**-0.5, dtype)
+    weight_hh = backend.asarray(widened(backend, made(4 * hidden, hidden)) * 0.6 * hidden**-0.5, dtype)
 
     def alone(tier: Tier) -> dict[str, Array]:
         (saved,) = tier.forward(
@@ -291,5 +292,5 @@ def one_problem(backend: Any, rng: np.random.Generator, small: bool = False) -> 
 
 def difference(backend: Any, found: Array, expected: Array) -> float:
     """Largest difference, relative to the largest number, or to 0.1 where all are smaller."""
-    xp, expected = backend.xp, backend.widened(expected)
-    return float(xp.max(xp.abs(backend.widened(found) - expected))) / max(float(xp.max(xp.abs(expected))), 0.1)
+    xp, expected = backend.xp, widened(backend, expected)
+    return float(xp.max(xp.abs(widened(backend, found) - expected))) / max(float(xp.max(xp.abs(expected))), 0.1)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
-from gpu_lstm.backend.cuda import Device
 from gpu_lstm.native import kernels
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence import Arriving, Mask, Problem, family
 from gpu_lstm.recurrence.cuda import auto, onchip
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from gpu_lstm.backend import CupyBackend, NumpyBackend
-from gpu_lstm.backend.cuda import Device
 from gpu_lstm.bench import peers
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda import onchip
 from tests.support import NUMPY
 

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend.base import widened
 from gpu_lstm.recurrence.problem import (
     Arriving,
     Gradients,
@@ -153,7 +154,7 @@ def parameter_gradients(backend: Backend, saved: Saved, projected: Array | None)
         old = saved.c[1:, ...] if saved.reverse else saved.c[:-1, ...]
         old = old if variant.live is None else old * variant.live
         new = after if saved.cells is None else saved.cells
-        gate = [backend.widened(saved.gates[..., k * hidden : (k + 1) * hidden]) for k in range(4)]
+        gate = [widened(backend, saved.gates[..., k * hidden : (k + 1) * hidden]) for k in range(4)]
         sums = [xp.sum(dz * c, axis=(0, 1)) for dz, c in ((gate[0], old), (gate[1], old), (gate[3], new))]
         saved.gradients["peephole"] = xp.stack(sums)
 

@@ -25,9 +25,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend, Device
+from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend
 from gpu_lstm.native import clusters, kernels
 from gpu_lstm.native.kernels import CLUSTER, JOINT, SEQUENCE_THREADS, TENSOR, sequence_sizes
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda.counted import Work, counted
 
 DIRECTIONS = ("forward", "backward")

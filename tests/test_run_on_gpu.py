@@ -330,7 +330,7 @@ def test_all_of_it_runs(tmp_path, second):
     for form, words in (("block", "blocks alone"), ("cluster", "clusters of 8"), ("joint", "grid in clusters of 8")):
         assert words in items[f"forms/{form}"]["backward"]
     assert sum(items["soak/problems"]["forms"].values()) == 3
-    assert items["steps/tiers"]["differences"]["sequence"] < 1e-5
+    assert items["steps/tiers"]["checked"]["sequence"]["error"] < 1e-5
 
 
 # -- layers against PyTorch -------------------------------------------------------------------------------------------

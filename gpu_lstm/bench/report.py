@@ -5,7 +5,6 @@ A chart is a dictionary: ``shape`` (line, dots, stack, bars), ``title``, ``note`
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from gpu_lstm.bench import limits
 from gpu_lstm.bench.grid import Size, line
 from gpu_lstm.bench.method import ratio
+from gpu_lstm.bench.record import as_table
 from gpu_lstm.page import fill_template
 
 Chart = dict[str, Any]
@@ -26,7 +26,7 @@ KINDS = {"training": "Training step", "inference": "Inference"}
 def page(record: Record) -> str:
     """The page of one record."""
     groups = [group for backend in backends(record) for group in groups_of(record, backend)]
-    return fill(f"gpu_lstm bench: {record['device']}", headline(record), groups, facts(record), table(record))
+    return fill(f"gpu_lstm bench: {record['device']}", headline(record), groups, facts(record), as_table(record))
 
 
 def fill(
@@ -360,29 +360,3 @@ def facts(record: Record) -> dict[str, str]:
         "sides in turns; medians, quartiles as spread; device events on GPUs with the cache overwritten"
     )
     return found
-
-
-def table(record: Record) -> list[list[str]]:
-    """Every side at every point, for reading and copying."""
-    rows = [
-        [
-            "backend", "what", "T", "B", "D", "H", "side", "ms", "quartiles", "GFLOP/s", "of product", "over floor",
-            "error",
-        ]
-    ]  # fmt: skip
-    for point in record["points"]:
-        where = [point["backend"], point["kind"], *map(str, point["size"])]
-        if "skipped" in point:
-            rows.append([*where, "", point["skipped"], *[""] * 5])
-        for name, side in point.get("sides", {}).items():
-            error = "" if side.get("error") is None or not math.isfinite(side["error"]) else f"{side['error']:.1e}"
-            if "median" not in side:
-                rows.append([*where, name, side["remark"], "", "", "", "", error])
-                continue
-            rows.append(
-                [
-                    *where, name, f"{side['median'] * 1e3:.4g}", f"{side['low'] * 1e3:.4g} to {side['high'] * 1e3:.4g}",
-                    f"{side['gflops']:.1f}", f"{side['share_of_product']:.0%}", f"{side['over_floor']:.2f}", error,
-                ]
-            )  # fmt: skip
-    return rows

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,6 +55,9 @@ ASKS = (
 READING_PATH = re.compile(r"(?<=<!-- path -->).*(?=<!-- /path -->)", re.S)
 """Where README.md lists the files that a training step of the plain LSTM on a CPU goes through, in reading order."""
 
+STEP = "Training._one_step"
+"""The function that does a training step."""
+
 MEASURING, MEASURED = ("gpu_lstm/bench", "benchmarks"), ("gpu_lstm/recurrence", "gpu_lstm/ops", "gpu_lstm/layers")
 
 CODE = (".py", ".h", ".cuh", ".cpp", ".cu")
@@ -74,6 +77,21 @@ class Sized:
 def lines(path: Path) -> int:
     """Return the lines of a file, as `wc -l` counts them."""
     return path.read_bytes().count(b"\n")
+
+
+def lines_of_code(path: Path) -> int:
+    """Return the lines of a file that hold code: neither blank nor comments nor docstrings alone."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return sum(bool(line.strip()) for line in re.sub(r"//.*|/\*[\s\S]*?\*/", "", text).splitlines())
+    kept: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
+            kept |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            kept -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(kept) - 1  # the end of the file is a token, too
 
 
 def complexity(body: list[ast.stmt]) -> int:
@@ -262,11 +280,14 @@ class Structure:
         listed = READING_PATH.findall((self.root / "README.md").read_text(encoding="utf-8"))[0]
         return {file: int(said.replace(",", "")) for file, said in re.findall(r"`(\S+)` (\d[\d,]*)\b", listed)}
 
-    def reading_path(self) -> tuple[int, int]:
-        """Return the lines of Python and of C++ on the reading path."""
-        there = [path for path in self.path if (self.root / path).exists()]
-        sizes = [(path.endswith(".py"), lines(self.root / path)) for path in there]
-        return sum(size for python, size in sizes if python), sum(size for python, size in sizes if not python)
+    def reading_path(self) -> dict[str, int]:
+        """Return the lines of Python and of C++ on the reading path, and how many of them are code."""
+        there = [self.root / path for path in self.path if (self.root / path).exists()]
+        python, cpp = ([path for path in there if (path.suffix == ".py") == is_python] for is_python in (True, False))
+        return {
+            "Python": sum(map(lines, python)), "Python code": sum(map(lines_of_code, python)),
+            "C++": sum(map(lines, cpp)), "C++ code": sum(map(lines_of_code, cpp)),
+        }  # fmt: skip
 
     def write_path(self) -> None:
         """Put the lines that files have into README.md's reading path."""
@@ -286,7 +307,7 @@ class Structure:
 
     def over(self) -> dict[str, list[str]]:
         """Return all that is over its bound, by what is bounded."""
-        python, cpp = self.reading_path()
+        path = self.reading_path()
         newest, naming = list(self.options().items())[-1]
         measuring, measured = self.of_folders(MEASURING), self.of_folders(MEASURED)
         counts = {
@@ -296,8 +317,7 @@ class Structure:
             "lines of a function": self.sizes(ast.FunctionDef),
             "complexity of a function": self.complexities(),
             "code files that name the newest option": [Sized(len(naming), f"{newest}: {', '.join(naming)}")],
-            "lines of Python on the reading path": [Sized(python, "")],
-            "lines of C++ on the reading path": [Sized(cpp, "")],
+            **{f"lines of {kind} on the reading path": [Sized(count, "")] for kind, count in path.items()},
         }
         found = {what: [str(one) for one in counts[what] if one.size > most] for what, most in BOUNDS.items()}
         found["imports that climb"] = self.climbing()
@@ -309,34 +329,27 @@ class Structure:
 
 
 def walked(folder: Path) -> dict[str, set[str]]:
-    """Return the files that one step of `gpu-lstm train text` goes through, on a CPU, and the functions it enters.
+    """Return the files that a step of `gpu-lstm train text` goes through, on a CPU, and the functions it enters.
 
-    A step lasts from one call of the model's loss to the next; the frames from the command down to it belong to it.
-    What the thread that makes batches ahead enters isn't seen.
+    A step is what the loop does for one batch: forward, backward, the optimizer's move, and looking at the loss. What
+    the command does around it (showing, writing, validating) and the thread that makes batches ahead are not in it.
     """
     from gpu_lstm.cli import main as command
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 400, encoding="utf-8")
     found: dict[str, set[str]] = {}
-    losses = 0
+    steps, inside = 0, False
 
-    def enter(frame: FrameType | None, event: str, _: object) -> None:
-        nonlocal losses
-        if event != "call" or frame is None or losses > 2:
-            return
-        losses += frame.f_code.co_qualname == "LanguageModel.loss"
-        outer = frame if losses == 2 and not found else None
-        while outer:
-            note(outer.f_code)
-            outer = outer.f_back
-        if losses == 2:
-            note(frame.f_code)
-
-    def note(code: CodeType) -> None:
+    def enter(frame: FrameType, event: str, _: object) -> None:
+        nonlocal steps, inside
+        code = frame.f_code
+        if code.co_qualname == STEP and event in ("call", "return"):
+            steps += event == "call"
+            inside = event == "call" and steps == 2  # the first one loads and sets up
         path = Path(code.co_filename)
-        if path.is_relative_to(ROOT / "gpu_lstm"):
-            found.setdefault(str(path.relative_to(ROOT)), set()).add(code.co_qualname)
+        if inside and event == "call" and path.is_relative_to(ROOT / "gpu_lstm"):
+            found.setdefault(path.relative_to(ROOT).as_posix(), set()).add(code.co_qualname)
 
     words = f"train text {folder}/text.txt --out {folder}/run --epochs 1 --hidden-size 16 --batch 8 --backend numpy"
     sys.setprofile(enter)
@@ -365,7 +378,8 @@ def report(structure: Structure) -> Iterator[str]:
     options = structure.options()
     for name, files in options.items():
         yield f"code files that name {name:17}{len(files):3}"
-    yield "lines on the reading path   {:6,} of Python, {:,} of C++".format(*structure.reading_path())
+    for kind, count in structure.reading_path().items():
+        yield f"reading path, {kind:14}{count:6,}"
     measuring, measured = structure.of_folders(MEASURING), structure.of_folders(MEASURED)
     yield f"lines that measure          {measuring:6,}  what they measure {measured:,}"
     cpp = structure.of_folders(["kernels"], CODE[1:])

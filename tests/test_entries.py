@@ -15,7 +15,8 @@ import gpu_lstm
 from gpu_lstm import ops
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
-from gpu_lstm.native.entries import ENTRIES, OTHERS
+from gpu_lstm.native.arguments import OTHERS
+from gpu_lstm.native.entries import ENTRIES
 from tests.odd import LAYOUTS, in_packed_record
 from tests.support import NUMPY
 

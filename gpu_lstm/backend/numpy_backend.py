@@ -56,7 +56,7 @@ class NumpyBackend(Backend):
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process can still take: of the machine, and of its control group where that has a limit."""
+    """Return the bytes that this process can still take, of the machine and of its control group if that is limited."""
     found = []
     try:
         for line in (root / "proc/meminfo").read_text(encoding="utf-8").splitlines():

@@ -42,14 +42,14 @@ class Parameters(MutableMapping[str, Array]):
         self._places[name] = [array, tuple(array.shape)]
 
     def renamed(self, names: Mapping[str, str]) -> Self:
-        """The same parameters under the names that `names` gives for theirs."""
+        """Return the same parameters under the names that `names` gives for theirs."""
         twin = type(self)(self.backend, self.dtype)
         twin._places = {names[name]: place for name, place in self._places.items()}
         return twin
 
     @classmethod
     def joined(cls, parts: Mapping[str, Parameters]) -> Parameters:
-        """The parameters of all parts as one, under ``part.name``."""
+        """Return the parameters of all parts as one, under ``part.name``."""
         first = next(iter(parts.values()))
         whole = cls(first.backend, first.dtype)
         for part, params in parts.items():
@@ -101,7 +101,7 @@ class Parameters(MutableMapping[str, Array]):
         return self
 
     def copy(self) -> dict[str, Array]:
-        """A dictionary of the same arrays."""
+        """Return a dictionary of the same arrays."""
         return dict(self)
 
     def update(self, /, *arrays: Any, **more: Any) -> None:
@@ -111,7 +111,7 @@ class Parameters(MutableMapping[str, Array]):
             self._places[name][0] = array
 
     def _fitting(self, name: str, value: Any) -> Array:
-        """What is kept of a value."""
+        """Return what is kept of a value."""
         if name not in self._places:
             raise InputError(f"{name!r} is no parameter; expected one of {', '.join(self)}")
         (now, shape), backend = self._places[name], self.backend

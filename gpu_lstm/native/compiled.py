@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.native.entries import ENTRIES, OTHERS, Argument, Entry, Limits, Shape, longs, pages
+from gpu_lstm.native.arguments import OTHERS, Argument, Limits, Shape, longs, pages
+from gpu_lstm.native.entries import ENTRIES, Entry
 from gpu_lstm.native.pool import POOL
 
 THREADS_VARIABLES = ("GPU_LSTM_NUM_THREADS", "OMP_NUM_THREADS")
@@ -41,12 +42,12 @@ Span = tuple[int, int, bool, str]
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library, or None where there is none."""
+    """Return the compiled library, or None where there is none."""
     return _load()[0]
 
 
 def missing() -> str:
-    """Why there is no compiled library; empty where there is one."""
+    """Return why there is no compiled library; empty where there is one."""
     return _load()[1]
 
 
@@ -87,12 +88,18 @@ def instruction_set() -> int:
 
 
 def describe() -> str:
-    """Instruction set and threads, for people."""
+    """Return the instruction set and the number of threads, for people."""
     return f"{SETS[instruction_set()]}, {threads()} threads"
 
 
 def threads() -> int:
-    """Threads to use: GPU_LSTM_NUM_THREADS, else OMP_NUM_THREADS, else the processors that this process may use."""
+    """Return the threads to use: GPU_LSTM_NUM_THREADS, else OMP_NUM_THREADS, else this process's processors.
+
+    Raises
+    ------
+    InputError
+        An environment variable is no whole number of at least 1.
+    """
     for variable in THREADS_VARIABLES:
         text = os.environ.get(variable)
         if text:
@@ -236,12 +243,12 @@ def weight_gradients(dy: np.ndarray, inputs: Sequence[np.ndarray]) -> tuple[list
 
 
 def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
-    """The sizes of an array that is to have so many axes.
+    """Return the sizes of an array that is to have so many axes.
 
     Raises
     ------
     InputError
-        It has another number of them.
+        The array has another number of axes.
     """
     shape: tuple[int, ...] = array.shape
     if len(shape) != count:
@@ -250,7 +257,7 @@ def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
 
 
 def watch(arrays: Sequence[np.ndarray]) -> Callable[[], int | None]:
-    """See `gpu_lstm.backend.Backend.watch`: by 64 bits for each page of all bytes (``kernels/cpu/training.h``).
+    """Return what `gpu_lstm.ops.Arrays.watch` does, by 64 bits for each page of bytes (``kernels/cpu/training.h``).
 
     Its pointers, of bytes that it laid out itself, are made once for any number of calls: every training step pays for
     this.
@@ -279,11 +286,11 @@ def watch(arrays: Sequence[np.ndarray]) -> Callable[[], int | None]:
 
 
 def in_bytes(array: np.ndarray) -> np.ndarray:
-    """All bytes of an array in its order, without a copy where they lie so."""
+    """Return all bytes of an array in its order, without a copy where they lie so."""
     return np.ascontiguousarray(array).view(np.uint8)
 
 
 def threads_for(work: int, most: int) -> int:
-    """Threads that pay for so many multiply-adds, at most `most`."""
+    """Return the threads that pay for so many multiply-adds, at most `most`."""
     most = min(most, work // SERIAL_WORK)
     return min(threads(), most) if most > 1 else 1

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpu_lstm.backend import Array
-from gpu_lstm.backend.base import widened
+from gpu_lstm.backend import Array, widened
 from gpu_lstm.backend.cuda import CudaBackend, contiguous
 from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.errors import InputError
@@ -226,7 +225,7 @@ class Cuda(Arrays):
         )
 
     def watch(self, arrays: Sequence[Array]) -> Callable[[], int | None]:
-        """As that of `Arrays` where the environment variable GPU_LSTM_CHECK is 1: it costs launches and waits."""
+        """Return what `Arrays.watch` does, by launches and waits, if GPU_LSTM_CHECK is 1; else what sees nothing."""
         return super().watch(arrays) if os.environ.get(CHECK_VARIABLE) == "1" else lambda: None
 
     # -- what every launch needs -----------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises
     ------
     InputError
-        There is something that is no file, as a folder or a device.
+        At `path` is something that is no file, as a folder or a device.
     OSError
         The disk is full, or the like; it names the path.
     """
@@ -180,7 +180,7 @@ def versions(model: Model) -> dict[str, str]:
 
     tier = model.lstm.plan.tier
     found = {"gpu_lstm": __version__, "python": platform.python_version(), **model.backend.describe(), "tier": tier}
-    if tier != "reference" and model.backend.kernels == "cpu":
+    if tier != "reference" and model.on_host:
         found["compiled"] = compiled.describe()
     return found
 
@@ -202,7 +202,7 @@ def check_amounts(arrays: dict[str, np.ndarray], description: dict[str, Any], pa
     Raises
     ------
     InputError
-        It isn't, or the description is damaged.
+        The model would be far larger than the arrays, or the description is damaged.
     """
     try:
         amounts = model_amounts(description["kind"], description["model"])

@@ -155,7 +155,7 @@ class Training:
         Raises
         ------
         TrainingError
-            It isn't the loss' scale alone, and settings ask to stop then or too many steps were skipped in a row.
+            More than the loss's scale is wrong, and settings ask to stop then or too many steps were skipped in a row.
         """
         self.optimizer.updates -= 1
         told = f"loss is {loss}, norm of the gradients {norm}"
@@ -179,7 +179,7 @@ class Training:
         """The error to raise, once what we hold of memory has been given back."""
         model, slots = self.task.model, len(self.optimizer.slots)
         size = sum(int(array.nbytes) for array in model.params.values())
-        model.backend.release()
+        model.backend.memory(release=True)
         return TrainingError(
             f"step {self.step + 1} ran out of memory: {told or 'no size told'} (parameters and gradients "
             f"{readable(2 * size)}, optimizer {readable(slots * size)}); {self.advice}{self._kept()}"

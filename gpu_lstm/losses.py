@@ -19,7 +19,7 @@ BITS = 1 / math.log(2)
 def softmax_cross_entropy(
     backend: Backend, logits: Array, targets: Array, ignore_index: int | None = None, *, overwrite: bool = False
 ) -> tuple[Array, Array]:
-    """Mean of -log softmax(logits)[target] over all targets that count.
+    """Compute the mean of -log softmax(logits)[target] over all targets that count, and its gradient.
 
     Parameters
     ----------
@@ -63,19 +63,19 @@ def softmax_cross_entropy(
 
 
 def mean_squared(backend: Backend, prediction: Array, target: Array) -> tuple[Array, Array]:
-    """Mean of (prediction - target)^2 over all elements, and its gradient, shaped like `prediction`."""
+    """Compute the mean of (prediction - target)^2 over all elements, and its gradient, shaped like `prediction`."""
     error = _error(backend, prediction, target)
     return backend.xp.mean(error * error), error * (2 / _count(error))
 
 
 def mean_absolute(backend: Backend, prediction: Array, target: Array) -> tuple[Array, Array]:
-    """Mean of |prediction - target| over all elements; the gradient is 0 where they are equal."""
+    """Compute the mean of |prediction - target| over all elements; the gradient is 0 where they are equal."""
     error = _error(backend, prediction, target)
     return backend.xp.mean(backend.xp.abs(error)), backend.xp.sign(error) / _count(error)
 
 
 def huber(backend: Backend, prediction: Array, target: Array, delta: float = 1.0) -> tuple[Array, Array]:
-    """Mean of e^2/2 where |e| <= delta, else delta (|e| - delta/2) (P. Huber, 1964), and its gradient."""
+    """Compute the mean of e^2/2 where |e| <= delta, else delta (|e| - delta/2) (P. Huber, 1964), and its gradient."""
     if not delta > 0:
         raise InputError(f"delta is {delta!r}; expected a number above 0")
     error = _error(backend, prediction, target)
@@ -88,7 +88,7 @@ REGRESSION = {"mse": mean_squared, "mae": mean_absolute, "huber": huber}
 
 
 def _error(backend: Backend, prediction: Array, target: Array) -> Array:
-    """Difference of two arrays after checking that they match."""
+    """Return the difference of two arrays after checking that they match."""
     prediction = backend.require("prediction", prediction, any_shape(prediction))
     target = backend.require("target", target, tuple(prediction.shape))
     if target.dtype != prediction.dtype:
@@ -101,7 +101,7 @@ def _error(backend: Backend, prediction: Array, target: Array) -> Array:
 
 
 def _is_float(array: Array) -> bool:
-    """Whether an array holds floating-point numbers, by name: namespaces don't know bfloat16."""
+    """Return whether an array holds floating-point numbers, by name: namespaces don't know bfloat16."""
     return str(array.dtype).rpartition(".")[2].startswith(("float", "bfloat", ">f", "<f"))
 
 

@@ -83,7 +83,7 @@ class Tape:
             )
 
     def spend(self) -> None:
-        """`check`, and say that backward begins: all that it was given fits."""
+        """Run `check`, and say that backward begins: all that it was given fits."""
         self.check()
         self._values, self._spent, self._guarded, self._changed = None, True, {}, None
 
@@ -149,7 +149,7 @@ class Layer:
         return twin
 
     def rounded(self) -> Self:
-        """Return this layer as it is now, its weights in `dtype`, for one forward call and the backward call after it.
+        """Return this layer as it is now, its weights in `dtype`, for one forward call and the backward that follows.
 
         A twin with the arrays that `params` has at this time, or with 16-bit copies of the matrices that products take.
         Here, and nowhere else, are parameters rounded.
@@ -177,7 +177,7 @@ class Layer:
 
 
 def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
-    """What `change` gives for a value; where that is the value itself, one made of what it gives for its parts."""
+    """Return what `change` gives for a value; where that is the value itself, what it makes of its parts."""
     if (other := change(value)) is not value:
         return other
     if isinstance(value, tuple | list):
@@ -252,7 +252,7 @@ def check_seed(seed: Any, name: str = "seed") -> tuple[int, ...]:
 
 
 def training_seed(seed: Any) -> tuple[int, ...] | None:
-    """Return `check_seed` of a seed that is given while training; None, in evaluation, stays None."""
+    """Check a seed that is given while training, as `check_seed`; None, in evaluation, stays None."""
     return None if seed is None else check_seed(seed)
 
 

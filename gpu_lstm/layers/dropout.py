@@ -26,7 +26,7 @@ class Dropout(Layer):
         self.p = check_probability("p", p)
 
     def forward(self, x: Array, seed: int | tuple[int, ...] | None = None) -> tuple[Array, Tape]:
-        """Drop elements of x, of any shape; a seed of None means evaluation: x itself comes back."""
+        """Return drop elements of x, of any shape; a seed of None means evaluation: x itself comes back."""
         x = self.backend.require("x", x, any_shape(x), self.dtype)
         seed = training_seed(seed)
         if seed is None or self.p == 0:

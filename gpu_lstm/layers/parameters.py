@@ -111,7 +111,7 @@ class Parameters(MutableMapping[str, Array]):
             self._places[name][0] = array
 
     def _fitting(self, name: str, value: Any) -> Array:
-        """What is kept of a value."""
+        """Return what is kept of a value."""
         if name not in self._places:
             raise InputError(f"{name!r} is no parameter; expected one of {', '.join(self)}")
         (now, shape), backend = self._places[name], self.backend

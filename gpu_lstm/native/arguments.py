@@ -83,8 +83,9 @@ class Argument:
         Raises
         ------
         InputError
-            It has another shape, is no plain array, has a dtype that another can't stand for, has a number that is no
-            place in another array, or is to be written and has another dtype, gaps, an odd address or no permission to.
+            The array has another shape, is no plain one, has a dtype that another can't stand for, or a number that is
+            no place in another array; or it is to be written and has another dtype, gaps, an odd address, or is
+            read-only.
         """
         if array is None and self.optional:
             return None

@@ -362,7 +362,7 @@ def require_whole(name: str, array: Any) -> None:
     Raises
     ------
     InputError
-        It is one of those.
+        The array has gaps, or is misaligned.
     """
     if not array.flags.c_contiguous:
         raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")
@@ -436,7 +436,7 @@ def read_text(path: PurePosixPath | str) -> str:
     Raises
     ------
     BackendError
-        It is not where the package was installed.
+        The file is not where the package was installed.
     """
     try:
         text: str = _folder().joinpath(str(path)).read_text(encoding="utf-8")

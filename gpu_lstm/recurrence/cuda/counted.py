@@ -14,82 +14,29 @@ from typing import Any
 from gpu_lstm.native import kernels
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a block does in a step for a tile of sequences.
-
-    Attributes
-    ----------
-    warps, multiplying : int
-        All, and those that have a part of the product.
-    chunks, read_again : int
-        Of 64 bytes of k that its warps multiply, each for rows of its own, all together; and those whose weights lie in
-        shared memory.
-    cells : int
-        32 each.
-    parts : int
-        Of k, that each cell adds up.
-    gathered : int
-        Packs of 16 bytes of dz, 32 each, that the block puts into shared memory first.
-    """
-
-    warps: int
-    multiplying: int
-    chunks: int
-    read_again: int
-    cells: int
-    parts: int
-    gathered: int
-
-    @property
-    def of_product(self) -> tuple[int, ...]:
-        """How often there is what `Counted.product` and `Counted.turns` are of."""
-        return self.warps, self.multiplying, self.chunks, self.read_again
-
-    @property
-    def of_all_else(self) -> tuple[int, ...]:
-        """How often there is what `Counted.cells` is of."""
-        return self.warps, self.cells, self.cells * self.parts, self.gathered
-
-
 Four = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What one instance of the sequence kernels takes.
+    """What one instance of the sequence kernels takes in a step, for a tile of sequences.
 
     Attributes
     ----------
     product : tuple of four floats
-        Instructions of the product: of each warp, more of each that has a part of it, of each chunk, and more of each
-        that is read again.
+        Instructions of the product: of each warp, more of each that multiplies, of each chunk, more of each that is
+        read again; `gpu_lstm.recurrence.cuda.costs` says how many of these there are.
     turns : tuple of four floats
         Cycles that the way to and from shared memory is busy, likewise: turns of its banks, shuffles, and what comes
         through it from L2.
     cells : tuple of four floats
-        Instructions of all else: of each warp, of each 32 cells, of those for each of their parts, and of `gathered`.
+        Instructions of all else: of each warp, of each 32 cells, of those for each part of k, and of each 32 packs of
+        dz that are put into shared memory first.
     """
 
     product: Four
     turns: Four
     cells: Four
-
-    def product_of(self, work: Work) -> float:
-        """Instructions of the product."""
-        return _sum(self.product, work.of_product)
-
-    def turns_of(self, work: Work) -> float:
-        """Cycles that shared memory is busy."""
-        return _sum(self.turns, work.of_product)
-
-    def cells_of(self, work: Work) -> float:
-        """Instructions of all else."""
-        return _sum(self.cells, work.of_all_else)
-
-
-def _sum(each: tuple[float, ...], how_often: tuple[int, ...]) -> float:
-    return sum(one * times for one, times in zip(each, how_often, strict=True))
 
 
 ALIKE = {"bfloat16": "float16"}

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
-from gpu_lstm.layers.options import Options
+from gpu_lstm.layers.options import Given, Options
 from gpu_lstm.recurrence.plan import _RUNS, TIERS
 from gpu_lstm.recurrence.variant import OPTIONS
 
@@ -27,6 +28,17 @@ def rows() -> Iterator[tuple[str, list[str]]]:
 def test_the_table_of_variants_has_every_option_once():
     names = [name for name, _ in rows()]
     assert sorted(names) == sorted([*(f.name for f in fields(Options)), "resets"])
+
+
+def test_the_table_of_variants_says_what_the_options_rows_say():
+    said = dict(rows())
+    for row in fields(Options):
+        expected = [row.metadata[name] for name in ("about", "source", "equation", "parameters")]
+        assert said[row.name][1:5] == expected, f"{row.name}: the page differs from gpu_lstm/layers/options.py"
+
+
+def test_the_options_have_their_types_in_signatures():
+    assert get_type_hints(Given) == get_type_hints(Options)
 
 
 @pytest.mark.parametrize("name, cells", list(rows()), ids=lambda value: value if isinstance(value, str) else "")

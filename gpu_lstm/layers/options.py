@@ -1,11 +1,11 @@
-"""The options of the LSTM family: their values, checked, and what follows from them for parameters and tiers."""
+"""The options of the LSTM family: a row each, from which follow their checks, the words of a command line and docs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -13,9 +13,77 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.recurrence.variant import OPTIONS
 
 
+class Kind(NamedTuple):
+    """What values an option takes, in words and as a check, and how a command line's text is read."""
+
+    expected: str
+    fits: Callable[[Any], bool]
+    read: Callable[[str], Any]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(least: int) -> Kind:
+    def fits(value: Any) -> bool:
+        return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
+
+    return Kind(f"a whole number of at least {least}", fits, int)
+
+
+_SWITCH = Kind(
+    "True or False",
+    lambda value: isinstance(value, bool),
+    lambda text: {"": True, "true": True, "false": False}.get(text.lower(), text),
+)
+_PROBABILITY = Kind("a probability in [0, 1)", lambda value: _is_number(value) and 0 <= value < 1, float)
+_LIMIT = Kind(
+    "a number above 0, or None", lambda value: value is None or (_is_number(value) and 0 < value < math.inf), float
+)
+
+
+def _row(kind: Kind, default: Any, about: str, equation: str = "", source: str = "", parameters: str = "") -> Any:
+    """An option.
+
+    Parameters
+    ----------
+    kind : Kind
+    default
+        With which the LSTM is the plain one, which h', c' = the state before the step and s = the sigmoid describe.
+    about, equation, source, parameters : str
+        Its name in words, what it changes, where it is from, and the parameters that a layer has more: what
+        docs/variants.md says of it.
+    """
+    metadata = {"kind": kind, "about": about, "equation": equation, "source": source, "parameters": parameters}
+    return field(default=default, metadata=metadata)
+
+
+class Given(TypedDict, total=False):
+    """The options' types, for signatures that end in ``**options: Unpack[Given]``."""
+
+    bias: bool
+    proj_size: int
+    peepholes: bool
+    coupled: bool
+    hard_sigmoid: bool
+    clip: float | None
+    cell_clip: float | None
+    layer_norm: bool
+    zoneout_h: float
+    zoneout_c: float
+    input_dropout: float
+    recurrent_dropout: float
+    weight_dropout: float
+    residual: bool
+    learn_state: bool
+    cells: bool
+    heads: int
+
+
 @dataclass(frozen=True)
 class Options:
-    """What `gpu_lstm.LSTM` takes beyond sizes; see there. All off by default, as in the plain LSTM.
+    """What `gpu_lstm.LSTM` takes beyond sizes, a row an option. All are off by default, as in the plain LSTM.
 
     Raises
     ------
@@ -23,41 +91,61 @@ class Options:
         A value is none that the option takes.
     """
 
-    bias: bool = True
-    proj_size: int = 0
-    peepholes: bool = False
-    coupled: bool = False
-    hard_sigmoid: bool = False
-    clip: float | None = None
-    cell_clip: float | None = None
-    layer_norm: bool = False
-    zoneout_h: float = 0.0
-    zoneout_c: float = 0.0
-    input_dropout: float = 0.0
-    recurrent_dropout: float = 0.0
-    weight_dropout: float = 0.0
-    residual: bool = False
-    learn_state: bool = False
-    cells: bool = False
-    heads: int = 1
+    bias: bool = _row(_SWITCH, True, "no bias", "b = 0", parameters="no `bias`")
+    proj_size: int = _row(
+        _whole(0), 0, "projected LSTM", "h = W_hr (o tanh c)", "Sak et al., Interspeech 2014", "`weight_hr` (P, H)"
+    )
+    peepholes: bool = _row(
+        _SWITCH, False, "peephole connections", "i = s(z_i + p_i c'), f = s(z_f + p_f c'), o = s(z_o + p_o c)",
+        "Gers, Schmidhuber, IJCNN 2000", "`peephole` (3, H)",
+    )  # fmt: skip
+    coupled: bool = _row(_SWITCH, False, "coupled input and forget gate", "f = 1 - i", "Greff et al., 2015")
+    hard_sigmoid: bool = _row(
+        _SWITCH, False, "hard sigmoid", "s(z) = min(max(z/5 + 1/2, 0), 1)", "Courbariaux et al., 2015"
+    )
+    clip: float | None = _row(
+        _LIMIT, None, "clipped gates", "z of the gates, with the peepholes' terms, limited to ±a",
+        "ONNX, operator LSTM, as ONNX Runtime has it",
+    )  # fmt: skip
+    cell_clip: float | None = _row(_LIMIT, None, "cell clipping", "c limited to ±a", "Sak et al., 2014")
+    layer_norm: bool = _row(
+        _SWITCH, False, "layer-normalised LSTM",
+        "z = N(x W_ih^T) g_ih + N(h' W_hh^T) g_hh + b, h = o tanh(N(c) g_c + b_c)", "Ba et al., 2016, eq. 20-22",
+        "`gain_ih`, `gain_hh` (4H), `gain_c`, `shift_c` (H)",
+    )  # fmt: skip
+    zoneout_h: float = _row(
+        _PROBABILITY, 0.0, "zoneout", "h keeps elements of h' with probability p", "Krueger et al., 2016, eq. 5, 6"
+    )
+    zoneout_c: float = _row(
+        _PROBABILITY, 0.0, "zoneout", "c keeps elements of c' with probability p; h takes the new c",
+        "Krueger et al., 2016, eq. 5, 6",
+    )  # fmt: skip
+    input_dropout: float = _row(
+        _PROBABILITY, 0.0, "variational dropout", "one mask on x for all steps", "Gal, Ghahramani, 2016"
+    )
+    recurrent_dropout: float = _row(
+        _PROBABILITY, 0.0, "variational dropout", "one mask on the h' of W_hh h' for all steps", "Gal, Ghahramani, 2016"
+    )
+    weight_dropout: float = _row(
+        _PROBABILITY, 0.0, "DropConnect", "one mask on W_hh for all steps", "Merity et al., 2017"
+    )
+    residual: bool = _row(
+        _SWITCH, False, "residual connections", "a layer above the first adds its input", "Kim et al., Interspeech 2017"
+    )
+    learn_state: bool = _row(
+        _SWITCH, False, "learned initial state", "h_0, c_0 where none is given", parameters="`h0` (H), `c0` (H)"
+    )
+    cells: bool = _row(_SWITCH, False, "c of every step, and gradients into it", "y = (h, c)")
+    heads: int = _row(
+        _whole(1), 1, "block-diagonal recurrence", "each group of H/n units sees its own h'",
+        "Kuchaiev, Ginsburg, 2017", "`weight_hh` (4H, H/n)",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in ("bias", "peepholes", "coupled", "hard_sigmoid", "layer_norm", "residual", "learn_state", "cells"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is {getattr(self, name)!r}; expected True or False")
-        for name in ("zoneout_h", "zoneout_c", "input_dropout", "recurrent_dropout", "weight_dropout"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-                raise InputError(f"{name} is {value!r}; expected a probability in [0, 1)")
-        for name in ("clip", "cell_clip"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (number and 0 < value < math.inf):
-                raise InputError(f"{name} is {value!r}; expected a number above 0, or None")
-        for name, least in (("proj_size", 0), ("heads", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"{name} is {value!r}; expected a whole number of at least {least}")
+        for row in fields(self):
+            value, kind = getattr(self, row.name), row.metadata["kind"]
+            if not kind.fits(value):
+                raise InputError(f"{row.name} is {value!r}; expected {kind.expected}")
 
     @classmethod
     def of(cls, named: Mapping[str, Any]) -> Options:
@@ -68,7 +156,7 @@ class Options:
         InputError
             One has no such name or value.
         """
-        known = [f.name for f in fields(cls)]
+        known = [row.name for row in fields(cls)]
         for name in named:
             if name not in known:
                 raise InputError(f"{name!r} is no option of the LSTM; expected one of {', '.join(known)}")
@@ -84,25 +172,23 @@ class Options:
             A word is none.
         """
         named: dict[str, Any] = {}
-        defaults = {f.name: f.default for f in fields(cls)}
+        kinds = {row.name: row.metadata["kind"] for row in fields(cls)}
         for word in words:
             name, equals, text = word.partition("=")
-            default = defaults.get(name)
-            if isinstance(default, bool):
-                value: Any = {"": True, "true": True, "false": False}.get(text.lower(), text)
-            elif not equals:
-                value = None
-            else:
-                kinds = (int,) if isinstance(default, int) else (float,)
-                try:
-                    value = kinds[0](text)
-                except ValueError:
-                    value = text
-            if name in defaults and value is None:
+            kind = kinds.get(name, _SWITCH)
+            if not equals and kind is not _SWITCH:
                 raise InputError(f"{name} has no value; expected {name}=NUMBER")
-            named[name] = value
+            try:
+                named[name] = kind.read(text)
+            except ValueError:
+                named[name] = text
         cls.of(named)
         return named
+
+    @classmethod
+    def words(cls) -> str:
+        """The words that `parse` takes, for a command line's help."""
+        return ", ".join(row.name if row.metadata["kind"] is _SWITCH else f"{row.name}=NUMBER" for row in fields(cls))
 
     def check_sizes(self, hidden_size: int, num_layers: int, forget_bias: float | None) -> None:
         """Refuse what doesn't go together.
@@ -126,7 +212,7 @@ class Options:
 
     def on(self) -> dict[str, Any]:
         """The options that differ from their defaults."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {row.name: getattr(self, row.name) for row in fields(self) if getattr(self, row.name) != row.default}
 
     def recurrent(self) -> frozenset[str]:
         """Those of them that change the recurrence, which a tier must take."""

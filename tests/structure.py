@@ -1,0 +1,420 @@
+"""The code's structure, counted: `python -m tests.structure` prints it, `test_structure.py` holds it to `BOUNDS`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import io
+import re
+import sys
+import tempfile
+import tokenize
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from types import CodeType, FrameType
+
+ROOT = Path(__file__).resolve().parents[1]
+
+BOUNDS = {
+    "methods of Backend": 12,
+    "lines of a file": 500,
+    "lines of a class": 350,
+    "lines of a function": 60,
+    "complexity of a function": 15,
+    "code files that name the newest option": 5,
+    "lines of Python on the reading path": 4000,
+    "lines of C++ on the reading path": 1500,
+}
+"""The most that each may be. A function counts without its docstring; its complexity is T. McCabe's, as ruff's C901."""
+
+FLOORS = (
+    ("errors", "page"),
+    ("backend", "native", "data"),
+    ("ops",),
+    ("recurrence",),
+    ("layers", "losses", "optimizers", "schedules"),
+    ("models",),
+    ("training",),
+    ("bench", "interop", "inspect", "teaching", "checks"),
+    ("cli",),
+)
+"""Rooms of gpu_lstm, from the ground up: a module imports from its own floor and from those below, in no circle."""
+
+KNOWS_ITS_BACKEND = ("backend", "native", "ops", "recurrence")
+"""Rooms that may ask which backend they have."""
+
+ASKS = (
+    r"isinstance\(.*\w*Backend\b|(\w+\.)*kernels (==|!=|in|not in) |(\w+\.)*startswith\(['\"]cupy|(typing\.)?cast\("
+    r"|(get|has)attr\((\w+\.)*_?(backend|tier|plan|ops)\b"
+)
+"""How a call or a comparison begins that asks: for a class, a name, an attribute that only some have."""
+
+READING_PATH: tuple[str, ...] = (
+    "gpu_lstm/recurrence/reference.py",
+    "gpu_lstm/recurrence/problem.py",
+    "gpu_lstm/cli/__init__.py",
+    "gpu_lstm/cli/train.py",
+    "gpu_lstm/training/loop.py",
+    "gpu_lstm/training/steps.py",
+    "gpu_lstm/training/tasks.py",
+    "gpu_lstm/training/loss_scale.py",
+    "gpu_lstm/training/tensorboard.py",
+    "gpu_lstm/data/loader.py",
+    "gpu_lstm/models/language.py",
+    "gpu_lstm/models/base.py",
+    "gpu_lstm/layers/base.py",
+    "gpu_lstm/layers/parameters.py",
+    "gpu_lstm/layers/embedding.py",
+    "gpu_lstm/layers/dropout.py",
+    "gpu_lstm/layers/lstm.py",
+    "gpu_lstm/recurrence/together.py",
+    "gpu_lstm/recurrence/starts.py",
+    "gpu_lstm/recurrence/cpu.py",
+    "gpu_lstm/layers/linear.py",
+    "gpu_lstm/losses.py",
+    "gpu_lstm/optimizers.py",
+    "gpu_lstm/schedules.py",
+    "gpu_lstm/errors.py",
+    "gpu_lstm/backend/base.py",
+    "gpu_lstm/backend/numpy_backend.py",
+    "gpu_lstm/backend/graph.py",
+    "gpu_lstm/native/compiled.py",
+    "gpu_lstm/native/entries.py",
+    "gpu_lstm/native/pool.py",
+    "kernels/cell/lstm_cell.h",
+    "kernels/cpu/recurrence.h",
+    "kernels/cpu/lstm_cpu.cpp",
+    "kernels/cpu/training.h",
+    "kernels/cpu/team.h",
+    "kernels/cpu/scratch.h",
+)
+"""A training step of `gpu-lstm train text` with the plain LSTM on a CPU, in reading order: what README.md lists."""
+
+MEASURING, MEASURED = ("gpu_lstm/bench", "benchmarks"), ("gpu_lstm/recurrence", "gpu_lstm/ops", "gpu_lstm/layers")
+
+CODE = (".py", ".h", ".cuh", ".cpp", ".cu")
+
+
+@dataclass(frozen=True)
+class Sized:
+    """Something of some size, and where it stands."""
+
+    size: int
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.size:6,}  {self.where}"
+
+
+def lines(path: Path) -> int:
+    """Return the lines of a file, as `wc -l` counts them."""
+    return path.read_bytes().count(b"\n")
+
+
+def complexity(body: list[ast.stmt]) -> int:
+    """Return how many ways there are through statements, less one: McCabe's number as ruff's rule C901 counts it."""
+    found = 0
+    for statement in body:
+        match statement:
+            case (
+                ast.If(body=then, orelse=other) | ast.For(body=then, orelse=other) | ast.While(body=then, orelse=other)
+            ):
+                found += 1 + complexity(then) + complexity(other)
+            case ast.Try(body=tried, handlers=handlers, orelse=other, finalbody=last):
+                found += complexity(tried) + bool(other) + complexity(other) + complexity(last)
+                found += sum(1 + complexity(handler.body) for handler in handlers)
+            case ast.With(body=inner):
+                found += complexity(inner)
+            case ast.Match(cases=cases):
+                found += sum(1 + complexity(case.body) for case in cases)
+                pattern = cases[-1].pattern
+                found -= cases[-1].guard is None and isinstance(pattern, ast.MatchAs) and pattern.pattern is None
+            case ast.FunctionDef(body=inner):
+                found += 1 + complexity(inner)
+            case ast.ClassDef(body=inner):
+                found += complexity(inner)
+    return found
+
+
+def docstring_lines(node: ast.FunctionDef | ast.ClassDef) -> int:
+    """Return the lines that a definition's docstring takes."""
+    first = node.body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        return (first.end_lineno or first.lineno) - first.lineno + 1
+    return 0
+
+
+@dataclass(frozen=True)
+class Module:
+    """A Python file of gpu_lstm, parsed."""
+
+    path: str
+    text: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The file's syntax tree."""
+        return ast.parse(self.text)
+
+    @property
+    def name(self) -> str:
+        """The dotted name by which it is imported."""
+        return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+    @property
+    def room(self) -> str:
+        """The part of gpu_lstm that it belongs to, "" for the package's own front."""
+        return self.name.split(".", 2)[1] if "." in self.name else ""
+
+    def definitions(self) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+        """Yield every function and class, inner ones too."""
+        yield from (node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef | ast.ClassDef))
+
+    def imports(self, known: Iterable[str]) -> set[str]:
+        """Return the modules of `known` that it imports, at its head or within a function."""
+        known, found = set(known), set()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                found |= {name.name for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found |= {one if (one := f"{node.module}.{name.name}") in known else node.module for name in node.names}
+        return found & known - {self.name}
+
+    def words(self) -> set[str]:
+        """Return the names and words in its code and strings; comments and docstrings don't count."""
+        strings = {
+            (node.value.lineno, node.value.col_offset)
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        }
+        found: set[str] = set()
+        for token in tokenize.generate_tokens(io.StringIO(self.text).readline):
+            if token.type in (tokenize.NAME, tokenize.STRING) and token.start not in strings:
+                found |= set(re.findall(r"\w+", token.string))
+        return found
+
+
+def asks_for_a_kind(module: Module) -> Iterator[str]:
+    """Yield where a module asks which backend or tier it has, which rooms above `KNOWS_ITS_BACKEND` must not."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call | ast.Compare) and re.match(ASKS, text := ast.unparse(node)):
+            yield f"{module.path}:{node.lineno}  {text[:90]}"
+
+
+class Structure:
+    """The Python of gpu_lstm and the sources of kernels, of one checkout."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self.root = root
+        files = sorted((root / "gpu_lstm").rglob("*.py"))
+        self.modules = [Module(str(path.relative_to(root)), path.read_text(encoding="utf-8")) for path in files]
+        self.graph = {module.name: module.imports(m.name for m in self.modules) for module in self.modules}
+
+    def files(self) -> list[Sized]:
+        """Return every file's lines, the largest first."""
+        return _largest(Sized(lines(self.root / module.path), module.path) for module in self.modules)
+
+    def sizes(self, kind: type[ast.FunctionDef] | type[ast.ClassDef]) -> list[Sized]:
+        """Return the lines of every function or class, the largest first."""
+        return _largest(
+            Sized(
+                (node.end_lineno or 0) - node.lineno + 1 - docstring_lines(node),
+                f"{module.path}:{node.lineno} {node.name}",
+            )
+            for module in self.modules
+            for node in module.definitions()
+            if isinstance(node, kind)
+        )
+
+    def complexities(self) -> list[Sized]:
+        """Return every function's complexity, the largest first."""
+        return _largest(
+            Sized(1 + complexity(node.body), f"{module.path}:{node.lineno} {node.name}")
+            for module in self.modules
+            for node in module.definitions()
+            if isinstance(node, ast.FunctionDef)
+        )
+
+    def backend_methods(self) -> list[str]:
+        """Return the public methods and properties that the class Backend promises."""
+        (backend,) = (node for m in self.modules for node in m.definitions() if node.name == "Backend")
+        return [node.name for node in backend.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
+
+    def climbing(self) -> list[str]:
+        """Return every import of a room on a higher floor."""
+        floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+        floor |= {"": floor["layers"], "__main__": len(FLOORS)}
+        room = {module.name: module.room for module in self.modules}
+        return [
+            f"{name} imports {other}"
+            for name, others in self.graph.items()
+            for other in sorted(others)
+            if floor[room[name]] < floor[room[other]]
+        ]
+
+    def circles(self) -> list[str]:
+        """Return every import whose module, by way of others, imports the one that imports it."""
+        above = {name: self._reached(name) for name in self.graph}
+        return [
+            f"{name} imports {other}"
+            for name, others in self.graph.items()
+            for other in sorted(others)
+            if name in above[other]
+        ]
+
+    def _reached(self, name: str) -> set[str]:
+        found: set[str] = set()
+        ahead = [name]
+        while ahead:
+            new = self.graph[ahead.pop()] - found
+            found |= new
+            ahead += new
+        return found
+
+    def asking(self) -> list[str]:
+        """Return where rooms above recurrence and ops ask which backend it is."""
+        return [
+            where
+            for module in self.modules
+            if module.room not in KNOWS_ITS_BACKEND
+            for where in asks_for_a_kind(module)
+        ]
+
+    def options(self) -> dict[str, list[str]]:
+        """Return, for each option of the LSTM, as their rows go, the files of gpu_lstm and kernels that name it."""
+        from gpu_lstm.layers.options import Options
+
+        words = {module.path: module.words() for module in self.modules}
+        for path in sorted((self.root / "kernels").rglob("*")):
+            if path.suffix in CODE[1:]:
+                text = re.sub(r"//.*|/\*.*?\*/", "", path.read_text(encoding="utf-8"))
+                words[str(path.relative_to(self.root))] = set(re.findall(r"\w+", text))
+        return {f.name: [path for path, found in words.items() if f.name in found] for f in fields(Options)}
+
+    def reading_path(self) -> tuple[int, int]:
+        """Return the lines of Python and of C++ on the reading path."""
+        there = [path for path in READING_PATH if (self.root / path).exists()]
+        sizes = [(path.endswith(".py"), lines(self.root / path)) for path in there]
+        return sum(size for python, size in sizes if python), sum(size for python, size in sizes if not python)
+
+    def of_folders(self, folders: Iterable[str], suffixes: tuple[str, ...] = (".py",)) -> int:
+        """Return the lines of all files under some folders."""
+        paths = (path for folder in folders for path in (self.root / folder).rglob("*"))
+        return sum(lines(path) for path in paths if path.suffix in suffixes)
+
+    def over(self) -> dict[str, list[str]]:
+        """Return all that is over its bound, by what is bounded."""
+        python, cpp = self.reading_path()
+        newest, naming = list(self.options().items())[-1]
+        measuring, measured = self.of_folders(MEASURING), self.of_folders(MEASURED)
+        counts = {
+            "methods of Backend": [Sized(len(self.backend_methods()), ", ".join(self.backend_methods()))],
+            "lines of a file": self.files(),
+            "lines of a class": self.sizes(ast.ClassDef),
+            "lines of a function": self.sizes(ast.FunctionDef),
+            "complexity of a function": self.complexities(),
+            "code files that name the newest option": [Sized(len(naming), f"{newest}: {', '.join(naming)}")],
+            "lines of Python on the reading path": [Sized(python, "")],
+            "lines of C++ on the reading path": [Sized(cpp, "")],
+        }
+        found = {what: [str(one) for one in counts[what] if one.size > most] for what, most in BOUNDS.items()}
+        found["imports that climb"] = self.climbing()
+        found["files of the reading path that are gone"] = [p for p in READING_PATH if not (self.root / p).exists()]
+        found["imports in a circle"] = self.circles()
+        found["asks for a backend's kind"] = self.asking()
+        found["measuring is larger than what it measures"] = [f"{measuring:,} > {measured:,}"] * (measuring > measured)
+        return found
+
+
+def walked(folder: Path) -> dict[str, set[str]]:
+    """Return the files that one step of `gpu-lstm train text` goes through, on a CPU, and the functions it enters.
+
+    A step lasts from one call of the model's loss to the next; the frames from the command down to it belong to it.
+    What the thread that makes batches ahead enters isn't seen.
+    """
+    from gpu_lstm.cli import main as command
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 400, encoding="utf-8")
+    found: dict[str, set[str]] = {}
+    losses = 0
+
+    def enter(frame: FrameType | None, event: str, _: object) -> None:
+        nonlocal losses
+        if event != "call" or frame is None or losses > 2:
+            return
+        losses += frame.f_code.co_qualname == "LanguageModel.loss"
+        outer = frame if losses == 2 and not found else None
+        while outer:
+            note(outer.f_code)
+            outer = outer.f_back
+        if losses == 2:
+            note(frame.f_code)
+
+    def note(code: CodeType) -> None:
+        path = Path(code.co_filename)
+        if path.is_relative_to(ROOT / "gpu_lstm"):
+            found.setdefault(str(path.relative_to(ROOT)), set()).add(code.co_qualname)
+
+    words = f"train text {folder}/text.txt --out {folder}/run --epochs 1 --hidden-size 16 --batch 8 --backend numpy"
+    sys.setprofile(enter)
+    try:
+        command(words.split())
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+def _largest(sized: Iterable[Sized]) -> list[Sized]:
+    return sorted(sized, key=lambda one: (-one.size, one.where))
+
+
+def report(structure: Structure) -> Iterator[str]:
+    """Yield the lines of the report."""
+    methods = structure.backend_methods()
+    yield f"methods of Backend          {len(methods):6}  {' '.join(methods)}"
+    yield f"largest file                {structure.files()[0]}"
+    yield f"largest class               {structure.sizes(ast.ClassDef)[0]}"
+    yield f"largest function            {structure.sizes(ast.FunctionDef)[0]}"
+    yield f"largest complexity          {structure.complexities()[0]}"
+    yield f"imports that climb          {len(structure.climbing()):6}"
+    yield f"imports in a circle         {len(structure.circles()):6}"
+    yield f"questions about the backend {len(structure.asking()):6}"
+    options = structure.options()
+    for name, files in options.items():
+        yield f"code files that name {name:17}{len(files):3}"
+    yield "lines on the reading path   {:6,} of Python, {:,} of C++".format(*structure.reading_path())
+    measuring, measured = structure.of_folders(MEASURING), structure.of_folders(MEASURED)
+    yield f"lines that measure          {measuring:6,}  what they measure {measured:,}"
+    cpp = structure.of_folders(["kernels"], CODE[1:])
+    yield f"lines of Python, gpu_lstm   {structure.of_folders(['gpu_lstm']):6,}  C++ and CUDA, kernels {cpp:,}"
+
+
+def main() -> None:
+    """Print the report, or what is over its bound."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--over", action="store_true", help="only what is over its bound")
+    parser.add_argument("--walk", action="store_true", help="the files that a training step goes through, too")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to look at")
+    given = parser.parse_args()
+    structure = Structure(given.root)
+    if not given.over:
+        print("\n".join(report(structure)), end="\n\n")
+    if given.walk:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            step = walked(Path(folder))
+        for path, functions in step.items():
+            here = "" if path in READING_PATH else "  not in READING_PATH"
+            print(f"{lines(given.root / path):6,}  {path:40}{len(functions):3} functions{here}")
+        print(f"{sum(lines(given.root / path) for path in step):6,}  in all {len(step)} files\n")
+    for what, places in structure.over().items():
+        if places:
+            bound = f" (at most {BOUNDS[what]})" if what in BOUNDS else ""
+            print(f"OVER: {what}{bound}", *(f"  {place}" for place in places), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

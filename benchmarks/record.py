@@ -17,19 +17,39 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import need_compiled
 from benchmarks.tables import RESULTS
 from gpu_lstm.training.checkpoint import write_whole
 
-ROUNDS = "9"
+OPTIONS = (
+    *(
+        "peepholes",
+        "coupled",
+        "hard_sigmoid",
+        "clip=3",
+        "cell_clip=3",
+        "proj_size=128",
+        "zoneout_h=0.1",
+        "zoneout_c=0.1",
+    ),
+    *("recurrent_dropout=0.1", "heads=4", "cells", "peepholes proj_size=128 cell_clip=3", "layer_norm"),
+)
+"""Of the LSTM family, each beside the plain LSTM."""
+BENCH = ["-m", "gpu_lstm", "bench", "--backend", "numpy", "--threads", "2"]
+STANDARD = [*BENCH, "--grid", "standard"]
 RECORDS = {
-    "cpu_training_step": ["-m", "benchmarks.compare_torch", "--rounds", ROUNDS],
-    "cpu_reference_tier": ["-m", "benchmarks.compare_torch", "--tier", "reference", "--rounds", ROUNDS],
-    "cpu_off_grid": ["-m", "benchmarks.compare_torch", "--off-grid", "--rounds", ROUNDS],
-    "cpu_model": ["-m", "benchmarks.compare_model", "--rounds", ROUNDS],
-    "cpu_peers": ["-m", "benchmarks.compare_peers", "--all-sizes", "--rounds", ROUNDS],
-    "cpu_variants": ["-m", "benchmarks.compare_variants", "--rounds", ROUNDS],
-    "cpu_module": ["-m", "benchmarks.compare_module", "--rounds", ROUNDS],
-    "cpu_full_grid": ["-m", "gpu_lstm", "bench", "--grid", "full", "--backend", "numpy", "--threads", "2"],
+    "cpu_training_step": [*STANDARD, "--peers", "torch"],
+    "cpu_reference_tier": [*STANDARD, "--peers", "torch", "--tier", "reference", "--no-memory"],
+    "cpu_off_grid": [*BENCH, "--grid", "odd", "--peers", "torch", "--train", "--no-memory"],
+    "cpu_peers": [*STANDARD, "--peers", "onnxruntime,jax", "--no-memory"],
+    "cpu_module": [*STANDARD, "--peers", "torch,module", "--train", "--no-memory"],
+    "cpu_variants": [
+        *(*BENCH, "--grid", "T=64,B=32,D=128,H=256", "--peers", "torch-cell", "--rounds", "9", "--no-memory"),
+        *(word for options in OPTIONS for word in ("--set", *options.split())),
+    ],
+    "cpu_recompute": [*BENCH, "--grid", "T=100000,B=1,D=64,H=256", "--peers", "none", "--train", "--set", "recompute"],
+    "cpu_full_grid": [*BENCH, "--grid", "full"],
+    "cpu_model": ["-m", "benchmarks.model"],
 }
 """Records by name, and the arguments of Python that make them."""
 
@@ -51,7 +71,9 @@ def main() -> None:
     """Record, then make the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(RECORDS), default=list(RECORDS), help="these records only")
-    for name in parser.parse_args().only:
+    only = parser.parse_args().only
+    need_compiled()
+    for name in only:
         make(name, RECORDS[name])
     subprocess.run([sys.executable, "-m", "benchmarks.tables"], check=True)
 

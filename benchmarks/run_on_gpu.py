@@ -32,12 +32,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
-    compare_model,
     graph_on_gpu,
     machine_on_gpu,
     on_gpu,
     right_on_gpu,
     sequence_on_gpu,
+    speed_on_gpu,
     variants_on_gpu,
 )
 from benchmarks.on_gpu import BEGUN, Log, Record, failed
@@ -118,7 +118,7 @@ SECOND: dict[str, Part] = {
     "grid": Part(sequence_on_gpu.over(sequence_on_gpu.grid), "grid", 150),
     "shapes": Part(sequence_on_gpu.over(sequence_on_gpu.shapes), "shapes", 115),
     "options": Part(variants_on_gpu.options, "options", 55),
-    "models": Part(compare_model.on_gpu, "models", 90),
+    "models": Part(speed_on_gpu.models, "models", 90),
     "nccl": Part(waits("training by several processes over NCCL is not built"), "models", 5),
     "sanitizer": Part(right_on_gpu.sanitizer, "sanitizer", LAST),
 }

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from benchmarks.compare_variants import VARIANTS
 from benchmarks.on_gpu import Log, Record
 from benchmarks.sequence_on_gpu import Case, disagreement
 from gpu_lstm.backend import Array, Backend
@@ -20,9 +19,25 @@ from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.layers import LSTM
 from gpu_lstm.recurrence.cuda import onchip
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "peepholes": {"peepholes": True},
+    "coupled": {"coupled": True},
+    "hard_sigmoid": {"hard_sigmoid": True},
+    "clip": {"clip": 3.0},
+    "cell_clip": {"cell_clip": 3.0},
+    "proj_size H/2": {"proj_size": 128},
+    "zoneout_h": {"zoneout_h": 0.1},
+    "zoneout_c": {"zoneout_c": 0.1},
+    "recurrent_dropout": {"recurrent_dropout": 0.1},
+    "heads 4": {"heads": 4},
+    "cells": {"cells": True},
+    "peepholes, projection, clip": {"peepholes": True, "proj_size": 128, "cell_clip": 3.0},
+    "layer_norm": {"layer_norm": True},
+}
 CASES = [Case(256, 64, 512, 512, dtype) for dtype in ("bfloat16", "float32")]
 RESETS = "resets"
-"""Beside the options of `compare_variants.VARIANTS`: an argument of forward."""
+"""Beside `VARIANTS`: an argument of forward."""
 
 
 class Step:

@@ -52,46 +52,8 @@ ASKS = (
 )
 """How a call or a comparison begins that asks: for a class, a name, an attribute that only some have."""
 
-READING_PATH: tuple[str, ...] = (
-    "gpu_lstm/recurrence/reference.py",
-    "gpu_lstm/recurrence/problem.py",
-    "gpu_lstm/cli/__init__.py",
-    "gpu_lstm/cli/train.py",
-    "gpu_lstm/training/loop.py",
-    "gpu_lstm/training/steps.py",
-    "gpu_lstm/training/tasks.py",
-    "gpu_lstm/training/loss_scale.py",
-    "gpu_lstm/training/tensorboard.py",
-    "gpu_lstm/data/loader.py",
-    "gpu_lstm/models/language.py",
-    "gpu_lstm/models/base.py",
-    "gpu_lstm/layers/base.py",
-    "gpu_lstm/layers/parameters.py",
-    "gpu_lstm/layers/embedding.py",
-    "gpu_lstm/layers/dropout.py",
-    "gpu_lstm/layers/lstm.py",
-    "gpu_lstm/recurrence/together.py",
-    "gpu_lstm/recurrence/starts.py",
-    "gpu_lstm/recurrence/cpu.py",
-    "gpu_lstm/layers/linear.py",
-    "gpu_lstm/losses.py",
-    "gpu_lstm/optimizers.py",
-    "gpu_lstm/schedules.py",
-    "gpu_lstm/errors.py",
-    "gpu_lstm/backend/base.py",
-    "gpu_lstm/backend/numpy_backend.py",
-    "gpu_lstm/backend/graph.py",
-    "gpu_lstm/native/compiled.py",
-    "gpu_lstm/native/entries.py",
-    "gpu_lstm/native/pool.py",
-    "kernels/cell/lstm_cell.h",
-    "kernels/cpu/recurrence.h",
-    "kernels/cpu/lstm_cpu.cpp",
-    "kernels/cpu/training.h",
-    "kernels/cpu/team.h",
-    "kernels/cpu/scratch.h",
-)
-"""A training step of `gpu-lstm train text` with the plain LSTM on a CPU, in reading order: what README.md lists."""
+READING_PATH = re.compile(r"(?<=<!-- path -->).*(?=<!-- /path -->)", re.S)
+"""Where README.md lists the files that a training step of the plain LSTM on a CPU goes through, in reading order."""
 
 MEASURING, MEASURED = ("gpu_lstm/bench", "benchmarks"), ("gpu_lstm/recurrence", "gpu_lstm/ops", "gpu_lstm/layers")
 
@@ -294,11 +256,28 @@ class Structure:
                 words[str(path.relative_to(self.root))] = set(re.findall(r"\w+", text))
         return {f.name: [path for path, found in words.items() if f.name in found] for f in fields(Options)}
 
+    @cached_property
+    def path(self) -> dict[str, int]:
+        """Files on the reading path, with the lines that README.md says they have."""
+        listed = READING_PATH.findall((self.root / "README.md").read_text(encoding="utf-8"))[0]
+        return {file: int(said.replace(",", "")) for file, said in re.findall(r"`(\S+)` (\d[\d,]*)\b", listed)}
+
     def reading_path(self) -> tuple[int, int]:
         """Return the lines of Python and of C++ on the reading path."""
-        there = [path for path in READING_PATH if (self.root / path).exists()]
+        there = [path for path in self.path if (self.root / path).exists()]
         sizes = [(path.endswith(".py"), lines(self.root / path)) for path in there]
         return sum(size for python, size in sizes if python), sum(size for python, size in sizes if not python)
+
+    def write_path(self) -> None:
+        """Put the lines that files have into README.md's reading path."""
+        readme = self.root / "README.md"
+        counted = READING_PATH.sub(
+            lambda listed: re.sub(
+                r"`(\S+)` \d[\d,]*\b", lambda one: f"`{one[1]}` {lines(self.root / one[1]):,}", listed[0]
+            ),
+            readme.read_text(encoding="utf-8"),
+        )
+        readme.write_text(counted, encoding="utf-8")
 
     def of_folders(self, folders: Iterable[str], suffixes: tuple[str, ...] = (".py",)) -> int:
         """Return the lines of all files under some folders."""
@@ -322,7 +301,7 @@ class Structure:
         }
         found = {what: [str(one) for one in counts[what] if one.size > most] for what, most in BOUNDS.items()}
         found["imports that climb"] = self.climbing()
-        found["files of the reading path that are gone"] = [p for p in READING_PATH if not (self.root / p).exists()]
+        found["files of the reading path that are gone"] = [p for p in self.path if not (self.root / p).exists()]
         found["imports in a circle"] = self.circles()
         found["asks for a backend's kind"] = self.asking()
         found["measuring is larger than what it measures"] = [f"{measuring:,} > {measured:,}"] * (measuring > measured)
@@ -398,16 +377,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--over", action="store_true", help="only what is over its bound")
     parser.add_argument("--walk", action="store_true", help="the files that a training step goes through, too")
+    parser.add_argument("--write", action="store_true", help="put the lines into README.md's reading path")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to look at")
     given = parser.parse_args()
     structure = Structure(given.root)
+    if given.write:
+        structure.write_path()
     if not given.over:
         print("\n".join(report(structure)), end="\n\n")
     if given.walk:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             step = walked(Path(folder))
         for path, functions in step.items():
-            here = "" if path in READING_PATH else "  not in READING_PATH"
+            here = "" if path in structure.path else "  not on the reading path"
             print(f"{lines(given.root / path):6,}  {path:40}{len(functions):3} functions{here}")
         print(f"{sum(lines(given.root / path) for path in step):6,}  in all {len(step)} files\n")
     for what, places in structure.over().items():

@@ -83,10 +83,8 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(measured):
     others = ["Against the others"] if len(runnable_tiers(NUMPY)) > 1 else []
     assert list(groups) == [
         "Training step: speed", "Inference: speed", *others, "Against the machine",
-        "Where time and memory go", "How cost grows", "Predictions",
+        "Where time and memory go", "How cost grows",
     ]  # fmt: skip
-    charts = [chart for group in content["groups"] for chart in group["charts"]]
-    assert sum(bool(chart.get("prediction")) for chart in charts) == 2
     growth = groups["How cost grows"]
     assert [chart["x"] for chart in growth] == ["hidden size", "batch", "steps"]
     assert all(re.fullmatch(r"-?\d+\.\d\d", series["text"]) for chart in growth for series in chart["series"])
@@ -94,9 +92,8 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(measured):
     assert len(content["table"]) > 14
 
 
-def test_predictions_are_marked_in_every_tip_and_nowhere_else(measured):
-    groups = report.groups_of(record.read(measured), "numpy")
-    for group in groups:
+def test_every_mark_has_a_tip(measured):
+    for group in report.groups_of(record.read(measured), "numpy"):
         for chart in group["charts"]:
             tips = [
                 mark["tip"]
@@ -104,7 +101,30 @@ def test_predictions_are_marked_in_every_tip_and_nowhere_else(measured):
                 for mark in (*part.get("marks", ()), *part.get("bars", ()), *part.get("parts", ()))
             ]
             assert tips
-            assert all(tip.startswith("PREDICTION") == bool(chart.get("prediction")) for tip in tips)
+            assert all(tips)
+
+
+def test_the_summary_is_of_the_medians(measured):
+    found = record.read(measured)
+    ratios = [
+        point["sides"]["reference"]["median"] / point["sides"][point["ours"]]["median"]
+        for point in found["points"]
+        if point["kind"] == "training" and point["ours"] != "reference"
+    ]
+    if not ratios:
+        pytest.skip("the compiled tier is not there")
+    told = found["summary"]["numpy"]["training"]["reference"]
+    assert (told["least"], told["most"], told["sizes"]) == (min(ratios), max(ratios), len(ratios))
+    assert told["least"] <= told["mean"] <= told["most"]
+
+
+def test_options_are_measured_beside_the_plain_layer(here):
+    sets = ["--set", "peepholes", "zoneout_h=0.1", "--set", "num_layers=2", "bidirectional", "--set", "recompute"]
+    assert main(["bench", "--grid", "T=5,B=2,H=4", "--peers", "none", "--rounds", "1", "--out", "o", *sets]) == 0
+    training, inference = record.read(here / "o")["points"]
+    for name in ("peepholes zoneout_h=0.1", "num_layers=2 bidirectional", "recompute"):
+        assert training["sides"][name]["error"] < 1e-4 > inference["sides"][name]["error"]
+        assert name in training["peak_bytes"]
 
 
 def test_the_page_opens_in_a_browser_with_every_chart_drawn(measured, monkeypatch):
@@ -177,7 +197,10 @@ def test_train_and_infer_choose_the_kind(here):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--grid", "huge"], "grid is 'huge'; expected small, full, or sizes"),
+        (["--grid", "huge"], "grid is 'huge'; expected small, full, standard, odd, or sizes"),
+        (["--set", "peepholes", "holes"], "'holes' is no option of the LSTM"),
+        (["--set", "num_layers=0"], "num_layers is '0'; expected num_layers=NUMBER, at least 1"),
+        (["--set", "recompute=1"], "recompute is '1'; expected no value"),
         (["--peers", "torhc"], "peer is 'torhc'; expected none, or some of torch, "),
         (["--backend", "tpu"], "backend is 'tpu'; expected auto, numpy, cupy or cupy:N"),
         (["--out", "file"], "--out file is a file; expected a folder"),

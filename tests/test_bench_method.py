@@ -19,6 +19,8 @@ def test_small_and_full_have_three_or_more_points_on_every_axis():
         for axis in "TBH":
             assert len(grid.line(sizes, axis)) >= 3
     assert set(grid.STANDARD) <= set(grid.named("full")[0])
+    assert grid.named("standard")[0] == grid.STANDARD
+    assert grid.named("odd") == (grid.ODD, 9)
 
 
 def test_a_grid_of_axes_is_their_product():
@@ -55,6 +57,11 @@ def test_sides_take_turns_and_each_timed_step_follows_an_untimed_one():
     assert calls == list("aabb") * 3
     assert {side: len(seconds) for side, seconds in times.items()} == {"a": 3, "b": 3}
     assert patience.waits == 6
+
+
+def test_there_is_one_round_at_least_and_no_more_than_enough():
+    times = method.interleave({"a": lambda: None}, 9, method.Patience(0), enough=lambda: True)
+    assert len(times["a"]) == 1
 
 
 def test_each_side_is_timed_by_its_own_clock():
@@ -112,7 +119,7 @@ def test_device_clock_overwrites_the_cache_then_times_between_events():
 
 def test_the_clock_of_a_cpu_side_and_of_a_side_with_its_own_stream_is_the_wall():
     assert isinstance(method.clock_for(NUMPY), method.WallClock)
-    gpu = SimpleNamespace(name="cupy:0", synchronize=lambda: None)
+    gpu = SimpleNamespace(describe=lambda: {"cuda": "12"}, synchronize=lambda: None)
     assert isinstance(method.clock_for(gpu, own_stream=True), method.WallClock)
 
 

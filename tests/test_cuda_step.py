@@ -444,8 +444,8 @@ def test_the_launches_of_a_step_grow_by_four_for_each_time_step_and_layer_or_not
 
 def test_a_run_of_the_training_loop_equals_that_on_numpy(cuda, tmp_path):
     pytest.importorskip("safetensors", reason="safetensors is not installed")
+    from gpu_lstm.training import Run, Settings
     from gpu_lstm.training.folder import read_log
-    from gpu_lstm.training.loop import Run, Settings
     from gpu_lstm.training.tasks import TextTask
 
     tokens = np.random.default_rng(1).integers(0, 6, 200)

@@ -33,7 +33,7 @@ def benchmark(name):
         os.environ.update(kept)
 
 
-compare_model, gpu_model, tables = map(benchmark, ("compare_model", "gpu_model", "tables"))
+model, gpu_model, speed_on_gpu, tables = map(benchmark, ("model", "gpu_model", "speed_on_gpu", "tables"))
 machine_on_gpu, on_gpu, right_on_gpu, run_on_gpu, sequence_on_gpu = (
     benchmark(f"{name}on_gpu") for name in ("machine_", "", "right_", "run_", "sequence_")
 )
@@ -409,13 +409,13 @@ def test_models_are_trained_beside_pytorch_in_every_dtype(torch, tmp_path, monke
     pytest.importorskip("ml_dtypes")
     log = on_gpu.Log(tmp_path / "a.json", "models", NUMPY, rehearse=True)
     size = {"embedding_size": 4, "hidden_size": 8, "num_layers": 2}, 2, 4, dtype
-    found = compare_model.gpu_point(NUMPY, log, *size)
-    assert len(found["first_losses"]["ours"]) == len(found["first_losses"]["torch"]) == compare_model.CHECKED_STEPS
+    found = speed_on_gpu.one_model(NUMPY, log, *size)
+    assert len(found["first_losses"]["ours"]) == len(found["first_losses"]["torch"]) == model.CHECKED_STEPS
     assert found["characters_per_second"]["ours"] == pytest.approx(8 / found["seconds"]["ours"]["median"])
-    real = compare_model.torch_training
-    monkeypatch.setattr(compare_model, "torch_training", lambda *task: lambda: 2 * real(*task)())
+    real = model.torch_training
+    monkeypatch.setattr(model, "torch_training", lambda *task: lambda: 2 * real(*task)())
     with pytest.raises(RuntimeError, match="first losses differ"):
-        compare_model.gpu_point(NUMPY, log, *size)
+        speed_on_gpu.one_model(NUMPY, log, *size)
 
 
 def test_lengths_are_unequal_and_the_longest_is_all_steps():

@@ -13,8 +13,9 @@ from gpu_lstm.data.files import Stored
 from gpu_lstm.data.loader import Loader
 from gpu_lstm.data.text import read_text, shuffle_lines
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.training import Settings, Training, tasks
+from gpu_lstm.training import Settings, Training
 from gpu_lstm.training.tasks import TextTask
+from gpu_lstm.training.tasks import text as text_tasks
 from tests.soak import stream
 from tests.support import NUMPY
 from tests.test_training import text_task, train, weights
@@ -185,13 +186,13 @@ def test_no_batch_is_made_beyond_the_last():
 
 @pytest.mark.parametrize("stop_after", [None, 5])
 def test_as_many_epochs_are_shuffled_as_are_trained(monkeypatch, stop_after):
-    shuffled, shuffle = set(), tasks.shuffle_lines
+    shuffled, shuffle = set(), text_tasks.shuffle_lines
 
     def noted(tokens, newline, seed):
         shuffled.add(seed[-1])
         return shuffle(tokens, newline, seed)
 
-    monkeypatch.setattr(tasks, "shuffle_lines", noted)
+    monkeypatch.setattr(text_tasks, "shuffle_lines", noted)
     model = LanguageModel(5, 4, 8, backend=NUMPY)
     task = TextTask(model, np.random.default_rng(0).integers(0, 5, 1000), 8, 16, 0.2, 0, newline=1)
     training = Training(task, Settings(epochs=2, learning_rate=0.01, validations=0))

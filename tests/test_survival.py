@@ -40,7 +40,7 @@ class FullDisk:
 
     def __init__(self, monkeypatch, fail_at):
         self.count, self.fail_at = 0, fail_at
-        for module in (checkpoint, loop, tensorboard):
+        for module in (checkpoint, folder, tensorboard):
             monkeypatch.setattr(module, "open", self.open, raising=False)
         monkeypatch.setattr(os, "fsync", self.failing(lambda file: None))  # a real one is slow on a busy disk
         for name in ("replace", "write"):
@@ -424,7 +424,7 @@ def test_a_first_signal_saves_and_leaves(tmp_path, number):
 
 def test_a_second_signal_leaves_at_once(tmp_path):
     slow = (
-        "import time; from gpu_lstm.cli import main; from gpu_lstm.training.loop import Run\n"
+        "import time; from gpu_lstm.cli import main; from gpu_lstm.training.run import Run\n"
         "Run.save = lambda self: time.sleep(600) if self.step else None\n"
         "main(['train', 'text', 't.txt', '--hidden-size', '8', '--batch', '4', '--epochs', '1000', '--out', 'run',"
         " '--sample-length', '0'])"
@@ -504,9 +504,13 @@ class Broken:
     def __getattr__(self, name):
         return getattr(self.task, name)
 
-    def step(self, number):
-        loss, gradients = self.task.step(number)
-        if number + 1 in self.bad:
+    def begin(self, number):
+        self.number = number
+        return self.task.begin(number)
+
+    def compute(self):
+        loss, gradients = self.task.compute()
+        if self.number + 1 in self.bad:
             gradients[self.parameter][1, 2] = self.value
         return loss, gradients
 
@@ -544,9 +548,9 @@ def test_skipped_steps_survive_a_stop(tmp_path):
 
 def test_a_carried_state_that_is_no_number_does_not_outlive_its_step(tmp_path):
     class Poisoned(Scripted):
-        def step(self, number):
-            loss, gradients = super().step(number)
-            if number + 1 == self.bad_step:
+        def compute(self):
+            loss, gradients = super().compute()
+            if self.number + 1 == self.bad_step:
                 self.task._state[0][...] = math.nan
             return loss, gradients
 
@@ -633,20 +637,20 @@ def test_out_of_memory_releases_what_is_held_names_sizes_and_leaves_all_usable(t
     device = Small()
     for layer in task.model.layers.values():
         layer.backend = device
-    real = task.step
+    real = task.begin
 
-    def step(number):
+    def begin(number):
         if number == 6:
             raise MemoryError("Out of memory allocating 1,234,567 bytes")
         return real(number)
 
-    task.step = step
+    task.begin = begin
     named = r"step 7 ran out of memory: .*1,234,567 bytes \(parameters and gradients \d.* optimizer \d.*\); a smaller"
     with pytest.raises(TrainingError, match=named) as told:
         train(task, tmp_path)
     assert device.released == 1
     assert told.value.__context__ is None
-    task.step = real
+    task.begin = real
     again = text_task()
     _, outcome, _ = train(again, tmp_path, resume=True)
     assert outcome.end == "finished"

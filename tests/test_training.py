@@ -246,9 +246,13 @@ class Scripted:
     def __getattr__(self, name):
         return getattr(self.task, name)
 
-    def step(self, number):
-        loss, gradients = self.task.step(number)
-        return (self.bad if number + 1 == self.bad_step else loss), gradients
+    def begin(self, number):
+        self.number = number
+        return self.task.begin(number)
+
+    def compute(self):
+        loss, gradients = self.task.compute()
+        return (self.bad if self.number + 1 == self.bad_step else loss), gradients
 
     def validate(self):
         return float(self.scores.pop(0)), "scripted"
@@ -478,8 +482,8 @@ def test_every_epoch_takes_every_sequence_once_in_a_new_order():
 def test_series_windows_lie_within_the_training_part_and_reach_its_ends():
     task = series_task(values=np.arange(120.0)[:, None] * [1, 1])
     seen = set()
-    forecaster_loss = task._forecaster.loss
-    task._forecaster.loss = lambda windows, *more: (seen.update(windows().ravel()), forecaster_loss(windows, *more))[1]
+    forecaster_loss = task.model.loss
+    task.model.loss = lambda windows, *more: (seen.update(windows().ravel()), forecaster_loss(windows, *more))[1]
     for number in range(40):
         task.step(number)
     assert (min(seen), max(seen)) == (0, 71)
@@ -547,7 +551,7 @@ def test_bits_per_token_of_an_even_guess():
     task = text_task()
     task.model.params["head.weight"][...] = 0
     task.model.params["head.bias"][...] = 0
-    assert bits_per_token(task._language, task.held_out) == pytest.approx(math.log2(6), abs=1e-6)
+    assert bits_per_token(task.model, task.held_out) == pytest.approx(math.log2(6), abs=1e-6)
 
 
 def test_forecasts_from_origins_know_only_what_came_before():
@@ -555,20 +559,20 @@ def test_forecasts_from_origins_know_only_what_came_before():
     changed = values.copy()
     changed[60:] += 100
     origins = np.array([50, 55, 60])
-    model = task._forecaster
+    model = task.model
     forecast = forecast_from(model, values, origins, 12, block=2)
     assert np.array_equal(forecast, forecast_from(model, changed, origins, 12, block=2))
     np.testing.assert_allclose(forecast[1], model.forecast(values[43:55, None])[:, 0], atol=1e-6)
 
 
 def test_forecasts_near_the_start_know_what_there_is():
-    assert forecast_from(series_task()._forecaster, wave(), np.array([2, 5]), 12).shape == (2, 3, 2)
+    assert forecast_from(series_task().model, wave(), np.array([2, 5]), 12).shape == (2, 3, 2)
 
 
 def test_class_scores_by_value():
     task = classify_task()
     task.model.params["head.weight"][...] = 0
     task.model.params["head.bias"][...] = [0, math.log(3)]
-    loss, accuracy = class_scores(task._classifier, task.data, np.array([0, 1, 3, 5]), block=3)
+    loss, accuracy = class_scores(task.model, task.data, np.array([0, 1, 3, 5]), block=3)
     assert accuracy == 0.75
     assert loss == pytest.approx(-(3 * math.log(0.75) + math.log(0.25)) / 4, abs=1e-6)

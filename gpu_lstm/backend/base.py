@@ -58,7 +58,7 @@ class Backend:
     kernels : str
         Which compiled kernels take its arrays: ``cpu``, ``cuda``, or none.
     least_steps : int
-        Fewest steps that are worth being computed by themselves, see `gpu_lstm.layers.lstm.segments`.
+        Fewest steps that are worth being computed by themselves, see `gpu_lstm.layers.schedule.segments`.
     records : bool
         Whether it has `record`.
     """

@@ -2,12 +2,12 @@
 
 =============  =========================================================================================
 `grid`         the sizes that are measured
-`problem`      one size with its inputs, weights and float64 oracle
-`peers`        each other library, one function; our own tiers
+`problem`      one size and options with its inputs, weights and float64 oracle
+`peers`        each other library, one function; our own tiers, and our LSTM with options
 `method`       how everything is timed: clocks, quiet machine, alternating sides, median and spread
 `threads`      the same number of threads on every side
-`limits`       what a step must cost: operations, bytes, barriers; floors and predictions
-`memory`       what there is, what a step needs by the model, what it took
+`limits`       what a step must cost: operations, bytes, barriers; floors
+`memory`       what there is, and what a step took
 `trace`        the operations of a training step, one by one
 `sweep`        all points of a grid, measured in this order
 `record`       where, when and how; written after every point

@@ -20,12 +20,12 @@ STANDARD: list[Size] = [
     (512, 8, 256, 256),
 ]
 """The sizes that results are quoted at."""
-OFF_GRID: list[tuple[Size, Size]] = [
-    ((64, 31, 128, 125), (64, 32, 128, 128)),
-    ((64, 33, 250, 250), (64, 32, 256, 256)),
-    ((63, 7, 100, 201), (64, 8, 104, 208)),
-]
-"""Sizes that fill no vector register or tile evenly, each with a neighbour that does."""
+ODD: list[Size] = [
+    (64, 31, 128, 125), (64, 32, 128, 128),
+    (64, 33, 250, 250), (64, 32, 256, 256),
+    (63, 7, 100, 201), (64, 8, 104, 208),
+]  # fmt: skip
+"""Sizes that fill no vector register or tile evenly, each before a neighbour that does."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ GRIDS = {
 }
 
 
+LISTS = {"standard": STANDARD, "odd": ODD}
+NAMES = ", ".join([*GRIDS, *LISTS])
+
+
 def named(name: str) -> tuple[list[Size], int]:
-    """Sizes and rounds of ``small``, ``full``, or of axes as in ``B=1,32,T=64,H=128,256``.
+    """Sizes and rounds of a grid by name, or of axes as in ``B=1,32,T=64,H=128,256``.
 
     Raises
     ------
@@ -63,6 +67,8 @@ def named(name: str) -> tuple[list[Size], int]:
         star = GRIDS[name]
         extra = [size for size in STANDARD if size not in star.sizes()] if name == "full" else []
         return star.sizes() + extra, star.rounds
+    if name in LISTS:
+        return LISTS[name], GRIDS["full"].rounds
     return product(parse_axes(name)), GRIDS["small"].rounds
 
 
@@ -74,7 +80,7 @@ def parse_axes(text: str) -> dict[str, list[int]]:
         name, equals, value = part.rpartition("=")
         axis = name.strip().upper() if equals else axis
         if axis not in ("T", "B", "D", "H") or not value.strip().isdecimal() or int(value) < 1:
-            raise InputError(f"grid is {text!r}; expected small, full, or sizes as in B=1,32,T=64,H=128,256")
+            raise InputError(f"grid is {text!r}; expected {NAMES}, or sizes as in B=1,32,T=64,H=128,256")
         if equals and axis in axes:
             raise InputError(f"grid is {text!r}; expected {axis} once, its sizes separated by commas")
         axes.setdefault(axis, []).append(int(value))

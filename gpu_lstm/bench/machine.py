@@ -12,7 +12,7 @@ import numpy as np
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.bench import limits, threads
-from gpu_lstm.bench.method import Patience, clock_for, interleave
+from gpu_lstm.bench.method import Patience, clock_for, interleave, on_gpu
 from gpu_lstm.bench.peers import installed
 from gpu_lstm.native.kernels import ARITHMETIC
 
@@ -43,7 +43,7 @@ class Machine:
 
     def __init__(self, backend: Backend, dtype: str):
         self.backend, self.dtype = backend, dtype
-        self.on_gpu = backend.name.startswith("cupy")
+        self.on_gpu = on_gpu(backend)
         self.product_dtype = dtype if self.on_gpu else ARITHMETIC[dtype]  # what a CPU has in 16 bits it widens first
         self.clock = clock_for(backend)
         self.side = SIDE * (4 if self.on_gpu else 1)

@@ -1,6 +1,6 @@
 """Memory: what the machine has, and what one training step takes at its peak, in a process of its own.
 
-    python -m gpu_lstm.bench.memory SIDE T B D H DTYPE BACKEND      prints bytes
+    python -m gpu_lstm.bench.memory SIDE T B D H DTYPE BACKEND [OPTION ...]      prints bytes
 
 On a CPU the figure is the growth of the peak resident set during the second of two steps (the first, a small one,
 loads libraries and starts threads), so it counts every allocation that was touched, compiled code's too, in pages of
@@ -16,51 +16,55 @@ import gc
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gpu_lstm.backend import Backend, choose
 from gpu_lstm.bench import peers
 from gpu_lstm.bench.grid import Size
-from gpu_lstm.bench.limits import ITEM, step_bytes
-from gpu_lstm.bench.problem import Problem
+from gpu_lstm.bench.limits import ITEM
+from gpu_lstm.bench.problem import Problem, parse_options
 from gpu_lstm.native.pool import POOL
+from gpu_lstm.training.memory import step_of_layer
 
 RESERVE = 0.9
 """Share of the free memory that a step may take."""
 
 
-def needed(size: Size, dtype: str, kind: str) -> float:
+def needed(size: Size, dtype: str) -> float:
     """Bytes that measuring a point takes, by the model: oracle, inputs, and a side that holds three times ours."""
     steps, batch, d, h = size
     data = steps * batch * (d + h) + 2 * 4 * h * (d + h + 1)
-    ours, oracle = (step_bytes(size, ITEM[name], kind)["total"] for name in (dtype, "float64"))
+    ours, oracle = step_of_layer(size, dtype), step_of_layer(size, "float64")
     return max(oracle + 8 * data, 3 * ours + ITEM["float64"] * data + 2 * ITEM[dtype] * data)
 
 
-def obstacle(size: Size, dtype: str, kind: str, backend: Backend) -> str:
+def obstacle(size: Size, dtype: str, backend: Backend) -> str:
     """Why a point can't be measured here for want of memory; empty where it can."""
-    need, have = needed(size, dtype, kind), backend.available()
+    need, have = needed(size, dtype), backend.available()
     if have is None:
         return ""
     return "" if need <= RESERVE * have else f"needs about {need / 1e9:.1f} GB of memory; {have / 1e9:.1f} GB are free"
 
 
-def peak(side: str, size: Size, dtype: str = "float32", backend: str = "numpy") -> int | None:
+def peak(
+    side: str, size: Size, dtype: str = "float32", backend: str = "numpy", options: tuple[str, ...] = ()
+) -> int | None:
     """Bytes that one training step of a side takes at its peak; None where the system doesn't tell."""
-    arguments = [side, *map(str, size), dtype, backend]
+    arguments = [side, *map(str, size), dtype, backend, *options]
     command = [sys.executable, "-m", "gpu_lstm.bench.memory", *arguments]
     result = subprocess.run(command, capture_output=True, text=True)
     return int(result.stdout) if result.returncode == 0 and result.stdout.strip().isdigit() else None
 
 
-def measure(name: str, size: Size, dtype: str, backend: Backend) -> int:
+def measure(name: str, size: Size, dtype: str, backend: Backend, options: tuple[str, ...] = ()) -> int:
     """Growth of this process's peak during one training step."""
     ours = {side.name: side for side in peers.our_sides(backend)}
     side = ours.get(name) or peers.choose([name])[0]
-    problem = Problem(size, "training", dtype, backend)
+    problem = Problem(size, "training", dtype, backend, parse_options(options))
     step = side.make(problem)
-    side.make(Problem((2, 1, *size[2:]), "training", dtype, backend))()  # libraries load and start their threads here
+    side.make(replace(problem, size=(2, 1, *size[2:])))()  # libraries load and start their threads here
     if problem.on_gpu:
         return _gpu_growth(name, step, backend)
     give_back_free_memory()
@@ -108,9 +112,10 @@ def resident(field: str) -> int:
 
 def main() -> None:
     """Measure in this process and write the bytes to standard output."""
-    name, *numbers, dtype, backend = sys.argv[1:]
+    name, *numbers = sys.argv[1:6]
+    dtype, backend, *options = sys.argv[6:]
     steps, batch, d, h = map(int, numbers)
-    sys.stdout.write(f"{measure(name, (steps, batch, d, h), dtype, choose(backend))}\n")
+    sys.stdout.write(f"{measure(name, (steps, batch, d, h), dtype, choose(backend), tuple(options))}\n")
 
 
 if __name__ == "__main__":

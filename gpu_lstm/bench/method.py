@@ -68,9 +68,14 @@ class DeviceClock:
         return float(cuda.get_elapsed_time(begin, end)) / 1e3
 
 
+def on_gpu(backend: Backend) -> bool:
+    """Whether a backend's arrays lie on an NVIDIA GPU."""
+    return "cuda" in backend.describe()
+
+
 def clock_for(backend: Backend, own_stream: bool = False) -> WallClock | DeviceClock:
     """The clock of a side that runs on `backend`'s device; `own_stream` where it doesn't use the current stream."""
-    if not backend.name.startswith("cupy") or own_stream:
+    if not on_gpu(backend) or own_stream:
         return WallClock(backend.synchronize)
     return DeviceClock(backend.xp)
 
@@ -81,7 +86,7 @@ class Patience:
     Parameters
     ----------
     at_most : float
-        Seconds of one wait.
+        Seconds of one wait; 0: it never waits.
     total : float
         Seconds of all waits; when they are spent, each wait is a short look only.
 
@@ -97,6 +102,8 @@ class Patience:
 
     def wait(self) -> None:
         """Sleep until the machine is quiet, or the time is up."""
+        if not self.at_most:
+            return
         self.waits += 1
         begun = time.perf_counter()
         end = begun + min(self.at_most, max(self.left, 0.0))
@@ -133,15 +140,18 @@ def interleave(
     rounds: int,
     patience: Patience | None = None,
     clocks: Mapping[str, Clock] | None = None,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Times:
-    """Seconds of each side's step, `rounds` of them.
+    """Seconds of each side's step, `rounds` of them, or fewer, but one, where there are `enough` before.
 
     The sides take turns. Before each timed step the machine has gone quiet (other processes, and the other sides'
     threads, which spin for a while after their work), and an untimed step has warmed caches and threads.
     """
     patience, wall = patience or Patience(), WallClock()
     times: Times = {side: [] for side in steps}
-    for _ in range(rounds):
+    for number in range(rounds):
+        if number and enough():
+            break
         for side, step in steps.items():
             patience.wait()
             step()
@@ -161,14 +171,3 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
     """How many times as long theirs takes: of the medians, and between the facing and the averted quartiles."""
     a, b = spread(ours), spread(theirs)
     return {"ratio": b["median"] / a["median"], "low": b["low"] / a["high"], "high": b["high"] / a["low"]}
-
-
-def compared(times: Times, ours: str, theirs: str) -> dict[str, Any]:
-    """Two sides of `times`, as a record: all seconds, and how many times faster ours is, medians against each other."""
-    return {"seconds": {"ours": times[ours], "theirs": times[theirs]}, **ratio(times[ours], times[theirs])}
-
-
-def milliseconds(comparison: Mapping[str, Any]) -> tuple[float, float]:
-    """Medians of ours and theirs in a record that `compared` made."""
-    ours, theirs = (statistics.median(values) * 1e3 for values in comparison["seconds"].values())
-    return ours, theirs

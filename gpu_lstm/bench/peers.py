@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from gpu_lstm.backend import DTYPES, Backend
 from gpu_lstm.bench import threads
-from gpu_lstm.bench.problem import KINDS, Problem, Step
+from gpu_lstm.bench.problem import KINDS, Problem, Step, parse_options
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.recurrence import runnable_tiers
 
@@ -42,6 +42,12 @@ class Side:
         ``cpu``, ``gpu``.
     own_stream : bool
         On a GPU it works on streams of its own, so device events of the current stream don't time it.
+    options : tuple of str
+        Words of `gpu_lstm.bench.problem.parse_options`: it computes the LSTM with these, against an oracle of its own.
+    takes : frozenset of str, optional
+        Options of a problem that it has, too, and ``ragged``; all, if not given.
+    rounded : bool
+        Its products are rounded as in 16 bits.
     """
 
     name: str
@@ -52,11 +58,16 @@ class Side:
     dtypes: tuple[str, ...] = ("float32", "float64")
     devices: tuple[str, ...] = ("cpu", "gpu")
     own_stream: bool = False
+    options: tuple[str, ...] = ()
+    takes: frozenset[str] | None = frozenset()
+    rounded: bool = False
 
     def fits(self, problem: Problem) -> bool:
         """Whether this side can compute the problem at all."""
         device = "gpu" if problem.on_gpu else "cpu"
-        return problem.kind in self.kinds and problem.dtype in self.dtypes and device in self.devices
+        asked = {*problem.options, *["ragged"] * problem.ragged}
+        taken = self.takes is None or asked <= self.takes
+        return problem.kind in self.kinds and problem.dtype in self.dtypes and device in self.devices and taken
 
 
 def installed(package: str) -> str | None:
@@ -70,7 +81,20 @@ def installed(package: str) -> str | None:
 def our_sides(backend: Backend, tiers: Iterable[str] | None = None) -> list[Side]:
     """Our tiers on a backend, the fastest first; those named, or all that can run."""
     named = list(reversed(runnable_tiers(backend))) if tiers is None else list(tiers)
-    return [Side(tier, f"gpu_lstm, tier {tier}", partial(Problem.our_step, tier=tier)) for tier in named]
+    return [Side(tier, f"gpu_lstm, tier {tier}", partial(Problem.our_step, tier=tier), takes=None) for tier in named]
+
+
+def our_variant(words: Sequence[str], tier: str = "auto") -> Side:
+    """Our LSTM with these options: what they cost is told beside the plain one.
+
+    Raises
+    ------
+    InputError
+        A word is no option.
+    """
+    parse_options(words)
+    name = " ".join(words)
+    return Side(name, f"gpu_lstm, {name}", partial(Problem.our_step, tier=tier), options=tuple(words), takes=None)
 
 
 def choose(names: Iterable[str] | None) -> list[Side]:
@@ -108,11 +132,11 @@ def _torch() -> Any:
     return torch
 
 
-def _torch_step(problem: Problem, run: Callable[[Any], Any], parameters: dict[str, Any]) -> Step:
+def _torch_step(problem: Problem, run: Callable[[Any], Any], parameters: dict[str, Any], dtype: str = "") -> Step:
     """A step around ``y = run(x)`` whose parameters are leaves with our names."""
     torch = _torch()
-    dtype = getattr(torch, problem.dtype)
-    x = torch.from_numpy(problem.x).to(problem.device, dtype)
+    kind = getattr(torch, dtype or problem.dtype)
+    x = torch.from_numpy(problem.x).to(problem.device, kind)
     if problem.kind == "inference":
 
         def infer() -> dict[str, Any]:
@@ -120,7 +144,7 @@ def _torch_step(problem: Problem, run: Callable[[Any], Any], parameters: dict[st
                 return {"y": run(x)}
 
         return infer
-    dy = torch.from_numpy(problem.dy).to(problem.device, dtype)
+    dy = torch.from_numpy(problem.dy).to(problem.device, kind)
     leaves = {"dx": x.requires_grad_(), **parameters}
 
     def train() -> dict[str, Any]:
@@ -133,19 +157,52 @@ def _torch_step(problem: Problem, run: Callable[[Any], Any], parameters: dict[st
     return train
 
 
-def torch_lstm(problem: Problem) -> Step:
-    """torch.nn.LSTM; cuDNN on a GPU. Its second bias is zero and not trained, as ours has one."""
+def torch_lstm(problem: Problem, dtype: str = "", module: str = "torch.nn") -> Step:
+    """torch.nn.LSTM; cuDNN on a GPU. Its second bias is zero and not trained, as ours has one.
+
+    Sequences of unequal lengths are packed before and padded after, as PyTorch asks for.
+    """
     torch = _torch()
-    dtype = getattr(torch, problem.dtype)
-    lstm: Any = torch.nn.LSTM(problem.size[2], problem.size[3], device=problem.device, dtype=dtype)
-    names = {"weight_ih_l0": "weight_ih_l0", "weight_hh_l0": "weight_hh_l0", "bias_ih_l0": "bias_l0"}
+    more = {"num_layers": 1, **problem.options, "device": problem.device}
+    lstm: Any = importlib.import_module(module).LSTM(*problem.size[2:], **more)
+    lstm.to(getattr(torch, dtype or problem.dtype))
+    leaves = {}
     with torch.no_grad():
-        for theirs, ours in names.items():
-            getattr(lstm, theirs).copy_(torch.from_numpy(problem.weights[ours]))
-        lstm.bias_hh_l0.zero_()
-    lstm.bias_hh_l0.requires_grad_(False)
+        for name, array in problem.weights.items():
+            leaves[name] = getattr(lstm, name.replace("bias_", "bias_ih_"))
+            leaves[name].copy_(torch.from_numpy(array))
+            if name.startswith("bias_"):
+                other = getattr(lstm, name.replace("bias_", "bias_hh_"))
+                other.zero_()
+                other.requires_grad_(False)
     lstm.train(problem.kind == "training")
-    return _torch_step(problem, lambda x: lstm(x)[0], {ours: getattr(lstm, theirs) for theirs, ours in names.items()})
+    rnn, lengths = torch.nn.utils.rnn, None if problem.lengths is None else torch.from_numpy(problem.lengths)
+
+    def run(x: Any) -> Any:
+        if lengths is None:
+            return lstm(x)[0]
+        return rnn.pad_packed_sequence(lstm(rnn.pack_padded_sequence(x, lengths, enforce_sorted=False))[0])[0]
+
+    return _torch_step(problem, run, leaves, dtype)
+
+
+def torch_other(problem: Problem) -> Step:
+    """torch.nn.LSTM in the other of the dtypes of 16 bits: cuDNN has no LSTM in bfloat16."""
+    return torch_lstm(problem, "float16" if problem.dtype == "bfloat16" else "bfloat16")
+
+
+def torch_tf32(problem: Problem) -> Step:
+    """torch.nn.LSTM, products in TF32, which is PyTorch's own default for cuDNN."""
+    step, flags = torch_lstm(problem), _torch().backends.cudnn
+
+    def rounded() -> dict[str, Any]:
+        flags.allow_tf32 = True
+        try:
+            return step()
+        finally:
+            flags.allow_tf32 = False
+
+    return rounded
 
 
 def torch_cell(problem: Problem, compiled: bool = False) -> Step:
@@ -322,21 +379,30 @@ def thinc_lstm(problem: Problem) -> Step:
     return train
 
 
+SHARED = frozenset({"num_layers", "bidirectional", "proj_size", "ragged"})
+"""What `torch.nn.LSTM` has of ours."""
 PEERS = [
-    Side("torch", "torch.nn.LSTM", torch_lstm, ("torch",), dtypes=DTYPES),
+    Side("torch", "torch.nn.LSTM", torch_lstm, ("torch",), dtypes=DTYPES, takes=SHARED),
+    Side(
+        "torch-other-16", "torch.nn.LSTM in the other 16 bits", torch_other, ("torch",), dtypes=DTYPES[2:],
+        devices=("gpu",), takes=SHARED, rounded=True,
+    ),
+    Side(
+        "torch-tf32", "torch.nn.LSTM in TF32", torch_tf32, ("torch",), dtypes=("float32",), devices=("gpu",),
+        takes=SHARED, rounded=True,
+    ),
+    Side(
+        "module", "our LSTM as a module of PyTorch", partial(torch_lstm, module="gpu_lstm.interop.torch"), ("torch",),
+        dtypes=("float32",), devices=("cpu",), takes=SHARED - {"ragged"},
+    ),
     Side("torch-cell", "the cell written by hand in PyTorch", torch_cell, ("torch",)),
     Side("torch-compile", "the same cell under torch.compile", partial(torch_cell, compiled=True), ("torch",)),
     Side(
-        "onnxruntime",
-        "ONNX Runtime's LSTM operator",
-        onnx_runtime,
-        ("onnx", "onnxruntime"),
-        kinds=("inference",),
-        dtypes=("float32",),
-        devices=("cpu",),
+        "onnxruntime", "ONNX Runtime's LSTM operator", onnx_runtime, ("onnx", "onnxruntime"), ("inference",),
+        ("float32",), ("cpu",),
     ),
     Side("jax", "JAX, lax.scan under jit", jax_scan, ("jax", "jaxlib"), own_stream=True),
     Side("keras", "keras.layers.LSTM on JAX", keras_lstm, ("keras", "jax", "jaxlib"), own_stream=True),
     Side("thinc", "thinc's LSTM operations", thinc_lstm, ("thinc",), dtypes=("float32",), devices=("cpu",)),
-]
+]  # fmt: skip
 """All that can be measured beside ours."""

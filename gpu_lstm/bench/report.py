@@ -1,7 +1,6 @@
 """A page of charts from a record: one file, no network. Python decides what is drawn, ``page.html`` draws it.
 
-A chart is a dictionary: ``shape`` (line, dots, stack, bars), ``title``, ``note``, axis labels, and its data. A
-``prediction`` is marked as such on the page.
+A chart is a dictionary: ``shape`` (line, dots, stack, bars), ``title``, ``note``, axis labels, and its data.
 """
 
 from __future__ import annotations
@@ -91,11 +90,6 @@ def groups_of(record: Record, backend: str) -> list[dict[str, Any]]:
             "about": "Time of a training step, both axes logarithmic; the number is the measured slope: 1 means twice "
             "as large costs twice as much.",
             "charts": [c for axis in AXES if (c := growth(trained, axis))],
-        },
-        {
-            "title": f"Predictions{where}",
-            "about": "Nothing in this part was measured: it follows from published figures and the stated assumptions.",
-            "charts": [c for c in (other_devices(trained), many_devices(trained)) if c],
         },
     ]
     return groups
@@ -333,121 +327,53 @@ def growth(points: list[Any], axis: str) -> Chart | None:
     }
 
 
-def largest(points: list[Any]) -> Any:
-    """The point with the most operations at which ours was timed."""
-    timed = [point for point in points if point["ours"]]
-    return max(timed, key=lambda point: limits.product_flops(point["size"], point["kind"]), default=None)
-
-
 def over_floor(points: list[Any]) -> float:
     """How far our fastest tier was above its floor in this run: the geometric mean."""
     found = [point["sides"][point["ours"]]["over_floor"] for point in points if point["ours"]]
     return statistics.geometric_mean(found) if found else 1.0
 
 
-def other_devices(points: list[Any]) -> Chart | None:
-    """Predicted time of the run's largest training step on GPUs that nobody ran it on."""
-    point = largest(points)
-    if point is None:
-        return None
-    size, dtype = tuple(point["size"]), point["dtype"]
-    factor = max(1.0, over_floor(points))  # a busy machine may have shown its own limits too low
-    rows = []
-    for device in limits.DEVICES:
-        bars = []
-        for name in dict.fromkeys((dtype, "tf32", "bfloat16", "float16")):
-            if name in device.flops and not (name == "float16" and "bfloat16" in device.flops):
-                found = limits.predict(size, name, "training", device, factor)
-                bars.append(
-                    {
-                        "name": name,
-                        "value": found["prediction"] * 1e3,
-                        "text": f"{found['prediction'] * 1e3:.3g} ms",
-                        "tip": f"PREDICTION, {device.name}, {name}\n{found['prediction'] * 1e3:.3g} ms; floor "
-                        f"{found['floor'] * 1e3:.3g} ms\n{device.source}",
-                    }
-                )
-        rows.append({"name": device.name, "bars": bars})
-    return {
-        "shape": "bars",
-        "title": f"The same step, {label(size)}, on other machines",
-        "note": "Sequence tier, one grid-wide barrier of "
-        f"{limits.WAITS['barrier'] * 1e6:.1f} us per time step and direction, peak rates as published, no sparsity; "
-        f"the floor that follows, times {factor:.2f}, by which this run's steps were above theirs.",
-        "x": "ms",
-        "rows": rows,
-        "prediction": True,
-    }
-
-
-def many_devices(points: list[Any]) -> Chart | None:
-    """Predicted data-parallel scaling of the run's largest training step."""
-    point = largest(points)
-    if point is None:
-        return None
-    size, seconds = tuple(point["size"]), point["sides"][point["ours"]]["median"]
-    amount = limits.parameters(size) * limits.ITEM[point["dtype"]]
-    series = []
-    for link in limits.LINKS:
-        marks = [
-            {
-                "x": one["devices"],
-                "y": 100 * one["speed"] / one["devices"],
-                "tip": f"PREDICTION, {link.name}\n{one['devices']} devices: {one['speed']:.4g} times one, "
-                f"{one['speed'] / one['devices']:.0%} of ideal\n{one['seconds'] * 1e3:.3g} ms a step",
-            }
-            for one in limits.data_parallel(seconds, amount, link)
-        ]
-        series.append({"name": link.name, "marks": marks, "text": f"{marks[-1]['y']:.0f}%"})
-    return {
-        "shape": "line",
-        "title": "Many such machines, data parallel",
-        "note": f"{label(size)} on each device, {seconds * 1e3:.3g} ms as measured here; after each step "
-        f"{amount / 1e6:.2g} MB of gradients summed in a ring, nothing overlapped; nominal rates, assumed latencies of "
-        + ", ".join(f"{link.latency * 1e6:.0f}" for link in limits.LINKS)
-        + " us a hop.",
-        "x": "devices",
-        "y": "% of ideal",
-        "limit": {"y": 100, "text": "ideal"},
-        "series": series,
-        "prediction": True,
-    }
-
-
 # -- numbers and words -------------------------------------------------------------------------------------------------
+
+
+def summary(record: Record) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """How many times as long as ours each side takes, by backend and kind: the geometric mean, and of which sizes."""
+    found: dict[str, Any] = {}
+    for backend in backends(record):
+        for kind in KINDS:
+            ratios: dict[str, list[float]] = {}
+            for point in of(record["points"], kind):
+                if point["backend"] == backend and point.get("ours"):
+                    ours = point["sides"][point["ours"]]["median"]
+                    for name, side in point["sides"].items():
+                        if name != point["ours"] and "median" in side:
+                            ratios.setdefault(name, []).append(side["median"] / ours)
+            found.setdefault(backend, {})[kind] = {
+                name: {
+                    "mean": statistics.geometric_mean(some), "least": min(some), "most": max(some), "sizes": len(some)
+                }
+                for name, some in ratios.items()
+            }  # fmt: skip
+    return found
 
 
 def headline(record: Record) -> list[dict[str, str]]:
     """The few figures on top."""
     tiles = []
     points = [point for point in record["points"] if point.get("ours")]
-    for kind, title in KINDS.items():
-        some = of(points, kind)
-        against: dict[str, list[float]] = {}
-        for point in some:
-            ours = point["sides"][point["ours"]]["median"]
-            for name, side in point["sides"].items():
-                if name != point["ours"] and "median" in side and name not in ("pointwise", "reference", "sequence"):
-                    against.setdefault(name, []).append(side["median"] / ours)
-        if "torch" in against:
-            mean, worst = statistics.geometric_mean(against["torch"]), min(against["torch"])
-            tiles.append(
-                {
-                    "value": f"{mean:.2f} x",
-                    "text": f"torch.nn.LSTM's speed, {title.lower()}: geometric mean of {len(against['torch'])} sizes, "
-                    f"{worst:.2f} at the least",
-                }
-            )
-        if some:
-            mean = statistics.geometric_mean(point["sides"][point["ours"]]["share_of_product"] for point in some)
-            tiles.append(
-                {"value": f"{mean:.0%}", "text": f"of a large product's rate, {title.lower()}, geometric mean"}
-            )
-    trained = of(points, "training")
-    if trained:
-        tiles.append(
-            {"value": f"{over_floor(trained):.2f} x", "text": "the least possible time, training steps, geometric mean"}
-        )
+    for backend, kinds in summary(record).items():
+        for kind, against in kinds.items():
+            some = [point for point in of(points, kind) if point["backend"] == backend]
+            what = f"{KINDS[kind].lower()}" + f" on {backend}" * (len(backends(record)) > 1)
+            if torch := against.get("torch"):
+                text = f"torch.nn.LSTM's speed, {what}: geometric mean of {torch['sizes']} sizes, "
+                tiles.append({"value": f"{torch['mean']:.2f} x", "text": f"{text}{torch['least']:.2f} at the least"})
+            if some:
+                mean = statistics.geometric_mean(point["sides"][point["ours"]]["share_of_product"] for point in some)
+                tiles.append({"value": f"{mean:.0%}", "text": f"of a large product's rate, {what}, geometric mean"})
+    if trained := of(points, "training"):
+        text = "the least possible time, training steps, geometric mean"
+        tiles.append({"value": f"{over_floor(trained):.2f} x", "text": text})
     return tiles
 
 
@@ -485,21 +411,10 @@ def table(record: Record) -> list[list[str]]:
     """Every side at every point, for reading and copying."""
     rows = [
         [
-            "backend",
-            "what",
-            "T",
-            "B",
-            "D",
-            "H",
-            "side",
-            "ms",
-            "quartiles",
-            "GFLOP/s",
-            "of product",
-            "over floor",
+            "backend", "what", "T", "B", "D", "H", "side", "ms", "quartiles", "GFLOP/s", "of product", "over floor",
             "error",
         ]
-    ]
+    ]  # fmt: skip
     for point in record["points"]:
         where = [point["backend"], point["kind"], *map(str, point["size"])]
         if "skipped" in point:

@@ -13,11 +13,12 @@ from gpu_lstm.backend import Backend
 from gpu_lstm.bench import limits, memory, threads, trace
 from gpu_lstm.bench.grid import Size, line
 from gpu_lstm.bench.machine import Machine
-from gpu_lstm.bench.method import Patience, clock_for, interleave, spread
+from gpu_lstm.bench.method import Clock, Patience, clock_for, interleave, on_gpu, spread
 from gpu_lstm.bench.peers import Side, our_sides
-from gpu_lstm.bench.problem import TOLERANCE, Problem, Step
+from gpu_lstm.bench.problem import TOLERANCE, Problem, Step, parse_options
 from gpu_lstm.optimizers import Adam
 from gpu_lstm.recurrence import runnable_tiers
+from gpu_lstm.training.memory import step_of_layer
 
 Point = dict[str, Any]
 
@@ -64,7 +65,7 @@ class Sweep:
             machine = self.machines[backend.name] = Machine(backend, self.dtype)
             for size, kind in itertools.product(self.sizes, self.kinds):
                 point: Point = {"backend": backend.name, "kind": kind, "dtype": self.dtype, "size": list(size)}
-                lacking = memory.obstacle(size, self.dtype, kind, backend)
+                lacking = memory.obstacle(size, self.dtype, backend)
                 if lacking:
                     yield {**point, "skipped": lacking}
                     continue
@@ -73,7 +74,7 @@ class Sweep:
                         machine.measure(self.patience, rounds=1 if machine.product_by else 3)
                     measured = self.measure(Problem(size, kind, self.dtype, backend), machine)
                     if self.memory and kind == "training" and size in hungry:
-                        measured |= peaks(measured, size, self.dtype, backend.name)
+                        measured |= peaks(measured, self.peers, size, self.dtype, backend)
                 except (MemoryError, RuntimeError, OSError) as error:
                     yield {**point, "skipped": one_line(error)}
                     continue
@@ -83,7 +84,7 @@ class Sweep:
         """One point: check, time, rate, phases."""
         sides = our_sides(problem.backend, self.tiers) + [peer for peer in self.peers if peer.fits(problem)]
         results, steps = check(problem, sides)
-        clocks = {side.name: clock_for(problem.backend, side.own_stream) for side in sides}
+        clocks = clocks_of(problem, sides)
         times = interleave(steps, self.rounds, self.patience, clocks)
         ceilings = machine.ceilings()
         waits = waits_of(problem.backend)
@@ -112,6 +113,11 @@ class Sweep:
         return point
 
 
+def clocks_of(problem: Problem, sides: list[Side]) -> dict[str, Clock]:
+    """The clock of each side."""
+    return {side.name: clock_for(problem.backend, side.own_stream) for side in sides}
+
+
 def check(problem: Problem, sides: list[Side]) -> tuple[dict[str, Point], dict[str, Step]]:
     """Prepare every side and compare its results with the oracle; only those that are right are timed.
 
@@ -126,16 +132,18 @@ def check(problem: Problem, sides: list[Side]) -> tuple[dict[str, Point], dict[s
     steps: dict[str, Step] = {}
     for side in sides:
         try:
-            step = side.make(problem)
-            error = problem.error(step())
+            asked = problem.with_options(parse_options(side.options))
+            step = side.make(asked)
+            error = asked.error(step())
         except Exception as failure:  # whatever another library raises, the others go on
             results[side.name] = {"error": None, "remark": f"failed: {one_line(failure)}"}
             continue
         results[side.name] = {"error": error if math.isfinite(error) else None}
-        if problem.right(error):
+        allowed = max(TOLERANCE[problem.dtype], TOLERANCE["float16"] * side.rounded)
+        if error < allowed:
             steps[side.name] = step
         else:
-            results[side.name]["remark"] = f"wrong: differs by {error:.1e}, {TOLERANCE[problem.dtype]:.0e} allowed"
+            results[side.name]["remark"] = f"wrong: differs by {error:.1e}, {allowed:.0e} allowed"
             results[side.name]["wrong"] = True
     return results, steps
 
@@ -157,15 +165,21 @@ def phases(problem: Problem, tier: str, rounds: int) -> dict[str, float]:
 
 def waits_of(backend: Backend) -> tuple[int, int]:
     """Barriers and launches of one time step in the floor: tiers that aren't one kernel launch at least two a step."""
-    return (0, 2) if backend.name.startswith("cupy") and "sequence" not in runnable_tiers(backend) else (0, 0)
+    return (0, 2) if on_gpu(backend) and "sequence" not in runnable_tiers(backend) else (0, 0)
 
 
-def peaks(point: Point, size: Size, dtype: str, backend: str) -> Point:
-    """Peak memory of our fastest tier and of torch.nn.LSTM, beside what the model says of ours."""
-    wanted = [name for name in (point["ours"], "torch") if "median" in point["sides"].get(name, {})]
-    measured = {name: memory.peak(name, size, dtype, backend) for name in wanted}
-    compiled = backend == "numpy" and point["ours"] in ("sequence", "pointwise")
-    model = limits.step_bytes(size, limits.ITEM[dtype], threads=threads.count() if compiled else 0)["total"]
+def peaks(point: Point, peers: list[Side], size: Size, dtype: str, backend: Backend) -> Point:
+    """Peak memory of our fastest tier, with options too, and of torch.nn.LSTM; and what the model says of ours."""
+    ours = point["ours"]
+    asked: list[tuple[str, str, tuple[str, ...]]] = [(ours, ours, ()), ("torch", "torch", ())]
+    asked += [(side.name, ours, side.options) for side in peers if side.options]
+    measured = {
+        name: memory.peak(side, size, dtype, backend.name, options)
+        for name, side, options in asked
+        if "median" in point["sides"].get(name, {})
+    }
+    compiled = not on_gpu(backend) and ours == "sequence"
+    model = step_of_layer(size, dtype, threads.count() if compiled else 0)
     return {"peak_bytes": measured, "model_bytes": model}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import statistics
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,21 +22,26 @@ from gpu_lstm.training.checkpoint import write_whole
 
 WRITTEN = ("record.json", "record.csv", "report.html", "compare.html")
 """Names of results."""
-PATIENCE = {"small": Patience(1.0, 10.0), "full": Patience(10.0)}
-"""How long to wait for a quiet machine; as for ``small`` in all other grids."""
+PATIENCE = {name: Patience(10.0) for name in ("full", "standard", "odd")}
+"""How long to wait for a quiet machine, for the grids that are recorded; in others, ten seconds in all."""
 
 
 def add_command(commands: Parsers) -> None:
     """Add the command."""
     parser = add_parser(commands, "bench", run, "measure speed and memory here, beside other libraries; writes a page")
     parser.add_argument(
-        "--grid", default="small", help="small, full, or sizes: B=1,32,T=64,H=128,256 takes every combination"
+        "--grid", default="small", help=f"{grid.NAMES}, or sizes: B=1,32,T=64,H=128,256 takes every combination"
     )
     parser.add_argument("--backend", help="numpy, cupy or cupy:N; all that can run if not given")
     parser.add_argument("--tier", choices=TIERS, action="append", help="again for more; all that can run if not given")
     parser.add_argument(
         "--peers", help=f"none, or some of {','.join(peer.name for peer in peers.PEERS)}; all installed if not given"
     )
+    parser.add_argument(
+        "--set", nargs="+", action="append", default=[], metavar="OPTION", dest="sets",
+        help="options of our LSTM that are measured beside the plain one: peepholes zoneout_h=0.1, num_layers=2 "
+        "bidirectional, recompute; again for others",
+    )  # fmt: skip
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--train", action="store_true", help="training steps only")
     parser.add_argument("--infer", action="store_true", help="inference only")
@@ -60,11 +64,11 @@ def run(options: argparse.Namespace) -> int:
         [kind for kind in KINDS if {"training": options.train, "inference": options.infer}[kind]] or list(KINDS),
         options.dtype,
         find_backends(options),
-        find_peers(options),
+        find_peers(options) + [peers.our_variant(words, (options.tier or ["auto"])[0]) for words in options.sets],
         options.rounds or rounds,
         options.tier,
         not options.no_memory,
-        PATIENCE.get(options.grid, PATIENCE["small"]),
+        PATIENCE.get(options.grid, Patience(1.0, 10.0)),
     )
     out = new_folder(options.out, "bench")
     number = options.threads or threads.count()
@@ -77,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"beside: {names or 'no other library'}; {len(sweep)} points, {sweep.rounds} rounds; results: {out}\n")
     with interrupted_by_signals():
         status = measure(sweep, found, out)
-    print(summary(found))
+    print(told(found))
     print(f"page: {out / 'report.html'}   numbers: {out / 'record.json'}, {out / 'record.csv'}")
     if status:
         print(f"stopped early: {found['ended']}; what was measured is there", file=sys.stderr)
@@ -144,6 +148,7 @@ def save(sweep: Sweep, found: dict[str, Any], out: Path) -> None:
     """Write record, table and page, each whole."""
     found["machines"] = [machine.describe() for machine in sweep.machines.values() if machine.product_by]
     found["waits"] = sweep.patience.describe()
+    found["summary"] = report.summary(found)
     record.write(found, out / "record.json")
     write_whole(out / "record.csv", record.as_csv(found).encode())
     write_whole(out / "report.html", report.page(found).encode())
@@ -179,22 +184,15 @@ def lines(point: Point) -> str:
     return text + (f"\n{'':>12}times as long: " + ", ".join(others) if others else "") + "".join(bad)
 
 
-def summary(found: dict[str, Any]) -> str:
+def told(found: dict[str, Any]) -> str:
     """Geometric means of the ratios, for each backend and kind."""
-    text = []
-    for backend in report.backends(found):
-        for kind in KINDS:
-            ratios: dict[str, list[float]] = {}
-            for point in found["points"]:
-                if point["backend"] == backend and point["kind"] == kind and point.get("ours"):
-                    ours = point["sides"][point["ours"]]["median"]
-                    for name, side in point["sides"].items():
-                        if name != point["ours"] and "median" in side:
-                            ratios.setdefault(name, []).append(side["median"] / ours)
-            means = ", ".join(f"{name} {statistics.geometric_mean(values):.2f}" for name, values in ratios.items())
+    lines = [""]
+    for backend, kinds in found["summary"].items():
+        for kind, sides in kinds.items():
+            means = ", ".join(f"{name} {side['mean']:.2f}" for name, side in sides.items())
             if means:
-                text.append(f"{backend}, {kind}: times as long as ours, geometric mean: {means}")
-    return "\n" + "\n".join(text)
+                lines.append(f"{backend}, {kind}: times as long as ours, geometric mean: {means}")
+    return "\n".join(lines)
 
 
 def run_compare(options: argparse.Namespace) -> int:

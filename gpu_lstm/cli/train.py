@@ -39,7 +39,6 @@ from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.options import Options
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
 from gpu_lstm.recurrence import runnable_tiers
-from gpu_lstm.recurrence.widened import Widened
 from gpu_lstm.training import Event, Outcome, Run, Settings, checkpoint
 from gpu_lstm.training.folder import BEST, LOG, PICTURE, check_unused, newest, read_log
 from gpu_lstm.training.memory import Job, check_fits, predict
@@ -422,7 +421,7 @@ def finish(run: Run, kind: str) -> int:
     model = run.task.model
     plan = getattr(model, "lstm").plan  # noqa: B009 (every model has one; the base class needn't know)
     print(f"model: {model.count():,} parameters, {model.dtype}, tier {plan.tier}; run: {run.folder}", flush=True)
-    if isinstance(plan.run, Widened):
+    if plan.widened:
         tell(f"here, numbers of {model.dtype} are computed with in float32 and then rounded: a rehearsal, no faster")
     with stop_on_signal() as stop:
         outcome = with_progress(run, stop, sample_writer(run, model) if kind == "text" else None)

@@ -264,6 +264,11 @@ class Tracks:
                 f"batch={batch} sequences of length={length} and one more"
             )
 
+    @classmethod
+    def fitting(cls, tokens: np.ndarray, batch: int, length: int) -> Tracks:
+        """As many tracks as there are tokens for, at most `batch`."""
+        return cls(tokens, max(1, min(batch, len(tokens) // (length + 1))), length)
+
     def __len__(self) -> int:
         return (self.track - 1) // self.length
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.errors import InputError
+from gpu_lstm.interop.arrays import arrays_of, gate_scale, lstm_of
 from gpu_lstm.interop.expressible import check_options, check_path, package
 from gpu_lstm.interop.keras_files import Content, Part, is_lstm_shape, is_old, read_parts, select, split
 from gpu_lstm.interop.keras_model import NOTHING, gate, nodes
@@ -120,21 +121,19 @@ def from_keras(
 
 def make(stack: list[list[Direction]], slopes: list[float], hard: bool, where: dict[str, Any]) -> LSTM:
     """One LSTM of layers that are alike; the rows of i, f and o of each are multiplied by its slope."""
-    first = stack[0][0]
     options: dict[str, Any] = {"hard_sigmoid": True} if hard else {}
     if all(part.bias is None for one in stack for part in one):
         options["bias"] = False
-    hidden = len(first.recurrent_kernel)
-    lstm = LSTM(len(first.kernel), hidden, len(stack), bidirectional=len(stack[0]) == 2, **options, **where)
-    for place, (one, slope) in enumerate(zip(stack, slopes, strict=True)):
-        scale = np.repeat([slope, slope, 1.0, slope], hidden)
-        for part, ending in zip(one, (f"l{place}", f"l{place}_reverse"), strict=False):
-            bias = np.zeros(4 * hidden) if part.bias is None else part.bias
-            for name, array in (("weight_ih", part.kernel), ("weight_hh", part.recurrent_kernel), ("bias", bias)):
-                if f"{name}_{ending}" in lstm.params:
-                    host = np.ascontiguousarray((np.asarray(array, np.float64) * scale).T.astype(lstm.param_dtype))
-                    lstm.params[f"{name}_{ending}"][...] = lstm.backend.asarray(host, lstm.param_dtype)
-    return lstm
+    layers = [[ours(part, slope) for part in one] for one, slope in zip(stack, slopes, strict=True)]
+    return lstm_of(layers, **options, **where)
+
+
+def ours(part: Direction, slope: float) -> dict[str, np.ndarray]:
+    """The weights of one direction under our names."""
+    hidden = len(part.recurrent_kernel)
+    bias = np.zeros(4 * hidden) if part.bias is None else part.bias
+    arrays = {"weight_ih": part.kernel, "weight_hh": part.recurrent_kernel, "bias": bias}
+    return {name: (np.asarray(array, np.float64) * gate_scale(hidden, slope)).T for name, array in arrays.items()}
 
 
 def to_keras(lstm: LSTM | Stack, path: str | Path | None = None) -> list[list[np.ndarray]]:
@@ -168,16 +167,10 @@ def to_keras(lstm: LSTM | Stack, path: str | Path | None = None) -> list[list[np
         raise InputError(f"path is {path}; expected a name that ends in .weights.h5, as Keras wants it")
     for one in stack:
         check_options(one, {"bias", "hard_sigmoid"}, "Keras's LSTM")
-        slope = 5 / 6 if one.options.hard_sigmoid else 1.0
-        scale = np.repeat([slope, slope, 1.0, slope], one.hidden_size).astype(one.param_dtype)
-        for place in range(one.num_layers):
-            arrays = []
-            for ending in (f"l{place}", f"l{place}_reverse")[: one.num_directions]:
-                for name in ("weight_ih", "weight_hh", "bias"):
-                    if f"{name}_{ending}" in one.params:
-                        host = np.asarray(one.backend.to_numpy(one.params[f"{name}_{ending}"]))
-                        arrays.append(np.ascontiguousarray(host.T) / scale)
-            result.append(arrays)
+        scale = gate_scale(one.hidden_size, 5 / 6 if one.options.hard_sigmoid else 1.0).astype(one.param_dtype)
+        for layer in arrays_of(one):
+            names = [name for name in ("weight_ih", "weight_hh", "bias") if name in layer[0]]
+            result.append([np.ascontiguousarray(arrays[name].T) / scale for arrays in layer for name in names])
             directions.append(one.num_directions)
     if path is not None:
         write_weights(check_path(path), result, directions)

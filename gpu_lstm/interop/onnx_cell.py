@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.interop.onnx_export import ORDER
+from gpu_lstm.interop.arrays import gate_scale
+from gpu_lstm.interop.onnx_nodes import ORDER
 from gpu_lstm.interop.onnx_values import Run, Value
 
 SAME = "expected the same in a stack; node=... loads one LSTM node alone"
@@ -114,31 +115,30 @@ class Cell:
 
     def parameters(self, direction: int) -> dict[str, np.ndarray]:
         """Arrays of one direction by our names, gate order i, f, g, o, scaled to our hard sigmoid."""
-        hidden = self.hidden_size
-        bias = np.zeros(4 * hidden, self.w.dtype) if self.bias is None else self.bias[direction]
-        scale = np.ones(4, self.w.dtype)
-        if self.slopes is not None:
-            scale[[0, 1, 3]] = self.slopes[direction] / SLOPE
-
-        def gates(array: np.ndarray) -> np.ndarray:
-            ours = array.reshape(4, hidden, -1)[np.argsort(ORDER)] * scale[:, None, None]
-            return ours.reshape(array.shape)
-
-        found = {
-            "weight_ih": gates(self.w[direction]),
-            "weight_hh": gates(self.r[direction]),
-            "bias": gates(bias),
+        hidden, dtype = self.hidden_size, self.w.dtype
+        slope = 1.0 if self.slopes is None else self.slopes[direction] / SLOPE
+        scale = gate_scale(hidden, slope).astype(dtype)
+        rows = np.arange(4 * hidden).reshape(4, hidden)[np.argsort(ORDER)].ravel()
+        bias = np.zeros(4 * hidden, dtype) if self.bias is None else self.bias[direction]
+        peepholes = np.zeros(3 * hidden, dtype) if self.peepholes is None else self.peepholes[direction]
+        return {
+            "weight_ih": self.w[direction][rows] * scale[:, None],
+            "weight_hh": self.r[direction][rows] * scale[:, None],
+            "bias": bias[rows] * scale,
+            "peephole": peepholes.reshape(3, hidden)[[0, 2, 1]] * scale[0],
         }
-        peepholes = np.zeros(3 * hidden, self.w.dtype) if self.peepholes is None else self.peepholes[direction]
-        found["peephole"] = peepholes.reshape(3, hidden)[[0, 2, 1]] * scale[[0, 1, 3], None]
-        return found
 
 
-def check_same(first: Cell, other: Cell) -> None:
-    """Refuse a stack whose nodes differ in what all layers of an LSTM share."""
-    for name in ("direction", "hidden_size", "coupled", "clip"):
-        ours, theirs = getattr(first, name), getattr(other, name)
-        if ours != theirs:
-            raise InputError(f"{other.name} has {name} {theirs!r}, the one below it {ours!r}; {SAME}")
-    if (first.slopes is None) != (other.slopes is None):
-        raise InputError(f"{other.name} has other activations than the one below it; {SAME}")
+def check_same(cells: Sequence[Cell]) -> None:
+    """Refuse a stack whose nodes differ in what all layers of an LSTM share, or don't take what the one below gives."""
+    first = cells[0]
+    width = first.hidden_size * first.directions
+    for other in cells[1:]:
+        for name in ("direction", "hidden_size", "coupled", "clip"):
+            ours, theirs = getattr(first, name), getattr(other, name)
+            if ours != theirs:
+                raise InputError(f"{other.name} has {name} {theirs!r}, the one below it {ours!r}; {SAME}")
+        if (first.slopes is None) != (other.slopes is None):
+            raise InputError(f"{other.name} has other activations than the one below it; {SAME}")
+        if other.w.shape[2] != width:
+            raise InputError(f"{other.name} takes inputs of {other.w.shape[2]}; the node below gives {width}")

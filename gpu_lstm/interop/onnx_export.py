@@ -11,7 +11,9 @@ import numpy as np
 
 from gpu_lstm.backend import PARAM_DTYPES
 from gpu_lstm.errors import InputError
-from gpu_lstm.interop.expressible import check_options, check_path, package
+from gpu_lstm.interop.arrays import arrays_of
+from gpu_lstm.interop.expressible import check_options, check_path
+from gpu_lstm.interop.onnx_nodes import ORDER, require_onnx
 from gpu_lstm.layers import LSTM, Linear, Reversed
 from gpu_lstm.layers.base import check_dtype
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
@@ -19,17 +21,10 @@ from gpu_lstm.training.checkpoint import write_whole
 
 OPSET, IR_VERSION = 17, 8
 """Of January 2022: what ONNX Runtime reads from 1.12 on."""
-ORDER = (0, 3, 1, 2)
-"""Where ONNX's gates i, o, f, c are in ours: i, f, g, o."""
 TAKES = frozenset({"bias", "peepholes", "coupled", "hard_sigmoid", "clip", "residual", "learn_state", "heads"})
 """Options of ours that the operator, or one beside it, has."""
 TYPES = {"float32": 1, "float64": 11, "int64": 7}
 """ONNX's numbers of the types."""
-
-
-def require_onnx() -> Any:
-    """The package onnx; see `gpu_lstm.interop.expressible.package`."""
-    return package("onnx", "ONNX", "onnx")
 
 
 def export(
@@ -296,40 +291,54 @@ def lstm(graph: Graph, layer: LSTM | Reversed, x: str, lengths: str = "", carrie
     With `carried`, the graph takes ``h0`` and ``c0``, which may be left out, and gives ``h`` and ``c``.
     """
     inner = layer.lstm if isinstance(layer, Reversed) else layer
-    layers, directions, hidden = inner.num_layers, inner.num_directions, inner.hidden_size
+    layers, rows = inner.num_layers, inner.num_layers * inner.num_directions
     check_options(inner, TAKES, "the ONNX operator LSTM")
     attributes = operator_attributes(inner, graph.dtype)
-    direction = "reverse" if isinstance(layer, Reversed) else ("forward", "bidirectional")[directions - 1]
+    direction = "reverse" if isinstance(layer, Reversed) else ("forward", "bidirectional")[inner.num_directions - 1]
+    arrays = arrays_of(inner)
     before = {"h": [""] * layers, "c": [""] * layers}
     if carried or inner.options.learn_state:
-        batch = graph.size(x, 1)
-        ends = [graph.constant("state.rows", [layers * directions]), batch, graph.constant("state.width", [hidden])]
-        shape = graph.add("Concat", ends, "state.shape", axis=0)
-        sizes = graph.constant("state.sizes", [directions] * layers)
-        for name, parts in before.items():
-            default = first_state(graph, inner, f"{name}0")
-            if carried:
-                graph.take(f"{name}0", graph.dtype, (layers * directions, "B or 1", hidden), "state before", default)
-            else:
-                graph.weight(f"{name}0", default)
-            full = graph.add("Expand", [f"{name}0", shape], f"{name}0.full")
-            parts[:] = [f"{name}0.l{place}" for place in range(layers)]
-            graph.add("Split", [full, sizes], *parts, axis=0)
+        before = first_states(graph, inner, arrays, x, carried)
     for place in range(layers):
         name = f"lstm.l{place}"
-        given = {key: graph.weight(f"{name}.{key}", array) for key, array in operands(graph, inner, place).items()}
+        held = operands(inner, arrays[place])
+        given = {key: graph.weight(f"{name}.{key}", array) for key, array in held.items()}
         state = [before["h"][place], before["c"][place]]
         inputs = [x, given["W"], given["R"], given.get("B", ""), lengths, *state, given.get("P", "")]
         outputs = [f"{name}.Y", f"{name}.Y_h", f"{name}.Y_c"]
-        graph.add("LSTM", inputs, *outputs, hidden_size=hidden, direction=direction, **attributes)
+        graph.add("LSTM", inputs, *outputs, hidden_size=inner.hidden_size, direction=direction, **attributes)
         ordered = graph.add("Transpose", [f"{name}.Y"], f"{name}.by_batch", perm=[0, 2, 1, 3])
         y = graph.add("Reshape", [ordered, graph.constant(f"{name}.shape", [0, 0, -1])], f"{name}.y")
         x = graph.add("Add", [x, y], f"{name}.sum") if inner.options.residual and place > 0 else y
     if carried:
         for name in before:
             graph.add("Concat", [f"lstm.l{place}.Y_{name}" for place in range(layers)], name, axis=0)
-            graph.give(name, graph.dtype, (layers * directions, "B", hidden), "state after")
+            graph.give(name, graph.dtype, (rows, "B", inner.hidden_size), "state after")
     return x
+
+
+def first_states(
+    graph: Graph, layer: LSTM, arrays: list[list[dict[str, np.ndarray]]], x: str, carried: bool
+) -> dict[str, list[str]]:
+    """The initial ``h`` and ``c`` of each layer, (directions, B, H): zero, learned, or with `carried` as they come."""
+    rows, hidden = layer.num_layers * layer.num_directions, layer.hidden_size
+    batch = graph.size(x, 1)
+    ends = [graph.constant("state.rows", [rows]), batch, graph.constant("state.width", [hidden])]
+    shape = graph.add("Concat", ends, "state.shape", axis=0)
+    sizes = graph.constant("state.sizes", [layer.num_directions] * layer.num_layers)
+    before = {}
+    for name in ("h", "c"):
+        start = np.zeros((rows, 1, hidden))
+        if layer.options.learn_state:
+            start = np.stack([part[f"{name}0"] for directions in arrays for part in directions])[:, None]
+        if carried:
+            graph.take(f"{name}0", graph.dtype, (rows, "B or 1", hidden), "state before", start)
+        else:
+            graph.weight(f"{name}0", start)
+        full = graph.add("Expand", [f"{name}0", shape], f"{name}0.full")
+        before[name] = [f"{name}0.l{place}" for place in range(layer.num_layers)]
+        graph.add("Split", [full, sizes], *before[name], axis=0)
+    return before
 
 
 def operator_attributes(layer: LSTM, dtype: str) -> dict[str, Any]:
@@ -359,43 +368,24 @@ def operator_attributes(layer: LSTM, dtype: str) -> dict[str, Any]:
     return found
 
 
-def first_state(graph: Graph, layer: LSTM, part: str) -> np.ndarray:
-    """Where ``h0`` or ``c0`` start, (layers x directions, 1, H): from zero or the learned state."""
-    names = [name for place in range(layer.num_layers) for name in endings(layer, place)]
-    if not layer.options.learn_state:
-        return np.zeros((len(names), 1, layer.hidden_size))
-    return np.stack([graph.host(layer.params[f"{part}_{name}"]) for name in names])[:, None]
-
-
-def endings(layer: LSTM, place: int) -> list[str]:
-    """How the names of a layer's parameters end, by direction."""
-    return [f"l{place}", f"l{place}_reverse"][: layer.num_directions]
-
-
-def operands(graph: Graph, layer: LSTM, place: int) -> dict[str, np.ndarray]:
+def operands(layer: LSTM, directions: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Of a layer: W (directions, 4H, D), R (directions, 4H, H), B (directions, 8H), P (directions, 3H).
 
     Gate order i, o, f, c; that of the peepholes i, o, f.
     """
-    hidden, options = layer.hidden_size, layer.options
-
-    def stacked(part: str) -> np.ndarray:
-        return np.stack([graph.host(layer.params[f"{part}_{name}"]) for name in endings(layer, place)])
-
-    def gates(array: np.ndarray) -> np.ndarray:
-        rows = array.reshape(len(array), 4, hidden, -1)[:, list(ORDER)]
-        return rows.reshape(array.shape)
-
-    recurrent = stacked("weight_hh")
-    if options.heads > 1:
+    hidden, heads = layer.hidden_size, layer.options.heads
+    ours = {name: np.stack([arrays[name] for arrays in directions]) for name in directions[0]}
+    rows = np.arange(4 * hidden).reshape(4, hidden)[list(ORDER)].ravel()
+    recurrent = ours["weight_hh"]
+    if heads > 1:
         # Unit j of head j // (H / heads) sees that head's part of h: zero elsewhere.
-        head = np.arange(hidden) // (hidden // options.heads)
+        head = np.arange(hidden) // (hidden // heads)
         seen = np.tile(head[:, None] == head, (4, 1))
-        recurrent = np.where(seen, np.tile(recurrent, (1, 1, options.heads)), 0)
-    found = {"W": gates(stacked("weight_ih")), "R": gates(recurrent)}
-    if options.bias:
-        bias = gates(stacked("bias"))
+        recurrent = np.where(seen, np.tile(recurrent, (1, 1, heads)), 0)
+    found = {"W": ours["weight_ih"][:, rows], "R": recurrent[:, rows]}
+    if layer.options.bias:
+        bias = ours["bias"][:, rows]
         found["B"] = np.concatenate([bias, np.zeros_like(bias)], axis=1)
-    if options.peepholes:
-        found["P"] = stacked("peephole")[:, [0, 2, 1]].reshape(-1, 3 * hidden)
+    if layer.options.peepholes:
+        found["P"] = ours["peephole"][:, [0, 2, 1]].reshape(-1, 3 * hidden)
     return found

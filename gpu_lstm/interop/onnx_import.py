@@ -10,9 +10,10 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
+from gpu_lstm.interop.arrays import lstm_of
 from gpu_lstm.interop.expressible import check_path
 from gpu_lstm.interop.onnx_cell import Cell, check_same
-from gpu_lstm.interop.onnx_export import require_onnx
+from gpu_lstm.interop.onnx_nodes import require_onnx
 from gpu_lstm.interop.onnx_stack import (
     State,
     batch_first,
@@ -111,63 +112,52 @@ def from_onnx(
     if not hasattr(model, "graph"):
         raise InputError(f"model is a {type(model).__name__}; expected an onnx.ModelProto")
     names = names_of(node)
+    whole = names is None
     if model.functions:
         from onnx.inliner import inline_local_functions
 
         model = inline_local_functions(model)
-    trace = Trace(model, shapes=names is not None)
+    trace = Trace(model, shapes=not whole)
     first = next((run for run in trace.runs if run.x.size), None)
     if first is not None:  # once more, with what depends on the first LSTM node's sizes
-        trace = Trace(model, first.x.shape[:2], shapes=names is not None)
+        trace = Trace(model, first.x.shape[:2], shapes=not whole)
     runs = chosen(trace, names)
     made = {run.label: Cell(run) for run in runs}
-    if names is None:
+    if whole:
         check_whole(trace, runs)
-    runs = in_order(trace, runs, names is not None)
+    runs = in_order(trace, runs, not whole)
     cells = [made[run.label] for run in runs]
-    bottom = cells[0]
-    for cell in cells[1:]:
-        check_same(bottom, cell)
-        if cell.w.shape[2] != bottom.hidden_size * bottom.directions:
-            raise InputError(
-                f"{cell.name} takes inputs of {cell.w.shape[2]}; "
-                f"the node below gives {bottom.hidden_size * bottom.directions}"
-            )
-    turned = batch_first(trace, runs, names is None)
-    states = states_of(trace, runs, names is None)
-    lengths = lengths_of(trace, runs, names is None)
+    check_same(cells)
+    options = {"batch_first": batch_first(trace, runs, whole), "residual": bool(runs[-1].sum)}
+    states = states_of(trace, runs, whole)
+    lengths = lengths_of(trace, runs, whole)
     if lengths is None and trace.lengths_default is not None:
-        omitted = Trace(model, trace.sizes, shapes=names is not None, omit=True)
+        omitted = Trace(model, trace.sizes, shapes=not whole, omit=True)
         lengths = lengths_of(omitted, chosen(omitted, [run.label for run in runs]), False)
     if dtype is None:
-        dtype = "float64" if bottom.w.dtype == np.float64 else "float32"
-    lstm = LSTM(
-        bottom.w.shape[2],
-        bottom.hidden_size,
-        len(cells),
-        bidirectional=bottom.directions == 2,
-        batch_first=turned,
-        backend=backend,
-        dtype=check_dtype(dtype),
-        tier=tier,
+        dtype = "float64" if cells[0].w.dtype == np.float64 else "float32"
+    lstm = made_of(cells, states, **options, backend=backend, dtype=check_dtype(dtype), tier=tier)
+    back = cells[0].direction == "reverse"
+    return Loaded(Reversed(lstm) if back else lstm, given_state(lstm, states), lengths)
+
+
+def made_of(cells: Sequence[Cell], states: Sequence[State], **options: Any) -> LSTM:
+    """An LSTM of the nodes of a stack."""
+    bottom = cells[0]
+    layers = [[cell.parameters(direction) for direction in range(cell.directions)] for cell in cells]
+    for row, arrays in enumerate(arrays for directions in layers for arrays in directions):
+        for name, state in zip(("h0", "c0"), states, strict=True):
+            arrays[name] = state.row(row, bottom.hidden_size)
+    return lstm_of(
+        layers,
         bias=any(cell.bias is not None for cell in cells),
         peepholes=any(cell.peepholes is not None for cell in cells),
         coupled=bottom.coupled,
         hard_sigmoid=bottom.slopes is not None,
         clip=bottom.clip,
-        residual=bool(runs[-1].sum),
         learn_state=any(state.learned is not None for state in states),
+        **options,
     )
-    for place, cell in enumerate(cells):
-        for direction, ending in enumerate((f"l{place}", f"l{place}_reverse")[: bottom.directions]):
-            arrays = cell.parameters(direction)
-            for name, state in zip(("h0", "c0"), states, strict=True):
-                arrays[name] = state.row(place * bottom.directions + direction, bottom.hidden_size)
-            for name, array in arrays.items():
-                if f"{name}_{ending}" in lstm.params:
-                    host = array.astype(lstm.param_dtype)
-                    lstm.params[f"{name}_{ending}"][...] = lstm.backend.asarray(host, lstm.param_dtype)
-    return Loaded(Reversed(lstm) if bottom.direction == "reverse" else lstm, given_state(lstm, states), lengths)
 
 
 def given_state(lstm: LSTM, states: Sequence[State]) -> tuple[Array | None, Array | None] | None:

@@ -1,4 +1,4 @@
-"""Nodes of ONNX graphs: their names and attributes, and the graphs inside them."""
+"""Nodes of ONNX graphs: their names and attributes, and the graphs inside them; and the package that reads them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.interop.onnx_export import require_onnx
+from gpu_lstm.interop.expressible import package
 
+ORDER = (0, 3, 1, 2)
+"""Where ONNX's gates i, o, f, c are in ours: i, f, g, o."""
 DEFAULT_SET = ("", "ai.onnx")
 """Names of ONNX's own domain."""
 ATTRIBUTES = {
@@ -16,6 +18,11 @@ ATTRIBUTES = {
     "to": "INT", "starts": "INTS", "ends": "INTS", "axes": "INTS",
 }  # fmt: skip
 """Types of the attributes that are read."""
+
+
+def require_onnx() -> Any:
+    """The package onnx; see `gpu_lstm.interop.expressible.package`."""
+    return package("onnx", "ONNX", "onnx")
 
 
 def attributes(node: Any) -> dict[str, Any]:

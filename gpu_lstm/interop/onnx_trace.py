@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.interop.onnx_export import require_onnx
+from gpu_lstm.interop.onnx_model import FLOATS, LIMIT, PRIMES, computed, inferred_shapes, sizes_of_inputs, upstream
 from gpu_lstm.interop.onnx_nodes import (
     DEFAULT_SET,
     all_nodes,
@@ -25,6 +25,7 @@ from gpu_lstm.interop.onnx_nodes import (
     name_of,
     needed_names,
     reads,
+    require_onnx,
 )
 from gpu_lstm.interop.onnx_values import UNKNOWN, Block, Run, Value, same
 
@@ -40,13 +41,8 @@ SIZING = frozenset(
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
-QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear"})
-"""Operators that onnx's evaluator knows in new operator sets only; older files mean the same by them."""
 END = 2**31 - 1
 """From here on, where a Slice ends means the end of the axis."""
-LIMIT = 2**27
-"""Elements of the largest array that is followed."""
-PRIMES = [n for n in range(23, 1000) if all(n % k for k in range(2, 32) if k < n)]
 
 
 class Trace:
@@ -92,17 +88,17 @@ class Trace:
         free = {entry.name for entry in model.graph.input}
         # Before IR version 4, initializers had to be listed as inputs, and were constants all the same.
         optional = free & tensors.keys() if model.ir_version >= 4 else set()
-        self.dims = self._dims(tensors, None if sizes is None else sizes[1])
+        self.dims = sizes_of_inputs(model.graph, None if sizes is None else sizes[1])
         self.free_sizes = {size for sizes in self.dims.values() for size, declared in sizes if not declared}
-        self.shapes = self._infer(tensors, optional) if shapes else {}
-        counts, states = self._upstream(4), self._upstream(0, 5, 6)
+        self.shapes = inferred_shapes(model, self.dims, optional) if shapes else {}
+        counts, states = upstream(model.graph, 4), upstream(model.graph, 0, 5, 6)
         self.defaults: dict[str, np.ndarray] = {}
         env: ChainMap[str, Value] = ChainMap({name: self._read(tensor) for name, tensor in tensors.items()})
         for entry in model.graph.input:
             name = entry.name
             shape = tuple(size for size, _ in self.dims[name])
             kind = entry.type.tensor_type.elem_type
-            whole = kind not in self._float_types()
+            whole = kind not in FLOATS
             if name in tensors and (name not in optional or name not in (counts if whole else states) or not shape):
                 continue  # a constant; weights that may be replaced from outside count as such
             if name in optional:
@@ -157,85 +153,6 @@ class Trace:
                 yield label, "between two LSTM nodes" if output in after else "in front of an LSTM node"
             else:
                 yield label, "behind the last LSTM node" if output in after else "beside them"
-
-    # The model's inputs
-
-    def _dims(self, tensors: dict[str, Any], batch: int | None) -> dict[str, list[tuple[int, bool]]]:
-        """Of each input, the size of each axis and whether the file gives it; free ones get primes by their names."""
-        taken = {size for tensor in tensors.values() for size in tensor.dims}
-        for entry in self.model.graph.input:
-            taken |= {dim.dim_value for dim in entry.type.tensor_type.shape.dim}
-        primes = iter([n for n in PRIMES if n not in taken])
-        named: dict[str, int] = {}
-        found = {}
-        for entry in self.model.graph.input:
-            tensor = entry.type.tensor_type
-            if tensor.HasField("shape"):
-                dims = [(dim.dim_value, dim.dim_param) for dim in tensor.shape.dim]
-            else:  # what an LSTM takes from outside has three axes, lengths have one
-                dims = [(0, "")] * (3 if tensor.elem_type in self._float_types() else 1)
-            sizes: list[tuple[int, bool]] = []
-            for size, name in dims:
-                if size <= 0 and name not in named:
-                    named[name or f"{entry.name} {len(sizes)}"] = prime = next(primes, PRIMES[-1])
-                    sizes.append((prime, False))
-                else:
-                    sizes.append((size, True) if size > 0 else (named[name], False))
-            # Exporters give the batch of each input another name: where none is that of x, the free axes are.
-            if batch is not None and batch not in [size for size, _ in sizes]:
-                sizes = [(size if declared else batch, declared) for size, declared in sizes]
-            found[entry.name] = sizes
-        return found
-
-    def _float_types(self) -> set[int]:
-        tensor = self.onnx.TensorProto
-        return {tensor.FLOAT, tensor.FLOAT16, tensor.DOUBLE, tensor.BFLOAT16}
-
-    def _upstream(self, *places: int) -> set[str]:
-        """All names that the LSTM nodes' inputs at these places depend on, but through other LSTM nodes."""
-        nodes = list(all_nodes(self.model.graph))
-        producers = {name: node for node in nodes if not is_lstm(node) for name in node.output}
-        needed = [name for node in nodes if is_lstm(node) for k, name in enumerate(node.input) if k in places]
-        seen: set[str] = set()
-        while needed:
-            name = needed.pop()
-            if name and name not in seen:
-                seen.add(name)
-                needed += producers[name].input if name in producers else []
-        return seen
-
-    def _infer(self, tensors: dict[str, Any], optional: set[str]) -> dict[str, tuple[int, ...]]:
-        """Shapes of what LSTM nodes depend on, for the sizes that the inputs have here, as far as onnx can tell."""
-        helper, graph = self.onnx.helper, self.model.graph
-        large = {name: t for name, t in tensors.items() if np.prod(t.dims, dtype=float) > 1024 or name in optional}
-        kept = [tensor for name, tensor in tensors.items() if name not in large]
-        try:
-            outputs = [helper.make_empty_tensor_value_info(entry.name) for entry in graph.output]
-            inputs = [
-                helper.make_tensor_value_info(
-                    entry.name, entry.type.tensor_type.elem_type, [size for size, _ in self.dims[entry.name]]
-                )
-                for entry in graph.input
-                if entry.name not in tensors or entry.name in optional
-            ] + [helper.make_tensor_value_info(n, t.data_type, t.dims) for n, t in large.items() if n not in optional]
-            part = helper.make_model(
-                helper.make_graph(graph.node, "shapes", inputs, outputs, kept),
-                opset_imports=self.model.opset_import,
-                ir_version=self.model.ir_version,
-            )
-            inferred = self.onnx.shape_inference.infer_shapes(part, data_prop=True).graph
-        except Exception:  # of whatever the file makes the inference raise; it is a help only
-            return {}
-        found, ahead = {}, self._upstream(*range(8))
-        for one in (inferred, *(body for node in all_nodes(inferred) for _, body in bodies(node))):
-            for entry in one.value_info:
-                tensor = entry.type.tensor_type
-                shape = tuple(dim.dim_value for dim in tensor.shape.dim)
-                if entry.name in ahead and tensor.HasField("shape") and min(shape, default=1) > 0:
-                    found[entry.name] = shape
-        return found
-
-    # The nodes
 
     def _read(self, tensor: Any) -> Value:
         try:
@@ -297,7 +214,7 @@ class Trace:
             fits = data is not None and data.kind == "elements"
             fits = fits and all(one is None or one.kind in ("constant", "sizes") for one in others)
         if op == "Cast":
-            fits = fits and attributes(node).get("to") in self._float_types()
+            fits = fits and attributes(node).get("to") in FLOATS
         elif op == "Dropout":
             training = given[2] if len(given) > 2 else None
             fits = fits and (training is None or not np.any(training.array))
@@ -325,42 +242,15 @@ class Trace:
         return any(size in self.free_sizes and size < end < END for size, end in zip(sizes, ends, strict=False))
 
     def _run(self, node: Any, given: list[Value | None], kind: str, path: str, needed: bool) -> list[Value]:
-        """What onnx's evaluator makes of known arrays."""
-        from onnx.reference import ReferenceEvaluator
-
-        helper = self.onnx.helper
-        feeds = {name: value.array for name, value in zip(node.input, given, strict=True) if value is not None}
-        outputs = [name for name in node.output if name]
-        imports = list(self.model.opset_import)
-        if node.op_type in QUANTIZED:
-            imports = [helper.make_opsetid("", max([21, *(one.version for one in imports if not one.domain)]))]
+        """What a node makes of known arrays."""
         try:
-            if node.op_type in ("ConstantOfShape", "Expand"):
-                shape = feeds[node.input[-1]]
-                if np.prod(shape, dtype=float) > LIMIT:
-                    raise InputError(f"it has the shape {tuple(shape)}")
-            inputs = [
-                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), None)
-                for name, array in feeds.items()
-            ]
-            ends = [helper.make_empty_tensor_value_info(name) for name in outputs]
-            part = helper.make_model(
-                helper.make_graph([node], "part", inputs, ends), opset_imports=imports, ir_version=self.model.ir_version
-            )
-            with np.errstate(all="ignore"):
-                arrays = ReferenceEvaluator(part).run(None, feeds)
-        except Exception as error:  # whatever a node of the file makes the evaluator raise
+            arrays = computed(self.model, node, given)
+        except Exception as error:
             return [
                 value._replace(why=f"the node {path + name_of(node)!r} can't be computed: {error}")
                 for value in self._strange(node, given, path, needed)
             ]
-        results = dict(zip(outputs, arrays, strict=True))
-        return [
-            Value(kind, np.asarray(results[name]))
-            if isinstance(results.get(name), np.ndarray | np.generic)
-            else UNKNOWN
-            for name in node.output
-        ]
+        return [UNKNOWN if array is None else Value(kind, array) for array in arrays]
 
     def _strange(self, node: Any, given: list[Value | None], path: str, needed: bool) -> list[Value]:
         """What a node gives that does more than move: elements of its own where their shape is known."""

@@ -8,23 +8,21 @@ and on the current stream of PyTorch. Only PyTorch's own autograd, optimizers an
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import sys
-import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from gpu_lstm import layers
 from gpu_lstm.backend import Backend, NumpyBackend
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.torch_autograd import PLAIN, Call, Recurrence, backend_of, core, nothing, untraced
+from gpu_lstm.interop.torch_checks import check_call, check_rank, computed_in, recorded
+from gpu_lstm.interop.torch_weights import load_state_dict, state_dict, weights_of
 from gpu_lstm.layers.options import Options, torch_names
 
 __all__ = ["LSTM", "from_torch", "load_state_dict", "state_dict", "to_module", "to_torch"]
@@ -174,7 +172,7 @@ class LSTM(nn.LSTM):
             further = {name: value for name, value in further.items() if value is not None}
             return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), further)
         packed = isinstance(input, PackedSequence)
-        if _recorded((input.data if packed else input, *(hx or ()), *self._parameters.values())):
+        if recorded((input.data if packed else input, *(hx or ()), *self._parameters.values())):
             self._check_plain("recorded or transformed", lengths=lengths, resets=resets)
             return super().forward(input, hx)
         self._update_flat_weights()
@@ -191,11 +189,11 @@ class LSTM(nn.LSTM):
                 raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {x.dim()}D instead")
         unbatched, batch_dim = not packed and x.dim() == 2, 0 if self.batch_first else 1
         if hx is not None and not packed:
-            _check_rank(hx, 2 if unbatched else 3)
+            check_rank(hx, 2 if unbatched else 3)
         if unbatched:
             x = x.unsqueeze(batch_dim)
             hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-        self._check(x, hx, batch_sizes)
+        check_call(self, x, hx, batch_sizes)
         if packed:
             x, lengths = pad_packed_sequence(PackedSequence(x, batch_sizes))
         elif self.batch_first:
@@ -225,49 +223,11 @@ class LSTM(nn.LSTM):
                 f"which has no {', '.join(more)}"
             )
 
-    def _check(self, x: Tensor, hx: Any, batch_sizes: Tensor | None) -> None:
-        """Refuse what ``torch.nn.LSTM`` refuses, by the same error."""
-        weight = self._flat_weights[0]
-        if batch_sizes is not None:
-            _check_sizes(batch_sizes, x)
-        if hx is None:
-            self.check_input(x, batch_sizes)
-        else:
-            if len(hx) != 2:
-                raise RuntimeError("lstm expects two hidden states")
-            self.check_forward_args(x, hx, batch_sizes)
-            for state in hx:
-                if state.device != x.device:
-                    raise RuntimeError(
-                        f"Input and hidden tensors are not at the same device, found input tensor at {x.device} "
-                        f"and hidden tensor at {state.device}"
-                    )
-                if state.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-                    raise RuntimeError(
-                        f"RNN hidden dtype ({state.dtype}) does not match weight dtype ({weight.dtype}). "
-                        f"Convert hx: hx.to({weight.dtype})"
-                    )
-        if weight.device != x.device:
-            raise RuntimeError(
-                f"Input and parameter tensors are not at the same device, found input tensor at {x.device} "
-                f"and parameter tensor at {weight.device}"
-            )
-        if batch_sizes is None and x.size(1 if self.batch_first else 0) == 0:
-            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        if not weight.dtype.is_floating_point:
-            raise InputError(f"weight_ih_l0 has dtype {weight.dtype}; expected real floating-point parameters")
-        dtype = _computed_in(weight.dtype)
-        for name, tensor in zip(("input", "h0", "c0"), (x, *(hx or ())), strict=False):
-            if tensor.layout != torch.strided:
-                raise InputError(f"{name} has layout {tensor.layout}; expected a dense one: {name}.to_dense()")
-            if not tensor.is_floating_point() or torch.promote_types(tensor.dtype, dtype) != dtype:
-                raise InputError(f"{name} has dtype {tensor.dtype}; expected {dtype}, or fewer bits under autocast")
-
     def _run(self, x: Tensor, hx: Any, lengths: Any, resets: Tensor | None) -> tuple[list[Tensor], Tensor, Tensor]:
         """Outputs, h and c of a time-major batch."""
         weights = dict(zip(self._flat_weights_names, self._flat_weights, strict=True))  # what PyTorch has computed
         kept_dtype = weights["weight_ih_l0"].dtype
-        dtype = _computed_in(kept_dtype)
+        dtype = computed_in(kept_dtype)
         lstm, names = core(backend_of(x.device), str(dtype).removeprefix("torch."), *self._arguments())
         call = Call(lstm, names, lengths, None if resets is None else resets.clone())
         noisy = any(self.options.get(name) or getattr(self, name, 0) for name in NOISE)
@@ -306,54 +266,9 @@ class LSTM(nn.LSTM):
         return layers.LSTM(*sizes, **dict(named), backend=backend, dtype=dtype, seed=seed)
 
 
-DISPATCH = Tensor.__torch_dispatch__
-"""What only classes of tensors that have no memory of their own replace."""
-
-
-def _recorded(tensors: Iterable[Any]) -> bool:
-    """Whether PyTorch wants to see operations of its own: it traces, exports or transforms them, or has no numbers."""
-    grad = torch._C._functorch.TransformType.Grad
-    return (
-        torch.jit.is_tracing()
-        or torch.compiler.is_exporting()
-        or get_proxy_mode() is not None
-        or forward_ad._current_level >= 0
-        or any(transform.key() != grad for transform in torch._C._functorch.get_interpreter_stack() or ())
-        or any(getattr(type(tensor), "__torch_dispatch__", DISPATCH) != DISPATCH for tensor in tensors)
-    )
-
-
-def _computed_in(dtype: torch.dtype) -> torch.dtype:
-    """What the recurrence computes with, for parameters of a dtype."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _draw_seed() -> int:
     """A seed from PyTorch's generator of the CPU."""
     return int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
-
-
-def _check_sizes(batch_sizes: Tensor, data: Tensor) -> None:
-    """Refuse a packed sequence that is none: PyTorch's own reads past its end."""
-    sizes = batch_sizes.tolist()
-    falls = all(size >= after for size, after in zip(sizes, [*sizes[1:], 1], strict=False))
-    if not sizes or not falls or sum(sizes) != data.size(0):
-        raise InputError(
-            f"input has batch_sizes {sizes} of {data.size(0)} rows of data; expected sizes that fall to 1 at least and "
-            f"add up to the rows"
-        )
-
-
-def _check_rank(hx: tuple[Tensor, Tensor], rank: int) -> None:
-    """Refuse states of another rank than the input's, in ``torch.nn.LSTM``'s words."""
-    if hx[0].dim() != rank or hx[1].dim() != rank:
-        raise RuntimeError(
-            f"For {'batched 3-D' if rank == 3 else 'unbatched 2-D'} input, hx and cx should also be {rank}-D but got "
-            f"({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
-        )
-
-
-# -- weights both ways -------------------------------------------------------------------------------------------------
 
 
 def from_torch(
@@ -398,28 +313,8 @@ def from_torch(
         proj_size=module.proj_size,
         **{name: value for name, value in further.items() if name in DEFAULTS},
     )
-    load_state_dict(lstm, _weights(module, [one for name in lstm.params for one in torch_names(name)]))
+    load_state_dict(lstm, weights_of(module, [one for name in lstm.params for one in torch_names(name)]))
     return lstm
-
-
-def _weights(module: nn.LSTM, names: Sequence[str]) -> dict[str, Tensor]:
-    """The weights that the module's next forward call would take.
-
-    What isn't a parameter is computed of others: by a parametrization, or by a hook before each forward call, as by
-    pruning and by the older norms. A copy of the module computes it.
-    """
-    if any(name not in module._parameters for name in names):
-        held = [*module._flat_weights, *vars(module).values()]
-        memo: dict[int, Any] = {id(t): t.detach() for t in held if isinstance(t, Tensor) and not t.is_leaf}
-        module = copy.deepcopy(module, memo)
-        module._flat_weight_refs = [weakref.ref(weight) for weight in module._flat_weights]  # of the copy's own
-        module._forward_hooks.clear()
-        module.forward = lambda *_: module._update_flat_weights()  # type: ignore[method-assign,unused-ignore]
-        with torch.no_grad():
-            module(torch.zeros(1, 1, module.input_size))
-            computed = dict(zip(module._flat_weights_names, module._flat_weights, strict=True))
-            return {name: computed[name] if name in computed else getattr(module, name) for name in names}
-    return {name: module._parameters[name] for name in names}
 
 
 def to_torch(lstm: layers.LSTM) -> nn.LSTM:
@@ -448,49 +343,6 @@ def to_module(lstm: layers.LSTM) -> LSTM:
         options["recompute"] = True
     module: LSTM = _filled(LSTM, lstm, options)
     return module
-
-
-def state_dict(lstm: layers.LSTM) -> dict[str, Tensor]:
-    """Copies of the parameters, under PyTorch's names, on the layer's device; ``bias_hh`` is zero."""
-    found = {}
-    for name, array in lstm.params.items():
-        first, *second = torch_names(name)
-        found[first] = torch.from_dlpack(array).clone()
-        found |= {other: torch.zeros_like(found[first]) for other in second}
-    return found
-
-
-def load_state_dict(lstm: layers.LSTM, tensors: Mapping[str, Tensor], prefix: str = "") -> None:
-    """Copy parameters under PyTorch's names into a `gpu_lstm.LSTM`; its two biases are added up.
-
-    Parameters
-    ----------
-    lstm : gpu_lstm.LSTM
-    tensors : mapping of str to Tensor
-        As ``state_dict()`` gives them; on any device, of any float dtype.
-    prefix : str
-        What the names begin with, ``"encoder.lstm."`` for a part of a larger model; other names are left alone.
-
-    Raises
-    ------
-    InputError
-        A name is missing, a shape is another, or under the prefix is a name that the layer doesn't have; nothing was
-        copied.
-    """
-    found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    expected = {name: tuple(tensor.shape) for name, tensor in state_dict(lstm).items()}
-    odd = sorted(found.keys() ^ expected.keys())
-    if odd:
-        sides = [f"{prefix}{name} ({'missing' if name in expected else 'not expected'})" for name in odd]
-        raise InputError(f"state dict has not the layer's names: {', '.join(sides)}")
-    for name, shape in expected.items():
-        if tuple(found[name].shape) != shape:
-            raise InputError(f"{prefix}{name} has shape {tuple(found[name].shape)}; expected {shape}")
-    with torch.no_grad():
-        for name, param in lstm.params.items():
-            target = torch.from_dlpack(param)
-            parts = [found[one].detach().to(target.device, target.dtype) for one in torch_names(name)]
-            target.copy_(parts[0] if len(parts) == 1 else parts[0] + parts[1])
 
 
 def _filled(kind: Any, lstm: layers.LSTM, options: dict[str, Any]) -> Any:

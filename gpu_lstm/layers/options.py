@@ -14,11 +14,12 @@ from gpu_lstm.recurrence.variant import OPTIONS
 
 
 class Kind(NamedTuple):
-    """What values an option takes, in words and as a check, and how a command line's text is read."""
+    """What values an option takes, in words and as a check; how a command line gives one."""
 
     expected: str
     fits: Callable[[Any], bool]
     read: Callable[[str], Any]
+    placeholder: str = "NUMBER"
 
 
 def _is_number(value: Any) -> bool:
@@ -36,6 +37,7 @@ _SWITCH = Kind(
     "True or False",
     lambda value: isinstance(value, bool),
     lambda text: {"": True, "true": True, "false": False}.get(text.lower(), text),
+    "",
 )
 _PROBABILITY = Kind("a probability in [0, 1)", lambda value: _is_number(value) and 0 <= value < 1, float)
 _LIMIT = Kind(
@@ -176,8 +178,8 @@ class Options:
         for word in words:
             name, equals, text = word.partition("=")
             kind = kinds.get(name, _SWITCH)
-            if not equals and kind is not _SWITCH:
-                raise InputError(f"{name} has no value; expected {name}=NUMBER")
+            if not equals and kind.placeholder:
+                raise InputError(f"{name} has no value; expected {name}={kind.placeholder}")
             try:
                 named[name] = kind.read(text)
             except ValueError:
@@ -188,7 +190,7 @@ class Options:
     @classmethod
     def words(cls) -> str:
         """The words that `parse` takes, for a command line's help."""
-        return ", ".join(row.name if row.metadata["kind"] is _SWITCH else f"{row.name}=NUMBER" for row in fields(cls))
+        return ", ".join(f"{row.name}={row.metadata['kind'].placeholder}".rstrip("=") for row in fields(cls))
 
     def check_sizes(self, hidden_size: int, num_layers: int, forget_bias: float | None) -> None:
         """Refuse what doesn't go together.

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend, choose
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers import Layer, Parameters
+from gpu_lstm.layers import LSTM, Layer, Parameters
 from gpu_lstm.layers.base import check_seed
+from gpu_lstm.layers.options import for_model
+
+
+class Where(TypedDict, total=False):
+    """Keyword arguments that every model takes, as of its layers: where and how it computes, and how it starts."""
+
+    backend: str | Backend | None
+    dtype: str
+    tier: str
+    recompute: bool
+    seed: int | tuple[int, ...]
 
 
 class Model:
     """Layers by name.
+
+    Parameters
+    ----------
+    layers : dict of str to Layer
+        An LSTM among them, as ``lstm``.
+    config : dict
+        Arguments that make this model again; an empty ``lstm`` is left out.
 
     Attributes
     ----------
@@ -29,12 +47,13 @@ class Model:
     """
 
     kind: ClassVar[str]
+    lstm: LSTM
     loss_scale: float = 1.0
 
     def __init__(self, layers: Mapping[str, Layer], config: dict[str, Any]):
         self.layers = dict(layers)
         self._params = Parameters.joined({name: layer.params for name, layer in layers.items()})
-        self.config = config
+        self.config = {name: value for name, value in config.items() if name != "lstm" or value}
 
     @property
     def params(self) -> Parameters:  # noqa: D102
@@ -47,17 +66,17 @@ class Model:
     @property
     def backend(self) -> Backend:
         """Where the arrays live."""
-        return next(iter(self.layers.values())).backend
+        return self.lstm.backend
 
     @property
     def dtype(self) -> str:
         """Of the layers' inputs and outputs; losses and their gradients have `param_dtype`."""
-        return next(iter(self.layers.values())).dtype
+        return self.lstm.dtype
 
     @property
     def param_dtype(self) -> str:
         """float32 or float64."""
-        return next(iter(self.layers.values())).param_dtype
+        return self.lstm.param_dtype
 
     def scaled(self, gradient: Array) -> Array:
         """The loss' gradient times `loss_scale`."""
@@ -95,9 +114,41 @@ def gather(parts: Mapping[str, Mapping[str, Array]]) -> dict[str, Array]:
     return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
 
-def common(
-    backend: str | Backend | None, dtype: str, seed: int | tuple[int, ...]
-) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
-    """Keyword arguments that all layers of a model take, and different seeds for up to four of them."""
+def arguments(
+    lstm: Mapping[str, Any] | None,
+    forget_bias: float = 1.0,
+    *,
+    backend: str | Backend | None = None,
+    dtype: str = "float32",
+    tier: str = "auto",
+    recompute: bool = False,
+    seed: int | tuple[int, ...] = 0,
+) -> tuple[dict[str, Any], dict[str, Any], list[tuple[int, ...]]]:
+    """Arguments of a model's layers, from those that all models take.
+
+    Parameters
+    ----------
+    lstm : dict or None
+        Options of the LSTM family by name.
+    forget_bias : float
+    backend, dtype, tier, recompute, seed
+        See `Where`.
+
+    Returns
+    -------
+    of_all : dict
+        Keyword arguments of every layer.
+    of_lstm : dict
+        Keyword arguments of the LSTM, among them those of every layer.
+    seeds : list of tuple of int
+        Different ones for up to four layers.
+    """
     *first, last = check_seed(seed)
-    return {"backend": choose(backend), "dtype": dtype}, [(*first, 4 * last + k) for k in range(4)]
+    of_all = {"backend": choose(backend), "dtype": dtype}
+    of_lstm = {**of_all, **for_model(lstm, forget_bias), "tier": tier, "recompute": recompute}
+    return of_all, of_lstm, [(*first, 4 * last + k) for k in range(4)]
+
+
+def numbers(values: Sequence[float]) -> list[float]:
+    """Numbers as a checkpoint's description keeps them."""
+    return [float(value) for value in values]

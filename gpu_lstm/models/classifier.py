@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.layers.base import training_seed
-from gpu_lstm.layers.options import for_model
 from gpu_lstm.losses import softmax_cross_entropy
-from gpu_lstm.models.base import Model, check_host, common, gather
+from gpu_lstm.models.base import Model, Where, arguments, check_host, gather, numbers
 
 
 class SequenceModel(Model):
@@ -26,14 +25,8 @@ class SequenceModel(Model):
     own : dict
         What only the subclass has in its description.
     num_outputs : int
-    hidden_size, num_layers : int
-    bidirectional : bool
-    dropout : float
-        On the input, between layers and on the summary, while training.
-    lstm : dict or None
-        Options of the LSTM family by name.
-    backend, dtype, tier, recompute, seed
-        As of the layers.
+    hidden_size, num_layers, bidirectional, dropout, lstm, where
+        As of `Classifier`.
     """
 
     def __init__(
@@ -47,40 +40,25 @@ class SequenceModel(Model):
         bidirectional: bool,
         dropout: float,
         lstm: Mapping[str, Any] | None,
-        *,
-        backend: str | Backend | None,
-        dtype: str,
-        tier: str,
-        recompute: bool,
-        seed: int | tuple[int, ...],
+        where: Where,
     ):
         config: dict[str, Any] = {
-            "mean": [float(v) for v in mean],
-            "spread": [float(v) for v in spread],
+            "mean": numbers(mean),
+            "spread": numbers(spread),
             **own,
             "hidden_size": hidden_size,
             "num_layers": num_layers,
             "bidirectional": bidirectional,
             "dropout": dropout,
-            **({"lstm": dict(lstm)} if lstm else {}),
+            "lstm": dict(lstm or {}),
         }
         self.mean, self.spread = np.array(config["mean"]), np.array(config["spread"])
-        where, seeds = common(backend, dtype, seed)
-        self.lstm = LSTM(
-            len(self.mean),
-            hidden_size,
-            num_layers,
-            bidirectional=bidirectional,
-            dropout=dropout,
-            **for_model(lstm, 1.0),
-            tier=tier,
-            recompute=recompute,
-            seed=seeds[0],
-            **where,
-        )
-        self.dropout = Dropout(dropout, **where)
+        of_all, of_lstm, seeds = arguments(lstm, **where)
+        sizes = len(self.mean), hidden_size, num_layers
+        self.lstm = LSTM(*sizes, bidirectional=bidirectional, dropout=dropout, **of_lstm, seed=seeds[0])
+        self.dropout = Dropout(dropout, **of_all)
         width = self.lstm.output_size * self.lstm.num_directions
-        self.head = Linear(width, num_outputs, wide=True, seed=seeds[1], **where)
+        self.head = Linear(width, num_outputs, wide=True, **of_all, seed=seeds[1])
         super().__init__({"lstm": self.lstm, "head": self.head}, config)
 
     def _loss(
@@ -157,16 +135,11 @@ class Classifier(SequenceModel):
         bidirectional: bool = True,
         dropout: float = 0.0,
         lstm: Mapping[str, Any] | None = None,
-        *,
-        backend: str | Backend | None = None,
-        dtype: str = "float32",
-        tier: str = "auto",
-        recompute: bool = False,
-        seed: int | tuple[int, ...] = 0,
+        **where: Unpack[Where],
     ):
+        own = {"num_classes": num_classes}
         super().__init__(
-            mean, spread, {"num_classes": num_classes}, num_classes, hidden_size, num_layers, bidirectional, dropout,
-            lstm, backend=backend, dtype=dtype, tier=tier, recompute=recompute, seed=seed,
+            mean, spread, own, num_classes, hidden_size, num_layers, bidirectional, dropout, lstm, where
         )  # fmt: skip
 
     def loss(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.layers.base import check_size, training_seed
-from gpu_lstm.layers.options import for_model
 from gpu_lstm.losses import REGRESSION
-from gpu_lstm.models.base import Model, check_host, common, gather
+from gpu_lstm.models.base import Model, Where, arguments, check_host, gather, numbers
 
 
 class Forecaster(Model):
@@ -52,44 +51,28 @@ class Forecaster(Model):
         num_layers: int = 1,
         dropout: float = 0.0,
         lstm: Mapping[str, Any] | None = None,
-        *,
-        backend: str | Backend | None = None,
-        dtype: str = "float32",
-        tier: str = "auto",
-        recompute: bool = False,
-        seed: int | tuple[int, ...] = 0,
+        **where: Unpack[Where],
     ):
         config: dict[str, Any] = {
-            "mean": [float(v) for v in mean],
-            "spread": [float(v) for v in spread],
-            "step_spread": [float(v) for v in step_spread],
+            "mean": numbers(mean),
+            "spread": numbers(spread),
+            "step_spread": numbers(step_spread),
             "horizon": horizon,
             "memory": memory,
             "hidden_size": hidden_size,
             "num_layers": num_layers,
             "dropout": dropout,
-            **({"lstm": dict(lstm)} if lstm else {}),
+            "lstm": dict(lstm or {}),
         }
-        self.num_series = len(config["mean"])
-        self.horizon = check_size("horizon", horizon)
         self.mean, self.spread, self.step_spread = (
-            np.array(config[k], dtype=np.float64) for k in ("mean", "spread", "step_spread")
+            np.array(config[name]) for name in ("mean", "spread", "step_spread")
         )
-        self.memory = check_size("memory", memory)
-        where, seeds = common(backend, dtype, seed)
-        self.lstm = LSTM(
-            2 * self.num_series,
-            hidden_size,
-            num_layers,
-            dropout=dropout,
-            **for_model(lstm, 1.0),
-            tier=tier,
-            recompute=recompute,
-            seed=seeds[0],
-            **where,
-        )
-        self.dropout = Dropout(dropout, **where)
-        self.head = Linear(self.lstm.output_size, self.num_series * horizon, wide=True, seed=seeds[1], **where)
+        self.num_series = len(self.mean)
+        self.horizon, self.memory = check_size("horizon", horizon), check_size("memory", memory)
+        of_all, of_lstm, seeds = arguments(lstm, **where)
+        self.lstm = LSTM(2 * self.num_series, hidden_size, num_layers, dropout=dropout, **of_lstm, seed=seeds[0])
+        self.dropout = Dropout(dropout, **of_all)
+        self.head = Linear(self.lstm.output_size, self.num_series * horizon, wide=True, **of_all, seed=seeds[1])
         super().__init__({"lstm": self.lstm, "head": self.head}, config)
 
     def features(self, values: np.ndarray) -> Array:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend import Array
 from gpu_lstm.backend.base import out_of_range
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, Params, State
 from gpu_lstm.layers.base import check_seed, training_seed
-from gpu_lstm.layers.options import for_model
 from gpu_lstm.losses import softmax_cross_entropy
 from gpu_lstm.models import decode
-from gpu_lstm.models.base import Model, check_host, common, gather
+from gpu_lstm.models.base import Model, Where, arguments, check_host, gather
 
 
 class LanguageModel(Model):
@@ -46,37 +45,22 @@ class LanguageModel(Model):
         dropout: float = 0.0,
         forget_bias: float = 1.0,
         lstm: Mapping[str, Any] | None = None,
-        *,
-        backend: str | Backend | None = None,
-        dtype: str = "float32",
-        tier: str = "auto",
-        recompute: bool = False,
-        seed: int | tuple[int, ...] = 0,
+        **where: Unpack[Where],
     ):
-        config: dict[str, Any] = {
+        of_all, of_lstm, seeds = arguments(lstm, forget_bias, **where)
+        self.embedding = Embedding(vocabulary_size, embedding_size, **of_all, seed=seeds[0])
+        self.lstm = LSTM(embedding_size, hidden_size, num_layers, dropout=dropout, **of_lstm, seed=seeds[1])
+        self.dropout = Dropout(dropout, **of_all)
+        self.head = Linear(self.lstm.output_size, vocabulary_size, wide=True, **of_all, seed=seeds[2])
+        config = {
             "vocabulary_size": vocabulary_size,
             "embedding_size": embedding_size,
             "hidden_size": hidden_size,
             "num_layers": num_layers,
             "dropout": dropout,
             "forget_bias": forget_bias,
-            **({"lstm": dict(lstm)} if lstm else {}),
+            "lstm": dict(lstm or {}),
         }
-        where, seeds = common(backend, dtype, seed)
-        self.embedding = Embedding(vocabulary_size, embedding_size, seed=seeds[0], **where)
-        self.lstm = LSTM(
-            embedding_size,
-            hidden_size,
-            num_layers,
-            dropout=dropout,
-            **for_model(lstm, forget_bias),
-            tier=tier,
-            recompute=recompute,
-            seed=seeds[1],
-            **where,
-        )
-        self.dropout = Dropout(dropout, **where)
-        self.head = Linear(self.lstm.output_size, vocabulary_size, wide=True, seed=seeds[2], **where)
         super().__init__({"embedding": self.embedding, "lstm": self.lstm, "head": self.head}, config)
 
     def loss(

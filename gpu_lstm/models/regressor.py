@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.losses import REGRESSION
-from gpu_lstm.models.base import check_host
+from gpu_lstm.models.base import Where, check_host, numbers
 from gpu_lstm.models.classifier import SequenceModel
 
 
@@ -47,21 +47,12 @@ class Regressor(SequenceModel):
         bidirectional: bool = True,
         dropout: float = 0.0,
         lstm: Mapping[str, Any] | None = None,
-        *,
-        backend: str | Backend | None = None,
-        dtype: str = "float32",
-        tier: str = "auto",
-        recompute: bool = False,
-        seed: int | tuple[int, ...] = 0,
+        **where: Unpack[Where],
     ):
-        own = {
-            "target_mean": [float(v) for v in target_mean],
-            "target_spread": [float(v) for v in target_spread],
-        }
+        own = {"target_mean": numbers(target_mean), "target_spread": numbers(target_spread)}
         self.target_mean, self.target_spread = np.array(own["target_mean"]), np.array(own["target_spread"])
         super().__init__(
-            mean, spread, own, len(target_mean), hidden_size, num_layers, bidirectional, dropout, lstm,
-            backend=backend, dtype=dtype, tier=tier, recompute=recompute, seed=seed,
+            mean, spread, own, len(target_mean), hidden_size, num_layers, bidirectional, dropout, lstm, where
         )  # fmt: skip
 
     def loss(

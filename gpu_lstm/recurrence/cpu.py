@@ -8,88 +8,105 @@ kernel, the family another one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.native import compiled
-from gpu_lstm.recurrence import family
-from gpu_lstm.recurrence.problem import Mask, Saved, refuse
-from gpu_lstm.recurrence.starts import gradients_at_the_end, states_at_the_start
-from gpu_lstm.recurrence.together import Gradients, Problem
-from gpu_lstm.recurrence.variant import EPSILON, OPTIONS, Variant
+from gpu_lstm.recurrence import packed
+from gpu_lstm.recurrence.problem import (
+    Arriving,
+    Gradients,
+    Problem,
+    Saved,
+    Tier,
+    begin,
+    gradients_at_the_end,
+    one_by_one,
+    refuse,
+)
+from gpu_lstm.recurrence.variant import OPTIONS, Variant
 
-TAKES = OPTIONS
 BATCH_TO_SPLIT = 3
 """Sequences a thread from which the threads split the batch and not the hidden units."""
 SECOND_CACHE = 1 << 20
 """Bytes of W_hh a thread from which they come from further away than the second cache at every step."""
 
 
-def forward(
-    backend: Backend,
-    z: Array,
-    weight_hh: Array,
-    h0: Array | None,
-    c0: Array | None,
-    mask: Mask | None = None,
-    reverse: bool = False,
-    keep: bool = True,
-    variant: Variant | None = None,
-) -> Saved:
-    """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
-    saved = _begin(backend, z, weight_hh, h0, c0, mask, reverse, keep, variant)
-    _forward(backend, saved)
-    return saved
+def obstacle(backend: Backend, hidden: int | None, dtype: str, options: frozenset[str]) -> str:
+    """Why the compiled library isn't there, or ""."""
+    return compiled.missing()
 
 
-def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
-    """`forward` of each, given what it takes after the backend; two at once where that pays."""
-    begun = [_begin(backend, *problem) for problem in problems]
-    split = _split_both(begun)
-    if split is None:
-        for saved in begun:
-            _forward(backend, saved)
-    else:
-        first = begun[0]
-        compiled.call(
-            "forward_both", first.h.dtype, *_sizes(first), *_of_each(begun), *_order(begun), int(_keeps(first)), *split
-        )
+def forward(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
+    """Run recurrences over all steps; two at once where that pays."""
+    begun = [_begin(backend, problem) for problem in problems]
+    both = _split_both(begun)
+    if both is not None:
+        _forward(begun, both)
+        return begun
+    for saved in begun:
+        split = _split(*_sizes(saved))
+        if saved.variant is None:
+            _forward([saved], split)
+        else:
+            _family_forward(backend, saved, saved.variant, split)
     return begun
 
 
-def _begin(
-    backend: Backend,
-    z: Array,
-    weight_hh: Array,
-    h0: Array | None,
-    c0: Array | None,
-    mask: Mask | None = None,
-    reverse: bool = False,
-    keep: bool = True,
-    variant: Variant | None = None,
-) -> Saved:
+def backward(backend: Backend, arriving: Sequence[Arriving]) -> list[Gradients]:
+    """Backpropagate through all steps, likewise."""
+    found = [Gradients(one.saved.gates, *_at_the_end(backend, one)) for one in arriving]
+    both = None if any(one.dc is not None for one in arriving) else _split_both([one.saved for one in arriving])
+    if both is not None:
+        _backward(arriving, found, both)
+        return found
+    for one, gradients in zip(arriving, found, strict=True):
+        split = _split(*_sizes(one.saved))
+        if one.saved.variant is None and one.dc is None:
+            _backward([one], [gradients], split)
+        else:
+            _family_backward(backend, one, gradients, split)
+    return found
+
+
+def _begin(backend: Backend, problem: Problem) -> Saved:
     """What forward fills: the initial state is there."""
+    z, variant = problem.z, problem.variant
     num_steps, batch, width = compiled.axes("z", z, 3)
     hidden = width // 4
     size = hidden if variant is None or variant.projection is None else variant.projection.shape[0]
     h = backend.empty((num_steps + 1, batch, size), z.dtype)
-    c = backend.empty((num_steps + 1 if keep else 1, batch, hidden), z.dtype)
-    states_at_the_start(h, c, h0, c0, reverse)
-    return Saved(h, c, z, weight_hh, mask, reverse, variant)
+    c = backend.empty((num_steps + 1 if problem.keep else 1, batch, hidden), z.dtype)
+    begin(problem, h, c)
+    return Saved(h, c, z, problem.weight_hh, problem.mask, problem.reverse, variant)
 
 
-def _forward(backend: Backend, saved: Saved) -> None:
+def _forward(together: Sequence[Saved], split: tuple[int, int]) -> None:
+    """Fill what `_begin` made, for plain LSTMs of one size."""
+    first = together[0]
+    compiled.call(
+        "forward", first.h.dtype, *_sizes(first), len(together), [saved.gates for saved in together],
+        [saved.weight_hh for saved in together], [saved.h for saved in together], [saved.c for saved in together],
+        *_order(together), int(_keeps(first)), *split,
+    )  # fmt: skip
+
+
+def _backward(together: Sequence[Arriving], found: Sequence[Gradients], split: tuple[int, int]) -> None:
+    """Make gradients of the final states those of the initial ones, and the gates dz."""
+    every = [one.saved for one in together]
+    compiled.call(
+        "backward", every[0].h.dtype, *_sizes(every[0]), len(every), [saved.gates for saved in every],
+        [saved.weight_hh for saved in every], [saved.c for saved in every], [one.dh for one in together],
+        [one.dh0 for one in found], [one.dc0 for one in found], *_order(every), *split,
+    )  # fmt: skip
+
+
+def _family_forward(backend: Backend, saved: Saved, variant: Variant, split: tuple[int, int]) -> None:
     """Fill what `_begin` made."""
-    z, h, c, variant = saved.gates, saved.h, saved.c, saved.variant
-    (num_steps, batch, hidden), width, keep, lengths = _sizes(saved), z.shape[2], _keeps(saved), _lengths(saved)
-    sizes, split = (num_steps, batch, hidden), _split(num_steps, batch, hidden)
-    flags = (int(saved.reverse), int(keep))
-    if variant is None:
-        compiled.call("forward", z.dtype, *sizes, z, saved.weight_hh, h, c, lengths, *flags, *split)
-        return
+    z, (num_steps, batch, hidden), keep = saved.gates, _sizes(saved), _keeps(saved)
     gains = (variant.gain_hh, variant.gain_c, variant.shift_c)
     refuse(len({gain is None for gain in gains}) > 1, "part of layer normalisation")
     kept = num_steps if keep else 1
@@ -98,34 +115,19 @@ def _forward(backend: Backend, saved: Saved) -> None:
     if variant.projection is not None:
         saved.unprojected = backend.empty((kept, batch, hidden), z.dtype)
     if variant.gain_hh is not None:
-        saved.normalised = backend.empty((kept, batch, width), z.dtype)
+        saved.normalised = backend.empty((kept, batch, 4 * hidden), z.dtype)
         saved.scales = backend.empty((kept, batch, 1), z.dtype)
     compiled.call(
-        "family_forward", z.dtype, *sizes, *_of_variant(saved, variant), z, h, c, saved.cells, saved.unprojected,
-        saved.normalised, saved.scales, lengths, *flags, *split,
+        "family_forward", z.dtype, num_steps, batch, hidden, *_of_variant(saved, variant), z, saved.h, saved.c,
+        saved.cells, saved.unprojected, saved.normalised, saved.scales, _lengths(saved), int(saved.reverse), int(keep),
+        *split,
     )  # fmt: skip
 
 
-def backward(
-    backend: Backend,
-    saved: Saved,
-    dh: Array | None,
-    dh_last: Array | None,
-    dc_last: Array | None,
-    dc: Array | None = None,
-) -> Gradients:
-    """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
+def _family_backward(backend: Backend, one: Arriving, found: Gradients, split: tuple[int, int]) -> None:
+    """Likewise, and gradients of the parameters that options have."""
+    saved, gates = one.saved, one.saved.gates
     (num_steps, batch, hidden), size = _sizes(saved), saved.h.shape[2]
-    dh0, dc0 = _arriving(backend, saved, dh_last, dc_last)
-    lengths = _lengths(saved)
-    sizes, split = (num_steps, batch, hidden), _split(num_steps, batch, hidden)
-    gates, reverse = saved.gates, int(saved.reverse)
-    if saved.variant is None and dc is None:
-        compiled.call(
-            "backward", gates.dtype, *sizes, gates, saved.weight_hh, saved.h, saved.c, dh, dh0, dc0, lengths, reverse,
-            *split,
-        )  # fmt: skip
-        return gates, dh0, dc0
     variant = saved.variant or Variant()
     projected = peepholes = norm = None
     if variant.projection is not None:
@@ -135,8 +137,9 @@ def backward(
     if variant.gain_hh is not None:
         norm = np.zeros((batch, 6 * hidden), gates.dtype)
     compiled.call(
-        "family_backward", gates.dtype, *sizes, *_of_variant(saved, variant), gates, saved.c, saved.cells, dh, dc, dh0,
-        dc0, projected, peepholes, saved.normalised, saved.scales, norm, lengths, reverse, *split,
+        "family_backward", gates.dtype, num_steps, batch, hidden, *_of_variant(saved, variant), gates, saved.c,
+        saved.cells, one.dh, one.dc, found.dh0, found.dc0, projected, peepholes, saved.normalised, saved.scales, norm,
+        _lengths(saved), int(saved.reverse), *split,
     )  # fmt: skip
     if projected is not None:
         rows = num_steps * batch
@@ -148,21 +151,6 @@ def backward(
         parts = np.split(norm.sum(axis=0), [4 * hidden, 5 * hidden])
         saved.gradients |= dict(zip(("gain_hh", "gain_c", "shift_c"), parts, strict=True))
         saved.dz_hh = saved.normalised  # it was overwritten
-    return gates, dh0, dc0
-
-
-def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradients]:
-    """`backward` of each, likewise."""
-    every = [problem[0] for problem in problems]
-    split = None if any(dc is not None for _, _, _, _, *rest in problems for dc in rest) else _split_both(every)
-    if split is None:
-        return [backward(backend, *problem) for problem in problems]
-    last = [_arriving(backend, saved, dh_last, dc_last) for saved, _, dh_last, dc_last, *_ in problems]
-    compiled.call(
-        "backward_both", every[0].h.dtype, *_sizes(every[0]), *_of_each(every), [dh for _, dh, *_ in problems],
-        *zip(*last, strict=True), *_order(every), *split,
-    )  # fmt: skip
-    return [(saved.gates, *arrays) for saved, arrays in zip(every, last, strict=True)]
 
 
 def _sizes(saved: Saved) -> tuple[int, int, int]:
@@ -170,19 +158,15 @@ def _sizes(saved: Saved) -> tuple[int, int, int]:
     return len(saved.gates), saved.c.shape[1], saved.c.shape[2]
 
 
-def _of_each(every: Sequence[Saved]) -> Iterable[tuple[Array, ...]]:
-    """z or gates of each, W_hh, h and c."""
-    return zip(*((s.gates, s.weight_hh, s.h, s.c) for s in every), strict=True)
-
-
 def _order(every: Sequence[Saved]) -> tuple[list[np.ndarray | None], list[int]]:
     """Lengths of each, and whether it is in reverse."""
     return [_lengths(saved) for saved in every], [int(saved.reverse) for saved in every]
 
 
-def _arriving(backend: Backend, saved: Saved, dh_last: Array | None, dc_last: Array | None) -> tuple[Array, Array]:
+def _at_the_end(backend: Backend, arriving: Arriving) -> tuple[Array, Array]:
     """Gradients of the final state, of which the kernels make those of the initial one."""
-    return gradients_at_the_end(backend, saved.h.shape[1:], saved.c.shape[1:], saved.h.dtype, dh_last, dc_last)
+    saved = arriving.saved
+    return gradients_at_the_end(backend, arriving, saved.h.shape[1:], saved.c.shape[1:], saved.h.dtype)
 
 
 def _keeps(saved: Saved) -> bool:
@@ -196,15 +180,9 @@ def _lengths(saved: Saved) -> np.ndarray | None:
 
 def _of_variant(saved: Saved, variant: Variant) -> tuple[Any, ...]:
     """What the family's kernel takes besides T, B, H and the states: see ``Family`` in kernels/cpu/family.h."""
-    size, v = saved.h.shape[2], variant
-    refuse(saved.c.shape[2] % v.heads + size % v.heads > 0, f"{v.heads} heads that don't divide H and P")
-    zoneouts = [(None, z) if isinstance(z, float) else (z, 0.0) for z in (v.zoneout_h, v.zoneout_c)]
-    eps = float(np.finfo(saved.gates.dtype).eps)
-    numbers = np.array([*family.cell_numbers(variant, eps), *(share for _, share in zoneouts), EPSILON])
-    return (
-        size, v.heads, int(v.coupled), int(v.hard_sigmoid), numbers, saved.weight_hh, v.peepholes, v.projection,
-        *(array for array, _ in zoneouts), v.recurrent_mask, v.live, v.gain_hh, v.gain_c, v.shift_c,
-    )  # fmt: skip
+    size, heads = saved.h.shape[2], variant.heads
+    refuse(saved.c.shape[2] % heads + size % heads > 0, f"{heads} heads that don't divide H and P")
+    return size, heads, *packed.listed(variant, str(saved.h.dtype)), saved.weight_hh, variant.projection
 
 
 def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
@@ -234,3 +212,6 @@ def _split_both(two: Sequence[Saved]) -> tuple[int, int] | None:
     if first.weight_hh.nbytes >= SECOND_CACHE * (1 if by_batch else half):
         return None
     return threads, int(by_batch)
+
+
+TIER = Tier(OPTIONS, obstacle, one_by_one, forward, backward)

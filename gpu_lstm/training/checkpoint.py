@@ -178,8 +178,7 @@ def versions(model: Model) -> dict[str, str]:
     """What the bytes of a run depend on besides its description: libraries, device, tier and threads."""
     from gpu_lstm import __version__
 
-    lstm = model.layers["lstm"]
-    tier: str = lstm.plan.tier  # type: ignore[attr-defined]  # every model has an LSTM
+    tier = model.lstm.plan.tier
     found = {"gpu_lstm": __version__, "python": platform.python_version(), **model.backend.describe(), "tier": tier}
     if tier != "reference" and model.backend.kernels == "cpu":
         found["compiled"] = compiled.describe()

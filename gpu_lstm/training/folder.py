@@ -23,8 +23,9 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -255,6 +256,43 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             if isinstance(entry, dict) and isinstance(entry.get("step"), int):
                 lines.append(entry)
     return lines
+
+
+class Logs:
+    """The two logs of a run, open to be written on after a step: what they have from later goes.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run; what is not named by its manifest is removed, too.
+    step : int
+    """
+
+    def __init__(self, folder: Path, step: int):
+        cut_log(folder / LOG, step)
+        tensorboard.cut(folder, step)
+        tidy(folder, read_manifest(folder))
+        self._lines: IO[bytes] = open(folder / LOG, "ab", buffering=0)  # noqa: SIM115 (closed by `close`)
+        try:
+            self._board = tensorboard.EventFile(folder)
+        except BaseException:
+            self._lines.close()
+            raise
+
+    def add(self, line: dict[str, Any], values: Mapping[str, float]) -> None:
+        """Write a step's line, and its values by tag for TensorBoard."""
+        tensorboard.append(self._lines, (json.dumps(line) + "\n").encode())
+        self._board.add(line["step"], values)
+
+    def flush(self) -> None:
+        """Wait until all is on the disk."""
+        for file in (self._lines, self._board):
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """End writing."""
+        self._board.close()
+        self._lines.close()
 
 
 def cut_log(path: Path, step: int) -> None:

@@ -1,4 +1,4 @@
-"""How much memory training will take, from sizes alone, before anything is allocated.
+"""How much memory training will take, or a step of one layer, from sizes alone, before anything is allocated.
 
 The peak of a step is where most arrays are alive at once. `_text`, `_series` and `_classify` follow their model's
 ``loss`` and give the moments that can be the peak, as bytes of all arrays alive besides parameters and gradients. What
@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.lstm import segments
 from gpu_lstm.layers.options import Options
+from gpu_lstm.layers.schedule import segments
 from gpu_lstm.models.amounts import model_amounts
 from gpu_lstm.native.kernels import ARITHMETIC
 
@@ -22,6 +22,8 @@ UPDATE_TEMPORARIES = 3
 """Arrays of the largest parameter's size that an optimizer needs while it updates one."""
 BLAS = 24_000_000
 """Bytes that OpenBLAS packs matrices into, where products aren't our own; measured with two threads."""
+SLAB, SLAB_ROWS = 256, 200
+"""Depth of the slabs of a product's factor that each thread of ``kernels/cpu`` packs, and rows of the other factor."""
 NORMALISATION = 6
 """Arrays of z's size at once in `normalise_backward`, its arguments included."""
 LOSS_COPIES, LOSS_FLAGS = 3, 1
@@ -99,6 +101,26 @@ def predict(job: Job) -> Prediction:
     if job.short:  # the rounded weights
         activations += job.item * (amounts["lstm"] + amounts["head"])
     return Prediction(parameters, SLOTS[job.optimizer] * parameters, parameters, activations)
+
+
+def step_of_layer(size: tuple[int, int, int, int], dtype: str, threads: int = 0) -> int:
+    """Bytes that a training step of one plain LSTM layer takes at its peak, beside x, dy and the parameters.
+
+    Parameters
+    ----------
+    size : (T, B, D, H)
+    dtype : str
+    threads : int
+        Of compiled code, which packs W_hh once more and, in each thread, slabs of a product's factors; 0 without.
+    """
+    steps, batch, inputs, hidden = size
+    config = {"hidden_size": hidden, "num_layers": 1, "dropout": 0.0}
+    job = Job("layer", config, dtype, "", steps, batch, least_steps=steps)
+    lstm, parameters = _lstm(job, inputs), 4 * hidden * (inputs + hidden + 1)
+    first = 2 * batch * hidden * job.item  # slot 0 of h and c
+    y = job.rows * hidden * job.item  # the caller may write to it: no view of h
+    packed = job.wide * (4 * hidden * hidden + threads * SLAB * (inputs + hidden + SLAB_ROWS)) if threads else 0
+    return round(lstm.kept + lstm.backward) + first + y + job.wide * parameters + packed
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How steps of training are asked of the device: launch by launch, or recorded once and replayed as a CUDA graph."""
+"""How a training step is asked of the device: launch by launch, or recorded once and replayed as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpu_lstm.backend.graph import Graph
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.optimizers import Optimizer
-from gpu_lstm.training.tasks import Recordable, Task
+from gpu_lstm.training.tasks import Task
 
 
 class Asked(NamedTuple):
@@ -21,8 +21,8 @@ class Asked(NamedTuple):
     gradients: Params
 
 
-class Steps:
-    """Steps of a task by an optimizer.
+class Launched:
+    """Steps of a task by an optimizer, launch by launch.
 
     Parameters
     ----------
@@ -34,23 +34,18 @@ class Steps:
 
     def __init__(self, task: Task, optimizer: Optimizer, clip: float):
         self.task, self.optimizer, self.clip = task, optimizer, clip
-        self._before: dict[str, Array] = {}
 
     def ask(self, number: int, factor: float) -> Asked:
         """Step `number`, at the learning rate times `factor`. Where loss or norm isn't finite, no parameter moves."""
-        self._before = self.task.carried()
-        return self._move(factor, *self.task.step(number))
-
-    def undo(self) -> None:
-        """What the task carries becomes what it was before the last step."""
-        self.task.restore(self._before)
+        self.task.begin(number)
+        return self._move(factor, *self.task.compute())
 
     def _move(self, factor: float, loss: Array, gradients: Params) -> Asked:
         scale = self.task.model.loss_scale
         return Asked(loss, self.optimizer.update(gradients, factor, self.clip, loss, scale), gradients)
 
 
-class RecordedSteps(Steps):
+class Replayed(Launched):
     """The same steps, to the same bits, at the cost of one launch each.
 
     The first step of an epoch of text runs without, for it has no state from before. The first one that is like most
@@ -62,7 +57,7 @@ class RecordedSteps(Steps):
     BackendError
         The backend has no graphs.
     InputError
-        The task's steps have different shapes, or a layer is on the reference tier, whose products can't be recorded.
+        The task's steps have different shapes, or the LSTM is on the reference tier, whose products can't be recorded.
     """
 
     def __init__(self, task: Task, optimizer: Optimizer, clip: float):
@@ -70,11 +65,10 @@ class RecordedSteps(Steps):
         backend = task.model.backend
         if not backend.records:
             raise BackendError(f"graph is for a GPU (backend cupy); this is backend {backend.name}")
-        if not isinstance(task, Recordable):
+        if not task.one_shape:
             raise InputError("graph is for steps of one shape; this task has sequences of different lengths")
-        if any(layer.plan.tier == "reference" for layer in task.model.layers.values() if hasattr(layer, "plan")):
+        if task.model.lstm.plan.tier == "reference":
             raise InputError("graph is for tiers pointwise and sequence; the products of tier reference take no part")
-        self._recordable: Recordable = task
         self._graph: Graph[Asked] | None = None
         self._scale = 0.0
         self._params: list[Array] = []
@@ -82,7 +76,7 @@ class RecordedSteps(Steps):
         task.hold()
 
     def ask(self, number: int, factor: float) -> Asked:  # noqa: D102
-        like_most = self._recordable.begin(number)
+        like_most = self.task.begin(number)
         if not (like_most and self._warm):
             self._warm = self._warm or like_most
             return self._compute(factor)
@@ -91,9 +85,6 @@ class RecordedSteps(Steps):
             return graph.result
         self.optimizer.updates -= 1  # begun again by that which runs instead
         return self._compute(factor)
-
-    def undo(self) -> None:  # noqa: D102
-        self._recordable.undo()
 
     def _current(self, factor: float) -> Graph[Asked]:
         """The graph for the loss scale and the parameters as they are now, and the optimizer's update begun."""
@@ -110,4 +101,4 @@ class RecordedSteps(Steps):
         return self._graph
 
     def _compute(self, factor: float) -> Asked:
-        return self._move(factor, *self._recordable.compute())
+        return self._move(factor, *self.task.compute())

@@ -27,19 +27,19 @@ ENTRY(backward)(long steps, long batch, long hidden, long count, T* const* gates
   });
 }
 
-// `numbers`: those of family.py, cell_numbers; the two zoneouts as numbers; epsilon.
-#define FAMILY_ARGUMENTS                                                                                              \
-  long steps, long batch, long hidden, long size, long heads, long coupled, long hard_sigmoid, const double *numbers, \
-      const T *weight_hh, const T *peepholes, const T *projection, const T *zoneout_h, const T *zoneout_c,            \
-      const T *recurrent_mask, const T *live, const T *gain_hh, const T *gain_c, const T *shift_c
+// The family's options, as kernels/cell/options.h has them.
+#define OPTIONS                                                                                                        \
+  long count, const double *numbers, const T *peepholes, const T *gain_hh, const T *gain_c, const T *shift_c,          \
+      const T *zoneout_h, const T *zoneout_c, const T *recurrent_mask, const T *live
 #define FAMILY                                                                                                         \
-  Family<T> {                                                                                                          \
-    steps, batch, hidden, size, heads, weight_hh, lengths, reverse != 0,                                               \
-        cell_options<T>(numbers, coupled, hard_sigmoid), T(numbers[5]), T(numbers[6]), peepholes, projection,          \
-        zoneout_h, zoneout_c, recurrent_mask, live, gain_hh, gain_c, shift_c, T(numbers[7])                            \
+  count != Options<T, T>::numbers ? throw Refused()                                                                    \
+                                  : Family<T> {                                                                        \
+    options_of<T, T>(numbers, peepholes, gain_hh, gain_c, shift_c, zoneout_h, zoneout_c, recurrent_mask, live), steps, \
+        batch, hidden, size, heads, weight_hh, lengths, reverse != 0, projection                                       \
   }
 
-ENTRY(family_forward)(FAMILY_ARGUMENTS, T* z, T* h, T* c, T* cells, T* unprojected, T* normalised, T* scales,
+ENTRY(family_forward)(long steps, long batch, long hidden, long size, long heads, OPTIONS, const T* weight_hh,
+                      const T* projection, T* z, T* h, T* c, T* cells, T* unprojected, T* normalised, T* scales,
                       const long* lengths, long reverse, long keep, long threads, long split_batch) {
   return guarded([&] {
     FamilyForward<T> of{FAMILY, z, h, c, cells, unprojected, normalised, scales, keep != 0};
@@ -47,18 +47,19 @@ ENTRY(family_forward)(FAMILY_ARGUMENTS, T* z, T* h, T* c, T* cells, T* unproject
   });
 }
 
-ENTRY(family_backward)(FAMILY_ARGUMENTS, T* gates, const T* c, const T* cells, const T* dy, long dy_row,
+ENTRY(family_backward)(long steps, long batch, long hidden, long size, long heads, OPTIONS, const T* weight_hh,
+                       const T* projection, T* gates, const T* c, const T* cells, const T* dy, long dy_row,
                        const T* dc_each, long dc_row, T* dh, T* dc, T* projected, T* dpeepholes, T* normalised,
                        const T* scales, T* dnorm, const long* lengths, long reverse, long threads, long split_batch) {
   return guarded([&] {
-    FamilyBackward<T> of{FAMILY,     gates,      c,      cells, dy, dc_each, dy_row, dc_row, dh, dc, projected,
-                         dpeepholes, normalised, scales, dnorm};
+    FamilyBackward<T> of{FAMILY, gates, c, cells, dy, dc_each, dy_row, dc_row, dh, dc, projected, dpeepholes,
+                         normalised, scales, dnorm};
     run<T>(&of, 1, steps, threads, split_batch != 0);
   });
 }
 
 #undef FAMILY
-#undef FAMILY_ARGUMENTS
+#undef OPTIONS
 
 ENTRY(multiply)(long rows, long columns, long depth, const T* a, long a_row, long a_column, const T* b, long b_row,
                 long b_column, T* c, const T* bias, long threads) {

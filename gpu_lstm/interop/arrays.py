@@ -1,0 +1,57 @@
+"""An LSTM as other libraries hold one: host arrays by layer and direction, in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.layers import LSTM
+
+Arrays = Mapping[str, np.ndarray]
+"""The parameters of one layer in one direction: ``weight_ih``, ``weight_hh``, ``bias``, ... as in `LSTM`, gate order i,
+f, g, o."""
+
+
+def endings(lstm: LSTM, layer: int) -> list[str]:
+    """How the names of a layer's parameters end, by direction."""
+    return [f"_l{layer}", f"_l{layer}_reverse"][: lstm.num_directions]
+
+
+def arrays_of(lstm: LSTM) -> list[list[dict[str, np.ndarray]]]:
+    """The parameters of an LSTM on the host: of each layer, of each direction, by their names without an ending."""
+    host = {name: np.asarray(lstm.backend.to_numpy(array)) for name, array in lstm.params.items()}
+    return [
+        [
+            {name.removesuffix(ending): array for name, array in host.items() if name.endswith(ending)}
+            for ending in endings(lstm, layer)
+        ]
+        for layer in range(lstm.num_layers)
+    ]
+
+
+def lstm_of(layers: Sequence[Sequence[Arrays]], **options: Any) -> LSTM:
+    """An LSTM of these sizes and parameters, as `arrays_of` gives them; what its options have no parameter for is left.
+
+    Parameters
+    ----------
+    layers : list, an entry a layer, of lists of dict, an entry a direction
+    **options
+        Further arguments of `LSTM`.
+    """
+    first = layers[0][0]
+    (_, input_size), (_, hidden_size) = first["weight_ih"].shape, first["weight_hh"].shape
+    lstm = LSTM(input_size, hidden_size, len(layers), bidirectional=len(layers[0]) == 2, **options)
+    for number, directions in enumerate(layers):
+        for arrays, ending in zip(directions, endings(lstm, number), strict=True):
+            for name in arrays:
+                if name + ending in lstm.params:
+                    host = np.ascontiguousarray(arrays[name].astype(lstm.param_dtype))
+                    lstm.params[name + ending][...] = lstm.backend.asarray(host, lstm.param_dtype)
+    return lstm
+
+
+def gate_scale(hidden_size: int, slope: float) -> np.ndarray:
+    """What the rows of i, f and o are multiplied by, (4H,), for a hard sigmoid `slope` times as steep; 1 for g."""
+    return np.repeat([slope, slope, 1.0, slope], hidden_size)

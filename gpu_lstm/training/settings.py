@@ -1,0 +1,87 @@
+"""How to train: what a run is set up with, and a checkpoint keeps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpu_lstm.errors import InputError
+from gpu_lstm.layers.base import check_size
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Attributes
+    ----------
+    epochs : int
+    learning_rate : float
+    optimizer : {"adam", "adamw", "sgd", "rmsprop"}
+    options : dict
+        Further arguments of the optimizer.
+    schedule : {"cosine", "constant"}
+    warm_up : int
+        Steps over which the learning rate rises.
+    clip : float
+        Largest joint norm of the gradients.
+    validations : int
+        How often to validate, evenly spread over the run; 0 never does.
+    patience : int
+        Stop after this many validations in a row without a better score; 0 never stops early.
+    keep : int
+        How many of the last checkpoints to keep, besides the best model.
+    save_minutes : float
+        Save at the latest after so many minutes, besides at every validation; 0 saves after every step.
+    on_nonfinite : {"stop", "skip"}
+        What to do where the loss or a gradient is NaN or infinite.
+    """
+
+    epochs: int
+    learning_rate: float
+    optimizer: str = "adam"
+    options: dict[str, float] = field(default_factory=dict)
+    schedule: str = "cosine"
+    warm_up: int = 50
+    clip: float = 1.0
+    validations: int = 10
+    patience: int = 0
+    keep: int = 3
+    save_minutes: float = 10.0
+    on_nonfinite: str = "stop"
+
+    def __post_init__(self) -> None:
+        check_size("epochs", self.epochs)
+        for name in ("validations", "patience", "warm_up"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; expected at least 0")
+        if not (self.clip > 0 and math.isfinite(self.clip)):
+            raise InputError(f"clip is {self.clip!r}; expected a number above 0")
+        check_size("keep", self.keep)
+        if not self.save_minutes >= 0:
+            raise InputError(f"save_minutes is {self.save_minutes!r}; expected at least 0")
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise InputError(f"on_nonfinite is {self.on_nonfinite!r}; expected stop or skip")
+
+    @classmethod
+    def read(cls, saved: Any, path: Path) -> Settings:
+        """From a checkpoint's description.
+
+        Raises
+        ------
+        InputError
+            `saved` lacks the settings' names, or has values of another type.
+        """
+        try:
+            return cls(**saved)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"checkpoint {path} has damaged settings: {error}") from None
+
+    def validates_at(self, steps: int) -> frozenset[int]:
+        """The steps after which to validate, of so many in the run; the last one is always among them."""
+        if not self.validations:
+            return frozenset()
+        every = max(1, steps // self.validations)
+        return frozenset({*range(every, steps - every // 2, every), steps})

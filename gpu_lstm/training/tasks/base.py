@@ -1,0 +1,113 @@
+"""What the training loop needs of a task.
+
+Each step's batch and dropout are pure functions of the seed and the step's number, so that the same seed gives
+the same weights to the last bit and a resumed run needs no generator states.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from gpu_lstm.backend import Array
+from gpu_lstm.backend.graph import Count
+from gpu_lstm.data.loader import Loader
+from gpu_lstm.errors import InputError
+from gpu_lstm.layers import Params
+from gpu_lstm.layers.base import check_seed
+from gpu_lstm.models import Model
+
+
+class Task(ABC):
+    """A model with its data.
+
+    Parameters
+    ----------
+    model : Model
+    seed : int or tuple of int
+    steps_per_epoch : int
+    items : int
+        How many `item` a step reads, for the speed.
+
+    Attributes
+    ----------
+    item : str
+        What a step reads, for people.
+    unit : str
+        Unit of loss and score.
+    one_shape : bool
+        Whether the steps have the same shapes, so that one can be recorded as a graph and replayed.
+    loader : Loader
+        Makes the batches of its steps.
+    """
+
+    item: ClassVar[str]
+    unit: ClassVar[str] = "loss"
+    one_shape: ClassVar[bool] = False
+
+    def __init__(self, model: Model, seed: int | tuple[int, ...], steps_per_epoch: int, items: int):
+        self.model, self.seed = model, check_seed(seed)
+        self.steps_per_epoch, self.items = steps_per_epoch, items
+        self.loader = Loader(self._batch)
+        self._number: Any = Count()  # of the step that `compute` does
+        self._current: Any = None  # its batch
+
+    @abstractmethod
+    def _batch(self, number: int) -> Any:
+        """Make the batch of step `number`, on the host."""
+
+    @property
+    def _step_seed(self) -> tuple[int, ...]:
+        """Of the current step's dropout; a replayed graph reads the number anew."""
+        return (*self.seed, self._number)
+
+    def begin(self, number: int) -> bool:
+        """Make `number` the step that `compute` does; whether that is like most, so that it may be replayed."""
+        self._number.value, self._current = number, self.loader.get(number)
+        return True
+
+    @abstractmethod
+    def compute(self) -> tuple[Array, Params]:
+        """Loss, in nats or as the loss function has it, and gradients of the step that was begun.
+
+        Recorded once where steps are replayed: all that changes from step to step reaches it by `Backend.upload`.
+        """
+
+    def step(self, number: int) -> tuple[Array, Params]:
+        """Loss and gradients of step `number`."""
+        self.begin(number)
+        return self.compute()
+
+    def shown(self, loss: float) -> float:
+        """The loss in `unit`."""
+        return loss
+
+    @abstractmethod
+    def validate(self) -> tuple[float, str]:
+        """Score on the validation part, lower is better, and the same for people to read."""
+
+    def carried(self) -> dict[str, Array]:
+        """Arrays that the next step depends on besides parameters and the step's number."""
+        return {}
+
+    def restore(self, arrays: dict[str, Array]) -> None:  # noqa: B027 (most tasks carry nothing)
+        """Take back what `carried` gave."""
+
+    def hold(self) -> None:  # noqa: B027 (most tasks carry nothing)
+        """From now on, what is carried stays in the same arrays, as a graph needs it."""
+
+    def undo(self) -> None:  # noqa: B027 (most tasks carry nothing)
+        """Make what is carried what it was before the last step."""
+
+
+def check_share(name: str, value: float) -> float:
+    """Return a share if it is in (0, 1).
+
+    Raises
+    ------
+    InputError
+        The value is not in (0, 1).
+    """
+    if not 0 < value < 1:
+        raise InputError(f"{name} is {value!r}; expected a share between 0 and 1")
+    return float(value)

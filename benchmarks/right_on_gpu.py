@@ -27,9 +27,10 @@ from gpu_lstm.checks import TOLERANCE as OF_THE_ORACLE
 from gpu_lstm.layers import LSTM
 from gpu_lstm.native import ahead
 from gpu_lstm.recurrence import Arriving, Mask, Problem
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import explain, planner
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
+from gpu_lstm.recurrence.cuda.layout import DIRECTIONS, MOST_RUNS, Layout
 
 ROOT = Path(__file__).resolve().parents[1]
 SOAK_TOLERANCE = {"float32": 1e-3, "float16": 1e-1}
@@ -47,7 +48,7 @@ def forms(backend: CudaBackend, log: Log) -> None:
     """Each form at T = 8 in float32, where the environment says that a waiting kernel gives up."""
     planned = [layout for form in FORMS for layout in layouts(backend, form, small_case(log, form, "float32")).values()]
     # Those that give up are other kernels than those in the cache.
-    list(ahead.compile_all(backend, [x.kernel for x in planned if isinstance(x, onchip.Layout)], os.cpu_count() or 1))
+    list(ahead.compile_all(backend, [x.kernel for x in planned if isinstance(x, Layout)], os.cpu_count() or 1))
     for form in FORMS:
         log.item(form, against_oracle, backend, form, small_case(log, form, "float32"))
 
@@ -68,14 +69,14 @@ def small_case(log: Log, form: str, dtype: str) -> Case:
     return Case(8, batch, hidden, hidden, dtype, layers=2 if form == "stack" else 1)
 
 
-def layouts(backend: CudaBackend, form: str, case: Case) -> dict[str, onchip.Layout | str]:
+def layouts(backend: CudaBackend, form: str, case: Case) -> dict[str, Layout | str]:
     """Those of a form; none step by step."""
     if form == "pointwise":
         return {}
-    dtype = onchip.multiplied(backend, case.dtype)
+    dtype = planner.multiplied(backend, case.dtype)
     problem = case.batch, case.hidden, dtype, case.layers, "Plain", form == "stack"
     with only(form):
-        return {direction: onchip.choose(backend.limits, direction, *problem) for direction in onchip.DIRECTIONS}
+        return {direction: planner.choose(backend.limits, direction, *problem) for direction in DIRECTIONS}
 
 
 def against_oracle(backend: CudaBackend, form: str, case: Case) -> Record:
@@ -90,9 +91,9 @@ def against_oracle(backend: CudaBackend, form: str, case: Case) -> Record:
         param[...] = backend.to_numpy(ours.lstm.params[name])
     oracle.x, oracle.dy = (backend.to_numpy(array).astype(np.float64) for array in (ours.wide_x, ours.wide_dy))
     expected = {name: backend.asarray(array) for name, array in oracle.step().items()}
-    limit = OF_THE_ORACLE["float16" if onchip.multiplied(backend, case.dtype) == "tf32" else case.dtype]
+    limit = OF_THE_ORACLE["float16" if planner.multiplied(backend, case.dtype) == "tf32" else case.dtype]
     error = disagreement(backend, found, expected, case, limit)
-    told = {name: x if isinstance(x, str) else x.describe() for name, x in layouts(backend, form, case).items()}
+    told = {name: x if isinstance(x, str) else explain.describe(x) for name, x in layouts(backend, form, case).items()}
     return {"size": str(case), "difference": error, **told, "said": f"differs by {error:.1e}"}
 
 
@@ -240,7 +241,7 @@ def one_problem(backend: CudaBackend, rng: np.random.Generator, small: bool = Fa
     """
     largest = (4, 4, 12) if small else (300, 300, 1400)
     hidden, dtype = largest[2] + 1, "float32"
-    while hidden > largest[2] or onchip.obstacle(backend.limits, hidden, dtype):
+    while hidden > largest[2] or planner.obstacle(backend.limits, hidden, dtype):
         steps, batch, hidden = (int(limit ** rng.random()) for limit in largest)
         dtype, reverse = str(rng.choice(["float32", "float16"])), bool(rng.integers(2))
     drawn = backend.asarray(rng.standard_normal(DRAWN // 10, dtype=np.float32))
@@ -259,7 +260,7 @@ def one_problem(backend: CudaBackend, rng: np.random.Generator, small: bool = Fa
         (gradients,) = tier.TIER.backward(backend, [Arriving(saved, dh)])
         return {"h": saved.h, **gradients._asdict()}
 
-    layers = int(rng.integers(2, onchip.MOST_RUNS + 1))
+    layers = int(rng.integers(2, MOST_RUNS + 1))
 
     def stacked(tier: Any) -> dict[str, Array]:
         name = "sequence" if tier is sequence_cuda else "pointwise"
@@ -271,15 +272,15 @@ def one_problem(backend: CudaBackend, rng: np.random.Generator, small: bool = Fa
         return {"y": y, "dx": dx, **gradients}
 
     stack = (
-        onchip.choose(backend.limits, direction, batch, hidden, dtype, layers, "Plain", True)
-        for direction in onchip.DIRECTIONS
+        planner.choose(backend.limits, direction, batch, hidden, dtype, layers, "Plain", True)
+        for direction in DIRECTIONS
     )
-    several = [(layers, stacked)] * all(isinstance(layout, onchip.Layout) for layout in stack)
+    several = [(layers, stacked)] * all(isinstance(layout, Layout) for layout in stack)
     worst = 0.0
     for count, results in [(1, alone), *several]:
         case = Case(steps, batch, hidden, hidden, dtype, count)
         expected = {name: backend.widened(array) for name, array in results(pointwise_cuda).items()}
         limit = count * SOAK_TOLERANCE[dtype]
         worst = max(worst, disagreement(backend, results(sequence_cuda), expected, case, limit, 0.1))
-    layout = onchip.choose(backend.limits, "forward", batch, hidden, dtype)
+    layout = planner.choose(backend.limits, "forward", batch, hidden, dtype)
     return {"form": layout if isinstance(layout, str) else layout.form, "difference": worst}

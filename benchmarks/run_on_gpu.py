@@ -84,7 +84,7 @@ class Part:
 
 def steps(backend: Any, log: Log) -> None:
     """Training steps of ours beside each other: tiers, graphs, products beside the recurrence."""
-    for work in (sequence_on_gpu.tiers, graph_on_gpu.graphs, sequence_on_gpu.beside):
+    for work in (sequence_on_gpu.tiers, graph_on_gpu.graphs, sequence_on_gpu.products_beside):
         work(backend, log)
 
 

@@ -4,7 +4,7 @@ Parts of `benchmarks.run_on_gpu`. A training step here is forward and backward o
 the input, the recurrence, and all gradients. In 16 bits ours keeps its weights in float32 and rounds them at each step,
 PyTorch's holds them in 16 bits. cuDNN has no LSTM in bfloat16: in 16 bits ours is compared with the better of PyTorch's
 float16 and bfloat16. Beside each time stand the layout, and the step that the model expects
-(`gpu_lstm.recurrence.cuda.onchip`) beside the one that was measured.
+(`gpu_lstm.recurrence.cuda.layout`) beside the one that was measured.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from gpu_lstm.layers import LSTM
 from gpu_lstm.layers.schedule import segments
 from gpu_lstm.native import kernels
 from gpu_lstm.recurrence import Arriving, Problem, Tier, runnable_tiers
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import costs, explain, planner
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
+from gpu_lstm.recurrence.cuda.beside import beside
+from gpu_lstm.recurrence.cuda.layout import DIRECTIONS, Layout
 from gpu_lstm.recurrence.problem import Fit, one_by_one
 
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
@@ -157,8 +159,8 @@ def layer_sides(backend: CudaBackend, case: Case) -> tuple[dict[str, Callable[[]
     if case.layers == 1 or case.directions > 1:
         return {}, {}
     expected = {
-        direction: onchip.layer_times(backend.limits, direction, case.batch, case.hidden, case.dtype, case.layers)
-        for direction in onchip.DIRECTIONS
+        direction: planner.layer_times(backend.limits, direction, case.batch, case.hidden, case.dtype, case.layers)
+        for direction in DIRECTIONS
     }
     fits = [n for n in range(1, case.layers + 1) if all(n in times for times in expected.values())]
     if max(fits, default=1) == 1:
@@ -278,10 +280,12 @@ def point(backend: CudaBackend, log: Log, case: Case) -> Record:
     torch, device, lacking = torch_here(backend)
     ours = Ours(backend, case)
     found: Record = {**asdict(case), "tier": ours.lstm.plan.tier}
-    for direction in onchip.DIRECTIONS:
-        layout = onchip.choose(backend.limits, direction, case.batch, case.hidden, case.dtype)
-        pays = onchip.pays(backend.limits, direction, case.batch, case.hidden, case.dtype)
-        found[direction] = layout if isinstance(layout, str) else ("" if pays else "not taken: ") + layout.describe()
+    for direction in DIRECTIONS:
+        layout = planner.choose(backend.limits, direction, case.batch, case.hidden, case.dtype)
+        pays = planner.pays(backend.limits, direction, case.batch, case.hidden, case.dtype)
+        found[direction] = (
+            layout if isinstance(layout, str) else ("" if pays else "not taken: ") + explain.describe(layout)
+        )
     sides: dict[str, Callable[[], object]] = {"ours": ours.step, "ours_forward": ours.forward}
     if case.dtype == "float32":
         rounding = copy.copy(backend)
@@ -335,8 +339,8 @@ def steps_alone(backend: CudaBackend, log: Log, case: Case) -> Record:
     for direction, before in (("forward", "copy"), ("backward", "forward")):
         whole, part = (medians[f"{direction} {n}"] - medians[f"{before} {n}"] for n in lengths)
         step = (whole - part) / (lengths[0] - lengths[1])
-        layout = onchip.choose(backend.limits, direction, case.batch, case.hidden, case.dtype)
-        expected = float("nan") if isinstance(layout, str) else layout.microseconds
+        layout = planner.choose(backend.limits, direction, case.batch, case.hidden, case.dtype)
+        expected = float("nan") if isinstance(layout, str) else costs.of(layout).microseconds
         around = (whole - case.steps * step) * 1e6
         found[direction] = {"us_a_step": step * 1e6, "expected_us_a_step": expected, "us_around": around}
         said.append(f"{direction} {step * 1e6:.2f} us a step, {expected:.2f} expected, {around:.0f} around")
@@ -439,16 +443,16 @@ def tiers(backend: CudaBackend, log: Log) -> None:
 @contextlib.contextmanager
 def only(form: str) -> Iterator[None]:
     """Let the planner see layouts of one form; of the grid for a stack, and for the joint form forward."""
-    every = onchip._candidates
+    every = planner.candidates
 
-    def allowed(device: Any, direction: str, *problem: Any) -> Iterator[onchip.Layout]:
+    def allowed(device: Any, direction: str, *problem: Any) -> Iterator[Layout]:
         wanted = "grid" if form == "stack" or (form, direction) == ("joint", "forward") else form
         return (layout for layout in every(device, direction, *problem) if layout.form == wanted)
 
     def see(candidates: Any) -> None:
-        onchip._candidates = candidates
-        for choose in (onchip.choose, onchip.choose_pair, onchip.choose_layers):
-            choose.cache_clear()
+        planner.candidates = candidates
+        for chosen in (planner.choose, planner.choose_pair, planner.choose_layers):
+            chosen.cache_clear()
 
     see(allowed)
     try:
@@ -474,7 +478,7 @@ def relaxed_and_released(backend: CudaBackend, log: Log, case: Case) -> Record:
     another = CupyBackend(int(backend.name.split(":")[1]))  # with kernels of its own
     sides = {name: alone(side, case)["backward"] for name, side in (("relaxed", backend), ("released", another))}
     with only("joint"):
-        layout = onchip.choose(backend.limits, "backward", case.batch, case.hidden, case.dtype)
+        layout = planner.choose(backend.limits, "backward", case.batch, case.hidden, case.dtype)
         os.environ[kernels.RELEASED] = "1"  # while it is compiled
         try:
             expected = backend.to_numpy(sides["released"]()[0])
@@ -484,7 +488,7 @@ def relaxed_and_released(backend: CudaBackend, log: Log, case: Case) -> Record:
             raise RuntimeError(f"dz at {case} has other bits where the barrier is released")
         times, medians = log.alternate(sides)
     saved = (medians["released"] - medians["relaxed"]) / case.steps * 1e6
-    told = layout if isinstance(layout, str) else layout.describe()
+    told = layout if isinstance(layout, str) else explain.describe(layout)
     return {**asdict(case), "layout": told, **times, "saved_us_a_step": saved, "said": f"{saved:.3f} us a step saved"}
 
 
@@ -499,7 +503,7 @@ BESIDE = [
 """Where products are expected to pay beside a recurrence, forward, backward or in both."""
 
 
-def beside(backend: CudaBackend, log: Log) -> None:
+def products_beside(backend: CudaBackend, log: Log) -> None:
     """Training steps with products beside the recurrence and with them after it: the same bits, and both times."""
     for case in [Case(4, 2, 8, 8)] if log.rehearse else BESIDE:
         log.item(f"beside at {case}", beside_and_after, backend, log, case)
@@ -531,7 +535,7 @@ def expected_saved(backend: CudaBackend, case: Case) -> float:
     for layer in range(case.layers if case.directions == 2 else 1):
         width = case.width if layer == 0 else case.hidden * case.directions
         for direction, products in (("forward", width), ("backward", 2 * width + case.hidden)):
-            launch = onchip.beside(
+            launch = beside(
                 backend.limits, direction, (steps, case.batch, case.hidden), case.dtype, one * products, case.directions
             )
             saved += launches[direction] * max(launch.saved, 0.0)

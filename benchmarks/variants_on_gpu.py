@@ -17,7 +17,8 @@ from benchmarks.sequence_on_gpu import Case, disagreement
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.layers import LSTM
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import explain, planner
+from gpu_lstm.recurrence.cuda.layout import DIRECTIONS
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -66,10 +67,10 @@ class Step:
         """What the sequence tier does, where it runs."""
         backend, options = cast(CudaBackend, self.backend), self.lstm.options.recurrent()
         found = {}
-        for name in onchip.DIRECTIONS:
-            cells = onchip.cells_of(name, options | ({RESETS} if self.resets is not None else set()))
-            layout = onchip.choose(backend.limits, name, case.batch, case.hidden, case.dtype, 1, cells)
-            found[name] = layout if isinstance(layout, str) else layout.describe()
+        for name in DIRECTIONS:
+            cells = planner.cells_of(name, options | ({RESETS} if self.resets is not None else set()))
+            layout = planner.choose(backend.limits, name, case.batch, case.hidden, case.dtype, 1, cells)
+            found[name] = layout if isinstance(layout, str) else explain.describe(layout)
         return found
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.backend.cuda import Device
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import planner
+from gpu_lstm.recurrence.cuda.beside import beside
 from tests.support import NUMPY, relative_error
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -441,8 +442,8 @@ def test_the_most_telling_cases_come_first():
 def test_a_form_is_looked_at_alone():
     for form, direction in (("block", "forward"), ("joint", "backward"), ("grid", "backward")):
         with sequence_on_gpu.only(form):
-            assert onchip.choose(H100, direction, 16, 24, "float32").form == form
-    assert onchip.choose(H100, "forward", 16, 24, "float32").form == "cluster"
+            assert planner.choose(H100, direction, 16, 24, "float32").form == form
+    assert planner.choose(H100, "forward", 16, 24, "float32").form == "cluster"
 
 
 # -- on paper ---------------------------------------------------------------------------------------------------------
@@ -455,7 +456,7 @@ def test_something_goes_beside_in_every_case_that_is_timed():
     first = sequence_on_gpu.BESIDE[0]
     one = first.batch * 256 * 4 * first.hidden * first.hidden
     launches = [
-        onchip.beside(backend.limits, direction, (256, first.batch, first.hidden), "float32", count * one)
+        beside(backend.limits, direction, (256, first.batch, first.hidden), "float32", count * one)
         for direction, count in (("forward", 1), ("backward", 3))
     ]
     saved = 3 * sum(max(each.saved, 0) for each in launches)

@@ -19,7 +19,7 @@ from gpu_lstm.backend.base import Array, Backend, Rule, numpy_dtype, out_of_rang
 from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.backend.graph import Graph, Result
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue, kernels
 
 CHUNK = 4096
 """Elements that a block of the optimizer takes, as ``kernels/cuda/optimizer.cu`` has it."""
@@ -47,7 +47,7 @@ class Device:
     cooperative : bool
         Whether a launch can have all its blocks resident.
     clusters : int
-        Clusters of `kernels.CLUSTER` blocks, one block a multiprocessor, that a cooperative launch can have resident;
+        Clusters of `catalogue.CLUSTER` blocks, one block a multiprocessor, that a cooperative launch can have resident;
         0 where there is no way to launch them so.
     counted : int or None
         Such clusters of any launch that run at once, as the driver says; None where it couldn't be asked.
@@ -65,7 +65,7 @@ class Device:
         """Clusters of any launch that run at once: where the driver couldn't be asked, on all multiprocessors."""
         if self.counted is not None:
             return self.counted
-        return self.multiprocessors // kernels.CLUSTER if self.capability >= kernels.CLUSTERS_SINCE else 0
+        return self.multiprocessors // catalogue.CLUSTER if self.capability >= catalogue.CLUSTERS_SINCE else 0
 
 
 class OfThread(threading.local):
@@ -189,7 +189,7 @@ class CudaBackend(Backend):
             self.read()
         place = self._own.checks.setdefault(key, len(self._own.checks))
         low, high = self._own.ranges[0, place : place + 1], self._own.ranges[1, place : place + 1]
-        self.kernel(kernels.check_range())(
+        self.kernel(catalogue.kernel("check_range"))(
             (min(_blocks(index.size, kernels.BLOCK), 1024),),
             (kernels.BLOCK,),
             (
@@ -242,7 +242,7 @@ class CudaBackend(Backend):
         (size, width), (count,) = table.shape, index.shape
         out = self.xp.empty((count, width), dtype=table.dtype)
         if out.size:
-            self.kernel(kernels.take_rows(dtype))(
+            self.kernel(catalogue.kernel("take_rows", dtype))(
                 (_grid("index", count),), (_warps(width),), (table, index, out, np.int64(size), np.int64(width))
             )
         return out
@@ -253,9 +253,9 @@ class CudaBackend(Backend):
         (size, width), (count,) = target.shape, index.shape
         self._check("rows", rows, (f"N={count}", f"M={width}"), dtype)
         if rows.size:
-            self.kernel(kernels.scatter_add(dtype))(
+            self.kernel(catalogue.kernel("scatter_add", dtype, catalogue.SCATTER_WARPS))(
                 (_grid("index", count), _grid("target", _blocks(width, 32), 65535)),
-                (32 * kernels.SCATTER_WARPS,),
+                (32 * catalogue.SCATTER_WARPS,),
                 (target, index, rows, np.int64(count), np.int64(size), np.int64(width)),
             )
 
@@ -273,7 +273,7 @@ class CudaBackend(Backend):
         y = self.xp.empty_like(x)
         width = 4 if kernels.aligned(4 * x.dtype.itemsize, x, y) else 1
         if x.size:
-            self.kernel(kernels.dropout(dtype, width))(
+            self.kernel(catalogue.kernel("dropout", dtype, width))(
                 (min(_blocks(x.size, 4 * kernels.BLOCK), 65535),),
                 (kernels.BLOCK,),
                 (
@@ -300,11 +300,11 @@ class CudaBackend(Backend):
         number = None
         if ignore_index is not None:
             number = xp.empty((1,), dtype=xp.int64)
-            self.kernel(kernels.count_targets())(
+            self.kernel(catalogue.kernel("count_targets"))(
                 (1,), (1024,), (targets, np.int64(rows), np.int64(ignore_index), number)
             )
         losses = xp.empty((rows,), dtype=arithmetic)
-        self.kernel(kernels.cross_entropy(dtype))(
+        self.kernel(catalogue.kernel("cross_entropy", dtype))(
             (_grid("logits", rows),),
             (_warps(vocabulary),),
             (
@@ -319,7 +319,7 @@ class CudaBackend(Backend):
             ),
         )
         loss = xp.empty((), dtype=arithmetic)
-        self.kernel(kernels.mean_loss(dtype))((1,), (1024,), (losses, number, np.int64(rows), loss))
+        self.kernel(catalogue.kernel("mean_loss", dtype))((1,), (1024,), (losses, number, np.int64(rows), loss))
         return loss
 
     def norm(self, arrays: Sequence[Array]) -> Array:  # noqa: D102
@@ -353,7 +353,7 @@ class CudaBackend(Backend):
                 self._check(f"states[{n}]", array, tuple(gradient.shape), arithmetic)
             if gradient.size:
                 lines.append((param, gradient, *state))
-        if optimizer.rule not in kernels.RULES:  # as array expressions, after waiting for norm and loss
+        if optimizer.rule not in catalogue.RULES:  # as array expressions, after waiting for norm and loss
             gradients = [self.widened(gradient) for gradient in gradients]
             return super().update(optimizer, params, gradients, states, max_norm, loss, loss_scale)
         if not lines:
@@ -362,7 +362,7 @@ class CudaBackend(Backend):
         norm = None if max_norm is None else self._norm(dtype, table, len(lines), chunks, loss_scale)
         if loss is not None:
             loss = xp.asarray(loss, dtype=self.dtype(arithmetic))
-        self.kernel(kernels.update(dtype, optimizer.rule))(
+        self.kernel(catalogue.kernel("update", dtype, optimizer.rule))(
             (_grid("gradients", chunks),),
             (kernels.BLOCK,),
             (
@@ -381,11 +381,11 @@ class CudaBackend(Backend):
         """Norm of the gradients in a table, divided by `loss_scale`, in two launches."""
         xp, arithmetic = self.xp, self.dtype(kernels.ARITHMETIC[dtype])
         sums, norm = xp.empty((chunks,), dtype=arithmetic), xp.empty((), dtype=arithmetic)
-        self.kernel(kernels.sum_of_squares(dtype))(
+        self.kernel(catalogue.kernel("sum_of_squares", dtype))(
             (_grid("gradients", chunks),), (kernels.BLOCK,), (table, np.int32(lines), sums)
         )
         unscale = _scalar(dtype, 1 / loss_scale)
-        self.kernel(kernels.norm_of_sums(dtype))((1,), (1024,), (sums, np.int64(chunks), unscale, norm))
+        self.kernel(catalogue.kernel("norm_of_sums", dtype))((1,), (1024,), (sums, np.int64(chunks), unscale, norm))
         return norm
 
     def _table(

@@ -19,7 +19,7 @@ from gpu_lstm.backend.cuda import CudaBackend, Device
 from gpu_lstm.backend.exchange import CUDA, CUDA_MANAGED, adopt, foreign
 from gpu_lstm.backend.graph import Graph, Result
 from gpu_lstm.errors import BackendError
-from gpu_lstm.native import clusters, kernels
+from gpu_lstm.native import catalogue, clusters, kernels
 from gpu_lstm.native.kernels import Kernel, Launch, options, passed
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
@@ -310,18 +310,18 @@ class CupyBackend(CudaBackend):
     def _count_clusters(self) -> None:
         """Ask the driver how many clusters run at once, one block a multiprocessor; keep why it can't be asked."""
         limits = self.limits
-        if limits.capability < kernels.CLUSTERS_SINCE:
+        if limits.capability < catalogue.CLUSTERS_SINCE:
             return
         if not clusters.available():
             self._no_clusters = f"no cuda.bindings ({clusters.INSTALL})"
             return
-        kernel = kernels.sums_in_cluster()
+        kernel = catalogue.kernel("sums_in_cluster")
         try:
             function = self._function(kernel)
             function.max_dynamic_shared_size_bytes = limits.shared_bytes
             asked = function.kernel.ptr, kernel.cluster, kernels.BLOCK, limits.shared_bytes
             limits = dataclasses.replace(limits, counted=clusters.resident(*asked, waiting=False))
-            if limits.capability in kernels.JOINT and limits.cooperative:
+            if limits.capability in catalogue.JOINT and limits.cooperative:
                 limits = dataclasses.replace(limits, clusters=clusters.resident(*asked))
         except Exception as error:  # the compiler's, the driver's, of a library that is too old
             self._no_clusters = str(error) or type(error).__name__

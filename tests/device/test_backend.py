@@ -14,7 +14,7 @@ from gpu_lstm.backend import CupyBackend
 from gpu_lstm.backend.cuda import CHECK_VARIABLE
 from gpu_lstm.layers import Linear
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue
 from gpu_lstm.optimizers import SGD, make_optimizer
 from gpu_lstm.recurrence.cuda import needed
 from tests.device.support import needs_machine
@@ -75,7 +75,7 @@ def entries(backend):
         "describe": lambda: backend.describe() and None,
         "dropout": lambda: again(x),
         "empty": lambda: backend.tanh(x, backend.empty(x.shape, x.dtype)),
-        "kernel": lambda: backend.kernel(kernels.check_range()) and None,
+        "kernel": lambda: backend.kernel(catalogue.kernel("check_range")) and None,
         "matmul": lambda: backend.matmul(x, w.T, square, add=True),
         "move": lambda: own.update({"w": dw}, max_norm=1.0, loss=number) is None or w,
         "multiply": lambda: backend.multiply(x, w, out),

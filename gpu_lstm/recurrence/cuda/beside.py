@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gpu_lstm.backend.cuda import Device
 from gpu_lstm.recurrence.cuda import costs
-from gpu_lstm.recurrence.cuda.choose import choose, choose_pair
+from gpu_lstm.recurrence.cuda.planner import choose, choose_pair
 
 MEETING = 5.0
 """Microseconds that it costs two streams to wait for each other before and after they run beside each other: an

@@ -11,8 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_lstm.native import kernels
-
+from gpu_lstm.native import catalogue, sources
 
 Four = tuple[float, float, float, float]
 
@@ -45,13 +44,13 @@ ALIKE = {"bfloat16": "float16"}
 
 def with_options(direction: str) -> tuple[str, str, int, int]:
     """Dtype, form, height and columns of the kernels that are counted with options, too."""
-    ((height, columns),) = kernels.sequence_sizes(direction, "float32", "grid", "Family")
+    ((height, columns),) = catalogue.sequence_sizes(direction, "float32", "grid", "Family")
     return "float32", "grid", height, columns
 
 
 @functools.cache
 def counted(direction: str, dtype: str, form: str, height: int, columns: int, cells: str) -> Counted:
-    """Of that instance of `kernels.sequence`.
+    """Of that instance of `catalogue.sequence`.
 
     Options add to its cells what they add in the one instance that is counted with them. Of the machine's instructions
     a cell takes as many more than of PTX as in kernels of nothing but cells; a product, so many times as many as in the
@@ -60,7 +59,7 @@ def counted(direction: str, dtype: str, form: str, height: int, columns: int, ce
     dtype = ALIKE.get(dtype, dtype)
 
     def found(*instance: Any) -> dict[str, list[float]]:
-        of_instance: dict[str, list[float]] = table()["sequence"][kernels.sequence(direction, *instance).expression]
+        of_instance: dict[str, list[float]] = table()["sequence"][catalogue.sequence(direction, *instance).expression]
         return of_instance
 
     own, options, none = (
@@ -84,5 +83,5 @@ def _four(numbers: list[float]) -> Four:
 @functools.cache
 def table() -> dict[str, Any]:
     """The file."""
-    read: dict[str, Any] = json.loads(kernels.read_text("cuda/counts.json"))
+    read: dict[str, Any] = json.loads(sources.read_text("cuda/counts.json"))
     return read

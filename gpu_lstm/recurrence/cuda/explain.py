@@ -6,11 +6,11 @@ from itertools import product
 
 from gpu_lstm.backend.cuda import LEAST_STEPS, Device
 from gpu_lstm.native import clusters
-from gpu_lstm.native.kernels import CLUSTER, JOINT
+from gpu_lstm.native.catalogue import CLUSTER, JOINT
 from gpu_lstm.recurrence.cuda import costs
 from gpu_lstm.recurrence.cuda.beside import beside
-from gpu_lstm.recurrence.cuda.choose import cells_of, choose, choose_layers, choose_pair, layer_times, most_that_stacks
 from gpu_lstm.recurrence.cuda.layout import DIRECTIONS, Layout
+from gpu_lstm.recurrence.cuda.planner import cells_of, choose, choose_layers, choose_pair, layer_times, most_that_stacks
 
 ALONE = "in both directions, or with residual, input_dropout, cells or an option of the recurrence,"
 """Which layers of a stack never run at once."""

@@ -20,8 +20,9 @@ import functools
 from dataclasses import dataclass
 
 from gpu_lstm.backend.cuda import Device
-from gpu_lstm.native import kernels
-from gpu_lstm.native.kernels import CLUSTER, SEQUENCE_THREADS
+from gpu_lstm.native import catalogue
+from gpu_lstm.native.catalogue import CLUSTER, SEQUENCE_THREADS
+from gpu_lstm.native.kernels import Kernel
 
 DIRECTIONS = ("forward", "backward")
 MOST_RUNS = 4
@@ -54,7 +55,7 @@ class Layout:
     together : int
         Recurrences in the launch.
     cells : str
-        What the cells do, of `kernels.SEQUENCE_CELLS`.
+        What the cells do, of `catalogue.SEQUENCE_CELLS`.
     stacked : bool
         They are layers, each on top of the one before.
     form : {"block", "cluster", "grid", "joint"}
@@ -94,9 +95,9 @@ class Layout:
         return self.together * self.teams * self.members
 
     @functools.cached_property
-    def kernel(self) -> kernels.Kernel:
+    def kernel(self) -> Kernel:
         """What runs it."""
-        return kernels.sequence(self.direction, self.dtype, self.form, self.height, self.columns, self.cells)
+        return catalogue.sequence(self.direction, self.dtype, self.form, self.height, self.columns, self.cells)
 
     @property
     def by_memory(self) -> bool:
@@ -115,7 +116,7 @@ class Layout:
 
     @property
     def waves(self) -> int:
-        """How often the device must be filled to run all teams; more than 1 only where teams don't wait for each other."""
+        """How often the device must be filled to run all teams: more than once only where they don't wait."""
         teams = self.together * self.teams
         at_once = {"block": self.device.multiprocessors, "cluster": self.device.clusters_at_once}.get(self.form, teams)
         return -(-teams // max(at_once, 1))
@@ -129,12 +130,6 @@ class Layout:
     def barriers(self) -> int:
         """Of a block's threads in a step, besides those that its product has anyway: two for what is known of rows."""
         return (self.buffers == 2) + 2 * (self.handovers - 1)
-
-    def describe(self) -> str:
-        """Until nobody asks for it: `gpu_lstm.recurrence.cuda.explain.describe`."""
-        from gpu_lstm.recurrence.cuda.explain import describe
-
-        return describe(self)
 
     # -- the product: rows of weights by sequences, `k` deep, on warps that split the rows and k
 

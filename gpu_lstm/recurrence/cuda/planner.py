@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 from gpu_lstm.backend.cuda import CudaBackend, Device
-from gpu_lstm.native.kernels import CLUSTER, FORMS, sequence_sizes
+from gpu_lstm.native.catalogue import CLUSTER, FORMS, sequence_sizes
 from gpu_lstm.recurrence.cuda import costs
 from gpu_lstm.recurrence.cuda.layout import BUFFERS, DIRECTIONS, MOST_RUNS, Layout, units
 
@@ -20,7 +20,7 @@ def multiplied(backend: CudaBackend, dtype: str) -> str:
 
 
 def cells_of(direction: str, options: frozenset[str]) -> str:
-    """What the cells do, of `kernels.SEQUENCE_CELLS`, for these of the LSTM's options."""
+    """What the cells do, of `catalogue.SEQUENCE_CELLS`, for these of the LSTM's options."""
     if "layer_norm" in options:
         return "Normed"
     # Forward, c of every step is there anyway.

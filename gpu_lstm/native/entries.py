@@ -1,6 +1,6 @@
 """What each entry of the compiled library takes, and arrays made to fit or refused.
 
-A row of `TABLE` has the arguments in C++'s order (``kernels/cpu/lstm_cpu.cpp``), after the instruction set:
+A row of `TABLE` has the arguments in C++'s order (``kernels/cpu/entries.h``):
 
 ===================================  =====================================================================
 ``name``                             a whole number, C's long

@@ -31,7 +31,7 @@ constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 #define OF_CLUSTER(members)
 #endif
 
-// Sizes, as gpu_lstm/recurrence/onchip.py plans them.
+// Sizes, as gpu_lstm/recurrence/cuda/planner.py chooses them.
 struct Layout {
   unsigned batch, hidden, members, share, slice, split, pitch, buffers;
 

@@ -254,23 +254,23 @@ def test_products_beside_a_recurrence_get_the_multiprocessors_that_it_leaves_idl
     share = (132 - layout.blocks) / 132
     assert 0.4 < share < 0.6
 
-    def beside(microseconds):
+    def taking(microseconds):
         products = round(microseconds * costs.product_rate(H100, "float32"))
         return beside(H100, "backward", shape, "float32", products)
 
     recurrence = 256 * costs.of(layout).microseconds
-    assert beside(100).recurrence == pytest.approx(recurrence)
-    assert beside(100).products == pytest.approx(100)
+    assert taking(100).recurrence == pytest.approx(recurrence)
+    assert taking(100).products == pytest.approx(100)
     # Hidden as a whole: their own time is saved, less what meeting and sharing cost.
     slower = SLOWER_BESIDE * 100 / share
-    assert beside(100).saved == pytest.approx(100 - slower - MEETING)
+    assert taking(100).saved == pytest.approx(100 - slower - MEETING)
     # Hidden in part: what the idle multiprocessors get done meanwhile.
     most = recurrence * (share - SLOWER_BESIDE) - MEETING
-    assert beside(10000).saved == pytest.approx(most)
-    assert beside(1).saved < 0 < beside(20).saved
+    assert taking(10000).saved == pytest.approx(most)
+    assert taking(1).saved < 0 < taking(20).saved
     said = f"68 of 132 multiprocessors idle for {recurrence:.0f} us, products 100 us with all of them: saves "
-    assert beside(100).describe() == f"{said}{beside(100).saved:.0f} us"
-    assert beside(1).describe().endswith("products 1 us with all of them: does not pay")
+    assert taking(100).describe() == f"{said}{taking(100).saved:.0f} us"
+    assert taking(1).describe().endswith("products 1 us with all of them: does not pay")
 
 
 def test_beside_two_directions_there_is_less_room():

@@ -28,9 +28,9 @@ ENTRY(backward)(long steps, long batch, long hidden, long count, T* const* gates
 }
 
 // The family's options, as kernels/cell/options.h has them.
-#define OPTIONS                                                                                                        \
-  long count, const double *numbers, const T *peepholes, const T *gain_hh, const T *gain_c, const T *shift_c,          \
-      const T *zoneout_h, const T *zoneout_c, const T *recurrent_mask, const T *live
+#define OPTIONS                                                                                                      \
+  long count, const double* numbers, const T* peepholes, const T* gain_hh, const T* gain_c, const T* shift_c,        \
+      const T* zoneout_h, const T* zoneout_c, const T* recurrent_mask, const T* live
 #define FAMILY                                                                                                         \
   count != Options<T, T>::numbers ? throw Refused()                                                                    \
                                   : Family<T> {                                                                        \

@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import CupyBackend
-from gpu_lstm.backend.cuda import Device
 from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.native.catalogue import CLUSTER
 from gpu_lstm.native.kernels import Kernel
+from gpu_lstm.native.launch import Device
 from gpu_lstm.optimizers import make_optimizer
 from gpu_lstm.recurrence import Arriving, Problem
 from gpu_lstm.recurrence.cuda import costs, planner

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from gpu_lstm.backend.cuda import LEAST_STEPS, Device
+from gpu_lstm.backend.cuda import LEAST_STEPS
 from gpu_lstm.native import catalogue, kernels
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda import costs, planner
 from gpu_lstm.recurrence.cuda.beside import beside
 from gpu_lstm.recurrence.cuda.counted import counted, table
@@ -294,9 +295,8 @@ def options_table() -> Iterator[str]:
         said = []
         for cells in catalogue.SEQUENCE_CELLS:
             layout = planner.choose(H100, direction, batch, hidden, dtype, 1, cells)
-            said.append(
-                "does not fit" if isinstance(layout, str) else f"{layout.form} {costs.of(layout).microseconds:.2f}"
-            )
+            fits = not isinstance(layout, str)
+            said.append(f"{layout.form} {costs.of(layout).microseconds:.2f}" if fits else "does not fit")
         yield f"| {hidden} | {dtype} | {batch} | {direction} | {' | '.join(said)} |"
 
 

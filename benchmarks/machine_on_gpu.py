@@ -61,7 +61,7 @@ def compile_kernels(backend: CudaBackend, log: Log) -> None:
     every = needed.of_everything(backend.limits)
     every = [kernel for kernel in every if kernel.file == "embedding.cu"][:2] if log.rehearse else every
     jobs, took, left = min(16, os.cpu_count() or 1), 0.0, [kernel.expression for kernel in every]
-    for done in ahead.compile_all(backend, every, jobs):
+    for done in ahead.compile_all(backend.kernel, every, jobs):
         log.item(done.kernel.expression, outcome, done)
         took += done.seconds
         left.remove(done.kernel.expression)

@@ -48,7 +48,7 @@ def forms(backend: CudaBackend, log: Log) -> None:
     """Each form at T = 8 in float32, where the environment says that a waiting kernel gives up."""
     planned = [layout for form in FORMS for layout in layouts(backend, form, small_case(log, form, "float32")).values()]
     # Those that give up are other kernels than those in the cache.
-    list(ahead.compile_all(backend, [x.kernel for x in planned if isinstance(x, Layout)], os.cpu_count() or 1))
+    list(ahead.compile_all(backend.kernel, [x.kernel for x in planned if isinstance(x, Layout)], os.cpu_count() or 1))
     for form in FORMS:
         log.item(form, against_oracle, backend, form, small_case(log, form, "float32"))
 

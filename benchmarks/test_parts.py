@@ -106,7 +106,7 @@ def test_saving_a_checkpoint(benchmark, tmp_path):
     benchmark.group = "checkpoints"
     model = language_model()
     path = tmp_path / "model.safetensors"
-    benchmark.pedantic(checkpoint.save_model, (path, model, checkpoint.describe(model)), rounds=5)
+    benchmark.pedantic(checkpoint.save_model, (path, model, checkpoint.description_of(model)), rounds=5)
     assert path.stat().st_size > 4 * model.count()
 
 
@@ -114,6 +114,6 @@ def test_loading_a_checkpoint(benchmark, tmp_path):
     benchmark.group = "checkpoints"
     model = language_model()
     path = tmp_path / "model.safetensors"
-    checkpoint.save_model(path, model, checkpoint.describe(model))
+    checkpoint.save_model(path, model, checkpoint.description_of(model))
     loaded, _ = benchmark.pedantic(checkpoint.load_model, (path, "text", NUMPY), rounds=5)
     assert all(np.array_equal(loaded.params[name], model.params[name]) for name in model.params)

@@ -32,12 +32,12 @@ class Result:
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Largest difference over the largest expected magnitude."""
+    """Return the largest difference over the largest expected magnitude."""
     return float(np.max(np.abs(actual - expected)) / max(np.max(np.abs(expected)), 1e-30))
 
 
 def central_differences(f: Callable[[], float], array: np.ndarray, step: float = 1e-5) -> np.ndarray:
-    """Derivative of f() by every element of `array`, which is changed in place and restored."""
+    """Differentiate f() by every element of `array`, which is changed in place and restored."""
     derivative = np.zeros_like(array)
     for index in np.ndindex(array.shape):
         kept = array[index]
@@ -50,7 +50,7 @@ def central_differences(f: Callable[[], float], array: np.ndarray, step: float =
 
 
 def example(dtype: str, hidden_size: int, batch: int, steps: int) -> dict[str, np.ndarray]:
-    """Inputs, states and incoming gradients for a two-layer bidirectional LSTM with unequal lengths, on the host."""
+    """Draw inputs, states and arriving gradients for a two-layer bidirectional LSTM with unequal lengths."""
     rng = np.random.default_rng(7)
     state = (4, batch, hidden_size)
     shapes = {
@@ -66,7 +66,7 @@ def example(dtype: str, hidden_size: int, batch: int, steps: int) -> dict[str, n
 
 
 def run(lstm: LSTM, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All outputs and gradients of an LSTM on an example, on the host."""
+    """Return all outputs and gradients of an LSTM on an example, on the host."""
     backend = lstm.backend
     x, h0, dy, dh = (backend.asarray(data[k], lstm.dtype) for k in ("x", "h0", "dy", "dh"))
     c0, dc = (backend.asarray(data[k], lstm.param_dtype) for k in ("c0", "dc"))
@@ -78,7 +78,7 @@ def run(lstm: LSTM, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def gradient_check() -> Iterator[Result]:
-    """Every gradient of the float64 reference tier on NumPy against central differences."""
+    """Compare every gradient of the float64 reference tier on NumPy with central differences."""
     data = example("float64", hidden_size=3, batch=2, steps=4)
     lstm = LSTM(3, 3, 2, bidirectional=True, dtype="float64", tier="reference", backend=NumpyBackend())
 
@@ -98,7 +98,7 @@ FAMILY: dict[str, Any] = {"peepholes": True, "coupled": True, "zoneout_h": 0.1, 
 
 
 def parity_check(backend: Backend) -> Iterator[Result]:
-    """Every tier and dtype of a backend against the float64 reference tier on NumPy; then a member of the family."""
+    """Compare every tier and dtype of a backend with float64 `reference` on NumPy; then a member of the family."""
     for steps, batch, hidden_size in ((1, 1, 1), (7, 5, 8), (20, 16, 33)):
         yield from _against_oracle(backend, steps, batch, hidden_size, tuple(TOLERANCE), {})
     yield from _against_oracle(backend, 7, 5, 8, ("float64", "float32"), FAMILY)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import any_shape
@@ -57,8 +58,7 @@ def softmax_cross_entropy(
     # A narrow type could count neither to V nor down to ignore_index: uint8 would wrap, 261 hitting target 5.
     flat = xp.astype(xp.reshape(targets, (-1,)), xp.int64, copy=False)
     rows = xp.reshape(logits if overwrite else xp.asarray(logits, copy=True), (-1, vocabulary))
-    backend.require_range("targets", flat, vocabulary, "V", ignore_index)
-    loss = backend.softmax_cross_entropy(rows, flat, ignore_index)
+    loss = ops.of(backend).softmax_cross_entropy(rows, flat, ignore_index)
     return loss, xp.reshape(rows, logits.shape)
 
 

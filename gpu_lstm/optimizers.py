@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.errors import InputError
@@ -60,7 +61,7 @@ class Optimizer:
         self.updates = 0
         names: dict[int, str] = {}
         for name, param in params.items():
-            if not backend.owns(param):
+            if param not in backend:
                 raise foreign(f"parameter {name}", param, backend.name)
             if names.setdefault(id(param), name) != name:
                 raise InputError(f"parameters {names[id(param)]} and {name} are the same array; expected it once")
@@ -118,17 +119,16 @@ class Optimizer:
             for slot in self.slots:
                 self._check(f"state {slot}.{name}", self.state[f"{slot}.{name}"], *self._kinds[name])
             gradient = gradients[name]
-            if not self.backend.owns(gradient):
-                gradient = self.backend.receive(f"gradient of {name}", gradient)
+            if gradient not in self.backend:
+                gradient = self.backend.require(f"gradient of {name}", gradient)
                 if not getattr(getattr(gradient, "flags", None), "writeable", True):
                     gradient = self.backend.xp.asarray(gradient, copy=True)
-            if self.backend.kernels == "cuda":
-                pass  # its launch checks them, and takes 16-bit gradients too
-            elif not (gradient.shape == param.shape and gradient.dtype == param.dtype):
+            fits = gradient.shape == param.shape and gradient.dtype == param.dtype
+            if not (fits or ops.of(self.backend).checks_gradients):
                 self.backend.require(f"gradient of {name}", gradient, tuple(param.shape), str(param.dtype))
             taken.append(gradient)
         self.advance(factor)
-        return self.backend.update(
+        return ops.of(self.backend).update(
             self,
             list(self.params.values()),
             taken,
@@ -140,7 +140,7 @@ class Optimizer:
 
     def _check(self, name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
         """Refuse an array to write that is not of that kind."""
-        if not self.backend.owns(array):
+        if array not in self.backend:
             raise foreign(name, array, self.backend.name)
         if not (array.shape == shape and array.dtype == dtype):
             self.backend.require(name, array, tuple(shape), str(dtype))
@@ -309,7 +309,7 @@ def clip_by_global_norm(backend: Backend, gradients: Params, max_norm: float) ->
     _check_max_norm(max_norm)
     for name, gradient in gradients.items():
         _check_writeable(f"gradient of {name}", gradient)
-    norm = float(backend.norm(list(gradients.values())))
+    norm = float(ops.of(backend).norm(list(gradients.values())))
     if norm > max_norm:
         for gradient in gradients.values():
             gradient *= max_norm / norm

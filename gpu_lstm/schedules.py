@@ -11,12 +11,12 @@ Schedule = Callable[[int], float]
 
 
 def constant() -> Schedule:
-    """Always 1."""
+    """Return 1 at every step."""
     return lambda step: 1.0
 
 
 def cosine(steps: int, floor: float = 0.0) -> Schedule:
-    """Half a cosine from 1 at step 0 to `floor` at step `steps` and after (Loshchilov and Hutter, SGDR, 2017)."""
+    """Return half a cosine, from 1 at step 0 to `floor` at step `steps` and after (Loshchilov, Hutter: SGDR, 2017)."""
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
     return lambda step: floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
@@ -30,7 +30,7 @@ def warm_up(steps: int, then: Schedule) -> Schedule:
 
 
 def make_schedule(name: str, steps: int, warm_up_steps: int = 0) -> Schedule:
-    """The schedule called `name` (constant or cosine) over `steps` steps, after a warm-up."""
+    """Return the schedule called `name` (constant or cosine) over `steps` steps, after a warm-up."""
     rest = max(steps - warm_up_steps, 1)
     makers: dict[str, Callable[[], Schedule]] = {"constant": constant, "cosine": lambda: cosine(rest, 0.02)}
     if name not in makers:

@@ -25,9 +25,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpu_lstm.backend import PARAM_DTYPES, Array, Backend, choose
-from gpu_lstm.backend.base import sum_rows
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_dtype, check_seed, check_size
+from gpu_lstm.ops.arrays import sum_rows
 from gpu_lstm.recurrence import reference
 from gpu_lstm.recurrence.problem import Problem, split_gates
 
@@ -44,21 +44,21 @@ class Activator(Protocol):
     """An elementwise activation function; works on arrays of any backend."""
 
     def forward(self, weighted_input: Array) -> Array:
-        """The activation, of any shape."""
+        """Return the activation, of any shape."""
 
     def backward(self, output: Array) -> Array:
-        """The derivative, written in terms of the activation's `output`."""
+        """Return the derivative, written in terms of the activation's `output`."""
 
 
 class SigmoidActivator:
     """y = 1 / (1 + exp(-x)), as tanh(x/2)/2 + 1/2: nothing overflows."""
 
     def forward(self, weighted_input: Array) -> Array:
-        """The activation, of any shape."""
+        """Return the activation, of any shape."""
         return 0.5 * _namespace(weighted_input).tanh(0.5 * weighted_input) + 0.5
 
     def backward(self, output: Array) -> Array:
-        """y (1 - y)."""
+        """Return y (1 - y)."""
         return output * (1 - output)
 
 
@@ -66,11 +66,11 @@ class TanhActivator:
     """y = tanh(x)."""
 
     def forward(self, weighted_input: Array) -> Array:
-        """The activation, of any shape."""
+        """Return the activation, of any shape."""
         return _namespace(weighted_input).tanh(weighted_input)
 
     def backward(self, output: Array) -> Array:
-        """1 - y^2."""
+        """Return 1 - y^2."""
         return 1 - output * output
 
 
@@ -78,11 +78,11 @@ class IdentityActivator:
     """y = x."""
 
     def forward(self, weighted_input: Array) -> Array:
-        """The input itself."""
+        """Return the input itself."""
         return weighted_input
 
     def backward(self, output: Array) -> Array:
-        """1."""
+        """Return 1."""
         return _namespace(output).ones_like(output)
 
 
@@ -90,12 +90,12 @@ class ReluActivator:
     """y = max(0, x)."""
 
     def forward(self, weighted_input: Array) -> Array:
-        """The activation, of any shape."""
+        """Return the activation, of any shape."""
         xp = _namespace(weighted_input)
         return xp.where(weighted_input < 0, xp.zeros_like(weighted_input), weighted_input)
 
     def backward(self, output: Array) -> Array:
-        """1 where y > 0, else 0."""
+        """Return 1 where y > 0, else 0."""
         xp = _namespace(output)
         return xp.where(output > 0, xp.ones_like(output), xp.zeros_like(output))
 
@@ -140,7 +140,7 @@ class LstmLayer:
     Raises
     ------
     InputError
-        A width isn't a whole number of at least 1, the learning rate isn't a number above 0, or no such dtype.
+        A width isn't a whole number of at least 1, the learning rate no number above 0, or the dtype neither of these.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class LstmLayer:
         Raises
         ------
         InputError
-            Nothing went forward yet, x isn't the last input, or an argument has the wrong shape, dtype or device.
+            No step went forward yet, x isn't the last input, or an argument has the wrong shape, dtype or device.
         """
         backend, xp, n = self.backend, self.backend.xp, self.times
         if n == 0:
@@ -288,7 +288,7 @@ class LstmLayer:
         Raises
         ------
         InputError
-            There was no `backward` yet, or a parameter or gradient has the wrong shape, dtype or device.
+            `backward` has not run yet, or a parameter or gradient has the wrong shape, dtype or device.
         """
         if self.Wfh_grad is None:
             raise InputError("update has no gradients; call backward first")
@@ -297,40 +297,41 @@ class LstmLayer:
             parameter -= self.learning_rate * gradient
 
     def _start(self, rng: np.random.Generator) -> tuple[Array, ...]:
-        """Recurrent weights, input weights and bias of one gate, drawn on the host so that all backends start equal."""
+        """Draw recurrent weights, input weights and bias of one gate, on the host so that all backends start equal."""
         bound, height = 1 / math.sqrt(self.state_width), self.state_width
         weights = (rng.uniform(-bound, bound, (height, width)) for width in (height, self.input_width))
         return *(self.backend.asarray(w.astype(self.dtype), self.dtype) for w in weights), self._zeros()
 
     def _zeros(self, height: int | None = None) -> Array:
-        """A zero column vector."""
+        """Return a zero column vector."""
         return self.backend.xp.zeros((height or self.state_width, 1), dtype=self.backend.dtype(self.dtype))
 
     def _parameter(self, name: str, ending: str = "") -> Array:
-        """A parameter or its gradient, checked: users assign them."""
+        """Return a parameter or its gradient, checked: users assign them."""
         height, kind = self.state_width, name[-1]
         width = f"input_width={self.input_width}" if kind == "x" else f"state_width={height}" if kind == "h" else 1
         shape = (f"state_width={height}", width if name[0] == "W" else 1)
         return self.backend.require(name + ending, getattr(self, name + ending), shape, self.dtype)
 
     def _stack(self) -> tuple[Array, Array, Array]:
-        """The twelve parameters as the core takes them: (4H, H), (4H, D) and (4H, 1), in its gate order."""
+        """Return the twelve parameters as the core takes them: (4H, H), (4H, D) and (4H, 1), in its gate order."""
         names = ([f"W{gate}h" for gate in GATES], [f"W{gate}x" for gate in GATES], [f"b{gate}" for gate in GATES])
         h, x, b = (self.backend.xp.concat([self._parameter(name) for name in four], axis=0) for four in names)
         return h, x, b
 
     def _vector(self, name: str, value: Any, what: str, height: int) -> Array:
-        """A column vector, checked; on NumPy, lists and other real dtypes are converted."""
-        if self.backend.xp is np and isinstance(value, list | tuple | np.ndarray):
+        """Return a column vector, checked; on NumPy, lists and other real dtypes are converted."""
+        if isinstance(value, list | tuple | np.ndarray):
             try:
                 host = np.asarray(value)
             except ValueError:
                 raise InputError(f"{name} is uneven; expected ({what}={height}, 1) numbers") from None
-            value = host.astype(self.dtype) if host.dtype.kind in "biuf" else host
+            if self.backend.owns(host):
+                value = host.astype(self.dtype) if host.dtype.kind in "biuf" else host
         return self.backend.require(name, value, (f"{what}={height}", 1), self.dtype)
 
     def _errors(self, delta_h: Any) -> list[Array]:
-        """The error that arrives from the loss at h of each step k, at index k."""
+        """Return the error that arrives from the loss at h of each step k, at index k."""
         steps: Sequence[Any] = delta_h if isinstance(delta_h, list | tuple) else [None] * (self.times - 1) + [delta_h]
         if len(steps) != self.times:
             raise InputError(f"delta_h has {len(steps)} entries; expected one per step, {self.times}, or one array")
@@ -342,7 +343,7 @@ class LstmLayer:
 
 
 def data_set(backend: str | Backend | None = None, dtype: str = "float64") -> tuple[list[Array], list[Array]]:
-    """Two inputs and the outputs they should give.
+    """Return two inputs and the outputs they should give.
 
     Returns
     -------
@@ -420,12 +421,12 @@ def gradient_check(
 
 
 def _column(xp: Any, row: Array) -> Array:
-    """A row (1, N) or vector (N,) as a column (N, 1)."""
+    """Return a row (1, N) or vector (N,) as a column (N, 1)."""
     return xp.reshape(row, (-1, 1))
 
 
 def _namespace(x: Any) -> Any:
-    """The array namespace that `x` comes from: numpy, cupy, ..."""
+    """Return the array namespace that `x` comes from: numpy, cupy, ..."""
     if not hasattr(x, "dtype"):
         raise InputError(f"activator got a {type(x).__name__}; expected an array")
     return sys.modules[type(x).__module__.split(".")[0]]

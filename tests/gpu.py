@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from gpu_lstm.backend import CupyBackend
-from gpu_lstm.backend.cuda import CudaBackend, Device
+from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.native import kernels
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda import sequence
 from tests.conftest import gpu_or_reason
 from tests.device.support import Seed, needs_machine
@@ -72,7 +73,7 @@ class Gpu(CupyBackend):
         self.there = gpu_or_reason()
         vars(self).update(vars(self.there))
         CudaBackend.__init__(self)
-        self.tf32, self.seed, self.memory, self.change = tf32, seed, memory, change
+        self.tf32, self.seed, self._memory, self.change = tf32, seed, memory, change
         self.launches, self._changed = [], {}
         for name, wanted in vars(limits or self.limits).items():
             if wanted is not None and wanted > getattr(self.limits, name):
@@ -88,7 +89,7 @@ class Gpu(CupyBackend):
 
         def noted(*arguments, **more):
             self.launches.append(kernel.name)
-            with contextlib.nullcontext() if self.seed is None else Seed(self.seed, self.memory):
+            with contextlib.nullcontext() if self.seed is None else Seed(self.seed, self._memory):
                 launch(*arguments, **more)
 
         return noted
@@ -137,7 +138,7 @@ class HostBackend(CudaBackend):
     def asarray(self, value, dtype=None):
         return np.asarray(value, dtype=None if dtype is None else self.dtype(dtype))
 
-    def owns(self, x):
+    def __contains__(self, x):
         return isinstance(x, np.ndarray)
 
     def to_numpy(self, x):

@@ -7,11 +7,13 @@ import types
 import numpy as np
 import pytest
 
-from gpu_lstm import BackendError, InputError
+from gpu_lstm import BackendError, InputError, ops
 from gpu_lstm.backend import VARIABLE, Backend, CupyBackend, NumpyBackend, choose
+from gpu_lstm.backend.base import into
+from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.recurrence import make_plan
 from tests.gpu import HostBackend
-from tests.support import NUMPY, STRICT
+from tests.support import NUMPY, STRICT, StrictBackend
 
 
 @pytest.fixture
@@ -76,15 +78,32 @@ def test_a_backend_is_taken_as_it_is():
     assert choose(NUMPY) is NUMPY
 
 
-@pytest.mark.parametrize("kind", [NumpyBackend, CupyBackend, HostBackend])
-def test_backends_have_the_signatures_of_the_protocol(kind):
-    public = [name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")]
-    assert len(public) >= 10
+@pytest.mark.parametrize("kind", [NumpyBackend, CupyBackend, CudaBackend, HostBackend, StrictBackend])
+def test_backends_have_the_methods_and_signatures_of_the_protocol(kind):
+    public = {name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")}
+    assert 10 <= len(public) <= 12
     for name in public:
         ours, theirs = (inspect.signature(getattr(of, name)).parameters.values() for of in (kind, Backend))
         assert [(p.name, p.default) for p in ours] == [(p.name, p.default) for p in theirs], name
-    more = [name for name in dir(kind) if callable(getattr(kind, name)) and not hasattr(Backend, name)]
-    assert not [name for name in more if not name.startswith("_")]
+    more = {name for name in dir(kind) if callable(getattr(kind, name)) and not hasattr(Backend, name)}
+    of_cuda = {"kernel", "bounds"} if issubclass(kind, CudaBackend) else set()
+    assert {name for name in more if not name.startswith("_")} == of_cuda
+
+
+@pytest.mark.parametrize("kind", [ops.Cpu, ops.Cuda])
+def test_operations_have_the_signatures_of_those_on_arrays(kind):
+    public = {name for name, value in vars(ops.Arrays).items() if callable(value) and not name.startswith("_")}
+    assert public == {name for name in dir(kind) if callable(getattr(kind, name)) and not name.startswith("_")}
+    for name in public:
+        ours, theirs = (inspect.signature(getattr(of, name)).parameters.values() for of in (kind, ops.Arrays))
+        assert [(p.name, p.default) for p in ours] == [(p.name, p.default) for p in theirs], name
+
+
+def test_operations_are_those_of_the_backend_s_kind_and_made_once():
+    for backend, kind in ((NUMPY, ops.Cpu), (STRICT, ops.Arrays), (HostBackend(), ops.Cuda)):
+        assert type(ops.of(backend)) is kind
+        assert ops.of(backend) is ops.of(backend)
+        assert ops.of(backend).backend is backend
 
 
 @pytest.mark.parametrize("which", [NUMPY, STRICT], ids=["numpy", "generic"])
@@ -94,7 +113,7 @@ def test_scatter_add_sums_repeated_rows(which):
     expected = np.ones((7, 3))
     np.add.at(expected, index, rows)
     target = which.asarray(np.ones((7, 3)))
-    which.scatter_add(target, which.asarray(index), which.asarray(rows))
+    ops.of(which).scatter_add(target, which.asarray(index), which.asarray(rows))
     np.testing.assert_allclose(which.to_numpy(target), expected, rtol=1e-13)
 
 
@@ -103,19 +122,23 @@ def test_operations(backend):
     a = backend.asarray([[1.0, 2.0], [3.0, 4.0]], "float32")
     out = xp.empty_like(a)
     assert backend.to_numpy(backend.matmul(a, a, out=out)).tolist() == [[7, 10], [15, 22]]
-    assert backend.to_numpy(backend.multiply(a, a, out=out)).tolist() == [[1, 4], [9, 16]]
-    np.testing.assert_allclose(backend.to_numpy(backend.tanh(a, out=out)), np.tanh([[1, 2], [3, 4]]), rtol=1e-6)
+    assert backend.to_numpy(into(backend, xp.multiply, a, a, out=out)).tolist() == [[1, 4], [9, 16]]
+    np.testing.assert_allclose(
+        backend.to_numpy(into(backend, xp.tanh, a, out=out)), np.tanh([[1, 2], [3, 4]]), rtol=1e-6
+    )
     target = xp.zeros((4, 2), dtype=xp.float32)
-    backend.scatter_add(target, backend.asarray([3, 3]), a)
+    ops.of(backend).scatter_add(target, backend.asarray([3, 3]), a)
     assert backend.to_numpy(target)[3].tolist() == [4, 6]
     ones = backend.asarray(np.ones((10, 100)), "float32")
-    dropped, again = backend.dropout(ones, 0.25, (1, 2))
+    dropped, again = ops.of(backend).dropout(ones, 0.25, (1, 2))
     assert set(np.unique(backend.to_numpy(dropped))) == {0, np.float32(4 / 3)}
     assert 0.2 < np.mean(backend.to_numpy(dropped) == 0) < 0.3
     np.testing.assert_array_equal(backend.to_numpy(again(ones)), backend.to_numpy(dropped))
-    np.testing.assert_array_equal(backend.to_numpy(backend.dropout(ones, 0.25, (1, 2))[0]), backend.to_numpy(dropped))
-    assert np.any(backend.to_numpy(backend.dropout(ones, 0.25, (1, 3))[0] != dropped))
-    backend.synchronize()
+    np.testing.assert_array_equal(
+        backend.to_numpy(ops.of(backend).dropout(ones, 0.25, (1, 2))[0]), backend.to_numpy(dropped)
+    )
+    assert np.any(backend.to_numpy(ops.of(backend).dropout(ones, 0.25, (1, 3))[0] != dropped))
+    assert backend.read() == ()
     assert backend.describe()["device"]
 
 
@@ -152,7 +175,7 @@ def test_require_passes_what_fits():
 @pytest.mark.parametrize("which", [NUMPY, STRICT], ids=["numpy", "generic"])
 def test_scatter_add_takes_an_index_too_narrow_to_count_the_rows(which):
     target = which.asarray(np.zeros((300, 1)))
-    which.scatter_add(target, which.asarray(np.array([5, 255], "uint8")), which.asarray(np.ones((2, 1))))
+    ops.of(which).scatter_add(target, which.asarray(np.array([5, 255], "uint8")), which.asarray(np.ones((2, 1))))
     assert np.flatnonzero(which.to_numpy(target)).tolist() == [5, 255]
 
 
@@ -192,23 +215,29 @@ def test_places_outside_an_array_are_refused(backend):
         return backend.asarray(np.array(numbers))
 
     for call, message in (
-        (lambda: backend.scatter_add(array(3, 2), places(0, 3), array(2, 2)), r"index has values 0\.\.3"),
-        (lambda: backend.scatter_add(array(3, 2), places(0, -1), array(2, 2)), r"index has values -1\.\.0"),
-        (lambda: backend.take_rows(array(3, 2), places(-1)), r"index has values -1\.\.-1"),
-        (lambda: backend.softmax_cross_entropy(array(2, 3), places(0, 3), None), r"targets has values 0\.\.3"),
-        (lambda: backend.softmax_cross_entropy(array(2, 3), places(0, -1), None), r"targets has values -1\.\.0"),
-        (lambda: backend.softmax_cross_entropy(array(2, 3), places(0, -1), -2), r"targets has values -1\.\.0"),
+        (lambda: ops.of(backend).scatter_add(array(3, 2), places(0, 3), array(2, 2)), r"index has values 0\.\.3"),
+        (lambda: ops.of(backend).scatter_add(array(3, 2), places(0, -1), array(2, 2)), r"index has values -1\.\.0"),
+        (lambda: ops.of(backend).take_rows(array(3, 2), places(-1)), r"index has values -1\.\.-1"),
+        (lambda: ops.of(backend).softmax_cross_entropy(array(2, 3), places(0, 3), None), r"targets has values 0\.\.3"),
+        (
+            lambda: ops.of(backend).softmax_cross_entropy(array(2, 3), places(0, -1), None),
+            r"targets has values -1\.\.0",
+        ),
+        (lambda: ops.of(backend).softmax_cross_entropy(array(2, 3), places(0, -1), -2), r"targets has values -1\.\.0"),
     ):
         if backend.kernels == "cpu":  # elsewhere the kernels pass them over, and whoever reads a loss is told
             with pytest.raises(InputError, match=message):
                 call()
     for call, message in (
-        (lambda: backend.scatter_add(array(3, 2), array(2), array(2, 2)), "index has dtype float32; expected integers"),
-        (lambda: backend.scatter_add(array(3, 2), places(0), array(2, 2)), r"rows has shape \(2, 2\)"),
-        (lambda: backend.scatter_add(array(3, 2), places(0), array(1, 3)), r"rows has shape \(1, 3\)"),
-        (lambda: backend.take_rows(array(3), places(0)), r"table has shape \(3,\)"),
-        (lambda: backend.softmax_cross_entropy(array(2, 3), places(0), None), r"targets has shape \(1,\)"),
-        (lambda: backend.softmax_cross_entropy(array(2, 3), array(2), None), "targets has dtype float32"),
+        (
+            lambda: ops.of(backend).scatter_add(array(3, 2), array(2), array(2, 2)),
+            "index has dtype float32; expected integers",
+        ),
+        (lambda: ops.of(backend).scatter_add(array(3, 2), places(0), array(2, 2)), r"rows has shape \(2, 2\)"),
+        (lambda: ops.of(backend).scatter_add(array(3, 2), places(0), array(1, 3)), r"rows has shape \(1, 3\)"),
+        (lambda: ops.of(backend).take_rows(array(3), places(0)), r"table has shape \(3,\)"),
+        (lambda: ops.of(backend).softmax_cross_entropy(array(2, 3), places(0), None), r"targets has shape \(1,\)"),
+        (lambda: ops.of(backend).softmax_cross_entropy(array(2, 3), array(2), None), "targets has dtype float32"),
     ):
         with pytest.raises(InputError, match=message):
             call()
@@ -219,8 +248,8 @@ def test_what_is_read_only_is_not_written_to():
     for array in (target, logits):
         array.flags.writeable = False
     with pytest.raises(InputError, match="target is read-only"):
-        NUMPY.scatter_add(target, np.array([0]), np.ones((1, 2), np.float32))
+        ops.of(NUMPY).scatter_add(target, np.array([0]), np.ones((1, 2), np.float32))
     with pytest.raises(InputError, match="logits is read-only"):
-        NUMPY.softmax_cross_entropy(logits, np.array([0, 1]), None)
+        ops.of(NUMPY).softmax_cross_entropy(logits, np.array([0, 1]), None)
     np.testing.assert_array_equal(target, np.ones((3, 2)))
     np.testing.assert_array_equal(logits, np.zeros((2, 3)))

@@ -155,7 +155,7 @@ def test_an_interrupted_run_keeps_what_it_measured(here, monkeypatch, capsys):
 
 
 def test_a_size_that_does_not_fit_is_left_out_and_the_rest_goes_on(here, monkeypatch, capsys):
-    monkeypatch.setattr(NumpyBackend, "available", lambda backend: 1e6)
+    monkeypatch.setattr(NumpyBackend, "memory", lambda backend, release=False: 1e6)
     assert main(["bench", "--grid", "T=2,B=1,H=4,1024", "--peers", "none", "--rounds", "1", "--out", "out"]) == 0
     points = record.read(here / "out")["points"]
     assert ["skipped" in point for point in points] == [False, False, True, True]
@@ -181,7 +181,7 @@ def test_a_point_that_runs_out_of_memory_says_so_and_the_rest_goes_on(here, monk
 
 
 def test_if_everything_is_left_out_there_is_a_page_still(here, monkeypatch):
-    monkeypatch.setattr(NumpyBackend, "available", lambda backend: 1.0)
+    monkeypatch.setattr(NumpyBackend, "memory", lambda backend, release=False: 1.0)
     assert main(["bench", "--grid", "T=2,B=1,H=4", "--peers", "none", "--out", "out"]) == 0
     assert "needs about" in (here / "out" / "report.html").read_text()
 

@@ -121,7 +121,7 @@ def test_slope_is_the_exponent():
 
 
 def test_a_size_that_does_not_fit_says_what_it_needs_and_what_there_is(monkeypatch):
-    monkeypatch.setattr(NUMPY, "available", lambda: 2e9, raising=False)
+    monkeypatch.setattr(NUMPY, "memory", lambda release=False: 2e9, raising=False)
     assert memory.obstacle((64, 32, 128, 128), "float32", NUMPY) == ""
     text = memory.obstacle((4096, 1024, 1024, 1024), "float32", NUMPY)
     assert text.startswith("needs about ")

@@ -37,7 +37,7 @@ def model():
 
 def saved(path, **more):
     one = model()
-    checkpoint.save_model(path, one, checkpoint.describe(one, **more))
+    checkpoint.save_model(path, one, checkpoint.description_of(one, **more))
     return one
 
 
@@ -45,7 +45,7 @@ def saved(path, **more):
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_saved_model_comes_back_bit_for_bit(path, kind, dtype):
     one = MAKERS[kind](dtype)
-    checkpoint.save_model(path, one, checkpoint.describe(one, note="é", options={"a": [1, None]}))
+    checkpoint.save_model(path, one, checkpoint.description_of(one, note="é", options={"a": [1, None]}))
     again, description = checkpoint.load_model(path, kind, NUMPY)
     assert type(again) is type(one)
     assert (again.config, again.dtype) == (one.config, dtype)
@@ -67,7 +67,7 @@ def test_tensors_have_torch_s_names_and_shapes(path):
 
 def test_both_directions_have_torch_s_names(path):
     one = MAKERS["classify"]("float32")
-    checkpoint.save_model(path, one, checkpoint.describe(one))
+    checkpoint.save_model(path, one, checkpoint.description_of(one))
     names = checkpoint.load(path)[0]
     assert {"lstm.weight_ih_l0_reverse", "lstm.bias_ih_l0_reverse", "lstm.bias_hh_l0_reverse"} <= names.keys()
 
@@ -221,7 +221,7 @@ def test_nothing_is_filled_in_where_one_tensor_does_not_fit(path):
     arrays = {name: array + 1 for name, array in arrays.items()} | {"head.bias": np.zeros(4, np.float32)}
     kept = {name: param.copy() for name, param in one.params.items()}
     with pytest.raises(InputError):
-        checkpoint.fill(one, arrays, path)
+        checkpoint.assign(one, arrays, path)
     assert all(np.array_equal(one.params[name], kept[name]) for name in kept)
 
 
@@ -254,7 +254,7 @@ def test_a_failed_write_leaves_the_old_file_whole(path, monkeypatch, place):
     else:
         monkeypatch.setattr(os, place, fail)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.save_model(path, one, checkpoint.describe(one))
+        checkpoint.save_model(path, one, checkpoint.description_of(one))
     monkeypatch.undo()
     assert path.read_bytes() == before
     checkpoint.load_model(path, "text", NUMPY)
@@ -264,7 +264,7 @@ def test_after_a_failed_write_the_next_one_succeeds(path, monkeypatch):
     one = saved(path)
     path.with_name(path.name + checkpoint.PART).write_bytes(b"left behind")
     one.params["head.bias"][...] += 1
-    checkpoint.save_model(path, one, checkpoint.describe(one))
+    checkpoint.save_model(path, one, checkpoint.description_of(one))
     again, _ = checkpoint.load_model(path, "text", NUMPY)
     assert np.array_equal(again.params["head.bias"], one.params["head.bias"])
     assert os.listdir(path.parent) == [path.name]
@@ -311,7 +311,7 @@ def test_any_changed_byte_is_found_wherever_the_file_has_gone(path, tmp_path):
 
 def test_a_checkpoint_of_the_format_before_has_no_checksum_and_loads(path):
     one = saved(path)
-    header = {"gpu_lstm": json.dumps({"format": 1, **checkpoint.describe(one)})}
+    header = {"gpu_lstm": json.dumps({"format": 1, **checkpoint.description_of(one)})}
     path.write_bytes(to_bytes(checkpoint.to_torch_names(one.params, NUMPY), header))
     again, description = checkpoint.load_model(path, "text", NUMPY)
     assert description["format"] == 1
@@ -322,7 +322,7 @@ def test_a_checkpoint_of_the_format_before_has_no_checksum_and_loads(path):
 def test_weights_that_are_no_numbers_are_refused(path, value):
     one = model()
     one.params["head.bias"][2:4] = value
-    checkpoint.save_model(path, one, checkpoint.describe(one))
+    checkpoint.save_model(path, one, checkpoint.description_of(one))
     with pytest.raises(InputError, match=r"can't be used: 2 of 5 numbers in head\.bias aren't finite"):
         checkpoint.load_model(path, "text", NUMPY)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpu_lstm.backend import Backend
+from gpu_lstm import ops
 from gpu_lstm.native import compiled
 from gpu_lstm.optimizers import OPTIMIZERS, make_optimizer
 from tests.support import NUMPY, relative_error
@@ -45,7 +45,7 @@ def test_weight_gradients(dtype, rows, outputs, widths, monkeypatch):
     inputs = [rng.standard_normal((rows, width)).astype(dtype) for width in widths]
 
     def compute():
-        dw, db = NUMPY.weight_gradients(dy, inputs)
+        dw, db = ops.of(NUMPY).weight_gradients(dy, inputs)
         return [*dw, db]
 
     *dw, db = on_threads(monkeypatch, compute)
@@ -57,7 +57,7 @@ def test_weight_gradients(dtype, rows, outputs, widths, monkeypatch):
 def test_weight_gradients_of_arrays_with_gaps():
     rng = np.random.default_rng(0)
     dy, x = rng.standard_normal((20, 8))[:, ::2], rng.standard_normal((20, 9))[:, 1:8:3]
-    (dw,), db = NUMPY.weight_gradients(dy, [x])
+    (dw,), db = ops.of(NUMPY).weight_gradients(dy, [x])
     np.testing.assert_allclose(dw, dy.T @ x)
     np.testing.assert_allclose(db, dy.sum(axis=0))
 
@@ -70,11 +70,11 @@ def test_cross_entropy(dtype, rows, vocabulary, ignore, monkeypatch):
     targets = rng.integers(0, vocabulary, rows)
     targets[::3] = targets[::3] if ignore is None else ignore
     expected = logits.astype("float64")
-    expected_loss = Backend.softmax_cross_entropy(NUMPY, expected, targets, ignore)
+    expected_loss = ops.Arrays(NUMPY).softmax_cross_entropy(expected, targets, ignore)
 
     def compute():
         gradient = logits.copy()
-        return NUMPY.softmax_cross_entropy(gradient, targets, ignore), gradient
+        return ops.of(NUMPY).softmax_cross_entropy(gradient, targets, ignore), gradient
 
     loss, gradient = on_threads(monkeypatch, compute)
     assert loss.dtype == gradient.dtype == dtype
@@ -86,7 +86,7 @@ def test_cross_entropy_hands_on_what_is_not_finite(dtype):
     for column in (0, 5, 18):
         logits = np.zeros((2, 19), dtype)
         logits[1, column] = np.nan
-        loss = NUMPY.softmax_cross_entropy(logits, np.array([0, 0]), None)
+        loss = ops.of(NUMPY).softmax_cross_entropy(logits, np.array([0, 0]), None)
         assert np.isnan(loss)
         assert np.isfinite(logits[0]).all()
 
@@ -100,7 +100,7 @@ def test_scatter_add(dtype, width, monkeypatch):
 
     def compute():
         target = np.ones((6, width), dtype)
-        NUMPY.scatter_add(target, index, rows)
+        ops.of(NUMPY).scatter_add(target, index, rows)
         return [target]
 
     (actual,) = on_threads(monkeypatch, compute)
@@ -111,8 +111,8 @@ def test_scatter_add(dtype, width, monkeypatch):
 def test_norm(dtype, monkeypatch):
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape).astype(dtype) for shape in ((1,), (3, 5), (9000,), (0,), (4096,))]
-    (actual,) = on_threads(monkeypatch, lambda: [NUMPY.norm(arrays)])
-    assert float(actual) == pytest.approx(float(Backend.norm(NUMPY, arrays)), rel=LIMIT[dtype])
+    (actual,) = on_threads(monkeypatch, lambda: [ops.of(NUMPY).norm(arrays)])
+    assert float(actual) == pytest.approx(float(ops.Arrays(NUMPY).norm(arrays)), rel=LIMIT[dtype])
 
 
 @pytest.mark.parametrize("max_norm", [None, 0.5, 1e9])
@@ -128,7 +128,7 @@ def test_optimizers(dtype, name, max_norm, monkeypatch):
             gradients = {n: rng.standard_normal(p.shape).astype(dtype).astype(compute_dtype) for n, p in params.items()}
             with monkeypatch.context() as patch:
                 if kind == "generic":
-                    patch.setattr(NUMPY, "move", lambda *arguments: Backend.move(NUMPY, *arguments), raising=False)
+                    patch.setattr(ops.of(NUMPY), "_move", ops.Arrays(NUMPY)._move)
                 optimizer.update(gradients, max_norm=max_norm)
         return [*params.values(), *optimizer.state.values()]
 

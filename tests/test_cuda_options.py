@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
-from gpu_lstm.backend.cuda import Device
 from gpu_lstm.native import catalogue
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence import Arriving, Mask, Problem, family
 from gpu_lstm.recurrence.cuda import auto, costs, explain, planner
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda

@@ -275,4 +275,4 @@ def test_more_than_2_to_the_31_elements(cuda):
     for array, whole in ((h[t + 1], expected.h[1]), (c[t + 1], expected.c[1]), (z[t], expected.gates[0])):
         np.testing.assert_array_equal(cuda.to_numpy(array), cuda.to_numpy(whole))
     del z, h, c
-    cuda.release()
+    cuda.memory(release=True)

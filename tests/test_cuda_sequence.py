@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError
-from gpu_lstm.backend.cuda import Device
 from gpu_lstm.layers import schedule
 from gpu_lstm.native import catalogue, kernels
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence import Arriving, Mask, Problem, reference
 from gpu_lstm.recurrence.cuda import auto, costs, planner
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpu_lstm import LSTM, BackendError, InputError
-from gpu_lstm.backend.cuda import Device
+from gpu_lstm import LSTM, BackendError, InputError, ops
 from gpu_lstm.layers import schedule
 from gpu_lstm.layers.arguments import Call
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence import Arriving, Mask, Problem, reference
 from gpu_lstm.recurrence.cuda import planner
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
@@ -269,10 +269,10 @@ def same_dropout(monkeypatch):
     """The backends draw differently: here all draw as the CPU does."""
 
     def dropout(self, x, p, seed):
-        y, again = NUMPY.dropout(self.to_numpy(x), p, seed)
-        return self.asarray(y), lambda other: self.asarray(again(self.to_numpy(other)))
+        y, again = ops.of(NUMPY).dropout(self.backend.to_numpy(x), p, seed)
+        return self.backend.asarray(y), lambda other: self.backend.asarray(again(self.backend.to_numpy(other)))
 
-    monkeypatch.setattr(Gpu, "dropout", dropout)
+    monkeypatch.setattr(ops.Cuda, "dropout", dropout)
 
 
 @pytest.mark.gpu

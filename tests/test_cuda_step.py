@@ -8,8 +8,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 
-from gpu_lstm import Embedding, InputError, losses
-from gpu_lstm.backend.base import Backend
+from gpu_lstm import Embedding, InputError, losses, ops
 from gpu_lstm.models import Classifier, LanguageModel
 from gpu_lstm.native import catalogue, kernels, sources
 from gpu_lstm.optimizers import OPTIMIZERS, clip_by_global_norm, make_optimizer
@@ -92,10 +91,10 @@ def rows_and_gradient(backend, dtype, size, width, count, seed=0):
     table = stored(rng.standard_normal((size, width)), dtype)
     index, rows = rng.integers(0, size, count), stored(rng.standard_normal((count, width)), dtype)
     here, index_here = backend.asarray(table.copy()), backend.asarray(index)
-    np.testing.assert_array_equal(backend.to_numpy(backend.take_rows(here, index_here)), table[index])
+    np.testing.assert_array_equal(backend.to_numpy(ops.of(backend).take_rows(here, index_here)), table[index])
     expected = table.astype(np.float64)
     np.add.at(expected, index, rows.astype(np.float64))
-    backend.scatter_add(here, index_here, backend.asarray(rows))
+    ops.of(backend).scatter_add(here, index_here, backend.asarray(rows))
     actual = on_host(backend, here)
     assert relative_error(actual, expected) < TOLERANCE[dtype]
     return actual
@@ -132,7 +131,7 @@ def test_numbers_out_of_range_are_told_at_the_next_read_and_touch_nothing(cuda):
 
 
 def test_numbers_out_of_range_are_told_to_the_thread_that_gave_them(cuda):
-    cuda.require_range("ids", cuda.asarray([7]), 3, "V")
+    ops.of(cuda).take_rows(cuda.xp.ones((3, 1)), cuda.asarray([7]), "ids")
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(cuda.read).result() == ()
     with pytest.raises(InputError, match=r"ids has values 7\.\.7"):
@@ -141,30 +140,45 @@ def test_numbers_out_of_range_are_told_to_the_thread_that_gave_them(cuda):
 
 def test_more_ranges_than_are_kept_are_read_before(cuda):
     for size in range(1, 40):
-        cuda.require_range("ids", cuda.asarray([0]), size, "V")
-    cuda.require_range("ids", cuda.asarray([-100, 7]), 3, "V", besides=-100)
-    with pytest.raises(InputError, match=r"ids has values 7\.\.7; expected 0\.\.V-1=2"):
+        ops.of(cuda).take_rows(cuda.xp.ones((size, 1)), cuda.asarray([0]), "ids")
+    ops.of(cuda).softmax_cross_entropy(cuda.xp.ones((2, 3)), cuda.asarray([-100, 7]), -100)
+    with pytest.raises(InputError, match=r"targets has values 7\.\.7; expected 0\.\.V-1=2"):
         cuda.read()
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda b: b.take_rows(b.xp.ones((2, 2)), b.xp.zeros((1,))), "index has dtype float64; expected integers"),
-        (lambda b: b.take_rows(b.xp.ones((2, 2)), b.asarray([[0]])), r"index has shape \(1, 1\); expected \(N,\)"),
-        (lambda b: b.take_rows(b.asarray([[1]]), b.asarray([0])), "table has dtype int64; expected one of float32"),
-        (lambda b: b.take_rows(b.xp.ones((2, 3)).T, b.asarray([0])), "table is not C-contiguous"),
         (
-            lambda b: b.scatter_add(b.xp.ones((2, 3)), b.asarray([0]), b.xp.ones((1, 2))),
+            lambda b: ops.of(b).take_rows(b.xp.ones((2, 2)), b.xp.zeros((1,))),
+            "index has dtype float64; expected integers",
+        ),
+        (
+            lambda b: ops.of(b).take_rows(b.xp.ones((2, 2)), b.asarray([[0]])),
+            r"index has shape \(1, 1\); expected \(N,\)",
+        ),
+        (
+            lambda b: ops.of(b).take_rows(b.asarray([[1]]), b.asarray([0])),
+            "table has dtype int64; expected one of float32",
+        ),
+        (lambda b: ops.of(b).take_rows(b.xp.ones((2, 3)).T, b.asarray([0])), "table is not C-contiguous"),
+        (
+            lambda b: ops.of(b).scatter_add(b.xp.ones((2, 3)), b.asarray([0]), b.xp.ones((1, 2))),
             r"rows has shape \(1, 2\); expected \(N=1, M=3\)",
         ),
-        (lambda b: b.softmax_cross_entropy(b.xp.ones((2, 3)).T, b.asarray([0]), None), "logits is not C-contiguous"),
         (
-            lambda b: b.softmax_cross_entropy(b.xp.ones((3, 2)), b.asarray([0]), None),
+            lambda b: ops.of(b).softmax_cross_entropy(b.xp.ones((2, 3)).T, b.asarray([0]), None),
+            "logits is not C-contiguous",
+        ),
+        (
+            lambda b: ops.of(b).softmax_cross_entropy(b.xp.ones((3, 2)), b.asarray([0]), None),
             r"targets has shape \(1,\); expected \(N=3,\)",
         ),
-        (lambda b: b.dropout(b.asarray([1]), 0.5, (1,)), "x has dtype int64; expected one of float32"),
-        (lambda b: b.take_rows([1.0], b.asarray([0])), "table is a builtins.list; expected an array of backend"),
+        (lambda b: ops.of(b).dropout(b.asarray([1]), 0.5, (1,)), "x has dtype int64; expected one of float32"),
+        (
+            lambda b: ops.of(b).take_rows([1.0], b.asarray([0])),
+            "table is a builtins.list; expected an array of backend",
+        ),
     ],
 )
 def test_what_the_kernels_cannot_take_is_refused(cuda, call, message):
@@ -203,13 +217,13 @@ def test_philox_gives_the_published_numbers(cuda):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dropout_keeps_the_right_share_and_does_the_same_again(cuda, dtype):
     x = stored(np.random.default_rng(0).standard_normal((100, 333)), dtype)
-    dropped, again = cuda.dropout(cuda.asarray(x), 0.25, (1, 2))
+    dropped, again = ops.of(cuda).dropout(cuda.asarray(x), 0.25, (1, 2))
     y = on_host(cuda, dropped)
     zero = y == 0
     assert abs(np.mean(zero) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / x.size)
     np.testing.assert_allclose(y[~zero], x[~zero].astype(float) * 4 / 3, rtol=TOLERANCE[dtype])
     np.testing.assert_array_equal(on_host(cuda, again(cuda.xp.ones_like(dropped))) == 0, zero)
-    assert np.any((on_host(cuda, cuda.dropout(cuda.asarray(x), 0.25, (1, 3))[0]) == 0) != zero)
+    assert np.any((on_host(cuda, ops.of(cuda).dropout(cuda.asarray(x), 0.25, (1, 3))[0]) == 0) != zero)
 
 
 def test_the_mask_depends_on_seed_and_place_alone(cuda):
@@ -217,11 +231,11 @@ def test_the_mask_depends_on_seed_and_place_alone(cuda):
     xp = cuda.xp
     ones = xp.ones((4100,), dtype=xp.float32)
     x, apart = ones[:4099], ones[1:]
-    mask = on_host(cuda, cuda.dropout(x, 0.5, (7,))[0])
+    mask = on_host(cuda, ops.of(cuda).dropout(x, 0.5, (7,))[0])
     for n in (1, 2, 3, 5, 4096):
-        np.testing.assert_array_equal(on_host(cuda, cuda.dropout(ones[:n], 0.5, (7,))[0]), mask[:n])
+        np.testing.assert_array_equal(on_host(cuda, ops.of(cuda).dropout(ones[:n], 0.5, (7,))[0]), mask[:n])
     assert not kernels.aligned(16, apart)
-    np.testing.assert_array_equal(on_host(cuda, cuda.dropout(apart, 0.5, (7,))[0]), mask)
+    np.testing.assert_array_equal(on_host(cuda, ops.of(cuda).dropout(apart, 0.5, (7,))[0]), mask)
     kernel = catalogue.kernel("dropout", "float32", 4)
     low, high = np.random.SeedSequence((7,)).generate_state(2)
     for blocks in (1, 2, 9):
@@ -420,8 +434,8 @@ class WithoutReading(HostBackend):
 
 
 def test_a_step_waits_for_the_device_only_to_read_loss_and_norm(monkeypatch):
-    for name in ("require_range", "softmax_cross_entropy", "norm", "update", "dropout", "take_rows", "scatter_add"):
-        monkeypatch.setattr(Backend, name, None)  # no generic body, which may wait, is used
+    for name in ("_require_range", "softmax_cross_entropy", "norm", "update", "dropout", "take_rows", "scatter_add"):
+        monkeypatch.setattr(ops.Arrays, name, None)  # no generic body, which may wait, is used
     backend = WithoutReading()
     model = LanguageModel(7, 3, 5, 1, dropout=0.5, backend=backend)
     optimizer = make_optimizer("adam", backend, model.params, 0.01)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError, cli
-from gpu_lstm.backend import CupyBackend, choose, cupy_backend
-from gpu_lstm.backend.cuda import Device
+from gpu_lstm.backend import CupyBackend, choose
 from gpu_lstm.native import ahead, catalogue, clusters
+from gpu_lstm.native.cublas import form
+from gpu_lstm.native.launch import Device, not_compiled
 from gpu_lstm.recurrence.cuda import needed, planner
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from tests.gpu import DTYPES, H100, Gpu, on_host, stored
@@ -220,9 +221,9 @@ def test_float32_is_multiplied_in_tf32_where_that_was_asked_for(monkeypatch, dty
 
 def test_what_cublas_has_no_form_for():
     cublas = types.SimpleNamespace(CUBLAS_OP_N=0, CUBLAS_OP_T=1)
-    assert cupy_backend._form(np.zeros((6, 6), np.float32)[::2, ::2], cublas) is None
-    assert cupy_backend._form(np.zeros((2, 2, 2), np.float32), cublas) is None
-    assert cupy_backend._form(np.zeros((4, 6), np.float32)[:, :3], cublas) == (6, 0)
+    assert form(np.zeros((6, 6), np.float32)[::2, ::2], cublas) is None
+    assert form(np.zeros((2, 2, 2), np.float32), cublas) is None
+    assert form(np.zeros((4, 6), np.float32)[:, :3], cublas) == (6, 0)
 
 
 def test_what_cublas_has_no_form_for_goes_another_way(cuda):
@@ -256,7 +257,7 @@ def test_what_cublas_has_no_form_for_goes_another_way(cuda):
     ],
 )
 def test_a_kernel_that_cannot_be_compiled_is_one_line_with_the_cure(error, message):
-    said = str(cupy_backend.not_compiled(catalogue.kernel("check_range"), error))
+    said = str(not_compiled(catalogue.kernel("check_range"), error))
     assert re.search(message, said)
     assert "\n" not in said
 
@@ -354,7 +355,7 @@ class Foreign:
 @pytest.mark.parametrize("ways", ["dlpack", "interface", "dlpack interface"])
 def test_memory_on_the_device_is_taken_as_it_is(cuda, ways):
     values = cuda.asarray(np.random.default_rng(0).standard_normal((4, 2, 3), np.float32))
-    taken = cuda.receive("x", Foreign(values, ways))
+    taken = cuda.require("x", Foreign(values, ways))
     assert type(taken) is cuda.xp.ndarray
     assert taken.data.ptr == values.data.ptr
     lstm = LSTM(3, 8, backend=cuda)
@@ -365,6 +366,6 @@ def test_memory_on_the_device_is_taken_as_it_is(cuda, ways):
 
 def test_memory_elsewhere_is_refused_by_name(cuda):
     with pytest.raises(InputError, match="x is a numpy.ndarray; expected an array of backend cupy:0"):
-        cuda.receive("x", np.ones(3, np.float32))
+        cuda.require("x", np.ones(3, np.float32))
     with pytest.raises(InputError, match="x is a .*OnDevice on CUDA device 1; expected one of backend cupy:0"):
-        cuda.receive("x", OnDevice(1))
+        cuda.require("x", OnDevice(1))

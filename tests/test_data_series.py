@@ -10,7 +10,7 @@ import pytest
 
 from gpu_lstm import InputError
 from gpu_lstm.data import files, series
-from gpu_lstm.data.series import CO2, autoregression, persistence, read_series, rmse, spread, truth
+from gpu_lstm.data.series import CO2, autoregression, deviations, persistence, read_series, rmse, truth
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_integers_are_converted_before_differences_are_taken(dtype):
     low, high = (np.array([[value], [value + 1]], dtype) for value in (0, 120))
     assert rmse(low[None], high[None]) == 120
     whole = np.array([[-100], [100]]).astype(dtype)
-    assert spread(whole) == [float(np.std(whole.astype(float)))]
+    assert deviations(whole) == [float(np.std(whole.astype(float)))]
 
 
 def test_rmse_by_value():
@@ -285,9 +285,9 @@ def test_shipped_co2_has_the_known_baselines_over_its_last_fifth():
 @pytest.mark.parametrize("steps", [1, 3, 10, 1000])
 def test_a_column_that_never_changes_has_spread_1(value, steps):
     changing = np.arange(steps) if steps > 1 else np.zeros(1)
-    assert spread(np.column_stack([np.full(steps, value), changing]))[0] == 1
+    assert deviations(np.column_stack([np.full(steps, value), changing]))[0] == 1
 
 
 def test_a_small_change_on_a_large_level_is_no_rounding():
     rows = 1e6 + np.array([[0.0], [1e-6]])
-    assert spread(rows) == pytest.approx([5e-7], rel=1e-3)
+    assert deviations(rows) == pytest.approx([5e-7], rel=1e-3)

@@ -7,7 +7,7 @@ import pytest
 
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.models.decode import draw
+from gpu_lstm.models.decode import pick
 from gpu_lstm.native import compiled
 from tests.support import NUMPY
 
@@ -56,12 +56,12 @@ def test_a_stream_may_be_left_early(tier):
 
 def test_a_draw_follows_the_probabilities():
     scores = np.log(np.array([0.5, 0.0001, 0.25, 0.2499]))
-    drawn = np.bincount([draw(scores, 1.0, u) for u in np.linspace(0, 1, 1000, endpoint=False)], minlength=4) / 1000
+    drawn = np.bincount([pick(scores, 1.0, u) for u in np.linspace(0, 1, 1000, endpoint=False)], minlength=4) / 1000
     np.testing.assert_allclose(drawn, [0.5, 0.0001, 0.25, 0.2499], atol=2e-3)
     scores[0] = -np.inf
-    assert draw(scores, 1.0, 0.0) == 1
-    assert draw(scores, 0, 0.9) == 2
-    assert draw(np.array([0.0, 1e6]), 1e-3, 0.999999) == 1
+    assert pick(scores, 1.0, 0.0) == 1
+    assert pick(scores, 0, 0.9) == 2
+    assert pick(np.array([0.0, 1e6]), 1e-3, 0.999999) == 1
 
 
 @pytest.mark.parametrize("tier", ["auto", "reference"])

@@ -57,7 +57,7 @@ ADDRESS = {
 @pytest.mark.parametrize("make", list(ADDRESS), ids=lambda make: make.__name__)
 def test_memory_in_reach_is_taken_as_it_is(make):
     x = make(VALUES.copy())
-    taken = NUMPY.receive("x", x)
+    taken = NUMPY.require("x", x)
     assert type(taken) is np.ndarray
     assert taken.ctypes.data == ADDRESS[make](x)
     assert taken.flags.writeable is (make is not jax_array)  # JAX's arrays never change
@@ -82,7 +82,7 @@ def test_an_lstm_takes_them_all(make, tier):
     for ours, wanted in zip([y, *state, dx, *dstate, *gradients.values()], expected, strict=True):
         np.testing.assert_array_equal(ours, wanted)
     for name, array in other.items():
-        np.testing.assert_array_equal(NUMPY.receive(name, array), data[name], err_msg="was written to")
+        np.testing.assert_array_equal(NUMPY.require(name, array), data[name], err_msg="was written to")
 
 
 @pytest.mark.parametrize("form", ["transposed", "every second", "expanded"])
@@ -94,7 +94,7 @@ def test_any_strides_give_the_same(form):
         "expanded": lambda: torch.randn(5, 1, 4).expand(5, 3, 4),
     }[form]()
     lstm = LSTM(4, 3, backend=NUMPY)
-    taken = NUMPY.receive("x", x)
+    taken = NUMPY.require("x", x)
     assert taken.ctypes.data == x.data_ptr()
     assert [stride // 4 for stride in taken.strides] == list(x.stride())
     y, _, tape = lstm.forward(x)
@@ -142,7 +142,7 @@ def test_tables_of_numbers_are_taken():
     table = pandas.DataFrame(VALUES[0], columns=list("abcd"))
     linear = Linear(4, 2, backend=NUMPY)
     np.testing.assert_array_equal(linear.forward(table)[0], linear.forward(VALUES[0])[0])
-    assert np.shares_memory(NUMPY.receive("x", table["a"]), table["a"].to_numpy())
+    assert np.shares_memory(NUMPY.require("x", table["a"]), table["a"].to_numpy())
     with pytest.raises(InputError, match="x has dtype float64; expected float32"):
         linear.forward(table.astype("float64"))
     with pytest.raises(InputError, match="x has dtype object; expected float32"):
@@ -150,7 +150,7 @@ def test_tables_of_numbers_are_taken():
 
 
 def test_the_standard_alone_is_enough():
-    np.testing.assert_array_equal(NUMPY.receive("x", STRICT.xp.asarray([1.0, 2.0])), [1, 2])
+    np.testing.assert_array_equal(NUMPY.require("x", STRICT.xp.asarray([1.0, 2.0])), [1, 2])
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_the_standard_alone_is_enough():
 )
 def test_what_lies_elsewhere_is_refused_by_name(x, message):
     with pytest.raises(InputError, match=message):
-        NUMPY.receive("x", x)
+        NUMPY.require("x", x)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_what_lies_elsewhere_is_refused_by_name(x, message):
 def test_it_says_how_to_move_an_array(library, how):
     kind = type("Array", (OnDevice,), {"__module__": library})
     with pytest.raises(InputError, match=f"x is a {library}.Array on CUDA device 0; .*move it with .*{how}"):
-        NUMPY.receive("x", kind(0))
+        NUMPY.require("x", kind(0))
     host = kind(0, kind=exchange.CPU)
     with pytest.raises(
         InputError, match=r"in host memory; .*cupy:1 \(move it with .*(x\.to\(\"cuda:1\"\)|asarray\(x\))"
@@ -191,7 +191,7 @@ def test_it_says_how_to_move_an_array(library, how):
 def test_the_cuda_interface_alone_tells_the_device():
     column = type("Series", (), {"__module__": "cudf.core", "__cuda_array_interface__": {}})()
     with pytest.raises(InputError, match=r"x is a cudf.core.Series on CUDA device .*move it with x\.to_numpy\(\)"):
-        NUMPY.receive("x", column)
+        NUMPY.require("x", column)
     taken = exchange.adopt("x", column, "cupy:0", (exchange.CUDA,), 0, [("__cuda_array_interface__", lambda x: [x])])
     assert taken == [column]
 
@@ -213,7 +213,7 @@ def test_what_torch_cannot_hand_over_is_refused_with_its_reason(kind):
         "meta": lambda: torch.ones(2, device="meta"),
     }[kind]()
     with pytest.raises(InputError, match=r"x is a torch.Tensor that can't be taken as it is; .*\(__dlpack__: "):
-        NUMPY.receive("x", x)
+        NUMPY.require("x", x)
 
 
 @pytest.mark.gpu
@@ -226,12 +226,12 @@ def test_memory_of_a_gpu_is_taken_as_it_is():
 
     backend = CupyBackend()
     x = torch.tensor(VALUES, device="cuda:0")
-    taken = backend.receive("x", x)
+    taken = backend.require("x", x)
     assert isinstance(taken, cupy.ndarray)
     assert taken.data.ptr == x.data_ptr()
     with pytest.raises(InputError, match=r'x is a torch.Tensor in host memory; .*x\.to\("cuda:0"\)'):
-        backend.receive("x", x.cpu())
+        backend.require("x", x.cpu())
     with pytest.raises(InputError, match=r"x is a torch.Tensor on CUDA device 0; .*x\.cpu\(\)"):
-        NUMPY.receive("x", x)
+        NUMPY.require("x", x)
     lstm = LSTM(4, 3, backend=backend)
     np.testing.assert_array_equal(lstm.forward(x)[0].get(), lstm.forward(cupy.asarray(VALUES))[0].get())

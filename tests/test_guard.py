@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_lstm import LSTM, Embedding, InputError, Linear, LSTMCell
-from gpu_lstm.backend import Backend
+from gpu_lstm import LSTM, Embedding, InputError, Linear, LSTMCell, ops
 from gpu_lstm.layers import Reversed
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.native import compiled
@@ -153,17 +152,17 @@ def test_calls_without_a_backward_keep_nothing():
 
 def test_models_check_nothing_inside(monkeypatch):
     guarded = []
-    monkeypatch.setattr(type(NUMPY), "watch", lambda self, arrays: guarded.extend(arrays))
+    monkeypatch.setattr(ops.Cpu, "watch", lambda self, arrays: guarded.extend(arrays))
     LanguageModel(5, 3, 4, backend=NUMPY).loss(np.array([[0, 1], [2, 3]]))
     assert not guarded
 
 
-@pytest.mark.parametrize("ways", [Backend, type(NUMPY)], ids=["copies", "fingerprints"])
+@pytest.mark.parametrize("ways", [ops.Arrays, ops.Cpu], ids=["copies", "fingerprints"])
 @pytest.mark.parametrize("size", [1, 3, 64, 255, 16384, 16385, 70000])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int8", "bool"])
 def test_any_change_of_any_array_is_noticed(ways, size, dtype):
     arrays = [(RNG.standard_normal(n) * 9).astype(dtype) for n in (5, size, 0, 3)]
-    changed = ways.watch(NUMPY, arrays)
+    changed = ways(NUMPY).watch(arrays)
     assert changed() is None
     for place in {0, size // 2, size - 1}:
         for number in (0, 1, 3):
@@ -176,12 +175,12 @@ def test_any_change_of_any_array_is_noticed(ways, size, dtype):
     assert changed() is None
 
 
-@pytest.mark.parametrize("ways", [Backend, type(NUMPY)], ids=["copies", "fingerprints"])
+@pytest.mark.parametrize("ways", [ops.Arrays, ops.Cpu], ids=["copies", "fingerprints"])
 @pytest.mark.parametrize("width", [1, 16, 64, 100, 128])
 def test_swapped_rows_and_turned_signs_are_noticed(ways, width):
     x = RNG.standard_normal((300, width)).astype(np.float32)
     view = np.repeat(x, 2, axis=1)[:, ::2]
-    changed, of_view = ways.watch(NUMPY, [x]), ways.watch(NUMPY, [view])
+    changed, of_view = ways(NUMPY).watch([x]), ways(NUMPY).watch([view])
     for change in (
         lambda: x.__setitem__([3, 200], x[[200, 3]]),
         lambda: x.__setitem__([0, 1], x[[1, 0]]),

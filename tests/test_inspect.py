@@ -32,7 +32,7 @@ from gpu_lstm.inspect.reach import fades
 from gpu_lstm.layers.schedule import segments
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel
 from gpu_lstm.recurrence import Problem, reference, runnable_tiers
-from gpu_lstm.training.checkpoint import describe, pack, save_model, to_torch_names
+from gpu_lstm.training.checkpoint import description_of, pack, save_model, to_torch_names
 from gpu_lstm.training.folder import save
 from tests.support import NUMPY, relative_error
 
@@ -485,7 +485,7 @@ def run(tmp_path, monkeypatch):
         ("s", forecaster(dtype="float32"), "series.csv", {"columns": ["a", "b"], "step": 7}),
     ):
         options = {"data": data, "validation": 0.5, "length": 24, "batch": 2}
-        about = describe(model, options=options, fingerprint=fingerprint(data), **more)
+        about = description_of(model, options=options, fingerprint=fingerprint(data), **more)
         content = pack(to_torch_names(model.params, model.backend), about)
         (tmp_path / folder).mkdir()
         save(tmp_path / folder, "model.safetensors", content, about["step"], keep=1)
@@ -552,7 +552,7 @@ def test_wrong_use_is_one_line_and_status_2(run, capsys, arguments, message):
     (run / "empty.txt").write_text("")
     (run / "binary.txt").write_bytes(b"\xff\xfe\x00")
     model = Classifier([0.0], [1.0], 2, hidden_size=3, backend="numpy")
-    save_model(run / "k" / "model.safetensors", model, describe(model))
+    save_model(run / "k" / "model.safetensors", model, description_of(model))
     try:
         status = main(["inspect", *arguments])
     except SystemExit as left:

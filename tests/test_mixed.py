@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError, LSTMCell
-from gpu_lstm.backend.cuda import Device
 from gpu_lstm.bench.problem import Problem
 from gpu_lstm.cli import main
 from gpu_lstm.inspect.activations import activations
 from gpu_lstm.inspect.reach import gradient_reach
 from gpu_lstm.layers import Linear
 from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel, Regressor
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence import runnable_tiers
 from gpu_lstm.training import Run, Settings, checkpoint
 from gpu_lstm.training.folder import newest, read_log
@@ -120,7 +120,7 @@ def test_unequal_lengths_and_states_on_every_tier(place, dtype, recompute):
             assert relative_error(on_host(place, array), expected[name]) < TOLERANCE[dtype], (tier, name)
 
 
-JUMPS = ("clip", "cell_clip", "hard_sigmoid")
+JUMPS = ("clip", "cell_clip", "hard_sigmoid", "cell_activation")
 """Options at whose edges gradients jump, where a rounded input crosses them."""
 
 

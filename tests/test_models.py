@@ -239,7 +239,7 @@ def in_torch(torch, model, path, make):
     """A torch.nn.Module with a layer per `make`, filled strictly from the file that `model` was saved to."""
     from safetensors.numpy import load
 
-    checkpoint.save_model(path, model, checkpoint.describe(model))
+    checkpoint.save_model(path, model, checkpoint.description_of(model))
     module = torch.nn.Module()
     for name, layer in make.items():
         module.add_module(name, layer)

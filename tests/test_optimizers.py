@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gpu_lstm import InputError
-from gpu_lstm.backend import numpy_backend
+from gpu_lstm import InputError, ops
 from gpu_lstm.native import compiled
 from gpu_lstm.optimizers import OPTIMIZERS, Adam, Optimizer, clip_by_global_norm, make_optimizer
 from gpu_lstm.schedules import constant, cosine, make_schedule, warm_up
@@ -277,7 +276,7 @@ def test_a_gradient_that_shares_memory_with_a_parameter_counts_as_it_was(name, m
 
     expected = train(False)
     np.testing.assert_array_equal(train(True), expected)
-    monkeypatch.setattr(numpy_backend, "RULES", ())
+    monkeypatch.setattr(ops.cpu, "RULES", ())
     np.testing.assert_allclose(train(True), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -292,7 +291,7 @@ def test_moving_arrays_that_do_not_fit_together_is_refused():
         (good, good, [[good[0], good[0]]], r"shares memory"),
     )[: 3 if compiled.library() is None else 4]:  # array expressions go one after the other
         with pytest.raises(InputError, match=message):
-            NUMPY.update(optimizer, params, gradients, states, None, None)
+            ops.of(NUMPY).update(optimizer, params, gradients, states, None, None)
 
 
 def test_gradients_that_cannot_be_written_are_taken_and_not_clipped_in_place():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm.backend import NumpyBackend
-from gpu_lstm.backend.cuda import Device
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda import planner
 from gpu_lstm.recurrence.cuda.beside import beside
 from tests.support import NUMPY, relative_error

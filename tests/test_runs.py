@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import InputError
-from gpu_lstm.cli import check, draw, main, train
+from gpu_lstm.cli import check, main, pictures, train
 from gpu_lstm.data import files, fingerprint, text
 from gpu_lstm.training import checkpoint
 from gpu_lstm.training.folder import BEST, LOG, MADE, MANIFEST, OURS, newest, read_log, repair_manifest, resume_name
@@ -45,14 +45,14 @@ def write_sequences(path):
 WRITE = {"text": write_text, "series": write_series, "classify": write_sequences}
 
 
-LOSS_CURVE = draw.loss_curve
+LOSS_CURVE = pictures.loss_curve
 
 
 @pytest.fixture(scope="module", autouse=True)
 def without_pictures():
     """Drawing the curve would take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(draw, "loss_curve", lambda *arguments: None)
+        patch.setattr(pictures, "loss_curve", lambda *arguments: None)
         yield
 
 
@@ -363,7 +363,7 @@ STRANGERS = [
 
 def test_every_command_in_a_folder_full_of_others_files_leaves_them_as_they_are(here, capsys, monkeypatch):
     make_small(monkeypatch, here)
-    monkeypatch.setattr(draw, "loss_curve", LOSS_CURVE)
+    monkeypatch.setattr(pictures, "loss_curve", LOSS_CURVE)
     for name in ("gradient_check", "parity_check"):  # they write nothing
         monkeypatch.setattr(check, name, lambda *backend: [])
     for number, name in enumerate(STRANGERS):

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -665,12 +666,18 @@ def test_cupy_gives_back_its_pools():
         def free_all_blocks(self):
             calls.append(self)
 
+        def free_bytes(self):
+            return 2
+
     backend = object.__new__(CupyBackend)
     pools = Pool(), Pool()
-    backend.device = SimpleNamespace(use=lambda: None)
+    backend.device = MagicMock()
     backend._cupy = type("cupy", (), {
+        "cuda": SimpleNamespace(runtime=SimpleNamespace(memGetInfo=lambda: (5, 9))),
         "get_default_memory_pool": staticmethod(lambda: pools[0]),
         "get_default_pinned_memory_pool": staticmethod(lambda: pools[1]),
     })  # fmt: skip
-    backend.release()
+    assert backend.memory() == 7
+    assert not calls
+    assert backend.memory(release=True) == 7
     assert calls == list(pools)

@@ -1,24 +1,22 @@
-"""The Backend protocol: where arrays live, and the few operations that array namespaces do differently.
+"""Where arrays live: what a backend is, and how one array namespace is asked for what the standard doesn't promise.
 
-Everything else is the array namespace itself, ``backend.xp``, used as the Python array API standard
-describes it. The generic bodies below hold for any standard namespace; NumPy and CuPy override those
-where the namespace offers a faster way (writing into an existing array).
+All arithmetic is the namespace itself, ``backend.xp``, used as the Python array API standard describes it; what a
+training step computes with it is in `gpu_lstm.ops` and `gpu_lstm.recurrence`. The bodies below hold for any standard
+namespace.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-import operator
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol, SupportsIndex
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.backend.graph import Graph, Result
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.native.kernels import ARITHMETIC, Kernel, Launch
+from gpu_lstm.native.kernels import ARITHMETIC, dtype_name
 
 Array = Any
 """An array of a backend's namespace: ``numpy.ndarray``, ``cupy.ndarray``, ..."""
@@ -30,22 +28,8 @@ PARAM_DTYPES = ("float32", "float64")
 """Types of parameters, and of what is exchanged with other libraries."""
 
 
-class Rule(Protocol):
-    """How an optimizer moves one parameter, for `Backend.update`."""
-
-    @property
-    def rule(self) -> str:
-        """Name of the compiled form of `move`: ``adam``, ``sgd``, ``rmsprop``; empty where it has none."""
-
-    def numbers(self) -> tuple[float, ...]:
-        """Those of the update that has begun, in the rule's order."""
-
-    def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:
-        """Update `param` and `state` in place, as array expressions."""
-
-
 class Backend:
-    """One place where arrays live.
+    """One place where arrays live; ``x in backend`` says whether x is an array of it, on its device.
 
     Attributes
     ----------
@@ -57,8 +41,10 @@ class Backend:
         One line for people: the backend and the reason it was chosen.
     kernels : str
         Which compiled kernels take its arrays: ``cpu``, ``cuda``, or none.
+    takes_out : bool
+        Whether functions of `xp` take ``out=``, which the standard doesn't have; see `into`.
     least_steps : int
-        Fewest steps that are worth being computed by themselves, see `gpu_lstm.layers.schedule.segments`.
+        Fewest steps of the recurrence that are worth being computed by themselves.
     records : bool
         Whether it has `record`.
     """
@@ -67,51 +53,40 @@ class Backend:
     name: str = "generic"
     why: str = "generic"
     kernels: ClassVar[str] = ""
+    takes_out: ClassVar[bool] = False
     least_steps: ClassVar[int] = 1
     records: ClassVar[bool] = False
 
     # -- arrays in and out ---------------------------------------------------------------------------
 
     def asarray(self, value: Any, dtype: str | None = None) -> Array:
-        """Array of this backend from host data (numbers, lists, NumPy arrays) or from one of its own."""
-        if self.owns(value):
+        """Return an array of this backend made of host data (numbers, lists, NumPy arrays) or of one of its own."""
+        if value in self:
             return value if dtype is None else self.xp.astype(value, self.dtype(dtype), copy=False)
         host = np.asarray(value)
         # A nested list can't say the shape of an array without elements.
         return self.xp.reshape(self.xp.asarray(host.tolist(), dtype=self.dtype(dtype or str(host.dtype))), host.shape)
 
     def upload(self, make: Callable[[], np.ndarray]) -> Array:
-        """Array of this backend from the host data that `make` gives; in a recorded function, see `record`, it gives
-        new data of the same shape before each replay."""
+        """Return an array of this backend with the host data that `make` gives.
+
+        In a recorded function, see `record`, `make` gives new data of the same shape before each replay.
+        """
         return self.asarray(make())
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        """Copy of `x` on the host."""
+        """Return a copy of `x` on the host."""
         return np.array(np.from_dlpack(x))
 
-    def owns(self, x: Any) -> bool:
-        """Whether `x` is an array of this backend, on its device."""
+    def __contains__(self, x: Any) -> bool:
         return isinstance(x, type(self.xp.zeros(())))
 
-    def receive(self, name: str, x: Any) -> Array:
-        """`x` as an array of this backend, on the memory that it has.
+    def require(self, name: str, x: Any, shape: tuple[Any, ...] | None = None, dtype: str | None = None) -> Array:
+        """Take an array argument on the memory that it has, and check its rank, shape and dtype. Nothing is moved.
 
         Arrays of other libraries are taken where they offer DLPack, ``__cuda_array_interface__`` or ``__array__``
-        and lie on this backend's device. Nothing is moved; only what ``__array__`` must make first is a copy. What
-        such an array allows to be written is for its library to say: ``flags.writeable``.
-
-        Raises
-        ------
-        InputError
-            `x` is no array, lies on another device, or requires gradients that would be lost; `name` is in the
-            message.
-        """
-        if self.owns(x):
-            return x
-        raise foreign(name, x, self.name)
-
-    def require(self, name: str, x: Any, shape: tuple[Any, ...], dtype: str | None = None) -> Array:
-        """Take an array argument by `receive` and check its rank, shape and dtype. Nothing is moved.
+        and lie on this backend's device; only what ``__array__`` must make first is a copy. What such an array allows
+        to be written is for its library to say: ``flags.writeable``.
 
         Parameters
         ----------
@@ -119,7 +94,7 @@ class Backend:
             The argument's name, for the message.
         x : array
             The argument.
-        shape : tuple of int or str
+        shape : tuple of int or str, optional
             Expected shape; a string stands for any size and is shown in the message,
             ``"input_size=4"`` for a required one.
         dtype : str, optional
@@ -132,97 +107,39 @@ class Backend:
         Raises
         ------
         InputError
-            `x` can't be taken, or has another shape or dtype.
+            `x` is no array, lies on another device, requires gradients that would be lost, or has another shape or
+            dtype.
         """
-        x = self.receive(name, x)
-        wanted = _sizes(tuple(shape))
-        fits = x.ndim == len(wanted) and all(w is None or w == s for w, s in zip(wanted, x.shape, strict=True))
-        if not fits:
-            inside = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
-            raise InputError(f"{name} has shape {tuple(x.shape)}; expected ({inside})")
+        if x not in self:
+            x = self._adopt(name, x)
+        if shape is not None:
+            wanted = _sizes(tuple(shape))
+            fits = x.ndim == len(wanted) and all(w is None or w == s for w, s in zip(wanted, x.shape, strict=True))
+            if not fits:
+                inside = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+                raise InputError(f"{name} has shape {tuple(x.shape)}; expected ({inside})")
         if dtype is not None and x.dtype != self.dtype(dtype):
             raise InputError(f"{name} has dtype {x.dtype}; expected {dtype}")
         return x
 
+    def _adopt(self, name: str, x: Any) -> Array:
+        """An array of another library, as one of this backend."""
+        raise foreign(name, x, self.name)
+
     def dtype(self, name: str) -> Any:
-        """The namespace's dtype object of that name.
+        """Return the namespace's dtype object of that name.
 
         Raises
         ------
         BackendError
-            The backend has none.
+            The backend has no such dtype.
         """
         if not hasattr(self.xp, name):
             raise BackendError(f"backend {self.name} has no dtype {name}")
         return getattr(self.xp, name)
 
-    def widened(self, x: Array) -> Array:
-        """x in the dtype of its sums: a copy in float32 where it is stored in 16 bits, else x itself."""
-        name = str(x.dtype)
-        wide = ARITHMETIC.get(name, name)
-        return x if wide == name else self.asarray(x, wide)
-
-    def require_range(self, name: str, index: Array, size: int, what: str, besides: int | None = None) -> None:
-        """Check that the whole numbers of `index` are in 0..size-1, or equal to `besides`.
-
-        Where that would make the host wait for a device, `read` raises instead; whatever takes the numbers until
-        then stays inside its arrays.
-
-        Parameters
-        ----------
-        name, what : str
-            The argument's name and that of `size`, for the message.
-
-        Raises
-        ------
-        InputError
-            A number is outside.
-        """
-        xp = self.xp
-        if besides is not None:
-            index = xp.where(index != besides, index, xp.zeros_like(index))
-        if 0 not in index.shape:
-            low, high = int(xp.min(index)), int(xp.max(index))
-            if low < 0 or high >= size:
-                raise out_of_range(name, low, high, size, what)
-
-    def read(self, *scalars: Array) -> tuple[float, ...]:
-        """Numbers of some arrays of shape (): the one place where a training step waits for its device.
-
-        Raises
-        ------
-        InputError
-            A number that `require_range` was given since the last `read` is out of range.
-        """
-        return tuple(float(scalar) for scalar in scalars)
-
-    def watch(self, arrays: Sequence[Array]) -> Callable[[], int | None]:
-        """What tells, at any time later, which of the arrays is the first that was written to since; None: none was."""
-        copies = [self.xp.asarray(array, copy=True) for array in arrays]
-
-        def changed() -> int | None:
-            for place, (now, before) in enumerate(zip(arrays, copies, strict=True)):
-                if not bool(self.xp.all((now == before) | ((now != now) & (before != before)))):
-                    return place
-            return None
-
-        return changed
-
-    def __reduce__(self) -> Any:
-        from gpu_lstm.backend import choose
-
-        return choose, (self.name,)
-
-    def __copy__(self) -> Backend:
-        return self
-
-    def __deepcopy__(self, memo: Any) -> Backend:
-        return self
-
-    # -- operations that namespaces do differently -----------------------------------------------------
-
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array whose elements are not set; `dtype` is one of the namespace's."""
+        """Return an array whose elements are not set; `dtype` is one of the namespace's."""
         return self.xp.empty(shape, dtype=dtype)
 
     def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:
@@ -231,168 +148,19 @@ class Backend:
         out[...] = out + c if add else c
         return out
 
-    def product(
-        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None
-    ) -> Array:
-        """``a @ b``, plus `bias` on every row, of large matrices; a new array, or `out`, in its own dtype.
+    # -- the device ------------------------------------------------------------------------------------
 
-        Sums of 16-bit numbers are in float32, and rounded once; not at all where `dtype` is float32.
+    def read(self, *scalars: Array) -> tuple[float, ...]:
+        """Return the numbers of some arrays of shape (): the one place where a training step waits for its device.
+
+        Without arrays it waits until everything asked of the device is done.
+
+        Raises
+        ------
+        InputError
+            A number that was to be in a range since the last `read` (a token, a target) is outside of it.
         """
-        c = self.xp.matmul(self.widened(a), self.widened(b))
-        if bias is not None:
-            c += bias
-        if out is None:
-            return self.xp.astype(c, a.dtype if dtype is None else self.dtype(dtype), copy=False)
-        out[...] = c
-        return out
-
-    def weight_gradients(self, dy: Array, inputs: Sequence[Array]) -> tuple[list[Array], Array]:
-        """``dy.T @ x`` for each x of `inputs`, (N, K) each, and the sum of the rows of `dy` (N, M).
-
-        They stay in the dtype of the sums: float32 for 16-bit arrays.
-        """
-        dy = self.widened(dy)
-        return [self.xp.matmul(dy.T, self.widened(x)) for x in inputs], sum_rows(self.xp, dy)
-
-    def tanh(self, x: Array, out: Array) -> Array:
-        """``out[...] = tanh(x)``; `out` may be `x`."""
-        out[...] = self.xp.tanh(x)
-        return out
-
-    def multiply(self, a: Array, b: Array, out: Array) -> Array:
-        """``out[...] = a * b``; `out` may be `a` or `b`."""
-        out[...] = a * b
-        return out
-
-    # -- what a training step does around its matrix products and the recurrence ---------------------------
-
-    def take_rows(self, table: Array, index: Array) -> Array:
-        """``table[index]``, rows (N, M) of a table (V, M); `index` (N,) has passed `require_range`."""
-        return self.xp.take(table, index, axis=0)
-
-    def scatter_add(self, target: Array, index: Array, rows: Array) -> None:
-        """``target[index[n]] += rows[n]`` for every n, repeated indices adding up, in a fixed order."""
-        one_hot = self.xp.astype(
-            index[None, :] == self.xp.arange(target.shape[0], dtype=self.xp.int64)[:, None], rows.dtype
-        )
-        target += self.xp.matmul(one_hot, rows)
-
-    def dropout(self, x: Array, p: float, seed: tuple[int, ...]) -> tuple[Array, Callable[[Array], Array]]:
-        """Zero each element with probability `p`, multiply the others by 1/(1-p).
-
-        Which ones is a pure function of the shape, the seed and the backend: there is no state to save.
-
-        Returns
-        -------
-        y : like x
-        again : callable
-            Does the same to the same elements of another array.
-        """
-        xp = self.xp
-        generator = np.random.Generator(np.random.SFC64(seed_sequence(seed)))
-        kept = self.asarray(generator.random(tuple(x.shape), dtype=np.float32) >= p)
-        scale = xp.astype(kept, x.dtype)
-        scale *= 1 / (1 - p)
-        return x * scale, functools.partial(operator.mul, scale)
-
-    def softmax_cross_entropy(self, logits: Array, targets: Array, ignore_index: int | None) -> Array:
-        """Mean of -log softmax(logits)[target] over the targets that count; the gradient replaces `logits`.
-
-        Parameters
-        ----------
-        logits : (N, V)
-        targets : (N,) int64
-            They have passed `require_range`.
-        ignore_index : int or None
-            Targets of this value don't count.
-
-        Returns
-        -------
-        loss : array of shape ()
-        """
-        xp = self.xp
-        counts = None
-        if ignore_index is not None:
-            counts = targets != ignore_index
-            targets = xp.where(counts, targets, xp.zeros_like(targets))
-        logits -= xp.max(logits, axis=1, keepdims=True)
-        hit = xp.arange(logits.shape[1], dtype=targets.dtype)[None, :] == targets[:, None]
-        picked = xp.sum(xp.where(hit, logits, xp.zeros_like(logits)), axis=1)
-        gradient = xp.exp(logits)
-        total = xp.sum(gradient, axis=1)
-        losses = xp.log(total) - picked
-        gradient /= total[:, None]
-        gradient -= xp.astype(hit, logits.dtype)
-        if counts is None:
-            number = float(targets.shape[0])
-        else:
-            number = float(xp.sum(xp.astype(counts, logits.dtype)))
-            losses = xp.where(counts, losses, xp.zeros_like(losses))
-            gradient = xp.where(counts[:, None], gradient, xp.zeros_like(gradient))
-        gradient /= max(number, 1.0)
-        logits[...] = gradient
-        return xp.sum(losses) / max(number, 1.0)
-
-    def norm(self, arrays: Sequence[Array]) -> Array:
-        """2-norm of all elements of all arrays together, of shape ()."""
-        xp = self.xp
-        total = xp.zeros((), dtype=xp.float64)
-        for array in arrays:
-            flat = xp.reshape(array, (-1,))
-            total = total + xp.astype(xp.vecdot(flat, flat), xp.float64)
-        return xp.sqrt(total)
-
-    def update(
-        self,
-        optimizer: Rule,
-        params: Sequence[Array],
-        gradients: Sequence[Array],
-        states: Sequence[Sequence[Array]],
-        max_norm: float | None,
-        loss: Array | None,
-        loss_scale: float = 1.0,
-    ) -> Array | None:
-        """One step of an optimizer over all parameters, in place.
-
-        Parameters
-        ----------
-        optimizer : Rule
-        params, gradients, states
-            One entry a parameter; the gradients may be overwritten.
-        max_norm : float or None
-            Gradients are scaled so that their joint norm is at most this; nothing moves where the norm isn't finite.
-        loss : array of shape () or None
-            Nothing moves where it isn't finite.
-        loss_scale : float
-            Gradients are divided by it first.
-
-        Returns
-        -------
-        norm : array of shape (), or None
-            Divided by `loss_scale`, but not limited yet; None where `max_norm` is.
-        """
-        norm = None if max_norm is None else self.norm(gradients) / loss_scale
-        if not all(math.isfinite(float(number)) for number in (norm, loss) if number is not None):
-            return norm
-        size = 0.0 if norm is None else float(norm)
-        scale = 1.0 if max_norm is None or size <= max_norm else max_norm / size
-        self.move(optimizer, params, gradients, states, optimizer.numbers(), scale / loss_scale)
-        return norm
-
-    def move(
-        self,
-        optimizer: Rule,
-        params: Sequence[Array],
-        gradients: Sequence[Array],
-        states: Sequence[Sequence[Array]],
-        numbers: Sequence[float],
-        scale: float,
-    ) -> None:
-        """The part of `update` that moves the parameters, by their gradients times `scale`."""
-        for param, gradient, state in zip(params, gradients, states, strict=True):
-            if scale != 1:
-                gradient *= scale
-            optimizer.move(param, gradient, state, numbers)
+        return tuple(float(scalar) for scalar in scalars)
 
     def record(self, work: Callable[[], Result]) -> Graph[Result]:
         """Record what `work` asks of the device, without doing it, to do it any number of times at the cost of one
@@ -404,19 +172,9 @@ class Backend:
         Raises
         ------
         BackendError
-            The backend can't (`records` is False), or `work` waits for the device or takes data of the host.
+            The backend can't record (`records` is False), or `work` waits for the device or takes data of the host.
         """
         raise BackendError(f"backend {self.name} can't record a step as a graph; cupy can")
-
-    def kernel(self, kernel: Kernel) -> Launch:
-        """A CUDA kernel, compiled at its first use and kept.
-
-        Raises
-        ------
-        BackendError
-            It can't be compiled here, or the backend has no CUDA kernels.
-        """
-        raise BackendError(f"backend {self.name} has no CUDA kernels; asked for {kernel.expression}")
 
     def beside(self, work: Callable[[], Result], jobs: Sequence[Callable[[], object]]) -> Result:
         """Do `work` and, beside it in a second queue of the device where there is one, `jobs`; gives what work returns.
@@ -430,19 +188,58 @@ class Backend:
             job()
         return result
 
-    def synchronize(self) -> None:
-        """Wait until everything asked of the device is done."""
+    def memory(self, release: bool = False) -> int | None:
+        """Return how many bytes of the device's memory are free to use; None where it can't be told.
 
-    def release(self) -> None:
-        """Give memory that is held but unused back to the device, after it ran out."""
-
-    def available(self) -> int | None:
-        """Bytes of the device's memory that are free to use; None where it can't be told."""
+        With `release`, memory that is held but unused goes back to the device first, as after it ran out.
+        """
         return None
 
     def describe(self) -> dict[str, str]:
-        """Device and library names with versions, for ``gpu-lstm info`` and for recorded results."""
+        """Return device and library names with versions, for ``gpu-lstm info`` and for recorded results."""
         return {"backend": self.name, "namespace": self.xp.__name__}
+
+    def __getattr__(self, name: str) -> Any:  # until all callers are moved
+        from gpu_lstm import ops
+
+        here: dict[str, Any] = {
+            "owns": self.__contains__, "receive": self.require, "widened": functools.partial(widened, self),
+            "tanh": lambda x, out: into(self, self.xp.tanh, x, out=out),
+            "multiply": lambda a, b, out: into(self, self.xp.multiply, a, b, out=out),
+            "synchronize": self.read, "release": lambda: self.memory(release=True), "available": self.memory,
+        }  # fmt: skip
+        if name in here:
+            return here[name]
+        if name in ("product", "weight_gradients", "take_rows", "scatter_add", "dropout", "softmax_cross_entropy",
+                    "norm", "update", "watch"):  # fmt: skip
+            return getattr(ops.of(self), name)
+        raise AttributeError(name)
+
+    def __reduce__(self) -> Any:
+        from gpu_lstm.backend import choose
+
+        return choose, (self.name,)
+
+    def __copy__(self) -> Backend:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Backend:
+        return self
+
+
+def widened(backend: Backend, x: Array) -> Array:
+    """Return x in the dtype of its sums: a copy in float32 where it is stored in 16 bits, else x itself."""
+    name = dtype_name(x.dtype) if isinstance(x.dtype, np.dtype) else str(x.dtype)
+    wide = ARITHMETIC.get(name, name)
+    return x if wide == name else backend.asarray(x, wide)
+
+
+def into(backend: Backend, function: Callable[..., Array], *arrays: Array, out: Array) -> Array:
+    """``out[...] = function(*arrays)`` for a function of the namespace; `out` may be one of the arrays."""
+    if backend.takes_out:
+        return function(*arrays, out=out)
+    out[...] = function(*arrays)
+    return out
 
 
 @functools.lru_cache(1024)
@@ -452,29 +249,8 @@ def _sizes(shape: tuple[int | str, ...]) -> tuple[int | None, ...]:
     return tuple(int(part) if part.isdigit() else None for part in parts)
 
 
-def sum_rows(xp: Any, rows: Array, dtype: Any = None) -> Array:
-    """Sum over the first axis of (N, M), in blocks of 64 rows and then over them: the rounding errors stay small.
-
-    The sums have `dtype`, if given.
-    """
-    dtype = rows.dtype if dtype is None else dtype
-    whole = rows.shape[0] // 64 * 64
-    if not whole:
-        return xp.sum(rows, axis=0, dtype=dtype)
-    blocks = xp.reshape(rows[:whole, :], (whole // 64, 64, rows.shape[1]))
-    total = xp.sum(xp.sum(blocks, axis=1, dtype=dtype), axis=0)
-    if whole < rows.shape[0]:
-        total += xp.sum(rows[whole:, :], axis=0, dtype=dtype)
-    return total
-
-
-def seed_sequence(seed: tuple[SupportsIndex, ...]) -> np.random.SeedSequence:
-    """Of whole numbers, among which may be a `gpu_lstm.backend.graph.Count`, as it stands now."""
-    return np.random.SeedSequence([int(number) for number in seed])
-
-
 def numpy_dtype(name: str) -> np.dtype:
-    """NumPy's dtype of that name; bfloat16 is that of ml_dtypes.
+    """Return NumPy's dtype of that name; bfloat16 is that of ml_dtypes.
 
     Raises
     ------
@@ -492,5 +268,5 @@ def numpy_dtype(name: str) -> np.dtype:
 
 
 def out_of_range(name: str, low: int, high: int, size: int, what: str) -> InputError:
-    """The error of `Backend.require_range`."""
+    """Return the error for whole numbers that are no places in something of that size, called `what`."""
     return InputError(f"{name} has values {low}..{high}; expected 0..{what}-1={size - 1}")

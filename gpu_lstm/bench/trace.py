@@ -14,6 +14,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gpu_lstm import ops
 from gpu_lstm.backend import Backend
 from gpu_lstm.bench.method import on_gpu
 from gpu_lstm.layers import LSTM, Layer
@@ -22,17 +23,15 @@ from gpu_lstm.native import compiled
 from gpu_lstm.optimizers import Optimizer
 from gpu_lstm.recurrence import reference
 
-HOUSEKEEPING = {
-    "asarray", "to_numpy", "owns", "require", "require_range", "dtype", "empty", "synchronize", "describe", "update",
-    "beside",
-}  # fmt: skip
-"""Methods of a backend that are no operations of a step; ``update`` is what an optimizer's own span holds."""
+HOUSEKEEPING = {"asarray", "to_numpy", "require", "dtype", "empty", "memory", "describe", "update", "beside"}
+"""Methods of a backend and of its operations that compute nothing themselves; ``update`` is what an optimizer's own
+span holds."""
 
 
-def operations(backend: Backend) -> list[str]:
-    """Methods of a backend that compute something."""
-    public = [name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")]
-    return [name for name in public if name not in HOUSEKEEPING and callable(getattr(backend, name))]
+def operations(protocol: type) -> list[str]:
+    """Return the names of the methods that compute something, of a backend or its operations."""
+    public = [name for name, value in vars(protocol).items() if callable(value) and not name.startswith("_")]
+    return [name for name in public if name not in HOUSEKEEPING]
 
 
 @dataclass
@@ -189,8 +188,9 @@ def tracing(
                 watch(layer._ops, "weight_gradients", "weight gradients")
             watch(layer, "forward", f"{title} forward")
             watch(layer, "backward", f"{title} backward")
-        for operation in operations(backend):
-            watch(backend, operation, operation)
+        for owner, protocol in ((backend, Backend), (ops.of(backend), ops.Arrays)):
+            for operation in operations(protocol):
+                watch(owner, operation, operation)
         watch(reference, "cell_forward", "cell forward")
         watch(reference, "cell_backward", "cell backward")
         watch(compiled, "call", lambda name, *_: f"kernel {name}")
@@ -206,7 +206,7 @@ def tracing(
 
 
 def role(*arguments: Any, **_: Any) -> str:
-    """Which of an LSTM's large products a call of `Backend.product` is: the projection adds a bias, or None."""
+    """Which of an LSTM's large products a call of `ops.Arrays.product` is: the projection adds a bias, or None."""
     return "input projection" if len(arguments) > 2 else "input gradient"
 
 

@@ -52,13 +52,13 @@ def run(options: argparse.Namespace) -> int:
     print(f"wrote {out}: {len(content):,} bytes, {options.dtype}, ONNX operator set {file.opset_import[0].version}")
     for title, values in (("takes", file.graph.input), ("gives", file.graph.output)):
         for value in values:
-            print(f"  {title}  {describe(value)}" + (" (may be left out)" if value.name in optional else ""))
+            print(f"  {title}  {shown(value)}" + (" (may be left out)" if value.name in optional else ""))
     for name in metadata:
         print(f"  keeps  {name}: {KEPT[name]}, as JSON in the metadata")
     return 0
 
 
-def describe(value: Any) -> str:
+def shown(value: Any) -> str:
     """One line on an input or output."""
     from onnx.helper import tensor_dtype_to_np_dtype
 

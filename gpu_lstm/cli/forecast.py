@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gpu_lstm.backend import choose
-from gpu_lstm.cli import draw
+from gpu_lstm.cli import pictures
 from gpu_lstm.cli.options import (
     Parsers,
     add_device,
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     for k in range(steps):
         rows.writerow([known + k, *future[k].tolist(), *("" for _ in data.names)])
     write_whole(target, text.getvalue().encode())
-    draw.forecast(data.names, values, tested, future, picture)
+    pictures.forecast(data.names, values, tested, future, picture)
     print(f"{'step':>8}  " + "  ".join(f"{name:>12}" for name in data.names))
     for k in range(steps):
         print(f"{known + k:>8}  " + "  ".join(f"{value:12.6g}" for value in future[k]))

@@ -66,7 +66,7 @@ def compile_ahead(backend: Backend, which: str, dtype: str, jobs: int) -> int:
     print(f"compiling {len(wanted)} kernels for sm_{limits.capability}, {jobs} at a time:", flush=True)
     logging.getLogger("gpu_lstm").setLevel(logging.WARNING)  # it would say the same of each
     begun, failed = time.perf_counter(), 0
-    for number, done in enumerate(compile_all(backend, wanted, jobs), 1):
+    for number, done in enumerate(compile_all(backend.kernel, wanted, jobs), 1):
         print(f"  {number:>3} {done.seconds:6.2f} s  {done.error or done.kernel.expression}", flush=True)
         failed += bool(done.error)
     print(f"{len(wanted) - failed} of {len(wanted)} there after {time.perf_counter() - begun:.1f} s", flush=True)

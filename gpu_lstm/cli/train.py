@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from gpu_lstm.backend import DTYPES, Backend
 from gpu_lstm.cli.options import (
@@ -24,25 +15,20 @@ from gpu_lstm.cli.options import (
     add_parser,
     announce,
     data_path,
-    first_prompt,
     next_free,
     positive,
-    quoted,
     trained_on,
 )
+from gpu_lstm.cli.progress import finish, tell
+from gpu_lstm.cli.recipes import RECIPES, Recipe
 from gpu_lstm.data.fingerprint import check_unchanged, fingerprint
-from gpu_lstm.data.sequences import Sequences, read_sequences
-from gpu_lstm.data.series import Series, read_series, spread
-from gpu_lstm.data.text import UNKNOWN, Vocabulary, encode_file, read_text
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.options import Options
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
 from gpu_lstm.recurrence import runnable_tiers
-from gpu_lstm.training import Event, Outcome, Run, Settings, checkpoint
-from gpu_lstm.training.folder import BEST, LOG, PICTURE, check_unused, newest, read_log
+from gpu_lstm.training import Run, Settings, checkpoint
+from gpu_lstm.training.folder import check_unused, newest
 from gpu_lstm.training.memory import Job, check_fits, predict
-from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, Task, TextTask, split_sequences, split_series
 
 KINDS = {"text": "shakespeare", "series": "co2", "classify": "japanese_vowels"}
 """Kinds of training, each with the shipped data that it takes if no others are given."""
@@ -155,8 +141,12 @@ def add_command(commands: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, or go on training."""
-    if options.resume is not None:
-        return resume(options)
+    made = begin(options) if options.resume is None else resume(options)
+    return 0 if made is None else finish(made)
+
+
+def begin(options: argparse.Namespace) -> Run | None:
+    """A new run; None where only its memory was asked for."""
     Options.parse(options.lstm)  # refused before anything is read
     backend = announce(options)
     settings = Settings(
@@ -175,11 +165,56 @@ def run(options: argparse.Namespace) -> int:
     plain = {k: v for k, v in vars(options).items() if k not in NOT_OF_THE_TASK}
     plain["data"] = full_name(options.data or KINDS[options.kind])
     folder = new_folder(options)
-    recipe = PREPARE[options.kind](plain, backend, None)
+    recipe = RECIPES[options.kind](plain, backend, None)
     if not fits(options, plain, recipe, backend):
-        return 0
+        return None
     known = {"options": plain, **recipe.extra, "fingerprint": fingerprint(data_path(plain["data"]))}
-    return finish(Run(recipe.make(), settings, folder, known, tell, options.graph), options.kind)
+    return Run(recipe.make(), settings, folder, known, tell, options.graph)
+
+
+def resume(options: argparse.Namespace) -> Run | None:
+    """An unfinished run, from its own description; None where it is finished or only its memory was asked for."""
+    if options.resume.is_dir() or not options.resume.exists():
+        folder = options.resume
+        path, arrays, description, passed_over = newest(folder)
+        for line in passed_over:
+            tell(line)
+    else:
+        folder, path = options.resume.parent, options.resume
+        arrays, description = checkpoint.load(path)
+    if "progress" not in description:
+        raise InputError(f"checkpoint {path} is a model for use; expected its run's folder or a resume-....safetensors")
+    kind = description.get("kind")
+    if kind not in KINDS or (kind != options.kind and not options.any_kind):
+        raise InputError(f"checkpoint {path} is of kind {kind!r}; expected {options.kind!r}")
+    try:
+        changes = given(options)
+        plain = {**description["options"]}
+        plain.setdefault("recompute", False)
+        check_changes(changes, {**plain, "out": folder})
+        plain |= {name: value for name, value in changes.items() if name in plain}
+        settings = {name: changes.get(name, value) for name, value in description["settings"].items()}
+        backend = announce(options)
+        checkpoint.check_amounts(arrays, description, path)
+        known = description.get("fingerprint")
+        plain["data"] = full_name(changes["data"]) if "data" in changes else trained_on(path, description)
+        if known is None:
+            tell(f"{path} is of an older gpu_lstm and has no fingerprint of its data; only their amount is compared")
+        elif "data" in changes:
+            check_unchanged(data_path(plain["data"]), known)
+        recipe = RECIPES[kind](plain, backend, description)
+        if not fits(options, plain, recipe, backend):
+            return None
+        about = {"options": plain, **recipe.extra, "fingerprint": known or fingerprint(data_path(plain["data"]))}
+        run = Run(recipe.make(), Settings.read(settings, path), folder, about, tell, options.graph)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
+    run.resume(arrays, description)
+    if run.step == run.steps:
+        print(f"{folder} is finished: {run.steps} steps done")
+        return None
+    print(f"going on with {folder} after step {run.step} of {run.steps}")
+    return run
 
 
 def full_name(data: str) -> str:
@@ -215,56 +250,6 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in parsed.items() if value not in (nothing, None)}
 
 
-def tell(line: str) -> None:
-    """Print a line about what was found amiss and passed over."""
-    print(f"note: {line}", flush=True)
-
-
-def resume(options: argparse.Namespace) -> int:
-    """Go on with an unfinished run, from its own description."""
-    if options.resume.is_dir() or not options.resume.exists():
-        folder = options.resume
-        path, arrays, description, passed_over = newest(folder)
-        for line in passed_over:
-            tell(line)
-    else:
-        folder, path = options.resume.parent, options.resume
-        arrays, description = checkpoint.load(path)
-    if "progress" not in description:
-        raise InputError(f"checkpoint {path} is a model for use; expected its run's folder or a resume-....safetensors")
-    kind = description.get("kind")
-    if kind not in KINDS or (kind != options.kind and not options.any_kind):
-        raise InputError(f"checkpoint {path} is of kind {kind!r}; expected {options.kind!r}")
-    try:
-        changes = given(options)
-        plain = {**description["options"]}
-        plain.setdefault("recompute", False)
-        check_changes(changes, {**plain, "out": folder})
-        plain |= {name: value for name, value in changes.items() if name in plain}
-        settings = {name: changes.get(name, value) for name, value in description["settings"].items()}
-        backend = announce(options)
-        checkpoint.check_amounts(arrays, description, path)
-        known = description.get("fingerprint")
-        plain["data"] = full_name(changes["data"]) if "data" in changes else trained_on(path, description)
-        if known is None:
-            tell(f"{path} is of an older gpu_lstm and has no fingerprint of its data; only their amount is compared")
-        elif "data" in changes:
-            check_unchanged(data_path(plain["data"]), known)
-        recipe = PREPARE[kind](plain, backend, description)
-        if not fits(options, plain, recipe, backend):
-            return 0
-        about = {"options": plain, **recipe.extra, "fingerprint": known or fingerprint(data_path(plain["data"]))}
-        run = Run(recipe.make(), Settings.read(settings, path), folder, about, tell, options.graph)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
-    run.resume(arrays, description)
-    if run.step == run.steps:
-        print(f"{folder} is finished: {run.steps} steps done")
-        return 0
-    print(f"going on with {folder} after step {run.step} of {run.steps}")
-    return finish(run, kind)
-
-
 def check_changes(changes: dict[str, Any], run: dict[str, Any]) -> None:
     """Refuse options beside --resume that would make another run of it.
 
@@ -281,130 +266,6 @@ def check_changes(changes: dict[str, Any], run: dict[str, Any]) -> None:
             raise InputError(f"--{name.replace('_', '-')} is {value}; the run to go on with {has}")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A task that is not made yet: what it needs is known before it takes any memory.
-
-    Attributes
-    ----------
-    kind : str
-    config : dict
-        Of the model.
-    steps : int
-        T of a training step.
-    make : callable
-        Makes the task.
-    extra : dict
-        What the run's description gets.
-    """
-
-    kind: str
-    config: dict[str, Any]
-    steps: int
-    make: Callable[[], Task]
-    extra: dict[str, Any]
-
-
-def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
-    """A language model, from its options; `known` is the description of a run to go on with."""
-    path = data_path(plain["data"])
-    if known is None:
-        tokens, vocabulary = read_text(path)
-        if len(vocabulary) < 2:
-            raise InputError(f"text {path} has no characters")
-        if plain.get("shuffle_lines") and "\n" not in vocabulary.characters:
-            raise InputError(f"text {path} has no lines to shuffle")
-    else:
-        vocabulary = Vocabulary(known["vocabulary"])
-        tokens = encode_file(path, vocabulary)
-        same_data(path, len(tokens), known["amount"], "characters")
-    names = ("embedding_size", "hidden_size", "num_layers", "dropout")
-    config = {"vocabulary_size": len(vocabulary), **{n: plain[n] for n in names}, **family(plain)}
-
-    def make() -> Task:
-        model = LanguageModel(**config, **common(plain, backend))
-        newline = int(vocabulary.encode("\n")[0]) if plain.get("shuffle_lines") else None
-        return TextTask(model, tokens, plain["batch"], plain["length"], plain["validation"], plain["seed"], newline)
-
-    return Recipe("text", config, plain["length"], make, {"vocabulary": vocabulary.characters, "amount": len(tokens)})
-
-
-def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
-    """A forecaster, from its options."""
-    path = data_path(plain["data"])
-    data = read_series(path, known["columns"] if known else plain["columns"])
-    tell_columns(data)
-    if known is not None:
-        same_data(path, len(data.values), known["amount"], "steps")
-    parts = (plain["train"], plain["validation"])
-    train = np.asarray(data.values[: split_series(len(data.values), parts)[0]])
-    if len(train) < 2:
-        raise InputError(f"series {path} has {len(data.values)} steps; expected more to train on")
-    names = ("horizon", "memory", "hidden_size", "num_layers", "dropout")
-    config = {
-        "mean": train.mean(axis=0).tolist(),
-        "spread": spread(train),
-        "step_spread": spread(np.diff(train, axis=0)),
-        **{n: plain[n] for n in names},
-        **family(plain),
-    }
-
-    def make() -> Task:
-        model = Forecaster(**config, **common(plain, backend))
-        return SeriesTask(model, data.values, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
-
-    return Recipe("series", config, plain["length"], make, {"columns": data.names, "amount": len(data.values)})
-
-
-def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
-    """A classifier, from its options."""
-    path = data_path(plain["data"])
-    data = read_sequences(path, plain["label"], plain["series"], known["columns"] if known else plain["columns"])
-    tell_columns(data)
-    if known is not None:
-        same_data(path, len(data), known["amount"], "sequences")
-    picked, _ = split_sequences(data, plain["validation"], plain["seed"])
-    rows = data.rows(picked)
-    config = {
-        "mean": rows.mean(axis=0).tolist(),
-        "spread": spread(rows),
-        "num_classes": len(data.classes),
-        "bidirectional": not plain["one_direction"],
-        **{n: plain[n] for n in ("hidden_size", "num_layers", "dropout")},
-        **family(plain),
-    }
-
-    def make() -> Task:
-        model = Classifier(**config, **common(plain, backend))
-        return ClassifyTask(model, data, plain["batch"], plain["validation"], plain["seed"])
-
-    extra = {"columns": data.names, "classes": data.classes, "amount": len(data)}
-    return Recipe("classify", config, int(data.lengths.max()), make, extra)
-
-
-PREPARE: dict[str, Callable[..., Recipe]] = {
-    "text": prepare_text,
-    "series": prepare_series,
-    "classify": prepare_classify,
-}
-
-
-def family(plain: dict[str, Any]) -> dict[str, Any]:
-    """The part of a model's description that says which member of the LSTM family it is."""
-    return {"lstm": Options.parse(plain["lstm"])} if plain.get("lstm") else {}
-
-
-def common(plain: dict[str, Any], backend: Backend) -> dict[str, Any]:
-    """Arguments that all models take."""
-    return {"backend": backend, **{name: plain[name] for name in ("dtype", "tier", "recompute", "seed")}}
-
-
-def same_data(path: Path, amount: int, expected: int, what: str) -> None:
-    """Refuse to go on with other data than the run began with."""
-    if amount != expected:
-        raise InputError(f"{path} has {amount} {what}; the run to go on with began with {expected}")
-
-
 def new_folder(options: argparse.Namespace) -> Path:
     """Folder of a new run; an earlier run is never overwritten."""
     if options.out is not None:
@@ -414,144 +275,3 @@ def new_folder(options: argparse.Namespace) -> Path:
         check_unused(out)
         return out
     return next_free(RUNS / str(options.kind))
-
-
-def finish(run: Run, kind: str) -> int:
-    """Run the loop under a progress bar, then draw the curve and say what to do next."""
-    model = run.task.model
-    plan = getattr(model, "lstm").plan  # noqa: B009 (every model has one; the base class needn't know)
-    print(f"model: {model.count():,} parameters, {model.dtype}, tier {plan.tier}; run: {run.folder}", flush=True)
-    if plan.widened:
-        tell(f"here, numbers of {model.dtype} are computed with in float32 and then rounded: a rehearsal, no faster")
-    with stop_on_signal() as stop:
-        outcome = with_progress(run, stop, sample_writer(run, model) if kind == "text" else None)
-    picture = run.folder / PICTURE
-    log = read_log(run.folder / LOG)
-    if kind == "series":
-        log = [{k: v for k, v in line.items() if k != "score"} for line in log]  # another unit than the loss
-    from gpu_lstm.cli import draw
-
-    if log:
-        draw.loss_curve(log, picture, run.task.unit, run.folder.name)
-    where = quoted(run.folder)
-    if outcome.end == "stopped":
-        print(
-            f"stopped after step {outcome.step} of {outcome.steps}, saved; go on with: gpu-lstm train --resume {where}"
-        )
-        return 130
-    why = "no better score for long" if outcome.end == "early" else "all steps done"
-    print(f"{why}; best score on held-out data: {outcome.best:.4g}")
-    if outcome.skipped:
-        print(f"{outcome.skipped} steps were skipped, because loss or gradients were not finite; {LOG} names them")
-    print(f"model: {run.folder / BEST}   loss curve: {picture}")
-    print(next_command(run, where))
-    return 0
-
-
-def next_command(run: Run, where: str) -> str:
-    """What to do with the model that a run made, as one would type it in a shell."""
-    task = run.task
-    if isinstance(task, TextTask):
-        prompt = first_words(Vocabulary(run.description["vocabulary"]).decode(np.asarray(task.train.tokens[:1000])))
-        return f"next: gpu-lstm sample {where}" + (f" --prompt={shlex.quote(prompt)}" if prompt else "")
-    if isinstance(task, SeriesTask):
-        measurable = len(task.values) - task.validation_end >= task.model.config["horizon"]
-        return f"next: gpu-lstm forecast {where}" + (f"   or: gpu-lstm evaluate {where}" if measurable else "")
-    assert isinstance(task, ClassifyTask)
-    if task.data.test.any():
-        return f"next: gpu-lstm evaluate {where}"
-    return f"no sequences are called test; gpu-lstm evaluate {where} --data FILE measures the model on others"
-
-
-def first_words(text: str) -> str:
-    """The first line of a text, or the beginning of it, that a terminal can show and take; empty if there is none."""
-    encoding = sys.stdout.encoding or "utf-8"
-    shown = (c if c.isprintable() and c != UNKNOWN and c.encode(encoding, "ignore") else "\n" for c in text)
-    return next((line.strip()[:20] for line in "".join(shown).split("\n") if line.strip()), "")
-
-
-def tell_columns(data: Series | Sequences) -> None:
-    """Print which columns of a table were taken, and which were left and why."""
-
-    def listed(names: list[str], most: int = 30) -> str:
-        return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-    left = [f"{name} ({why})" for name, why in data.left.items()]
-    print(f"columns: {listed(data.names)}" + (f"; left out: {listed(left)}" if left else ""), flush=True)
-
-
-def sample_writer(run: Run, model: Model) -> Callable[[], str]:
-    """A function that writes a sample with the model as it is now."""
-    assert isinstance(model, LanguageModel)
-    vocabulary = Vocabulary(run.description["vocabulary"])
-    length = run.description["options"]["sample_length"]
-    prompt = vocabulary.encode(first_prompt(vocabulary))
-
-    def write() -> str:
-        drawn = model.sample(prompt, length, temperature=0.8, seed=run.step, never=(0,))
-        return vocabulary.decode(np.fromiter(drawn, dtype=np.int64))
-
-    return write
-
-
-def with_progress(run: Run, stop: Callable[[], bool], sample: Callable[[], str] | None) -> Outcome:
-    """Train with a progress bar on a terminal, with a line per validation anywhere."""
-    from tqdm import tqdm
-
-    task = run.task
-    bar = tqdm(
-        total=run.steps * task.items,
-        initial=run.step * task.items,
-        unit=task.item,
-        unit_scale=True,
-        disable=None,
-        dynamic_ncols=True,
-        smoothing=0.05,
-        bar_format="{percentage:3.0f}% |{bar}| {rate_fmt}, {remaining} left, {desc}",
-    )
-    shown: float | None = None
-    begun, first = time.perf_counter(), run.step
-
-    def report(event: Event) -> None:
-        nonlocal shown
-        loss = (shown or 0.0) if event.skipped else event.loss
-        shown = loss if shown is None else 0.95 * shown + 0.05 * loss
-        bar.update(task.items)
-        bar.set_description_str(f"{shown:.3f} {task.unit}", refresh=False)
-        if event.skipped:
-            tqdm.write(f"step {event.step} skipped: {event.skipped}")
-        if event.score is None:
-            return
-        per_step = (time.perf_counter() - begun) / (event.step - first)
-        text = f"step {event.step}/{event.steps}: {shown:.3f} {task.unit} in training; {event.text}"
-        text += " (best so far)" if event.best else ""
-        left = tqdm.format_interval((event.steps - event.step) * per_step)
-        text += f"; {task.items / per_step:,.0f} {task.item}/s, {left} left"
-        if sample is not None and run.description["options"]["sample_length"] > 0:
-            text += "".join(f"\n    | {line}" for line in sample().strip("\n").split("\n"))
-        tqdm.write(text)
-        sys.stdout.flush()
-
-    with bar:
-        return run.go(report, stop)
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second one leaves at once."""
-    asked = False
-    numbers = (signal.SIGINT, signal.SIGTERM)
-
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        asked = True
-        for each in numbers:  # the system's own handling: nothing can hold it up, and files survive it
-            signal.signal(each, signal.SIG_DFL)
-        print("\nstopping after this step; once more to leave at once", file=sys.stderr, flush=True)
-
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

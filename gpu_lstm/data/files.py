@@ -15,7 +15,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import numpy as np
 
@@ -58,9 +58,9 @@ def open_bytes(path: Path) -> IO[bytes]:
     """Open for reading; ``.xz`` and ``.gz`` are unpacked on the way."""
     try:
         if path.suffix == ".xz":
-            return cast(IO[bytes], lzma.open(path))
+            return lzma.open(path)
         if path.suffix == ".gz":
-            return cast(IO[bytes], gzip.open(path))
+            return gzip.open(path)  # type: ignore[return-value]
         return open(path, "rb")
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from None
@@ -172,9 +172,8 @@ class Spool:
             return np.concatenate(self._blocks) if self._blocks else np.empty((0, *tail), self._dtype)
         rows = self._bytes // (self._dtype.itemsize * (self._width or 1))
         if self._width is None:
-            return cast(
-                np.ndarray, Stored(_Descriptor(self._file), self._dtype, 0, rows)
-            )  # has what is used of an array
+            stored = Stored(_Descriptor(self._file), self._dtype, 0, rows)
+            return stored  # type: ignore[return-value]  # it has what is used of an array
         with self._file as file:  # the map keeps the closed file's content
             return np.memmap(file, self._dtype, "r", shape=(rows, *tail))
 

@@ -108,7 +108,7 @@ def rmse(forecast: np.ndarray, actual: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.subtract(forecast, actual, dtype=np.float64) ** 2)))
 
 
-def spread(rows: np.ndarray) -> list[float]:
+def deviations(rows: np.ndarray) -> list[float]:
     """Standard deviation of each column, 1 for one that never changes, whatever rounding in its mean makes of it."""
     rows = np.asarray(rows, dtype=np.float64)  # the range of whole numbers may not fit their type
     deviation = np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 1.0)

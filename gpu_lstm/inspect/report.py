@@ -62,7 +62,7 @@ def text_page(
     bits = token_bits(model, tokens)
     tiles = [] if len(bits) < 2 else [tile(f"{np.mean(bits[1:]):.2f}", "bits per character on this text")]
     content = {"kind": "text", "text": text, "bits": [round(float(b), 2) for b in bits], "first": first}
-    return fill(title, tiles, found | content, about)
+    return page(title, tiles, found | content, about)
 
 
 def series_page(
@@ -82,7 +82,7 @@ def series_page(
     """
     found = summary(model, values, series_features(names, values, model.memory))
     series = [{"name": name, "values": short(values[:, s])} for s, name in enumerate(names)]
-    return fill(title, [], found | {"kind": "series", "series": series, "first": first}, about)
+    return page(title, [], found | {"kind": "series", "series": series, "first": first}, about)
 
 
 def summary(model: LanguageModel | Forecaster, data: np.ndarray, features: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def short(values: np.ndarray) -> list[float]:
     return [float(f"{value:.4g}") for value in np.asarray(values, dtype=np.float64).tolist()]
 
 
-def fill(title: str, tiles: list[dict[str, str]], content: dict[str, Any], about: Mapping[str, str]) -> str:
+def page(title: str, tiles: list[dict[str, str]], content: dict[str, Any], about: Mapping[str, str]) -> str:
     """Put a page's contents into the template."""
     if content["tracked"]:
         best = content["tracked"][0][0]

@@ -15,12 +15,12 @@ f, g, o."""
 
 
 def endings(lstm: LSTM, layer: int) -> list[str]:
-    """How the names of a layer's parameters end, by direction."""
+    """Return how the names of a layer's parameters end, by direction."""
     return [f"_l{layer}", f"_l{layer}_reverse"][: lstm.num_directions]
 
 
 def arrays_of(lstm: LSTM) -> list[list[dict[str, np.ndarray]]]:
-    """The parameters of an LSTM on the host: of each layer, of each direction, by their names without an ending."""
+    """Return the parameters of an LSTM on the host: of each layer, of each direction, by their names without ending."""
     host = {name: np.asarray(lstm.backend.to_numpy(array)) for name, array in lstm.params.items()}
     return [
         [
@@ -32,7 +32,7 @@ def arrays_of(lstm: LSTM) -> list[list[dict[str, np.ndarray]]]:
 
 
 def lstm_of(layers: Sequence[Sequence[Arrays]], **options: Any) -> LSTM:
-    """An LSTM of these sizes and parameters, as `arrays_of` gives them; what its options have no parameter for is left.
+    """Make an LSTM of these sizes and parameters, as `arrays_of` gives them; what it has no parameter for is left out.
 
     Parameters
     ----------
@@ -53,5 +53,5 @@ def lstm_of(layers: Sequence[Sequence[Arrays]], **options: Any) -> LSTM:
 
 
 def gate_scale(hidden_size: int, slope: float) -> np.ndarray:
-    """What the rows of i, f and o are multiplied by, (4H,), for a hard sigmoid `slope` times as steep; 1 for g."""
+    """Return factors (4H,) for the rows of i, f and o, 1 for those of g: a hard sigmoid `slope` times as steep."""
     return np.repeat([slope, slope, 1.0, slope], hidden_size)

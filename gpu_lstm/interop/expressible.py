@@ -15,12 +15,12 @@ NOISE = frozenset({"input_dropout", "recurrent_dropout", "weight_dropout"})
 
 
 def package(name: str, what: str, extra: str) -> Any:
-    """The package that `what` needs, which the named extra of ours installs.
+    """Import the package that `what` needs, which the named extra of ours installs.
 
     Raises
     ------
     BackendError
-        It is not installed.
+        The package is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -36,7 +36,7 @@ def check_options(lstm: LSTM, takes: Set[str], other: str) -> None:
     Raises
     ------
     InputError
-        It has one; the message names it.
+        The LSTM has such an option; the message names it.
     """
     beyond = {name: value for name, value in lstm.options.on().items() if name not in takes | NOISE}
     if beyond:
@@ -45,12 +45,12 @@ def check_options(lstm: LSTM, takes: Set[str], other: str) -> None:
 
 
 def check_path(path: Any) -> Path:
-    """A path to write to.
+    """Return a path to write to, if it is one.
 
     Raises
     ------
     InputError
-        It is none, or that of a folder.
+        `path` is no path, or that of a folder.
     """
     if not isinstance(path, str | Path):
         raise InputError(f"path is a {type(path).__name__}; expected a str or a Path")

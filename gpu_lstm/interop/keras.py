@@ -44,7 +44,7 @@ def from_keras(
     dtype: str | None = None,
     tier: str = "auto",
 ) -> LSTM | Stack:
-    """An LSTM from Keras weights.
+    """Make an LSTM of Keras weights.
 
     Parameters
     ----------
@@ -79,24 +79,7 @@ def from_keras(
     BackendError
         A file is given and the package h5py is not installed.
     """
-    if isinstance(source, str | Path):
-        parts = read_parts(check_path(source), layers)
-    elif hasattr(source, "layers") and hasattr(source, "get_config"):
-        parts = of_model(source, layers)
-    elif layers is not None:
-        raise InputError("layers names layers of a file or model; expected a path as source, or a model")
-    elif hasattr(source, "get_weights"):
-        parts = [from_layer(source, "layer")]
-    elif not isinstance(source, list | tuple) or not source:
-        raise InputError(
-            f"source is a {type(source).__name__}; expected a path, a model, layer.get_weights(), or a list of them"
-        )
-    elif all(hasattr(one, "get_weights") for one in source):
-        parts = of_layers(source)
-    elif isinstance(source[0], list | tuple):
-        parts = [Part(f"layer {place}", one) for place, one in enumerate(source)]
-    else:
-        parts = [Part("source", source)]
+    parts = parts_of(source, layers)
     if recurrent_activation not in (None, "sigmoid", "hard_sigmoid"):
         raise InputError(f"recurrent_activation is {recurrent_activation!r}; expected sigmoid or hard_sigmoid")
     for part in parts:
@@ -119,8 +102,29 @@ def from_keras(
     return made[0] if len(made) == 1 else Stack(made)
 
 
+def parts_of(source: Any, layers: Sequence[str] | None) -> list[Part]:
+    """Return the LSTM layers of any source that `from_keras` takes, from bottom to top."""
+    if isinstance(source, str | Path):
+        return read_parts(check_path(source), layers)
+    if hasattr(source, "layers") and hasattr(source, "get_config"):
+        return of_model(source, layers)
+    if layers is not None:
+        raise InputError("layers names layers of a file or model; expected a path as source, or a model")
+    if hasattr(source, "get_weights"):
+        return [from_layer(source, "layer")]
+    if not isinstance(source, list | tuple) or not source:
+        raise InputError(
+            f"source is a {type(source).__name__}; expected a path, a model, layer.get_weights(), or a list of them"
+        )
+    if all(hasattr(one, "get_weights") for one in source):
+        return of_layers(source)
+    if isinstance(source[0], list | tuple):
+        return [Part(f"layer {place}", one) for place, one in enumerate(source)]
+    return [Part("source", source)]
+
+
 def make(stack: list[list[Direction]], slopes: list[float], hard: bool, where: dict[str, Any]) -> LSTM:
-    """One LSTM of layers that are alike; the rows of i, f and o of each are multiplied by its slope."""
+    """Make one LSTM of layers that are alike; the rows of i, f and o of each are multiplied by its slope."""
     options: dict[str, Any] = {"hard_sigmoid": True} if hard else {}
     if all(part.bias is None for one in stack for part in one):
         options["bias"] = False
@@ -129,7 +133,7 @@ def make(stack: list[list[Direction]], slopes: list[float], hard: bool, where: d
 
 
 def ours(part: Direction, slope: float) -> dict[str, np.ndarray]:
-    """The weights of one direction under our names."""
+    """Return the weights of one direction under our names."""
     hidden = len(part.recurrent_kernel)
     bias = np.zeros(4 * hidden) if part.bias is None else part.bias
     arrays = {"weight_ih": part.kernel, "weight_hh": part.recurrent_kernel, "bias": bias}
@@ -137,7 +141,7 @@ def ours(part: Direction, slope: float) -> dict[str, np.ndarray]:
 
 
 def to_keras(lstm: LSTM | Stack, path: str | Path | None = None) -> list[list[np.ndarray]]:
-    """Weights for Keras layers, from bottom to top: ``layer.set_weights(to_keras(lstm)[k])``.
+    """Return weights for Keras layers, from bottom to top: ``layer.set_weights(to_keras(lstm)[k])``.
 
     Parameters
     ----------
@@ -178,7 +182,7 @@ def to_keras(lstm: LSTM | Stack, path: str | Path | None = None) -> list[list[np
 
 
 def from_arrays(arrays: Any, name: str) -> list[Direction]:
-    """The directions of what ``get_weights`` gives: 2 or 3 arrays each."""
+    """Return the directions of what ``get_weights`` gives: 2 or 3 arrays each."""
     each = split(arrays) if isinstance(arrays, list | tuple) else []
     if not each or any(len(one) not in (2, 3) for one in each):
         count = sum(map(len, each))
@@ -190,7 +194,7 @@ def from_arrays(arrays: Any, name: str) -> list[Direction]:
 
 
 def check_direction(arrays: Sequence[Any], name: str) -> Direction:
-    """One direction, if the shapes are those of an LSTM."""
+    """Return the weights of one direction, if the shapes are those of an LSTM."""
     found = []
     for array in arrays:
         host = np.asarray(array)
@@ -207,7 +211,7 @@ def check_direction(arrays: Sequence[Any], name: str) -> Direction:
 
 
 def from_layer(layer: Any, name: str) -> Part:
-    """An LSTM layer of Keras, its settings checked."""
+    """Return an LSTM layer of Keras, its settings checked."""
     settings = layer.get_config()
     if not any(key in settings for key in ("recurrent_activation", "layer", "cell")):
         raise InputError(f"{name} is a {type(layer).__name__}; expected an LSTM layer")
@@ -215,13 +219,13 @@ def from_layer(layer: Any, name: str) -> Part:
 
 
 def made_by_old(source: Any) -> bool:
-    """Whether a layer or model is one of Keras 2."""
+    """Return whether a layer or model is one of Keras 2."""
     modules = {kind.__module__.partition(".")[0] for kind in type(source).__mro__} & {"keras", "tf_keras"}
     return any(is_old(sys.modules[name].__version__) for name in modules)
 
 
 def of_model(model: Any, layers: Sequence[str] | None) -> list[Part]:
-    """The LSTM layers of a Keras model."""
+    """Return the LSTM layers of a Keras model."""
     try:
         config = model.get_config()
     except NotImplementedError:  # of a model of the user's own class
@@ -237,7 +241,7 @@ def of_model(model: Any, layers: Sequence[str] | None) -> list[Part]:
 
 
 def of_layers(source: Sequence[Any]) -> list[Part]:
-    """The LSTM layers of a list of Keras layers, each of which takes what the one before it gives."""
+    """Return the LSTM layers of a list of Keras layers, each of which takes what the one before it gives."""
     kept = [
         (f"layer {place}", one)
         for place, one in enumerate(source)

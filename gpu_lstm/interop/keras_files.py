@@ -87,7 +87,7 @@ class Content(NamedTuple):
 
 
 def read_parts(path: Path, layers: Sequence[str] | None) -> list[Part]:
-    """The LSTM layers of a file, from bottom to top."""
+    """Read the LSTM layers of a file, from bottom to top."""
     h5py = package("h5py", "a Keras file", "keras")
     if not path.is_file():
         raise InputError(f"Keras file {path} does not exist")
@@ -111,17 +111,17 @@ def read_parts(path: Path, layers: Sequence[str] | None) -> list[Part]:
 
 
 def is_old(version: Any) -> bool:
-    """Whether that is a version of Keras before 3."""
+    """Return whether a version of Keras is one before 3."""
     return text(version or "3").startswith(("1.", "2."))
 
 
 def text(value: Any) -> str:
-    """A str that HDF5 may give as bytes."""
+    """Return as str what HDF5 may give as bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def numbers(dataset: Any) -> np.ndarray:
-    """An array of a file; bfloat16, which HDF5 doesn't know, as float32."""
+    """Read an array of a file; bfloat16, which HDF5 doesn't know, as float32."""
     array: np.ndarray = dataset[...]
     if array.dtype == np.dtype("V2"):
         return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -129,7 +129,7 @@ def numbers(dataset: Any) -> np.ndarray:
 
 
 def read_paths(h5py: Any, file: Any) -> Content:
-    """What ``.weights.h5`` holds: arrays by number, in groups by path, named by the layers' classes."""
+    """Read what ``.weights.h5`` holds: arrays by number, in groups by path, named by the layers' classes."""
     groups: dict[str, dict[int, Any]] = {}
 
     def visit(name: str, item: Any) -> None:
@@ -159,7 +159,7 @@ def read_paths(h5py: Any, file: Any) -> Content:
 
 
 def read_names(file: Any, root: Any) -> Content:
-    """What the older ``.h5`` holds: arrays by the names of the layers."""
+    """Read what the older ``.h5`` holds: arrays by the names of the layers."""
     weights: dict[str, list[np.ndarray]] = {}
     others: dict[str, list[tuple[int, ...]]] = {}
     for layer in map(text, root.attrs["layer_names"]):
@@ -175,23 +175,24 @@ def read_names(file: Any, root: Any) -> Content:
 
 
 def split(arrays: Sequence[Any]) -> list[Sequence[Any]]:
-    """The arrays of each direction: kernel, recurrent_kernel, and a bias or none."""
+    """Split arrays by direction: kernel, recurrent_kernel, and a bias or none."""
     second = next((place for place in range(2, len(arrays)) if np.ndim(arrays[place]) == 2), None)
     return [arrays] if second is None else [arrays[:second], arrays[second:]]
 
 
 def is_lstm_shape(arrays: list[np.ndarray]) -> bool:
-    """Whether the second array is the recurrent kernel of an LSTM."""
+    """Return whether the second array is the recurrent kernel of an LSTM."""
     return arrays[1].ndim == 2 and arrays[1].shape[1] == 4 * arrays[1].shape[0]
 
 
 def select(content: Content, layers: Sequence[str] | None, source: str) -> list[Part]:
-    """The LSTM layers that were asked for, or all where it is certain that each takes what the one below gives.
+    """Return the LSTM layers asked for, or all where it is certain that each takes what the one below gives.
 
     Raises
     ------
     InputError
-        There are none of that name; or it isn't certain; or one has settings that we can't express.
+        The source has no LSTM layer, or none of a name; how they are connected isn't certain; or a layer has a setting
+        that we can't express.
     """
     weights = content.weights
     if not weights:
@@ -228,7 +229,7 @@ def select(content: Content, layers: Sequence[str] | None, source: str) -> list[
 
 
 def part(content: Content, path: str, node: Node) -> Part:
-    """An LSTM layer of a model that is described, its settings checked."""
+    """Return an LSTM layer of a model that is described, its settings checked."""
     if not node.is_lstm:
         raise InputError(f"{node.name} is a {node.kind}; expected an LSTM")
     found = gate(node.config, node.name)
@@ -240,7 +241,7 @@ def part(content: Content, path: str, node: Node) -> Part:
 
 
 def find(content: Content, node: Node) -> str | None:
-    """Where the weights of a described layer are: under its own name, or by its class and number."""
+    """Return where the weights of a described layer are: under its own name, or by its class and number."""
     if node.name in content.weights:
         return node.name
     paths = (node.path, node.path.replace("layers/", "_layer_checkpoint_dependencies/"))
@@ -248,7 +249,7 @@ def find(content: Content, node: Node) -> str | None:
 
 
 def named(layer: str, own: Mapping[str, str], known: str) -> list[str]:
-    """The path of a layer that was asked for by path, the last part of it, or its own name."""
+    """Return the path of a layer that was asked for by path, the last part of it, or its own name."""
     if layer in own:
         return [layer]
     fitting = [path for path, name in own.items() if layer in (path.rsplit("/", 1)[-1], name)]
@@ -258,7 +259,7 @@ def named(layer: str, own: Mapping[str, str], known: str) -> list[str]:
 
 
 def doubt(content: Content) -> str:
-    """Why the LSTM layers of a file of weights may be no stack; empty if nothing else is possible."""
+    """Return why the LSTM layers of a file of weights may be no stack; "" if nothing else is possible."""
     paths, others = list(content.weights), content.others
     if not content.ordered and len({numbered(path)[0] for path in paths}) > 1:
         return "their order is not known"
@@ -284,7 +285,7 @@ def doubt(content: Content) -> str:
 
 
 def numbered(name: str) -> tuple[str, int]:
-    """``"layers/lstm_2"`` as ``("layers/lstm", 2)``: Keras numbers layers of a kind."""
+    """Split ``"layers/lstm_2"`` into ``("layers/lstm", 2)``: Keras numbers layers of a kind."""
     match = re.fullmatch(r"(.*?)(?:_(\d+))?", name)
     assert match
     return match[1], int(match[2] or 0)

@@ -58,7 +58,7 @@ class Node(NamedTuple):
 
 
 def is_lstm(layer: Mapping[str, Any]) -> bool:
-    """Whether a layer, as Keras describes it, is an LSTM, or one within Bidirectional or RNN."""
+    """Return whether a layer, as Keras describes it, is an LSTM, or one within Bidirectional or RNN."""
     kind, config = layer["class_name"], layer["config"]
     if kind == "Bidirectional":
         return is_lstm(config["layer"])
@@ -66,7 +66,7 @@ def is_lstm(layer: Mapping[str, Any]) -> bool:
 
 
 def nodes(config: Any) -> list[Node]:
-    """The layers of a model, from its description; none where it doesn't list them."""
+    """Return the layers of a model, from its description; none where it doesn't list them."""
     listed = config.get("layers", []) if isinstance(config, Mapping) else config
     counts: Counter[str] = Counter()
     found: list[Node] = []
@@ -84,7 +84,7 @@ def nodes(config: Any) -> list[Node]:
 
 
 def nested(config: Any) -> Iterator[Node]:
-    """The layers of a model and those within them, with the paths of a ``.weights.h5`` file."""
+    """Yield the layers of a model and those within them, with the paths of a ``.weights.h5`` file."""
     for node in nodes(config):
         yield node
         if "layers" in node.config:
@@ -97,7 +97,7 @@ def nested(config: Any) -> Iterator[Node]:
 
 
 def sources(call: Any) -> Iterator[str]:
-    """Names of the layers that a call takes arrays of, whatever version of Keras described it; masks are left out."""
+    """Yield names of the layers that a call takes arrays of, whatever Keras described it; masks are left out."""
     if isinstance(call, Mapping):
         if "keras_history" in call:
             yield str(call["keras_history"][0])
@@ -113,7 +113,7 @@ def sources(call: Any) -> Iterator[str]:
 
 
 def chain(model: list[Node], ask: str) -> list[Node]:
-    """The LSTM layers of a model, from bottom to top, if nothing but them decides what the last one gives.
+    """Return the LSTM layers of a model, from bottom to top, if nothing else decides what the last one gives.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def chain(model: list[Node], ask: str) -> list[Node]:
 
 
 def ancestors(node: Node, by_name: Mapping[str, Node]) -> list[str]:
-    """Names of all layers that a layer depends on, the nearest first."""
+    """Return the names of all layers that a layer depends on, the nearest first."""
     seen: list[str] = []
     waiting = [node]
     while waiting:
@@ -162,12 +162,12 @@ def ancestors(node: Node, by_name: Mapping[str, Node]) -> list[str]:
 
 
 def gate(config: Mapping[str, Any], name: str) -> str:
-    """A Keras layer's recurrent activation, if its other settings are such that we compute the same.
+    """Return a Keras layer's recurrent activation, if its other settings are such that we compute the same.
 
     Raises
     ------
     InputError
-        They aren't; the message names the setting.
+        A setting is one that we can't express; the message names it.
     """
     if "layer" not in config:
         return direction_gate(config, name, backwards=False)
@@ -185,7 +185,7 @@ def gate(config: Mapping[str, Any], name: str) -> str:
 
 
 def direction_gate(config: Mapping[str, Any], name: str, backwards: bool) -> str:
-    """`gate` of one direction, which runs backwards or doesn't."""
+    """Return what `gate` does of one direction, which runs backwards or doesn't."""
     if "cell" in config:
         config = {**config, **config["cell"]["config"]}
     wanted = {"activation": ("tanh",), "recurrent_activation": ("sigmoid", "hard_sigmoid")}

@@ -80,7 +80,7 @@ class Cell:
         return array.astype(self.w.dtype)
 
     def _slopes(self, names: Sequence[str], found: dict[str, Any]) -> list[float] | None:
-        """Slopes of the gates' hard sigmoids; None for sigmoids."""
+        """Return the slopes of the gates' hard sigmoids; None for sigmoids."""
         names = [name.lower() for name in names] or ["sigmoid", "tanh", "tanh"] * self.directions
         if len(names) != 3 * self.directions:
             raise InputError(f"{self.name} has {len(names)} activations; expected {3 * self.directions}")
@@ -114,7 +114,7 @@ class Cell:
         return None if slopes[0] is None else [s for s in slopes if s is not None]
 
     def parameters(self, direction: int) -> dict[str, np.ndarray]:
-        """Arrays of one direction by our names, gate order i, f, g, o, scaled to our hard sigmoid."""
+        """Return the arrays of one direction by our names, gate order i, f, g, o, scaled to our hard sigmoid."""
         hidden, dtype = self.hidden_size, self.w.dtype
         slope = 1.0 if self.slopes is None else self.slopes[direction] / SLOPE
         scale = gate_scale(hidden, slope).astype(dtype)

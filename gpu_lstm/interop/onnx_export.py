@@ -39,7 +39,7 @@ def export(
 
 
 def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: Mapping[str, str] | None = None) -> Any:
-    """An ONNX model that computes what `model` computes in evaluation.
+    """Make an ONNX model that computes what `model` computes in evaluation.
 
     ========== ===================================================== ==============================================
     model      takes                                                 gives
@@ -128,16 +128,16 @@ class Graph:
         return outputs[0]
 
     def constant(self, name: str, value: Any, dtype: str = "int64") -> str:
-        """Name of a constant."""
+        """Add a constant; returns its name."""
         self.values[name] = np.asarray(value, dtype=dtype, order="C")
         return name
 
     def weight(self, name: str, array: np.ndarray) -> str:
-        """Name of a constant in the graph's dtype."""
+        """Add a constant in the graph's dtype; returns its name."""
         return self.constant(name, array, self.dtype)
 
     def host(self, array: Any) -> np.ndarray:
-        """A parameter on the host."""
+        """Copy a parameter to the host."""
         return np.asarray(self.backend.to_numpy(array))
 
     def take(self, name: str, dtype: str, shape: Sequence[int | str], about: str, default: Any = None) -> str:
@@ -150,14 +150,14 @@ class Graph:
         self.outputs.append(self._value(name, dtype, shape, about))
 
     def size(self, value: str, axis: int) -> str:
-        """The size of an axis, (1,)."""
+        """Add the size of an axis, (1,), where it isn't there yet; returns its name."""
         name = f"{value}.size{axis}"
         if not any(name in node.output for node in self.nodes):
             self.add("Shape", [value], name, start=axis, end=axis + 1)
         return name
 
     def model(self, metadata: dict[str, str]) -> Any:
-        """The finished model."""
+        """Make the model of this graph."""
         from gpu_lstm import __version__
 
         helper = self.onnx.helper
@@ -177,7 +177,7 @@ class Graph:
 
 
 def language_model(graph: Graph, model: LanguageModel) -> None:
-    """``ids`` and the state before them to ``logits`` and the state after them."""
+    """Add ``ids`` and the state before them to ``logits`` and the state after them."""
     graph.take("ids", "int64", ("T", "B"), "tokens")
     graph.give("logits", graph.dtype, ("T", "B", model.head.output_size), "scores of the token after each")
     table = graph.weight("embedding.weight", graph.host(model.embedding.params["weight"]))
@@ -187,7 +187,7 @@ def language_model(graph: Graph, model: LanguageModel) -> None:
 
 
 def forecaster(graph: Graph, model: Forecaster) -> None:
-    """``values`` to ``forecast``, as `Forecaster.forecast` for `horizon` steps, with its features in float64."""
+    """Add ``values`` to ``forecast``, as `Forecaster.forecast` for `horizon` steps, with its features in float64."""
     series = model.num_series
     graph.take("values", "float64", ("T", "B", series), "known values, in the data's own units")
     axis = graph.constant("steps_axis", [0])
@@ -215,7 +215,7 @@ def forecaster(graph: Graph, model: Forecaster) -> None:
 
 
 def running_mean(graph: Graph, first: str, memory: int) -> str:
-    """The slow mean (T, B, S) of `Forecaster.features`: s += (v - s) / min(t + 1, memory), step by step."""
+    """Add the slow mean (T, B, S) of `Forecaster.features`: s += (v - s) / min(t + 1, memory), step by step."""
     helper, double = graph.onnx.helper, TYPES["float64"]
     body = helper.make_graph(
         [
@@ -240,7 +240,7 @@ def running_mean(graph: Graph, first: str, memory: int) -> str:
 
 
 def classifier(graph: Graph, model: Classifier) -> None:
-    """``x`` and ``lengths`` to ``logits``: the mean of y over each sequence's own steps."""
+    """Add ``x`` and ``lengths`` to ``logits``: the mean of y over each sequence's own steps."""
     graph.take("x", "float64", ("T", "B", len(model.mean)), "features of each step, in the data's own units")
     centred = graph.add("Sub", ["x", graph.constant("mean", model.mean, "float64")], "centred")
     scaled = graph.add("Div", [centred, graph.constant("spread", model.spread, "float64")], "scaled.float64")
@@ -255,7 +255,7 @@ def classifier(graph: Graph, model: Classifier) -> None:
 
 
 def lstm_alone(graph: Graph, layer: LSTM | Reversed) -> None:
-    """``x``, ``lengths`` and the state before to ``y`` and the state after."""
+    """Add ``x``, ``lengths`` and the state before to ``y`` and the state after."""
     inner = layer.lstm if isinstance(layer, Reversed) else layer
     axes = ("B", "T") if inner.batch_first else ("T", "B")
     x = graph.take("x", graph.dtype, (*axes, inner.input_size), "input of each step")
@@ -270,14 +270,14 @@ def lstm_alone(graph: Graph, layer: LSTM | Reversed) -> None:
 
 
 def linear(graph: Graph, layer: Linear, x: str, name: str) -> str:
-    """y = x W^T + b."""
+    """Add y = x W^T + b."""
     weight = graph.weight(f"{name}.weight", graph.host(layer.params["weight"]).T)
     bias = graph.weight(f"{name}.bias", graph.host(layer.params["bias"]))
     return graph.add("Add", [graph.add("MatMul", [x, weight], f"{name}.product"), bias], name)
 
 
 def take_lengths(graph: Graph, steps: str, batch: str) -> str:
-    """The input ``lengths`` as int32 (B,); where it is left out, or -1, all T steps."""
+    """Add the input ``lengths`` as int32 (B,); where it is left out, or -1, all T steps."""
     graph.take("lengths", "int64", ("B or 1",), "steps of each sequence", [-1])
     unknown = graph.add("Less", ["lengths", graph.constant("lengths.zero", [0])], "lengths.unknown")
     known = graph.add("Where", [unknown, steps, "lengths"], "lengths.known")
@@ -286,7 +286,7 @@ def take_lengths(graph: Graph, steps: str, batch: str) -> str:
 
 
 def lstm(graph: Graph, layer: LSTM | Reversed, x: str, lengths: str = "", carried: bool = False) -> str:
-    """One LSTM node a layer over x (T, B, D); returns y (T, B, H x directions).
+    """Add one LSTM node a layer over x (T, B, D); return the name of y (T, B, H x directions).
 
     With `carried`, the graph takes ``h0`` and ``c0``, which may be left out, and gives ``h`` and ``c``.
     """
@@ -320,7 +320,7 @@ def lstm(graph: Graph, layer: LSTM | Reversed, x: str, lengths: str = "", carrie
 def first_states(
     graph: Graph, layer: LSTM, arrays: list[list[dict[str, np.ndarray]]], x: str, carried: bool
 ) -> dict[str, list[str]]:
-    """The initial ``h`` and ``c`` of each layer, (directions, B, H): zero, learned, or with `carried` as they come."""
+    """Add the ``h`` and ``c`` before each layer, (directions, B, H): zero, learned, or with `carried` as they come."""
     rows, hidden = layer.num_layers * layer.num_directions, layer.hidden_size
     batch = graph.size(x, 1)
     ends = [graph.constant("state.rows", [rows]), batch, graph.constant("state.width", [hidden])]
@@ -342,7 +342,7 @@ def first_states(
 
 
 def operator_attributes(layer: LSTM, dtype: str) -> dict[str, Any]:
-    """The operator's attributes for our options.
+    """Return the operator's attributes for our options.
 
     Raises
     ------
@@ -369,7 +369,7 @@ def operator_attributes(layer: LSTM, dtype: str) -> dict[str, Any]:
 
 
 def operands(layer: LSTM, directions: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Of a layer: W (directions, 4H, D), R (directions, 4H, H), B (directions, 8H), P (directions, 3H).
+    """Return W (directions, 4H, D), R (directions, 4H, H), B (directions, 8H), P (directions, 3H) of a layer.
 
     Gate order i, o, f, c; that of the peepholes i, o, f.
     """

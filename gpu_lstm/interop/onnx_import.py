@@ -74,7 +74,7 @@ def from_onnx(
     dtype: str | None = None,
     tier: str = "auto",
 ) -> Loaded:
-    """The function of an ONNX model as one LSTM, or some of its LSTM nodes.
+    """Make one LSTM of an ONNX model's function, or of some of its LSTM nodes.
 
     Without `node`, the whole model is an LSTM or it is refused: its outputs are y, h and c of a stack of LSTM nodes,
     whose inputs, states and lengths come from outside or lie in the file, with nothing but reordering around and
@@ -103,8 +103,8 @@ def from_onnx(
     Raises
     ------
     InputError
-        There is no LSTM node, or one that we can't express, or the model does more than its LSTM nodes; the message
-        names the nodes.
+        The model has no LSTM node, has one that we can't express, or does more than its LSTM nodes; the message names
+        the nodes.
     BackendError
         The package onnx is not installed.
     """
@@ -142,7 +142,7 @@ def from_onnx(
 
 
 def made_of(cells: Sequence[Cell], states: Sequence[State], **options: Any) -> LSTM:
-    """An LSTM of the nodes of a stack."""
+    """Make an LSTM of the nodes of a stack."""
     bottom = cells[0]
     layers = [[cell.parameters(direction) for direction in range(cell.directions)] for cell in cells]
     for row, arrays in enumerate(arrays for directions in layers for arrays in directions):
@@ -161,7 +161,7 @@ def made_of(cells: Sequence[Cell], states: Sequence[State], **options: Any) -> L
 
 
 def given_state(lstm: LSTM, states: Sequence[State]) -> tuple[Array | None, Array | None] | None:
-    """The initial state that the file holds for one size of batch; None where it holds none."""
+    """Return the initial state that the file holds for one size of batch; None where it holds none."""
     found = [
         None if state.fixed is None else lstm.backend.asarray(state.fixed.astype(lstm.param_dtype), dtype)
         for state, dtype in zip(states, (lstm.dtype, lstm.param_dtype), strict=True)

@@ -25,7 +25,7 @@ Sizes = dict[str, list[tuple[int, bool]]]
 
 
 def sizes_of_inputs(graph: Any, batch: int | None) -> Sizes:
-    """The sizes of a graph's inputs; free ones get primes by their names.
+    """Return the sizes of a graph's inputs; free ones get primes by their names.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def sizes_of_inputs(graph: Any, batch: int | None) -> Sizes:
 
 
 def upstream(graph: Any, *places: int) -> set[str]:
-    """All names that the LSTM nodes' inputs at these places depend on, but through other LSTM nodes."""
+    """Return all names that the LSTM nodes' inputs at these places depend on, but through other LSTM nodes."""
     nodes = list(all_nodes(graph))
     producers = {name: node for node in nodes if not is_lstm(node) for name in node.output}
     needed = [name for node in nodes if is_lstm(node) for k, name in enumerate(node.input) if k in places]
@@ -74,7 +74,7 @@ def upstream(graph: Any, *places: int) -> set[str]:
 
 
 def inferred_shapes(model: Any, dims: Sizes, optional: set[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of what LSTM nodes depend on, as far as onnx can tell, where inputs have the sizes `dims`.
+    """Return the shapes of what LSTM nodes depend on, as far as onnx can tell, where inputs have the sizes `dims`.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def inferred_shapes(model: Any, dims: Sizes, optional: set[str]) -> dict[str, tu
 
 
 def computed(model: Any, node: Any, given: Sequence[Value | None]) -> list[np.ndarray | None]:
-    """What onnx's evaluator makes of a node's inputs, an entry an output; None for what is no array.
+    """Return what onnx's evaluator makes of a node's inputs, an entry an output; None for what is no array.
 
     Raises
     ------
@@ -144,5 +144,5 @@ def computed(model: Any, node: Any, given: Sequence[Value | None]) -> list[np.nd
 
 
 def part_of(model: Any, graph: Any, imports: Any) -> Any:
-    """A model of a part of another's graph."""
+    """Return a model of a part of another's graph."""
     return require_onnx().helper.make_model(graph, opset_imports=imports, ir_version=model.ir_version)

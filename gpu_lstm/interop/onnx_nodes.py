@@ -21,12 +21,12 @@ ATTRIBUTES = {
 
 
 def require_onnx() -> Any:
-    """The package onnx; see `gpu_lstm.interop.expressible.package`."""
+    """Import the package onnx; see `gpu_lstm.interop.expressible.package`."""
     return package("onnx", "ONNX", "onnx")
 
 
 def attributes(node: Any) -> dict[str, Any]:
-    """Attributes of a node, those that are read, by name."""
+    """Return the attributes of a node, those that are read, by name."""
     onnx, found = require_onnx(), {}
     for attribute in node.attribute:
         wanted = ATTRIBUTES.get(attribute.name)
@@ -44,23 +44,23 @@ def attributes(node: Any) -> dict[str, Any]:
 
 
 def is_lstm(node: Any) -> bool:
-    """Whether a node is of the operator LSTM."""
+    """Return whether a node is of the operator LSTM."""
     return node.op_type == "LSTM" and node.domain in DEFAULT_SET
 
 
 def name_of(node: Any) -> str:
-    """A node's name, or that of its first output."""
+    """Return a node's name, or that of its first output."""
     name = node.name or next(iter(node.output), "")
     return name if isinstance(name, str) else repr(name)  # bytes, where a damaged file has no UTF-8
 
 
 def bodies(node: Any) -> list[tuple[str, Any]]:
-    """The graphs inside a node, by the names of its attributes."""
+    """Return the graphs inside a node, by the names of its attributes."""
     return [(attribute.name, attribute.g) for attribute in node.attribute if attribute.HasField("g")]
 
 
 def all_nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph, and of those inside them."""
+    """Yield the nodes of a graph, and of those inside them."""
     for node in graph.node:
         yield node
         for _, body in bodies(node):
@@ -68,7 +68,7 @@ def all_nodes(graph: Any) -> Iterator[Any]:
 
 
 def reads(node: Any) -> set[str]:
-    """All names that a node takes, or a graph inside it takes or gives."""
+    """Return all names that a node takes, or a graph inside it takes or gives."""
     names = {name for name in node.input if name}
     for _, body in bodies(node):
         names |= {entry.name for entry in body.output}.union(*(reads(inner) for inner in body.node))
@@ -76,7 +76,7 @@ def reads(node: Any) -> set[str]:
 
 
 def needed_names(graph: Any) -> set[str]:
-    """All names that a graph's outputs depend on."""
+    """Return all names that a graph's outputs depend on."""
     wanted = {entry.name for entry in graph.output}
     for node in reversed(graph.node):
         if not wanted.isdisjoint(node.output):

@@ -32,12 +32,12 @@ class State(NamedTuple):
     fixed: np.ndarray | None = None
 
     def row(self, place: int, hidden_size: int) -> np.ndarray:
-        """What is learned for one layer and direction, zero where nothing is."""
+        """Return what is learned for one layer and direction, zero where nothing is."""
         return np.zeros(hidden_size) if self.learned is None else self.learned[place]
 
 
 def names_of(node: Any) -> list[str] | None:
-    """The argument `node` as a list."""
+    """Return the argument `node` as a list."""
     if node is None:
         return None
     names = [node] if isinstance(node, str) else list(node) if isinstance(node, list | tuple) else []
@@ -47,22 +47,22 @@ def names_of(node: Any) -> list[str] | None:
 
 
 def listed(runs: Sequence[Run]) -> str:
-    """Names of LSTM nodes."""
+    """Return the names of LSTM nodes, for a message."""
     return ", ".join(repr(label) for run in runs for label in run.labels)
 
 
 def alone(runs: Sequence[Run]) -> str:
-    """How to load LSTM nodes without the rest."""
+    """Say how to load LSTM nodes without the rest."""
     return f"node=... loads one LSTM node alone, or a list of them as a stack: {listed(runs)}"
 
 
 def chosen(trace: Trace, names: Sequence[str] | None) -> list[Run]:
-    """The LSTM nodes of these names; all that the file may run, if there are no names.
+    """Return the LSTM nodes of these names; all that the file may run, if there are no names.
 
     Raises
     ------
     InputError
-        There is none, or a name is that of several that differ.
+        The file has no LSTM node, none of a name, or several of one name that differ; or a name is given twice.
     """
     if not trace.runs:
         others = [label for label, _ in trace.strange if label.split()[0].endswith(("LSTM", "GRU", "RNN"))]
@@ -96,18 +96,18 @@ def check_whole(trace: Trace, runs: Sequence[Run]) -> None:
 
 
 def few(labels: Sequence[str]) -> str:
-    """The first names of a list."""
+    """Return the first names of a list, for a message."""
     more = len(labels) - SHOWN
     return ", ".join(labels[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def in_order(trace: Trace, runs: Sequence[Run], by_name: bool) -> list[Run]:
-    """LSTM nodes from the one at the bottom to the one at the top.
+    """Return the LSTM nodes from the one at the bottom to the one at the top.
 
     Raises
     ------
     InputError
-        They are no stack.
+        The nodes are no stack, each on top of the one before.
     """
     labels = [run.label for run in runs]
     below: dict[str, Run] = {}
@@ -152,24 +152,24 @@ def in_order(trace: Trace, runs: Sequence[Run], by_name: bool) -> list[Run]:
 
 
 def order(array: np.ndarray, forms: dict[str, list[np.ndarray]]) -> set[str]:
-    """Which of the forms, by name, an array has; axes of size 1 count only where that leaves a choice."""
+    """Return which of the forms, by name, an array has; axes of size 1 count only where that leaves a choice."""
     exact = {name for name, ours in forms.items() if any(np.array_equal(array, one) for one in ours)}
     flat = np.squeeze(array)
     return exact or {name for name, ours in forms.items() if any(np.array_equal(flat, np.squeeze(o)) for o in ours)}
 
 
 def same_order(array: np.ndarray, ours: np.ndarray) -> bool:
-    """Whether an array is ours, (layers x directions, B, H), or that batch first."""
+    """Return whether an array is ours, (layers x directions, B, H), or that batch first."""
     return bool(order(array, {"": [ours, ours.swapaxes(0, 1)]}))
 
 
 def order_of_x(trace: Trace, bottom: Run) -> set[str]:
-    """T, B or both: whether x comes as (T, B, D) or (B, T, D); empty where it is part of something else."""
+    """Return T, B or both: whether x comes as (T, B, D) or (B, T, D); empty where it is part of something else."""
     return order(trace.origin(bottom.x).array, {"T": [bottom.x], "B": [bottom.x.swapaxes(0, 1)]})
 
 
 def order_of_y(array: np.ndarray, top: Run) -> set[str]:
-    """The same for an array of the top's outputs."""
+    """Return what `order_of_x` does for an array of the top's outputs."""
     split = top.out.reshape(top.y.shape)
     return order(
         array,
@@ -181,7 +181,7 @@ def order_of_y(array: np.ndarray, top: Run) -> set[str]:
 
 
 def batch_first(trace: Trace, stack: Sequence[Run], whole: bool) -> bool:
-    """Whether x and y are batch first, as the graph has them.
+    """Return whether x and y are batch first, as the graph has them.
 
     Raises
     ------
@@ -208,7 +208,7 @@ def batch_first(trace: Trace, stack: Sequence[Run], whole: bool) -> bool:
 
 
 def shown(orders: set[str]) -> str:
-    """An order of axes, for a message."""
+    """Return an order of axes, for a message."""
     return "batch first" if orders == {"B"} else "time first"
 
 
@@ -225,12 +225,12 @@ def check_x(trace: Trace, stack: Sequence[Run], whole: bool) -> None:
 
 
 def check_output(trace: Trace, stack: Sequence[Run], name: str, value: Value) -> set[str]:
-    """The order of axes of an output; both where it is another one than y.
+    """Return the order of axes of an output; both where it is another one than y.
 
     Raises
     ------
     InputError
-        It is none of y, h and c.
+        The output is none of y, h and c.
     """
     array, both = value.array, {"T", "B"}
     if value.kind == "elements" and array.size:
@@ -260,19 +260,19 @@ def check_output(trace: Trace, stack: Sequence[Run], name: str, value: Value) ->
 
 
 def states_of(trace: Trace, stack: Sequence[Run], whole: bool) -> list[State]:
-    """Initial h and c of a stack, from the file.
+    """Return the initial h and c of a stack, from the file.
 
     Raises
     ------
     InputError
-        They are no arrays of one shape, or come from somewhere else in each layer; or, for the `whole` graph, from
-        outside in another order, or from another LSTM node.
+        The states are no arrays of one shape, or come from somewhere else in each layer; or, for the `whole` graph,
+        from outside in another order, or from another LSTM node.
     """
     return [state_of(trace, stack, part, whole) for part in (0, 1)]
 
 
 def state_of(trace: Trace, stack: Sequence[Run], part: int, whole: bool) -> State:
-    """One of the two."""
+    """Return the initial h (0) or c (1) of a stack, from the file."""
     name = ("initial_h", "initial_c")[part]
     kinds, arrays = zip(*[one_state(trace, run, part, whole) for run in stack], strict=True)
     if len(set(kinds) - ({"zero"} if "outside" not in kinds else set())) > 1:
@@ -303,7 +303,7 @@ def state_of(trace: Trace, stack: Sequence[Run], part: int, whole: bool) -> Stat
 
 
 def one_state(trace: Trace, run: Run, part: int, whole: bool) -> tuple[str, np.ndarray | None]:
-    """Where the initial h or c of an LSTM node comes from, and what the file holds of it."""
+    """Return where the initial h or c of an LSTM node comes from, and what the file holds of it."""
     value = run.state(part)
     if value is None:
         return "zero", None
@@ -339,12 +339,12 @@ def one_state(trace: Trace, run: Run, part: int, whole: bool) -> tuple[str, np.n
 
 
 def lengths_of(trace: Trace, stack: Sequence[Run], whole: bool) -> np.ndarray | None:
-    """The lengths that the file holds; None where it holds none.
+    """Return the lengths that the file holds; None where it holds none.
 
     Raises
     ------
     InputError
-        They differ from node to node, or the `whole` graph computes them.
+        The lengths differ from node to node, or the `whole` graph computes them.
     """
     value = stack[0].given[4]
     for run in stack[1:]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,20 @@ RANDOM = frozenset(
 )
 END = 2**31 - 1
 """From here on, where a Slice ends means the end of the axis."""
+
+
+class Step(NamedTuple):
+    """A node as the graph is followed: what it is given, its name after the path to it, whether an output needs it."""
+
+    node: Any
+    given: list[Value | None]
+    name: str
+    needed: bool
+
+    @property
+    def label(self) -> str:
+        """Its operator and name, for a message."""
+        return f"{self.node.op_type} {self.name!r}"
 
 
 class Trace:
@@ -95,8 +109,7 @@ class Trace:
         self.defaults: dict[str, np.ndarray] = {}
         env: ChainMap[str, Value] = ChainMap({name: self._read(tensor) for name, tensor in tensors.items()})
         for entry in model.graph.input:
-            name = entry.name
-            shape = tuple(size for size, _ in self.dims[name])
+            name, shape = entry.name, tuple(size for size, _ in self.dims[entry.name])
             kind = entry.type.tensor_type.elem_type
             whole = kind not in FLOATS
             if name in tensors and (name not in optional or name not in (counts if whole else states) or not shape):
@@ -104,15 +117,7 @@ class Trace:
             if name in optional:
                 self.defaults[name] = env[name].array
             if whole and len(shape) == 1 and name in counts:
-                self.lengths_default = self.defaults.get(name)
-                if omit and self.lengths_default is not None:
-                    env[name] = Value("lengths", self.lengths_default)
-                elif sizes is not None and self.lengths is None:
-                    self.lengths = (sizes[0] - 2 - np.arange(shape[0])) % sizes[0] + 1
-                    short = kind == self.onnx.TensorProto.INT32
-                    env[name] = Value("lengths", self.lengths.astype(np.int32 if short else np.int64))
-                else:
-                    env[name] = UNKNOWN
+                env[name] = self._lengths(name, shape[0], kind, omit)
             elif np.prod(shape, dtype=float) < LIMIT:
                 env[name] = Value("elements", self.block("input", shape, name))
             else:
@@ -120,8 +125,18 @@ class Trace:
         self._sweep(model.graph, env, "", True)
         self.outputs = {entry.name: env.get(entry.name, UNKNOWN) for entry in model.graph.output}
 
+    def _lengths(self, name: str, batch: int, kind: int, omit: bool) -> Value:
+        """Return what an input gives that holds the steps of each sequence."""
+        self.lengths_default = self.defaults.get(name)
+        if omit and self.lengths_default is not None:
+            return Value("lengths", self.lengths_default)
+        if self.sizes is None or self.lengths is not None:
+            return UNKNOWN
+        self.lengths = (self.sizes[0] - 2 - np.arange(batch)) % self.sizes[0] + 1
+        return Value("lengths", self.lengths.astype(np.int32 if kind == self.onnx.TensorProto.INT32 else np.int64))
+
     def block(self, what: str, shape: Sequence[int], owner: Any) -> np.ndarray:
-        """Elements with numbers that no others have."""
+        """Number elements as no others are."""
         size = int(np.prod(shape))
         array = np.arange(self.count, self.count + size).reshape(shape)
         self.count += size
@@ -129,16 +144,16 @@ class Trace:
         return array
 
     def origin(self, array: np.ndarray) -> Block:
-        """The block of an array's first element."""
+        """Return the block of an array's first element."""
         first = array.flat[0]
         return next(block for block in self.blocks if block.array.size and first <= block.array.flat[-1])
 
     def fed(self, array: np.ndarray) -> bool:
-        """Whether these are the lengths that were fed."""
+        """Return whether these are the lengths that were fed."""
         return self.lengths is not None and np.array_equal(array, self.lengths)
 
     def places(self) -> Iterator[tuple[str, str]]:
-        """The strange nodes, and where they lie."""
+        """Yield the strange nodes, and where they lie."""
         nodes = list(all_nodes(self.model.graph))
         before = {name for node in nodes if is_lstm(node) for name in node.input}
         for node in reversed(nodes):
@@ -171,43 +186,43 @@ class Trace:
                 raise InputError(f"ONNX file is damaged: node {name_of(node)!r} is not in the order of the graph")
             later -= set(node.output)
             given = [env.get(name, UNKNOWN) if name else None for name in node.input]
-            needed = alive and not wanted.isdisjoint(node.output)
+            step = Step(node, given, path + name_of(node), alive and not wanted.isdisjoint(node.output))
             if is_lstm(node):
                 label = str(node.output[0]) if names.count(node.name) > 1 and len(node.output) else name_of(node)
                 values = self._lstm(node, given, path + label, alive)
             elif bodies(node):
-                values = self._bodies(node, given, env, path, alive, needed)
+                values = self._bodies(step, env, alive)
             else:
-                values = self._values(node, given, path, needed)
+                values = self._values(step)
             env.update({name: value for name, value in zip(node.output, values, strict=False) if name})
 
-    def _values(self, node: Any, given: list[Value | None], path: str, needed: bool) -> list[Value]:
-        """What an ordinary node gives."""
-        op, known = node.op_type, [value for value in given if value is not None]
+    def _values(self, step: Step) -> list[Value]:
+        """Return what an ordinary node gives."""
+        node, op, known = step.node, step.node.op_type, [value for value in step.given if value is not None]
         kinds = {value.kind for value in known}
         if node.domain not in DEFAULT_SET or op in RANDOM or "unknown" in kinds:
             # Moved or not, what is unknown stays so; only the nodes that do more than move are strange.
             if node.domain in DEFAULT_SET and op in PASSING | MOVING | {"Shape", "Size"}:
                 return [next((value for value in known if value.kind == "unknown"), UNKNOWN)] * len(node.output)
-            return self._strange(node, given, path, needed)
+            return self._strange(step)
         if op in ("Shape", "Size"):
             fixed = not self.free_sizes or kinds == {"constant"}
-            return self._run(node, given, "constant" if fixed else "sizes", path, needed)
+            return self._run(step, "constant" if fixed else "sizes")
         if "elements" in kinds:
-            if op == "Add" and (total := self._residual(given, f"{op} {path + name_of(node)!r}")) is not None:
+            if op == "Add" and (total := self._residual(step)) is not None:
                 return [total]
-            return self._move(node, given, path, needed)
+            return self._move(step)
         kind = next((one for one in ("lengths", "sizes") if one in kinds), "constant")
         if kind == "sizes" and op not in SIZING:
-            return self._strange(node, given, path, needed)
-        values = self._run(node, given, kind, path, needed)
+            return self._strange(step)
+        values = self._run(step, kind)
         if kind == "lengths" and any(value.array.dtype.kind == "f" for value in values):
-            return self._strange(node, given, path, needed)
+            return self._strange(step)
         return values
 
-    def _move(self, node: Any, given: list[Value | None], path: str, needed: bool) -> list[Value]:
-        """What a node gives that takes elements."""
-        op, (data, *others) = node.op_type, given
+    def _move(self, step: Step) -> list[Value]:
+        """Return what a node gives that takes elements."""
+        (node, given, *_), op, (data, *others) = step, step.node.op_type, step.given
         if op == "Concat":
             fits = all(value is not None and value.kind == "elements" for value in given)
         else:
@@ -219,18 +234,18 @@ class Trace:
             training = given[2] if len(given) > 2 else None
             fits = fits and (training is None or not np.any(training.array))
         elif op == "Slice":
-            fits = fits and not self._crops(node, given)
+            fits = fits and not self._crops(step)
         if data is None or not fits or op not in PASSING | MOVING:
-            return self._strange(node, given, path, needed)
+            return self._strange(step)
         if op in PASSING:
             return [data, *[UNKNOWN] * (len(node.output) - 1)]
-        values = self._run(node, given, "elements", path, needed)
+        values = self._run(step, "elements")
         by = dict.fromkeys(name for value in given if value is not None for name in value.by)
-        return [value._replace(by=(*by, f"{op} {path + name_of(node)!r}")) for value in values]
+        return [value._replace(by=(*by, step.label)) for value in values]
 
-    def _crops(self, node: Any, given: list[Value | None]) -> bool:
-        """Whether a Slice ends at a number that a free axis would reach at other sizes."""
-        found = attributes(node)
+    def _crops(self, step: Step) -> bool:
+        """Return whether a Slice ends at a number that a free axis would reach at other sizes."""
+        given, found = step.given, attributes(step.node)
 
         def numbers(place: int, name: str) -> list[int]:
             value = given[place] if len(given) > place else None
@@ -241,55 +256,50 @@ class Trace:
         sizes = [shape[axis] for axis in axes if -len(shape) <= axis < len(shape)]
         return any(size in self.free_sizes and size < end < END for size, end in zip(sizes, ends, strict=False))
 
-    def _run(self, node: Any, given: list[Value | None], kind: str, path: str, needed: bool) -> list[Value]:
-        """What a node makes of known arrays."""
+    def _run(self, step: Step, kind: str) -> list[Value]:
+        """Return what a node makes of known arrays."""
         try:
-            arrays = computed(self.model, node, given)
+            arrays = computed(self.model, step.node, step.given)
         except Exception as error:
-            return [
-                value._replace(why=f"the node {path + name_of(node)!r} can't be computed: {error}")
-                for value in self._strange(node, given, path, needed)
-            ]
+            why = f"the node {step.name!r} can't be computed: {error}"
+            return [value._replace(why=why) for value in self._strange(step)]
         return [UNKNOWN if array is None else Value(kind, array) for array in arrays]
 
-    def _strange(self, node: Any, given: list[Value | None], path: str, needed: bool) -> list[Value]:
-        """What a node gives that does more than move: elements of its own where their shape is known."""
-        self.consumed += [value.array for value in given if value is not None and value.kind == "elements"]
-        label = f"{node.op_type} {path + name_of(node)!r}"
-        if needed:
-            self.strange.append((label, next(iter(node.output), "")))
-        shapes = [self.shapes.get(name) for name in node.output]
+    def _strange(self, step: Step) -> list[Value]:
+        """Return what a node gives that does more than move: elements of its own where their shape is known."""
+        self.consumed += [value.array for value in step.given if value is not None and value.kind == "elements"]
+        if step.needed:
+            self.strange.append((step.label, next(iter(step.node.output), "")))
+        shapes = [self.shapes.get(name) for name in step.node.output]
         return [
             UNKNOWN
             if shape is None or np.prod(shape, dtype=float) > LIMIT
-            else Value("elements", self.block("node", shape, label))
+            else Value("elements", self.block("node", shape, step.label))
             for shape in shapes
         ]
 
-    def _bodies(
-        self, node: Any, given: list[Value | None], env: ChainMap[str, Value], path: str, alive: bool, needed: bool
-    ) -> list[Value]:
-        """What a node with graphs inside gives: of an If, what both branches give, or the one that is taken."""
-        inner = f"{path}{name_of(node)}/"
-        taken = ""
-        if node.op_type == "If" and given and given[0] is not None and given[0].kind == "constant":
+    def _bodies(self, step: Step, env: ChainMap[str, Value], alive: bool) -> list[Value]:
+        """Return what a node with graphs inside gives: of an If, what both branches give, or the one that is taken."""
+        node, given, taken = step.node, step.given, ""
+        choice = node.op_type == "If"
+        if choice and given and given[0] is not None and given[0].kind == "constant":
             taken = "then_branch" if np.any(given[0].array) else "else_branch"
         ends: dict[str, list[Value]] = {}
         for name, graph in bodies(node):
             inside = env.new_child({tensor.name: self._read(tensor) for tensor in graph.initializer})
             inside.update({entry.name: UNKNOWN for entry in graph.input})
-            self._sweep(graph, inside, f"{inner}{name}/", alive and node.op_type == "If" and taken in ("", name))
+            self._sweep(graph, inside, f"{step.name}/{name}/", alive and choice and taken in ("", name))
             ends[name] = [inside.get(entry.name, UNKNOWN) for entry in graph.output]
         if taken in ends:
             return ends[taken]
-        if node.op_type == "If" and len(ends) == 2:
+        if choice and len(ends) == 2:
             one, other = ends.values()
             if len(one) == len(other) and all(map(same, one, other)):
                 return one
-        return self._strange(node, [*given, *(value for values in ends.values() for value in values)], path, needed)
+        return self._strange(step._replace(given=[*given, *(value for values in ends.values() for value in values)]))
 
     def _lstm(self, node: Any, given: list[Value | None], label: str, alive: bool) -> list[Value]:
-        """What an LSTM node gives; the same where the same node was there before, as in two branches of an If."""
+        """Return what an LSTM node gives; the same where the same node was met before, as in two branches of an If."""
         given = [*given, *[None] * (8 - len(given))]
         run = Run([label], name_of(node), attributes(node), given, alive)
         for other in self.runs:
@@ -311,17 +321,18 @@ class Trace:
         run.out = run.y.reshape(steps, batch, directions * hidden)
         return run.outputs()
 
-    def _residual(self, given: list[Value | None], label: str) -> Value | None:
-        """What an Add gives of what an LSTM node takes and what it gives, in the same order."""
-        if len(given) != 2 or given[0] is None or given[1] is None:
+    def _residual(self, step: Step) -> Value | None:
+        """Return what an Add gives of what an LSTM node takes and what it gives, in the same order."""
+        arrays = [value.array for value in step.given if value is not None]
+        if not len(arrays) == len(step.given) == 2:
             return None
-        one, other = given[0].array, given[1].array
+        one, other = arrays
         for run in (run for run in self.runs if run.y.size):
             for x, y in ((one, other), (other, one)):
                 for swap in (False, True):
                     ours = [a.swapaxes(0, 1) if swap else a for a in (run.x, run.y.reshape(*run.y.shape[:2], -1))]
                     if np.array_equal(ours[0], x) and np.array_equal(ours[1], y):
                         if not run.sum:
-                            run.sum, run.out = label, self.block("sum", run.out.shape, run)
+                            run.sum, run.out = step.label, self.block("sum", run.out.shape, run)
                         return Value("elements", run.out.swapaxes(0, 1) if swap else run.out)
         return None

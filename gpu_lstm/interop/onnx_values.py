@@ -90,22 +90,22 @@ class Run:
         return bool(self.found.get("layout", 0))
 
     def turned(self, array: np.ndarray) -> np.ndarray:
-        """An array of the node's layout time first, or back."""
+        """Return an array of the node's layout time first, or back."""
         return array.swapaxes(0, 1) if self.batch_first else array
 
     def state(self, part: int) -> Value | None:
-        """Initial h (0) or c (1), (directions, B, H)."""
+        """Return the initial h (0) or c (1), (directions, B, H)."""
         value = self.given[5 + part]
         if value is None or value.array.ndim != 3:
             return value
         return value._replace(array=self.turned(value.array))
 
     def same_node(self, other: Run) -> bool:
-        """Whether the two have the same attributes and weights."""
+        """Return whether the two have the same attributes and weights."""
         return self.found == other.found and all(same(self.given[k], other.given[k]) for k in (1, 2, 3, 7))
 
     def outputs(self) -> list[Value]:
-        """Y, Y_h, Y_c in the node's layout."""
+        """Return Y, Y_h and Y_c in the node's layout."""
         if not self.y.size:
             return [UNKNOWN] * 3
         y = self.y.swapaxes(0, 1) if self.batch_first else self.y.transpose(0, 2, 1, 3)
@@ -113,7 +113,7 @@ class Run:
 
 
 def same(one: Value | None, other: Value | None) -> bool:
-    """Whether two values are known to be the same."""
+    """Return whether two values are known to be the same."""
     if one is None or other is None:
         return one is other
     return one.kind == other.kind != "unknown" and np.array_equal(one.array, other.array)

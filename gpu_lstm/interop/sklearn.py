@@ -13,13 +13,15 @@ A forecaster's X is one series (steps, S), a row each step; a list or a three-di
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from gpu_lstm.data.sequences import Sequences
-from gpu_lstm.data.series import rmse, spread, truth
+from gpu_lstm.data.series import deviations, rmse, truth
 from gpu_lstm.interop.sklearn_base import LSTMEstimator
 from gpu_lstm.layers.base import check_size
 from gpu_lstm.models import Classifier, Forecaster, Model, Regressor
@@ -62,7 +64,7 @@ class SequenceEstimator(LSTMEstimator):
     _makes: ClassVar[tuple[str, ...]] = (*LSTMEstimator._makes, "bidirectional", "standardize")
 
     def _data(self, X: Any, labels: np.ndarray | None = None, reset: bool = False) -> Sequences:
-        """X as sequences, with labels or without."""
+        """Return X as sequences, with labels or without."""
         rows, lengths = self._read(X, reset)
         ragged = lengths is not None
         if reset:
@@ -92,7 +94,7 @@ class SequenceEstimator(LSTMEstimator):
         return given
 
     def _parts(self, weights: np.ndarray, strata: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the sequences to train and to validate on; those of weight 0 are in neither."""
+        """Return the numbers of the sequences to train and to validate on; those of weight 0 are in neither."""
         picked = np.flatnonzero(weights)
         if not self.early_stopping:
             return picked, picked[:0]
@@ -111,12 +113,12 @@ class SequenceEstimator(LSTMEstimator):
             parts = (np.flatnonzero(weights), np.zeros(0, dtype=np.int64))
         else:
             parts = self._parts(weights, labels if isinstance(self, ClassifierMixin) else None)
-        seed = self._seed() + (getattr(self, "n_iter_", 0) if more else 0)
+        seed = self._seed(more)
         if goes_on:
             model = self.model_
         else:
             rows = data.rows(parts[0])
-            mean, deviation = rows.mean(axis=0).tolist(), spread(rows)
+            mean, deviation = rows.mean(axis=0).tolist(), deviations(rows)
             if not self.standardize:
                 mean, deviation = [0.0] * len(mean), [1.0] * len(mean)
             given = {"mean": mean, "spread": deviation, "bidirectional": self.bidirectional, **self._of_lstm()}
@@ -131,12 +133,12 @@ class SequenceEstimator(LSTMEstimator):
     def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
         raise NotImplementedError
 
-    def _say(self, X: Any, say: str) -> np.ndarray:
-        """What the model's method of that name says about each sequence; those of like length together."""
+    def _say(self, X: Any, say: Callable[..., np.ndarray]) -> np.ndarray:
+        """Return what a method of the model says about each sequence; those of like length together."""
         check_is_fitted(self)
         data = self._data(X)
         order = np.argsort(data.lengths, kind="stable")
-        said = in_blocks(getattr(self.model_, say), data, order)
+        said = in_blocks(partial(say, self.model_), data, order)
         return said[np.argsort(order)]
 
 
@@ -197,19 +199,19 @@ class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The likeliest class of each sequence, (N,)."""
-        scores = self._say(X, "logits")
+        """Return the likeliest class of each sequence, (N,)."""
+        scores = self._say(X, Classifier.logits)
         chosen: np.ndarray = self.classes_[scores.argmax(axis=1)]
         return chosen
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probability of each class, (N, number of classes), in the order of `classes_`."""
+        """Return the probability of each class, (N, number of classes), in the order of `classes_`."""
         shares: np.ndarray = np.exp(self.predict_log_proba(X))
         return shares
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Logarithm of `predict_proba`."""
-        scores = self._say(X, "logits").astype(np.float64)
+        """Return the logarithm of `predict_proba`."""
+        scores = self._say(X, Classifier.logits).astype(np.float64)
         scores -= scores.max(axis=1, keepdims=True)
         logs: np.ndarray = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
         return logs
@@ -267,8 +269,8 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Targets (N,) or (N, K), as `fit` saw them."""
-        said = self._say(X, "predict")
+        """Return the targets (N,) or (N, K), as `fit` saw them."""
+        said = self._say(X, Regressor.predict)
         return said[:, 0] if self._one_target else said
 
     def _targets(self, y: Any, goes_on: bool) -> np.ndarray:
@@ -282,7 +284,7 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
         return targets
 
     def _make_model(self, given: dict[str, Any], labels: np.ndarray, seed: int) -> Model:
-        units = {"target_mean": labels.mean(axis=0).tolist(), "target_spread": spread(labels)}
+        units = {"target_mean": labels.mean(axis=0).tolist(), "target_spread": deviations(labels)}
         return Regressor(**units, **given, seed=seed)
 
     def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
@@ -368,7 +370,7 @@ class LSTMForecaster(LSTMEstimator):
         return said if many else said[0]
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Minus the RMSE of forecasts over all `horizon` steps ahead, in the data's own units; 0 is perfect.
+        """Return minus the RMSE of forecasts over all `horizon` steps ahead, in the data's own units; 0 is perfect.
 
         Forecasts are made from every step of X that has `window` steps before it, or half of what X has where that is
         shorter.
@@ -386,7 +388,7 @@ class LSTMForecaster(LSTMEstimator):
         return -rmse(np.concatenate(said), np.concatenate(came))
 
     def _series(self, X: Any, reset: bool) -> tuple[list[np.ndarray], bool]:
-        """The series of X, and whether X is a list of them."""
+        """Return the series of X, and whether X is a list of them."""
         rows, lengths = self._read(X, reset)
         if lengths is None:
             return [rows], False
@@ -406,7 +408,7 @@ class LSTMForecaster(LSTMEstimator):
                 f"expected at least horizon + 2 = {horizon + 2}"
             )
         length = min(check_size("window", self.window), min(ends) - horizon)
-        seed = self._seed() + (getattr(self, "n_iter_", 0) if more else 0)
+        seed = self._seed(more)
         model = self.model_ if goes_on else self._make_model([p[:e] for p, e in zip(series, ends, strict=True)], seed)
         begins = np.cumsum([0, *map(len, series)])[:-1]
         starts, origins = [], []
@@ -431,14 +433,14 @@ class LSTMForecaster(LSTMEstimator):
         rows = np.concatenate(series)
         units = {
             "mean": rows.mean(axis=0).tolist(),
-            "spread": spread(rows),
-            "step_spread": spread(np.concatenate([np.diff(part, axis=0) for part in series])),
+            "spread": deviations(rows),
+            "step_spread": deviations(np.concatenate([np.diff(part, axis=0) for part in series])),
         }
         return Forecaster(**units, horizon=self.horizon, memory=self.memory, **self._of_lstm(), seed=seed)
 
 
 def check_y(estimator: Any, y: Any, dtype: Any = None) -> np.ndarray:
-    """Y as an array without NaN, in scikit-learn's words."""
+    """Return y as an array without NaN; refuse others in scikit-learn's words."""
     if y is None:
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."

@@ -117,20 +117,22 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
 
     # -- training -----------------------------------------------------------------------------------------
 
-    def _seed(self) -> int:
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
+    def _seed(self, more: bool = False) -> int:
+        """Return a seed of the random state; with `more`, another one for each epoch that was trained."""
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        return seed + (self.n_iter_ if more and hasattr(self, "n_iter_") else 0)
 
     def _of_lstm(self) -> dict[str, Any]:
-        """The models' arguments that are parameters here, under the same names."""
+        """Return the models' arguments that are parameters here, under the same names."""
         return {name: getattr(self, name) for name in LSTMEstimator._makes}
 
     def _goes_on(self, more: bool) -> bool:
-        """Whether training begins with the weights, scales and classes that are there.
+        """Return whether training begins with the weights, scales and classes that are there.
 
         Raises
         ------
         InputError
-            It does, and a parameter that the model was made with has another value now.
+            Training goes on, and a parameter that the model was made with has another value now.
         """
         goes_on = hasattr(self, "model_") and (more or self.warm_start)
         for name, value in self._made_with.items() if goes_on else ():
@@ -242,7 +244,7 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     # -- reading X ----------------------------------------------------------------------------------------
 
     def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, list[int] | None]:
-        """Rows of X, and how many of them each sequence has; None for a two-dimensional X.
+        """Return the rows of X, and how many of them each sequence has; None for a two-dimensional X.
 
         Raises
         ------
@@ -263,7 +265,7 @@ class Ragged(NamedTuple):
 
 
 def as_sequences(X: Any) -> Any:
-    """The sequences of X, as `Ragged`; X itself, or a list of its rows, where it holds none.
+    """Return the sequences of X, as `Ragged`; X itself, or a list of its rows, where it holds none.
 
     Sequences are a list, a Series or an array of objects that are arrays (T_n, D) or data frames; a three-dimensional
     array; or, as sktime has them, a data frame whose cells are Series: a row a sequence, a column a feature.
@@ -271,7 +273,7 @@ def as_sequences(X: Any) -> Any:
     Raises
     ------
     ValueError
-        They don't go together.
+        Sequences differ in width or columns, have no step or a mask, or lengths differ within a row of cells.
     """
     if isinstance(X, np.ma.MaskedArray):
         raise ValueError("X is a masked array; expected one without a mask")
@@ -304,12 +306,12 @@ def as_sequences(X: Any) -> Any:
 
 
 def holds_sequences(values: np.ndarray) -> bool:
-    """Whether the first element of an array is a sequence."""
+    """Return whether the first element of an array is a sequence."""
     return values.dtype == object and values.size > 0 and np.ndim(values.flat[0]) > 0
 
 
 def side_by_side(n: int, row: np.ndarray) -> np.ndarray:
-    """The features (T,) of one sequence as (T, D)."""
+    """Return the features (T,) of one sequence as (T, D)."""
     shapes = {np.shape(cell) for cell in row}
     if len(shapes) > 1 or len(*shapes) != 1:
         found = ", ".join(map(str, sorted(shapes, key=str)))
@@ -318,7 +320,7 @@ def side_by_side(n: int, row: np.ndarray) -> np.ndarray:
 
 
 def to_host(model: Model, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Copies on the host."""
+    """Copy arrays to the host."""
     return {name: np.array(model.backend.to_numpy(array)) for name, array in arrays.items()}
 
 

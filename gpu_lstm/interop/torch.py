@@ -126,7 +126,7 @@ class LSTM(nn.LSTM):
         super().__setattr__(name, value)
 
     def __prepare_scriptable__(self) -> nn.LSTM:
-        """What ``torch.jit.script`` compiles in its place: a ``torch.nn.LSTM`` with the same parameters."""
+        """Return what ``torch.jit.script`` compiles in its place: a ``torch.nn.LSTM`` with the same parameters."""
         self._check_plain("scripted")
         plain = nn.LSTM.__new__(nn.LSTM)
         plain.__dict__ |= {name: value for name, value in vars(self).items() if name not in ("options", "_complete")}
@@ -136,7 +136,7 @@ class LSTM(nn.LSTM):
         """Do nothing: cuDNN wants its weights in one piece of memory, our kernels don't."""
 
     def extra_repr(self) -> str:
-        """The arguments that aren't at their defaults."""
+        """Return the arguments that aren't at their defaults."""
         return ", ".join([super().extra_repr(), *(f"{name}={value!r}" for name, value in self.options.items())])
 
     def forward(  # type: ignore[override,unused-ignore]
@@ -224,7 +224,7 @@ class LSTM(nn.LSTM):
             )
 
     def _run(self, x: Tensor, hx: Any, lengths: Any, resets: Tensor | None) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Outputs, h and c of a time-major batch."""
+        """Return outputs, h and c of a time-major batch."""
         weights = dict(zip(self._flat_weights_names, self._flat_weights, strict=True))  # what PyTorch has computed
         kept_dtype = weights["weight_ih_l0"].dtype
         dtype = computed_in(kept_dtype)
@@ -242,7 +242,7 @@ class LSTM(nn.LSTM):
         return outputs, h, c
 
     def _weight(self, name: str, weights: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-        """The parameter of `gpu_lstm.LSTM` that has this name."""
+        """Return the parameter of `gpu_lstm.LSTM` that has this name."""
         one, *other = (
             (weights[part] if part in weights else getattr(self, part)).to(dtype) for part in torch_names(name)
         )
@@ -250,7 +250,7 @@ class LSTM(nn.LSTM):
         return one + other[0] if other else one
 
     def _arguments(self) -> tuple[int, int, int, tuple[tuple[str, Any], ...]]:
-        """The arguments of `gpu_lstm.LSTM` that are this module's, without those about arrays."""
+        """Return the arguments of `gpu_lstm.LSTM` that are this module's, without those about arrays."""
         named = {
             "bidirectional": self.bidirectional,
             "dropout": self.dropout,
@@ -261,20 +261,20 @@ class LSTM(nn.LSTM):
         return self.input_size, self.hidden_size, self.num_layers, tuple(named.items())
 
     def _make(self, backend: Backend, dtype: str, seed: int = 0) -> layers.LSTM:
-        """A `gpu_lstm.LSTM` like this module, with parameters of its own."""
+        """Make a `gpu_lstm.LSTM` like this module, with parameters of its own."""
         *sizes, named = self._arguments()
         return layers.LSTM(*sizes, **dict(named), backend=backend, dtype=dtype, seed=seed)
 
 
 def _draw_seed() -> int:
-    """A seed from PyTorch's generator of the CPU."""
+    """Draw a seed from PyTorch's generator of the CPU."""
     return int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
 
 
 def from_torch(
     module: nn.LSTM, *, backend: str | Backend | None = None, tier: str = "auto", recompute: bool = False
 ) -> layers.LSTM:
-    """A `gpu_lstm.LSTM` with the options and with copies of the parameters of a ``torch.nn.LSTM``, or of `LSTM`.
+    """Make a `gpu_lstm.LSTM` with the options and copies of the parameters of a ``torch.nn.LSTM``, or of `LSTM`.
 
     PyTorch's two biases are added up to our one.
 
@@ -290,9 +290,9 @@ def from_torch(
     Raises
     ------
     InputError
-        It is another kind of module.
+        `module` is no ``torch.nn.LSTM``.
     BackendError
-        The backend can't run here.
+        The backend, or that of the module's device, can't run here.
     """
     if not isinstance(module, nn.LSTM):
         raise InputError(f"module is a {type(module).__name__}; expected a torch.nn.LSTM")
@@ -318,7 +318,7 @@ def from_torch(
 
 
 def to_torch(lstm: layers.LSTM) -> nn.LSTM:
-    """A ``torch.nn.LSTM`` with the options and with copies of the parameters of a `gpu_lstm.LSTM`, on its device.
+    """Make a ``torch.nn.LSTM`` with the options and copies of the parameters of a `gpu_lstm.LSTM`, on its device.
 
     Our one bias becomes PyTorch's ``bias_ih``; ``bias_hh`` is zero.
 
@@ -335,7 +335,7 @@ def to_torch(lstm: layers.LSTM) -> nn.LSTM:
 
 
 def to_module(lstm: layers.LSTM) -> LSTM:
-    """An `LSTM` of this file with the options and with copies of the parameters of a `gpu_lstm.LSTM`, on its device."""
+    """Make an `LSTM` of this file with the options and copies of the parameters of a `gpu_lstm.LSTM`, on its device."""
     options = lstm.options.on()
     if lstm.tier != "auto":
         options["tier"] = lstm.tier
@@ -346,7 +346,7 @@ def to_module(lstm: layers.LSTM) -> LSTM:
 
 
 def _filled(kind: Any, lstm: layers.LSTM, options: dict[str, Any]) -> Any:
-    """A module of a kind with the parameters of a layer."""
+    """Make a module of a kind with the parameters of a layer."""
     tensors = state_dict(lstm)
     like = tensors["weight_ih_l0"]
     module = kind(

@@ -33,7 +33,7 @@ class Part:
     strides: tuple[int, ...]
 
     def of(self, tensors: Tensors) -> Tensor:
-        """The array, as a tensor on the same memory."""
+        """Return the array, as a tensor on the same memory."""
         whole = tensors[self.tensor]
         assert whole is not None, "it holds this part"
         return whole.as_strided(self.shape, self.strides, whole.storage_offset() + self.start)
@@ -68,7 +68,7 @@ class Call:
     shared: list[tuple[int, Part]] = field(default_factory=list)
 
     def run(self, tensors: Tensors) -> tuple[list[Tensor], Tape]:
-        """Forward over x, h0, c0 and the weights: h, c and the outputs; and the tape."""
+        """Run forward over x, h0, c0 and the weights; return [h, c, outputs] and the tape."""
         x, h0, c0, *weights = map(functools.partial(native, self.lstm.backend), ("x", "h0", "c0", *self.names), tensors)
         lstm = self.lstm.over(dict(zip(self.names, weights, strict=True)))
         y, state, tape = lstm.forward(x, (h0, c0), self.lengths, self.seed, self.keep, self.resets, guard=False)
@@ -99,9 +99,9 @@ class Call:
             self.shared += [(number, _part(spans, n, output)) for n in _around(spans, _span(output)) if n >= first]
 
     def take_tape(self, tensors: Tensors) -> Tape:
-        """The tape again, from the tensors that `Part` counts.
+        """Put the tape together again, from the tensors that `Part` counts.
 
-        It is made anew where it was taken before, because the graph was retained: backward overwrites its arrays.
+        Where it was taken before, because the graph was retained, it is made anew: backward overwrites its arrays.
         """
         tape, self.tape = self.tape, None
         if tape is None or len(tensors) < len(self.strides):
@@ -140,7 +140,7 @@ def _span(tensor: Tensor | None) -> Span:
 
 
 def _around(spans: Sequence[Span], inner: Span) -> list[int]:
-    """Which spans have another one inside, the smallest first: weights may lie in gaps of each other."""
+    """Return which spans have another one inside, the smallest first: weights may lie in gaps of each other."""
     found = [number for number, (first, end) in enumerate(spans) if first <= inner[0] and inner[1] <= end]
     return sorted(found, key=lambda number: spans[number][1] - spans[number][0])
 
@@ -151,7 +151,7 @@ def _part(spans: Sequence[Span], number: int, tensor: Tensor) -> Part:
 
 
 def _restrided(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """A copy with these strides: a tensor that hooks gave back may have others."""
+    """Return a copy with these strides: a tensor that hooks gave back may have others."""
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
@@ -209,20 +209,20 @@ class _Backward(torch.autograd.Function):  # type: ignore[misc,unused-ignore]
 
 
 def untraced(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that torch.compile leaves alone: it can't look into ours. Where it isn't loaded, it isn't loaded."""
+    """Return a function that torch.compile leaves alone: it can't look into ours."""
     dynamo = sys.modules.get("torch._dynamo")
     return run if dynamo is None else _disabled(dynamo, run)
 
 
 @functools.cache
 def _disabled(dynamo: Any, run: Callable[..., Any]) -> Callable[..., Any]:
-    """`run` by the compiler's own word; made once."""
+    """Return `run`, disabled by the compiler's own word; made once."""
     disabled: Callable[..., Any] = dynamo.disable(run)
     return disabled
 
 
 def nothing(call: Call, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weights: Tensor) -> list[Tensor]:
-    """What comes out where the batch has no sequence: ``torch.nn.LSTM`` takes that, and all gradients are zero."""
+    """Return what ``torch.nn.LSTM`` gives for a batch without a sequence; all gradients are zero."""
     zero = 0 * sum(tensor.sum() for tensor in (x, h0, c0, *weights) if tensor is not None)
     lstm = call.lstm
     sizes = [lstm.output_size, lstm.hidden_size]
@@ -232,12 +232,12 @@ def nothing(call: Call, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weight
 
 
 def native(backend: Backend, name: str, tensor: Tensor | None) -> Array:
-    """A tensor as an array of the backend, on the same memory; of one with the negative bit on what it stands for.
+    """Return a tensor as an array of the backend, on the same memory; a negated view as the numbers it stands for.
 
     Raises
     ------
     InputError
-        It has no memory to be read.
+        The tensor has no memory to be read.
     """
     if tensor is None:
         return None
@@ -261,12 +261,12 @@ def device_of(tensor: Tensor | None) -> Iterator[None]:
 
 @functools.cache
 def backend_of(device: torch.device) -> Backend:
-    """The backend for tensors of a device.
+    """Return the backend for tensors of a device.
 
     Raises
     ------
     BackendError
-        There is none, or CuPy can't run here.
+        The device is neither a CPU nor a CUDA device, or CuPy can't run here.
     """
     if device.type == "cpu":
         return NumpyBackend("numpy (tensors on the CPU)")
@@ -280,6 +280,6 @@ def backend_of(device: torch.device) -> Backend:
 def core(
     backend: Backend, dtype: str, input_size: int, hidden_size: int, num_layers: int, named: tuple[tuple[str, Any], ...]
 ) -> tuple[layers.LSTM, list[str]]:
-    """A `gpu_lstm.LSTM` without parameters, for any module of these options, and the names of those it takes."""
+    """Return a `gpu_lstm.LSTM` without parameters, for any module of these options, and the names of those it takes."""
     lstm = layers.LSTM(input_size, hidden_size, num_layers, **dict(named), backend=backend, dtype=dtype)
     return lstm.over({}), list(lstm.params)

@@ -17,7 +17,7 @@ DISPATCH = Tensor.__torch_dispatch__
 
 
 def recorded(tensors: Iterable[Any]) -> bool:
-    """Whether PyTorch wants to see operations of its own: it traces, exports or transforms them, or has no numbers."""
+    """Return whether PyTorch wants operations of its own: it traces, exports or transforms, or has no numbers."""
     grad = torch._C._functorch.TransformType.Grad
     return bool(
         torch.jit.is_tracing()
@@ -31,7 +31,7 @@ def recorded(tensors: Iterable[Any]) -> bool:
 
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that the recurrence computes in, for parameters of a dtype."""
+    """Return the dtype that the recurrence computes in, for parameters of a dtype."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 

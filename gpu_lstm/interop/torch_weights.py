@@ -16,7 +16,7 @@ from gpu_lstm.layers.options import torch_names
 
 
 def state_dict(lstm: layers.LSTM) -> dict[str, Tensor]:
-    """Copies of the parameters, under PyTorch's names, on the layer's device; ``bias_hh`` is zero."""
+    """Copy the parameters, under PyTorch's names, on the layer's device; ``bias_hh`` is zero."""
     found = {}
     for name, array in lstm.params.items():
         first, *second = torch_names(name)
@@ -59,7 +59,7 @@ def load_state_dict(lstm: layers.LSTM, tensors: Mapping[str, Tensor], prefix: st
 
 
 def weights_of(module: nn.LSTM, names: Sequence[str]) -> dict[str, Tensor]:
-    """The weights that the module's next forward call would take.
+    """Return the weights that the module's next forward call would take.
 
     What isn't a parameter is computed of others: by a parametrization, or by a hook before each forward call, as by
     pruning and by the older norms. A copy of the module computes it.

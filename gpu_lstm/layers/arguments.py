@@ -181,8 +181,8 @@ def _check_resets(sizes: Sizes, resets: Any, num_steps: int, batch: int) -> np.n
 
 def _on_host(backend: Backend, name: str, value: Any) -> np.ndarray:
     """A sequence, or an array of the host or of the backend's device, as an array of the host."""
-    if backend.owns(value) or hasattr(value, "__cuda_array_interface__"):
-        value = backend.to_numpy(backend.receive(name, value))
+    if value in backend or hasattr(value, "__cuda_array_interface__"):
+        value = backend.to_numpy(backend.require(name, value))
     return np.asarray(value)
 
 

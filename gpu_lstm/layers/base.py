@@ -20,6 +20,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 
+from gpu_lstm import ops
 from gpu_lstm.backend import DTYPES, Array, Backend, choose
 from gpu_lstm.backend.graph import Count
 from gpu_lstm.errors import InputError
@@ -49,7 +50,7 @@ class Tape:
         self._watch()
 
     def _watch(self) -> None:
-        self._changed = self._backend.watch(list(self._guarded.values())) if self._guarded else None
+        self._changed = ops.of(self._backend).watch(list(self._guarded.values())) if self._guarded else None
 
     def read(self, layer: Layer) -> tuple[Any, ...]:
         """The saved values.

@@ -146,7 +146,7 @@ class LSTMCell(Layer):
         return dx[0, ...], (dh0[0, ...], dc0[0, ...]), names
 
     def _one_layer(self, names: tuple[str, str], pair: Any, batch: int) -> list[Array | None]:
-        """A checked pair like (h, c), as the state of a stack of one layer."""
+        """Return a checked pair like (h, c), as the state of a stack of one layer."""
         taken = []
         kinds = zip((self.output_size, self.hidden_size), (self.dtype, self.param_dtype), strict=True)
         for name, array, (size, dtype) in zip(names, pair, kinds, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_probability, training_seed
 
@@ -30,7 +31,7 @@ class Dropout(Layer):
         seed = training_seed(seed)
         if seed is None or self.p == 0:
             return x, Tape(self, (None, tuple(x.shape)))
-        y, again = self.backend.dropout(x, self.p, seed)
+        y, again = ops.of(self.backend).dropout(x, self.p, seed)
         return y, Tape(self, (again, tuple(x.shape)))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend.base import widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_seed, check_size
 
@@ -60,8 +62,8 @@ class Embedding(Layer):
             raise InputError(f"ids has dtype {ids.dtype}; expected integers")
         flat = xp.reshape(ids, (-1,))
         flat = xp.asarray(flat, copy=True) if guard else flat
-        self.backend.require_range("ids", flat, self.num_embeddings, "num_embeddings")
-        y = self.backend.asarray(self.backend.take_rows(self.params["weight"], flat), self.dtype)
+        rows = ops.of(self.backend).take_rows(self.params["weight"], flat, "ids", "num_embeddings")
+        y = self.backend.asarray(rows, self.dtype)
         return xp.reshape(y, (*ids.shape, self.embedding_dim)), Tape(self, (flat, tuple(ids.shape)))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[None, Params]:
@@ -71,5 +73,5 @@ class Embedding(Layer):
         tape.spend()
         gradient = self.backend.xp.zeros_like(self.params["weight"])
         rows = self.backend.xp.reshape(dy, (flat.shape[0], self.embedding_dim))
-        self.backend.scatter_add(gradient, flat, self.backend.widened(rows))
+        ops.of(self.backend).scatter_add(gradient, flat, widened(self.backend, rows))
         return None, {"weight": gradient}

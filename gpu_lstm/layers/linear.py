@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_seed, check_size
 
@@ -71,7 +72,7 @@ class Linear(Layer):
         xp = self.backend.xp
         rows = xp.reshape(x, (-1, self.input_size))
         params = self.rounded().params
-        y = self.backend.product(rows, params["weight"].T, params["bias"], self.output_dtype)
+        y = ops.of(self.backend).product(rows, params["weight"].T, params["bias"], self.output_dtype)
         guarded = {"x": x, "weight": params["weight"]} if guard and keep else {}
         tape = Tape(self, (rows, x.shape, params["weight"]) if keep else None, guarded)
         return xp.reshape(y, (*x.shape[:-1], self.output_size)), tape
@@ -83,6 +84,6 @@ class Linear(Layer):
         dy = self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.output_dtype)
         tape.spend()
         dy_rows = self.backend.asarray(xp.reshape(dy, (-1, self.output_size)), self.dtype)
-        (dweight,), dbias = self.backend.weight_gradients(dy_rows, [rows])
-        dx = self.backend.product(dy_rows, weight)
+        (dweight,), dbias = ops.of(self.backend).weight_gradients(dy_rows, [rows])
+        dx = ops.of(self.backend).product(dy_rows, weight)
         return xp.reshape(dx, shape), {"weight": dweight, "bias": dbias}

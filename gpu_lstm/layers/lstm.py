@@ -10,6 +10,7 @@ import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend.base import widened
 from gpu_lstm.layers import schedule
 from gpu_lstm.layers.arguments import (
     Call,
@@ -290,7 +291,7 @@ class LSTM(Layer):
         if self.options.learn_state:
             for part, d, was_given in (("h0", dh0, given[0]), ("c0", dc0, given[1])):
                 for place, member in enumerate(self.members):
-                    total = xp.sum(backend.widened(d[place, ...]), axis=0)
+                    total = xp.sum(widened(backend, d[place, ...]), axis=0)
                     gradients[f"{part}_{name(member)}"] = xp.zeros_like(total) if was_given else total
         return dy, (dh0, dc0), {name: gradients[name] for name in params}
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm import ops
 from gpu_lstm.backend import Array
+from gpu_lstm.backend.base import widened
 from gpu_lstm.layers.arguments import Call, Sizes
 from gpu_lstm.layers.base import Params, Tape
 from gpu_lstm.layers.dropout import Dropout
@@ -49,8 +51,8 @@ class Work:
     params : dict
         Weights in `dtype`, the rest in `param_dtype`.
     tier : Tier
-    ops : Any
-        The operations around it: see `gpu_lstm.ops`.
+    ops : gpu_lstm.ops.Arrays
+        The large products around it.
     by_steps : bool
         x W_ih^T is computed step by step, so that a step's rounding doesn't depend on how many there are.
     """
@@ -63,7 +65,7 @@ class Work:
     params: Params
     call: Call
     tier: Tier
-    ops: Any
+    ops: ops.Arrays
     by_steps: bool
 
     @property
@@ -77,7 +79,7 @@ class Work:
             return None
         backend = self.sizes.backend
         ones = backend.xp.ones(shape, dtype=backend.dtype(self.sizes.dtype))
-        return self.ops.dropout(ones, p, self.seed(kind, member, start))[0]
+        return ops.of(backend).dropout(ones, p, self.seed(kind, member, start))[0]
 
     def seed(self, kind: int, member: Member, start: int = 0) -> tuple[int, ...]:
         """Of what is drawn of one kind for a member, from step `start` on."""
@@ -195,7 +197,7 @@ def problem(
     call, again = work.call, None
     weight_hh, p = work.params[f"weight_hh_{name(member)}"], work.options.weight_dropout
     if call.seed is not None and p > 0:
-        weight_hh, again = work.ops.dropout(weight_hh, p, work.seed(WEIGHT, member))
+        weight_hh, again = ops.of(work.sizes.backend).dropout(weight_hh, p, work.seed(WEIGHT, member))
     mask = None if call.mask is None else call.mask.part(*segment)
     keep = call.keep or work.gives_cells(member)
     made = Problem(z, weight_hh, *state, mask, member[1] == 1, keep, _variant(work, member, *segment), below)
@@ -222,9 +224,10 @@ def _variant(work: Work, member: Member, start: int, stop: int) -> Variant | Non
         if member[1] == 1:  # in reverse, an episode begins at the step before another one's first
             begins = np.concatenate([begins[1:], np.zeros_like(begins[:1])])
         live = backend.asarray((~begins[start:stop, :, None]).astype(np.float32), sizes.dtype)
+    given: dict[str, Any] = {name: value for name, value in o.on().items() if name in VALUES}
+    given |= {field: params.get(f"{part}_{end}") for field, part in PARAMETERS.items()}
     return Variant(
-        **{name: value for name, value in o.on().items() if name in VALUES},
-        **{field: params.get(f"{part}_{end}") for field, part in PARAMETERS.items()},
+        **given,
         **zoneout,
         recurrent_mask=work.drawn(RECURRENT, o.recurrent_dropout, (call.batch, sizes.output_size), member),
         live=live,
@@ -250,14 +253,14 @@ def parameter_gradients(work: Work, member: Member, piece: Piece, dz: Array, add
     du = dz  # of x W_ih^T
     if piece.normalised is not None:
         y, scales = piece.normalised
-        wide = backend.widened(dz)
+        wide = widened(backend, dz)
         found[f"gain_ih_{end}"] = xp.sum(wide * y, axis=0)
         du = normalise_backward(xp, wide * work.params[f"gain_ih_{end}"], y, scales)
         du = backend.asarray(du, work.sizes.dtype)
     if options.layer_norm or options.heads > 1:
         (weight_ih,), bias = work.ops.weight_gradients(du, [x])
         if du is not dz:
-            bias = xp.sum(backend.widened(dz), axis=0)
+            bias = xp.sum(widened(backend, dz), axis=0)
         dz_hh = dz if saved.dz_hh is None else xp.reshape(saved.dz_hh, (rows, width))
         weight_hh = weight_hh_gradient(xp, work.ops.weight_gradients, dz_hh, before, options.heads)
     else:
@@ -275,11 +278,11 @@ def input_gradient(work: Work, member: Member, piece: Piece, du: Array, out: Arr
     """dx of a member, a new array or `out`, from the gradient of x W_ih^T."""
     backend, weight, shape = work.sizes.backend, work.params[f"weight_ih_{name(member)}"], piece.x.shape
     xp = backend.xp
-    into = None if out is None else xp.reshape(out, (-1, shape[2]))
-    dx = xp.reshape(work.ops.product(xp.reshape(du, (-1, weight.shape[0])), weight, out=into), shape)
+    flat = None if out is None else xp.reshape(out, (-1, shape[2]))
+    dx = xp.reshape(work.ops.product(xp.reshape(du, (-1, weight.shape[0])), weight, out=flat), shape)
     if piece.input_mask is None:
         return dx
-    return dx * piece.input_mask if out is None else backend.multiply(dx, piece.input_mask, out)
+    return into(backend, xp.multiply, dx, piece.input_mask, out=dx)
 
 
 def gradients(work: Work, member: Member, piece: Piece, dz: Array, add: Add, out: Array | None = None) -> Array:

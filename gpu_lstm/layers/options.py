@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.recurrence.variant import OPTIONS
+from gpu_lstm.recurrence.variant import ACTIVATIONS, OPTIONS
 
 
 class Kind(NamedTuple):
@@ -40,6 +40,12 @@ _SWITCH = Kind(
     "",
 )
 _PROBABILITY = Kind("a probability in [0, 1)", lambda value: _is_number(value) and 0 <= value < 1, float)
+_ACTIVATION = Kind(
+    f"one of {', '.join(map(repr, ACTIVATIONS))}",
+    lambda value: isinstance(value, str) and value in ACTIVATIONS,
+    str,
+    "NAME",
+)
 _LIMIT = Kind(
     "a number above 0, or None", lambda value: value is None or (_is_number(value) and 0 < value < math.inf), float
 )
@@ -81,6 +87,7 @@ class Given(TypedDict, total=False):
     learn_state: bool
     cells: bool
     heads: int
+    cell_activation: str
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,10 @@ class Options:
     heads: int = _row(
         _whole(1), 1, "block-diagonal recurrence", "each group of H/n units sees its own h'",
         "Kuchaiev, Ginsburg, 2017", "`weight_hh` (4H, H/n)",
+    )  # fmt: skip
+    cell_activation: str = _row(
+        _ACTIVATION, "tanh", "rectified cell", "g = a(z_g), h = o a(c), a(x) = max(x, 0) or max(x, 0.01 x)",
+        "Maas et al., 2013; Keras, argument `activation`",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

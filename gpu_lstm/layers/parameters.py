@@ -125,7 +125,7 @@ class Parameters(MutableMapping[str, Array]):
             except ValueError:
                 raise InputError(f"{name} has no regular shape; expected {shape}") from None
         else:
-            value = backend.receive(name, value)
+            value = backend.require(name, value)
         if tuple(value.shape) != shape:
             raise InputError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
         kind = getattr(value.dtype, "name", str(value.dtype)).rpartition(".")[2]
@@ -133,7 +133,7 @@ class Parameters(MutableMapping[str, Array]):
             raise InputError(f"{name} has dtype {value.dtype}; expected real numbers, as {self.dtype}")
         flags = getattr(value, "flags", None)
         plain = all(getattr(flags, flag, True) for flag in ("c_contiguous", "aligned", "writeable"))
-        if backend.owns(value) and value.dtype == now.dtype and plain:
+        if value in backend and value.dtype == now.dtype and plain:
             return value
         if isinstance(value, np.ndarray):
             try:

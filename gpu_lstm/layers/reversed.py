@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm import ops
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.arguments import State, check_lengths
@@ -53,7 +54,7 @@ class Reversed(Layer):
         *,
         guard: bool = True,
     ) -> tuple[Array, State, Tape]:
-        """As `LSTM.forward`, with y[t] made from steps t and later; the final state is that after the first step."""
+        """Run as `LSTM.forward`, with y[t] made from steps t and later; the final state is that of step 0."""
         order = ("B", "T") if self.lstm.batch_first else ("T", "B")
         x = self.backend.require("x", x, (*order, f"input_size={self.lstm.input_size}"), self.dtype)
         rows = self._rows(x.shape, lengths)
@@ -67,7 +68,7 @@ class Reversed(Layer):
     def backward(
         self, tape: Tape, dy: Array | None = None, dstate: tuple[Array | None, Array | None] | None = None
     ) -> tuple[Array, State, Params]:
-        """As `LSTM.backward`."""
+        """Backpropagate as `LSTM.backward`."""
         inner, rows, shape = self.read(tape)
         if dy is not None:
             dy = self.backend.require("dy", dy, (*shape[:2], f"output_size={self.lstm.output_size}"), self.dtype)
@@ -77,7 +78,7 @@ class Reversed(Layer):
         return self._take(dx, rows), dstate0, gradients
 
     def _rows(self, shape: tuple[int, ...], lengths: Any) -> Array:
-        """Where each row (t, b) comes from: the sequence's steps in reverse, its padding in place."""
+        """Return where each row (t, b) comes from: the sequence's steps in reverse, its padding in place."""
         num_steps, batch = (shape[1], shape[0]) if self.lstm.batch_first else shape[:2]
         mask = check_lengths(self.backend, lengths, num_steps, batch) if 0 not in shape else None
         ends = np.full(batch, num_steps) if mask is None else mask.lengths
@@ -89,4 +90,4 @@ class Reversed(Layer):
     def _take(self, x: Array, rows: Array) -> Array:
         xp = self.backend.xp
         flat = xp.reshape(x, (-1, x.shape[2]))
-        return xp.reshape(self.backend.take_rows(flat, rows), x.shape)
+        return xp.reshape(ops.of(self.backend).take_rows(flat, rows, checked=True), x.shape)

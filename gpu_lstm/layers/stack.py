@@ -42,8 +42,8 @@ class Stack(Layer):
     Raises
     ------
     InputError
-        There are no layers, one is none, one is there twice, or two don't go together: widths, backend, dtype or
-        `batch_first`.
+        `layers` is empty, holds something else or a layer twice, or two layers don't go together in width, backend,
+        dtype or `batch_first`.
     """
 
     def __init__(self, layers: Sequence[LSTM | Reversed], dropout: float = 0.0):
@@ -86,12 +86,12 @@ class Stack(Layer):
         *,
         guard: bool = True,
     ) -> tuple[Any, States, Tape]:
-        """As `LSTM.forward`, with a list of states, one a layer; None, for the list or for one of them, is zero.
+        """Run all layers, as `LSTM.forward`, with a list of states, one a layer; None, the list or an entry, is zero.
 
         Raises
         ------
         InputError
-            As there; or `resets` are given to a layer that reads backwards, which takes none.
+            `LSTM.forward` refuses an argument; or `resets` are given, and a layer reads backwards, which takes none.
         """
         states, seed = self._check_states("state", state), training_seed(seed)
         more: dict[str, Any] = {"guard": guard} if resets is None else {"guard": guard, "resets": resets}
@@ -109,7 +109,7 @@ class Stack(Layer):
         return x, after, Tape(self, (tapes, after[0][0].shape[1]) if keep else None)
 
     def backward(self, tape: Tape, dy: Any = None, dstate: Sequence[Any] | None = None) -> tuple[Array, States, Params]:
-        """As `LSTM.backward`, with lists of the states' gradients, one a layer.
+        """Backpropagate through all layers, as `LSTM.backward`, with lists of the states' gradients, one a layer.
 
         Returns
         -------
@@ -137,7 +137,7 @@ class Stack(Layer):
         return dy, before, {f"{k}.{name}": value for k, part in enumerate(found) for name, value in part.items()}
 
     def zero_state(self, batch: int) -> States:
-        """A state of zeros for `batch` sequences."""
+        """Return a state of zeros for `batch` sequences."""
         return [lstm.zero_state(batch) for lstm in self._lstms]
 
     def _check_states(self, name: str, states: Any) -> Sequence[Any]:

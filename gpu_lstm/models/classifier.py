@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 
 from gpu_lstm.backend import Array
+from gpu_lstm.backend.base import widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.layers.base import training_seed
@@ -79,7 +80,7 @@ class SequenceModel(Model):
         loss, doutputs = criterion(outputs)
         dsummary, head = self.head.backward(head_tape, self.scaled(doutputs))
         dsummary, _ = self.dropout.backward(dropout_tape, dsummary)
-        dy = self.backend.asarray(self.backend.widened(dsummary)[None, ...] * share, self.dtype)
+        dy = self.backend.asarray(widened(self.backend, dsummary)[None, ...] * share, self.dtype)
         dy = dy + self.backend.xp.zeros_like(y)
         _, _, lstm = self.lstm.backward(lstm_tape, dy)
         return loss, gather({"lstm": lstm, "head": head})
@@ -95,7 +96,7 @@ class SequenceModel(Model):
 
     def _summary(self, y: Array, share: Array) -> Array:
         """Mean (B, .) over each sequence's own steps of y (T, B, .)."""
-        return self.backend.asarray(self.backend.xp.sum(self.backend.widened(y) * share, axis=0), self.dtype)
+        return self.backend.asarray(self.backend.xp.sum(widened(self.backend, y) * share, axis=0), self.dtype)
 
     def _share(self, lengths: np.ndarray) -> Array:
         """(1, B, 1) of 1/length: y is zero after a sequence's end, so the scaled sum is the mean."""

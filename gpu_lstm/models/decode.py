@@ -18,7 +18,7 @@ CHUNK = 64
 """Tokens that are drawn ahead by one compiled call."""
 
 
-def draw(scores: np.ndarray, temperature: float, uniform: float) -> int:
+def pick(scores: np.ndarray, temperature: float, uniform: float) -> int:
     """Draw a token from scores (V,) float64; -inf is never drawn; temperature 0 takes the likeliest."""
     if temperature == 0:
         return int(scores.argmax())
@@ -43,7 +43,7 @@ def by_arrays(
         scores, state = logits(backend.asarray(ids), state)
         last = backend.to_numpy(scores[-1, 0, :]).astype(np.float64)
         last[never] = -np.inf
-        token = draw(last, temperature, rng.random())
+        token = pick(last, temperature, rng.random())
         yield token
         ids = np.array([[token]])
 

@@ -10,11 +10,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
-from gpu_lstm.backend.base import Backend
 from gpu_lstm.errors import BackendError
 from gpu_lstm.native.kernels import Kernel
 
@@ -46,13 +45,13 @@ def said_if_slow(kernel: Kernel, architecture: int) -> Iterator[None]:
         timer.cancel()
 
 
-def compile_all(backend: Backend, kernels: Sequence[Kernel], jobs: int) -> Iterator[Compiled]:
-    """Have a backend compile kernels, `jobs` at a time in their order; each is given as soon as it is done."""
+def compile_all(compile_one: Callable[[Kernel], object], kernels: Sequence[Kernel], jobs: int) -> Iterator[Compiled]:
+    """Have `compile_one` compile kernels, `jobs` at a time in their order; each is given as soon as it is done."""
 
     def one(kernel: Kernel) -> Compiled:
         begun = time.perf_counter()
         try:
-            backend.kernel(kernel)
+            compile_one(kernel)
         except BackendError as error:
             return Compiled(kernel, time.perf_counter() - begun, str(error))
         return Compiled(kernel, time.perf_counter() - begun)

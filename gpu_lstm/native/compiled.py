@@ -1,4 +1,4 @@
-"""The compiled CPU library: found, loaded and described in one place.
+"""The compiled CPU library: found, loaded, called and described in one place.
 
 It is built from ``kernels/cpu`` when the package is installed, and it is optional: without a compiler, or in a bare
 checkout, the tiers that are plain NumPy run, and `missing` says why.
@@ -52,7 +52,10 @@ def missing() -> str:
 
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    if os.environ.get(OFF_VARIABLE) == "0":
+    asked = os.environ.get(OFF_VARIABLE, "")
+    if asked not in ("", "0", "1", *SETS):
+        raise InputError(f"environment variable {OFF_VARIABLE} is {asked!r}; expected 0, 1 or one of {', '.join(SETS)}")
+    if asked == "0":
         return None, f"turned off by {OFF_VARIABLE}=0"
     folder = Path(__file__).resolve().parent.parent
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
@@ -69,7 +72,13 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 @functools.cache
 def instruction_set() -> int:
-    """Number of the best instruction set of this processor, or what GPU_LSTM_COMPILED names (for tests)."""
+    """Return the number of this processor's best instruction set, or of that which GPU_LSTM_COMPILED names (for tests).
+
+    Raises
+    ------
+    InputError
+        The processor has not the named one.
+    """
     loaded, named = library(), os.environ.get(OFF_VARIABLE)
     best = int(loaded.gpu_lstm_best_set()) if loaded else 0
     if named in SETS and SETS.index(named) > best:

@@ -83,7 +83,7 @@ activate
 """
 
 OPTIONS = """
-    count numbers:double[count] peepholes?[3,hidden] gain_hh?[4*hidden] gain_c?[hidden] shift_c?[hidden]
+    options numbers:double[options] peepholes?[3,hidden] gain_hh?[4*hidden] gain_c?[hidden] shift_c?[hidden]
     zoneout_h?[steps,batch,size] zoneout_c?[steps,batch,hidden] recurrent_mask?[batch,size] live?[steps,batch,1]
 """
 """Those of the family, as ``kernels/cell/options.h`` has them."""

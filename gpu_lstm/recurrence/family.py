@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend.base import widened
 from gpu_lstm.recurrence.problem import (
     Arriving,
     Gradients,
@@ -20,7 +21,7 @@ from gpu_lstm.recurrence.problem import (
     slots,
     split_gates,
 )
-from gpu_lstm.recurrence.variant import Variant, at, from_h, normalise, normalise_backward, to_h
+from gpu_lstm.recurrence.variant import ACTIVATIONS, Variant, at, from_h, normalise, normalise_backward, to_h
 
 
 def forward(backend: Backend, problem: Problem) -> Saved:
@@ -153,7 +154,7 @@ def parameter_gradients(backend: Backend, saved: Saved, projected: Array | None)
         old = saved.c[1:, ...] if saved.reverse else saved.c[:-1, ...]
         old = old if variant.live is None else old * variant.live
         new = after if saved.cells is None else saved.cells
-        gate = [backend.widened(saved.gates[..., k * hidden : (k + 1) * hidden]) for k in range(4)]
+        gate = [widened(backend, saved.gates[..., k * hidden : (k + 1) * hidden]) for k in range(4)]
         sums = [xp.sum(dz * c, axis=(0, 1)) for dz, c in ((gate[0], old), (gate[1], old), (gate[3], new))]
         saved.gradients["peephole"] = xp.stack(sums)
 
@@ -166,7 +167,7 @@ def cell_forward(backend: Backend, variant: Variant, z: Array, c_old: Array, c: 
         i = s(z_i + p_i c_old)     f = s(z_f + p_f c_old)     g = tanh(z_g)          [coupled]: f = 1 - i
         c = f c_old + i g          o = s(z_o + p_o c)         m = o tanh(N(c))
 
-    with `clip` on what the gates' activations take and `cell_clip` on c.
+    with `clip` on what the gates' activations take, `cell_clip` on c and `cell_activation` for tanh.
     """
     xp, peepholes = backend.xp, variant.peepholes
     i, f, g, o = split_gates(z)
@@ -175,12 +176,12 @@ def cell_forward(backend: Backend, variant: Variant, z: Array, c_old: Array, c: 
         f += peepholes[1, ...] * c_old
     i[...] = _gate(xp, variant, i)
     f[...] = 1 - i if variant.coupled else _gate(xp, variant, f)
-    g[...] = xp.tanh(_limited(xp, g, variant.clip))
+    g[...] = _activation(xp, variant, _limited(xp, g, variant.clip))
     c[...] = _limited(xp, f * c_old + i * g, variant.cell_clip)
     if peepholes is not None:
         o += peepholes[2, ...] * c
     o[...] = _gate(xp, variant, o)
-    m[...] = o * xp.tanh(_output_input(xp, variant, c)[0])
+    m[...] = o * _activation(xp, variant, _output_input(xp, variant, c)[0])
 
 
 def cell_backward(
@@ -199,14 +200,14 @@ def cell_backward(
     xp, peepholes = backend.xp, variant.peepholes
     i, f, g, o = (xp.asarray(gate, copy=True) for gate in split_gates(gates))
     u, y, scale = _output_input(xp, variant, c)
-    tanh_u = xp.tanh(u)
-    du = dm * o * (1 - tanh_u * tanh_u)
+    output = _activation(xp, variant, u)
+    du = dm * o * _activation_slope(xp, variant, output)
     if variant.gain_c is not None:
         gradients["gain_c"] += xp.sum(du * y, axis=0)
         gradients["shift_c"] += xp.sum(du, axis=0)
         du = normalise_backward(xp, du * variant.gain_c, y, scale)
     dc += du
-    dz_o = dm * tanh_u * _gate_slope(xp, variant, o)
+    dz_o = dm * output * _gate_slope(xp, variant, o)
     if peepholes is not None:
         dc += peepholes[2, ...] * dz_o
     if math.isfinite(variant.cell_clip):
@@ -216,7 +217,7 @@ def cell_backward(
         di, df = di - df, xp.zeros_like(df)
     dz_i = di * _gate_slope(xp, variant, i)
     dz_f = df * _gate_slope(xp, variant, f)
-    dz_g = dg * _within(xp, _unsaturated(xp, g, *bounds_of_g(variant)), 1 - g * g)
+    dz_g = dg * _within(xp, _unsaturated(xp, g, bounds_of_g(variant)), _activation_slope(xp, variant, g))
     for part, value in zip(split_gates(gates), (dz_i, dz_f, dz_g, dz_o), strict=True):
         part[...] = value
     dc *= f
@@ -237,8 +238,17 @@ def bounds(variant: Variant) -> tuple[float, float]:
 
 def bounds_of_g(variant: Variant) -> tuple[float, float]:
     """The same of g, which `clip` alone limits; infinite, too, where tanh rounds its limits to its own."""
+    leak = ACTIVATIONS[variant.cell_activation]
+    if leak is not None:
+        return (-leak * variant.clip if leak else -math.inf), variant.clip
     most = math.tanh(variant.clip)
     return (-math.inf, math.inf) if most == 1.0 else (-most, most)
+
+
+def moving(limits: tuple[float, float], eps: float) -> tuple[float, float]:
+    """Between which values an activation moves, of its bounds, with numbers of precision `eps`."""
+    low, high = (0.0 if math.isinf(limit) else 4 * eps * max(1.0, abs(limit)) for limit in limits)
+    return limits[0] + low, limits[1] - high
 
 
 def _gate(xp: Any, variant: Variant, z: Array) -> Array:
@@ -249,15 +259,26 @@ def _gate(xp: Any, variant: Variant, z: Array) -> Array:
 def _gate_slope(xp: Any, variant: Variant, gate: Array) -> Array:
     """Derivative of a gate by its pre-activation, from the activated gate."""
     slope = xp.full_like(gate, 0.2) if variant.hard_sigmoid else gate * (1 - gate)
-    return _within(xp, _unsaturated(xp, gate, *bounds(variant)), slope)
+    return _within(xp, _unsaturated(xp, gate, bounds(variant)), slope)
 
 
-def _unsaturated(xp: Any, gate: Array, least: float, most: float) -> Array | None:
+def _activation(xp: Any, variant: Variant, x: Array) -> Array:
+    leak = ACTIVATIONS[variant.cell_activation]
+    return xp.tanh(x) if leak is None else xp.where(x > 0, x, leak * x)
+
+
+def _activation_slope(xp: Any, variant: Variant, y: Array) -> Array:
+    """Derivative of the cell's activation by its argument, from its value."""
+    leak = ACTIVATIONS[variant.cell_activation]
+    return 1 - y * y if leak is None else xp.where(y > 0, xp.ones_like(y), xp.full_like(y, leak))
+
+
+def _unsaturated(xp: Any, gate: Array, limits: tuple[float, float]) -> Array | None:
     """Where an activation isn't at one of its bounds, up to rounding; None where it has none."""
-    if most == math.inf:
+    if limits[1] == math.inf:
         return None
-    margin = 4 * float(xp.finfo(gate.dtype).eps)
-    return (gate > least + margin) & (gate < most - margin)
+    low, high = moving(limits, float(xp.finfo(gate.dtype).eps))
+    return (gate > low) & (gate < high)
 
 
 def _mixed(share: Array | float, old: Array, new: Array) -> Array:

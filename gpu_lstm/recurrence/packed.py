@@ -9,7 +9,7 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.recurrence import family
-from gpu_lstm.recurrence.variant import EPSILON, Variant
+from gpu_lstm.recurrence.variant import ACTIVATIONS, EPSILON, Variant
 
 PARAMETERS = ("peepholes", "gain_hh", "gain_c", "shift_c")
 """Arrays of `Variant` in the dtype of sums, which no product takes."""
@@ -22,24 +22,25 @@ PRECISION = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-13, "bfl
 def numbers(variant: Variant, dtype: str) -> dict[str, float | int]:
     """The numbers, by their names in C++; `dtype` is that of h.
 
-    Beyond `gate_low` and `gate_high` a gate i, f, o is at one of its `family.bounds`, up to rounding; beyond `g_low`
-    and `g_high` is g: there they don't move with their pre-activations.
+    Gates i, f, o move with their pre-activations between `gate_low` and `gate_high`, g between `g_low` and `g_high`.
     """
-    margin = 4 * PRECISION[dtype]
-    low, high = family.bounds(variant)
-    g_low, g_high = family.bounds_of_g(variant)
+    eps, leak = PRECISION[dtype], ACTIVATIONS[variant.cell_activation]
+    low, high = family.moving(family.bounds(variant), eps)
+    g_low, g_high = family.moving(family.bounds_of_g(variant), eps)
     return {
         "clip": float(variant.clip),
         "cell_clip": float(variant.cell_clip),
-        "gate_low": low + margin,
-        "gate_high": high - margin,
-        "g_low": g_low + margin,
-        "g_high": g_high - margin,
+        "gate_low": low,
+        "gate_high": high,
+        "g_low": g_low,
+        "g_high": g_high,
         "share_h": _share(variant.zoneout_h),
         "share_c": _share(variant.zoneout_c),
         "epsilon": EPSILON,
+        "leak": leak or 0.0,
         "coupled": int(variant.coupled),
         "hard_sigmoid": int(variant.hard_sigmoid),
+        "rectified": int(leak is not None),
     }
 
 

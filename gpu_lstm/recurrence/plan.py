@@ -13,7 +13,7 @@ from gpu_lstm.native.kernels import ARITHMETIC
 from gpu_lstm.recurrence import cpu, reference
 from gpu_lstm.recurrence.cuda import auto, pointwise, sequence
 from gpu_lstm.recurrence.problem import Tier
-from gpu_lstm.recurrence.widened import widened
+from gpu_lstm.recurrence.widened import widened_tier
 
 TIERS = ("reference", "pointwise", "sequence")
 """From the most readable to the fastest."""
@@ -115,7 +115,7 @@ def make_plan(
     run = {"reference": reference.TIER, **kernels.tiers, **(kernels.auto if tier == "auto" else {})}[chosen]
     rounded = ARITHMETIC[dtype] != dtype and not (kernels.narrow and chosen != "reference")
     if rounded:
-        run = widened(run, dtype)
+        run = widened_tier(run, dtype)
     reasons = []
     for name in reversed(TIERS):
         if name == chosen:

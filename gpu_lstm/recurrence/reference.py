@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend.base import into
 from gpu_lstm.recurrence import family
 from gpu_lstm.recurrence.problem import (
     Arriving,
@@ -110,13 +111,13 @@ def cell_forward(backend: Backend, z: Array, c_before: Array, c: Array, h: Array
     sigmoid(z) = tanh(z/2)/2 + 1/2, so that one tanh does all four gates and nothing can overflow.
     """
     z *= scale
-    backend.tanh(z, out=z)
+    into(backend, backend.xp.tanh, z, out=z)
     z *= scale
     z += shift
     i, f, g, o = split_gates(z)
-    backend.multiply(f, c_before, out=c)
+    into(backend, backend.xp.multiply, f, c_before, out=c)
     c += i * g
-    backend.tanh(c, out=h)
+    into(backend, backend.xp.tanh, c, out=h)
     h *= o
 
 

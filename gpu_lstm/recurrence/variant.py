@@ -13,6 +13,8 @@ WeightGradients = Callable[[Array, Sequence[Array]], tuple[list[Array], Array]]
 
 EPSILON = 1e-5
 """Added to the variance by layer normalisation."""
+ACTIVATIONS: dict[str, float | None] = {"tanh": None, "relu": 0.0, "leaky_relu": 0.01}
+"""What the cell's activation is times its argument below 0, where it is its argument above 0."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Variant:
         What the gates' activations take, z with the peepholes' terms, is limited to ±clip. As ONNX Runtime does it.
     cell_clip : float
         The new c is limited to ±cell_clip.
+    cell_activation : str
+        Of `ACTIVATIONS`: g and the output take it for tanh.
     gain_hh : (4H,) or None
         h W_hh^T is normalised over its 4H values, then multiplied by this. J. Ba et al., Layer Normalization, 2016.
     gain_c, shift_c : (H,) or None
@@ -55,6 +59,7 @@ class Variant:
     hard_sigmoid: bool = False
     clip: float = math.inf
     cell_clip: float = math.inf
+    cell_activation: str = "tanh"
     gain_hh: Array | None = None
     gain_c: Array | None = None
     shift_c: Array | None = None

@@ -11,12 +11,13 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from gpu_lstm.backend import Backend
+from gpu_lstm.backend.base import widened
 from gpu_lstm.recurrence.problem import Arriving, Gradients, Problem, Saved, Tier
 
 Parts = TypeVar("Parts", bound=Any)
 
 
-def widened(tier: Tier, dtype: str) -> Tier:
+def widened_tier(tier: Tier, dtype: str) -> Tier:
     """The tier for z, h, dh and dz of a dtype of 16 bits."""
 
     def forward(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
@@ -29,7 +30,7 @@ def widened(tier: Tier, dtype: str) -> Tier:
     def backward(backend: Backend, arriving: Sequence[Arriving]) -> list[Gradients]:
         rounded = [one.saved.h for one in arriving]
         for one in arriving:
-            one.saved.h = backend.widened(one.saved.h)
+            one.saved.h = widened(backend, one.saved.h)
         found = tier.backward(backend, [_wide(backend, one) for one in arriving])
         for one, h in zip(arriving, rounded, strict=True):
             one.saved.h = h
@@ -43,4 +44,4 @@ def _wide(backend: Backend, parts: Parts) -> Parts:
     if parts is None:
         return parts
     values = {field.name: getattr(parts, field.name) for field in fields(parts)}
-    return replace(parts, **{n: backend.widened(value) for n, value in values.items() if backend.owns(value)})
+    return replace(parts, **{n: widened(backend, value) for n, value in values.items() if value in backend})

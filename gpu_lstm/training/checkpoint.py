@@ -147,7 +147,7 @@ def to_torch_names(params: Mapping[str, Array], backend: Backend) -> dict[str, n
     return named
 
 
-def fill(model: Model, arrays: dict[str, np.ndarray], path: Path) -> None:
+def assign(model: Model, arrays: dict[str, np.ndarray], path: Path) -> None:
     """Copy arrays under PyTorch's names into the model's parameters.
 
     Raises
@@ -169,7 +169,7 @@ def fill(model: Model, arrays: dict[str, np.ndarray], path: Path) -> None:
         param[...] = model.backend.asarray(host, model.param_dtype)
 
 
-def describe(model: Model, **more: Any) -> dict[str, Any]:
+def description_of(model: Model, **more: Any) -> dict[str, Any]:
     """Description from which `build` makes the model again."""
     return {"kind": model.kind, "model": model.config, "dtype": model.dtype, "versions": versions(model), **more}
 
@@ -248,5 +248,5 @@ def load_model(path: Path, kind: str, backend: Backend, tier: str = "auto") -> t
         raise InputError(f"checkpoint {path} is of kind {description.get('kind')!r}; expected {kind!r}")
     check_amounts(arrays, description, path)
     model = build(description, path, backend, tier)
-    fill(model, arrays, path)
+    assign(model, arrays, path)
     return model, description

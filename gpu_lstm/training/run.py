@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm.backend.base import widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.training import checkpoint, folder
 from gpu_lstm.training.lock import locked
@@ -54,7 +55,7 @@ class Run(Training):
     ):
         super().__init__(task, settings, graph=graph)
         self.folder, self.note = path, note
-        self.description = checkpoint.describe(task.model, settings=asdict(settings), **description)
+        self.description = checkpoint.description_of(task.model, settings=asdict(settings), **description)
         self._saved: int | None = None  # the step of the last checkpoint
         self._saved_at = time.monotonic()
         self._manifest: bytes | None = None  # as it was when the folder was looked at
@@ -138,7 +139,7 @@ class Run(Training):
         backend = self.task.model.backend
         arrays = checkpoint.to_torch_names(self.task.model.params, backend)
         for prefix, part in (("optimizer", self.optimizer.state), ("carried", self.task.carried())):
-            arrays |= {f"{prefix}.{name}": backend.to_numpy(backend.widened(array)) for name, array in part.items()}
+            arrays |= {f"{prefix}.{name}": backend.to_numpy(widened(backend, array)) for name, array in part.items()}
         progress = {
             "step": self.step,
             "updates": self.optimizer.updates,
@@ -184,7 +185,7 @@ class Run(Training):
                     raise ValueError(f"optimizer.{name} is {array.dtype} {array.shape}; expected {tuple(wanted.shape)}")
             carried = {n.removeprefix("carried."): a for n, a in arrays.items() if n.startswith("carried.")}
             self.task.restore({name: backend.asarray(array, dtype) for name, array in carried.items()})
-            checkpoint.fill(self.task.model, arrays, path)
+            checkpoint.assign(self.task.model, arrays, path)
         except InputError:
             raise
         except KeyError as error:

@@ -12,19 +12,20 @@ struct Options {
   T gate_low, gate_high, g_low, g_high;  // gates i, f, o and g move with their pre-activations between these only
   T share_h, share_c;                    // zoneout where it is one number
   T epsilon;                             // of layer normalisation
-  int coupled, hard_sigmoid;
+  T leak;                                // what the activation is times its argument below 0, where rectified
+  int coupled, hard_sigmoid, rectified;
   const T *peepholes, *gain_hh, *gain_c, *shift_c;  // (3, H), (4H,), (H,), (H,)
   const S *zoneout_h, *zoneout_c;                   // (T, B, P), (T, B, H)
   const S *recurrent_mask, *live;                   // (B, P), (T, B)
 
-  static constexpr long numbers = 11;
+  static constexpr long numbers = 13;
 };
 
 // From so many numbers, and the arrays.
 template <typename T, typename S, typename... Arrays>
 CELL Options<T, S> options_of(const double* n, Arrays... arrays) {
-  return {T(n[0]), T(n[1]), T(n[2]), T(n[3]), T(n[4]), T(n[5]), T(n[6]), T(n[7]), T(n[8]), int(n[9]), int(n[10]),
-          arrays...};
+  return {T(n[0]), T(n[1]), T(n[2]), T(n[3]), T(n[4]),    T(n[5]),     T(n[6]),
+          T(n[7]), T(n[8]), T(n[9]), int(n[10]), int(n[11]), int(n[12]), arrays...};
 }
 
 // Of the units at hand; all 0 is none.
@@ -54,14 +55,20 @@ CELL V family_slope(const O& options, V gate) {
   return where_between<T>(gate, options.gate_low, options.gate_high, slope);
 }
 
-// What g and the output are of their arguments, and its derivative from that.
+// What g and the output are of their arguments, and its derivative from that. Chosen element by element: a branch would
+// let compilers part the code around it, and so fuse other products with sums.
 template <typename T, typename O, typename V>
-CELL V activation(const O&, V x) {
-  return tanh_of<T>(x);
+CELL V either(const O& options, V rectified, V otherwise) {
+  return splat<V>(T(options.rectified)) > splat<V>(T(0)) ? rectified : otherwise;
 }
 template <typename T, typename O, typename V>
-CELL V activation_slope(const O&, V y) {
-  return slope_of_tanh<T>(y);
+CELL V activation(const O& options, V x) {
+  return either<T>(options, x > splat<V>(T(0)) ? x : x * splat<V>(options.leak), tanh_of<T>(x));
+}
+template <typename T, typename O, typename V>
+CELL V activation_slope(const O& options, V y) {
+  const V slope = y > splat<V>(T(0)) ? splat<V>(T(1)) : splat<V>(options.leak);
+  return either<T>(options, slope, slope_of_tanh<T>(y));
 }
 
 // z becomes the activated gates; c is the new cell state.

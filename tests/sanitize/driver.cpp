@@ -136,14 +136,14 @@ std::vector<T> family(long set, long steps, long batch, long hidden, long size, 
   std::vector<long> ends(batch);
   for (long b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
   const long* limits = on ? ends.data() : nullptr;
-  const double numbers[] = {0.7, 0.4, 0.33, 0.66, 0.6, 0.25, 0.125, 1e-5};
+  const double numbers[] = {0.7, 0.4, 0.33, 0.66, -0.6, 0.6, 0.25, 0.125, 1e-5, 0.1, double(on), double(!on), double(on)};
   auto given = [](bool is_on, const std::vector<T>& array) { return is_on ? array.data() : nullptr; };
   T *const unprojected = project ? m.data() : nullptr, *const rows = norm ? normalised.data() : nullptr;
   T *const factors = norm ? scales.data() : nullptr, *const gradients = norm ? dnorm.data() : nullptr;
   auto with_options = [&](const auto& entry, auto... rest) {
-    call(entry, set, steps, batch, hidden, size, heads, on, !on, numbers, weight.data(), given(on, peepholes),
-               given(project, projection), given(on, zoneout_h), given(on, zoneout_c), given(on, mask), given(on, live),
-               given(norm, gains), given(norm, gain_c), given(norm, shift_c), rest...);
+    call(entry, set, steps, batch, hidden, size, heads, long(std::size(numbers)), numbers, given(on, peepholes),
+         given(norm, gains), given(norm, gain_c), given(norm, shift_c), given(on, zoneout_h), given(on, zoneout_c),
+         given(on, mask), given(on, live), weight.data(), given(project, projection), rest...);
   };
   with_options(Entries<T>::family_forward, z.data(), h.data(), c.data(), keep ? cells.data() : nullptr, unprojected,
                rows, factors, limits, reverse, keep, threads, split_batch);

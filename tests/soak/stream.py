@@ -30,7 +30,7 @@ def resident(field):
 steps, arguments = int(sys.argv[1]), sys.argv[2:]
 report = {"libraries": resident("VmHWM"), "begun": time.perf_counter()}
 
-def finish(run, kind):
+def finish(run):
     # The real loop, with a stop after so many steps and without validating on a tenth of a huge file.
     run.task.validate = lambda: (0.0, "")
     report["prepared"] = time.perf_counter() - report["begun"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpu_lstm.backend.cuda import Device
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda import costs
 from gpu_lstm.recurrence.cuda.planner import choose, choose_pair
 

@@ -10,8 +10,8 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpu_lstm.backend.cuda import Device
 from gpu_lstm.native.catalogue import CLUSTER, TENSOR
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda.counted import counted
 from gpu_lstm.recurrence.cuda.layout import CHUNK, WARPS, Layout
 

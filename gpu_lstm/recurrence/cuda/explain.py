@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import product
 
-from gpu_lstm.backend.cuda import LEAST_STEPS, Device
+from gpu_lstm.backend.cuda import LEAST_STEPS
 from gpu_lstm.native import clusters
 from gpu_lstm.native.catalogue import CLUSTER, JOINT
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda import costs
 from gpu_lstm.recurrence.cuda.beside import beside
 from gpu_lstm.recurrence.cuda.layout import DIRECTIONS, Layout

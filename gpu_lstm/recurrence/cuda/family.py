@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend.base import widened
 from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.recurrence import family, packed
 from gpu_lstm.recurrence.problem import (
@@ -131,7 +133,7 @@ def backward(backend: Backend, arriving: Arriving) -> Gradients:
     if projected is not None:
         rows = xp.reshape(projected, (-1, size)).T
         m = xp.reshape(saved.unprojected, (-1, hidden))
-        saved.gradients["weight_hr"] = backend.product(rows, m, dtype=kernels.ARITHMETIC[step.dtype])
+        saved.gradients["weight_hr"] = ops.of(backend).product(rows, m, dtype=kernels.ARITHMETIC[step.dtype])
     family.parameter_gradients(backend, saved, None)
     return Gradients(gates, dh_t, dc_t)
 
@@ -188,7 +190,7 @@ class Step:
         live = None if self.variant.live is None else self.variant.live[t]
         for factor in (self.variant.recurrent_mask, live):
             if factor is not None:
-                h = self.backend.widened(h) * self.backend.widened(factor)
+                h = widened(self.backend, h) * widened(self.backend, factor)
         return h
 
     def by_head(self, states: Any) -> Any:

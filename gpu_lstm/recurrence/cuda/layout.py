@@ -19,10 +19,10 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from gpu_lstm.backend.cuda import Device
 from gpu_lstm.native import catalogue
 from gpu_lstm.native.catalogue import CLUSTER, SEQUENCE_THREADS
 from gpu_lstm.native.kernels import Kernel
+from gpu_lstm.native.launch import Device
 
 DIRECTIONS = ("forward", "backward")
 MOST_RUNS = 4

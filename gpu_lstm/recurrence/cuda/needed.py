@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import product
 
-from gpu_lstm.backend.cuda import Device
 from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.native.kernels import Kernel
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda import planner
 from gpu_lstm.recurrence.cuda.layout import DIRECTIONS
 

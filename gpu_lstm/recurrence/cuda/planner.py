@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 
-from gpu_lstm.backend.cuda import CudaBackend, Device
+from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.native.catalogue import CLUSTER, FORMS, sequence_sizes
+from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda import costs
 from gpu_lstm.recurrence.cuda.layout import BUFFERS, DIRECTIONS, MOST_RUNS, Layout, units
 

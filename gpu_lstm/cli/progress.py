@@ -1,0 +1,161 @@
+"""How a run is shown while it trains: a bar, a line per validation, the curve, what to do next."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from gpu_lstm.cli import pictures
+from gpu_lstm.cli.options import first_prompt, quoted
+from gpu_lstm.data.text import UNKNOWN, Vocabulary
+from gpu_lstm.models import LanguageModel
+from gpu_lstm.training import Event, Run
+from gpu_lstm.training.folder import BEST, LOG, PICTURE, read_log
+from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, TextTask
+
+
+def tell(line: str) -> None:
+    """Print a line about what was found amiss and passed over."""
+    print(f"note: {line}", flush=True)
+
+
+def finish(run: Run) -> int:
+    """Run the loop under a progress bar, then draw the curve and say what to do next; return the exit status."""
+    model = run.task.model
+    plan = model.lstm.plan
+    print(f"model: {model.count():,} parameters, {model.dtype}, tier {plan.tier}; run: {run.folder}", flush=True)
+    if plan.widened:
+        tell(f"here, numbers of {model.dtype} are computed with in float32 and then rounded: a rehearsal, no faster")
+    with stop_on_signal() as stop, shown(run) as report:
+        outcome = run.go(report, stop)
+    draw_curve(run)
+    where = quoted(run.folder)
+    if outcome.end == "stopped":
+        print(
+            f"stopped after step {outcome.step} of {outcome.steps}, saved; go on with: gpu-lstm train --resume {where}"
+        )
+        return 130
+    why = "no better score for long" if outcome.end == "early" else "all steps done"
+    print(f"{why}; best score on held-out data: {outcome.best:.4g}")
+    if outcome.skipped:
+        print(f"{outcome.skipped} steps were skipped, because loss or gradients were not finite; {LOG} names them")
+    print(f"model: {run.folder / BEST}   loss curve: {run.folder / PICTURE}")
+    print(next_command(run, where))
+    return 0
+
+
+def draw_curve(run: Run) -> None:
+    """Draw the loss over the steps that are in the log."""
+    log = read_log(run.folder / LOG)
+    if run.task.model.kind == "series":
+        log = [{k: v for k, v in line.items() if k != "score"} for line in log]  # another unit than the loss
+    if log:
+        pictures.loss_curve(log, run.folder / PICTURE, run.task.unit, run.folder.name)
+
+
+def next_command(run: Run, where: str) -> str:
+    """What to do with the model that a run made, as one would type it in a shell."""
+    task = run.task
+    if isinstance(task, TextTask):
+        prompt = first_words(Vocabulary(run.description["vocabulary"]).decode(np.asarray(task.train.tokens[:1000])))
+        return f"next: gpu-lstm sample {where}" + (f" --prompt={shlex.quote(prompt)}" if prompt else "")
+    if isinstance(task, SeriesTask):
+        measurable = len(task.values) - task.validation_end >= task.model.config["horizon"]
+        return f"next: gpu-lstm forecast {where}" + (f"   or: gpu-lstm evaluate {where}" if measurable else "")
+    assert isinstance(task, ClassifyTask)
+    if task.data.test.any():
+        return f"next: gpu-lstm evaluate {where}"
+    return f"no sequences are called test; gpu-lstm evaluate {where} --data FILE measures the model on others"
+
+
+def first_words(text: str) -> str:
+    """The first line of a text, or the beginning of it, that a terminal can show and take; empty if there is none."""
+    encoding = sys.stdout.encoding or "utf-8"
+    shown = (c if c.isprintable() and c != UNKNOWN and c.encode(encoding, "ignore") else "\n" for c in text)
+    return next((line.strip()[:20] for line in "".join(shown).split("\n") if line.strip()), "")
+
+
+def sample_writer(run: Run) -> Callable[[], str] | None:
+    """A function that writes a sample with a language model as it is now; None where none is wanted."""
+    model = run.task.model
+    if not isinstance(model, LanguageModel) or run.description["options"]["sample_length"] <= 0:
+        return None
+    vocabulary = Vocabulary(run.description["vocabulary"])
+    length = run.description["options"]["sample_length"]
+    prompt = vocabulary.encode(first_prompt(vocabulary))
+
+    def write() -> str:
+        drawn = model.sample(prompt, length, temperature=0.8, seed=run.step, never=(0,))
+        return vocabulary.decode(np.fromiter(drawn, dtype=np.int64))
+
+    return write
+
+
+@contextmanager
+def shown(run: Run) -> Iterator[Callable[[Event], None]]:
+    """What is to be called with each step's event: a progress bar on a terminal, a line per validation anywhere."""
+    from tqdm import tqdm
+
+    task, sample = run.task, sample_writer(run)
+    bar = tqdm(
+        total=run.steps * task.items,
+        initial=run.step * task.items,
+        unit=task.item,
+        unit_scale=True,
+        disable=None,
+        dynamic_ncols=True,
+        smoothing=0.05,
+        bar_format="{percentage:3.0f}% |{bar}| {rate_fmt}, {remaining} left, {desc}",
+    )
+    mean: float | None = None  # of the last losses
+    begun, first = time.perf_counter(), run.step
+
+    def report(event: Event) -> None:
+        nonlocal mean
+        loss = (mean or 0.0) if event.skipped else event.loss
+        mean = loss if mean is None else 0.95 * mean + 0.05 * loss
+        bar.update(task.items)
+        bar.set_description_str(f"{mean:.3f} {task.unit}", refresh=False)
+        if event.skipped:
+            tqdm.write(f"step {event.step} skipped: {event.skipped}")
+        if event.score is None:
+            return
+        per_step = (time.perf_counter() - begun) / (event.step - first)
+        text = f"step {event.step}/{event.steps}: {mean:.3f} {task.unit} in training; {event.text}"
+        text += " (best so far)" if event.best else ""
+        left = tqdm.format_interval((event.steps - event.step) * per_step)
+        text += f"; {task.items / per_step:,.0f} {task.item}/s, {left} left"
+        if sample is not None:
+            text += "".join(f"\n    | {line}" for line in sample().strip("\n").split("\n"))
+        tqdm.write(text)
+        sys.stdout.flush()
+
+    with bar:
+        yield report
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second one leaves at once."""
+    asked = False
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        for each in numbers:  # the system's own handling: nothing can hold it up, and files survive it
+            signal.signal(each, signal.SIG_DFL)
+        print("\nstopping after this step; once more to leave at once", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

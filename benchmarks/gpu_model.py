@@ -295,8 +295,10 @@ def options_table() -> Iterator[str]:
         said = []
         for cells in catalogue.SEQUENCE_CELLS:
             layout = planner.choose(H100, direction, batch, hidden, dtype, 1, cells)
-            fits = not isinstance(layout, str)
-            said.append(f"{layout.form} {costs.of(layout).microseconds:.2f}" if fits else "does not fit")
+            if isinstance(layout, str):
+                said.append("does not fit")
+            else:
+                said.append(f"{layout.form} {costs.of(layout).microseconds:.2f}")
         yield f"| {hidden} | {dtype} | {batch} | {direction} | {' | '.join(said)} |"
 
 

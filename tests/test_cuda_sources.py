@@ -81,7 +81,7 @@ def test_a_bare_checkout_finds_its_sources(tmp_path):
     """Without an installed package, as with PYTHONPATH only."""
     script = (
         "import sys; sys.modules['gpu_lstm.kernels'] = None\n"
-        "from gpu_lstm.backend import kernels; print(len(sources.read_source('gates.cu')))\n"
+        "from gpu_lstm.native import sources; print(len(sources.read_source('gates.cu')))\n"
         "assert not any(name.split('.')[0] == 'cupy' for name in sys.modules)"
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}

@@ -28,12 +28,11 @@ ENTRY(backward)(long steps, long batch, long hidden, long count, T* const* gates
 }
 
 // The family's options, as kernels/cell/options.h has them.
-#define OPTIONS                                                                                                      \
+#define OPTIONS                                                                                                        \
   long options, const double* numbers, const T* peepholes, const T* gain_hh, const T* gain_c, const T* shift_c,        \
       const T* zoneout_h, const T* zoneout_c, const T* recurrent_mask, const T* live
 #define FAMILY                                                                                                         \
-  options != Options<T, T>::numbers ? throw Refused()                                                                  \
-                                  : Family<T> {                                                                        \
+  options != Options<T, T>::numbers ? throw Refused() : Family<T> {                                                    \
     options_of<T, T>(numbers, peepholes, gain_hh, gain_c, shift_c, zoneout_h, zoneout_c, recurrent_mask, live), steps, \
         batch, hidden, size, heads, weight_hh, lengths, reverse != 0, projection                                       \
   }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import posixpath
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,7 +36,7 @@ def expand(text: str, path: PurePosixPath) -> str:
 
     def included(text: str, path: PurePosixPath) -> str:
         def header(match: re.Match[str]) -> str:
-            name = _normal(path.parent / match[1])
+            name = PurePosixPath(posixpath.normpath(path.parent / match[1]))
             if name in seen:
                 return ""
             seen.add(name)
@@ -70,14 +71,3 @@ def _folder() -> Any:
         return importlib.resources.files("gpu_lstm.kernels")
     except ModuleNotFoundError:
         return Path(__file__).resolve().parents[2] / "kernels"
-
-
-def _normal(path: PurePosixPath) -> PurePosixPath:
-    """The path without ``..``."""
-    parts: list[str] = []
-    for part in path.parts:
-        if part == "..":
-            parts.pop()
-        else:
-            parts.append(part)
-    return PurePosixPath(*parts)

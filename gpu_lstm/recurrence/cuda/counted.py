@@ -8,34 +8,30 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpu_lstm.native import catalogue, sources
 
-Four = tuple[float, float, float, float]
 
-
-@dataclass(frozen=True)
-class Counted:
+class Counted(NamedTuple):
     """What one instance of the sequence kernels takes in a step, for a tile of sequences.
 
     Attributes
     ----------
-    product : tuple of four floats
+    product : list of four floats
         Instructions of the product: of each warp, more of each that multiplies, of each chunk, more of each that is
         read again; `gpu_lstm.recurrence.cuda.costs` says how many of these there are.
-    turns : tuple of four floats
+    turns : list of four floats
         Cycles that the way to and from shared memory is busy, likewise: turns of its banks, shuffles, and what comes
         through it from L2.
-    cells : tuple of four floats
+    cells : list of four floats
         Instructions of all else: of each warp, of each 32 cells, of those for each part of k, and of each 32 packs of
         dz that are put into shared memory first.
     """
 
-    product: Four
-    turns: Four
-    cells: Four
+    product: list[float]
+    turns: list[float]
+    cells: list[float]
 
 
 ALIKE = {"bfloat16": "float16"}
@@ -58,26 +54,15 @@ def counted(direction: str, dtype: str, form: str, height: int, columns: int, ce
     """
     dtype = ALIKE.get(dtype, dtype)
 
-    def found(*instance: Any) -> dict[str, list[float]]:
-        of_instance: dict[str, list[float]] = table()["sequence"][catalogue.sequence(direction, *instance).expression]
-        return of_instance
-
-    own, options, none = (
-        found(dtype, form, height, columns),
-        *(found(*with_options(direction), name) for name in (cells, "Plain")),
-    )
-    warp, cell, part, gathered = (
+    instances = (dtype, form, height, columns), *((*with_options(direction), name) for name in (cells, "Plain"))
+    own, options, none = (table()["sequence"][catalogue.sequence(direction, *each).expression] for each in instances)
+    all_else = [
         mine + more - less for mine, more, less in zip(own["cells"], options["cells"], none["cells"], strict=True)
-    )
+    ]
     machine = table()["machine"]
-    cell += machine[direction][dtype.replace("tf", "float")]["more"]
+    all_else[1] += machine[direction][dtype.replace("tf", "float")]["more"]
     product = [machine["product"][dtype]["ratio"] * each for each in own["product"]]
-    return Counted(_four(product), _four(own["turns"]), (warp, cell, part, gathered))
-
-
-def _four(numbers: list[float]) -> Four:
-    first, second, third, fourth = numbers
-    return first, second, third, fourth
+    return Counted(product, own["turns"], all_else)
 
 
 @functools.cache

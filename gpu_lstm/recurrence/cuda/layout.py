@@ -156,13 +156,16 @@ class Layout:
     @functools.cached_property
     def row_blocks(self) -> int:
         """Of 16 `height` rows, of all peers."""
-        return self.peers * -(-self.share * (4 if self.direction == "forward" else 1) // (16 * self.height))
+        return self.peers * -(-self._own_rows // (16 * self.height))
+
+    @property
+    def _own_rows(self) -> int:
+        return self.share * (4 if self.direction == "forward" else 1)
 
     @property
     def rows(self) -> int:
         """Of weights in a block."""
-        whole = self.row_blocks * 16 * self.height
-        return whole if self.form == "joint" else self.share * (4 if self.direction == "forward" else 1)
+        return self.row_blocks * 16 * self.height if self.form == "joint" else self._own_rows
 
     @functools.cached_property
     def chunks(self) -> int:

@@ -326,7 +326,7 @@ class LstmLayer:
                 host = np.asarray(value)
             except ValueError:
                 raise InputError(f"{name} is uneven; expected ({what}={height}, 1) numbers") from None
-            if self.backend.owns(host):
+            if host in self.backend:
                 value = host.astype(self.dtype) if host.dtype.kind in "biuf" else host
         return self.backend.require(name, value, (f"{what}={height}", 1), self.dtype)
 

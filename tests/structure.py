@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,6 +54,9 @@ ASKS = (
 
 READING_PATH = re.compile(r"(?<=<!-- path -->).*(?=<!-- /path -->)", re.S)
 """Where README.md lists the files that a training step of the plain LSTM on a CPU goes through, in reading order."""
+
+STEP = "Training._one_step"
+"""The function that does a training step."""
 
 MEASURING, MEASURED = ("gpu_lstm/bench", "benchmarks"), ("gpu_lstm/recurrence", "gpu_lstm/ops", "gpu_lstm/layers")
 
@@ -309,34 +312,27 @@ class Structure:
 
 
 def walked(folder: Path) -> dict[str, set[str]]:
-    """Return the files that one step of `gpu-lstm train text` goes through, on a CPU, and the functions it enters.
+    """Return the files that a step of `gpu-lstm train text` goes through, on a CPU, and the functions it enters.
 
-    A step lasts from one call of the model's loss to the next; the frames from the command down to it belong to it.
-    What the thread that makes batches ahead enters isn't seen.
+    A step is what the loop does for one batch: forward, backward, the optimizer's move, and looking at the loss. What
+    the command does around it (showing, writing, validating) and the thread that makes batches ahead are not in it.
     """
     from gpu_lstm.cli import main as command
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 400, encoding="utf-8")
     found: dict[str, set[str]] = {}
-    losses = 0
+    steps, inside = 0, False
 
-    def enter(frame: FrameType | None, event: str, _: object) -> None:
-        nonlocal losses
-        if event != "call" or frame is None or losses > 2:
-            return
-        losses += frame.f_code.co_qualname == "LanguageModel.loss"
-        outer = frame if losses == 2 and not found else None
-        while outer:
-            note(outer.f_code)
-            outer = outer.f_back
-        if losses == 2:
-            note(frame.f_code)
-
-    def note(code: CodeType) -> None:
+    def enter(frame: FrameType, event: str, _: object) -> None:
+        nonlocal steps, inside
+        code = frame.f_code
+        if code.co_qualname == STEP and event in ("call", "return"):
+            steps += event == "call"
+            inside = event == "call" and steps == 2  # the first one loads and sets up
         path = Path(code.co_filename)
-        if path.is_relative_to(ROOT / "gpu_lstm"):
-            found.setdefault(str(path.relative_to(ROOT)), set()).add(code.co_qualname)
+        if inside and event == "call" and path.is_relative_to(ROOT / "gpu_lstm"):
+            found.setdefault(path.relative_to(ROOT).as_posix(), set()).add(code.co_qualname)
 
     words = f"train text {folder}/text.txt --out {folder}/run --epochs 1 --hidden-size 16 --batch 8 --backend numpy"
     sys.setprofile(enter)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import BackendError, InputError, ops
-from gpu_lstm.backend import VARIABLE, Backend, CupyBackend, NumpyBackend, choose
-from gpu_lstm.backend.base import into
+from gpu_lstm.backend import VARIABLE, Backend, CupyBackend, NumpyBackend, choose, into
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.recurrence import make_plan
 from tests.gpu import HostBackend

@@ -36,6 +36,7 @@ class Last(NumpyBackend):
     def __init__(self):
         super().__init__()
         self.made = None
+        self._ops = Kept(self)  # what `ops.of` gives
 
     def beside(self, work, jobs):
         result = work()
@@ -47,6 +48,10 @@ class Last(NumpyBackend):
         self.made = None
         return result
 
+
+class Kept(ops.Cpu):
+    """Its backend is told of the arrays that it makes."""
+
     def product(self, a, b, bias=None, dtype=None, out=None):
         return self._kept(super().product(a, b, bias, dtype, out), out)
 
@@ -55,8 +60,8 @@ class Last(NumpyBackend):
         return [self._kept(weight) for weight in weights], self._kept(bias)
 
     def _kept(self, array, out=None):
-        if self.made is not None and out is None:
-            self.made.append(array)
+        if self.backend.made is not None and out is None:
+            self.backend.made.append(array)
         return array
 
 

@@ -15,7 +15,8 @@ import gpu_lstm
 from gpu_lstm import ops
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
-from gpu_lstm.native.entries import ENTRIES, OTHERS
+from gpu_lstm.native.arguments import OTHERS
+from gpu_lstm.native.entries import ENTRIES
 from gpu_lstm.recurrence import packed
 from gpu_lstm.recurrence.variant import Variant
 from tests.odd import LAYOUTS, in_packed_record

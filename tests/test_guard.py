@@ -9,7 +9,7 @@ from gpu_lstm import LSTM, Embedding, InputError, Linear, LSTMCell, ops
 from gpu_lstm.layers import Reversed
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.native import compiled
-from gpu_lstm.native.entries import pages
+from gpu_lstm.native.arguments import pages
 from gpu_lstm.recurrence import runnable_tiers
 from tests.support import NUMPY, STRICT
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import InputError
-from gpu_lstm.cli import check, main, pictures, train
+from gpu_lstm.cli import check, main, pictures, runs, train
 from gpu_lstm.data import files, fingerprint, text
 from gpu_lstm.training import checkpoint
 from gpu_lstm.training.folder import BEST, LOG, MADE, MANIFEST, OURS, newest, read_log, repair_manifest, resume_name
@@ -74,8 +74,8 @@ def made(tmp_path_factory):
 def stopped(kind, data, out, *more):
     """Train and stop after step 3, as after Ctrl-C."""
     with pytest.MonkeyPatch.context() as patch:
-        go = train.Run.go
-        patch.setattr(train.Run, "go", lambda self, report, stop: go(self, report, lambda: self.step == 3))
+        go = runs.Run.go
+        patch.setattr(runs.Run, "go", lambda self, report, stop: go(self, report, lambda: self.step == 3))
         assert main(["train", kind, data, *SMALL, *COMMANDS[kind], "--out", out, *more]) == 130
 
 

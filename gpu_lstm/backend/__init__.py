@@ -1,15 +1,18 @@
-"""Where arrays live: the Backend protocol, NumPy and CuPy behind it, and the choice between them."""
+"""Where arrays live: a backend, NumPy and CuPy as such, and the choice between them."""
 
 from __future__ import annotations
 
 import os
 
-from gpu_lstm.backend.base import DTYPES, PARAM_DTYPES, Array, Backend
+from gpu_lstm.backend.base import DTYPES, PARAM_DTYPES, Array, Backend, into, widened
 from gpu_lstm.backend.cupy_backend import CupyBackend
 from gpu_lstm.backend.numpy_backend import NumpyBackend
 from gpu_lstm.errors import BackendError, InputError
 
-__all__ = ["DTYPES", "PARAM_DTYPES", "VARIABLE", "Array", "Backend", "CupyBackend", "NumpyBackend", "choose"]
+__all__ = [
+    "DTYPES", "PARAM_DTYPES", "VARIABLE", "Array", "Backend", "CupyBackend", "NumpyBackend", "choose", "into",
+    "widened",
+]  # fmt: skip
 
 VARIABLE = "GPU_LSTM_BACKEND"
 """Environment variable that names the backend where no argument does."""

@@ -8,6 +8,7 @@ namespace.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -216,15 +217,19 @@ class Backend:
         raise AttributeError(name)
 
     def __reduce__(self) -> Any:
-        from gpu_lstm.backend import choose
-
-        return choose, (self.name,)
+        return _chosen, (self.name,)
 
     def __copy__(self) -> Backend:
         return self
 
     def __deepcopy__(self, memo: Any) -> Backend:
         return self
+
+
+def _chosen(name: str) -> Backend:
+    """The backend of that name where a pickled one arrives; the choice is above this file, which it imports."""
+    found: Backend = importlib.import_module("gpu_lstm.backend").choose(name)
+    return found
 
 
 def widened(backend: Backend, x: Array) -> Array:

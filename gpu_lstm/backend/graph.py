@@ -10,18 +10,6 @@ import numpy as np
 Result = TypeVar("Result")
 
 
-class Count:
-    """A whole number that goes on: whoever holds it sees it as it stands now."""
-
-    def __init__(self, value: int = 0):
-        self.value = value
-
-    def __index__(self) -> int:
-        return self.value
-
-    __int__ = __index__
-
-
 class Graph(Generic[Result]):
     """A recorded function, see `gpu_lstm.backend.Backend.record`.
 

@@ -42,7 +42,7 @@ def needed(size: Size, dtype: str) -> float:
 
 def obstacle(size: Size, dtype: str, backend: Backend) -> str:
     """Why a point can't be measured here for want of memory; empty where it can."""
-    need, have = needed(size, dtype), backend.available()
+    need, have = needed(size, dtype), backend.memory()
     if have is None:
         return ""
     return "" if need <= RESERVE * have else f"needs about {need / 1e9:.1f} GB of memory; {have / 1e9:.1f} GB are free"
@@ -98,7 +98,7 @@ def _gpu_growth(name: str, step: Any, backend: Backend) -> int:
     pool.free_all_blocks()
     before = pool.total_bytes()
     step()
-    backend.synchronize()
+    backend.read()
     return int(pool.total_bytes() - before)
 
 

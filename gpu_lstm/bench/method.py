@@ -76,7 +76,7 @@ def on_gpu(backend: Backend) -> bool:
 def clock_for(backend: Backend, own_stream: bool = False) -> WallClock | DeviceClock:
     """The clock of a side that runs on `backend`'s device; `own_stream` where it doesn't use the current stream."""
     if not on_gpu(backend) or own_stream:
-        return WallClock(backend.synchronize)
+        return WallClock(backend.read)
     return DeviceClock(backend.xp)
 
 

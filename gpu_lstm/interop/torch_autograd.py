@@ -80,7 +80,7 @@ class Call:
         spans = [_span(tensor) for tensor in known]
 
         def place(value: Any) -> Any:
-            if not self.lstm.backend.owns(value):
+            if value not in self.lstm.backend:
                 return value
             tensor = torch.from_dlpack(value)
             span = _span(tensor)
@@ -242,7 +242,7 @@ def native(backend: Backend, name: str, tensor: Tensor | None) -> Array:
     if tensor is None:
         return None
     try:
-        return backend.receive(name, tensor.detach().resolve_neg())
+        return backend.require(name, tensor.detach().resolve_neg())
     except (InputError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{name} is a tensor that can't be read; {PLAIN} ({error})") from error
 

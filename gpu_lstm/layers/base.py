@@ -16,13 +16,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import DTYPES, Array, Backend, choose
-from gpu_lstm.backend.graph import Count
+from gpu_lstm.backend.count import Count
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.parameters import Parameters
 from gpu_lstm.native.kernels import ARITHMETIC
@@ -247,7 +247,8 @@ def check_seed(seed: Any, name: str = "seed") -> tuple[int, ...]:
     for part in parts:
         if isinstance(part, bool) or not isinstance(part, int | np.integer | Count) or int(part) < 0:
             raise InputError(f"{name} is {seed!r}; expected a whole number of at least 0, or a tuple of them")
-    return tuple(cast(int, part) if isinstance(part, Count) else int(part) for part in parts)
+    whole: tuple[Any, ...] = tuple(part if isinstance(part, Count) else int(part) for part in parts)
+    return whole
 
 
 def training_seed(seed: Any) -> tuple[int, ...] | None:

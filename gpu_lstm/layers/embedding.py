@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpu_lstm import ops
-from gpu_lstm.backend import Array, Backend
-from gpu_lstm.backend.base import widened
+from gpu_lstm.backend import Array, Backend, widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_seed, check_size
 

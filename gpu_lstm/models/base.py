@@ -78,6 +78,11 @@ class Model:
         """float32 or float64."""
         return self.lstm.param_dtype
 
+    @property
+    def on_host(self) -> bool:
+        """Whether the parameters are NumPy's arrays, which compiled code of the host can read."""
+        return all(isinstance(array, np.ndarray) for array in self.params.values())
+
     def scaled(self, gradient: Array) -> Array:
         """The loss' gradient times `loss_scale`."""
         return gradient if self.loss_scale == 1 else gradient * self.loss_scale
@@ -124,24 +129,9 @@ def arguments(
     recompute: bool = False,
     seed: int | tuple[int, ...] = 0,
 ) -> tuple[dict[str, Any], dict[str, Any], list[tuple[int, ...]]]:
-    """Arguments of a model's layers, from those that all models take.
+    """Keyword arguments of every layer of a model, those of its LSTM, and different seeds for up to four layers.
 
-    Parameters
-    ----------
-    lstm : dict or None
-        Options of the LSTM family by name.
-    forget_bias : float
-    backend, dtype, tier, recompute, seed
-        See `Where`.
-
-    Returns
-    -------
-    of_all : dict
-        Keyword arguments of every layer.
-    of_lstm : dict
-        Keyword arguments of the LSTM, among them those of every layer.
-    seeds : list of tuple of int
-        Different ones for up to four layers.
+    `lstm` has options of the LSTM family by name; the rest is `Where`.
     """
     *first, last = check_seed(seed)
     of_all = {"backend": choose(backend), "dtype": dtype}

@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from gpu_lstm.backend import Array
-from gpu_lstm.backend.base import widened
+from gpu_lstm.backend import Array, widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.layers.base import training_seed

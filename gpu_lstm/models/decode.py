@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers import LSTM, State
+from gpu_lstm.layers import State
 from gpu_lstm.native import compiled
 
 CHUNK = 64
@@ -57,7 +57,7 @@ def by_compiled_code(
     rng: np.random.Generator,
     never: np.ndarray,
 ) -> Iterator[int]:
-    """The same in ``kernels/cpu/generate.h``, `CHUNK` tokens a call; `params` are a language model's."""
+    """The same in ``kernels/cpu/generate.h``, `CHUNK` tokens a call; `params` are those of a plain language model."""
     embedding, head, head_bias = params["embedding.weight"], params["head.weight"], params["head.bias"]
     vocabulary, width = compiled.axes("embedding.weight", embedding, 2)
     hidden, dtype = head.shape[-1], embedding.dtype.newbyteorder("=")
@@ -90,8 +90,3 @@ def by_compiled_code(
         yield from drawn.tolist()
         length -= len(drawn)
         given = drawn[-1:]
-
-
-def can_compile(lstm: LSTM) -> bool:
-    """Whether `by_compiled_code` runs for a model with that LSTM: a plain one, on the CPU's sequence tier."""
-    return lstm.backend.kernels == "cpu" and lstm.plan.tier == "sequence" and not lstm.options.on()

@@ -161,7 +161,7 @@ class LanguageModel(Model):
         if len(barred) == vocabulary:
             raise InputError(f"never has all {vocabulary} tokens; expected at least one that can be drawn")
         tokens, rng = tokens.astype(np.int64), np.random.default_rng(check_seed(seed))
-        if decode.can_compile(self.lstm):
+        if self.on_host and self.lstm.plan.tier == "sequence" and not self.lstm.options.on():
             layers = self.lstm.num_layers
             return decode.by_compiled_code(self.params, layers, tokens, length, temperature, rng, barred)
         return decode.by_arrays(self.backend, self.logits, tokens, length, temperature, rng, barred)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.native.entries import ENTRIES, OTHERS, Argument, Entry, Limits, Shape, longs, pages
+from gpu_lstm.native.arguments import OTHERS, Argument, Limits, Shape, longs, pages
+from gpu_lstm.native.entries import ENTRIES, Entry
 from gpu_lstm.native.pool import POOL
 
 THREADS_VARIABLES = ("GPU_LSTM_NUM_THREADS", "OMP_NUM_THREADS")

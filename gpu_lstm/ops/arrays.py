@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Protocol, SupportsIndex
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend
-from gpu_lstm.backend.base import out_of_range, widened
+from gpu_lstm.backend import Array, Backend, widened
+from gpu_lstm.backend.base import out_of_range
 
 
 class Rule(Protocol):
@@ -270,5 +270,5 @@ def sum_rows(xp: Any, rows: Array, dtype: Any = None) -> Array:
 
 
 def seed_sequence(seed: tuple[SupportsIndex, ...]) -> np.random.SeedSequence:
-    """Return that of whole numbers, among which may be a `gpu_lstm.backend.graph.Count`, as it stands now."""
+    """Return that of whole numbers, among which may be a `gpu_lstm.backend.count.Count`, as it stands now."""
     return np.random.SeedSequence([int(number) for number in seed])

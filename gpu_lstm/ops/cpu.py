@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Array
-from gpu_lstm.backend.base import widened
+from gpu_lstm.backend import Array, widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
-from gpu_lstm.native.entries import WRITABLE, blocks
+from gpu_lstm.native.arguments import WRITABLE, blocks
 from gpu_lstm.ops.arrays import Arrays, Rule
 
 RULES = ("sgd", "rmsprop", "adam")

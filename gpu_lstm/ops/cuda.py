@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpu_lstm.backend import Array
-from gpu_lstm.backend.base import widened
+from gpu_lstm.backend import Array, widened
 from gpu_lstm.backend.cuda import CudaBackend, contiguous
 from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.errors import InputError

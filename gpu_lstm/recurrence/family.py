@@ -217,7 +217,8 @@ def cell_backward(
         di, df = di - df, xp.zeros_like(df)
     dz_i = di * _gate_slope(xp, variant, i)
     dz_f = df * _gate_slope(xp, variant, f)
-    dz_g = dg * _within(xp, _unsaturated(xp, g, bounds_of_g(variant)), _activation_slope(xp, variant, g))
+    limits = moving(variant, float(xp.finfo(g.dtype).eps))[2:]
+    dz_g = dg * _within(xp, _between(g, *limits), _activation_slope(xp, variant, g))
     for part, value in zip(split_gates(gates), (dz_i, dz_f, dz_g, dz_o), strict=True):
         part[...] = value
     dc *= f
@@ -245,10 +246,18 @@ def bounds_of_g(variant: Variant) -> tuple[float, float]:
     return (-math.inf, math.inf) if most == 1.0 else (-most, most)
 
 
-def moving(limits: tuple[float, float], eps: float) -> tuple[float, float]:
-    """Between which values an activation moves, of its bounds, with numbers of precision `eps`."""
-    low, high = (0.0 if math.isinf(limit) else 4 * eps * max(1.0, abs(limit)) for limit in limits)
-    return limits[0] + low, limits[1] - high
+def moving(variant: Variant, eps: float) -> tuple[float, float, float, float]:
+    """Between which values the gates i, f, o and between which g move with their pre-activations.
+
+    Elsewhere they are at their bounds, up to rounding with numbers of precision `eps`.
+    """
+    least = 1.0 if ACTIVATIONS[variant.cell_activation] is None else 0.0
+    low, high, g_low, g_high = limits = *bounds(variant), *bounds_of_g(variant)
+    rounding = [
+        4 * eps * max(size, abs(limit)) if math.isfinite(limit) else 0.0
+        for limit, size in zip(limits, (1.0, 1.0, least, least), strict=True)
+    ]
+    return low + rounding[0], high - rounding[1], g_low + rounding[2], g_high - rounding[3]
 
 
 def _gate(xp: Any, variant: Variant, z: Array) -> Array:
@@ -259,7 +268,8 @@ def _gate(xp: Any, variant: Variant, z: Array) -> Array:
 def _gate_slope(xp: Any, variant: Variant, gate: Array) -> Array:
     """Derivative of a gate by its pre-activation, from the activated gate."""
     slope = xp.full_like(gate, 0.2) if variant.hard_sigmoid else gate * (1 - gate)
-    return _within(xp, _unsaturated(xp, gate, bounds(variant)), slope)
+    limits = moving(variant, float(xp.finfo(gate.dtype).eps))[:2]
+    return _within(xp, _between(gate, *limits), slope)
 
 
 def _activation(xp: Any, variant: Variant, x: Array) -> Array:
@@ -273,12 +283,9 @@ def _activation_slope(xp: Any, variant: Variant, y: Array) -> Array:
     return 1 - y * y if leak is None else xp.where(y > 0, xp.ones_like(y), xp.full_like(y, leak))
 
 
-def _unsaturated(xp: Any, gate: Array, limits: tuple[float, float]) -> Array | None:
-    """Where an activation isn't at one of its bounds, up to rounding; None where it has none."""
-    if limits[1] == math.inf:
-        return None
-    low, high = moving(limits, float(xp.finfo(gate.dtype).eps))
-    return (gate > low) & (gate < high)
+def _between(x: Array, low: float, high: float) -> Array | None:
+    """Where x is between the two; None where they are infinite."""
+    return None if high == math.inf else (x > low) & (x < high)
 
 
 def _mixed(share: Array | float, old: Array, new: Array) -> Array:

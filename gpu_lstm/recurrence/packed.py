@@ -24,9 +24,8 @@ def numbers(variant: Variant, dtype: str) -> dict[str, float | int]:
 
     Gates i, f, o move with their pre-activations between `gate_low` and `gate_high`, g between `g_low` and `g_high`.
     """
-    eps, leak = PRECISION[dtype], ACTIVATIONS[variant.cell_activation]
-    low, high = family.moving(family.bounds(variant), eps)
-    g_low, g_high = family.moving(family.bounds_of_g(variant), eps)
+    leak = ACTIVATIONS[variant.cell_activation]
+    low, high, g_low, g_high = family.moving(variant, PRECISION[dtype])
     return {
         "clip": float(variant.clip),
         "cell_clip": float(variant.cell_clip),

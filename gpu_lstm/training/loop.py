@@ -179,7 +179,7 @@ class Training:
         """The error to raise, once what we hold of memory has been given back."""
         model, slots = self.task.model, len(self.optimizer.slots)
         size = sum(int(array.nbytes) for array in model.params.values())
-        model.backend.release()
+        model.backend.memory(release=True)
         return TrainingError(
             f"step {self.step + 1} ran out of memory: {told or 'no size told'} (parameters and gradients "
             f"{readable(2 * size)}, optimizer {readable(slots * size)}); {self.advice}{self._kept()}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend.base import widened
+from gpu_lstm.backend import widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.training import checkpoint, folder
 from gpu_lstm.training.lock import locked

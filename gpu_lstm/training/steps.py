@@ -95,7 +95,7 @@ class Replayed(Launched):
             self.optimizer.advance(factor)
         else:
             self._graph = None  # gives its memory back before the next one takes some
-            model.backend.release()
+            model.backend.memory(release=True)
             self._graph = model.backend.record(lambda: self._compute(factor))
             self._scale, self._params = model.loss_scale, params
         return self._graph

@@ -13,7 +13,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from gpu_lstm.errors import naming
 from gpu_lstm.training.checkpoint import write_whole
@@ -98,8 +98,11 @@ def append(file: IO[bytes], content: bytes) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def events(path: Path) -> Iterator[tuple[int, int, dict[str, float]]]:
-    """Whole records of one of our files: where each ends, its step, its scalars. Ends at the first torn one."""
+def events(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Whole records of one of our files: where each ends, its step, its content without the time.
+
+    It ends at the first torn one.
+    """
     content = path.read_bytes() if path.exists() else b""
     at = 0
     while at + 12 <= len(content):
@@ -109,7 +112,7 @@ def events(path: Path) -> Iterator[tuple[int, int, dict[str, float]]]:
         if end > len(content) or record(body) != content[at:end]:
             return
         at = end
-        yield at, *_parse(body)
+        yield at, _step(body[9:]), body[9:]
 
 
 def cut(folder: Path, step: int) -> None:
@@ -124,44 +127,15 @@ def cut(folder: Path, step: int) -> None:
         write_whole(path, path.read_bytes()[:keep])
 
 
-def _parse(body: bytes) -> tuple[int, dict[str, float]]:
-    step, values = 0, {}
-    for field, value in _fields(body):
-        if field == 2:
-            step = int(value)
-        elif field == 5:
-            for _, entry in _fields(value):
-                parts = dict(_fields(entry))
-                values[parts[1].decode()] = parts[2]
-    return step, values
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Fields of a protobuf message: numbers and values of the four wire types that we write."""
-    at = 0
-    while at < len(message):
-        key = message[at]
-        at += 1
-        if key & 7 == 1:
-            yield key >> 3, struct.unpack_from("<d", message, at)[0]
-            at += 8
-        elif key & 7 == 5:
-            yield key >> 3, struct.unpack_from("<f", message, at)[0]
-            at += 4
-        else:
-            value = shift = 0
-            while True:
-                byte = message[at]
-                at += 1
-                value |= (byte & 127) << shift
-                shift += 7
-                if byte < 128:
-                    break
-            if key & 7 == 0:
-                yield key >> 3, value
-            else:
-                yield key >> 3, message[at : at + value]
-                at += value
+def _step(event: bytes) -> int:
+    """The step of an event without its time; 0 for the first one of a file, which has none."""
+    step = 0
+    if event[:1] == b"\x10":
+        for place, byte in enumerate(event[1:]):
+            step |= (byte & 127) << 7 * place
+            if byte < 128:
+                break
+    return step
 
 
 def _varint(value: int) -> bytes:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, ops
-from gpu_lstm.backend import CupyBackend
-from gpu_lstm.backend.base import into, widened
+from gpu_lstm.backend import CupyBackend, into, widened
 from gpu_lstm.layers import Linear
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.native import catalogue

@@ -18,7 +18,7 @@ from pathlib import Path
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from gpu_lstm.cli import main, train
+from gpu_lstm.cli import main, runs
 from gpu_lstm.training import Run
 import gpu_lstm.training.checkpoint, safetensors.numpy, tqdm
 
@@ -45,7 +45,7 @@ def finish(run):
     report["first_step"] = times[0][0] - report["begun"] - report["prepared"]
     return 0
 
-train.finish = finish
+runs.finish = finish
 status = main(["train", "text", *arguments])
 report["peak"] = resident("VmHWM")
 print(json.dumps(report))

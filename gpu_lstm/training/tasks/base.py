@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from gpu_lstm.backend import Array
-from gpu_lstm.backend.graph import Count
+from gpu_lstm.backend.count import Count
 from gpu_lstm.data.loader import Loader
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params

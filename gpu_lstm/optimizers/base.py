@@ -1,8 +1,4 @@
-"""Optimizers: they update parameters in place from gradients of the same names.
-
-``optimizer.state`` is a flat dictionary of arrays, all that has to be saved to go on later, with the number of
-updates in ``optimizer.updates``.
-"""
+"""What every optimizer is: parameters that are updated in place, the state of each, and the numbers of an update."""
 
 from __future__ import annotations
 
@@ -65,7 +61,7 @@ class Optimizer:
                 raise foreign(f"parameter {name}", param, backend.name)
             if names.setdefault(id(param), name) != name:
                 raise InputError(f"parameters {names[id(param)]} and {name} are the same array; expected it once")
-            _check_writeable(f"parameter {name}", param)
+            check_writeable(f"parameter {name}", param)
         self._kinds = {name: (param.shape, param.dtype) for name, param in params.items()}
         self.state: dict[str, Array] = {
             f"{slot}.{name}": backend.xp.zeros_like(p) for slot in self.slots for name, p in params.items()
@@ -112,7 +108,7 @@ class Optimizer:
                 odd = sorted(given.keys() ^ self._kinds.keys())
                 raise InputError(f"{what} has not the parameters' names; these are on one side only: {odd}")
         if max_norm is not None:
-            _check_max_norm(max_norm)
+            check_max_norm(max_norm)
         taken = []
         for name, param in self.params.items():
             self._check(f"parameter {name}", param, *self._kinds[name])
@@ -144,7 +140,7 @@ class Optimizer:
             raise foreign(name, array, self.backend.name)
         if not (array.shape == shape and array.dtype == dtype):
             self.backend.require(name, array, tuple(shape), str(dtype))
-        _check_writeable(name, array)
+        check_writeable(name, array)
 
     @property
     def rule(self) -> str:
@@ -165,168 +161,20 @@ class Optimizer:
         raise NotImplementedError
 
 
-class SGD(Optimizer):
-    """Gradient descent with momentum: v = momentum v + gradient, p -= rate v (PyTorch's form)."""
-
-    slots = ("velocity",)
-
-    def __init__(self, backend: Backend, params: Params, learning_rate: float = 0.1, momentum: float = 0.0):
-        super().__init__(backend, params, learning_rate)
-        self.momentum = _fraction("momentum", momentum)
-
-    def numbers(self) -> tuple[float, ...]:  # noqa: D102
-        return self.rate, self.momentum
-
-    @compiled_as("sgd")
-    def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
-        (velocity,), (rate, momentum) = state, numbers
-        velocity *= momentum
-        velocity += gradient
-        param -= rate * velocity
-
-
-class RMSProp(Optimizer):
-    """p -= rate gradient / (sqrt(mean of squares) + eps) (T. Tieleman and G. Hinton, 2012)."""
-
-    slots = ("square",)
-
-    def __init__(
-        self,
-        backend: Backend,
-        params: Params,
-        learning_rate: float = 1e-3,
-        decay: float = 0.99,
-        eps: float = 1e-8,
-    ):
-        super().__init__(backend, params, learning_rate)
-        self.decay = _fraction("decay", decay)
-        self.eps = eps
-
-    def numbers(self) -> tuple[float, ...]:  # noqa: D102
-        return self.rate, self.decay, 1 - self.decay, self.eps
-
-    @compiled_as("rmsprop")
-    def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
-        (square,), (rate, decay, rest, eps) = state, numbers
-        square *= decay
-        square += rest * gradient * gradient
-        param -= rate * gradient / (self.backend.xp.sqrt(square) + eps)
-
-
-class Adam(Optimizer):
-    """Adam (D. Kingma and J. Ba, 2015), with both moments' bias corrected."""
-
-    slots = ("mean", "square")
-    weight_decay = 0.0
-
-    def __init__(
-        self,
-        backend: Backend,
-        params: Params,
-        learning_rate: float = 1e-3,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
-    ):
-        super().__init__(backend, params, learning_rate)
-        self.beta1 = _fraction("beta1", beta1)
-        self.beta2 = _fraction("beta2", beta2)
-        self.eps = eps
-
-    def numbers(self) -> tuple[float, ...]:
-        """Step size and root of the second moment's correction hold both biases' corrections."""
-        return (
-            self.rate / (1 - self.beta1**self.updates),
-            math.sqrt(1 - self.beta2**self.updates),
-            self.beta1,
-            1 - self.beta1,
-            self.beta2,
-            1 - self.beta2,
-            self.eps,
-            1 - self.rate * self.weight_decay,
-        )
-
-    @compiled_as("adam")
-    def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
-        mean, square = state
-        step_size, root, beta1, rest1, beta2, rest2, eps, shrink = numbers
-        if shrink != 1:
-            param *= shrink
-        mean *= beta1
-        mean += rest1 * gradient
-        square *= beta2
-        square += rest2 * gradient * gradient
-        divisor = self.backend.xp.sqrt(square)
-        divisor /= root
-        divisor += eps
-        step = mean / divisor
-        step *= step_size
-        param -= step
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay: p *= 1 - rate * weight_decay first (I. Loshchilov and F. Hutter, 2019)."""
-
-    def __init__(
-        self,
-        backend: Backend,
-        params: Params,
-        learning_rate: float = 1e-3,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-    ):
-        super().__init__(backend, params, learning_rate, beta1, beta2, eps)
-        if weight_decay < 0:
-            raise InputError(f"weight_decay is {weight_decay!r}; expected at least 0")
-        self.weight_decay = weight_decay
-
-
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam": Adam, "adamw": AdamW}
-
-
-def make_optimizer(name: str, backend: Backend, params: Params, learning_rate: float, **options: float) -> Optimizer:
-    """The optimizer called `name`: sgd, rmsprop, adam or adamw."""
-    if name not in OPTIMIZERS:
-        raise InputError(f"optimizer is {name!r}; expected one of {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[name](backend, params, learning_rate, **options)
-
-
-def clip_by_global_norm(backend: Backend, gradients: Params, max_norm: float) -> float:
-    """Scale all gradients in place so that their joint 2-norm is at most `max_norm` (Pascanu et al., 2013).
-
-    Returns
-    -------
-    float
-        The norm before clipping.
-
-    Raises
-    ------
-    InputError
-        A gradient can't be written, or max_norm is not above 0.
-    """
-    _check_max_norm(max_norm)
-    for name, gradient in gradients.items():
-        _check_writeable(f"gradient of {name}", gradient)
-    norm = float(ops.of(backend).norm(list(gradients.values())))
-    if norm > max_norm:
-        for gradient in gradients.values():
-            gradient *= max_norm / norm
-    return norm
-
-
-def _check_writeable(name: str, array: Array) -> None:
+def check_writeable(name: str, array: Array) -> None:
+    """Refuse an array that can't be written to."""
     if not getattr(getattr(array, "flags", None), "writeable", True):
         raise InputError(f"{name} is read-only; expected an array to write to")
 
 
-def _check_max_norm(max_norm: float) -> None:
+def check_max_norm(max_norm: float) -> None:
+    """Refuse a largest norm that is not above 0."""
     if not max_norm > 0:
         raise InputError(f"max_norm is {max_norm!r}; expected a number above 0")
 
 
-def _fraction(name: str, value: float) -> float:
+def fraction(name: str, value: float) -> float:
+    """Return a number if it is in [0, 1)."""
     if not 0 <= value < 1:
         raise InputError(f"{name} is {value!r}; expected a number in [0, 1)")
     return float(value)

@@ -1,0 +1,169 @@
+"""What ``gpu-lstm train`` does: begin a run or go on with one, and train to its end."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from gpu_lstm.backend import Backend
+from gpu_lstm.cli.options import RUNS, SHIPPED, announce, data_path, next_free, trained_on
+from gpu_lstm.cli.progress import finish, tell
+from gpu_lstm.cli.recipes import RECIPES, Recipe
+from gpu_lstm.data.fingerprint import check_unchanged, fingerprint
+from gpu_lstm.errors import InputError
+from gpu_lstm.layers.base import check_seed
+from gpu_lstm.layers.options import Options
+from gpu_lstm.recurrence import runnable_tiers
+from gpu_lstm.training import Run, Settings, checkpoint
+from gpu_lstm.training.folder import check_unused, newest
+from gpu_lstm.training.memory import Job, check_fits, predict
+
+KINDS = {"text": "shakespeare", "series": "co2", "classify": "japanese_vowels"}
+"""Kinds of training, each with the shipped data that it takes if no others are given."""
+KEEPING = ("keep", "save_minutes", "on_nonfinite")
+"""Settings that are of a command rather than of a run."""
+NOT_OF_THE_TASK = (
+    "run", "out", "resume", "backend", "any_kind", "command", "dry_run", "graph", "parser", "arguments", *KEEPING
+)  # fmt: skip
+"""Options that a run's description doesn't keep among those of its task."""
+CHANGEABLE = ("data", "tier", "recompute", "sample_length", "epochs", "patience")
+"""Options of the task that --resume takes anew: the same data elsewhere, how to compute, how long to go on."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, or go on training."""
+    made = begin(options) if options.resume is None else resume(options)
+    return 0 if made is None else finish(made)
+
+
+def begin(options: argparse.Namespace) -> Run | None:
+    """A new run; None where only its memory was asked for."""
+    Options.parse(options.lstm)  # refused before anything is read
+    backend = announce(options)
+    settings = Settings(
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        optimizer=options.optimizer,
+        options={"weight_decay": 0.1 if options.kind == "classify" else 0.01} if options.optimizer == "adamw" else {},
+        schedule=options.schedule,
+        warm_up=options.warm_up,
+        clip=options.clip,
+        validations=options.validations,
+        patience=options.patience,
+        **{name: value for name in KEEPING if (value := getattr(options, name)) is not None},
+    )
+    check_seed(options.seed, "--seed")
+    plain = {k: v for k, v in vars(options).items() if k not in NOT_OF_THE_TASK}
+    plain["data"] = full_name(options.data or KINDS[options.kind])
+    folder = new_folder(options)
+    recipe = RECIPES[options.kind](plain, backend, None)
+    if not fits(options, plain, recipe, backend):
+        return None
+    known = {"options": plain, **recipe.extra, "fingerprint": fingerprint(data_path(plain["data"]))}
+    return Run(recipe.make(), settings, folder, known, tell, options.graph)
+
+
+def resume(options: argparse.Namespace) -> Run | None:
+    """An unfinished run, from its own description; None where it is finished or only its memory was asked for."""
+    if options.resume.is_dir() or not options.resume.exists():
+        folder = options.resume
+        path, arrays, description, passed_over = newest(folder)
+        for line in passed_over:
+            tell(line)
+    else:
+        folder, path = options.resume.parent, options.resume
+        arrays, description = checkpoint.load(path)
+    if "progress" not in description:
+        raise InputError(f"checkpoint {path} is a model for use; expected its run's folder or a resume-....safetensors")
+    kind = description.get("kind")
+    if kind not in KINDS or (kind != options.kind and not options.any_kind):
+        raise InputError(f"checkpoint {path} is of kind {kind!r}; expected {options.kind!r}")
+    try:
+        changes = given(options)
+        plain = {**description["options"]}
+        plain.setdefault("recompute", False)
+        check_changes(changes, {**plain, "out": folder})
+        plain |= {name: value for name, value in changes.items() if name in plain}
+        settings = {name: changes.get(name, value) for name, value in description["settings"].items()}
+        backend = announce(options)
+        checkpoint.check_amounts(arrays, description, path)
+        known = description.get("fingerprint")
+        plain["data"] = full_name(changes["data"]) if "data" in changes else trained_on(path, description)
+        if known is None:
+            tell(f"{path} is of an older gpu_lstm and has no fingerprint of its data; only their amount is compared")
+        elif "data" in changes:
+            check_unchanged(data_path(plain["data"]), known)
+        recipe = RECIPES[kind](plain, backend, description)
+        if not fits(options, plain, recipe, backend):
+            return None
+        about = {"options": plain, **recipe.extra, "fingerprint": known or fingerprint(data_path(plain["data"]))}
+        run = Run(recipe.make(), Settings.read(settings, path), folder, about, tell, options.graph)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
+    run.resume(arrays, description)
+    if run.step == run.steps:
+        print(f"{folder} is finished: {run.steps} steps done")
+        return None
+    print(f"going on with {folder} after step {run.step} of {run.steps}")
+    return run
+
+
+def full_name(data: str) -> str:
+    """What a description keeps of where data are: a shipped set's name, or the whole path."""
+    return data if data in SHIPPED else str(Path(data).resolve())
+
+
+def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, backend: Backend) -> bool:
+    """Whether to train: with --dry-run, only what memory it would take is told.
+
+    Raises
+    ------
+    InputError
+        It would take more than there is.
+    """
+    dtype, here = plain["dtype"], backend.kernels == "cuda" and plain["tier"] != "reference"
+    job = Job(
+        recipe.kind, recipe.config, dtype, plain["optimizer"], recipe.steps, plain["batch"], plain["recompute"],
+        fused=len(runnable_tiers(backend)) > 1, widened=dtype in ("float16", "bfloat16") and not here,
+        least_steps=backend.least_steps, beside=backend.kernels == "cuda",
+    )  # fmt: skip
+    if options.dry_run:
+        print("\n".join(predict(job).lines()))
+    check_fits(job, backend.memory())
+    return not options.dry_run
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that the user gave, whatever their defaults: parsed again over values that only those replace."""
+    nothing = object()
+    blank = argparse.Namespace(**dict.fromkeys(vars(options), nothing))
+    parsed = vars(options.parser.parse_args(options.arguments[2:], blank))
+    return {name: value for name, value in parsed.items() if value not in (nothing, None)}
+
+
+def check_changes(changes: dict[str, Any], run: dict[str, Any]) -> None:
+    """Refuse options beside --resume that would make another run of it.
+
+    Raises
+    ------
+    InputError
+        One is neither `CHANGEABLE` nor what the run has.
+    """
+    for name, value in changes.items():
+        if name in NOT_OF_THE_TASK and name != "out":
+            continue
+        if name not in run or (name not in CHANGEABLE and run[name] != value):
+            has = f"has {run[name]}, which stays" if name in run else "has no such thing"
+            raise InputError(f"--{name.replace('_', '-')} is {value}; the run to go on with {has}")
+
+
+def new_folder(options: argparse.Namespace) -> Path:
+    """Folder of a new run; an earlier run is never overwritten."""
+    if options.out is not None:
+        out: Path = options.out
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--out {out} is a file; expected a folder")
+        check_unused(out)
+        return out
+    return next_free(RUNS / str(options.kind))

@@ -1,0 +1,159 @@
+"""An argument of the compiled library: an array that fits is passed as it is, another copied or refused by name."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.errors import InputError
+
+PLAIN = (np.ndarray, np.memmap)
+"""Kinds of arrays that have no meaning of their own, as a mask or units are."""
+BLOCK, PAGE = 4096, 65536
+"""Elements of a block in ``kernels/cpu/training.h``, and bytes of one that has a fingerprint."""
+OTHERS: dict[str, np.dtype] = {
+    "long": np.dtype("l"),
+    "double": np.dtype(np.float64),
+    "byte": np.dtype(np.uint8),
+    "word": np.dtype(np.uint64),
+}
+"""Dtypes besides the call's."""
+
+CONTIGUOUS, _ALIGNED = 0x1, 0x100
+"""Bits of ``ndarray.flags.num``."""
+WRITABLE = CONTIGUOUS | _ALIGNED | 0x400
+"""Those of an array that can be written."""
+Shape = tuple[int, ...] | int
+"""Of an array; or how many elements one of any shape has."""
+Limits = tuple[int, int] | None
+"""From where to where an array's numbers may go."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One of a row.
+
+    Attributes
+    ----------
+    name, dtype, shape, low, high : str
+        As the row has them, empty where it has none.
+    many : str
+        Of a list, how many it has.
+    written, optional : bool
+    gaps : tuple of str
+        Names of C++'s arguments that tell how far rows, or rows and columns, are apart.
+    """
+
+    name: str
+    dtype: str
+    many: str
+    shape: str
+    low: str
+    high: str
+    written: bool
+    optional: bool
+    gaps: tuple[str, ...]
+
+    @functools.cached_property
+    def flags(self) -> int:
+        """What the memory of an array must have."""
+        return WRITABLE if self.written else _ALIGNED if self.gaps else _ALIGNED | CONTIGUOUS
+
+    def fit(self, array: Any, shape: Shape, dtype: np.dtype, limits: Limits, n: int | None = None) -> np.ndarray | None:
+        """The array as C++ takes it: itself, or a copy.
+
+        Parameters
+        ----------
+        array
+            What was given.
+        shape : tuple of int, or int
+            That it must have.
+        dtype : numpy.dtype
+            Of the call.
+        limits : pair of int, or None
+            From where to where its numbers may go.
+        n : int, optional
+            Its place in a list.
+
+        Raises
+        ------
+        InputError
+            It has another shape, is no plain array, has a dtype that another can't stand for, has a number that is no
+            place in another array, or is to be written and has another dtype, gaps, an odd address or no permission to.
+        """
+        if array is None and self.optional:
+            return None
+        if type(array) not in PLAIN:
+            kind = f"{type(array).__module__}.{type(array).__name__}"
+            raise InputError(f"{self.label(n)} is a {kind}; expected a NumPy array")
+        if array.shape != shape and (isinstance(shape, tuple) or array.size != shape):
+            raise InputError(f"{self.label(n)} has shape {array.shape}; expected {self._expected(shape)}")
+        needed, dtype = self.flags, OTHERS.get(self.dtype, dtype)
+        if not (array.dtype == dtype and array.flags.num & needed == needed and (not self.gaps or self.apart(array))):
+            if array.dtype != dtype and (self.written or not np.can_cast(array.dtype, dtype, "same_kind")):
+                raise InputError(f"{self.label(n)} has dtype {array.dtype}; expected {dtype}")
+            if self.written:
+                raise InputError(f"{self.label(n)} {self._unfit(array)}")
+            array = np.array(array, dtype, order="C")
+        if limits and array.size and not limits[0] <= array.min() <= array.max() <= limits[1]:
+            numbers, expected = f"{array.min()}..{array.max()}", f"{self.low}..{self.high}={limits[1]}"
+            raise InputError(f"{self.label(n)} has values {numbers}; expected {expected}")
+        fitting: np.ndarray = array
+        return fitting
+
+    def label(self, n: int | None) -> str:
+        """Its name, or that of an array of its list."""
+        return self.name if n is None else f"{self.name}[{n}]"
+
+    def copied(self, value: Any) -> Any:
+        """The value, with arrays that are read in memory of their own."""
+        if self.written or not self.shape:
+            return value
+        if self.many:
+            return [None if array is None else array.copy() for array in value]
+        return None if value is None else value.copy()
+
+    def apart(self, array: np.ndarray) -> tuple[int, ...]:
+        """Elements from row to row, or also from column to column; empty where no whole numbers say it."""
+        item, strides = array.itemsize, array.strides
+        if len(self.gaps) == 2:
+            row, column = strides
+            return () if row % item or column % item else (row // item, column // item)
+        _, batch, width = array.shape
+        row = strides[1] // item
+        return (row,) if (strides == (batch * row * item, row * item, item) and row >= width) or not array.size else ()
+
+    def _expected(self, shape: Shape) -> str:
+        if not isinstance(shape, tuple):
+            return f"{shape} elements"
+        texts = zip(self.shape.split(","), shape, strict=True)
+        parts = [text if text.isdigit() else f"{text}={n}" for text, n in texts]
+        return f"({', '.join(parts)}{',' * (len(parts) == 1)})"
+
+    def _unfit(self, array: np.ndarray) -> str:
+        """What is wrong with an array that is to be written."""
+        if not array.flags.writeable:
+            return "is read-only; expected an array to write to"
+        if not array.flags.c_contiguous:
+            return "is not C-contiguous; expected an array without gaps (np.ascontiguousarray)"
+        return "is misaligned; expected an array whose elements begin at multiples of their size"
+
+
+def longs(numbers: Sequence[int]) -> Any:
+    """Whole numbers as C++ takes a list of them."""
+    return (ctypes.c_long * len(numbers))(*numbers)
+
+
+def blocks(sizes: Sequence[int]) -> int:
+    """Blocks of arrays with so many elements."""
+    return sum(-(-size // BLOCK) for size in sizes)
+
+
+def pages(sizes: Sequence[int]) -> int:
+    """Fingerprints of arrays with so many bytes."""
+    return sum(-(-size // PAGE) for size in sizes)

@@ -1,0 +1,80 @@
+"""Adam, and the same with decoupled weight decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.errors import InputError
+from gpu_lstm.optimizers.base import Optimizer, Params, compiled_as, fraction
+
+
+class Adam(Optimizer):
+    """Adam (D. Kingma and J. Ba, 2015), with both moments' bias corrected."""
+
+    slots = ("mean", "square")
+    weight_decay = 0.0
+
+    def __init__(
+        self,
+        backend: Backend,
+        params: Params,
+        learning_rate: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+    ):
+        super().__init__(backend, params, learning_rate)
+        self.beta1 = fraction("beta1", beta1)
+        self.beta2 = fraction("beta2", beta2)
+        self.eps = eps
+
+    def numbers(self) -> tuple[float, ...]:
+        """Step size and root of the second moment's correction hold both biases' corrections."""
+        return (
+            self.rate / (1 - self.beta1**self.updates),
+            math.sqrt(1 - self.beta2**self.updates),
+            self.beta1,
+            1 - self.beta1,
+            self.beta2,
+            1 - self.beta2,
+            self.eps,
+            1 - self.rate * self.weight_decay,
+        )
+
+    @compiled_as("adam")
+    def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
+        mean, square = state
+        step_size, root, beta1, rest1, beta2, rest2, eps, shrink = numbers
+        if shrink != 1:
+            param *= shrink
+        mean *= beta1
+        mean += rest1 * gradient
+        square *= beta2
+        square += rest2 * gradient * gradient
+        divisor = self.backend.xp.sqrt(square)
+        divisor /= root
+        divisor += eps
+        step = mean / divisor
+        step *= step_size
+        param -= step
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: p *= 1 - rate * weight_decay first (I. Loshchilov and F. Hutter, 2019)."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        params: Params,
+        learning_rate: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ):
+        super().__init__(backend, params, learning_rate, beta1, beta2, eps)
+        if weight_decay < 0:
+            raise InputError(f"weight_decay is {weight_decay!r}; expected at least 0")
+        self.weight_decay = weight_decay

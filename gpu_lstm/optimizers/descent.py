@@ -1,0 +1,56 @@
+"""Gradient descent with momentum, and with a running mean of squares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.optimizers.base import Optimizer, Params, compiled_as, fraction
+
+
+class SGD(Optimizer):
+    """Gradient descent with momentum: v = momentum v + gradient, p -= rate v (PyTorch's form)."""
+
+    slots = ("velocity",)
+
+    def __init__(self, backend: Backend, params: Params, learning_rate: float = 0.1, momentum: float = 0.0):
+        super().__init__(backend, params, learning_rate)
+        self.momentum = fraction("momentum", momentum)
+
+    def numbers(self) -> tuple[float, ...]:  # noqa: D102
+        return self.rate, self.momentum
+
+    @compiled_as("sgd")
+    def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
+        (velocity,), (rate, momentum) = state, numbers
+        velocity *= momentum
+        velocity += gradient
+        param -= rate * velocity
+
+
+class RMSProp(Optimizer):
+    """p -= rate gradient / (sqrt(mean of squares) + eps) (T. Tieleman and G. Hinton, 2012)."""
+
+    slots = ("square",)
+
+    def __init__(
+        self,
+        backend: Backend,
+        params: Params,
+        learning_rate: float = 1e-3,
+        decay: float = 0.99,
+        eps: float = 1e-8,
+    ):
+        super().__init__(backend, params, learning_rate)
+        self.decay = fraction("decay", decay)
+        self.eps = eps
+
+    def numbers(self) -> tuple[float, ...]:  # noqa: D102
+        return self.rate, self.decay, 1 - self.decay, self.eps
+
+    @compiled_as("rmsprop")
+    def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
+        (square,), (rate, decay, rest, eps) = state, numbers
+        square *= decay
+        square += rest * gradient * gradient
+        param -= rate * gradient / (self.backend.xp.sqrt(square) + eps)

@@ -232,7 +232,7 @@ def test_the_plan_explains_itself_with_numbers():
 def test_auto_takes_the_pointwise_tier_for_batches_where_it_is_expected_to_be_faster():
     backend = HostBackend()
     assert make_plan(backend, "auto", 1024).run is auto.TIER
-    assert make_plan(backend, "sequence", 1024).run is sequence_cuda
+    assert make_plan(backend, "sequence", 1024).run is sequence_cuda.TIER
     most = planner.most_that_pays(H100, "backward", 1024, "float32")
     assert planner.pays(H100, "backward", most, 1024, "float32")
     assert not planner.pays(H100, "backward", 2 * most, 1024, "float32")

@@ -79,6 +79,21 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n")
 
 
+def lines_of_code(path: Path) -> int:
+    """Return the lines of a file that hold code: neither blank nor comments nor docstrings alone."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return sum(bool(line.strip()) for line in re.sub(r"//.*|/\*[\s\S]*?\*/", "", text).splitlines())
+    kept: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
+            kept |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            kept -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(kept) - 1  # the end of the file is a token, too
+
+
 def complexity(body: list[ast.stmt]) -> int:
     """Return how many ways there are through statements, less one: McCabe's number as ruff's rule C901 counts it."""
     found = 0
@@ -265,11 +280,14 @@ class Structure:
         listed = READING_PATH.findall((self.root / "README.md").read_text(encoding="utf-8"))[0]
         return {file: int(said.replace(",", "")) for file, said in re.findall(r"`(\S+)` (\d[\d,]*)\b", listed)}
 
-    def reading_path(self) -> tuple[int, int]:
-        """Return the lines of Python and of C++ on the reading path."""
-        there = [path for path in self.path if (self.root / path).exists()]
-        sizes = [(path.endswith(".py"), lines(self.root / path)) for path in there]
-        return sum(size for python, size in sizes if python), sum(size for python, size in sizes if not python)
+    def reading_path(self) -> dict[str, int]:
+        """Return the lines of Python and of C++ on the reading path, and how many of them are code."""
+        there = [self.root / path for path in self.path if (self.root / path).exists()]
+        python, cpp = ([path for path in there if (path.suffix == ".py") == is_python] for is_python in (True, False))
+        return {
+            "Python": sum(map(lines, python)), "Python code": sum(map(lines_of_code, python)),
+            "C++": sum(map(lines, cpp)), "C++ code": sum(map(lines_of_code, cpp)),
+        }  # fmt: skip
 
     def write_path(self) -> None:
         """Put the lines that files have into README.md's reading path."""
@@ -289,7 +307,7 @@ class Structure:
 
     def over(self) -> dict[str, list[str]]:
         """Return all that is over its bound, by what is bounded."""
-        python, cpp = self.reading_path()
+        path = self.reading_path()
         newest, naming = list(self.options().items())[-1]
         measuring, measured = self.of_folders(MEASURING), self.of_folders(MEASURED)
         counts = {
@@ -299,8 +317,7 @@ class Structure:
             "lines of a function": self.sizes(ast.FunctionDef),
             "complexity of a function": self.complexities(),
             "code files that name the newest option": [Sized(len(naming), f"{newest}: {', '.join(naming)}")],
-            "lines of Python on the reading path": [Sized(python, "")],
-            "lines of C++ on the reading path": [Sized(cpp, "")],
+            **{f"lines of {kind} on the reading path": [Sized(count, "")] for kind, count in path.items()},
         }
         found = {what: [str(one) for one in counts[what] if one.size > most] for what, most in BOUNDS.items()}
         found["imports that climb"] = self.climbing()
@@ -361,7 +378,8 @@ def report(structure: Structure) -> Iterator[str]:
     options = structure.options()
     for name, files in options.items():
         yield f"code files that name {name:17}{len(files):3}"
-    yield "lines on the reading path   {:6,} of Python, {:,} of C++".format(*structure.reading_path())
+    for kind, count in structure.reading_path().items():
+        yield f"reading path, {kind:14}{count:6,}"
     measuring, measured = structure.of_folders(MEASURING), structure.of_folders(MEASURED)
     yield f"lines that measure          {measuring:6,}  what they measure {measured:,}"
     cpp = structure.of_folders(["kernels"], CODE[1:])

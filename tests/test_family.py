@@ -498,7 +498,7 @@ def test_segments_and_recomputation_change_nothing(name, bidirectional, monkeypa
             np.testing.assert_allclose(ours[key], value, rtol=0, atol=1e-11 * max(np.abs(value).max(), 1), err_msg=key)
 
 
-def _by_two(num_steps, batch, least_steps):
+def _by_two(num_steps, *_, **__):
     return [(start, min(start + 2, num_steps)) for start in range(0, num_steps, 2)]
 
 

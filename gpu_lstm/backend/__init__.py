@@ -19,7 +19,7 @@ VARIABLE = "GPU_LSTM_BACKEND"
 
 
 def choose(name: str | Backend | None = None) -> Backend:
-    """The backend of that name.
+    """Return the backend of that name.
 
     Parameters
     ----------

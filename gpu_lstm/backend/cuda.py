@@ -79,7 +79,7 @@ class CudaBackend(Backend):
         Raises
         ------
         BackendError
-            It can't be compiled here.
+            The kernel can't be compiled here.
         """
         raise NotImplementedError
 

@@ -245,7 +245,7 @@ def _load(device: int) -> tuple[Any, Any]:
 
 
 def unavailable(reason: str, message: str) -> BackendError:
-    """Error for a GPU that can't be used, with the short `reason` that ``auto`` prints."""
+    """Return the error for a GPU that can't be used, with the short `reason` that ``auto`` prints."""
     error = BackendError(f"backend cupy can't run here: {message}")
     error.add_note(reason)
     return error

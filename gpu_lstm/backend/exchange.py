@@ -26,7 +26,7 @@ def adopt(
     device: int,
     ways: Sequence[tuple[str, Callable[[Any], Any]]],
 ) -> Any:
-    """An array of a backend on the memory of `x`.
+    """Return an array of a backend on the memory of `x`.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def adopt(
 
 
 def foreign(name: str, x: Any, backend: str) -> InputError:
-    """Error for what is no array of a backend."""
+    """Return the error for what is no array of a backend."""
     return InputError(
         f"{name} is a {type(x).__module__}.{type(x).__name__}; expected an array of backend {backend} "
         f"(make it one with backend.asarray)"

@@ -37,7 +37,7 @@ class Graph(Generic[Result]):
         self.held: Any = None
 
     def replay(self) -> bool:
-        """Do it once more; False, and nothing done, where data of the host has another shape than was recorded."""
+        """Do it all once more; return False, and do nothing, where the host's data has another shape than recorded."""
         fresh = [make() for _, make in self.uploads]
         memories = [memory for memory, _ in self.uploads]
         kinds = [[(array.shape, array.dtype) for array in arrays] for arrays in (fresh, memories)]

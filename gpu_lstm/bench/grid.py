@@ -61,7 +61,7 @@ def named(name: str) -> tuple[list[Size], int]:
     Raises
     ------
     InputError
-        It is none of these.
+        `name` is no grid and no list of axes.
     """
     if name in GRIDS:
         star = GRIDS[name]

@@ -105,7 +105,7 @@ def choose(names: Iterable[str] | None) -> list[Side]:
     InputError
         No peer has that name.
     BackendError
-        It is not installed; the message says how to install it.
+        The peer is not installed; the message says how to install it.
     """
     if names is None:
         return [peer for peer in PEERS if all(map(installed, peer.packages))]

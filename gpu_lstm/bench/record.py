@@ -94,7 +94,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        It is not there, or no such record.
+        There is no file at `path`, or it is no such record.
     """
     if path.is_dir():
         path = path / "record.json"

@@ -92,7 +92,7 @@ def passage(
     Raises
     ------
     InputError
-        There is none, or it has characters that the model never saw.
+        The text is missing, or has characters that the model never saw.
     """
     start = options.start or 0
     if options.text is not None:

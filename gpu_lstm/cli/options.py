@@ -73,7 +73,7 @@ def trained_on(checkpoint: Path, description: dict[str, Any]) -> str:
     Raises
     ------
     InputError
-        They are others now, or a path that isn't to be followed: then the user has to name the data.
+        The data are others now, or have a path that isn't to be followed: then the user has to name them.
     """
     try:
         name, known = str(description["options"]["data"]), description.get("fingerprint")
@@ -125,7 +125,7 @@ def find_checkpoint(given: Path | None, kind: str | None) -> Path:
     Raises
     ------
     InputError
-        There is none.
+        There is no model file where the user points, or no run of that kind.
     """
     if given is None:
         pattern = f"{kind or '*'}*/model.safetensors"

@@ -120,7 +120,7 @@ def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, bac
     Raises
     ------
     InputError
-        It would take more than there is.
+        Training would take more memory than there is.
     """
     dtype, here = plain["dtype"], backend.kernels == "cuda" and plain["tier"] != "reference"
     job = Job(
@@ -148,7 +148,7 @@ def check_changes(changes: dict[str, Any], run: dict[str, Any]) -> None:
     Raises
     ------
     InputError
-        One is neither `CHANGEABLE` nor what the run has.
+        An option is neither `CHANGEABLE` nor what the run has.
     """
     for name, value in changes.items():
         if name in NOT_OF_THE_TASK and name != "out":

@@ -32,12 +32,12 @@ _SEEKING = threading.Lock()
 
 
 def find_file(path: str | Path, what: str) -> Path:
-    """The path, if it is a file that isn't empty.
+    """Return the path, if it is a file that isn't empty.
 
     Raises
     ------
     InputError
-        It doesn't exist, is a folder or is empty; the message calls it `what`.
+        The file doesn't exist, is a folder or is empty; the message calls it `what`.
     """
     path = Path(path)
     try:
@@ -116,7 +116,7 @@ class Stored:
 
 
 def _read_at(file: int, size: int, place: int) -> bytes:
-    """Bytes of a file from a place on, or fewer of them; any thread may ask."""
+    """Read bytes of a file from a place on, or fewer of them; any thread may ask."""
     if hasattr(os, "pread"):
         return os.pread(file, size, place)
     with _SEEKING:  # Windows has no pread
@@ -166,7 +166,7 @@ class Spool:
             self._blocks.clear()
 
     def finish(self) -> np.ndarray:
-        """The whole array; where it was too large for memory, in a file: `Stored`, or mapped where it has rows."""
+        """Return the whole array; too large for memory, in a file: `Stored`, or mapped where it has rows."""
         tail = () if self._width is None else (self._width,)
         if self._file is None:
             return np.concatenate(self._blocks) if self._blocks else np.empty((0, *tail), self._dtype)
@@ -186,7 +186,7 @@ EXPECTED = "expected UTF-8, cells separated by commas, numbers with a decimal po
 
 
 def number(cell: str) -> float | None:
-    """The number that a cell holds, also one that isn't finite; None where it holds none.
+    """Return the number that a cell holds, also one that isn't finite; None where it holds none.
 
     Python would take ``1_0`` for ten, and the digits of every script.
     """
@@ -198,7 +198,7 @@ def number(cell: str) -> float | None:
 
 
 def parse_cell(path: Path, line: int, column: str, cell: str) -> float:
-    """A cell's finite number.
+    """Return a cell's finite number.
 
     Raises
     ------
@@ -219,7 +219,7 @@ def parse_cell(path: Path, line: int, column: str, cell: str) -> float:
 
 
 def not_utf8(path: Path, where: str) -> InputError:
-    """The error for a file of another encoding, which is guessed from the file's first bytes."""
+    """Return the error for a file of another encoding, which is guessed from the file's first bytes."""
     with open_bytes(path) as file:
         head = file.read(1000)
     utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 4 * head.count(0) > len(head)
@@ -253,12 +253,12 @@ class Table:
         self.header = [name.strip() for name in next(self._rows(), (0, []))[1]]
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """The rows below the header with their line numbers.
+        """Yield the rows below the header with their line numbers.
 
         Raises
         ------
         InputError
-            There are none, or one has more or fewer cells than the header.
+            The table has no rows, or one with more or fewer cells than the header.
         """
         rows = self._rows()
         next(rows, None)
@@ -286,12 +286,12 @@ class Table:
                 raise InputError(f"{self.path} can't be read after line {rows.line_num}: {error}") from None
 
     def place(self, name: str) -> int:
-        """Where a column is.
+        """Return which column has a name.
 
         Raises
         ------
         InputError
-            There is no such column, or more than one; the message lists those that there are.
+            The table has no such column, or more than one; the message lists those that it has.
         """
         if name not in self.header:
             listed = ", ".join(map(repr, self.header[:20]))
@@ -302,7 +302,7 @@ class Table:
         return self.header.index(name)
 
     def numeric(self, others: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
-        """Names of the columns that hold numbers, of those that are no `others`; and why the rest was left.
+        """Return the names of the columns that hold numbers and are no `others`, and why the rest was left.
 
         All rows are looked at. A column that holds numbers in some of them, and not more of other text, is one of
         numbers: what it lacks is told by whoever reads it. One without a name is left.
@@ -344,7 +344,7 @@ class Table:
         return names, left
 
     def _cause(self) -> str:
-        """What the header says on why a table can't be read."""
+        """Return what the header says on why a table can't be read."""
         whole = ",".join(self.header)
         if "\0" in whole:
             return f"; it may be UTF-16; {EXPECTED}"

@@ -23,7 +23,7 @@ class Fingerprint(TypedDict):
 
 
 def fingerprint(path: str | Path) -> Fingerprint:
-    """Sizes and content, hashed, of a file or of the files of a folder that `read_text` takes, in its order.
+    """Hash a file or the files of a folder that `read_text` takes, in its order: their sizes and content.
 
     Up to `WHOLE` bytes all are read, of more a block in regular distances. Names and times don't matter.
 
@@ -50,7 +50,7 @@ def check_unchanged(path: str | Path, expected: Fingerprint) -> None:
     Raises
     ------
     InputError
-        They are others, or see `fingerprint`.
+        The data are others, or can't be read, see `fingerprint`.
     """
     size = sum(file.stat().st_size for file in _files(path))
     if size != expected["bytes"]:

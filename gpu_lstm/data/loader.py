@@ -36,7 +36,7 @@ class Loader(Generic[Batch]):
         self.end: int | None = None
 
     def get(self, number: int) -> Batch:
-        """The batch of that number; what `make` raised is raised here."""
+        """Return the batch of that number; what `make` raised is raised here."""
         begun = time.perf_counter()
         if self._pool is None or self._process != os.getpid():  # a child after fork has none of its parent's threads
             self._pool, self._process, self._ahead = ThreadPoolExecutor(1, "loader"), os.getpid(), None

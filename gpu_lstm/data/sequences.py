@@ -54,11 +54,11 @@ class Sequences:
         return np.diff(self.starts)
 
     def rows(self, picked: np.ndarray) -> np.ndarray:
-        """All steps of some sequences, (steps, D)."""
+        """Return all steps of some sequences, (steps, D)."""
         return np.concatenate([self.values[self.starts[n] : self.starts[n + 1]] for n in picked])
 
     def batch(self, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Some sequences, padded with zeros: x (T, B, D) with T the longest, lengths (B,), labels (B,)."""
+        """Return some sequences, padded with zeros: x (T, B, D) with T the longest, lengths (B,), labels (B,)."""
         lengths = self.lengths[picked]
         x = np.zeros((int(lengths.max()), len(picked), self.values.shape[1]))
         for b, n in enumerate(picked):
@@ -73,7 +73,7 @@ def read_sequences(
     columns: Sequence[str] | None = None,
     split: str = "split",
 ) -> Sequences:
-    """Labelled sequences from a CSV file with a header and one row per step.
+    """Read labelled sequences from a CSV file with a header and one row per step.
 
     Rows of one sequence follow one another and share the values of columns `series`, `label` and, where the
     file has it, `split` (train or test).

@@ -33,7 +33,7 @@ class Series:
 
 
 def read_series(path: str | Path, columns: Sequence[str] | None = None) -> Series:
-    """Numeric columns of a CSV file with a header.
+    """Read numeric columns of a CSV file with a header.
 
     Parameters
     ----------
@@ -99,17 +99,17 @@ def autoregression(values: np.ndarray, origins: np.ndarray, horizon: int, fitted
 
 
 def truth(values: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
-    """What came after each origin, (origins, horizon, S)."""
+    """Return what came after each origin, (origins, horizon, S)."""
     return np.asarray(values[origins[:, None] + np.arange(horizon)[None, :]])
 
 
 def rmse(forecast: np.ndarray, actual: np.ndarray) -> float:
-    """Root of the mean squared error over all origins, steps and series."""
+    """Return the root of the mean squared error over all origins, steps and series."""
     return float(np.sqrt(np.mean(np.subtract(forecast, actual, dtype=np.float64) ** 2)))
 
 
 def deviations(rows: np.ndarray) -> list[float]:
-    """Standard deviation of each column, 1 for one that never changes, whatever rounding in its mean makes of it."""
+    """Return the standard deviation of each column, 1 for one that never changes, whatever rounding makes of it."""
     rows = np.asarray(rows, dtype=np.float64)  # the range of whole numbers may not fit their type
     deviation = np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 1.0)
     return [float(value) if value > 0 else 1.0 for value in deviation]

@@ -42,7 +42,7 @@ class Vocabulary:
         return len(self.characters)
 
     def encode(self, text: str) -> np.ndarray:
-        """Tokens of the text's characters, (N,) of the smallest unsigned type that fits."""
+        """Return the tokens of the text's characters, (N,) of the smallest unsigned type that fits."""
         table = self._table
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         tokens: np.ndarray = table[np.minimum(codes, len(table) - 1)]
@@ -57,7 +57,7 @@ class Vocabulary:
         return table
 
     def decode(self, tokens: np.ndarray) -> str:
-        """Text of tokens."""
+        """Return the text of tokens."""
         return "".join(self.characters[token] for token in np.asarray(tokens).reshape(-1).tolist())
 
     @property
@@ -67,7 +67,7 @@ class Vocabulary:
 
 
 def read_text(path: str | Path) -> tuple[np.ndarray, Vocabulary]:
-    """Tokens of a UTF-8 file, or of all files of a folder, and the vocabulary made from them.
+    """Read a UTF-8 file, or all files of a folder, as tokens and the vocabulary made from them.
 
     The files are read twice, block by block; tokens larger than memory are kept in a temporary file.
 
@@ -98,12 +98,12 @@ def read_text(path: str | Path) -> tuple[np.ndarray, Vocabulary]:
 
 
 def encode_file(path: str | Path, vocabulary: Vocabulary) -> np.ndarray:
-    """Tokens of a file or folder in an existing vocabulary; see `read_text`."""
+    """Read a file or folder as tokens of an existing vocabulary; see `read_text`."""
     return _encode(text_files(path), vocabulary)
 
 
 def read_part(path: str | Path, start: int, length: int) -> str:
-    """Up to `length` characters of a file or folder, from character `start` on; empty where it has fewer.
+    """Read up to `length` characters of a file or folder from character `start` on; empty where it has fewer.
 
     See `read_text` for what can be read and what is raised.
     """
@@ -126,7 +126,7 @@ def _encode(files: list[Path], vocabulary: Vocabulary) -> np.ndarray:
 
 
 def text_files(path: str | Path) -> list[Path]:
-    """The files of a text, in the order in which they are read; see `read_text` for which, and what is raised."""
+    """Return the files of a text in the order in which they are read; see `read_text` for which, and what it raises."""
     path = Path(path)
     if not path.is_dir():
         return [find_file(path, "text")]
@@ -145,7 +145,7 @@ def text_files(path: str | Path) -> list[Path]:
 
 
 def _blocks(path: Path) -> Iterator[str]:
-    """The file's text, about a megabyte at a time; a byte order mark is dropped."""
+    """Yield the file's text, about a megabyte at a time; a byte order mark is dropped."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     done = 0
     try:
@@ -168,7 +168,7 @@ SHUFFLED = 1 << 22
 
 
 def shuffle_lines(tokens: np.ndarray, newline: int, seed: tuple[int, ...]) -> np.ndarray:
-    """The lines of a token sequence in random order, a pure function of the seed; larger than memory if need be.
+    """Return the lines of tokens in random order, a pure function of the seed; larger than memory if need be.
 
     First every line goes to a random one of as many buckets as make each fit into memory; then each bucket's lines
     are shuffled, and the buckets follow one another. A line longer than `SHUFFLED` tokens is cut.
@@ -216,13 +216,13 @@ def shuffle_lines(tokens: np.ndarray, newline: int, seed: tuple[int, ...]) -> np
 
 
 def _line_ends(tokens: np.ndarray, newline: int) -> np.ndarray:
-    """Where each line ends; the last one may lack its newline."""
+    """Return where each line ends; the last one may lack its newline."""
     ends = np.flatnonzero(tokens == newline) + 1
     return ends if len(ends) and ends[-1] == len(tokens) else np.append(ends, len(tokens))
 
 
 def _take_lines(tokens: np.ndarray, newline: int, order: Callable[[int], np.ndarray]) -> np.ndarray:
-    """The lines in the order that `order` gives for their number."""
+    """Return the lines in the order that `order` gives for their number."""
     ends = _line_ends(tokens, newline)
     lengths = np.diff(ends, prepend=0)
     picked = order(len(ends))
@@ -252,7 +252,7 @@ class Tracks:
     Raises
     ------
     InputError
-        There are fewer than B (T + 1) tokens.
+        `tokens` has fewer than B (T + 1) tokens.
     """
 
     def __init__(self, tokens: np.ndarray, batch: int, length: int):
@@ -266,14 +266,14 @@ class Tracks:
 
     @classmethod
     def fitting(cls, tokens: np.ndarray, batch: int, length: int) -> Tracks:
-        """As many tracks as there are tokens for, at most `batch`."""
+        """Make as many tracks as there are tokens for, at most `batch`."""
         return cls(tokens, max(1, min(batch, len(tokens) // (length + 1))), length)
 
     def __len__(self) -> int:
         return (self.track - 1) // self.length
 
     def chunk(self, number: int) -> np.ndarray:
-        """Chunk `number` of every track with the token after it, (T + 1, B) int64, contiguous."""
+        """Return chunk `number` of every track with the token after it, (T + 1, B) int64, contiguous."""
         start = number * self.length
         columns = [self.tokens[b * self.track + start :][: self.length + 1] for b in range(self.batch)]
         return np.stack(columns, axis=1).astype(np.int64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,21 +164,20 @@ def to_keras(lstm: LSTM | Stack, path: str | Path | None = None) -> list[list[np
         A path is given and the package h5py is not installed.
     """
     stack: Sequence[Any] = lstm.layers if isinstance(lstm, Stack) else (lstm,)
-    result, directions = [], []
     for one in stack:
         if not isinstance(one, LSTM):
             raise InputError(f"lstm is a {type(one).__name__}; expected an LSTM, or a Stack of them")
     if path is not None and not str(path).endswith(".weights.h5"):
         raise InputError(f"path is {path}; expected a name that ends in .weights.h5, as Keras wants it")
+    result = []
     for one in stack:
         check_options(one, {"bias", "hard_sigmoid"}, "Keras's LSTM")
         scale = gate_scale(one.hidden_size, 5 / 6 if one.options.hard_sigmoid else 1.0).astype(one.param_dtype)
         for layer in arrays_of(one):
             names = [name for name in ("weight_ih", "weight_hh", "bias") if name in layer[0]]
             result.append([np.ascontiguousarray(arrays[name].T) / scale for arrays in layer for name in names])
-            directions.append(one.num_directions)
     if path is not None:
-        write_weights(check_path(path), result, directions)
+        write_weights(check_path(path), result)
     return result
 
 
@@ -269,22 +269,21 @@ def check_stack(stack: list[list[Direction]], names: list[str]) -> None:
                 )
 
 
-def write_weights(path: Path, layers: list[list[np.ndarray]], directions: list[int]) -> None:
+def write_weights(path: Path, layers: list[list[np.ndarray]]) -> None:
     """Write, whole or not at all, what Keras's ``load_weights`` reads into a Sequential model of LSTM layers."""
     h5py = package("h5py", ".weights.h5", "keras")
     content = io.BytesIO()
-    counts = {1: 0, 2: 0}
+    counts: Counter[str] = Counter()
     with h5py.File(content, "w") as file:
         file.create_group("vars")
-        for arrays, count in zip(layers, directions, strict=True):
-            kind = "bidirectional" if count == 2 else "lstm"
-            layer = file.create_group(f"layers/{kind}" + (f"_{counts[count]}" if counts[count] else ""))
-            counts[count] += 1
-            layer.create_group("vars")
-            each = len(arrays) // count
-            for direction in range(count):
-                inner = layer if count == 1 else layer.create_group(("forward_layer", "backward_layer")[direction])
-                inner.require_group("vars")
-                for number in range(each):
-                    inner[f"cell/vars/{number}"] = arrays[direction * each + number]
+        for directions in map(split, layers):
+            kind = "bidirectional" if len(directions) == 2 else "lstm"
+            place = f"layers/{kind}" + (f"_{counts[kind]}" if counts[kind] else "")
+            counts[kind] += 1
+            file.create_group(f"{place}/vars")
+            inner = ("/forward_layer", "/backward_layer") if len(directions) == 2 else ("",)
+            for ending, arrays in zip(inner, directions, strict=True):
+                file.require_group(f"{place}{ending}/vars")
+                for number, array in enumerate(arrays):
+                    file[f"{place}{ending}/cell/vars/{number}"] = array
     write_whole(path, content.getvalue())

@@ -53,7 +53,7 @@ class Tape:
         self._changed = ops.of(self._backend).watch(list(self._guarded.values())) if self._guarded else None
 
     def read(self, layer: Layer) -> tuple[Any, ...]:
-        """The saved values.
+        """Return the saved values.
 
         Raises
         ------
@@ -74,7 +74,7 @@ class Tape:
         Raises
         ------
         InputError
-            One was.
+            A guarded array was written to.
         """
         if self._changed is not None and (place := self._changed()) is not None:
             raise InputError(
@@ -83,7 +83,7 @@ class Tape:
             )
 
     def spend(self) -> None:
-        """`check`, and say that backward begins: all that it was given fits."""
+        """Run `check`, and say that backward begins: all that it was given fits."""
         self.check()
         self._values, self._spent, self._guarded, self._changed = None, True, {}, None
 
@@ -99,7 +99,7 @@ class Tape:
         return copy.deepcopy(self)  # backward overwrites what two would share
 
     def changed(self, change: Callable[[Any], Any]) -> Self:
-        """A tape like this one, with what `change` gives for any of its values: another one, or that itself."""
+        """Return a tape like this one, with what `change` gives for any of its values: another one, or that itself."""
         twin = object.__new__(type(self))
         twin.__dict__ |= {**self.__dict__, "_values": _changed(self._values, change)}
         return twin
@@ -143,13 +143,13 @@ class Layer:
         self.add(name, rng.uniform(-bound, bound, shape))
 
     def over(self, params: Mapping[str, Array]) -> Self:
-        """A twin of this layer that works with these arrays, which are not checked."""
+        """Return a twin of this layer that works with these arrays, which are not checked."""
         twin = object.__new__(type(self))
         twin.__dict__ |= {**self.__dict__, "_params": dict(params)}
         return twin
 
     def rounded(self) -> Self:
-        """This layer as it is now, its weights in `dtype`, for one forward call and the backward call that follows.
+        """Return this layer as it is now, its weights in `dtype`, for one forward call and the backward that follows.
 
         A twin with the arrays that `params` has at this time, or with 16-bit copies of the matrices that products take.
         Here, and nowhere else, are parameters rounded.
@@ -164,12 +164,12 @@ class Layer:
         )
 
     def read(self, tape: Any) -> tuple[Any, ...]:
-        """The values of a tape of this layer, see `Tape.read`.
+        """Return the values of a tape of this layer, see `Tape.read`.
 
         Raises
         ------
         InputError
-            It can't be read, or is no tape.
+            The tape can't be read, or is none.
         """
         if not isinstance(tape, Tape):
             raise InputError(f"tape is a {type(tape).__name__}; expected what forward gave for it")
@@ -177,7 +177,7 @@ class Layer:
 
 
 def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
-    """What `change` gives for a value; where that is the value itself, one made of what it gives for its parts."""
+    """Return what `change` gives for a value; where that is the value itself, what it makes of its parts."""
     if (other := change(value)) is not value:
         return other
     if isinstance(value, tuple | list):
@@ -201,7 +201,7 @@ def check_dtype(dtype: str, among: tuple[str, ...] = DTYPES) -> str:
     Raises
     ------
     InputError
-        It is none of those.
+        The dtype is none of `among`.
     """
     name = str(dtype)
     if name not in among:
@@ -215,7 +215,7 @@ def check_size(name: str, value: int) -> int:
     Raises
     ------
     InputError
-        It isn't.
+        The size is another thing.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
@@ -228,7 +228,7 @@ def check_probability(name: str, value: float) -> float:
     Raises
     ------
     InputError
-        It isn't.
+        The probability is another number.
     """
     if not 0 <= value < 1:
         raise InputError(f"{name} is {value!r}; expected a probability in [0, 1)")
@@ -241,7 +241,7 @@ def check_seed(seed: Any, name: str = "seed") -> tuple[int, ...]:
     Raises
     ------
     InputError
-        It isn't.
+        The seed is another thing.
     """
     parts = seed if isinstance(seed, tuple) and seed else (seed,)
     for part in parts:
@@ -252,11 +252,11 @@ def check_seed(seed: Any, name: str = "seed") -> tuple[int, ...]:
 
 
 def training_seed(seed: Any) -> tuple[int, ...] | None:
-    """`check_seed` of a seed that is given while training; None, in evaluation, stays None."""
+    """Check a seed that is given while training, as `check_seed`; None, in evaluation, stays None."""
     return None if seed is None else check_seed(seed)
 
 
 def any_shape(x: Any) -> tuple[str, ...]:
-    """A shape for `Backend.require` that allows any size on each of x's axes."""
+    """Return a shape for `Backend.require` that allows any size on each of x's axes."""
     rank = getattr(x, "ndim", 0)
     return tuple(f"N{axis}" for axis in range(rank)) if isinstance(rank, int) else ()

@@ -26,7 +26,7 @@ class Dropout(Layer):
         self.p = check_probability("p", p)
 
     def forward(self, x: Array, seed: int | tuple[int, ...] | None = None) -> tuple[Array, Tape]:
-        """Drop elements of x, of any shape; a seed of None means evaluation: x itself comes back."""
+        """Return drop elements of x, of any shape; a seed of None means evaluation: x itself comes back."""
         x = self.backend.require("x", x, any_shape(x), self.dtype)
         seed = training_seed(seed)
         if seed is None or self.p == 0:
@@ -35,7 +35,7 @@ class Dropout(Layer):
         return y, Tape(self, (again, tuple(x.shape)))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
-        """Gradient dx from dy, through the same mask."""
+        """Return the gradient dx from dy, through the same mask."""
         again, shape = self.read(tape)
         dy = self.backend.require("dy", dy, shape, self.dtype)
         tape.spend()

@@ -45,7 +45,7 @@ class Embedding(Layer):
         self.add("weight", np.random.default_rng(check_seed(seed)).standard_normal((num_embeddings, embedding_dim)))
 
     def forward(self, ids: Array, *, guard: bool = True) -> tuple[Array, Tape]:
-        """Look up ids, integers of any shape (...), to y (..., embedding_dim).
+        """Return look up ids, integers of any shape (...), to y (..., embedding_dim).
 
         Where `guard` is false, the tape holds `ids` themselves and not a copy; they must stay as they are then.
 
@@ -66,7 +66,7 @@ class Embedding(Layer):
         return xp.reshape(y, (*ids.shape, self.embedding_dim)), Tape(self, (flat, tuple(ids.shape)))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[None, Params]:
-        """Gradient of the table from dy (..., embedding_dim); ids have none."""
+        """Return the table's gradient from dy (..., embedding_dim); ids have none."""
         flat, shape = self.read(tape)
         dy = self.backend.require("dy", dy, (*shape, f"embedding_dim={self.embedding_dim}"), self.dtype)
         tape.spend()

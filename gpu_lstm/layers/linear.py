@@ -50,7 +50,7 @@ class Linear(Layer):
         self.add_uniform("bias", (self.output_size,), bound, rng)
 
     def forward(self, x: Array, keep: bool = True, *, guard: bool = True) -> tuple[Array, Tape]:
-        """Map x (..., input_size) to y (..., output_size).
+        """Return map x (..., input_size) to y (..., output_size).
 
         x and the weight lie on the tape themselves; until `backward` has run they must stay as they are, and where they
         don't, `backward` says so.
@@ -78,7 +78,7 @@ class Linear(Layer):
         return xp.reshape(y, (*x.shape[:-1], self.output_size)), tape
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
-        """Gradients from dy (..., output_size): dx (..., input_size) and those of the parameters."""
+        """Return gradients from dy (..., output_size): dx (..., input_size) and those of the parameters."""
         rows, shape, weight = self.read(tape)
         xp = self.backend.xp
         dy = self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.output_dtype)

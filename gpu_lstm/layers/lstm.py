@@ -9,8 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from gpu_lstm import ops
-from gpu_lstm.backend import Array, Backend
-from gpu_lstm.backend.base import widened
+from gpu_lstm.backend import Array, Backend, widened
 from gpu_lstm.layers import schedule
 from gpu_lstm.layers.arguments import (
     Call,

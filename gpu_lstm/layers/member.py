@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm import ops
-from gpu_lstm.backend import Array
-from gpu_lstm.backend.base import into, widened
+from gpu_lstm.backend import Array, into, widened
 from gpu_lstm.layers.arguments import Call, Sizes
 from gpu_lstm.layers.base import Params, Tape
 from gpu_lstm.layers.dropout import Dropout

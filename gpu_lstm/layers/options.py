@@ -52,7 +52,7 @@ _LIMIT = Kind(
 
 
 def _row(kind: Kind, default: Any, about: str, equation: str = "", source: str = "", parameters: str = "") -> Any:
-    """An option.
+    """Make an option's row.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class Options:
     Raises
     ------
     InputError
-        A value is none that the option takes.
+        A value is none that its option takes.
     """
 
     bias: bool = _row(_SWITCH, True, "no bias", "b = 0", parameters="no `bias`")
@@ -162,12 +162,12 @@ class Options:
 
     @classmethod
     def of(cls, named: Mapping[str, Any]) -> Options:
-        """Options by name, from a model's description.
+        """Make options by name, from a model's description.
 
         Raises
         ------
         InputError
-            One has no such name or value.
+            An option has no such name or value.
         """
         known = [row.name for row in fields(cls)]
         for name in named:
@@ -177,12 +177,12 @@ class Options:
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> dict[str, Any]:
-        """Options by name, from words of a command line like ``peepholes`` and ``zoneout_h=0.1``.
+        """Read options by name, from words of a command line like ``peepholes`` and ``zoneout_h=0.1``.
 
         Raises
         ------
         InputError
-            A word is none.
+            A word is no option, or has no value that the option takes.
         """
         named: dict[str, Any] = {}
         kinds = {row.name: row.metadata["kind"] for row in fields(cls)}
@@ -200,7 +200,7 @@ class Options:
 
     @classmethod
     def words(cls) -> str:
-        """The words that `parse` takes, for a command line's help."""
+        """Return the words that `parse` takes, for a command line's help."""
         return ", ".join(f"{row.name}={row.metadata['kind'].placeholder}".rstrip("=") for row in fields(cls))
 
     def check_sizes(self, hidden_size: int, num_layers: int, forget_bias: float | None) -> None:
@@ -209,7 +209,7 @@ class Options:
         Raises
         ------
         InputError
-            It doesn't.
+            Two of them don't go together, or one with a size.
         """
         if self.proj_size >= hidden_size:
             raise InputError(f"proj_size is {self.proj_size}; expected less than hidden_size={hidden_size}")
@@ -224,15 +224,15 @@ class Options:
             raise InputError(f"forget_bias is {forget_bias} with coupled=True; expected None, f = 1 - i has no bias")
 
     def on(self) -> dict[str, Any]:
-        """The options that differ from their defaults."""
+        """Return the options that differ from their defaults."""
         return {row.name: getattr(self, row.name) for row in fields(self) if getattr(self, row.name) != row.default}
 
     def recurrent(self) -> frozenset[str]:
-        """Those of them that change the recurrence, which a tier must take."""
+        """Return those of `on` that change the recurrence, which a tier must take."""
         return OPTIONS & set(self.on())
 
     def parameters(self, hidden_size: int, input_size: int) -> dict[str, tuple[int, ...]]:
-        """Shape of every parameter of one layer and direction, by the beginning of its name."""
+        """Return shape of every parameter of one layer and direction, by the beginning of its name."""
         gates, out = 4 * hidden_size, self.proj_size or hidden_size
         shapes: dict[str, tuple[int, ...]] = {
             "weight_ih": (gates, input_size),
@@ -252,12 +252,12 @@ class Options:
 
 
 def for_model(named: Mapping[str, Any] | None, forget_bias: float | None) -> dict[str, Any]:
-    """Arguments of a model's LSTM: options by name, and a forget gate's bias where there is one to set.
+    """Return arguments of a model's LSTM: options by name, and a forget gate's bias where there is one to set.
 
     Raises
     ------
     InputError
-        One has no such name or value, or is none for a model.
+        An option has no such name or value, or is none for a model.
     """
     options = Options.of(named or {})
     if options.cells:
@@ -266,7 +266,7 @@ def for_model(named: Mapping[str, Any] | None, forget_bias: float | None) -> dic
 
 
 def torch_names(name: str) -> list[str]:
-    """PyTorch's names of a parameter, also behind a prefix: of an LSTM's bias there are two, which are added up."""
+    """Return PyTorch's names of a parameter, also behind a prefix: an LSTM's bias is the sum of two."""
     prefix, dot, last = name.rpartition(".")
     if not last.startswith("bias_l"):
         return [name]

@@ -98,7 +98,7 @@ def check_host(name: str, value: Any, shape: tuple[int | str, ...], whole: bool 
     Raises
     ------
     InputError
-        It is none.
+        `value` has another shape, or holds something else than (whole) numbers.
     """
     try:
         array = np.asarray(value)

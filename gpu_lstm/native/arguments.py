@@ -61,11 +61,11 @@ class Argument:
 
     @functools.cached_property
     def flags(self) -> int:
-        """What the memory of an array must have."""
+        """The bits of ``flags.num`` that an array must have."""
         return WRITABLE if self.written else _ALIGNED if self.gaps else _ALIGNED | CONTIGUOUS
 
     def fit(self, array: Any, shape: Shape, dtype: np.dtype, limits: Limits, n: int | None = None) -> np.ndarray | None:
-        """The array as C++ takes it: itself, or a copy.
+        """Return the array as C++ takes it: itself, or a copy.
 
         Parameters
         ----------
@@ -83,8 +83,9 @@ class Argument:
         Raises
         ------
         InputError
-            It has another shape, is no plain array, has a dtype that another can't stand for, has a number that is no
-            place in another array, or is to be written and has another dtype, gaps, an odd address or no permission to.
+            The array has another shape, is no plain one, has a dtype that another can't stand for, or a number that is
+            no place in another array; or it is to be written and has another dtype, gaps, an odd address, or is
+            read-only.
         """
         if array is None and self.optional:
             return None
@@ -107,11 +108,11 @@ class Argument:
         return fitting
 
     def label(self, n: int | None) -> str:
-        """Its name, or that of an array of its list."""
+        """Return its name, or that of an array of its list."""
         return self.name if n is None else f"{self.name}[{n}]"
 
     def copied(self, value: Any) -> Any:
-        """The value, with arrays that are read in memory of their own."""
+        """Return the value, with arrays that are read in memory of their own."""
         if self.written or not self.shape:
             return value
         if self.many:
@@ -119,7 +120,7 @@ class Argument:
         return None if value is None else value.copy()
 
     def apart(self, array: np.ndarray) -> tuple[int, ...]:
-        """Elements from row to row, or also from column to column; empty where no whole numbers say it."""
+        """Return elements from row to row, and column to column if asked for; () where no whole numbers say it."""
         item, strides = array.itemsize, array.strides
         if len(self.gaps) == 2:
             row, column = strides
@@ -145,15 +146,15 @@ class Argument:
 
 
 def longs(numbers: Sequence[int]) -> Any:
-    """Whole numbers as C++ takes a list of them."""
+    """Return whole numbers as C++ takes a list of them."""
     return (ctypes.c_long * len(numbers))(*numbers)
 
 
 def blocks(sizes: Sequence[int]) -> int:
-    """Blocks of arrays with so many elements."""
+    """Return the number of blocks of arrays with so many elements."""
     return sum(-(-size // BLOCK) for size in sizes)
 
 
 def pages(sizes: Sequence[int]) -> int:
-    """Fingerprints of arrays with so many bytes."""
+    """Return the number of fingerprints of arrays with so many bytes."""
     return sum(-(-size // PAGE) for size in sizes)

@@ -18,7 +18,7 @@ INSTALL = "pip install cuda-bindings, of CuPy's major version of CUDA"
 
 
 def available() -> bool:
-    """Whether ``cuda.bindings`` is there."""
+    """Return whether ``cuda.bindings`` is there."""
     try:
         from cuda.bindings import driver  # noqa: F401
     except ImportError:
@@ -28,7 +28,7 @@ def available() -> bool:
 
 @functools.lru_cache(maxsize=256)
 def resident(function: int, cluster: int, threads: int, shared_bytes: int, waiting: bool = True) -> int:
-    """How many clusters of that many blocks can run at the same time; `waiting`: all of a launch, for each other.
+    """Return how many clusters of so many blocks can run at once; `waiting`: all of a launch, for each other.
 
     A driver that doesn't take the question with both attributes is asked with that of clusters alone: it is one of how
     much there is, not of who waits for whom.

@@ -192,7 +192,7 @@ def require_whole(name: str, array: Any) -> None:
     Raises
     ------
     InputError
-        It is one of those.
+        The array has gaps, or is misaligned.
     """
     if not array.flags.c_contiguous:
         raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")

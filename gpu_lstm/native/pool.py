@@ -38,7 +38,7 @@ class Pool:
         self._lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """An array whose elements are not set, like ``numpy.empty``; a large one starts on a cache line."""
+        """Return an array whose elements are not set, like ``numpy.empty``; a large one starts on a cache line."""
         dtype = np.dtype(dtype)
         count = math.prod(shape)
         if count * dtype.itemsize < SMALLEST:
@@ -51,7 +51,7 @@ class Pool:
         return np.ndarray(shape, dtype, owner)
 
     def idle(self) -> int:
-        """Bytes that are kept while no array uses them."""
+        """Return the bytes that are kept while no array uses them."""
         with self._lock:
             self._collect(LARGEST_IDLE)
             return sum(block.nbytes for block in self._free)
@@ -89,7 +89,7 @@ class Pool:
 
 
 def new_block(size: int) -> memoryview:
-    """Bytes straight from the system, which gets them back as soon as nobody holds them; they start on a cache line."""
+    """Return bytes straight from the system, from a cache line on; it gets them back as soon as nobody holds them."""
     if hasattr(mmap, "MAP_ANONYMOUS"):
         try:
             block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

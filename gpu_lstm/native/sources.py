@@ -54,7 +54,7 @@ def read_text(path: PurePosixPath | str) -> str:
     Raises
     ------
     BackendError
-        It is not where the package was installed.
+        The file is not where the package was installed.
     """
     try:
         text: str = _folder().joinpath(str(path)).read_text(encoding="utf-8")

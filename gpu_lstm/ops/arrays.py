@@ -22,7 +22,7 @@ class Rule(Protocol):
         """Name of the compiled form of `move`: ``adam``, ``sgd``, ``rmsprop``; empty where it has none."""
 
     def numbers(self) -> tuple[float, ...]:
-        """Those of the update that has begun, in the rule's order."""
+        """Return the numbers of the update that has begun, in the rule's order."""
 
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:
         """Update `param` and `state` in place, as array expressions."""
@@ -197,7 +197,7 @@ class Arrays:
         loss: Array | None,
         loss_scale: float = 1.0,
     ) -> Array | None:
-        """One step of an optimizer over all parameters, in place.
+        """Do one step of an optimizer over all parameters, in place.
 
         Parameters
         ----------
@@ -270,5 +270,5 @@ def sum_rows(xp: Any, rows: Array, dtype: Any = None) -> Array:
 
 
 def seed_sequence(seed: tuple[SupportsIndex, ...]) -> np.random.SeedSequence:
-    """Return that of whole numbers, among which may be a `gpu_lstm.backend.count.Count`, as it stands now."""
+    """Return NumPy's sequence of whole numbers; a `gpu_lstm.backend.count.Count` among them counts as it stands now."""
     return np.random.SeedSequence([int(number) for number in seed])

@@ -227,7 +227,7 @@ class Cuda(Arrays):
         )
 
     def watch(self, arrays: Sequence[Array]) -> Callable[[], int | None]:
-        """As that of `Arrays` where the environment variable GPU_LSTM_CHECK is 1: it costs launches and waits."""
+        """Return what `Arrays.watch` does, by launches and waits, if GPU_LSTM_CHECK is 1; else what sees nothing."""
         return super().watch(arrays) if os.environ.get(CHECK_VARIABLE) == "1" else lambda: None
 
     # -- what every launch needs -----------------------------------------------------------------------------

@@ -22,7 +22,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam"
 
 
 def make_optimizer(name: str, backend: Backend, params: Params, learning_rate: float, **options: float) -> Optimizer:
-    """The optimizer called `name`: sgd, rmsprop, adam or adamw."""
+    """Return the optimizer called `name`: sgd, rmsprop, adam or adamw."""
     if name not in OPTIMIZERS:
         raise InputError(f"optimizer is {name!r}; expected one of {', '.join(OPTIMIZERS)}")
     return OPTIMIZERS[name](backend, params, learning_rate, **options)

@@ -31,7 +31,7 @@ class Adam(Optimizer):
         self.eps = eps
 
     def numbers(self) -> tuple[float, ...]:
-        """Step size and root of the second moment's correction hold both biases' corrections."""
+        """Return the numbers of `move`; step size and the second moment's root hold both biases' corrections."""
         return (
             self.rate / (1 - self.beta1**self.updates),
             math.sqrt(1 - self.beta2**self.updates),

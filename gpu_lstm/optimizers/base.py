@@ -153,7 +153,7 @@ class Optimizer:
         self.rate = self.learning_rate * factor
 
     def numbers(self) -> tuple[float, ...]:
-        """The numbers that `move` takes at this update."""
+        """Return the numbers that `move` takes at this update."""
         raise NotImplementedError
 
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gpu_lstm.backend import Array, Backend
-from gpu_lstm.backend.base import widened
+from gpu_lstm.backend import Array, Backend, widened
 from gpu_lstm.recurrence.problem import (
     Arriving,
     Gradients,

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_lstm.backend import Array, Backend
-from gpu_lstm.backend.base import into
+from gpu_lstm.backend import Array, Backend, into
 from gpu_lstm.recurrence import family
 from gpu_lstm.recurrence.problem import (
     Arriving,

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from gpu_lstm.backend import Backend
-from gpu_lstm.backend.base import widened
+from gpu_lstm.backend import Backend, widened
 from gpu_lstm.recurrence.problem import Arriving, Gradients, Problem, Saved, Tier
 
 Parts = TypeVar("Parts", bound=Any)

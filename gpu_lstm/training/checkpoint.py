@@ -72,7 +72,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises
     ------
     InputError
-        There is something that is no file, as a folder or a device.
+        At `path` is something that is no file, as a folder or a device.
     OSError
         The disk is full, or the like; it names the path.
     """
@@ -202,7 +202,7 @@ def check_amounts(arrays: dict[str, np.ndarray], description: dict[str, Any], pa
     Raises
     ------
     InputError
-        It isn't, or the description is damaged.
+        The model would be far larger than the arrays, or the description is damaged.
     """
     try:
         amounts = model_amounts(description["kind"], description["model"])

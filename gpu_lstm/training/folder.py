@@ -78,7 +78,7 @@ def check_unused(folder: Path) -> None:
     Raises
     ------
     InputError
-        It holds a run, or files of others that have our names.
+        The folder holds a run, or files of others that have our names.
     """
     if holds_run(folder):
         raise InputError(
@@ -93,7 +93,7 @@ def check_names(folder: Path) -> None:
     Raises
     ------
     InputError
-        It has one.
+        The folder has such a file.
     """
     taken = [name for name in (MANIFEST, *OURS) if os.path.lexists(folder / name)]
     note = folder / lock.NAME
@@ -115,7 +115,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     Raises
     ------
     InputError
-        It is damaged.
+        The manifest is damaged.
     """
     path, content = folder / MANIFEST, manifest(folder)
     if content is None:
@@ -205,7 +205,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, np.ndarray], dict[str, Any], l
     Raises
     ------
     InputError
-        There is no whole one, or the manifest is damaged.
+        The run has no whole checkpoint, or its manifest is damaged.
     """
     if not folder.is_dir():
         raise InputError(f"run {folder} does not exist")

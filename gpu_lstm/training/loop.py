@@ -155,7 +155,7 @@ class Training:
         Raises
         ------
         TrainingError
-            It isn't the loss' scale alone, and settings ask to stop then or too many steps were skipped in a row.
+            More than the loss's scale is wrong, and settings ask to stop then or too many steps were skipped in a row.
         """
         self.optimizer.updates -= 1
         told = f"loss is {loss}, norm of the gradients {norm}"

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm import ops
-from gpu_lstm.backend import Array, Backend
-from gpu_lstm.backend.base import widened
+from gpu_lstm.backend import Array, Backend, widened
 from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.recurrence import family, packed
 from gpu_lstm.recurrence.problem import (

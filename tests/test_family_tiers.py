@@ -187,7 +187,7 @@ def test_any_subset_of_gradients(send):
         np.testing.assert_allclose(actual[name], value, rtol=1e-10, atol=1e-13, err_msg=name)
 
 
-def test_without_options_gradients_may_arrive_at_every_c(tier):
+def test_without_options_gradients_may_arrive_at_every_c():
     _, arrays, mask = problem((), 4, 5, 34, 34, lengths=True)
     given = [arrays[name] for name in ("weight_hh", "h0", "c0")]
     results = []

@@ -17,7 +17,6 @@ from gpu_lstm.native.library import SETS as SETS
 from gpu_lstm.native.library import instruction_set as instruction_set
 from gpu_lstm.native.library import library as library
 from gpu_lstm.native.library import missing as missing
-from gpu_lstm.native.pool import POOL
 
 THREADS_VARIABLES = ("GPU_LSTM_NUM_THREADS", "OMP_NUM_THREADS")
 SERIAL_WORK = 1 << 18
@@ -168,26 +167,6 @@ def _shared(spans: list[Span]) -> tuple[Span, Span] | None:
         if stop > furthest[1]:
             furthest = span
     return None
-
-
-def multiply(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
-    """``a @ b [+ bias]`` of matrices of one dtype with any strides, on as many threads as pay."""
-    (rows, depth), (_, columns) = axes("a", a, 2), axes("b", b, 2)
-    c = POOL.empty((rows, columns), a.dtype)
-    used = threads_for(rows * columns * depth, rows // 4)
-    call("multiply", a.dtype, rows, columns, depth, a, b, c, bias, used)
-    return c
-
-
-def weight_gradients(dy: np.ndarray, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """``dy.T @ x`` for one or two x, and the sum of dy's rows; matrices of one dtype."""
-    rows, outputs = axes("dy", dy, 2)
-    columns = [axes(f"x[{n}]", x, 2)[1] for n, x in enumerate(inputs)]
-    dw = [POOL.empty((outputs, width), dy.dtype) for width in columns]
-    db = np.empty(outputs, dy.dtype)
-    used = threads_for(rows * outputs * sum(columns), outputs // 4)
-    call("weight_gradients", dy.dtype, rows, outputs, dy, len(inputs), columns, inputs, dw, db, used)
-    return dw, db
 
 
 def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:

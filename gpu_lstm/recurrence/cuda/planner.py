@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 from gpu_lstm.backend.cuda import CudaBackend
-from gpu_lstm.native.catalogue import CLUSTER, FORMS, sequence_sizes
+from gpu_lstm.native.catalogue import CLUSTER, sequence_sizes
 from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda import costs
 from gpu_lstm.recurrence.cuda.layout import BUFFERS, DIRECTIONS, MOST_RUNS, Layout, units
@@ -62,7 +62,7 @@ def candidates(
     device: Device, direction: str, batch: int, hidden: int, dtype: str, together: int, cells: str, stacked: bool
 ) -> Iterator[Layout]:
     """Layouts that the kernels can run, fitting into shared memory or not."""
-    for form in ("grid",) if stacked else FORMS:
+    for form in ("grid",) if stacked else device.forms[direction == "backward"]:
         for height, columns in sequence_sizes(direction, dtype, form, cells):
             most = units(direction, form, height, columns, 1 + stacked)
             for members, share, part in _parts(device, form, batch, hidden, together, 8 * columns):

@@ -227,7 +227,7 @@ def check_fits(job: Job, available: int | None) -> None:
     Raises
     ------
     InputError
-        It doesn't fit.
+        Training needs more memory than is available.
     """
     needed = predict(job).peak
     if available is None or needed <= available:

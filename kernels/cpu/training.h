@@ -154,7 +154,7 @@ struct Fingerprints {
 
 enum Rule { kSgd, kRmsprop, kAdam };
 
-// One step of an optimizer (gpu_lstm/optimizers.py: `numbers` are those of its `move`), with gradients times `scale`.
+// One step of an optimizer (gpu_lstm/optimizers: `numbers` are those of its `move`), with gradients times `scale`.
 template <typename T>
 struct Update {
   Blocks<> blocks;

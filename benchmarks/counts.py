@@ -34,6 +34,7 @@ from gpu_lstm.native import kernels
 from gpu_lstm.native.kernels import CLUSTER, Kernel
 from gpu_lstm.native.launch import Device
 from gpu_lstm.optimizers import make_optimizer
+from gpu_lstm.recurrence import Arriving, Problem
 from gpu_lstm.recurrence.cuda import counted as counted_module
 from gpu_lstm.recurrence.cuda import onchip
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
@@ -184,7 +185,7 @@ def launched(backend: CupyBackend, layout: onchip.Layout, steps: int, before: on
         return backend.asarray(rng.uniform(0.1, 0.9, shape), dtype)
 
     z, weights = array(steps, batch, 4 * hidden), array(4 * hidden, hidden) / hidden
-    joints = [Joint(weights, None, None)] * (layers - 1)
+    below = [None, *[Joint(weights, None, None)] * (layers - 1)]
     variant = {
         "Plain": lambda: None,
         "Family": lambda: Variant(peepholes=array(3, hidden, dtype=wide), zoneout_h=array(steps, batch, hidden)),
@@ -192,17 +193,13 @@ def launched(backend: CupyBackend, layout: onchip.Layout, steps: int, before: on
     }[layout.cells]()
 
     def forward() -> list[Saved]:
-        problems = [(z if n == 0 else None, weights, None, None, None, False, True) for n in range(layers)]
-        if layout.stacked:
-            return sequence_cuda.forward_stack(backend, problems, joints)
-        return [sequence_cuda.forward(backend, *problems[0], variant)]
+        return sequence_cuda.forward(
+            backend,
+            [Problem(None if joint else z, weights, variant=variant, below=joint) for joint in below],
+        )
 
     def backward(saved: list[Saved]) -> None:
-        arriving = [(one, None, None, None) for one in saved]
-        if layout.stacked:
-            sequence_cuda.backward_stack(backend, arriving, joints)
-        else:
-            sequence_cuda.backward(backend, *arriving[0])
+        sequence_cuda.backward(backend, [Arriving(one, below=joint) for one, joint in zip(saved, below, strict=True)])
 
     planned = sequence_cuda._layout
     try:
@@ -339,8 +336,8 @@ def work_of(backend: CupyBackend, dtype: str, rows: int) -> Iterator[Callable[[]
     weights = array(4 * width, width)
     h, c = array(2, rows, width), array(2, rows, width, dtype=wide)
     saved = Saved(h, c, array(1, rows, 4 * width), weights, None, False)
-    yield lambda: pointwise_cuda.forward(backend, array(1, rows, 4 * width), weights, None, None)
-    yield lambda: pointwise_cuda.backward(backend, saved, None, None, None)
+    yield lambda: pointwise_cuda.forward(backend, Problem(array(1, rows, 4 * width), weights))
+    yield lambda: pointwise_cuda.backward(backend, Arriving(saved))
     yield lambda: backend.softmax_cross_entropy(x, index % width, None)
     yield lambda: backend.take_rows(x, index)
     yield lambda: backend.scatter_add(array(rows, width, dtype=wide), index, x.astype(wide))

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.on_gpu import Log, Record
-from benchmarks.sequence_on_gpu import DRAWN, Case, Layers, Ours, disagreement, only
+from benchmarks.sequence_on_gpu import DRAWN, Case, Ours, disagreement, layers_at_once, only
 from gpu_lstm.backend import Array, NumpyBackend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.checks import TOLERANCE as OF_THE_ORACLE
 from gpu_lstm.layers import LSTM
 from gpu_lstm.native import ahead
-from gpu_lstm.recurrence import Mask
+from gpu_lstm.recurrence import Arriving, Mask, Problem
 from gpu_lstm.recurrence.cuda import onchip
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
@@ -87,7 +87,7 @@ def against_oracle(backend: CudaBackend, form: str, case: Case) -> Record:
     with only(form):
         ours = Ours(backend, case, "pointwise" if form == "pointwise" else "sequence")
         if form == "stack":
-            ours.lstm.plan = replace(ours.lstm.plan, run=Layers(ours.lstm.plan.run, case.layers))
+            ours.lstm.plan = replace(ours.lstm.plan, run=layers_at_once(ours.lstm.plan.run, case.layers))
         found = ours.step()
     oracle = Ours(NumpyBackend(), replace(case, dtype="float64"), "reference")
     for name, param in oracle.lstm.params.items():
@@ -258,10 +258,10 @@ def one_problem(backend: CudaBackend, rng: np.random.Generator, small: bool = Fa
     weight_hh = backend.asarray(backend.widened(made(4 * hidden, hidden)) * 0.6 * hidden**-0.5, dtype)
 
     def alone(tier: Any) -> dict[str, Array]:
-        saved = tier.forward(backend, backend.xp.array(z, copy=True), weight_hh, None, None, mask, reverse)
-        return dict(
-            zip(("h", "dz", "dh0", "dc0"), (saved.h, *tier.backward(backend, saved, dh, None, None)), strict=True)
-        )
+        given = Problem(backend.xp.array(z, copy=True), weight_hh, mask=mask, reverse=reverse)
+        (saved,) = tier.TIER.forward(backend, [given])
+        (gradients,) = tier.TIER.backward(backend, [Arriving(saved, dh)])
+        return {"h": saved.h, **gradients._asdict()}
 
     layers = int(rng.integers(2, onchip.MOST_RUNS + 1))
 
@@ -269,7 +269,7 @@ def one_problem(backend: CudaBackend, rng: np.random.Generator, small: bool = Fa
         name = "sequence" if tier is sequence_cuda else "pointwise"
         lstm = LSTM(hidden, hidden, layers, dropout=0.3, backend=backend, dtype=dtype, tier=name)
         if tier is sequence_cuda:
-            lstm.plan = replace(lstm.plan, run=Layers(lstm.plan.run, layers))
+            lstm.plan = replace(lstm.plan, run=layers_at_once(lstm.plan.run, layers))
         y, _, tape = lstm.forward(x, lengths=lengths, seed=(1,))
         dx, _, gradients = lstm.backward(tape, dh)
         return {"y": y, "dx": dx, **gradients}

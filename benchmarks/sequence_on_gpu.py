@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,12 @@ from gpu_lstm.backend import Array, Backend, CupyBackend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.bench.grid import STANDARD
 from gpu_lstm.layers import LSTM
-from gpu_lstm.layers.lstm import segments
+from gpu_lstm.layers.schedule import segments
 from gpu_lstm.native import kernels
-from gpu_lstm.recurrence import runnable_tiers
+from gpu_lstm.recurrence import Arriving, Problem, Tier, runnable_tiers
 from gpu_lstm.recurrence.cuda import onchip
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
+from gpu_lstm.recurrence.problem import Fit, one_by_one
 
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest difference from PyTorch's results, relative to their largest number."""
@@ -145,17 +145,11 @@ class Ours:
         return {"y": y, "dx": dx, **gradients}
 
 
-class Layers:
-    """A tier that gives so many layers of a stack to `run` at once, whatever the planner expects; 1: one by one."""
-
-    def __init__(self, run: Any, at_once: int):
-        self.TAKES, self.at_once = run.TAKES, at_once
-        self.forward, self.backward = run.forward, run.backward
-        self.forward_stack, self.backward_stack = sequence_cuda.forward_stack, sequence_cuda.backward_stack
-
-    def layers_at_once(self, *problem: Any) -> int:
-        """The number that was given."""
-        return self.at_once
+def layers_at_once(run: Tier, count: int) -> Tier:
+    """The tier, which takes so many layers of a stack at once, whatever the planner expects; 1: one by one."""
+    return replace(
+        run, fit=lambda backend, round: Fit(count), forward=sequence_cuda.forward, backward=sequence_cuda.backward
+    )
 
 
 def layer_sides(backend: CudaBackend, case: Case) -> tuple[dict[str, Callable[[], object]], Record]:
@@ -172,7 +166,7 @@ def layer_sides(backend: CudaBackend, case: Case) -> tuple[dict[str, Callable[[]
     sides: dict[str, Callable[[], object]] = {}
     for name, at_once in (("one_by_one", 1), ("at_once", max(fits))):
         ours = Ours(backend, case)
-        ours.lstm.plan = replace(ours.lstm.plan, run=Layers(ours.lstm.plan.run, at_once))
+        ours.lstm.plan = replace(ours.lstm.plan, run=layers_at_once(ours.lstm.plan.run, at_once))
         sides |= {f"{name}_forward": ours.forward, name: ours.step}
     found = {direction: {str(n): time for n, time in times.items()} for direction, times in expected.items()}
     return sides, {"layers_at_once": max(fits), "layers_expected_us_a_step": found}
@@ -361,10 +355,10 @@ def alone(backend: CudaBackend, case: Case) -> dict[str, Callable[[], Any]]:
         return backend.xp.array(z, copy=True)
 
     def forward() -> Any:
-        return sequence_cuda.forward(backend, copied(), weight, None, None)
+        return sequence_cuda.forward(backend, [Problem(copied(), weight)])
 
     def backward() -> Any:
-        return sequence_cuda.backward(backend, forward(), dh, None, None)
+        return sequence_cuda.backward(backend, [Arriving(forward()[0], dh)])
 
     return {"copy": copied, "forward": forward, "backward": backward}
 
@@ -514,9 +508,7 @@ def beside(backend: CudaBackend, log: Log) -> None:
 def beside_and_after(backend: CudaBackend, log: Log, case: Case) -> Record:
     """One of them."""
     both, after = Ours(backend, case), Ours(backend, case)
-    run = after.lstm.plan.run
-    kept = ("forward", "backward", "forward_all", "backward_all", "TAKES")
-    without = SimpleNamespace(**{name: getattr(run, name) for name in kept})  # no `room_beside`
+    without = replace(after.lstm.plan.run, fit=one_by_one)
     after.lstm.plan = replace(after.lstm.plan, run=without)
     found, expected = both.step(), after.step()
     for name, array in expected.items():

@@ -2,7 +2,6 @@
 
 import lzma
 import math
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,14 +11,12 @@ from gpu_lstm.data.sequences import JAPANESE_VOWELS, read_sequences
 from gpu_lstm.data.series import CO2, read_series
 from gpu_lstm.data.text import SHAKESPEARE, Tracks, read_text
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.recurrence import make_plan, reference, runnable_tiers
-from gpu_lstm.recurrence import pointwise_cpu as pointwise
+from gpu_lstm.recurrence import Arriving, Problem, make_plan, reference, runnable_tiers
 from gpu_lstm.training import Run, Settings, checkpoint
 from gpu_lstm.training.tasks import TextTask
 
 NUMPY = choose("numpy")
 B, T, H = 64, 64, 256
-CELLS = 1 << 20
 tiers = pytest.mark.parametrize("tier", runnable_tiers(NUMPY))
 
 
@@ -28,41 +25,16 @@ def arrays(*shapes, seed=0):
     return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
 
 
-def cells(tier):
-    """The functions of one cell, forward and backward: array expressions, or the compiled ones."""
-    if tier == "pointwise":
-        return pointwise.cell_forward, pointwise.cell_backward
-    scale, shift = reference._gate_constants(NUMPY, CELLS // H, 4 * H, np.float32)
-    return partial(reference.cell_forward, scale=scale, shift=shift), reference.cell_backward
-
-
-@pytest.mark.parametrize("tier", [tier for tier in runnable_tiers(NUMPY) if tier != "sequence"])
-def test_gate_kernels(benchmark, tier):
-    """The sequence tier computes its cells inside of its own loop and has no such kernel."""
-    benchmark.group = "gate kernels, 1M cells, forward and backward"
-    shape = (CELLS // H, H)
-    z, c_before, dh, dc = arrays((shape[0], 4 * H), shape, shape, shape)
-
-    def both(forward, backward):
-        gates, c, h, d = z.copy(), np.empty_like(c_before), np.empty_like(c_before), dc.copy()
-        forward(NUMPY, gates, c_before, c, h)
-        backward(NUMPY, gates, c_before, c, h, dh, d)
-        return gates
-
-    dz = benchmark.pedantic(both, cells(tier), rounds=5, warmup_rounds=1)
-    np.testing.assert_allclose(dz, both(*cells("reference")), atol=1e-4)
-
-
 @tiers
 def test_recurrence_forward(benchmark, tier):
     benchmark.group = "recurrence, forward"
     z, weight = arrays((T, B, 4 * H), (4 * H, H))
     weight /= 16
     run = make_plan(NUMPY, tier).run
-    saved = benchmark.pedantic(
-        run.forward, setup=lambda: ((NUMPY, z.copy(), weight, None, None), {}), rounds=5, warmup_rounds=1
+    (saved,) = benchmark.pedantic(
+        run.forward, setup=lambda: ((NUMPY, [Problem(z.copy(), weight)]), {}), rounds=5, warmup_rounds=1
     )
-    expected = reference.forward(NUMPY, z.copy(), weight, None, None)
+    expected = reference.forward(NUMPY, Problem(z.copy(), weight))
     np.testing.assert_allclose(saved.h, expected.h, atol=1e-4)
 
 
@@ -74,10 +46,10 @@ def test_recurrence_backward(benchmark, tier):
     run = make_plan(NUMPY, tier).run
 
     def setup():
-        return (NUMPY, run.forward(NUMPY, z.copy(), weight, None, None), dh, None, None), {}
+        return (NUMPY, [Arriving(run.forward(NUMPY, [Problem(z.copy(), weight)])[0], dh)]), {}
 
-    dz, _, _ = benchmark.pedantic(run.backward, setup=setup, rounds=5, warmup_rounds=1)
-    expected, _, _ = reference.backward(NUMPY, reference.forward(NUMPY, z.copy(), weight, None, None), dh, None, None)
+    ((dz, _, _),) = benchmark.pedantic(run.backward, setup=setup, rounds=5, warmup_rounds=1)
+    expected, _, _ = reference.backward(NUMPY, Arriving(reference.forward(NUMPY, Problem(z.copy(), weight)), dh))
     np.testing.assert_allclose(dz, expected, atol=1e-4 * np.abs(expected).max())
 
 

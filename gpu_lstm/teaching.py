@@ -29,7 +29,7 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_dtype, check_seed, check_size
 from gpu_lstm.ops.arrays import sum_rows
 from gpu_lstm.recurrence import reference
-from gpu_lstm.recurrence.problem import split_gates
+from gpu_lstm.recurrence.problem import Problem, split_gates
 
 PARAMETERS = ("Wfh", "Wfx", "bf", "Wih", "Wix", "bi", "Woh", "Wox", "bo", "Wch", "Wcx", "bc")
 """Names of the twelve parameters; the gradient of each has ``_grad`` appended."""
@@ -210,9 +210,8 @@ class LstmLayer:
         x = self._vector("x", x, "input_width", self.input_width)
         weight_h, weight_x, bias = self._stack()
         z = xp.matmul(weight_x, x) + bias
-        saved = reference.forward(
-            self.backend, xp.reshape(z, (1, 1, -1)), weight_h, self.h_list[-1].T, self.c_list[-1].T
-        )
+        problem = Problem(xp.reshape(z, (1, 1, -1)), weight_h, self.h_list[-1].T, self.c_list[-1].T)
+        saved = reference.forward(self.backend, problem)
         i, f, g, o = split_gates(saved.gates[0, ...])
         h, c = saved.last
         histories = (self.h_list, self.c_list, self.i_list, self.f_list, self.ct_list, self.o_list)

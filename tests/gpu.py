@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import types
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from gpu_lstm.backend import CupyBackend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.native import kernels
 from gpu_lstm.native.launch import Device
+from gpu_lstm.recurrence.cuda import onchip
 from tests.conftest import gpu_or_reason
 from tests.device.support import Seed, needs_machine
 
@@ -148,3 +150,8 @@ class HostBackend(CudaBackend):
 
     def kernel(self, kernel):
         return lambda *_, **__: self.launches.append(kernel.name)
+
+
+def room_beside(monkeypatch, room=True):
+    """The sequence tier leaves room for products beside it, or none, whatever the model says."""
+    monkeypatch.setattr(onchip, "beside", lambda *_: types.SimpleNamespace(saved=float(room), describe=str))

@@ -8,6 +8,7 @@ import pytest
 from gpu_lstm.backend import Backend, NumpyBackend
 from gpu_lstm.checks import central_differences, relative_error
 from gpu_lstm.layers import LSTM
+from gpu_lstm.recurrence import Arriving, Problem
 
 __all__ = [
     "NUMPY",
@@ -16,6 +17,8 @@ __all__ = [
     "StrictBackend",
     "central_differences",
     "loss_and_gradients",
+    "one_backward",
+    "one_forward",
     "problem",
     "relative_error",
 ]
@@ -69,3 +72,13 @@ def loss_and_gradients(lstm, data, lengths=None, arrives=("dy", "dh", "dc"), see
     dx, (dh0, dc0), gradients = lstm.backward(tape, sent["dy"], (sent["dh"], sent["dc"]))
     gradients = {"x": dx, "h0": dh0, "c0": dc0} | gradients
     return loss, {name: backend.to_numpy(array) for name, array in gradients.items()}
+
+
+def one_forward(tier, backend, *problem, **named):
+    """One problem through a tier, or the tier of a module."""
+    return getattr(tier, "TIER", tier).forward(backend, [Problem(*problem, **named)])[0]
+
+
+def one_backward(tier, backend, *arriving, **named):
+    """The gradients of one recurrence that has run."""
+    return getattr(tier, "TIER", tier).backward(backend, [Arriving(*arriving, **named)])[0]

@@ -14,14 +14,12 @@ from gpu_lstm.bench.machine import Machine
 from gpu_lstm.bench.method import Patience
 from gpu_lstm.bench.problem import KINDS, TOLERANCE, Problem, parse_options, to_host
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.layers import LSTM
-from gpu_lstm.layers import lstm as lstm_layers
+from gpu_lstm.layers import LSTM, schedule
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.native import compiled
 from gpu_lstm.optimizers import Adam
 from gpu_lstm.recurrence import reference, runnable_tiers
-from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
-from tests.gpu import HostBackend
+from tests.gpu import HostBackend, room_beside
 from tests.support import NUMPY
 from tests.test_bench_method import FakeCuda
 from tests.test_beside import by_two
@@ -315,7 +313,7 @@ def test_what_is_watched_makes_the_calls_that_train(monkeypatch, tier, setting):
             return real(*arguments, **named)
 
         monkeypatch.setattr(module, name, noted)
-    monkeypatch.setattr(lstm_layers, "segments", by_two)
+    monkeypatch.setattr(schedule, "segments", by_two)
     lstm = LSTM(4, 8, backend=NUMPY, tier=tier, **SETTINGS[setting])
     expected, _ = asked_of(lstm, names, watched=False)
     assert expected or tier == "reference"
@@ -328,8 +326,8 @@ def test_what_is_watched_makes_the_calls_that_train(monkeypatch, tier, setting):
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_what_is_watched_makes_the_launches_that_train(monkeypatch, setting):
-    monkeypatch.setattr(lstm_layers, "segments", by_two)
-    monkeypatch.setattr(sequence_cuda, "room_beside", lambda *_: True)
+    monkeypatch.setattr(schedule, "segments", by_two)
+    room_beside(monkeypatch)
     backend = Launches()
     lstm = LSTM(4, 64, backend=backend, **SETTINGS[setting])
     expected, _ = asked_of(lstm, backend.launches, watched=False)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 
 import numpy as np
 import pytest
 
 from gpu_lstm import ops
 from gpu_lstm.backend import NumpyBackend
-from gpu_lstm.layers import LSTM, lstm
-from gpu_lstm.recurrence import reference, together
-from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
+from gpu_lstm.layers import LSTM, schedule
+from gpu_lstm.layers import member as members
+from gpu_lstm.recurrence import Round, cpu, reference
+from gpu_lstm.recurrence.cuda import pointwise
+from gpu_lstm.recurrence.problem import Fit
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
 STEPS, BATCH, LENGTHS = 7, 3, [7, 2, 5]
@@ -71,12 +72,10 @@ def by_two(num_steps, batch, reverse=False, least_steps=1):
 
 def with_room(one, room=True):
     """Its recurrence leaves room for everything, or, with the same arithmetic, for nothing."""
-    run = types.SimpleNamespace(forward=reference.forward, backward=reference.backward, TAKES=reference.TAKES)
-    if room:
-        run.room_beside = lambda *_: True
+    run = dataclasses.replace(reference.TIER, fit=lambda backend, round: Fit(1, room and round.multiply_adds > 0))
     # The reference tier's products are the array namespace's, step by step; those that can go beside are the backend's.
     one.plan = dataclasses.replace(one.plan, tier="pointwise", run=run)
-    one._product, one._weight_gradients = ops.of(one.backend).product, ops.of(one.backend).weight_gradients
+    one._ops = ops.of(one.backend)
     return one
 
 
@@ -110,7 +109,7 @@ def results(one, lengths, dtype):
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["all steps", "lengths"])
 @pytest.mark.parametrize("case", CASES)
 def test_any_order_gives_the_bits_of_one_after_the_other(monkeypatch, case, lengths, dtype):
-    monkeypatch.setattr(lstm, "segments", by_two)
+    monkeypatch.setattr(schedule, "segments", by_two)
     options = CASES[case] | {"dtype": dtype, "tier": "reference"}
     expected = results(with_room(LSTM(4, 6, backend=NumpyBackend(), **options), room=False), lengths, dtype)
     for backend in (First(), Last()):
@@ -127,7 +126,7 @@ def test_any_order_gives_the_bits_of_one_after_the_other(monkeypatch, case, leng
 def test_gradients_equal_those_of_the_oracle_over_all_steps(monkeypatch, case, lengths):
     options = CASES[case] | {"dtype": "float64", "tier": "reference"}
     expected = results(LSTM(4, 6, backend=NUMPY, **options), lengths, "float64")
-    monkeypatch.setattr(lstm, "segments", by_two)
+    monkeypatch.setattr(schedule, "segments", by_two)
     found = results(with_room(LSTM(4, 6, backend=Last(), **options)), lengths, "float64")
     assert found[0] == pytest.approx(expected[0], rel=1e-12)
     for name, gradient in expected[1].items():
@@ -135,7 +134,7 @@ def test_gradients_equal_those_of_the_oracle_over_all_steps(monkeypatch, case, l
 
 
 def test_inference_with_room_beside(monkeypatch):
-    monkeypatch.setattr(lstm, "segments", by_two)
+    monkeypatch.setattr(schedule, "segments", by_two)
     x = np.random.default_rng(0).standard_normal((STEPS, BATCH, 4))
     plain, beside = (
         with_room(LSTM(4, 6, 2, backend=backend, dtype="float64", tier="reference"), room)
@@ -146,7 +145,7 @@ def test_inference_with_room_beside(monkeypatch):
 
 
 def count_jobs(monkeypatch, chunks, **options):
-    monkeypatch.setattr(lstm, "segments", chunks)
+    monkeypatch.setattr(schedule, "segments", chunks)
     backend = First()
     one = with_room(LSTM(4, 6, backend=backend, tier="reference", **options))
     _, _, tape = one.forward(np.ones((STEPS, BATCH, 4), np.float32))
@@ -160,12 +159,23 @@ def test_what_goes_beside(monkeypatch):
     assert count_jobs(monkeypatch, by_two) == (3, 4)
     assert count_jobs(monkeypatch, by_two, num_layers=2) == (3, 8)
     assert count_jobs(monkeypatch, by_two, bidirectional=True) == (6, 8)
-    assert count_jobs(monkeypatch, lambda n, *_: [(0, n)]) == (0, 0)
-    assert count_jobs(monkeypatch, lambda n, *_: [(0, n)], num_layers=2) == (0, 2)
+    assert count_jobs(monkeypatch, lambda n, *_, **__: [(0, n)]) == (0, 0)
+    assert count_jobs(monkeypatch, lambda n, *_, **__: [(0, n)], num_layers=2) == (0, 2)
 
 
-def test_a_job_goes_beside_the_next_recurrence():
-    """Asked for before it, run with it, in the order of those who ask."""
+def noted(told, name, function=None):
+    """A function of a member that notes whose it is."""
+    function = getattr(members, name)
+
+    def run(work, member, *arguments):
+        told.append(f"{name} {members.name(member)}")
+        return function(work, member, *arguments)
+
+    return run
+
+
+def test_a_job_goes_beside_the_next_recurrence(monkeypatch):
+    """An upper layer's gradients beside the recurrence below it, the first layer's beside that of the next segment."""
     told = []
 
     class Told(NumpyBackend):
@@ -173,16 +183,17 @@ def test_a_job_goes_beside_the_next_recurrence():
             told.append("round")
             return super().beside(work, jobs)
 
-    def steps(name):
-        yield "beside", lambda: told.append(f"job 1 of {name}")
-        yield "beside", lambda: told.append(f"job 2 of {name}")
-        yield "forward", (np.zeros((1, 1, 4)), np.zeros((4, 1)), None, None)
-        yield "beside", lambda: told.append(f"job 3 of {name}")
-        return name
-
-    assert together.in_step(reference, Told(), [steps("a"), steps("b")]) == ["a", "b"]
-    first = ["job 1 of a", "job 2 of a", "job 1 of b", "job 2 of b"]
-    assert told == ["round", *first, "round", "job 3 of a", "job 3 of b"]
+    monkeypatch.setattr(schedule, "segments", by_two)
+    for name in ("input_gradient", "parameter_gradients"):
+        monkeypatch.setattr(members, name, noted(told, name))
+    one = with_room(LSTM(4, 6, 2, backend=Told(), tier="reference"))
+    _, _, tape = one.forward(np.ones((4, BATCH, 4), np.float32))
+    assert told == ["round", "round", "round", "round"]
+    told.clear()
+    one.backward(tape, np.ones((4, BATCH, 6), np.float32))
+    upper = ["input_gradient l1", "round", "parameter_gradients l1"]  # what goes down is found at once
+    lower = ["parameter_gradients l0", "input_gradient l0"]
+    assert told == ["round", *upper, "round", *lower, *upper, "round", *lower]
 
 
 # -- mistakes are seen ------------------------------------------------------------------------------------------------
@@ -190,7 +201,7 @@ def test_a_job_goes_beside_the_next_recurrence():
 
 def both_orders(monkeypatch, **options):
     """Gradients with jobs first and with jobs last."""
-    monkeypatch.setattr(lstm, "segments", by_two)
+    monkeypatch.setattr(schedule, "segments", by_two)
     return [
         results(with_room(LSTM(4, 6, backend=backend, dtype="float64", tier="reference", **options)), None, "float64")
         for backend in (First(), Last())
@@ -205,13 +216,13 @@ def differ(found):
 def test_a_product_that_is_needed_at_once_is_seen(monkeypatch):
     assert not differ(both_orders(monkeypatch))
 
-    def at_once(self, chain, x, start, stop, state, call, entry=None, whole=LSTM._forward_segment):
-        entry, product = self._enter_later(chain[0], x[start:stop, ...], call)
+    def at_once(work, rounds, x, states, entries, jobs, whole=schedule.forward_segment):
+        ((member, part),) = rounds[0]
+        entry, product = members.enter_later(work, member, x[slice(*part), ...])
         entry.z[...] = 0
-        yield "beside", product  # of this very segment
-        return (yield from whole(self, chain, x, start, stop, state, call, entry))
+        return whole(work, rounds, x, states, {member: entry}, [*jobs, product])  # of this very segment
 
-    monkeypatch.setattr(LSTM, "_forward_segment", at_once)
+    monkeypatch.setattr(schedule, "forward_segment", at_once)
     assert differ(both_orders(monkeypatch))
 
 
@@ -220,12 +231,11 @@ def test_an_array_of_a_job_that_is_kept_is_seen(monkeypatch):
         for name, gradient in found.items():
             gradients[name] = gradient if first else gradients[name] + gradient
 
-    monkeypatch.setattr(lstm, "_add_up", keep)
+    monkeypatch.setattr(schedule, "_add_up", keep)
     assert "weight_ih_l0" in differ(both_orders(monkeypatch))
 
 
 def test_tiers_without_room_run_one_after_the_other():
-    assert not together.room_beside(
-        reference, NUMPY, together.Round("forward", (8, 8, 8), "float32", frozenset()), 10**9
-    )
-    assert not hasattr(pointwise_cuda, "room_beside")  # it fills the GPU with its own products
+    recurrences = Round("forward", 8, 8, 8, "float32", layers=3, multiply_adds=10**9)
+    for tier in (reference, cpu, pointwise):  # the last fills the GPU with its own products
+        assert tier.TIER.fit(NUMPY, recurrences) == Fit(1, False)

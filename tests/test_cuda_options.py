@@ -6,15 +6,14 @@ import pytest
 from gpu_lstm import LSTM, InputError
 from gpu_lstm.native import kernels
 from gpu_lstm.native.launch import Device
-from gpu_lstm.recurrence import Mask, family, together
-from gpu_lstm.recurrence.cuda import fastest as fastest_cuda
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence import Arriving, Mask, Problem, family
+from gpu_lstm.recurrence.cuda import auto, onchip
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.recurrence.variant import Variant
 from tests.conftest import gpu_or_reason
 from tests.gpu import DTYPES, H100, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine
-from tests.support import NUMPY, relative_error
+from tests.support import NUMPY, one_backward, one_forward, relative_error
 from tests.test_cuda_sequence import KIB, PAIR_LIMITS, device, force, launched, put
 from tests.test_cuda_variants import KINKS, TOLERANCE, example, layer_gives_what_reference_gives, run
 from tests.test_family import ON
@@ -164,12 +163,12 @@ def two(backend, names, shape):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("tier, kind", [(sequence_cuda, "Family"), (fastest_cuda, "Normed")], ids=str)
+@pytest.mark.parametrize("tier, kind", [(sequence_cuda, "Family"), (auto, "Normed")], ids=str)
 def test_two_at_once_equal_the_oracle(form, tier, kind):
     backend = Gpu(limits=PAIR_LIMITS[form])
     forward, arriving, expected = two(backend, KINDS[kind], (3, 7, 20))
-    saved = together.forward(tier, backend, forward)
-    gradients = together.backward(tier, backend, [(one, *more) for one, more in zip(saved, arriving, strict=True)])
+    saved = tier.forward(backend, [Problem(*one) for one in forward])
+    gradients = tier.backward(backend, [Arriving(one, *more) for one, more in zip(saved, arriving, strict=True)])
     assert sorted(backend.launches) == sorted(launched(form))
     for one, found, right in zip(saved, gradients, expected, strict=True):
         results = {"h": one.h, "c": one.last[1], **dict(zip(("dz", "dh0", "dc0"), found, strict=True)), **one.gradients}
@@ -183,7 +182,7 @@ def test_two_of_different_kinds_run_one_after_the_other(monkeypatch):
     force(monkeypatch, "grid")
     backend = Gpu(limits=PAIR_LIMITS["grid"])
     (first, second), _, expected = two(backend, {"resets"}, (3, 2, 9))
-    saved = together.forward(sequence_cuda, backend, [first, (*second[:-1], None)])
+    saved = sequence_cuda.forward(backend, [Problem(*first), Problem(*second[:-1])])
     assert backend.launches == ["sequence_forward", "sequence_forward"]
     assert relative_error(on_host(backend, saved[0].h), expected[0]["h"]) < TOLERANCE["float32"]
 
@@ -255,8 +254,10 @@ def test_backward_takes_what_the_pointwise_tier_saved(monkeypatch):
         data = put(backend, data, "float64")
         variant = Variant(**numbers, **{name[1:]: array for name, array in data.items() if name[0] == "."})
         start = (data[name] for name in ("z", "weight_hh", "h0", "c0"))
-        saved = tier.forward(backend, *start, None, False, True, variant)
-        dz, dh0, dc0 = sequence_cuda.backward(backend, saved, *(data[name] for name in ("dh", "dh_last", "dc_last")))
+        saved = one_forward(tier, backend, *start, None, False, True, variant)
+        dz, dh0, dc0 = one_backward(
+            sequence_cuda, backend, saved, *(data[name] for name in ("dh", "dh_last", "dc_last"))
+        )
         results.append([on_host(backend, a) for a in (dz, dh0, dc0, saved.dz_hh, *saved.gradients.values())])
     for one, other in zip(*results, strict=True):
         assert relative_error(other, one) < TOLERANCE["float64"]
@@ -274,7 +275,7 @@ def test_numbers_that_look_as_if_they_were_missing_are_not_waited_for(monkeypatc
     variant = Variant(**numbers, **{name[1:]: array for name, array in here.items() if name[0] == "."})
     mask = Mask(np.array([4, 2]), backend.asarray(np.arange(4)[:, None, None] < np.array([4, 2])[None, :, None]))
     start = (here[name] for name in ("z", "weight_hh", "h0", "c0"))
-    saved = sequence_cuda.forward(backend, *start, mask, True, True, variant)
+    saved = one_forward(sequence_cuda, backend, *start, mask, True, True, variant)
     assert np.isnan(on_host(backend, saved.outputs)).all()
 
 
@@ -293,10 +294,10 @@ def test_what_it_does_not_take_is_refused_by_name():
     for name, variant in (("proj_size", Variant(projection=np.zeros((1, 2), np.float32))), ("heads", Variant(heads=2))):
         assert name not in TAKEN
         with pytest.raises(InputError, match=f"this tier takes no {name}; the reference tier does"):
-            sequence_cuda.forward(HostBackend(), z, weight_hh, None, None, variant=variant)
+            one_forward(sequence_cuda, HostBackend(), z, weight_hh, None, None, variant=variant)
     with pytest.raises(InputError, match=r"peepholes has shape \(3, 3\); expected \(3, H=2\)"):
         variant = Variant(peepholes=np.zeros((3, 3), np.float32))
-        sequence_cuda.forward(HostBackend(), z, weight_hh, None, None, variant=variant)
+        one_forward(sequence_cuda, HostBackend(), z, weight_hh, None, None, variant=variant)
 
 
 def test_the_plan_knows_what_options_cost():

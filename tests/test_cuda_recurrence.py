@@ -12,7 +12,7 @@ from gpu_lstm.recurrence.variant import Variant
 from tests.conftest import gpu_or_reason
 from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored
 from tests.odd import gapped, misaligned, swapped
-from tests.support import NUMPY, loss_and_gradients, problem, relative_error
+from tests.support import NUMPY, loss_and_gradients, one_backward, one_forward, problem, relative_error
 
 HOST = HostBackend()
 # Stored numbers are rounded: to 11 bits in float16, to 8 in bfloat16; a few steps of them add up.
@@ -38,12 +38,12 @@ def run(tier, backend, data, dtype, mask=None, reverse=False, keep=True):
     here = {name: backend.asarray(stored(array, dtype)) for name, array in data.items()}
     if mask is not None:
         mask = Mask(mask.lengths, backend.asarray(mask.valid))
-    saved = tier.forward(backend, here["z"], here["weight_hh"], here["h0"], here["c0"], mask, reverse, keep)
+    saved = one_forward(tier, backend, here["z"], here["weight_hh"], here["h0"], here["c0"], mask, reverse, keep)
     results = {"h": on_host(backend, saved.h), "c": on_host(backend, saved.last[1])}
     if keep:
         valid = True if mask is None else backend.to_numpy(mask.valid)
         results["gates"] = np.where(valid, on_host(backend, saved.gates), 0)
-        gradients = tier.backward(backend, saved, here["dh"], here["dh_last"], here["dc_last"])
+        gradients = one_backward(tier, backend, saved, here["dh"], here["dh_last"], here["dc_last"])
         results |= {name: on_host(backend, a) for name, a in zip(("dz", "dh0", "dc0"), gradients, strict=True)}
     return results
 
@@ -113,7 +113,7 @@ def test_inference_gives_the_same_and_keeps_nothing(cuda, dtype, hidden):
     for name in lean:
         np.testing.assert_array_equal(lean[name], kept[name])
     z, weight_hh = (cuda.asarray(stored(data[name], dtype)) for name in ("z", "weight_hh"))
-    saved = pointwise_cuda.forward(cuda, z, weight_hh, None, None, keep=False)
+    saved = one_forward(pointwise_cuda, cuda, z, weight_hh, None, None, keep=False)
     assert saved.c.shape[0] == 1
 
 
@@ -138,7 +138,7 @@ def test_arrays_that_start_at_odd_places_take_the_scalar_path(cuda):
     z[...] = cuda.asarray(data["z"].astype(np.float32))
     assert not kernels.aligned(16, z)
     weight_hh, h0, c0 = (cuda.asarray(data[name].astype(np.float32)) for name in ("weight_hh", "h0", "c0"))
-    saved = pointwise_cuda.forward(cuda, z, weight_hh, h0, c0)
+    saved = one_forward(pointwise_cuda, cuda, z, weight_hh, h0, c0)
     np.testing.assert_array_equal(on_host(cuda, saved.h), expected["h"])
 
 
@@ -169,10 +169,10 @@ def test_a_step_is_two_launches_each_way_and_allocates_nothing(lengths):
         data = {name: array.astype(np.float32) for name, array in example((steps, 2, 4), "float32").items()}
         given = np.array([2, 1])
         mask = Mask(given, np.arange(steps)[:, None, None] < given[None, :, None]) if lengths else None
-        saved = pointwise_cuda.forward(backend, data["z"], data["weight_hh"], data["h0"], data["c0"], mask)
+        saved = one_forward(pointwise_cuda, backend, data["z"], data["weight_hh"], data["h0"], data["c0"], mask)
         assert backend.launches == ["matmul", "gates_forward"] * steps
         backend.launches.clear()
-        pointwise_cuda.backward(backend, saved, data["dh"], None, None)
+        one_backward(pointwise_cuda, backend, saved, data["dh"], None, None)
         assert backend.launches == ["gates_backward", "matmul"] * steps
         counts.append(backend.xp.calls)
     assert counts[0] == counts[1]
@@ -192,8 +192,8 @@ def test_gradients_that_nobody_sent_are_zeros(cuda):
     results = []
     for tier, backend in ((reference, NUMPY), (pointwise_cuda, cuda)):
         data = {name: backend.asarray(array) for name, array in example((4, 3, 2), "float64").items()}
-        saved = tier.forward(backend, data["z"], data["weight_hh"], None, None)
-        results.append([on_host(backend, a) for a in tier.backward(backend, saved, None, data["dh_last"], None)])
+        saved = one_forward(tier, backend, data["z"], data["weight_hh"], None, None)
+        results.append([on_host(backend, a) for a in one_backward(tier, backend, saved, None, data["dh_last"], None)])
     for expected, actual in zip(*results, strict=True):
         assert relative_error(actual, expected) < 1e-13
 
@@ -223,7 +223,7 @@ def test_the_plan_says_what_runs():
 def test_what_the_kernels_cannot_take_is_refused(change, message):
     given = {"z": np.zeros((2, 3, 8), np.float32), "weight_hh": np.zeros((8, 2), np.float32)} | change
     with pytest.raises(InputError, match=message):
-        pointwise_cuda.forward(HOST, given["z"], given["weight_hh"], None, None)
+        one_forward(pointwise_cuda, HOST, given["z"], given["weight_hh"], None, None)
 
 
 @pytest.mark.parametrize("tier", [pointwise_cuda, sequence_cuda])
@@ -233,11 +233,11 @@ def test_what_backward_cannot_take_is_refused_by_name(tier, options):
 
     def backward(name, change):
         z, weight_hh = np.zeros((2, 3, 16), np.float32), np.zeros((16, 4), np.float32)
-        saved = tier.forward(HOST, z, weight_hh, None, None, variant=variant)
+        saved = one_forward(tier, HOST, z, weight_hh, None, None, variant=variant)
         if getattr(saved, name, None) is not None:
             setattr(saved, name, change(getattr(saved, name)))
             with pytest.raises(InputError, match=r"^(saved\.\w+|z|weight_hh) (has|is)"):
-                tier.backward(HOST, saved, None, None, None)
+                one_backward(tier, HOST, saved, None, None, None)
 
     for name in ("gates", "weight_hh", "c", "normalised", "scales", "c_means", "c_scales"):
         for change in (
@@ -246,15 +246,15 @@ def test_what_backward_cannot_take_is_refused_by_name(tier, options):
             backward(name, change)
     for dh in (np.zeros((2, 3, 5), np.float32), np.zeros((2, 3, 4)), [0.0]):
         with pytest.raises(InputError, match="^dh (has|is)"):
-            saved = tier.forward(HOST, np.zeros((2, 3, 16), np.float32), np.zeros((16, 4), np.float32), None, None)
-            tier.backward(HOST, saved, dh, None, None)
+            saved = one_forward(tier, HOST, np.zeros((2, 3, 16), np.float32), np.zeros((16, 4), np.float32), None, None)
+            one_backward(tier, HOST, saved, dh, None, None)
 
 
 def test_too_many_cells_are_refused_by_name():
     huge = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (1, 2**20, 4 * 2**12), (0, 0, 0))
     huge.flags.writeable = False
     with pytest.raises(InputError, match="z has B H = 4294967296 cells; expected at most 2147483647"):
-        pointwise_cuda.forward(HOST, huge, np.zeros((4 * 2**12, 2**12), np.float32), None, None)
+        one_forward(pointwise_cuda, HOST, huge, np.zeros((4 * 2**12, 2**12), np.float32), None, None)
 
 
 @pytest.mark.gpu
@@ -268,7 +268,7 @@ def test_more_than_2_to_the_31_elements(cuda):
     z[t] = cuda.asarray(np.linspace(-3, 3, 4 * hidden))
     c[t] = 0.5
     weight_hh, c0 = (cuda.asarray(array) for array in (np.zeros((4 * hidden, hidden), "f2"), np.full((1, hidden), 0.5)))
-    expected = pointwise_cuda.forward(cuda, z[t:].copy(), weight_hh, None, c0)
+    expected = one_forward(pointwise_cuda, cuda, z[t:].copy(), weight_hh, None, c0)
     slots = [np.int64(n) for n in (t, t, t + 1, t, t + 1)]
     arguments = (z, h, c, None, *slots, np.uint32(1), np.uint32(hidden))
     cuda.kernel(kernels.gates_forward("float16", 8, True, False))((1,), (hidden // 8,), arguments)

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError
+from gpu_lstm.layers import schedule
 from gpu_lstm.native import kernels
 from gpu_lstm.native.launch import Device
-from gpu_lstm.recurrence import Mask, reference, together
-from gpu_lstm.recurrence.cuda import fastest as fastest_cuda
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence import Arriving, Mask, Problem, reference
+from gpu_lstm.recurrence.cuda import auto, onchip
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from tests.conftest import gpu_or_reason
-from tests.gpu import DTYPES, H100, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored
-from tests.support import NUMPY, loss_and_gradients, problem, relative_error
+from tests.gpu import DTYPES, H100, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, room_beside, stored
+from tests.support import NUMPY, loss_and_gradients, one_backward, one_forward, problem, relative_error
 from tests.test_cuda_recurrence import TOLERANCE as STORED
 from tests.test_cuda_recurrence import compare_twice, every_step, example, run
 
@@ -152,7 +152,7 @@ def test_inference_gives_the_same_and_keeps_nothing(form, dtype):
     for name in lean:
         np.testing.assert_array_equal(lean[name], kept[name])
     z, weight_hh = (backend.asarray(stored(data[name], dtype)) for name in ("z", "weight_hh"))
-    assert sequence_cuda.forward(backend, z, weight_hh, None, None, keep=False).c.shape[0] == 1
+    assert one_forward(sequence_cuda, backend, z, weight_hh, None, None, keep=False).c.shape[0] == 1
 
 
 @on_the_machine
@@ -198,9 +198,9 @@ def test_arrays_that_start_at_odd_places_are_read_one_element_at_a_time(form):
     z = backend.xp.empty((data["z"].size + 1,), dtype=np.float32)[1:].reshape(data["z"].shape)
     z[...] = here["z"]
     assert not kernels.aligned(16, z)
-    saved = sequence_cuda.forward(backend, z, *(here[name] for name in ("weight_hh", "h0", "c0")))
+    saved = one_forward(sequence_cuda, backend, z, *(here[name] for name in ("weight_hh", "h0", "c0")))
     np.testing.assert_array_equal(on_host(backend, saved.h), expected["h"])
-    gradients = sequence_cuda.backward(backend, saved, *(here[name] for name in ("dh", "dh_last", "dc_last")))
+    gradients = one_backward(sequence_cuda, backend, saved, *(here[name] for name in ("dh", "dh_last", "dc_last")))
     np.testing.assert_array_equal(on_host(backend, gradients[0]), expected["dz"])
 
 
@@ -229,13 +229,12 @@ def pair(shape, dtype, lengths=True):
 
 
 def run_pair(tier, backend, problems, dtype, keep=True):
-    """As `run` of each, by `together`."""
+    """As `run` of each, asked for at once."""
     here = [put(backend, data, dtype) for data, _, _ in problems]
-    saved = together.forward(
-        tier,
+    saved = tier.forward(
         backend,
         [
-            (
+            Problem(
                 *(data[name] for name in ("z", "weight_hh", "h0", "c0")),
                 mask and Mask(mask.lengths, backend.asarray(mask.valid)),
                 reverse,
@@ -250,9 +249,10 @@ def run_pair(tier, backend, problems, dtype, keep=True):
             valid = True if one.mask is None else backend.to_numpy(one.mask.valid)
             result["gates"] = np.where(valid, on_host(backend, one.gates), 0)
         arriving = [
-            (one, *(data[name] for name in ("dh", "dh_last", "dc_last"))) for one, data in zip(saved, here, strict=True)
+            Arriving(one, *(data[name] for name in ("dh", "dh_last", "dc_last")))
+            for one, data in zip(saved, here, strict=True)
         ]
-        for result, found in zip(results, together.backward(tier, backend, arriving), strict=True):
+        for result, found in zip(results, tier.backward(backend, arriving), strict=True):
             result |= {name: on_host(backend, a) for name, a in zip(("dz", "dh0", "dc0"), found, strict=True)}
     return results
 
@@ -315,11 +315,11 @@ def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
             assert relative_error(actual[0][name], array) < 2e-6, name
     monkeypatch.setattr(onchip, "pays", lambda *problem: False)
     backend = Gpu()
-    actual = run_pair(fastest_cuda, backend, problems, "float32")
+    actual = run_pair(auto, backend, problems, "float32")
     assert "sequence_forward" not in backend.launches
     monkeypatch.setattr(onchip, "pays", lambda *problem: True)
     backend = Gpu()
-    actual += run_pair(fastest_cuda, backend, problems, "float32")
+    actual += run_pair(auto, backend, problems, "float32")
     assert backend.launches == ["sequence_forward", "sequence_backward"]
     actual += run_pair(pointwise_cuda, Gpu(), problems, "float32")
     for found, one in zip(actual, 3 * expected, strict=True):
@@ -385,10 +385,10 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
 
     def result(backend, saved):
         if backward:
-            return on_host(backend, sequence_cuda.backward(backend, copy.deepcopy(saved), None, None, None)[1])
-        return on_host(backend, sequence_cuda.forward(backend, *started(backend, data)).h)
+            return on_host(backend, one_backward(sequence_cuda, backend, copy.deepcopy(saved), None, None, None)[1])
+        return on_host(backend, one_forward(sequence_cuda, backend, *started(backend, data)).h)
 
-    saved = sequence_cuda.forward(whole, *started(whole, data))
+    saved = one_forward(sequence_cuda, whole, *started(whole, data))
     right = result(whole, saved)
     for broken.seed in range(24):  # some show under some orders only, of threads or of memory
         broken.memory = broken.seed % 2 == 0
@@ -437,7 +437,7 @@ def test_numbers_that_look_as_if_they_were_missing_are_not_waited_for(monkeypatc
     z, weight_hh, h0, c0 = started(backend, example((4, 2, 9), "float32"))
     h0.view(np.uint32)[...] = 2**32 - 1
     valid = backend.asarray(np.arange(4)[:, None, None] < np.array([4, 2])[None, :, None])
-    saved = sequence_cuda.forward(backend, z, weight_hh, h0, c0, Mask(np.array([4, 2]), valid), True)
+    saved = one_forward(sequence_cuda, backend, z, weight_hh, h0, c0, Mask(np.array([4, 2]), valid), True)
     assert np.isnan(on_host(backend, saved.outputs)).all()
 
 
@@ -446,35 +446,35 @@ def test_the_watchdog_turns_a_hang_into_an_error(monkeypatch):
     force(monkeypatch, "grid")
     whole = Gpu(limits=device("grid"))
     here = started(whole, example((4, 3, 20), "float32"))
-    saved = sequence_cuda.forward(whole, *here)
+    saved = one_forward(sequence_cuda, whole, *here)
     silent = Gpu(limits=device("grid"), change=(SHOW, "0"))
     broken = Gpu(limits=device("grid"), change=("publish(to, S(gates.i));", ""))
     monkeypatch.setenv(kernels.WATCHDOG, "300")
     with pytest.raises(
         BackendError, match=r"sequence_backward<float, Grid, \d, 1> waited in vain: .*GPU_LSTM_WATCHDOG=300"
     ):
-        sequence_cuda.backward(broken, saved, None, None, None)
+        one_backward(sequence_cuda, broken, saved, None, None, None)
     with pytest.raises(BackendError, match=r"sequence_forward<float, Grid, \d, 1> waited in vain"):
-        sequence_cuda.forward(silent, *here)
+        one_forward(sequence_cuda, silent, *here)
     with pytest.raises(BackendError, match=r"waited in vain: .*forward: 2 x 1 x 3 blocks of the grid"):
         silent.limits = PAIR_LIMITS["grid"]
-        sequence_cuda.forward_all(silent, [(*here, None, False, True)] * 2)
+        sequence_cuda.forward(silent, [Problem(*here)] * 2)
     monkeypatch.setenv(kernels.WATCHDOG, "soon")
     with pytest.raises(InputError, match="GPU_LSTM_WATCHDOG is 'soon'; expected a whole number"):
-        sequence_cuda.backward(broken, saved, None, None, None)
+        one_backward(sequence_cuda, broken, saved, None, None, None)
 
 
 @pytest.mark.gpu
 def test_the_watchdog_ends_clusters_of_a_grid_too(monkeypatch):
     force(monkeypatch, "joint")
     whole = Gpu(limits=device("joint"))
-    saved = sequence_cuda.forward(whole, *started(whole, example((4, 3, 20), "float32")))
+    saved = one_forward(sequence_cuda, whole, *started(whole, example((4, 3, 20), "float32")))
     broken = Gpu(limits=device("joint"), change=("publish(to, S(gates.i));", ""))
     monkeypatch.setenv(kernels.WATCHDOG, "300")
     with pytest.raises(
         BackendError, match=r"<float, JointGrid, 1, 1> waited in vain: .*1 x 16 blocks .* clusters of 8"
     ):
-        sequence_cuda.backward(broken, saved, None, None, None)
+        one_backward(sequence_cuda, broken, saved, None, None, None)
 
 
 # -- the layer, and a GPU ---------------------------------------------------------------------------------------------
@@ -501,7 +501,7 @@ def test_auto_takes_the_tier_that_pays(monkeypatch):
     for pays in (True, False):
         monkeypatch.setattr(onchip, "pays", lambda *problem, pays=pays: pays)
         backend = Gpu()
-        results.append(run(fastest_cuda, backend, data, "float32"))
+        results.append(run(auto, backend, data, "float32"))
         assert ("sequence_forward" in backend.launches) == pays == ("matmul" not in backend.launches)
     for name, expected in results[0].items():
         assert relative_error(results[1][name], expected) < 2e-6, name
@@ -512,8 +512,8 @@ def test_gradients_that_nobody_sent_are_zeros(form):
     results = []
     for tier, backend in ((reference, NUMPY), (sequence_cuda, Gpu(limits=device(form)))):
         data = put(backend, example((4, 3, 2), "float64"), "float64")
-        saved = tier.forward(backend, data["z"], data["weight_hh"], None, None)
-        results.append([on_host(backend, a) for a in tier.backward(backend, saved, None, data["dh_last"], None)])
+        saved = one_forward(tier, backend, data["z"], data["weight_hh"], None, None)
+        results.append([on_host(backend, a) for a in one_backward(tier, backend, saved, None, data["dh_last"], None)])
     for expected, actual in zip(*results, strict=True):
         assert relative_error(actual, expected) < 1e-13
 
@@ -523,7 +523,9 @@ def test_what_does_not_fit_is_refused_by_name():
     with pytest.raises(
         BackendError, match=r"tier sequence can't run .*: W_hh of H = 100 in float32 does not fit on chip"
     ):
-        sequence_cuda.forward(backend, np.zeros((2, 3, 400), np.float32), np.zeros((400, 100), np.float32), None, None)
+        one_forward(
+            sequence_cuda, backend, np.zeros((2, 3, 400), np.float32), np.zeros((400, 100), np.float32), None, None
+        )
 
 
 @at_full_size
@@ -534,9 +536,9 @@ def test_on_a_gpu_products_beside_the_recurrence_have_the_same_bits(monkeypatch,
     data = problem(LSTM(64, 256, backend=NUMPY, **options), 700, 32)
     lengths = np.random.default_rng(0).integers(300, 701, 32)
     for room in (False, True, True):
-        monkeypatch.setattr(sequence_cuda, "room_beside", lambda *_, room=room: room)
+        room_beside(monkeypatch, room)
         one = LSTM(64, 256, backend=gpu, dtype=dtype, tier="sequence", **options)
-        assert len(one._parts([(0, 0)], data["x"])) == 3
+        assert len(schedule.segments(*data["x"].shape[:2], least_steps=gpu.least_steps)) == 3
         x, dy = (gpu.asarray(data[name], dtype) for name in ("x", "dy"))
         y, state, tape = one.forward(x, None, lengths)
         dx, dstate, gradients = one.backward(tape, dy)

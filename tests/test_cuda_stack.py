@@ -1,18 +1,21 @@
 """Layers of a stack in one launch, a wavefront of the sequence tier, against the float64 oracle."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError, ops
-from gpu_lstm.layers import lstm as lstm_layers
+from gpu_lstm.layers import schedule
+from gpu_lstm.layers.arguments import Call
 from gpu_lstm.native.launch import Device
-from gpu_lstm.recurrence import Mask, reference, together
+from gpu_lstm.recurrence import Arriving, Mask, Problem, reference
 from gpu_lstm.recurrence.cuda import onchip
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.recurrence.problem import Joint
 from gpu_lstm.recurrence.variant import Variant
-from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored
-from tests.support import NUMPY, loss_and_gradients, relative_error
+from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, room_beside, stored
+from tests.support import NUMPY, loss_and_gradients, one_backward, one_forward, relative_error
 from tests.support import problem as problem_of
 from tests.test_cuda_recurrence import example
 from tests.test_cuda_sequence import TOLERANCE, force, put
@@ -53,11 +56,13 @@ def oracle(data, joints, mask):
             joint = joints[number - 1]
             x = saved[-1].outputs * (1 if joint.factors is None else joint.factors)
             z = x @ joint.weight_ih.T + (0 if joint.bias is None else joint.bias)
-        saved.append(reference.forward(NUMPY, z, *(one[name] for name in ("weight_hh", "h0", "c0")), mask))
+        saved.append(one_forward(reference, NUMPY, z, *(one[name] for name in ("weight_hh", "h0", "c0")), mask))
         results.append({"h": saved[-1].h, "c": saved[-1].last[1], "gates": saved[-1].gates.copy()})
     arriving = data[-1]["dh"]
     for number in reversed(range(len(data))):
-        found = reference.backward(NUMPY, saved[number], arriving, data[number]["dh_last"], data[number]["dc_last"])
+        found = one_backward(
+            reference, NUMPY, saved[number], arriving, data[number]["dh_last"], data[number]["dc_last"]
+        )
         results[number] |= dict(zip(("dz", "dh0", "dc0"), found, strict=True))
         if number:
             joint = joints[number - 1]
@@ -79,14 +84,17 @@ def run(backend, data, joints, mask, dtype, keep=True):
         )
         for joint in joints
     ]
-    saved = sequence_cuda.forward_stack(
+    below = [None, *joints]
+    saved = sequence_cuda.forward(
         backend,
         [
-            (None if number else one["z"], *(one[name] for name in ("weight_hh", "h0", "c0")), mask, False, keep)
+            Problem(
+                None if number else one["z"], *(one[name] for name in ("weight_hh", "h0", "c0")), mask, keep=keep,
+                below=below[number],
+            )
             for number, one in enumerate(here)
         ],
-        joints,
-    )
+    )  # fmt: skip
     results = [{"h": on_host(backend, one.h), "c": on_host(backend, one.last[1])} for one in saved]
     if keep:
         for result, one in zip(results, saved, strict=True):
@@ -94,10 +102,16 @@ def run(backend, data, joints, mask, dtype, keep=True):
             if valid is not None:
                 result["gates"] = np.where(valid, result["gates"], 0)  # nothing was written there
         problems = [
-            (one, None if number < len(data) - 1 else there["dh"], there["dh_last"], there["dc_last"])
+            Arriving(
+                one,
+                None if number < len(data) - 1 else there["dh"],
+                there["dh_last"],
+                there["dc_last"],
+                below=below[number],
+            )
             for number, (one, there) in enumerate(zip(saved, here, strict=True))
         ]
-        for result, found in zip(results, sequence_cuda.backward_stack(backend, problems, joints), strict=True):
+        for result, found in zip(results, sequence_cuda.backward(backend, problems), strict=True):
             result |= {name: on_host(backend, a) for name, a in zip(("dz", "dh0", "dc0"), found, strict=True)}
     return results
 
@@ -202,37 +216,37 @@ def test_a_planted_mistake_is_caught(mistake):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda problems, joints: joints.append(joints[0]), "a stack of 2 layers has 2 joints; expected one fewer"),
         (
-            lambda problems, joints: problems.__setitem__(1, (*problems[1][:5], True, True)),
-            "takes no stack of variants",
-        ),
-        (lambda problems, joints: problems.__setitem__(1, (*problems[1], Variant())), "takes no stack of variants"),
-        (
-            lambda problems, joints: joints.__setitem__(0, Joint(np.zeros((8, 3), np.float32))),
-            r"expected \(4H=8, H=2\)",
+            lambda low, up: (replace(low, below=up.below), up),
+            "a stack of 2 layers has 2 joints; expected one below each",
         ),
         (
-            lambda problems, joints: joints.__setitem__(0, Joint(joints[0].weight_ih, np.zeros(8))),
+            lambda low, up: (low, up, replace(up, below=None)),
+            "a stack of 3 layers has 1 joints; expected one below each",
+        ),
+        (lambda low, up: (low, *[up] * 4), "a stack of 5 layers has 4 joints; .* at most 4 layers"),
+        (lambda low, up: (low, replace(up, reverse=True)), "takes no stack of variants"),
+        (lambda low, up: (low, replace(up, variant=Variant())), "takes no stack of variants"),
+        (lambda low, up: (low, replace(up, below=Joint(np.zeros((8, 3), np.float32)))), r"expected \(4H=8, H=2\)"),
+        (
+            lambda low, up: (low, replace(up, below=replace(up.below, bias=np.zeros(8)))),
             "bias has dtype float64; expected float32",
         ),
     ],
 )
 def test_what_a_stack_cannot_take_is_refused(change, message):
     z, weight = np.zeros((2, 1, 8), np.float32), np.zeros((8, 2), np.float32)
-    problems = [(z, weight, None, None, None, False, True), (None, weight, None, None, None, False, True)]
-    joints = [Joint(weight)]
-    change(problems, joints)
+    problems = change(Problem(z, weight), Problem(None, weight, below=Joint(weight)))
     with pytest.raises(InputError, match=message):
-        sequence_cuda.forward_stack(HostBackend(limits=SMALL), problems, joints)
+        sequence_cuda.forward(HostBackend(limits=SMALL), problems)
 
 
 def test_a_stack_that_does_not_fit_is_refused():
     z, weight = np.zeros((2, 1, 8), np.float32), np.zeros((8, 2), np.float32)
-    problems = [(z, weight, None, None, None, False, True), (None, weight, None, None, None, False, True)]
+    problems = [Problem(z, weight), Problem(None, weight, below=Joint(weight))]
     one = Device(multiprocessors=1, shared_bytes=227 * 1024, capability=80)
     with pytest.raises(BackendError, match="H = 2 has more units than 0 of 1 multiprocessors can take"):
-        sequence_cuda.forward_stack(HostBackend(limits=one), problems, [Joint(weight)])
+        sequence_cuda.forward(HostBackend(limits=one), problems)
 
 
 # -- the layers -------------------------------------------------------------------------------------------------------
@@ -299,19 +313,18 @@ def test_layer_after_layer_where_something_else_passes_between_them(monkeypatch)
 
 def test_nothing_goes_beside_layers_at_once(monkeypatch):
     backend = HostBackend()
-    monkeypatch.setattr(together, "room_beside", lambda *problem: True)
-    x = np.zeros((400, 64, 3))
     for most, beside in ((1, True), (2, False)):
-        monkeypatch.setattr(sequence_cuda, "layers_at_once", lambda *problem, most=most: most)
+        monkeypatch.setattr(onchip, "choose_layers", at_most(most) if most > 1 else lambda *problem: "they don't pay")
         lstm = layers_on(backend, "sequence", num_layers=2)
-        call = lstm_layers.Call(64, None, None, None, True)
+        room_beside(monkeypatch)
+        work = lstm._work({}, Call(400, 64, None, None, None, True))
         for direction in onchip.DIRECTIONS:
-            assert lstm._room_beside(direction, lstm._chains()[0], x, call) == beside
+            assert [one.beside for one in schedule.passes(work, direction)] == [beside]
 
 
 @pytest.mark.gpu
 def test_recomputation_gives_the_same_bits_and_the_state_is_carried(monkeypatch):
-    monkeypatch.setattr(lstm_layers, "segments", lambda *problem: [(0, 2), (2, 5), (5, 6)])
+    monkeypatch.setattr(schedule, "segments", lambda *_, **__: [(0, 2), (2, 5), (5, 6)])
     monkeypatch.setattr(onchip, "choose_layers", at_most(2))
     for lengths in (None, [6, 1, 3]):
         results = []

@@ -8,13 +8,13 @@ import pytest
 from gpu_lstm import InputError
 from gpu_lstm.native import kernels
 from gpu_lstm.recurrence import Mask, family, make_plan
-from gpu_lstm.recurrence.cuda import fastest as fastest_cuda
+from gpu_lstm.recurrence.cuda import auto
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.recurrence.variant import OPTIONS, Variant
 from tests.conftest import gpu_or_reason
 from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored
-from tests.support import NUMPY, relative_error
+from tests.support import NUMPY, one_backward, one_forward, relative_error
 from tests.test_cuda_recurrence import CountingNamespace
 from tests.test_family import BATCH, ON, STEPS, data_for, made
 from tests.test_family import run as run_layer
@@ -83,11 +83,11 @@ def run(tier, backend, data, numbers, dtype, lengths=None, reverse=False, keep=T
     if tier is family:
         saved = family.forward(backend, *start, variant)
     else:  # the plain LSTM may have gradients of c at every step, too
-        saved = tier.forward(backend, *start, keep, variant if variant.options() else None)
+        saved = one_forward(tier, backend, *start, keep, variant if variant.options() else None)
     results = {"h": saved.h, "c": saved.last[1]}
     if keep:
         arriving = here["dh"], here["dh_last"], here["dc_last"], here.get("dc")
-        results |= dict(zip(("dz", "dh0", "dc0"), tier.backward(backend, saved, *arriving), strict=True))
+        results |= dict(zip(("dz", "dh0", "dc0"), one_backward(tier, backend, saved, *arriving), strict=True))
         results |= saved.gradients | ({} if saved.dz_hh is None else {"dz_hh": saved.dz_hh})
     return {name: on_host(backend, array) for name, array in results.items()}
 
@@ -244,7 +244,7 @@ def test_auto_takes_this_tier_for_what_the_sequence_tier_does_not_take():
 
 @pytest.mark.parametrize("name", sorted(OPTIONS - sequence_cuda.TAKES))
 def test_the_fastest_sends_what_the_sequence_tier_does_not_take_to_this_tier(cuda, name):
-    compare(cuda, {name, "resets"}, (3, 2, 8), "float32", tier=fastest_cuda)
+    compare(cuda, {name, "resets"}, (3, 2, 8), "float32", tier=auto)
     assert {"family_cells_forward", "family_cells_backward"} <= set(cuda.launches)
     assert not {"sequence_forward", "sequence_backward"} & set(cuda.launches)
 
@@ -271,4 +271,4 @@ def test_a_variant_knows_its_options():
 def test_what_the_kernels_cannot_take_is_refused(change, message):
     z, weight_hh = np.zeros((2, 3, 8), np.float32), np.zeros((8, 2), np.float32)
     with pytest.raises(InputError, match=message):
-        pointwise_cuda.forward(HostBackend(), z, weight_hh, None, None, variant=Variant(**change))
+        one_forward(pointwise_cuda, HostBackend(), z, weight_hh, None, None, variant=Variant(**change))

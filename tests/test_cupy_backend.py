@@ -17,7 +17,7 @@ from gpu_lstm.native.launch import Device, not_compiled
 from gpu_lstm.recurrence.cuda import needed, onchip
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from tests.gpu import DTYPES, H100, Gpu, on_host, stored
-from tests.support import NUMPY, OnDevice, loss_and_gradients, problem, relative_error
+from tests.support import NUMPY, OnDevice, loss_and_gradients, one_forward, problem, relative_error
 from tests.test_cuda_sequence import force
 
 
@@ -48,13 +48,13 @@ def test_a_grid_that_is_not_resident_is_refused_and_not_started(monkeypatch):
     backend = CupyBackend()
     z, weight_hh = (backend.asarray(np.zeros(shape, np.float32)) for shape in [(2, 3, 160), (160, 40)])
     force(monkeypatch, "grid")
-    assert sequence_cuda.forward(backend, z, weight_hh, None, None).h.shape == (3, 3, 40)
+    assert one_forward(sequence_cuda, backend, z, weight_hh, None, None).h.shape == (3, 3, 40)
     backend._launches.clear()  # a kernel is asked about once
     monkeypatch.setattr(backend.xp.cuda.driver, "occupancyMaxActiveBlocksPerMultiprocessor", lambda *_: 0)
     with pytest.raises(
         BackendError, match=r"sequence_forward<float, Grid, \d, 1> needs \d+ blocks at once; .* run 0 of \d+"
     ):
-        sequence_cuda.forward(backend, z, weight_hh, None, None)
+        one_forward(sequence_cuda, backend, z, weight_hh, None, None)
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import pytest
 
 from gpu_lstm import LSTM
 from gpu_lstm.backend.cupy_backend import Side
-from gpu_lstm.layers import lstm
-from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
+from gpu_lstm.layers import schedule
 from tests.device.support import Turns
-from tests.gpu import Gpu, on_the_machine
+from tests.gpu import Gpu, on_the_machine, room_beside
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 from tests.test_beside import by_two
 
@@ -39,8 +38,8 @@ def differs(backend, expected):
 @pytest.fixture
 def room(monkeypatch):
     """Products go beside the recurrence, their arrays in CuPy's pool: freeing other memory waits for all streams."""
-    monkeypatch.setattr(lstm, "segments", by_two)
-    monkeypatch.setattr(sequence_cuda, "room_beside", lambda *_: True)
+    monkeypatch.setattr(schedule, "segments", by_two)
+    room_beside(monkeypatch)
     cuda = Gpu().xp.cuda
     with cuda.using_allocator(cuda.MemoryPool().malloc):
         yield
@@ -53,7 +52,7 @@ def test_an_lstm_gets_the_same_bits_with_products_on_the_other_stream(room, monk
     backend = Gpu()
     beside, right = found(backend, lengths, recompute=recompute)
     assert backend._side
-    monkeypatch.setattr(sequence_cuda, "room_beside", lambda *_: False)
+    room_beside(monkeypatch, False)
     alone = Gpu()
     apart, _ = found(alone, lengths, recompute=recompute)
     assert alone._side is None

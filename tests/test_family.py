@@ -8,7 +8,7 @@ import pytest
 from gpu_lstm import LSTM
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
-from gpu_lstm.recurrence import TIERS, family, reference, runnable_tiers
+from gpu_lstm.recurrence import TIERS, Arriving, Problem, family, reference, runnable_tiers
 from gpu_lstm.recurrence.variant import Variant
 from tests.support import NUMPY, STRICT, central_differences, relative_error
 
@@ -48,7 +48,7 @@ def made(options, **more):
 
 def data_for(lstm, seed=0):
     rng = np.random.default_rng(seed)
-    h, c = lstm._state_shapes(BATCH)
+    h, c = lstm.sizes.state(BATCH)
     shapes = {
         "x": (STEPS, BATCH, INPUT), "h0": h, "c0": c, "dh": h, "dc": c,
         "dy": (STEPS, BATCH, lstm.output_size * lstm.num_directions),
@@ -139,11 +139,12 @@ def test_the_general_loop_without_options_is_the_plain_one():
     z, w = rng.standard_normal((5, 3, 16)), rng.standard_normal((16, 4))
     h0, c0, dh_last, dc_last = (rng.standard_normal((3, 4)) for _ in range(4))
     dh = rng.standard_normal((5, 3, 4))
-    plain = reference.forward(NUMPY, z.copy(), w, h0, c0)
-    general = family.forward(NUMPY, z.copy(), w, h0, c0, None, False, Variant())
+    plain = reference.forward(NUMPY, Problem(z.copy(), w, h0, c0))
+    general = family.forward(NUMPY, Problem(z.copy(), w, h0, c0, variant=Variant()))
     for name in ("h", "c", "gates"):
         np.testing.assert_allclose(getattr(general, name), getattr(plain, name), rtol=1e-13, atol=1e-15)
-    results = (module.backward(NUMPY, s, dh, dh_last, dc_last) for module, s in ((reference, plain), (family, general)))
+    pairs = (reference, plain), (family, general)
+    results = (module.backward(NUMPY, Arriving(saved, dh, dh_last, dc_last)) for module, saved in pairs)
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
 
@@ -434,11 +435,11 @@ def test_segments_and_recomputation_change_nothing(name, bidirectional, monkeypa
     results = []
     for recompute in (False, True):
         lstm = made(options, recompute=recompute, bidirectional=bidirectional)
-        monkeypatch.setattr("gpu_lstm.layers.lstm.segments", _by_two)
+        monkeypatch.setattr("gpu_lstm.layers.schedule.segments", _by_two)
         results.append(run(lstm, data_for(lstm), lengths=[2, 4, 1]))
         monkeypatch.undo()
     (loss, gradients), (other_loss, other) = results
-    monkeypatch.setattr("gpu_lstm.layers.lstm.segments", _by_two)
+    monkeypatch.setattr("gpu_lstm.layers.schedule.segments", _by_two)
     ours, theirs = gradients(), other()
     assert loss == other_loss
     for key, value in ours.items():
@@ -451,9 +452,8 @@ def test_segments_and_recomputation_change_nothing(name, bidirectional, monkeypa
             np.testing.assert_allclose(ours[key], value, rtol=0, atol=1e-11 * max(np.abs(value).max(), 1), err_msg=key)
 
 
-def _by_two(num_steps, batch, reverse=False, *_):
-    parts = [(start, min(start + 2, num_steps)) for start in range(0, num_steps, 2)]
-    return parts[::-1] if reverse else parts
+def _by_two(num_steps, *_, **__):
+    return [(start, min(start + 2, num_steps)) for start in range(0, num_steps, 2)]
 
 
 @pytest.mark.parametrize(

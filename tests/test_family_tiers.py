@@ -9,11 +9,10 @@ import pytest
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
 from gpu_lstm.recurrence import cpu as sequence
-from gpu_lstm.recurrence import pointwise_cpu as pointwise
 from gpu_lstm.recurrence import reference
 from gpu_lstm.recurrence.problem import Mask
 from gpu_lstm.recurrence.variant import Variant
-from tests.support import NUMPY, relative_error
+from tests.support import NUMPY, one_backward, one_forward, relative_error
 
 pytestmark = pytest.mark.skipif(compiled.library() is None, reason=f"no compiled library: {compiled.missing()}")
 
@@ -23,7 +22,6 @@ SPREAD, NORM_SPREAD = 4, 16
 order of the terms, but for a chance of 2 exp(-SPREAD^2 / 2) (N. Higham and T. Mary, A New Approach to Probabilistic
 Rounding Error Analysis, 2019). Layer normalisation divides by a deviation, here down to a quarter: four times that."""
 SETS = compiled.SETS[: compiled.instruction_set() + 1]
-TIERS = {"pointwise": pointwise, "sequence": sequence}
 ALL = (
     "projection", "peepholes", "coupled", "hard_sigmoid", "clip", "cell_clip", "zoneout_h", "zoneout_c",
     "recurrent_mask", "heads", "live", "gain_hh", "gain_c", "shift_c",
@@ -93,10 +91,10 @@ def run(tier, dtype, variant, arrays, mask, reverse=False, send=("dh", "dh_last"
 
     variant = Variant(**{field.name: cast(getattr(variant, field.name)) for field in fields(variant)})
     z, weight_hh, h0, c0 = (cast(arrays[name]) for name in ("z", "weight_hh", "h0", "c0"))
-    saved = tier.forward(NUMPY, z, weight_hh, h0, c0, mask, reverse, True, variant)
+    saved = one_forward(tier, NUMPY, z, weight_hh, h0, c0, mask, reverse, True, variant)
     results = {"h": saved.h.copy(), "c": saved.c.copy()}
     sent = (arrays[name].astype(dtype) if name in send else None for name in ("dh", "dh_last", "dc_last", "dc"))
-    results["dz"], results["dh0"], results["dc0"] = tier.backward(NUMPY, saved, *sent)
+    results["dz"], results["dh0"], results["dc0"] = one_backward(tier, NUMPY, saved, *sent)
     if saved.dz_hh is not None:
         results["dz_hh"] = saved.dz_hh
     return results | saved.gradients | {"before": saved.before}
@@ -118,21 +116,19 @@ def check(tier, dtype, options, sizes, lengths=False, reverse=False):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_each_option_at_odd_shapes(dtype, tier, name):
+def test_each_option_at_odd_shapes(dtype, name):
     for sizes, lengths, reverse in itertools.product(SHAPES, (False, True), (False, True)):
-        check(TIERS[tier], dtype, SETTINGS[name], sizes, lengths, reverse)
+        check(sequence, dtype, SETTINGS[name], sizes, lengths, reverse)
 
 
 @pytest.mark.parametrize("instruction_set", SETS)
 @pytest.mark.parametrize("name", ["sigmoids", "all but layer_norm", "all"])
-@pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_instruction_set(dtype, tier, name, instruction_set, monkeypatch):
+def test_every_instruction_set(dtype, name, instruction_set, monkeypatch):
     monkeypatch.setattr(compiled, "instruction_set", lambda: compiled.SETS.index(instruction_set))
     for sizes in SHAPES:
-        check(TIERS[tier], dtype, SETTINGS[name], sizes, lengths=True)
+        check(sequence, dtype, SETTINGS[name], sizes, lengths=True)
 
 
 @pytest.mark.parametrize("name", ["heads", "projection", "layer_norm", "all but layer_norm", "all"])
@@ -153,8 +149,17 @@ def test_the_bytes_do_not_depend_on_the_threads(batch, name, monkeypatch):
 def test_inference_gives_the_same_bytes(name, reverse):
     variant, arrays, mask = problem(SETTINGS[name], 4, 5, 34, 18, lengths=True)
     kept, not_kept = (
-        sequence.forward(
-            NUMPY, arrays["z"].copy(), arrays["weight_hh"], arrays["h0"], arrays["c0"], mask, reverse, keep, variant
+        one_forward(
+            sequence,
+            NUMPY,
+            arrays["z"].copy(),
+            arrays["weight_hh"],
+            arrays["h0"],
+            arrays["c0"],
+            mask,
+            reverse,
+            keep,
+            variant,
         )
         for keep in (True, False)
     )
@@ -170,21 +175,19 @@ def test_the_sequence_tier_refuses_a_part_of_layer_normalisation():
 
 
 @pytest.mark.parametrize("send", [(), ("dh",), ("dc",), ("dh_last",), ("dc_last",)], ids="+".join)
-@pytest.mark.parametrize("tier", TIERS)
-def test_any_subset_of_gradients(tier, send):
+def test_any_subset_of_gradients(send):
     given = problem(ALL, 4, 5, 34, 18, lengths=True)
-    expected, actual = (run(one, "float64", *given, send=send) for one in (reference, TIERS[tier]))
+    expected, actual = (run(one, "float64", *given, send=send) for one in (reference, sequence))
     for name, value in expected.items():
         np.testing.assert_allclose(actual[name], value, rtol=1e-10, atol=1e-13, err_msg=name)
 
 
-@pytest.mark.parametrize("tier", TIERS)
 def test_without_options_gradients_may_arrive_at_every_c(tier):
     _, arrays, mask = problem((), 4, 5, 34, 34, lengths=True)
     given = [arrays[name] for name in ("weight_hh", "h0", "c0")]
     results = []
-    for one in (reference, TIERS[tier]):
-        saved = one.forward(NUMPY, arrays["z"].copy(), *given, mask)
-        results.append(one.backward(NUMPY, saved, *(arrays[name] for name in ("dh", "dh_last", "dc_last", "dc"))))
+    for one in (reference, sequence):
+        saved = one_forward(one, NUMPY, arrays["z"].copy(), *given, mask)
+        results.append(one_backward(one, NUMPY, saved, *(arrays[name] for name in ("dh", "dh_last", "dc_last", "dc"))))
     for actual, expected in zip(results[1], results[0], strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-13)

@@ -9,12 +9,11 @@ import pytest
 from gpu_lstm import LSTM, BackendError, InputError
 from gpu_lstm.backend.graph import Graph
 from gpu_lstm.cli import main
-from gpu_lstm.layers import lstm as lstm_layers
+from gpu_lstm.layers import schedule
 from gpu_lstm.models import Forecaster, LanguageModel
-from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.training import Run, Settings, Training, folder
 from gpu_lstm.training.tasks import TextTask, WindowsTask
-from tests.gpu import Gpu
+from tests.gpu import Gpu, room_beside
 from tests.support import NUMPY
 from tests.test_beside import by_two
 
@@ -66,8 +65,8 @@ def test_every_optimizer(optimizer):
 
 
 def test_products_beside_the_recurrence_are_recorded_on_their_own_stream(monkeypatch):
-    monkeypatch.setattr(lstm_layers, "segments", by_two)
-    monkeypatch.setattr(sequence_cuda, "room_beside", lambda *_: True)
+    monkeypatch.setattr(schedule, "segments", by_two)
+    room_beside(monkeypatch)
     runs = [trained(text_task(Gpu(), tier="sequence"), graph, 6) for graph in (False, True)]
     same(*runs)
     assert all(run[2].task.model.backend._side for run in runs)

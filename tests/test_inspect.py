@@ -29,9 +29,9 @@ from gpu_lstm.inspect import (
     tracking,
 )
 from gpu_lstm.inspect.reach import fades
-from gpu_lstm.layers.lstm import segments
+from gpu_lstm.layers.schedule import segments
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel
-from gpu_lstm.recurrence import reference, runnable_tiers
+from gpu_lstm.recurrence import Problem, reference, runnable_tiers
 from gpu_lstm.training.checkpoint import description_of, pack, save_model, to_torch_names
 from gpu_lstm.training.folder import save
 from tests.support import NUMPY, relative_error
@@ -64,7 +64,7 @@ def by_reference(lstm, x):
     found = {name: [] for name in QUANTITIES}
     for layer in range(lstm.num_layers):
         z = x @ lstm.params[f"weight_ih_l{layer}"].T + lstm.params[f"bias_l{layer}"]
-        saved = reference.forward(NUMPY, z[:, None, :], lstm.params[f"weight_hh_l{layer}"], None, None)
+        saved = reference.forward(NUMPY, Problem(z[:, None, :], lstm.params[f"weight_hh_l{layer}"]))
         for name, gate in zip("ifgo", np.split(saved.gates[:, 0], 4, axis=1), strict=True):
             found[name].append(gate)
         found["h"].append(saved.h[1:, 0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
-from gpu_lstm.layers import Reversed
+from gpu_lstm.layers import Reversed, schedule
 from gpu_lstm.models import Classifier
 from gpu_lstm.recurrence import runnable_tiers
 from tests.support import NUMPY
@@ -99,10 +99,9 @@ def test_cuda_kernels(cuda, tier, kind, lengths):
 
 
 def test_in_segments(monkeypatch):
-    from gpu_lstm.layers import lstm
 
     parts = lambda steps, batch, reverse=False, least=1: [(0, 2), (2, 5)][:: -1 if reverse else 1]  # noqa: E731
-    monkeypatch.setattr(lstm, "segments", lambda *given, least_steps=1, **named: parts(*given[:3], **named))
+    monkeypatch.setattr(schedule, "segments", lambda *given, least_steps=1, **named: parts(*given[:3], **named))
     for tier in runnable_tiers(NUMPY):
         for options in ({}, {"recompute": True}, {"bidirectional": True, "peepholes": True}):
             check(LSTM(3, 4, backend=NUMPY, tier=tier, dtype="float64", **options), LENGTHS[0])

@@ -2,20 +2,20 @@
 
 import dataclasses
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, BackendError
-from gpu_lstm.layers import lstm
+from gpu_lstm.layers import schedule
+from gpu_lstm.layers.arguments import Call
 from gpu_lstm.native import kernels
-from gpu_lstm.recurrence import make_plan, runnable_tiers
-from gpu_lstm.recurrence.cuda import fastest as fastest_cuda
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence import Round, make_plan, runnable_tiers
+from gpu_lstm.recurrence.cuda import auto, onchip
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
-from gpu_lstm.recurrence.together import Round
+from gpu_lstm.recurrence.problem import Fit
 from tests.gpu import H100, HostBackend
 
 A100 = dataclasses.replace(H100, multiprocessors=108, shared_bytes=163 * 1024, capability=80)
@@ -228,7 +228,7 @@ def test_the_plan_explains_itself_with_numbers():
 
 def test_auto_takes_the_pointwise_tier_for_batches_where_it_is_expected_to_be_faster():
     backend = HostBackend()
-    assert make_plan(backend, "auto", 1024).run is fastest_cuda
+    assert make_plan(backend, "auto", 1024).run is auto.TIER
     assert make_plan(backend, "sequence", 1024).run is sequence_cuda
     most = onchip.most_that_pays(H100, "backward", 1024, "float32")
     assert onchip.pays(H100, "backward", most, 1024, "float32")
@@ -284,14 +284,13 @@ def test_beside_a_full_device_nothing_pays():
     assert onchip.beside(H100, "forward", (256, 4096, 64), "bfloat16", 10**13).idle == 0
 
 
-@pytest.mark.parametrize("tier", [sequence_cuda, fastest_cuda], ids=["sequence", "auto"])
+@pytest.mark.parametrize("tier", [sequence_cuda, auto], ids=["sequence", "auto"])
 def test_a_tier_leaves_room_where_that_pays_and_it_takes_the_options(tier):
     backend, none = HostBackend(), frozenset()
 
     def room(hidden, batch=64, options=none, dtype="float32", count=1):
-        shape = 256, batch, hidden
         products = count * 256 * batch * 4 * hidden * 3 * hidden
-        return tier.room_beside(backend, Round("backward", shape, dtype, options, count), products)
+        return tier.fit(backend, Round("backward", 256, batch, hidden, dtype, options, count, 1, products)).beside
 
     assert room(256)
     assert room(256, batch=16, count=2)
@@ -303,31 +302,34 @@ def test_a_tier_leaves_room_where_that_pays_and_it_takes_the_options(tier):
     backend.tf32 = True
     assert room(256)
     most = onchip.most_that_pays(H100, "backward", 1024, "bfloat16")
-    assert not fastest_cuda.room_beside(backend, Round("backward", (256, 2 * most, 1024), "bfloat16", none), 10**13)
+    recurrences = Round("backward", 256, 2 * most, 1024, "bfloat16", multiply_adds=10**13)
+    assert not auto.fit(backend, recurrences).beside
 
 
 def test_auto_leaves_no_room_where_the_pointwise_tier_runs(monkeypatch):
     asked = []
     monkeypatch.setattr(onchip, "pays", lambda *given: asked.append(given))
-    recurrences = Round("forward", (256, 64, 256), "float32", frozenset({"peepholes"}))
-    assert not fastest_cuda.room_beside(HostBackend(), recurrences, 10**10)
+    recurrences = Round("forward", 256, 64, 256, "float32", frozenset({"peepholes"}), multiply_adds=10**10)
+    assert not auto.fit(HostBackend(), recurrences).beside
     assert asked == [(H100, "forward", 64, 256, "float32", "Family")]
 
 
 @pytest.mark.parametrize("layers, directions", [(1, 1), (1, 2), (2, 1)])
 def test_an_lstm_asks_with_the_products_of_a_segment(monkeypatch, layers, directions):
     asked = []
-    monkeypatch.setattr(fastest_cuda, "room_beside", lambda backend, *given: asked.append(given))
     one = LSTM(3, 8, layers, bidirectional=directions == 2, backend=HostBackend())
+    tier = replace(one.plan.run, fit=lambda backend, round: (asked.append(round), Fit())[1])
+    one.plan = replace(one.plan, run=tier)
     for steps in (700, 200):
-        x, call = np.zeros((steps, 50, 3), np.float32), lstm.Call(50, None, None, None, True)
+        work = one._work({}, Call(steps, 50, None, None, None, True))
         for direction in onchip.DIRECTIONS:
-            one._room_beside(direction, one._chains()[0], x, call)
+            schedule.passes(work, direction)
     whole = directions * 256 * 50 * 4 * 8
-    kind = (256, 50, 8), "float32", frozenset(), directions
-    expected = [(Round("forward", *kind), whole * 3), (Round("backward", *kind), whole * (3 + 3 + 8))]
+    kind = 256, 50, 8, "float32", frozenset(), directions, layers
+    expected = [Round("forward", *kind, whole * 3), Round("backward", *kind, whole * (3 + 3 + 8))]
     if layers > 1:  # of a single segment, gradients of an upper layer go beside the recurrence of the one below
-        expected.append((Round("backward", (200, 50, 8), *kind[1:]), 200 * 50 * 4 * 8 * (3 + 3 + 8)))
+        expected.append(Round("forward", 200, *kind[1:]))
+        expected.append(Round("backward", 200, *kind[1:], 200 * 50 * 4 * 8 * (3 + 3 + 8)))
     assert asked == expected
 
 

@@ -6,7 +6,7 @@ import pytest
 from gpu_lstm import LSTM
 from gpu_lstm.recurrence import TIERS, Mask, make_plan, runnable_tiers
 from gpu_lstm.recurrence.problem import slots
-from tests.support import NUMPY, central_differences, relative_error
+from tests.support import NUMPY, central_differences, one_backward, one_forward, relative_error
 
 STEPS, BATCH, HIDDEN = 4, 3, 2
 LENGTHS = np.array([2, 4, 1])
@@ -38,7 +38,7 @@ def data():
 
 def run(tier, data, mask, reverse):
     """Forward on a copy of z, because it is overwritten."""
-    return tier.forward(NUMPY, data["z"].copy(), data["weight_hh"], data["h0"], data["c0"], mask, reverse)
+    return one_forward(tier, NUMPY, data["z"].copy(), data["weight_hh"], data["h0"], data["c0"], mask, reverse)
 
 
 def test_slots_chain_the_states():
@@ -79,7 +79,7 @@ def test_reverse_is_forward_on_flipped_time(tier, data):
 
 def test_backward_returns_dz_that_is_zero_outside_a_sequence(tier, data, mask, reverse):
     saved = run(tier, data, mask, reverse)
-    dz, _, _ = tier.backward(NUMPY, saved, np.ones((STEPS, BATCH, HIDDEN)), None, None)
+    dz, _, _ = one_backward(tier, NUMPY, saved, np.ones((STEPS, BATCH, HIDDEN)), None, None)
     assert dz.shape == data["z"].shape
     if mask is not None:
         assert np.all(dz[~VALID[:, :, 0]] == 0)
@@ -97,7 +97,7 @@ def test_derivatives(tier, data, mask, reverse):
             np.sum(saved.outputs * dh * inside) + np.sum(saved.last[0] * dh_last) + np.sum(saved.last[1] * dc_last)
         )
 
-    results = tier.backward(NUMPY, run(tier, data, mask, reverse), dh, dh_last, dc_last)
+    results = one_backward(tier, NUMPY, run(tier, data, mask, reverse), dh, dh_last, dc_last)
     for name, gradient in zip(("z", "h0", "c0"), results, strict=True):
         assert relative_error(gradient, central_differences(loss, data[name])) < 1e-6, name
 

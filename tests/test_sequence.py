@@ -4,18 +4,18 @@ import math
 import multiprocessing
 import os
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
 from gpu_lstm.native import compiled
+from gpu_lstm.recurrence import Arriving, Problem, reference
 from gpu_lstm.recurrence import cpu as sequence
-from gpu_lstm.recurrence import pointwise_cpu as pointwise
-from gpu_lstm.recurrence import reference
 from gpu_lstm.recurrence.problem import Mask
 from gpu_lstm.recurrence.variant import Variant
-from tests.support import NUMPY, loss_and_gradients, problem, relative_error
+from tests.support import NUMPY, loss_and_gradients, one_backward, one_forward, problem, relative_error
 
 pytestmark = pytest.mark.skipif(compiled.library() is None, reason=f"no compiled library: {compiled.missing()}")
 
@@ -40,11 +40,11 @@ def run(tier, dtype, steps, batch, hidden, lengths=None, reverse=False, send=("d
     mask = None
     if lengths is not None:
         mask = Mask(np.asarray(lengths), np.arange(steps)[:, None, None] < np.asarray(lengths)[None, :, None])
-    saved = tier.forward(NUMPY, z, weight, h0, c0, mask, reverse)
+    saved = one_forward(tier, NUMPY, z, weight, h0, c0, mask, reverse)
     results = {"h": saved.h.copy(), "c": saved.c.copy()}
     sent = {"dh": dh, "dh_last": dh_last, "dc_last": dc_last}
     arguments = [sent[name] if name in send else None for name in sent]
-    results["dz"], results["dh0"], results["dc0"] = tier.backward(NUMPY, saved, *arguments)
+    results["dz"], results["dh0"], results["dc0"] = one_backward(tier, NUMPY, saved, *arguments)
     return results
 
 
@@ -64,14 +64,15 @@ class Rounded:
     def __init__(self, dtype):
         self.dtype = dtype
 
-    def forward(self, backend, z, weight, h0, c0, mask, reverse):
-        z, weight, h0, c0 = (array.astype(self.dtype).astype("float64") for array in (z, weight, h0, c0))
-        return reference.forward(backend, z, weight, h0, c0, mask, reverse)
+    def forward(self, backend, problems):
+        return [reference.forward(backend, self.rounded(one)) for one in problems]
 
-    def backward(self, backend, saved, *sent):
-        return reference.backward(
-            backend, saved, *(None if a is None else a.astype(self.dtype).astype("float64") for a in sent)
-        )
+    def backward(self, backend, arriving):
+        return [reference.backward(backend, self.rounded(one)) for one in arriving]
+
+    def rounded(self, one):
+        arrays = {name: value for name, value in vars(one).items() if isinstance(value, np.ndarray)}
+        return replace(one, **{n: value.astype(self.dtype).astype("float64") for n, value in arrays.items()})
 
 
 @pytest.mark.parametrize("hidden", [1, 3, 8, 17, 32, 50, 128])
@@ -94,14 +95,6 @@ def test_a_hidden_size_beyond_the_caches(dtype, batch, instruction_set):
 def test_unequal_lengths(dtype, batch, hidden, reverse, instruction_set):
     lengths = np.random.default_rng(batch).integers(1, 8, batch)
     check(dtype, 7, batch, hidden, lengths=lengths, reverse=reverse)
-
-
-@pytest.mark.parametrize("lengths", [None, [3, 1, 5, 4, 5, 2]], ids=["full", "lengths"])
-@pytest.mark.parametrize("hidden", [1, 8, 17, 50])
-@pytest.mark.parametrize("dtype", LIMIT)
-def test_the_pointwise_tier(dtype, hidden, lengths, instruction_set):
-    for reverse in (False, True):
-        check(dtype, 5, 6, hidden, lengths=lengths, reverse=reverse, tier=pointwise)
 
 
 @pytest.mark.parametrize("send", [(), ("dh",), ("dh_last",), ("dc_last",), ("dh", "dc_last")], ids="+".join)
@@ -151,9 +144,9 @@ def run_both(dtype, steps, batch, hidden, lengths=False, given=True, keep=True):
         # The kernels write into z.
         problems = [(z[n].copy(), weights[n], states[n], states[2 + n], mask, n == 1, keep) for n in range(2)]
         if at_once:
-            saved = sequence.forward_all(NUMPY, problems)
+            saved = sequence.forward(NUMPY, [Problem(*problem) for problem in problems])
         else:
-            saved = [sequence.forward(NUMPY, *problem) for problem in problems]
+            saved = [one_forward(sequence, NUMPY, *problem) for problem in problems]
         found = [array.copy() for one in saved for array in (one.h, one.c)]
         if keep:
             arriving = [
@@ -161,9 +154,9 @@ def run_both(dtype, steps, batch, hidden, lengths=False, given=True, keep=True):
                 for n in range(2)
             ]
             if at_once:
-                gradients = sequence.backward_all(NUMPY, arriving)
+                gradients = sequence.backward(NUMPY, [Arriving(*each) for each in arriving])
             else:
-                gradients = [sequence.backward(NUMPY, *each) for each in arriving]
+                gradients = [one_backward(sequence, NUMPY, *each) for each in arriving]
             found += [array for each in gradients for array in each]
         results.append([array.tobytes() for array in found])
     return results
@@ -217,22 +210,22 @@ def test_two_that_differ_run_one_after_the_other(monkeypatch, called):
 
     def inputs(steps=4, batch=2, hidden=5, dtype="float32", keep=True, variant=None):
         z, weight_hh = np.ones((steps, batch, 4 * hidden), dtype), np.ones((4 * hidden, hidden), dtype)
-        return z, weight_hh, None, None, None, False, keep, variant
+        return Problem(z, weight_hh, keep=keep, variant=variant)
 
     sizes = ({"steps": 3}, {"batch": 1}, {"hidden": 4})
     for other in (*sizes, {"dtype": "float64"}, {"keep": False}, {"variant": Variant()}):
-        saved = sequence.forward_all(NUMPY, [inputs(), inputs(**other)])
+        saved = sequence.forward(NUMPY, [inputs(), inputs(**other)])
         for one, options in zip(saved, ({}, other), strict=True):
-            np.testing.assert_array_equal(one.h, sequence.forward(NUMPY, *inputs(**options)).h)
+            np.testing.assert_array_equal(one.h, sequence.forward(NUMPY, [inputs(**options)])[0].h)
     assert "forward_both" not in called
     called.clear()
-    saved = sequence.forward_all(NUMPY, [inputs(), inputs(), inputs()])
-    sequence.backward_all(NUMPY, [(one, None, None, None) for one in saved])
+    saved = sequence.forward(NUMPY, [inputs(), inputs(), inputs()])
+    sequence.backward(NUMPY, [Arriving(one) for one in saved])
     assert called == ["forward"] * 3 + ["backward"] * 3
     called.clear()
-    saved = sequence.forward_all(NUMPY, [inputs(), inputs()])
+    saved = sequence.forward(NUMPY, [inputs(), inputs()])
     dc = np.ones((4, 2, 5), "float32")
-    for _, dh0, _ in sequence.backward_all(NUMPY, [(one, None, None, None, dc) for one in saved]):
+    for _, dh0, _ in sequence.backward(NUMPY, [Arriving(one, dc=dc) for one in saved]):
         assert np.any(dh0 != 0)
     assert called == ["forward_both", "family_backward", "family_backward"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from gpu_lstm.layers import LSTM, Layer
 from gpu_lstm.models import language
 from gpu_lstm.native import compiled
 from gpu_lstm.optimizers import Optimizer
-from gpu_lstm.recurrence import Tier, reference
+from gpu_lstm.recurrence import reference
 
 HOUSEKEEPING = {"asarray", "to_numpy", "require", "dtype", "empty", "memory", "describe", "update", "beside"}
 """Methods of a backend and of its operations that compute nothing themselves; ``update`` is what an optimizer's own
@@ -176,10 +177,15 @@ def tracing(
 
         for title, layer in layers.items():
             if isinstance(layer, LSTM):
-                stack.enter_context(replaced(layer, "plan", replace(layer.plan, run=Watched(layer.plan.run, tracer))))
-                watch(layer, "_product", role)
-                watch(layer, "_product_by_steps", "input projection")
-                watch(layer, "_weight_gradients", "weight gradients")
+                run = replace(
+                    layer.plan.run,
+                    forward=tracer.watch(layer.plan.run.forward, "recurrence forward"),
+                    backward=tracer.watch(layer.plan.run.backward, "recurrence backward"),
+                )
+                stack.enter_context(replaced(layer, "plan", replace(layer.plan, run=run)))
+                stack.enter_context(replaced(layer, "_ops", copy(layer._ops)))
+                watch(layer._ops, "product", role)
+                watch(layer._ops, "weight_gradients", "weight gradients")
             watch(layer, "forward", f"{title} forward")
             watch(layer, "backward", f"{title} backward")
         for owner, protocol in ((backend, Backend), (ops.of(backend), ops.Arrays)):
@@ -202,20 +208,6 @@ def tracing(
 def role(*arguments: Any, **_: Any) -> str:
     """Which of an LSTM's large products a call of `ops.Arrays.product` is: the projection adds a bias, or None."""
     return "input projection" if len(arguments) > 2 else "input gradient"
-
-
-class Watched:
-    """A tier whose recurrences are spans, however many it runs at once; all else is the tier's own."""
-
-    def __init__(self, tier: Tier, tracer: Tracer):
-        self._tier = tier
-        for direction in ("forward", "backward"):
-            for name in (direction, f"{direction}_all", f"{direction}_stack"):
-                if hasattr(tier, name):
-                    setattr(self, name, tracer.watch(getattr(tier, name), f"recurrence {direction}"))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tier, name)
 
 
 @contextmanager

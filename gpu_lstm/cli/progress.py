@@ -15,7 +15,6 @@ from gpu_lstm.cli import pictures
 from gpu_lstm.cli.options import first_prompt, quoted
 from gpu_lstm.data.text import UNKNOWN, Vocabulary
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.recurrence.widened import Widened
 from gpu_lstm.training import Event, Run
 from gpu_lstm.training.folder import BEST, LOG, PICTURE, read_log
 from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, TextTask
@@ -31,7 +30,7 @@ def finish(run: Run) -> int:
     model = run.task.model
     plan = model.lstm.plan
     print(f"model: {model.count():,} parameters, {model.dtype}, tier {plan.tier}; run: {run.folder}", flush=True)
-    if isinstance(plan.run, Widened):
+    if plan.widened:
         tell(f"here, numbers of {model.dtype} are computed with in float32 and then rounded: a rehearsal, no faster")
     with stop_on_signal() as stop, shown(run) as report:
         outcome = run.go(report, stop)

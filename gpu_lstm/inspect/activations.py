@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Array
+from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM
 from gpu_lstm.models import Forecaster, LanguageModel, Model
 from gpu_lstm.models.base import check_host
-from gpu_lstm.recurrence import Saved, Tier
+from gpu_lstm.recurrence import Problem, Saved
 
 QUANTITIES = ("h", "c", "i", "f", "g", "o")
 """Hidden state, cell state, input gate, forget gate, candidate, output gate."""
-
-
-class Recorder:
-    """A tier that runs another and remembers what each forward call saved.
-
-    Parameters
-    ----------
-    tier : Tier
-
-    Attributes
-    ----------
-    saved : list of Saved
-        In the order of the calls.
-    """
-
-    def __init__(self, tier: Tier):
-        self._tier = tier
-        self.TAKES = tier.TAKES
-        self.saved: list[Saved] = []
-
-    def forward(self, *arguments: Any, **named: Any) -> Saved:
-        """As the tier's."""
-        saved = self._tier.forward(*arguments, **named)
-        self.saved.append(saved)
-        return saved
-
-    def backward(self, *arguments: Any, **named: Any) -> tuple[Array, Array, Array]:
-        """As the tier's."""
-        return self._tier.backward(*arguments, **named)
 
 
 def activations(model: Model | LSTM, data: np.ndarray) -> dict[str, np.ndarray]:
@@ -69,22 +40,28 @@ def activations(model: Model | LSTM, data: np.ndarray) -> dict[str, np.ndarray]:
         The model is of another kind, or data has the wrong shape or values.
     """
     lstm, x = inputs(model, data)
-    recorder = Recorder(lstm.plan.run)
+    every: list[Saved] = []
     plan = lstm.plan
-    lstm.plan = replace(plan, run=recorder)
+
+    def forward(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
+        found = plan.run.forward(backend, problems)
+        every.extend(found)
+        return found
+
+    lstm.plan = replace(plan, run=replace(plan.run, forward=forward))
     try:
         lstm.forward(swap(lstm, x))
     finally:
         lstm.plan = plan
     places = lstm.num_layers * lstm.num_directions
-    pieces = len(recorder.saved) // places  # long sequences run piece by piece, see `gpu_lstm.layers.lstm.segments`
+    pieces = len(every) // places  # long sequences run piece by piece, see `gpu_lstm.layers.schedule.segments`
     found: dict[str, list[np.ndarray]] = {name: [] for name in QUANTITIES}
     for place in range(places):
         # One direction: all layers of a piece, then the next piece. Two: both in turns, then the next layer.
-        own = recorder.saved[place::places]
+        own = every[place::places]
         if lstm.num_directions == 2:
             layer, direction = divmod(place, 2)
-            own = recorder.saved[2 * pieces * layer : 2 * pieces * (layer + 1)][direction::2]
+            own = every[2 * pieces * layer : 2 * pieces * (layer + 1)][direction::2]
         if own[0].reverse:
             own = own[::-1]
         parts = [read(lstm, saved) for saved in own]

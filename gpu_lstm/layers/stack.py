@@ -9,9 +9,10 @@ import numpy as np
 
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.arguments import State, check_state
 from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, training_seed
 from gpu_lstm.layers.dropout import Dropout
-from gpu_lstm.layers.lstm import LSTM, State
+from gpu_lstm.layers.lstm import LSTM
 from gpu_lstm.layers.parameters import Parameters
 from gpu_lstm.layers.reversed import Reversed
 
@@ -119,7 +120,7 @@ class Stack(Layer):
         """
         tapes, batch = self.read(tape)
         arriving = [
-            lstm._check_state(("dh", "dc"), (None, None) if one is None else one, batch)
+            check_state(lstm.sizes, ("dh", "dc"), one, batch)
             for lstm, one in zip(self._lstms, self._check_states("dstate", dstate), strict=True)
         ]
         for _, inner in tapes:

@@ -1,6 +1,19 @@
 """The recurrence: one contract, its tiers, and the plan that picks one."""
 
 from gpu_lstm.recurrence.plan import TIERS, Plan, make_plan, runnable_tiers
-from gpu_lstm.recurrence.problem import Mask, Saved, Tier
+from gpu_lstm.recurrence.problem import Arriving, Gradients, Joint, Mask, Problem, Round, Saved, Tier
 
-__all__ = ["TIERS", "Mask", "Plan", "Saved", "Tier", "make_plan", "runnable_tiers"]
+__all__ = [
+    "TIERS",
+    "Arriving",
+    "Gradients",
+    "Joint",
+    "Mask",
+    "Plan",
+    "Problem",
+    "Round",
+    "Saved",
+    "Tier",
+    "make_plan",
+    "runnable_tiers",
+]

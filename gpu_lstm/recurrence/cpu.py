@@ -16,38 +16,33 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.native import compiled
 from gpu_lstm.recurrence import family
-from gpu_lstm.recurrence.problem import Mask, Saved, refuse
-from gpu_lstm.recurrence.starts import gradients_at_the_end, states_at_the_start
-from gpu_lstm.recurrence.together import Gradients, Problem
+from gpu_lstm.recurrence.problem import (
+    Arriving,
+    Gradients,
+    Problem,
+    Saved,
+    Tier,
+    begin,
+    gradients_at_the_end,
+    one_by_one,
+    refuse,
+)
 from gpu_lstm.recurrence.variant import EPSILON, OPTIONS, Variant
 
-TAKES = OPTIONS
 BATCH_TO_SPLIT = 3
 """Sequences a thread from which the threads split the batch and not the hidden units."""
 SECOND_CACHE = 1 << 20
 """Bytes of W_hh a thread from which they come from further away than the second cache at every step."""
 
 
-def forward(
-    backend: Backend,
-    z: Array,
-    weight_hh: Array,
-    h0: Array | None,
-    c0: Array | None,
-    mask: Mask | None = None,
-    reverse: bool = False,
-    keep: bool = True,
-    variant: Variant | None = None,
-) -> Saved:
-    """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
-    saved = _begin(backend, z, weight_hh, h0, c0, mask, reverse, keep, variant)
-    _forward(backend, saved)
-    return saved
+def obstacle(backend: Backend, hidden: int | None, dtype: str, options: frozenset[str]) -> str:
+    """Why the compiled library isn't there, or ""."""
+    return compiled.missing()
 
 
-def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
-    """`forward` of each, given what it takes after the backend; two at once where that pays."""
-    begun = [_begin(backend, *problem) for problem in problems]
+def forward(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
+    """Run recurrences over all steps; two at once where that pays."""
+    begun = [_begin(backend, problem) for problem in problems]
     split = _split_both(begun)
     if split is None:
         for saved in begun:
@@ -60,25 +55,30 @@ def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
     return begun
 
 
-def _begin(
-    backend: Backend,
-    z: Array,
-    weight_hh: Array,
-    h0: Array | None,
-    c0: Array | None,
-    mask: Mask | None = None,
-    reverse: bool = False,
-    keep: bool = True,
-    variant: Variant | None = None,
-) -> Saved:
+def backward(backend: Backend, arriving: Sequence[Arriving]) -> list[Gradients]:
+    """Backpropagate through all steps, likewise."""
+    every = [one.saved for one in arriving]
+    split = None if any(one.dc is not None for one in arriving) else _split_both(every)
+    if split is None:
+        return [_backward(backend, one) for one in arriving]
+    last = [_at_the_end(backend, one) for one in arriving]
+    compiled.call(
+        "backward_both", every[0].h.dtype, *_sizes(every[0]), *_of_each(every), [one.dh for one in arriving],
+        *zip(*last, strict=True), *_order(every), *split,
+    )  # fmt: skip
+    return [Gradients(saved.gates, *arrays) for saved, arrays in zip(every, last, strict=True)]
+
+
+def _begin(backend: Backend, problem: Problem) -> Saved:
     """What forward fills: the initial state is there."""
+    z, variant = problem.z, problem.variant
     num_steps, batch, width = compiled.axes("z", z, 3)
     hidden = width // 4
     size = hidden if variant is None or variant.projection is None else variant.projection.shape[0]
     h = backend.empty((num_steps + 1, batch, size), z.dtype)
-    c = backend.empty((num_steps + 1 if keep else 1, batch, hidden), z.dtype)
-    states_at_the_start(h, c, h0, c0, reverse)
-    return Saved(h, c, z, weight_hh, mask, reverse, variant)
+    c = backend.empty((num_steps + 1 if problem.keep else 1, batch, hidden), z.dtype)
+    begin(problem, h, c)
+    return Saved(h, c, z, problem.weight_hh, problem.mask, problem.reverse, variant)
 
 
 def _forward(backend: Backend, saved: Saved) -> None:
@@ -106,17 +106,11 @@ def _forward(backend: Backend, saved: Saved) -> None:
     )  # fmt: skip
 
 
-def backward(
-    backend: Backend,
-    saved: Saved,
-    dh: Array | None,
-    dh_last: Array | None,
-    dc_last: Array | None,
-    dc: Array | None = None,
-) -> Gradients:
-    """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
+def _backward(backend: Backend, arriving: Arriving) -> Gradients:
+    """Of one recurrence."""
+    saved, dh, dc = arriving.saved, arriving.dh, arriving.dc
     (num_steps, batch, hidden), size = _sizes(saved), saved.h.shape[2]
-    dh0, dc0 = _arriving(backend, saved, dh_last, dc_last)
+    dh0, dc0 = _at_the_end(backend, arriving)
     lengths = _lengths(saved)
     sizes, split = (num_steps, batch, hidden), _split(num_steps, batch, hidden)
     gates, reverse = saved.gates, int(saved.reverse)
@@ -125,7 +119,7 @@ def backward(
             "backward", gates.dtype, *sizes, gates, saved.weight_hh, saved.h, saved.c, dh, dh0, dc0, lengths, reverse,
             *split,
         )  # fmt: skip
-        return gates, dh0, dc0
+        return Gradients(gates, dh0, dc0)
     variant = saved.variant or Variant()
     projected = peepholes = norm = None
     if variant.projection is not None:
@@ -148,21 +142,7 @@ def backward(
         parts = np.split(norm.sum(axis=0), [4 * hidden, 5 * hidden])
         saved.gradients |= dict(zip(("gain_hh", "gain_c", "shift_c"), parts, strict=True))
         saved.dz_hh = saved.normalised  # it was overwritten
-    return gates, dh0, dc0
-
-
-def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradients]:
-    """`backward` of each, likewise."""
-    every = [problem[0] for problem in problems]
-    split = None if any(dc is not None for _, _, _, _, *rest in problems for dc in rest) else _split_both(every)
-    if split is None:
-        return [backward(backend, *problem) for problem in problems]
-    last = [_arriving(backend, saved, dh_last, dc_last) for saved, _, dh_last, dc_last, *_ in problems]
-    compiled.call(
-        "backward_both", every[0].h.dtype, *_sizes(every[0]), *_of_each(every), [dh for _, dh, *_ in problems],
-        *zip(*last, strict=True), *_order(every), *split,
-    )  # fmt: skip
-    return [(saved.gates, *arrays) for saved, arrays in zip(every, last, strict=True)]
+    return Gradients(gates, dh0, dc0)
 
 
 def _sizes(saved: Saved) -> tuple[int, int, int]:
@@ -180,9 +160,10 @@ def _order(every: Sequence[Saved]) -> tuple[list[np.ndarray | None], list[int]]:
     return [_lengths(saved) for saved in every], [int(saved.reverse) for saved in every]
 
 
-def _arriving(backend: Backend, saved: Saved, dh_last: Array | None, dc_last: Array | None) -> tuple[Array, Array]:
+def _at_the_end(backend: Backend, arriving: Arriving) -> tuple[Array, Array]:
     """Gradients of the final state, of which the kernels make those of the initial one."""
-    return gradients_at_the_end(backend, saved.h.shape[1:], saved.c.shape[1:], saved.h.dtype, dh_last, dc_last)
+    saved = arriving.saved
+    return gradients_at_the_end(backend, arriving, saved.h.shape[1:], saved.c.shape[1:], saved.h.dtype)
 
 
 def _keeps(saved: Saved) -> bool:
@@ -234,3 +215,6 @@ def _split_both(two: Sequence[Saved]) -> tuple[int, int] | None:
     if first.weight_hh.nbytes >= SECOND_CACHE * (1 if by_batch else half):
         return None
     return threads, int(by_batch)
+
+
+TIER = Tier(OPTIONS, obstacle, one_by_one, forward, backward)

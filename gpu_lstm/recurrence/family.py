@@ -1,32 +1,29 @@
 """The LSTM family as array expressions: every option of `Variant`, forward and backward, in one loop each.
 
 The oracle of all variants, as `gpu_lstm.recurrence.reference` is of the plain LSTM, whose results it gives where no
-option is on. Other tiers put their own `cell_forward` and `cell_backward` into this loop, or replace it.
+option is on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-from gpu_lstm.backend import Array, Backend
-from gpu_lstm.recurrence.problem import Mask, Saved, slots, split_gates
-from gpu_lstm.recurrence.starts import gradients_at_the_end, states_at_the_start
+from gpu_lstm.backend import Array, Backend, widened
+from gpu_lstm.recurrence.problem import (
+    Arriving,
+    Gradients,
+    Problem,
+    Saved,
+    begin,
+    gradients_at_the_end,
+    slots,
+    split_gates,
+)
 from gpu_lstm.recurrence.variant import Variant, at, from_h, normalise, normalise_backward, to_h
 
 
-def forward(
-    backend: Backend,
-    z: Array,
-    weight_hh: Array,
-    h0: Array | None,
-    c0: Array | None,
-    mask: Mask | None,
-    reverse: bool,
-    variant: Variant,
-    cell: Callable[..., None] | None = None,
-) -> Saved:
+def forward(backend: Backend, problem: Problem) -> Saved:
     """Run the recurrence over all steps.
 
     Per step, where a name in brackets is an option of `Variant`; without it its factor is 1 and its term absent::
@@ -36,33 +33,15 @@ def forward(
         i, f, g, o, c, m = cell(a, c')                                   see `cell_forward`
         h       = m [W_hr^T]                                             [projection]
         h_t, c_t = h, c, mixed with [zoneout_h] of h' and [zoneout_c] of c'
-
-    Parameters
-    ----------
-    backend : Backend
-    z : (T, B, 4H)
-        The input's share of the pre-activations, gate order i, f, g, o. Overwritten: it becomes ``saved.gates``.
-    weight_hh : (4H, P / heads)
-    h0 : (B, P) or None
-    c0 : (B, H) or None
-    mask : Mask or None
-    reverse : bool
-    variant : Variant
-    cell : callable, optional
-        Computes one cell, called as `cell_forward` is.
-
-    Returns
-    -------
-    Saved
     """
-    xp = backend.xp
-    cell = cell or cell_forward
+    xp, variant = backend.xp, problem.variant or Variant()
+    z, weight_hh, mask, reverse = problem.z, problem.weight_hh, problem.mask, problem.reverse
     num_steps, batch, width = z.shape
     hidden = width // 4
     size = hidden if variant.projection is None else variant.projection.shape[0]
     h = backend.empty((num_steps + 1, batch, size), z.dtype)
     c = backend.empty((num_steps + 1, batch, hidden), z.dtype)
-    states_at_the_start(h, c, h0, c0, reverse)
+    begin(problem, h, c)
     saved = Saved(h, c, z, weight_hh, mask, reverse, variant)
     if variant.zoneout_c is not None:
         saved.cells = backend.empty((num_steps, batch, hidden), z.dtype)
@@ -83,7 +62,7 @@ def forward(
         z_t += product
         new_c = c_t if saved.cells is None else saved.cells[t, ...]
         new_h = h_t if saved.unprojected is None else saved.unprojected[t, ...]
-        cell(backend, variant, z_t, c_old, new_c, new_h)
+        cell_forward(backend, variant, z_t, c_old, new_c, new_h)
         if variant.projection is not None:
             h_t[...] = xp.matmul(new_h, variant.projection.T)
         if variant.zoneout_h is not None:
@@ -96,40 +75,13 @@ def forward(
     return saved
 
 
-def backward(
-    backend: Backend,
-    saved: Saved,
-    dh: Array | None,
-    dh_last: Array | None,
-    dc_last: Array | None,
-    dc: Array | None = None,
-    cell: Callable[..., None] | None = None,
-) -> tuple[Array, Array, Array]:
-    """Backpropagate through all steps, along h and along c.
-
-    Parameters
-    ----------
-    backend : Backend
-    saved : Saved
-        From `forward`. Its arrays are overwritten, so it can be used once; its `gradients` and `dz_hh` are set.
-    dh, dc : (T, B, P) and (T, B, H), or None
-        Gradient of the loss with respect to h and c of each step.
-    dh_last, dc_last : (B, P) and (B, H), or None
-        Gradient with respect to the final state.
-    cell : callable, optional
-        Computes one cell's derivatives, called as `cell_backward` is.
-
-    Returns
-    -------
-    dz : (T, B, 4H)
-        In the memory of ``saved.gates``; exactly 0 outside a sequence.
-    dh0, dc0 : (B, P) and (B, H)
-    """
-    xp, variant, mask = backend.xp, saved.variant or Variant(), saved.mask
-    cell = cell or cell_backward
+def backward(backend: Backend, arriving: Arriving) -> Gradients:
+    """Backpropagate through all steps, along h and along c; sets `gradients` and `dz_hh` of what was saved."""
+    xp, saved, dh, dc = backend.xp, arriving.saved, arriving.dh, arriving.dc
+    variant, mask = saved.variant or Variant(), saved.mask
     gates, h, c = saved.gates, saved.h, saved.c
     num_steps = gates.shape[0]
-    dh_t, dc_t = gradients_at_the_end(backend, h.shape[1:], c.shape[1:], h.dtype, dh_last, dc_last)
+    dh_t, dc_t = gradients_at_the_end(backend, arriving, h.shape[1:], c.shape[1:], h.dtype)
     projected = None if variant.projection is None else xp.zeros((num_steps, *h.shape[1:]), dtype=h.dtype)
     if variant.gain_hh is not None:
         saved.gradients["gain_hh"] = xp.zeros_like(variant.gain_hh)
@@ -155,7 +107,7 @@ def backward(
             projected[t, ...] = dh_new
             dh_new = xp.matmul(dh_new, variant.projection)
         new_c = c[after, ...] if saved.cells is None else saved.cells[t, ...]
-        cell(backend, variant, dz_t, c_old, new_c, dh_new, dc_new, saved.gradients)
+        cell_backward(backend, variant, dz_t, c_old, new_c, dh_new, dc_new, saved.gradients)
         if valid is not None:
             dz_t[...] = _within(xp, valid, dz_t)
         product = dz_t
@@ -174,7 +126,7 @@ def backward(
         dc_t = dc_before if valid is None else xp.where(valid, dc_before, dc_all)
     saved.dz_hh = saved.normalised  # it was overwritten
     parameter_gradients(backend, saved, projected)
-    return gates, dh_t, dc_t
+    return Gradients(gates, dh_t, dc_t)
 
 
 def parameter_gradients(backend: Backend, saved: Saved, projected: Array | None) -> None:
@@ -201,7 +153,7 @@ def parameter_gradients(backend: Backend, saved: Saved, projected: Array | None)
         old = saved.c[1:, ...] if saved.reverse else saved.c[:-1, ...]
         old = old if variant.live is None else old * variant.live
         new = after if saved.cells is None else saved.cells
-        gate = [backend.widened(saved.gates[..., k * hidden : (k + 1) * hidden]) for k in range(4)]
+        gate = [widened(backend, saved.gates[..., k * hidden : (k + 1) * hidden]) for k in range(4)]
         sums = [xp.sum(dz * c, axis=(0, 1)) for dz, c in ((gate[0], old), (gate[1], old), (gate[3], new))]
         saved.gradients["peephole"] = xp.stack(sums)
 

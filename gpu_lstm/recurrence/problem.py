@@ -1,29 +1,18 @@
-"""What every tier of the recurrence takes and returns.
+"""What every tier of the recurrence takes and gives.
 
-Only the recurrence has a loop over time; the products with x and the sums over time are one large matrix
-product each and live in the LSTM layer. A tier is two functions with these signatures::
-
-    forward(backend, z, weight_hh, h0, c0, mask, reverse, keep, variant) -> Saved
-    backward(backend, saved, dh, dh_last, dc_last, dc)                   -> dz, dh0, dc0
+Only the recurrence has a loop over time; the products with x and the sums over time are one large matrix product each
+and live in the LSTM layer. A `Problem` goes through all steps and becomes `Saved`; what `Arriving` brings from the loss
+goes back and becomes `Gradients`. A `Tier` takes lists of them: one, two directions of a layer, or layers of a stack.
 
 T time steps, B sequences, H hidden size; arrays are time-major and C-contiguous. What goes beyond the plain LSTM is a
 `Variant`: projection, peepholes, layer normalisation and so on.
-
-A tier may take layers of a stack at once, plain ones of the same H that run forward in time, each on top of the one
-before. Their `Joint`s stand for the products between them, one fewer than there are layers. It then has, too::
-
-    layers_at_once(backend, direction, batch, hidden, dtype, layers) -> how many of so many it is to be given; 1: none
-    forward_stack(backend, problems, joints)  -> of each layer what forward returns
-    backward_stack(backend, problems, joints) -> of each layer what backward returns
-
-A problem is what `forward` or `backward` takes after the backend, in its order. Layers above the first have no z,
-layers below the last no dh: it comes through the joint.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -114,6 +103,11 @@ class Saved:
         return self.h[:-1, ...] if self.reverse else self.h[1:, ...]
 
     @property
+    def c_after(self) -> Array:
+        """c after each step, (T, B, H), a view."""
+        return self.c[:-1, ...] if self.reverse else self.c[1:, ...]
+
+    @property
     def before(self) -> Array:
         """What each step multiplies by W_hh, (T, B, P): h before it, a view, or that with the variant's factors."""
         h = self.h[1:, ...] if self.reverse else self.h[:-1, ...]
@@ -147,41 +141,175 @@ class Joint:
     factors: Array | None = None
 
 
-class Tier(Protocol):
-    """The two functions of a tier.
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A recurrence to run through all steps.
 
     Attributes
     ----------
-    TAKES : frozenset of str
-        Names of the LSTM's options that it takes, of those that concern the recurrence.
+    z : (T, B, 4H)
+        ``x W_ih^T + b``, gate order i, f, g, o. Overwritten: it becomes ``Saved.gates``. None with `below`.
+    weight_hh : (4H, P / heads)
+    h0, c0 : (B, P) and (B, H), or None
+        Initial state; None is zero.
+    mask : Mask or None
+        Lengths of the sequences; outside its own steps a sequence keeps its state. None: all have T steps.
+    reverse : bool
+        From the last step to the first.
+    keep : bool
+        Whether backward will follow; if not, nothing need be saved for it.
+    variant : Variant or None
+        What goes beyond the plain LSTM.
+    below : Joint or None
+        It lies on top of the problem before it in the list.
     """
 
-    TAKES: frozenset[str]
+    z: Array
+    weight_hh: Array
+    h0: Array = None
+    c0: Array = None
+    mask: Mask | None = None
+    reverse: bool = False
+    keep: bool = True
+    variant: Variant | None = None
+    below: Joint | None = None
 
-    def forward(
-        self,
-        backend: Backend,
-        z: Array,
-        weight_hh: Array,
-        h0: Array | None,
-        c0: Array | None,
-        mask: Mask | None = None,
-        reverse: bool = False,
-        keep: bool = True,
-        variant: Variant | None = None,
-    ) -> Saved:
-        """Run the recurrence over all steps; where `keep` is false, nothing need be saved for backward."""
 
-    def backward(
-        self,
-        backend: Backend,
-        saved: Saved,
-        dh: Array | None,
-        dh_last: Array | None,
-        dc_last: Array | None,
-        dc: Array | None = None,
-    ) -> tuple[Array, Array, Array]:
-        """Backpropagate through all steps; `dc` is what arrives at c of each step."""
+@dataclass(frozen=True, eq=False)
+class Arriving:
+    """What arrives at a recurrence that has run, from the loss and from what came after it.
+
+    Attributes
+    ----------
+    saved : Saved
+        Its arrays are overwritten: it can be used once.
+    dh, dc : (T, B, P) and (T, B, H), or None
+        Gradient of the loss with respect to h and c of each step; None is zero.
+    dh_last, dc_last : (B, P) and (B, H), or None
+        Gradient with respect to the final state; None is zero.
+    below : Joint or None
+        It lies on top of the one before it in the list, which has its dh from there.
+    """
+
+    saved: Saved
+    dh: Array = None
+    dh_last: Array = None
+    dc_last: Array = None
+    dc: Array = None
+    below: Joint | None = None
+
+
+class Gradients(NamedTuple):
+    """What goes on from a recurrence: dz (T, B, 4H), exactly 0 outside a sequence; dh0 (B, P) and dc0 (B, H)."""
+
+    dz: Array
+    dh0: Array
+    dc0: Array
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a layer could give to a tier at once, for `Tier.fit`.
+
+    Attributes
+    ----------
+    direction : {"forward", "backward"}
+    steps, batch, hidden : int
+    dtype : str
+        In which arrays are stored.
+    options : frozenset of str
+        Of the LSTM's options those that change the recurrence.
+    count : int
+        Recurrences side by side: directions.
+    layers : int
+        Of a stack, which could run in one launch.
+    multiply_adds : int
+        Of large products that could be done beside.
+    """
+
+    direction: str
+    steps: int
+    batch: int
+    hidden: int
+    dtype: str
+    options: frozenset[str] = frozenset()
+    count: int = 1
+    layers: int = 1
+    multiply_adds: int = 0
+
+
+class Fit(NamedTuple):
+    """What a tier makes of a `Round`: how many of its layers at once, and whether its products go beside."""
+
+    at_once: int = 1
+    beside: bool = False
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One way to run the recurrence; whoever wraps one replaces `forward` and `backward` and maps over their lists.
+
+    Attributes
+    ----------
+    takes : frozenset of str
+        Of the LSTM's options that concern the recurrence, those that it takes.
+    obstacle : callable
+        (backend, hidden_size or None, dtype, options) -> why it can't run there, or "".
+    fit : callable
+        (backend, round) -> how much of it to give at once.
+    forward, backward : callable
+        (backend, list of problems) -> list of saved, and (backend, list of arriving) -> list of gradients.
+    """
+
+    takes: frozenset[str]
+    obstacle: Callable[[Any, int | None, str, frozenset[str]], str]
+    fit: Callable[[Any, Round], Fit]
+    forward: Callable[[Any, Sequence[Problem]], list[Saved]]
+    backward: Callable[[Any, Sequence[Arriving]], list[Gradients]]
+
+
+def one_by_one(backend: Backend, round: Round) -> Fit:
+    """The `fit` of a tier that runs one recurrence after the other and leaves no room beside it."""
+    return Fit()
+
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+def each(one: Callable[[Backend, Item], Found]) -> Callable[[Backend, Sequence[Item]], list[Found]]:
+    """A tier's `forward` or `backward` from a function of one problem."""
+    return lambda backend, items: [one(backend, item) for item in items]
+
+
+def begin(problem: Problem, h: Array, c: Array) -> None:
+    """Set the initial slots of h (T+1, B, P) and c (T+1 or 1, B, H)."""
+    first = -1 if problem.reverse else 0
+    h[first, ...] = 0 if problem.h0 is None else problem.h0
+    c[first, ...] = 0 if problem.c0 is None else problem.c0
+
+
+def gradients_at_the_end(
+    backend: Backend, arriving: Arriving, h_shape: tuple[int, ...], c_shape: tuple[int, ...], dtype: Any
+) -> tuple[Array, Array]:
+    """Memory for the gradients of h and c, filled with those of the final state."""
+    if arriving.dh_last is None and arriving.dc_last is None and h_shape == c_shape:
+        both = backend.xp.zeros((2, *h_shape), dtype=dtype)  # one launch
+        return both[0, ...], both[1, ...]
+    dh, dc = (backend.xp.empty(shape, dtype=dtype) for shape in (h_shape, c_shape))
+    dh[...] = 0 if arriving.dh_last is None else arriving.dh_last
+    dc[...] = 0 if arriving.dc_last is None else arriving.dc_last
+    return dh, dc
+
+
+def gradients_of_steps(
+    backend: Backend, name: str, gradients: Array | None, shape: tuple[int, ...], dtype: str
+) -> Array | None:
+    """Gradients that arrive at all steps, checked; without gaps, which one direction's part of a wider array has."""
+    if gradients is None:
+        return None
+    backend.require(name, gradients, shape, dtype)
+    return backend.xp.ascontiguousarray(gradients)
 
 
 def slots(num_steps: int, reverse: bool) -> list[tuple[int, int, int]]:

@@ -9,31 +9,28 @@ P. Werbos, Backpropagation Through Time, Proc. IEEE 78(10), 1990.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend import Array, Backend, into
 from gpu_lstm.recurrence import family
-from gpu_lstm.recurrence.problem import Mask, Saved, slots, split_gates, transposed
-from gpu_lstm.recurrence.starts import gradients_at_the_end, states_at_the_start
-from gpu_lstm.recurrence.variant import OPTIONS, Variant
+from gpu_lstm.recurrence.problem import (
+    Arriving,
+    Gradients,
+    Problem,
+    Saved,
+    Tier,
+    begin,
+    each,
+    gradients_at_the_end,
+    one_by_one,
+    slots,
+    split_gates,
+    transposed,
+)
+from gpu_lstm.recurrence.variant import OPTIONS
 
-TAKES = OPTIONS
 
-
-def forward(
-    backend: Backend,
-    z: Array,
-    weight_hh: Array,
-    h0: Array | None,
-    c0: Array | None,
-    mask: Mask | None = None,
-    reverse: bool = False,
-    keep: bool = True,
-    variant: Variant | None = None,
-    cell: Callable[..., None] | None = None,
-) -> Saved:
+def forward(backend: Backend, problem: Problem) -> Saved:
     """Run the recurrence over all steps.
 
     Per step, with z_t the input's share of the pre-activations::
@@ -41,100 +38,58 @@ def forward(
         i, f, o = sigmoid(z_t + h_{t-1} W_hh^T)     g = tanh(z_t + h_{t-1} W_hh^T)
         c_t = f c_{t-1} + i g                       h_t = o tanh(c_t)
 
-    Parameters
-    ----------
-    backend : Backend
-    z : (T, B, 4H)
-        ``x W_ih^T + b``, gate order i, f, g, o. Overwritten: it becomes ``saved.gates``.
-    weight_hh : (4H, H)
-    h0, c0 : (B, H) or None
-        Initial state; None is zero.
-    mask : Mask, optional
-        Lengths of the sequences; outside its own steps a sequence keeps its state.
-    reverse : bool
-        Run from the last step to the first.
-    keep : bool
-        Whether `backward` will follow. This tier keeps everything in any case.
-    variant : Variant, optional
-        What goes beyond these equations: then `gpu_lstm.recurrence.family` runs.
-    cell : callable, optional
-        Computes one plain cell, called as `cell_forward` is without its last two arguments; the pointwise tier has its
-        own.
+    With a variant, `gpu_lstm.recurrence.family` runs. This tier keeps everything in any case.
 
     Returns
     -------
     Saved
         States and gates of every step; ``saved.outputs`` is h_t, ``saved.last`` the final state.
     """
-    del keep
-    if variant is not None:
-        return family.forward(backend, z, weight_hh, h0, c0, mask, reverse, variant)
+    if problem.variant is not None:
+        return family.forward(backend, problem)
+    z, mask, reverse = problem.z, problem.mask, problem.reverse
     xp = backend.xp
     num_steps, batch, width = z.shape
     hidden = width // 4
     h = backend.empty((num_steps + 1, batch, hidden), z.dtype)
     c = backend.empty((num_steps + 1, batch, hidden), z.dtype)
-    states_at_the_start(h, c, h0, c0, reverse)
-    weight_t = transposed(backend, weight_hh)
-    if cell is None:
-        scale, shift = _gate_constants(backend, batch, width, z.dtype)
-        cell = partial(cell_forward, scale=scale, shift=shift)
+    begin(problem, h, c)
+    weight_t = transposed(backend, problem.weight_hh)
+    scale, shift = _gate_constants(backend, batch, width, z.dtype)
     from_h = xp.empty((batch, width), dtype=z.dtype)
     for t, before, after in slots(num_steps, reverse):
         z_t, h_t, c_t = z[t, ...], h[after, ...], c[after, ...]
         z_t += backend.matmul(h[before, ...], weight_t, out=from_h)
-        cell(backend, z_t, c[before, ...], c_t, h_t)
+        cell_forward(backend, z_t, c[before, ...], c_t, h_t, scale, shift)
         if mask is not None and not mask.full(t):
             h_t[...] = xp.where(mask.valid[t, ...], h_t, h[before, ...])
             c_t[...] = xp.where(mask.valid[t, ...], c_t, c[before, ...])
-    return Saved(h, c, z, weight_hh, mask, reverse)
+    return Saved(h, c, z, problem.weight_hh, mask, reverse)
 
 
-def backward(
-    backend: Backend,
-    saved: Saved,
-    dh: Array | None,
-    dh_last: Array | None,
-    dc_last: Array | None,
-    dc: Array | None = None,
-    cell: Callable[..., None] | None = None,
-) -> tuple[Array, Array, Array]:
+def backward(backend: Backend, arriving: Arriving) -> Gradients:
     """Backpropagate through all steps, along h and along c.
 
-    Parameters
-    ----------
-    backend : Backend
-    saved : Saved
-        From `forward`. Its gates are overwritten, so it can be used once.
-    dh : (T, B, H) or None
-        Gradient of the loss with respect to each step's output; None is zero.
-    dh_last, dc_last : (B, H) or None
-        Gradient with respect to the final state; None is zero.
-    dc : (T, B, H) or None
-        Gradient with respect to each step's c; with one, as with a variant, `gpu_lstm.recurrence.family` runs.
-    cell : callable, optional
-        Computes one cell's derivatives, called as `cell_backward` is; the pointwise tier has its own.
+    With a variant, or with gradients of c at every step, `gpu_lstm.recurrence.family` runs.
 
     Returns
     -------
-    dz : (T, B, 4H)
-        Gradient of the pre-activations, in the memory of ``saved.gates``; exactly 0 outside a sequence.
-    dh0, dc0 : (B, H)
-        Gradient of the initial state.
+    Gradients
+        dz in the memory of ``saved.gates``.
     """
-    if saved.variant is not None or dc is not None:
-        return family.backward(backend, saved, dh, dh_last, dc_last, dc)
+    saved, dh = arriving.saved, arriving.dh
+    if saved.variant is not None or arriving.dc is not None:
+        return family.backward(backend, arriving)
     xp = backend.xp
-    cell = cell or cell_backward
     gates, h, c, mask = saved.gates, saved.h, saved.c, saved.mask
     num_steps = gates.shape[0]
-    dh_t, dc_t = gradients_at_the_end(backend, h.shape[1:], c.shape[1:], h.dtype, dh_last, dc_last)
+    dh_t, dc_t = gradients_at_the_end(backend, arriving, h.shape[1:], c.shape[1:], h.dtype)
     for t, before, after in reversed(slots(num_steps, saved.reverse)):
         dz_t = gates[t, ...]
         if mask is None or mask.full(t):
             if dh is not None:
                 dh_t += dh[t, ...]
-            cell(backend, dz_t, c[before, ...], c[after, ...], h[after, ...], dh_t, dc_t)
+            cell_backward(backend, dz_t, c[before, ...], c[after, ...], h[after, ...], dh_t, dc_t)
             backend.matmul(dz_t, saved.weight_hh, out=dh_t)
         else:
             # A sequence that has no step t hands its state, and so the state's gradient, through unchanged.
@@ -142,11 +97,11 @@ def backward(
             dh_here, dc_here = dh_t, xp.asarray(dc_t, copy=True)
             if dh is not None:
                 dh_here = xp.where(valid, dh_t + dh[t, ...], dh_t)
-            cell(backend, dz_t, c[before, ...], c[after, ...], h[after, ...], dh_here, dc_here)
+            cell_backward(backend, dz_t, c[before, ...], c[after, ...], h[after, ...], dh_here, dc_here)
             dz_t[...] = xp.where(valid, dz_t, xp.zeros_like(dz_t))
             dh_t = xp.where(valid, xp.matmul(dz_t, saved.weight_hh), dh_t)
             dc_t = xp.where(valid, dc_here, dc_t)
-    return gates, dh_t, dc_t
+    return Gradients(gates, dh_t, dc_t)
 
 
 def cell_forward(backend: Backend, z: Array, c_before: Array, c: Array, h: Array, scale: Array, shift: Array) -> None:
@@ -155,13 +110,13 @@ def cell_forward(backend: Backend, z: Array, c_before: Array, c: Array, h: Array
     sigmoid(z) = tanh(z/2)/2 + 1/2, so that one tanh does all four gates and nothing can overflow.
     """
     z *= scale
-    backend.tanh(z, out=z)
+    into(backend, backend.xp.tanh, z, out=z)
     z *= scale
     z += shift
     i, f, g, o = split_gates(z)
-    backend.multiply(f, c_before, out=c)
+    into(backend, backend.xp.multiply, f, c_before, out=c)
     c += i * g
-    backend.tanh(c, out=h)
+    into(backend, backend.xp.tanh, c, out=h)
     h *= o
 
 
@@ -207,3 +162,6 @@ def _gate_constants(backend: Backend, batch: int, width: int, dtype: Any) -> tup
     scale[:, 2 * n : 3 * n] = 1.0
     shift[:, 2 * n : 3 * n] = 0.0
     return scale, shift
+
+
+TIER = Tier(OPTIONS, lambda *_: "", one_by_one, each(forward), each(backward))

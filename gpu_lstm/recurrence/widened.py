@@ -6,64 +6,41 @@ them as in the CUDA kernels; c, its gradient and the gradient of the initial sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any, TypeVar
 
-from gpu_lstm.backend import Array, Backend
-from gpu_lstm.recurrence.problem import Mask, Saved, Tier
-from gpu_lstm.recurrence.variant import Variant
+from gpu_lstm.backend import Backend, widened
+from gpu_lstm.recurrence.problem import Arriving, Gradients, Problem, Saved, Tier
 
-
-class Widened:
-    """The same two functions as those of `tier`.
-
-    Parameters
-    ----------
-    tier : Tier
-    dtype : str
-        Of z, h, dh and dz.
-    """
-
-    def __init__(self, tier: Tier, dtype: str):
-        self.tier, self.dtype, self.TAKES = tier, dtype, tier.TAKES
-
-    def forward(
-        self,
-        backend: Backend,
-        z: Array,
-        weight_hh: Array,
-        h0: Array | None,
-        c0: Array | None,
-        mask: Mask | None = None,
-        reverse: bool = False,
-        keep: bool = True,
-        variant: Variant | None = None,
-    ) -> Saved:
-        """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`."""
-        if variant is not None:
-            parts = {field.name: getattr(variant, field.name) for field in fields(variant)}
-            variant = replace(variant, **{name: _wide(backend, part) for name, part in parts.items()})
-        z, weight_hh, h0, c0 = (_wide(backend, array) for array in (z, weight_hh, h0, c0))
-        saved = self.tier.forward(backend, z, weight_hh, h0, c0, mask, reverse, keep, variant)
-        saved.h = backend.asarray(saved.h, self.dtype)
-        return saved
-
-    def backward(
-        self,
-        backend: Backend,
-        saved: Saved,
-        dh: Array | None,
-        dh_last: Array | None,
-        dc_last: Array | None,
-        dc: Array | None = None,
-    ) -> tuple[Array, Array, Array]:
-        """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
-        rounded, saved.h = saved.h, backend.widened(saved.h)
-        arriving = (_wide(backend, array) for array in (dh, dh_last, dc_last, dc))
-        dz, dh0, dc0 = self.tier.backward(backend, saved, *arriving)
-        saved.h = rounded
-        return backend.asarray(dz, self.dtype), dh0, dc0
+Parts = TypeVar("Parts", bound=Any)
 
 
-def _wide(backend: Backend, part: Array) -> Array:
-    """An array widened; None and plain numbers as they are."""
-    return backend.widened(part) if backend.owns(part) else part
+def widened_tier(tier: Tier, dtype: str) -> Tier:
+    """The tier for z, h, dh and dz of a dtype of 16 bits."""
+
+    def forward(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
+        wide = [replace(_wide(backend, problem), variant=_wide(backend, problem.variant)) for problem in problems]
+        found = tier.forward(backend, wide)
+        for saved in found:
+            saved.h = backend.asarray(saved.h, dtype)
+        return found
+
+    def backward(backend: Backend, arriving: Sequence[Arriving]) -> list[Gradients]:
+        rounded = [one.saved.h for one in arriving]
+        for one in arriving:
+            one.saved.h = widened(backend, one.saved.h)
+        found = tier.backward(backend, [_wide(backend, one) for one in arriving])
+        for one, h in zip(arriving, rounded, strict=True):
+            one.saved.h = h
+        return [gradients._replace(dz=backend.asarray(gradients.dz, dtype)) for gradients in found]
+
+    return replace(tier, forward=forward, backward=backward)
+
+
+def _wide(backend: Backend, parts: Parts) -> Parts:
+    """A dataclass with its arrays widened."""
+    if parts is None:
+        return parts
+    values = {field.name: getattr(parts, field.name) for field in fields(parts)}
+    return replace(parts, **{n: widened(backend, value) for n, value in values.items() if value in backend})

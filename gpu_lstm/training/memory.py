@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.lstm import segments
 from gpu_lstm.layers.options import Options
+from gpu_lstm.layers.schedule import segments
 from gpu_lstm.models.amounts import model_amounts
 from gpu_lstm.native.kernels import ARITHMETIC
 

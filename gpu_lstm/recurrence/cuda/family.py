@@ -10,37 +10,40 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend
+from gpu_lstm import ops
+from gpu_lstm.backend import Array, Backend, widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import kernels
 from gpu_lstm.recurrence import family
-from gpu_lstm.recurrence.problem import Mask, Saved, slots
-from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
+from gpu_lstm.recurrence.problem import (
+    Arriving,
+    Gradients,
+    Mask,
+    Problem,
+    Saved,
+    begin,
+    gradients_at_the_end,
+    gradients_of_steps,
+    slots,
+)
 from gpu_lstm.recurrence.variant import EPSILON, Variant, split_heads
 
 _PRECISION = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-13, "bfloat16": 2.0**-10}
 """What `family.cell_numbers` takes; an eighth of the spacing of 16-bit numbers, which are rounded once, in memory."""
 
 
-def forward(
-    backend: Backend,
-    z: Array,
-    weight_hh: Array,
-    h0: Array | None,
-    c0: Array | None,
-    mask: Mask | None,
-    reverse: bool,
-    keep: bool,
-    variant: Variant,
-) -> Saved:
+def forward(backend: Backend, problem: Problem) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.family.forward`."""
+    variant, z, mask, keep, reverse = problem.variant, problem.z, problem.mask, problem.keep, problem.reverse
+    assert variant is not None
+    weight_hh = problem.weight_hh
     xp, step = backend.xp, Step(backend, variant, z, weight_hh, mask)
     num_steps, batch, hidden, size = step.num_steps, step.batch, step.hidden, step.size
     projection, normed = variant.projection, step.normed
     kept = num_steps if keep else 1
     h = xp.empty((num_steps + 1, batch, size), dtype=z.dtype)
     c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=step.state)
-    states_at_the_start(h, c, h0, c0, reverse)
+    begin(problem, h, c)
     saved = Saved(h, c, z, weight_hh, mask, reverse, variant)
     if variant.zoneout_c is not None and keep:
         saved.cells = xp.empty((num_steps, batch, hidden), dtype=step.state)
@@ -83,22 +86,16 @@ def forward(
     return saved
 
 
-def backward(
-    backend: Backend,
-    saved: Saved,
-    dh: Array | None,
-    dh_last: Array | None,
-    dc_last: Array | None,
-    dc: Array | None = None,
-) -> tuple[Array, Array, Array]:
+def backward(backend: Backend, arriving: Arriving) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.family.backward`."""
+    saved = arriving.saved
     variant = saved.variant or Variant()
     xp, gates, c, projection = backend.xp, saved.gates, saved.c, variant.projection
     step = Step(backend, variant, gates, saved.weight_hh, saved.mask)
     num_steps, batch, hidden, size = step.num_steps, step.batch, step.hidden, step.size
-    dh_t, dc_t = gradients_at_the_end(backend, (batch, size), (batch, hidden), step.state, dh_last, dc_last)
-    dh = gradients_of_steps(backend, "dh", dh, (num_steps, batch, size), step.dtype)
-    dc = gradients_of_steps(backend, "dc", dc, (num_steps, batch, hidden), kernels.ARITHMETIC[step.dtype])
+    dh_t, dc_t = gradients_at_the_end(backend, arriving, (batch, size), (batch, hidden), step.state)
+    dh = gradients_of_steps(backend, "dh", arriving.dh, (num_steps, batch, size), step.dtype)
+    dc = gradients_of_steps(backend, "dc", arriving.dc, (num_steps, batch, hidden), kernels.ARITHMETIC[step.dtype])
     kept = dm = by_head = None
     projected: Array = None
     if variant.zoneout_h is not None or saved.mask is not None:
@@ -139,9 +136,9 @@ def backward(
     if projected is not None:
         rows = xp.reshape(projected, (-1, size)).T
         m = xp.reshape(saved.unprojected, (-1, hidden))
-        saved.gradients["weight_hr"] = backend.product(rows, m, dtype=kernels.ARITHMETIC[step.dtype])
+        saved.gradients["weight_hr"] = ops.of(backend).product(rows, m, dtype=kernels.ARITHMETIC[step.dtype])
     family.parameter_gradients(backend, saved, None)
-    return gates, dh_t, dc_t
+    return Gradients(gates, dh_t, dc_t)
 
 
 class Step:
@@ -233,7 +230,7 @@ class Step:
         live = None if self.variant.live is None else self.variant.live[t]
         for factor in (self.variant.recurrent_mask, live):
             if factor is not None:
-                h = self.backend.widened(h) * self.backend.widened(factor)
+                h = widened(self.backend, h) * widened(self.backend, factor)
         return h
 
     def by_head(self, states: Any) -> Any:

@@ -13,28 +13,27 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import kernels
-from gpu_lstm.recurrence.cuda import family as family_cuda
-from gpu_lstm.recurrence.problem import Mask, Saved, slots
-from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
+from gpu_lstm.recurrence.cuda import family
+from gpu_lstm.recurrence.problem import (
+    Arriving,
+    Gradients,
+    Problem,
+    Saved,
+    Tier,
+    begin,
+    each,
+    gradients_at_the_end,
+    gradients_of_steps,
+    one_by_one,
+    slots,
+)
 from gpu_lstm.recurrence.variant import OPTIONS, Variant
-
-TAKES = OPTIONS
 
 MOST_CELLS = 2**31 - 1
 """Largest B H; the number of steps has no limit but memory."""
 
 
-def forward(
-    backend: Backend,
-    z: Array,
-    weight_hh: Array,
-    h0: Array | None,
-    c0: Array | None,
-    mask: Mask | None = None,
-    reverse: bool = False,
-    keep: bool = True,
-    variant: Variant | None = None,
-) -> Saved:
+def forward(backend: Backend, problem: Problem) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`.
 
     Raises
@@ -42,14 +41,15 @@ def forward(
     InputError
         An array has another dtype, shape or device, has gaps, or is too large.
     """
-    num_steps, batch, hidden, dtype = check(backend, z, weight_hh, variant)
-    if variant is not None:
-        return family_cuda.forward(backend, z, weight_hh, h0, c0, mask, reverse, keep, variant)
+    z, weight_hh, mask, keep = problem.z, problem.weight_hh, problem.mask, problem.keep
+    num_steps, batch, hidden, dtype = check(backend, z, weight_hh, problem.variant)
+    if problem.variant is not None:
+        return family.forward(backend, problem)
     xp = backend.xp
     state = backend.dtype(kernels.ARITHMETIC[dtype])
     h = xp.empty((num_steps + 1, batch, hidden), dtype=z.dtype)
     c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=state)
-    states_at_the_start(h, c, h0, c0, reverse)
+    begin(problem, h, c)
     lengths = None if mask is None else backend.asarray(mask.lengths, "int64")
     width = _neighbours(dtype, hidden, z, h, c)
     cell = backend.kernel(kernels.gates_forward(dtype, width, keep, mask is not None))
@@ -57,30 +57,24 @@ def forward(
     sizes = np.uint32(batch), np.uint32(hidden)
     weight_t = weight_hh.T
     numbers = [np.int64(n) for n in range(num_steps + 1)]
-    for t, before, after in slots(num_steps, reverse):
+    for t, before, after in slots(num_steps, problem.reverse):
         backend.matmul(h[before], weight_t, out=z[t], add=True)
         step, old, new = numbers[t], numbers[before], numbers[after]
         in_c = (old, new) if keep else (numbers[0], numbers[0])
         cell(grid, block, (z, h, c, lengths, step, old, new, *in_c, *sizes))
-    return Saved(h, c, z, weight_hh, mask, reverse)
+    return Saved(h, c, z, weight_hh, mask, problem.reverse)
 
 
-def backward(
-    backend: Backend,
-    saved: Saved,
-    dh: Array | None,
-    dh_last: Array | None,
-    dc_last: Array | None,
-    dc: Array | None = None,
-) -> tuple[Array, Array, Array]:
+def backward(backend: Backend, arriving: Arriving) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
+    saved = arriving.saved
     gates, c, mask, weight_hh = saved.gates, saved.c, saved.mask, saved.weight_hh
     num_steps, batch, hidden, dtype = check_saved(backend, saved)
-    if saved.variant is not None or dc is not None:
-        return family_cuda.backward(backend, saved, dh, dh_last, dc_last, dc)
+    if saved.variant is not None or arriving.dc is not None:
+        return family.backward(backend, arriving)
     cells = batch, hidden
-    dh_t, dc_t = gradients_at_the_end(backend, cells, cells, c.dtype, dh_last, dc_last)
-    dh = gradients_of_steps(backend, "dh", dh, (num_steps, *cells), dtype)
+    dh_t, dc_t = gradients_at_the_end(backend, arriving, cells, cells, c.dtype)
+    dh = gradients_of_steps(backend, "dh", arriving.dh, (num_steps, *cells), dtype)
     lengths = None if mask is None else backend.asarray(mask.lengths, "int64")
     width = _neighbours(dtype, hidden, gates, c, dh_t, dc_t, *([] if dh is None else [dh]))
     cell = backend.kernel(kernels.gates_backward(dtype, width, mask is not None))
@@ -90,7 +84,7 @@ def backward(
     for t, before, after in reversed(slots(num_steps, saved.reverse)):
         cell(grid, block, (gates, c, dh, dh_t, dc_t, lengths, numbers[t], numbers[before], numbers[after], *sizes))
         backend.matmul(gates[t], weight_hh, out=dh_t, add=mask is not None)
-    return gates, dh_t, dc_t
+    return Gradients(gates, dh_t, dc_t)
 
 
 def check(backend: Backend, z: Array, weight_hh: Array, variant: Variant | None = None) -> tuple[int, int, int, str]:
@@ -143,3 +137,6 @@ def _neighbours(dtype: str, hidden: int, *arrays: Array) -> int:
 def _geometry(items: int) -> tuple[tuple[int], tuple[int]]:
     """Grid and block with a thread for each item."""
     return (-(-items // kernels.BLOCK),), (kernels.BLOCK,)
+
+
+TIER = Tier(OPTIONS, lambda *_: "", one_by_one, each(forward), each(backward))

@@ -12,7 +12,7 @@ another W_hh: those stay with the pointwise tier.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -25,121 +25,94 @@ from gpu_lstm.recurrence import family
 from gpu_lstm.recurrence.cuda import onchip
 from gpu_lstm.recurrence.cuda.family import Step
 from gpu_lstm.recurrence.cuda.pointwise import check, check_saved, check_z
-from gpu_lstm.recurrence.problem import Joint, Mask, Saved, refuse
-from gpu_lstm.recurrence.starts import gradients_at_the_end, gradients_of_steps, states_at_the_start
-from gpu_lstm.recurrence.together import Gradients, Problem, Round
+from gpu_lstm.recurrence.problem import (
+    Arriving,
+    Fit,
+    Gradients,
+    Joint,
+    Mask,
+    Problem,
+    Round,
+    Saved,
+    Tier,
+    begin,
+    gradients_at_the_end,
+    gradients_of_steps,
+    refuse,
+)
 from gpu_lstm.recurrence.variant import OPTIONS, Variant, normalise
 
 TAKES = OPTIONS - {"proj_size", "heads"}
 
 
-def forward(
-    backend: Backend,
-    z: Array,
-    weight_hh: Array,
-    h0: Array | None,
-    c0: Array | None,
-    mask: Mask | None = None,
-    reverse: bool = False,
-    keep: bool = True,
-    variant: Variant | None = None,
-) -> Saved:
-    """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`.
-
-    Raises
-    ------
-    InputError
-        An array has another dtype, shape or device, has gaps, or is too large.
-    BackendError
-        W_hh doesn't fit on chip, or the device can't keep all blocks resident.
-    """
-    return _forward(backend, [(z, weight_hh, h0, c0, mask, reverse, keep, variant)], None)[0]
+def obstacle(backend: CudaBackend, hidden: int | None, dtype: str, options: frozenset[str]) -> str:
+    """Why no layout fits, for that H or for any, whatever the batch; or ""."""
+    return onchip.obstacle(backend.limits, hidden or 1, onchip.multiplied(backend, dtype), options)
 
 
-def backward(
-    backend: Backend,
-    saved: Saved,
-    dh: Array | None,
-    dh_last: Array | None,
-    dc_last: Array | None,
-    dc: Array | None = None,
-) -> Gradients:
-    """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
-    return _backward(backend, [(saved, dh, dh_last, dc_last, dc)], None)[0]
+def fit(backend: CudaBackend, round: Round) -> Fit:
+    """How many layers of a stack take the least time in one launch; and, of one layer, whether a launch leaves so many
+    multiprocessors idle that products beside it pay."""
+    dtype, direction = onchip.multiplied(backend, round.dtype), round.direction
+    if round.layers > 1:
+        layers = onchip.choose_layers(backend.limits, direction, round.batch, round.hidden, dtype, round.layers)
+        if not isinstance(layers, str):
+            return Fit(layers.together)  # which leaves no room
+    if not round.multiply_adds or not round.options <= TAKES:
+        return Fit()
+    cells = onchip.cells_of(direction, round.options)
+    shape = round.steps, round.batch, round.hidden
+    beside = onchip.beside(backend.limits, direction, shape, dtype, round.multiply_adds, round.count, cells)
+    return Fit(1, beside.saved > 0)
 
 
-def forward_all(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
-    """`forward` of each, given what it takes after the backend; two of the same size in one launch where that pays."""
-    asked = [(z, keep, _cells("forward", *rest or [None])) for z, _, _, _, _, _, keep, *rest in problems]
-    if layout := _pair(backend, "forward", asked):
-        return _forward(backend, problems, layout)
-    return [forward(backend, *problem) for problem in problems]
-
-
-def backward_all(backend: Backend, problems: Sequence[Problem]) -> list[Gradients]:
-    """`backward` of each, likewise."""
-    asked = [(saved.gates, True, _cells("backward", saved.variant, *rest[3:])) for saved, *rest in problems]
-    if layout := _pair(backend, "backward", asked):
-        return _backward(backend, problems, layout)
-    return [backward(backend, *problem) for problem in problems]
-
-
-def layers_at_once(backend: Backend, direction: str, batch: int, hidden: int, dtype: str, layers: int) -> int:
-    """How many of so many layers, "forward" or "backward", are expected to take the least time in one launch."""
-    device = cast(CudaBackend, backend)
-    layout = onchip.choose_layers(device.limits, direction, batch, hidden, onchip.multiplied(device, dtype), layers)
-    return 1 if isinstance(layout, str) else layout.together
-
-
-def forward_stack(backend: Backend, problems: Sequence[Problem], joints: Sequence[Joint]) -> list[Saved]:
-    """`forward` of layers of a stack in one launch; see `gpu_lstm.recurrence.problem`.
+def forward(backend: CudaBackend, problems: Sequence[Problem]) -> list[Saved]:
+    """Run recurrences over all steps: a stack, or two of the same size where that pays, in one launch.
 
     Raises
     ------
     InputError
         An array has another dtype, shape or device, has gaps, or is too large; or there are too many layers.
     BackendError
-        The weights of all layers don't fit on chip, or the device can't keep all blocks resident.
+        The weights don't fit on chip, or the device can't keep all blocks resident.
     """
-    beyond = [problem[5] or any(more is not None for more in problem[7:]) for problem in problems]
-    _check_stack(problems, joints, any(beyond))
-    _, batch, hidden, dtype = check(backend, *problems[0][:2])
-    return _forward(
-        backend, problems, _layout(backend, "forward", batch, hidden, dtype, "Plain", len(problems)), joints
-    )
+    if any(problem.below for problem in problems):
+        _check_stack(
+            [problem.below for problem in problems], [problem.reverse or problem.variant for problem in problems]
+        )
+        first = problems[0]
+        _, batch, hidden, dtype = check(backend, first.z, first.weight_hh)
+        return _forward(backend, problems, _layout(backend, "forward", batch, hidden, dtype, "Plain", len(problems)))
+    asked = [(problem.z, problem.keep, _cells("forward", problem.variant)) for problem in problems]
+    if layout := _pair(backend, "forward", asked):
+        return _forward(backend, problems, layout)
+    return [_forward(backend, [problem], None)[0] for problem in problems]
 
 
-def backward_stack(backend: Backend, problems: Sequence[Problem], joints: Sequence[Joint]) -> list[Gradients]:
-    """`backward` of each, likewise."""
-    beyond = [problem[0].reverse or any(more is not None for more in problem[4:]) for problem in problems]
-    _check_stack(problems, joints, any(beyond))
-    _, batch, hidden, dtype = check_z(backend, problems[0][0].gates)
-    return _backward(
-        backend, problems, _layout(backend, "backward", batch, hidden, dtype, "Plain", len(problems)), joints
-    )
+def backward(backend: CudaBackend, arriving: Sequence[Arriving]) -> list[Gradients]:
+    """Backpropagate through all steps, likewise."""
+    if any(one.below for one in arriving):
+        beyond = [one.saved.reverse or one.saved.variant or (None if one.dc is None else "dc") for one in arriving]
+        _check_stack([one.below for one in arriving], beyond)
+        _, batch, hidden, dtype = check_z(backend, arriving[0].saved.gates)
+        return _backward(backend, arriving, _layout(backend, "backward", batch, hidden, dtype, "Plain", len(arriving)))
+    asked = [(one.saved.gates, True, _cells("backward", one.saved.variant, one.dc)) for one in arriving]
+    if layout := _pair(backend, "backward", asked):
+        return _backward(backend, arriving, layout)
+    return [_backward(backend, [one], None)[0] for one in arriving]
 
 
-def _check_stack(problems: Sequence[Problem], joints: Sequence[Joint], beyond: bool) -> None:
-    refuse(beyond, "stack of variants, in reverse, or with gradients of c at every step")
-    if not 2 <= len(problems) == len(joints) + 1 <= onchip.MOST_RUNS:
+def _check_stack(joints: Sequence[Joint | None], beyond: Sequence[Any]) -> None:
+    refuse(any(beyond), "stack of variants, in reverse, or with gradients of c at every step")
+    if joints[0] is not None or None in joints[1:] or len(joints) > onchip.MOST_RUNS:
+        count = sum(joint is not None for joint in joints)
         raise InputError(
-            f"a stack of {len(problems)} layers has {len(joints)} joints; expected one fewer than layers, and at most "
+            f"a stack of {len(joints)} layers has {count} joints; expected one below each but the first, and at most "
             f"{onchip.MOST_RUNS} layers"
         )
 
 
-def room_beside(backend: Backend, recurrences: Round, multiply_adds: int) -> bool:
-    """Whether a launch leaves multiprocessors idle for products, so that it pays: see `together.room_beside`."""
-    direction, shape, dtype, options, count = recurrences
-    device = cast(CudaBackend, backend)
-    dtype = onchip.multiplied(device, dtype)
-    if not options <= TAKES:
-        return False
-    cells = onchip.cells_of(direction, options)
-    return onchip.beside(device.limits, direction, shape, dtype, multiply_adds, count, cells).saved > 0
-
-
-def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, bool, str]]) -> onchip.Layout | None:
+def _pair(backend: CudaBackend, direction: str, problems: Sequence[tuple[Array, bool, str]]) -> onchip.Layout | None:
     """The layout for two at once; None where they are not two of one kind, or run one after the other.
 
     Of each: z or the gates, `keep`, and what its cells do.
@@ -150,43 +123,42 @@ def _pair(backend: Backend, direction: str, problems: Sequence[tuple[Array, bool
     if z.ndim != 3 or z.shape[1:] != other.shape[1:] or z.dtype != other.dtype or kind != other_kind:
         return None
     _, batch, hidden, dtype = check_z(backend, z)
-    device = cast(CudaBackend, backend)
-    dtype = onchip.multiplied(device, dtype)
-    layout = onchip.choose_pair(device.limits, direction, batch, hidden, dtype, problems[0][2])
+    layout = onchip.choose_pair(
+        backend.limits, direction, batch, hidden, onchip.multiplied(backend, dtype), problems[0][2]
+    )
     return None if isinstance(layout, str) else layout
 
 
-def _forward(
-    backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None, joints: Sequence[Joint] = ()
-) -> list[Saved]:
+def _forward(backend: CudaBackend, problems: Sequence[Problem], layout: onchip.Layout | None) -> list[Saved]:
     """In one launch: one recurrence, or several with the layout for them."""
     xp = backend.xp
     results: list[Saved] = []
     runs: list[Struct] = []
     stack = None
-    for number, (z, weight_hh, h0, c0, mask, reverse, keep, *rest) in enumerate(problems):
-        variant: Variant | None = rest[0] if rest else None
+    for number, problem in enumerate(problems):
+        z, weight_hh, mask, variant, keep = problem.z, problem.weight_hh, problem.mask, problem.variant, problem.keep
+        reverse, below = problem.reverse, problem.below
+        above = problems[number + 1].below if number + 1 < len(problems) else None
         cells = _cells("forward", variant)
-        above, below = (joints[n] if 0 <= n < len(joints) else None for n in (number, number - 1))
-        num_steps, batch, hidden, dtype = check(backend, problems[0][0] if below else z, weight_hh, variant)
+        num_steps, batch, hidden, dtype = check(backend, problems[0].z if below else z, weight_hh, variant)
         layout = layout or _layout(backend, "forward", batch, hidden, dtype, cells)
         step = None if cells == "Plain" else Step(backend, variant or Variant(), z, weight_hh, mask)
         apart = step is not None and step.masked
         shape = num_steps + 1, batch, hidden
         if below and keep:
             z = xp.empty((num_steps, batch, 4 * hidden), dtype=weight_hh.dtype)
-        if joints:
+        if layout.stacked:
             stack = _handed_up(backend, layout, shape, weight_hh.dtype) if stack is None else stack
             h, shown = xp.empty(shape, dtype=weight_hh.dtype), stack[number, ...]
         else:
             h, shown = _handed_on(backend, layout, shape, z.dtype, apart)
         c = xp.empty((num_steps + 1 if keep else 1, batch, hidden), dtype=backend.dtype(kernels.ARITHMETIC[dtype]))
-        states_at_the_start(h, c, h0, c0, reverse)
+        begin(problem, h, c)
         first = -1 if reverse else 0
         if shown is not None and shown is not h:
             h_first = h[first, ...]
             shown[first, :, :hidden] = backend.asarray(step.masked_h(h_first, first), dtype) if step else h_first
-        if shown is not None and h0 is not None:
+        if shown is not None and problem.h0 is not None:
             _say_that_it_is_there(xp, shown[first, :, :hidden])
         saved = Saved(h, c, z, weight_hh, mask, reverse, variant)
         run: Struct = (
@@ -206,7 +178,7 @@ def _forward(
         runs.append(run)
         results.append(saved)
     assert layout is not None
-    _launch(backend, layout, runs, (np.int32(problems[0][6]),), batch, hidden)
+    _launch(backend, layout, runs, (np.int32(problems[0].keep),), batch, hidden)
     return results
 
 
@@ -240,29 +212,27 @@ def _weight_ih(backend: Backend, joint: Joint, hidden: int, dtype: str) -> Array
     return backend.xp.ascontiguousarray(joint.weight_ih)
 
 
-def _backward(
-    backend: Backend, problems: Sequence[Problem], layout: onchip.Layout | None, joints: Sequence[Joint] = ()
-) -> list[Gradients]:
+def _backward(backend: CudaBackend, arriving: Sequence[Arriving], layout: onchip.Layout | None) -> list[Gradients]:
     """In one launch: one recurrence, or several with the layout for them."""
     xp = backend.xp
     results: list[Gradients] = []
     runs: list[Struct] = []
     stack = None
-    for number, (saved, dh, dh_last, dc_last, *rest) in enumerate(problems):
-        gates, c, weight_hh = saved.gates, saved.c, saved.weight_hh
-        above = joints[number] if number < len(joints) else None
+    for number, one in enumerate(arriving):
+        saved, gates, c, weight_hh = one.saved, one.saved.gates, one.saved.c, one.saved.weight_hh
+        above = arriving[number + 1].below if number + 1 < len(arriving) else None
         num_steps, batch, hidden, dtype = check_saved(backend, saved)
-        if joints and number:
-            backend.require("gates", gates, problems[0][0].gates.shape)
-        cells = _cells("backward", saved.variant, *rest)
+        if one.below:
+            backend.require("gates", gates, arriving[0].saved.gates.shape)
+        cells = _cells("backward", saved.variant, one.dc)
         layout = layout or _layout(backend, "backward", batch, hidden, dtype, cells)
-        dh_t, dc_t = gradients_at_the_end(backend, (batch, hidden), (batch, hidden), c.dtype, dh_last, dc_last)
-        dh = gradients_of_steps(backend, "dh", dh, (num_steps, batch, hidden), dtype)
+        dh_t, dc_t = gradients_at_the_end(backend, one, (batch, hidden), (batch, hidden), c.dtype)
+        dh = gradients_of_steps(backend, "dh", one.dh, (num_steps, batch, hidden), dtype)
         # What W_hh is multiplied by; with layer normalisation, that isn't dz.
         normed = cells == "Normed"
         product, shown, row, following = saved.normalised if normed else gates, None, 0, 0
         slots = num_steps + 1, batch, hidden
-        if joints:
+        if layout.stacked:
             if stack is None:
                 stack = _handed_up(backend, layout, (*slots[:2], 4 * hidden), gates.dtype)
                 stack[:, -1, :, : stack.shape[3] // 2] = 0  # no step is there
@@ -282,7 +252,7 @@ def _backward(
         )
         if cells != "Plain":
             step = Step(backend, saved.variant or Variant(), gates, weight_hh, saved.mask)
-            dc = gradients_of_steps(backend, "dc", rest[0] if rest else None, (num_steps, batch, hidden), str(c.dtype))
+            dc = gradients_of_steps(backend, "dc", one.dc, (num_steps, batch, hidden), str(c.dtype))
             if normed:
                 _keep_moments(backend, saved)
                 saved.dz_hh = product
@@ -290,10 +260,10 @@ def _backward(
                     saved.gradients[name] = xp.zeros((batch, n), dtype=c.dtype)  # by sequence, so far
             run = run, _options(backend, step, layout, saved, dc)
         runs.append(run)
-        results.append((dz, dh_t, dc_t))
+        results.append(Gradients(dz, dh_t, dc_t))
     assert layout is not None
     _launch(backend, layout, runs, (), batch, hidden)
-    for (saved, *_), (dz, _, _) in zip(problems, results, strict=True):
+    for saved, (dz, _, _) in zip([one.saved for one in arriving], results, strict=True):
         saved.gates = dz
         saved.gradients = {name: xp.sum(rows, axis=0) for name, rows in saved.gradients.items()}
         family.parameter_gradients(backend, saved, None)
@@ -336,11 +306,10 @@ def _keep_moments(backend: Backend, saved: Saved) -> None:
 
 
 def _layout(
-    backend: Backend, direction: str, batch: int, hidden: int, dtype: str, cells: str, layers: int = 1
+    backend: CudaBackend, direction: str, batch: int, hidden: int, dtype: str, cells: str, layers: int = 1
 ) -> onchip.Layout:
-    device = cast(CudaBackend, backend)
-    dtype = onchip.multiplied(device, dtype)
-    layout = onchip.choose(device.limits, direction, batch, hidden, dtype, layers, cells, layers > 1)
+    dtype = onchip.multiplied(backend, dtype)
+    layout = onchip.choose(backend.limits, direction, batch, hidden, dtype, layers, cells, layers > 1)
     if isinstance(layout, str):
         raise BackendError(f"tier sequence can't run on backend {backend.name}: {layout}")
     return layout
@@ -419,3 +388,6 @@ def _launch(
             f"CUDA kernel {layout.kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
             f"{kernels.watchdog()} looks ({layout.describe()})"
         )
+
+
+TIER = Tier(TAKES, obstacle, fit, forward, backward)

@@ -1,0 +1,78 @@
+"""What ``auto`` runs on a GPU: the sequence tier, or pointwise where that is expected to be faster or has to be.
+
+It has to be for options that the sequence tier doesn't take. Both save the same, so forward and backward choose by
+themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpu_lstm.backend import Array
+from gpu_lstm.backend.cuda import CudaBackend
+from gpu_lstm.recurrence.cuda import onchip, pointwise, sequence
+from gpu_lstm.recurrence.problem import Arriving, Fit, Gradients, Problem, Round, Saved, Tier
+from gpu_lstm.recurrence.variant import Variant
+
+
+def fit(backend: CudaBackend, round: Round) -> Fit:
+    """That of the tier that runs one layer."""
+    dtype, cells = onchip.multiplied(backend, round.dtype), onchip.cells_of(round.direction, round.options)
+    on_chip = onchip.pays(backend.limits, round.direction, round.batch, round.hidden, dtype, cells)
+    return (sequence.TIER if on_chip else pointwise.TIER).fit(backend, round)
+
+
+def forward(backend: CudaBackend, problems: Sequence[Problem]) -> list[Saved]:
+    """Run recurrences over all steps, at once where the sequence tier takes all."""
+    tiers = [_tier(backend, "forward", one.z, one.variant) for one in problems if not one.below]
+    if all(tier is sequence.TIER for tier in tiers):
+        return sequence.forward(backend, problems)
+    return [tier.forward(backend, [one])[0] for tier, one in zip(tiers, problems, strict=True)]
+
+
+def backward(backend: CudaBackend, arriving: Sequence[Arriving]) -> list[Gradients]:
+    """Backpropagate through all steps, likewise."""
+    tiers = [
+        _tier(backend, "backward", one.saved.gates, one.saved.variant, one.dc is not None)
+        for one in arriving
+        if not one.below
+    ]
+    if all(tier is sequence.TIER for tier in tiers):
+        return sequence.backward(backend, arriving)
+    return [tier.backward(backend, [one])[0] for tier, one in zip(tiers, arriving, strict=True)]
+
+
+def _tier(backend: CudaBackend, direction: str, z: Array, variant: Variant | None, cells: bool = False) -> Tier:
+    options = (frozenset() if variant is None else variant.options()) | ({"cells"} if cells else frozenset())
+    if not options <= sequence.TAKES:
+        return pointwise.TIER
+    _, batch, hidden, dtype = pointwise.check_z(backend, z)
+    kind = onchip.cells_of(direction, options)
+    on_chip = onchip.pays(backend.limits, direction, batch, hidden, onchip.multiplied(backend, dtype), kind)
+    return sequence.TIER if on_chip else pointwise.TIER
+
+
+TIER = Tier(sequence.TAKES | pointwise.TIER.takes, sequence.obstacle, fit, forward, backward)
+
+
+def describe(
+    backend: CudaBackend, tier: str, hidden_size: int | None, dtype: str, options: frozenset[str], chosen: bool
+) -> str:
+    """A tier's kernels in words; `chosen`: by ``auto``."""
+    dtype = onchip.multiplied(backend, dtype)
+    if tier == "pointwise":
+        return f"fused CUDA kernels, cuBLAS at each step{' in TF32' if dtype == 'tf32' else ''}"
+    if hidden_size is None:
+        most = onchip.largest(backend.limits, dtype)
+        return f"persistent CUDA kernels that keep W_hh on chip, up to H = {most} in {dtype}"
+    batch = onchip.TYPICAL_BATCH
+    plan = onchip.explain(backend.limits, batch, hidden_size, dtype, options)
+    said = f"persistent CUDA kernels that keep W_hh on chip; at H = {hidden_size}, B = {batch}, {dtype}, {plan}"
+    if not chosen:
+        return said
+    batches = {
+        name: onchip.most_that_pays(backend.limits, name, hidden_size, dtype, onchip.cells_of(name, options))
+        for name in onchip.DIRECTIONS
+    }
+    ends = [f"B = {batch} {name}" for name, batch in batches.items() if batch < onchip.LARGEST_BATCH]
+    return f"{said}; larger batches than {' and '.join(ends)} take the pointwise tier" if ends else said

@@ -273,7 +273,7 @@ def _unsaturated(xp: Any, gate: Array, least: float, most: float) -> Array | Non
 
 
 def _mixed(share: Array | float, old: Array, new: Array) -> Array:
-    """That share of `old`, the rest of `new`; exactly one of them where the share is 1 or 0."""
+    """Return that share of `old`, the rest of `new`; exactly one of them where the share is 1 or 0."""
     return share * old + (1 - share) * new
 
 

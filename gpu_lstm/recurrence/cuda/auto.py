@@ -16,7 +16,7 @@ from gpu_lstm.recurrence.variant import Variant
 
 
 def fit(backend: CudaBackend, round: Round) -> Fit:
-    """That of the tier that runs one layer."""
+    """Return what the tier gives that runs one layer."""
     dtype, cells = onchip.multiplied(backend, round.dtype), onchip.cells_of(round.direction, round.options)
     on_chip = onchip.pays(backend.limits, round.direction, round.batch, round.hidden, dtype, cells)
     return (sequence.TIER if on_chip else pointwise.TIER).fit(backend, round)

@@ -33,13 +33,11 @@ from gpu_lstm.backend import CupyBackend
 from gpu_lstm.native import kernels
 from gpu_lstm.native.kernels import CLUSTER, Kernel
 from gpu_lstm.native.launch import Device
-from gpu_lstm.optimizers import make_optimizer
 from gpu_lstm.recurrence import Arriving, Problem
-from gpu_lstm.recurrence.cuda import counted as counted_module
 from gpu_lstm.recurrence.cuda import onchip
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
-from gpu_lstm.recurrence.cuda.counted import ALIKE, Counted, with_options
+from gpu_lstm.recurrence.cuda.counted import ALIKE, with_options
 from gpu_lstm.recurrence.problem import Joint, Saved
 from gpu_lstm.recurrence.variant import Variant
 from tests.nvrtc import matrix
@@ -53,7 +51,7 @@ LAYOUT = ("form", "height", "columns", "teams", "members", "share", "slice", "bu
 """What `onchip` makes a layout of, besides the problem."""
 DTYPES = ("float32", "float64", "tf32", "float16")
 """bfloat16 has the code of float16."""
-OURS = {kernel.name for kernel in kernels.every_kernel() if kernel.file not in ("sequence.cu", "costs.cu")}
+OURS = ("gates_forward", "gates_backward")
 CLASSES = {
     "mma": r"mma",
     "special": r"ex2|lg2|rcp|sqrt|rsqrt|tanh|div\.\w+\.f",
@@ -192,27 +190,21 @@ def launched(backend: CupyBackend, layout: onchip.Layout, steps: int, before: on
         "Normed": lambda: Variant(gain_hh=array(4 * hidden), gain_c=array(hidden), shift_c=array(hidden)),
     }[layout.cells]()
 
-    def forward() -> list[Saved]:
-        return sequence_cuda.forward(
-            backend,
-            [Problem(None if joint else z, weights, variant=variant, below=joint) for joint in below],
-        )
+    def forward(layout: Any) -> list[Saved]:
+        problems = [Problem(None if joint else z, weights, variant=variant, below=joint) for joint in below]
+        return sequence_cuda._forward(backend, problems, layout)
 
     def backward(saved: list[Saved]) -> None:
-        sequence_cuda.backward(backend, [Arriving(one, below=joint) for one, joint in zip(saved, below, strict=True)])
+        arriving = [Arriving(one, below=joint) for one, joint in zip(saved, below, strict=True)]
+        sequence_cuda._backward(backend, arriving, layout)
 
-    planned = sequence_cuda._layout
-    try:
-        if before:
-            sequence_cuda._layout = lambda *_, **__: before
-            saved = forward()
-        else:
-            h, c = array(steps + 1, batch, hidden), array(steps + 1, batch, hidden, dtype=wide)
-            saved = [Saved(h, c, z.copy(), weights, None, False) for _ in range(layers)]
-        sequence_cuda._layout = lambda *_, **__: layout
-        launches = counted(forward if layout.direction == "forward" else lambda: backward(saved))
-    finally:
-        sequence_cuda._layout = planned
+    if layout.direction == "forward":
+        launches = counted(lambda: forward(layout))
+    else:
+        h, c = array(steps + 1, batch, hidden), array(steps + 1, batch, hidden, dtype=wide)
+        plain = [Saved(h, c, z.copy(), weights, None, False) for _ in range(layers)]
+        saved = forward(before) if before else plain
+        launches = counted(lambda: backward(saved))
     (found,) = (each for each in launches if "sequence_" in each.name)
     return found
 
@@ -304,7 +296,7 @@ SHAPES = (
     (256, 16, "float64", 1),
     (256, 16, "float16", 2),
 )
-"""H, B, dtype and layers at once of what the planner chooses, to be counted as a whole."""
+"""H, B, dtype and layers at once of what the planner chooses, by the file that is there, to be counted as a whole."""
 
 
 def steps(backend: CupyBackend) -> Iterator[dict[str, Any]]:
@@ -321,7 +313,7 @@ def steps(backend: CupyBackend) -> Iterator[dict[str, Any]]:
         }
 
 
-# -- all other kernels ------------------------------------------------------------------------------------
+# -- the gate kernels --------------------------------------------------------------------------------------
 
 
 def work_of(backend: CupyBackend, dtype: str, rows: int) -> Iterator[Callable[[], Any]]:
@@ -332,21 +324,11 @@ def work_of(backend: CupyBackend, dtype: str, rows: int) -> Iterator[Callable[[]
     def array(*shape: int, dtype: str = dtype) -> Any:
         return backend.asarray(rng.uniform(0.1, 0.9, shape), dtype)
 
-    x, index = array(rows, width), backend.asarray(rng.integers(0, rows, rows), "int64")
     weights = array(4 * width, width)
     h, c = array(2, rows, width), array(2, rows, width, dtype=wide)
     saved = Saved(h, c, array(1, rows, 4 * width), weights, None, False)
     yield lambda: pointwise_cuda.forward(backend, Problem(array(1, rows, 4 * width), weights))
     yield lambda: pointwise_cuda.backward(backend, Arriving(saved))
-    yield lambda: backend.softmax_cross_entropy(x, index % width, None)
-    yield lambda: backend.take_rows(x, index)
-    yield lambda: backend.scatter_add(array(rows, width, dtype=wide), index, x.astype(wide))
-    yield lambda: backend.dropout(x, 0.5, (1, 2))
-    yield lambda: backend.norm([x])
-    for name in kernels.RULES:
-        params = {"x": array(rows, width, dtype=wide)}
-        optimizer = make_optimizer(name, backend, params, 0.1)
-        yield functools.partial(optimizer.update, {"x": x})
 
 
 def elements(backend: CupyBackend, dtype: str) -> dict[str, dict[str, float]]:
@@ -358,8 +340,7 @@ def elements(backend: CupyBackend, dtype: str) -> dict[str, dict[str, float]]:
             ours = next((each for each in OURS if f"{len(each)}{each}" in name), None)
             if ours:
                 each = _difference(few[name].counts, many[name].counts, 32 * 512)
-                rule = next((f", {rule}" for rule in kernels.RULES if rule in name), "")
-                found[ours + rule] = {
+                found[ours] = {
                     "instructions": round(32 * _instructions(each), 1),
                     "bytes": round(32 * each["sectors"], 1),
                     "length": sum(not _nothing(each) for each, _ in many[name].code),
@@ -444,13 +425,10 @@ def main() -> None:
     backend = CupyBackend()
     of_elements = {dtype: elements(backend, dtype) for dtype in kernels.STORAGE if dtype not in ALIKE}
     made: dict[str, Any] = {"sources": matrix.digest(), "nvrtc": matrix.nvrtc_version()}
-    planner = vars(onchip)
-    whole, planner["counted"] = planner["counted"], uncounted
     every = list(instances())
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         names = (kernels.sequence(*kernel).expression for kernel in every)
         of_sequence = dict(zip(names, pool.map(fitted, every), strict=True))
-    planner["counted"], vars(counted_module)["table"] = whole, lambda: made
     made |= {"machine": machine(of_elements, of_sequence), "elements": of_elements, "sequence": of_sequence}
     made["steps"] = list(steps(backend))
     text = rendered(made)
@@ -458,11 +436,6 @@ def main() -> None:
         TABLE.write_text(text, encoding="utf-8")
     elif TABLE.read_text(encoding="utf-8") != text:
         raise SystemExit(f"{TABLE} differs from what is counted; write it again with --write")
-
-
-def uncounted(*_: Any) -> Counted:
-    """So that layouts can be made of what is yet to be counted."""
-    return Counted(*[(0, 0, 0, 0)] * 3)
 
 
 def rendered(made: dict[str, Any]) -> str:

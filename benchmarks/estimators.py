@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 
+from benchmarks import need_compiled
 from gpu_lstm.data.sequences import JAPANESE_VOWELS, read_sequences
 from gpu_lstm.data.series import CO2, read_series
 
@@ -38,6 +39,7 @@ def co2(seed: int) -> float:
 
 def main() -> None:
     """Three seeds of each."""
+    need_compiled()
     for name, measure, unit in (("Japanese Vowels", vowels, "accuracy"), ("CO2", co2, "RMSE, ppm")):
         for seed in range(3):
             begun = time.perf_counter()

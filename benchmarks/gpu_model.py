@@ -25,8 +25,6 @@ BANDWIDTH = 3e12
 """Bytes per second of device memory: an H100's, rounded."""
 CELLS = 2**20
 """B H of a step in the tables."""
-PRODUCT_RATES = {"float32": 60e12, "float16": 600e12}
-"""Operations per second of a large product, an H100's, rounded down."""
 KERNELS = ("training", "inference", "backward")
 HOST_MICROSECONDS = 8.0
 """What a launch from Python costs the host: assumed, to be measured."""
@@ -35,8 +33,6 @@ SEGMENT_LAUNCHES = 8 + 12
 DEVICE_MICROSECONDS = 2.0
 """What one of many small launches takes the device: assumed, to be measured."""
 H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90, clusters=16)
-LAUNCHES = {"pointwise": (2, 2), "reference": (11, 19)}
-"""Launches a step, forward and backward: this tier's, counted by a test; and those of plain array expressions."""
 
 
 def sizes(dtype: str) -> tuple[int, int]:
@@ -73,56 +69,6 @@ def gate_table() -> Iterator[str]:
         yield f"| {dtype} | " + " | ".join(cells) + " |"
 
 
-def elements_table() -> Iterator[str]:
-    """Lines of the table of what all kernels but those of the sequence tier execute and move for each number."""
-    yield (
-        "| kernel | " + " | ".join(f"{dtype}: instructions | bytes | us at 1M" for dtype in table()["elements"]) + " |"
-    )
-    yield "| --- |" + " ---: | ---: | --- |" * len(table()["elements"])
-    for kernel, first in next(iter(table()["elements"].values())).items():
-        if not first["instructions"]:
-            continue  # one block, however many numbers
-        cells = []
-        for found in table()["elements"].values():
-            instructions, moved = (found[kernel][name] for name in ("instructions", "bytes"))
-            issue = instructions * CELLS / 32 / (onchip.ISSUE_RATE * H100.multiprocessors)
-            memory = moved * CELLS / BANDWIDTH * 1e6
-            bound = "memory" if memory > issue else "instructions"
-            cells.append(f"{instructions:.0f} | {moved:.0f} | {max(memory, issue):.1f}, {bound}")
-        yield f"| `{kernel}` | {' | '.join(cells)} |"
-
-
-def machine_table() -> Iterator[str]:
-    """Lines of the table of the machine's instructions beside those of PTX, as they stand in the gate kernels."""
-    yield "| kernel | instructions of PTX, without moves | of sm_90 | of PTX a cell | of sm_90 |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
-    for direction in onchip.DIRECTIONS:
-        for dtype, found in table()["machine"][direction].items():
-            both = [found[name] for name in ("ptx", "machine")]
-            a_cell = (f"{each / kernels.neighbours(dtype):.0f}" for each in both)
-            yield f"| `{found['kernel']}` | {' | '.join([*map(str, both), *a_cell])} |"
-
-
-def chunk_table() -> Iterator[str]:
-    """Lines of the table of both for a chunk of a product."""
-    yield "| kernel | instructions of PTX a chunk | of sm_90 |"
-    yield "| --- | ---: | ---: |"
-    for found in table()["machine"]["product"].values():
-        yield f"| `{found['kernel']}` | {found['ptx']:.0f} | {found['machine']:.0f} |"
-
-
-def instances_table() -> Iterator[str]:
-    """Lines of the table of what the product and the cells of each instance take."""
-    yield (
-        "| kernel | product: a warp | with a part | a chunk | read again | turns: a chunk | read again "
-        "| all else: a warp | 32 cells | a part of sums | gathered |"
-    )
-    yield "| --- |" + " ---: |" * 10
-    for name, found in table()["sequence"].items():
-        numbers = *found["product"], *found["turns"][2:], *found["cells"]
-        yield f"| `{name}` | {' | '.join(f'{each:.0f}' for each in numbers)} |"
-
-
 def counted_table() -> Iterator[str]:
     """Lines of the table of what a block executes in a step, counted, and what the model has of it."""
     yield (
@@ -152,24 +98,6 @@ def counted_table() -> Iterator[str]:
             f"{layout.microseconds:.2f}",
         )
         yield f"| {' | '.join(map(str, cells))} |"
-
-
-def step_table() -> Iterator[str]:
-    """Lines of the table of a forward step in training: W_hh from memory each step, the gates, and the host."""
-    yield "| B | H | storage | W_hh, MB | product, us | gates, us | device, us | host, us | bound by |"
-    yield "| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |"
-    for batch, hidden in ((64, 512), (64, 1024), (256, 2048)):
-        for dtype, rate in PRODUCT_RATES.items():
-            stored, _ = sizes(dtype)
-            weight = 4 * hidden * hidden * stored
-            product = max(weight / BANDWIDTH, 8 * batch * hidden * hidden / rate) * 1e6
-            gates = microseconds("training", dtype, batch * hidden)
-            host = LAUNCHES["pointwise"][0] * HOST_MICROSECONDS
-            bound = "host" if host > product + gates else "device"
-            yield (
-                f"| {batch} | {hidden} | {dtype} | {weight / 1e6:.1f} | {product:.2f} | {gates:.2f} "
-                f"| {product + gates:.1f} | {host:.0f} | {bound} |"
-            )
 
 
 WIDTHS, STORED, BATCHES = (64, 128, 256, 512, 768, 1024, 2048), ("float32", "tf32", "bfloat16"), (16, 64)
@@ -295,18 +223,8 @@ def options_table() -> Iterator[str]:
 
 
 TABLES = (
-    *(
-        gate_table,
-        machine_table,
-        chunk_table,
-        elements_table,
-        step_table,
-        options_table,
-        instances_table,
-        counted_table,
-    ),
-    *(sequence_table, joint_table, layers_table, segment_table, beside_table),
-)
+    gate_table, options_table, counted_table, sequence_table, joint_table, layers_table, segment_table, beside_table
+)  # fmt: skip
 
 
 def placed(text: str) -> str:

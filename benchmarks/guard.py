@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 
+from benchmarks import need_compiled
 from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.bench.grid import STANDARD, Size
 from gpu_lstm.bench.method import spread
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("sizes", nargs="*", type=lambda text: tuple(map(int, text.split(","))), default=STANDARD)
     parser.add_argument("--seconds", type=float, default=10, help="for each size")
     options = parser.parse_args()
+    need_compiled()
     os.environ[compiled.THREADS_VARIABLES[0]] = "1"
     for size in options.sizes:
         times = measure(size, options.seconds)

@@ -1,8 +1,7 @@
-"""What a device is, kernels compiled ahead, costs of waiting, bandwidth: parts of `benchmarks.run_on_gpu`."""
+"""What a device is, kernels compiled ahead, costs of waiting: parts of `benchmarks.run_on_gpu`."""
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import statistics
@@ -13,10 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_model import CELLS, bytes_of
 from benchmarks.on_gpu import Log, Record, torch_here
-from gpu_lstm.backend import Backend
-from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.bench.peers import installed
 from gpu_lstm.native import ahead, kernels
 from gpu_lstm.recurrence.cuda import needed, onchip
@@ -28,7 +24,7 @@ PUBLISHED_READ = 180 / onchip.CLOCK
 """Microseconds of a read of another block's shared memory."""
 
 
-def describe(backend: CudaBackend, log: Log) -> None:
+def describe(backend: Any, log: Log) -> None:
     """The device, its limits as the planner has them, versions, and the state in which it was found."""
     found = backend.describe()
     versions = {package: version for package in PACKAGES if (version := installed(package))}
@@ -52,7 +48,7 @@ def state() -> Record:
 # -- kernels compiled ahead -------------------------------------------------------------------------------------------
 
 
-def compile_kernels(backend: CudaBackend, log: Log) -> None:
+def compile_kernels(backend: Any, log: Log) -> None:
     """Fill the cache on disk, what is needed first in front; meanwhile load PyTorch, whose files are in memory then.
 
     By every command, since it may find another disk than the one before; what a kernel took first stays in the record.
@@ -76,7 +72,7 @@ def outcome(done: ahead.Compiled) -> Record:
     return {"error": done.error} if done.error else {"seconds": done.seconds}
 
 
-def torch_loaded(backend: Backend) -> Record:
+def torch_loaded(backend: Any) -> Record:
     """Version of PyTorch and of its cuDNN, after a step of both."""
     torch, device, missing = torch_here(backend)
     if torch is None:
@@ -91,7 +87,7 @@ def torch_loaded(backend: Backend) -> Record:
 # -- costs of waiting -------------------------------------------------------------------------------------------------
 
 
-def costs(backend: CudaBackend, log: Log, count: int = 20000) -> None:
+def costs(backend: Any, log: Log, count: int = 20000) -> None:
     """Microseconds of barriers, of a number handed over, of a read of another block's memory, of sums sent."""
     xp, limits = backend.xp, backend.limits
     count = 20 if log.rehearse else count
@@ -158,85 +154,3 @@ def costs(backend: CudaBackend, log: Log, count: int = 20000) -> None:
             "sums in a cluster", onchip.from_others(sent),
             lambda n: backend.kernel(kernel)((blocks,), (kernels.BLOCK,), (sums, np.int32(n)), sent + 16),
         )  # fmt: skip
-
-
-# -- bandwidth --------------------------------------------------------------------------------------------------------
-
-
-def bandwidth(backend: CudaBackend, log: Log, cells: int = CELLS, steps: int = 8) -> None:
-    """Bytes a second of the gate kernels, in each storage type, and of a copy; `cells` is B H of one step.
-
-    Launches of one kernel are recorded in a graph, over arrays larger than the second-level cache.
-    """
-    cells, steps = (64, 2) if log.rehearse else (cells, steps)
-
-    def copy() -> Record:
-        moved = 2 * cells * steps * 16 / graph_seconds(backend, log, copy_launch(backend, cells * steps * 16))
-        return {"bytes_per_second": moved, "said": f"{moved / 1e9:.0f} GB/s"}
-
-    copied = log.item("copy", copy).get("bytes_per_second", float("nan"))
-    for dtype in ("float32", "float16") if log.rehearse else kernels.STORAGE:
-        for name in ("training", "inference", "backward"):
-
-            def measured(dtype: str = dtype, name: str = name) -> Record:
-                launch = gate_launches(backend, dtype, cells, steps)[name]
-                seconds = graph_seconds(backend, log, launch)
-                moved = bytes_of(name, dtype) * cells * steps / seconds
-                share = moved / copied
-                found = {"cells": cells, "microseconds": seconds / steps * 1e6, "bytes_per_second": moved}
-                return {**found, "share_of_copy": share, "said": f"{moved / 1e9:.0f} GB/s, {share:.0%} of a copy's"}
-
-            log.item(f"{dtype} {name}", measured)
-
-
-def graph_seconds(backend: CudaBackend, log: Log, work: Callable[[], object]) -> float:
-    """Median seconds of what `work` launches, recorded as a graph: the host asks once."""
-    stream = backend.xp.cuda.Stream(non_blocking=True)  # the default stream can't be captured
-    work()  # compiles what has to be compiled
-    backend.synchronize()
-    with stream:
-        stream.begin_capture()
-        work()
-        graph = stream.end_capture()
-    graph.launch()
-    return statistics.median(log.clock.seconds(graph.launch) for _ in range(log.rounds))
-
-
-def copy_launch(backend: Backend, size: int) -> Callable[[], object]:
-    """A copy of that many bytes in device memory."""
-    xp = backend.xp
-    source, target = xp.zeros((size,), dtype=xp.uint8), xp.zeros((size,), dtype=xp.uint8)
-    return lambda: xp.copyto(target, source)
-
-
-def gate_launches(backend: Backend, dtype: str, cells: int, steps: int) -> dict[str, Callable[[], object]]:
-    """One launch a step, each on other memory, of each gate kernel."""
-    hidden = 1024 if cells % 1024 == 0 else 8
-    batch = cells // hidden
-    state = kernels.ARITHMETIC[dtype]
-
-    def array(leading: tuple[int, ...], width: int, kind: str) -> Any:
-        return backend.xp.full((*leading, batch, width), 0.5, dtype=backend.dtype(kind))
-
-    z, dy = array((steps,), 4 * hidden, dtype), array((steps,), hidden, dtype)
-    h, c = array((steps + 1,), hidden, dtype), array((steps + 1,), hidden, state)
-    dh, dc = array((), hidden, state), array((), hidden, state)
-    width = kernels.neighbours(dtype)
-    grid, block = (-(-cells // width // kernels.BLOCK),), (kernels.BLOCK,)
-    sizes = np.uint32(batch), np.uint32(hidden)
-    slots = [tuple(map(np.int64, (t, t, t + 1))) for t in range(steps)]
-    first = np.int64(0), np.int64(0)
-    forward = functools.partial(kernels.gates_forward, dtype, width, masked=False)
-
-    def each(kernel: kernels.Kernel, arguments: list[tuple[Any, ...]]) -> None:
-        launch = backend.kernel(kernel)
-        for args in arguments:
-            launch(grid, block, args)
-
-    return {
-        "training": lambda: each(forward(keep=True), [(z, h, c, None, *s, *s[1:], *sizes) for s in slots]),
-        "inference": lambda: each(forward(keep=False), [(z, h, c, None, *s, *first, *sizes) for s in slots]),
-        "backward": lambda: each(
-            kernels.gates_backward(dtype, width, False), [(z, c, dy, dh, dc, None, *s, *sizes) for s in slots]
-        ),
-    }

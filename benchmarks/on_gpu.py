@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_lstm.backend import Backend
-from gpu_lstm.bench.method import Clock, WallClock, clock_for, spread
+from gpu_lstm.bench.method import Clock, Patience, WallClock, clock_for, interleave, on_gpu, spread
 
 Record = dict[str, Any]
 BEGUN = "begun, and never ended"
@@ -94,7 +94,7 @@ class Log:
     @functools.cached_property
     def clock(self) -> Clock:
         """Device events, the second-level cache overwritten before; the wall clock in a rehearsal."""
-        return WallClock(self.backend.synchronize) if self.rehearse else clock_for(self.backend)
+        return WallClock(self.backend.read) if self.rehearse else clock_for(self.backend)
 
     # -- items ----------------------------------------------------------------------------------------------------
 
@@ -153,10 +153,10 @@ class Log:
             self.end(name, result)
             if failed(result):
                 try:
-                    self.backend.synchronize()
+                    self.backend.read()
                 except Exception as error:  # CUDA's stay with the process
                     raise SystemExit(f"the device doesn't answer any more: {error}") from None
-            self.backend.release()  # CuPy and PyTorch don't see what the other one keeps
+            self.backend.memory(release=True)  # CuPy and PyTorch don't see what the other one keeps
         found: Record = self.record["items"].get(self.key(name), {})
         return found
 
@@ -175,20 +175,14 @@ class Log:
     def alternate(self, sides: Mapping[str, Callable[[], object]]) -> tuple[Record, dict[str, float]]:
         """Time sides in turns, each after an untimed step: spreads and clock, and the medians in seconds.
 
-        On a GPU by events on the stream that CuPy and PyTorch share. Where time runs out, there are fewer rounds than
-        wanted, one at least.
+        As everything is measured, but nothing waits for a quiet machine. Where time runs out, there are fewer rounds
+        than wanted, one at least.
         """
-        times: dict[str, list[float]] = {side: [] for side in sides}
-        for number in range(self.rounds):
-            if number and not self.left:
-                break
-            for side, step in sides.items():
-                step()
-                times[side].append(self.clock.seconds(step))
+        clocks = dict.fromkeys(sides, self.clock)
+        times = interleave(sides, self.rounds, Patience(0), clocks, lambda: not self.left)
         found = {side: spread(values) for side, values in times.items()}
-        rounds = len(next(iter(times.values())))
         medians = {side: one["median"] for side, one in found.items()}
-        return {"clock": self.clock.kind, "rounds": rounds, "seconds": found}, medians
+        return {"clock": self.clock.kind, "rounds": min(map(len, times.values())), "seconds": found}, medians
 
 
 def torch_here(backend: Backend) -> tuple[Any, str, str]:
@@ -200,8 +194,7 @@ def torch_here(backend: Backend) -> tuple[Any, str, str]:
         import torch
     except ImportError:
         return None, "", "PyTorch is not installed"
-    on_gpu = backend.name.startswith("cupy")
-    if on_gpu and not torch.cuda.is_available():
+    if on_gpu(backend) and not torch.cuda.is_available():
         return None, "", f"PyTorch {torch.__version__} has no CUDA here"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    return torch, backend.name.replace("cupy", "cuda") if on_gpu else "cpu", ""
+    return torch, backend.name.replace("cupy", "cuda") if on_gpu(backend) else "cpu", ""

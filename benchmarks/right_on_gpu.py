@@ -5,7 +5,6 @@ Parts of `benchmarks.run_on_gpu`.
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import subprocess
@@ -20,16 +19,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.on_gpu import Log, Record
-from benchmarks.sequence_on_gpu import DRAWN, Case, Ours, disagreement, layers_at_once, only
-from gpu_lstm.backend import Array, NumpyBackend
-from gpu_lstm.backend.cuda import CudaBackend
+from benchmarks.speed_on_gpu import Case, another, ours
+from gpu_lstm.backend import Array
+from gpu_lstm.backend.base import widened
+from gpu_lstm.bench import sweep
+from gpu_lstm.bench.problem import DRAWN
 from gpu_lstm.checks import TOLERANCE as OF_THE_ORACLE
 from gpu_lstm.layers import LSTM
 from gpu_lstm.native import ahead
-from gpu_lstm.recurrence import Arriving, Mask, Problem
-from gpu_lstm.recurrence.cuda import onchip
-from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
-from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
+from gpu_lstm.recurrence import Mask, Tier
+from gpu_lstm.recurrence.cuda import onchip, pointwise, sequence
+from gpu_lstm.recurrence.problem import Arriving, Fit
+from gpu_lstm.recurrence.problem import Problem as Recurrence
 
 ROOT = Path(__file__).resolve().parents[1]
 SOAK_TOLERANCE = {"float32": 1e-3, "float16": 1e-1}
@@ -43,60 +44,58 @@ FORMS = {"block": 24, "cluster": 128, "grid": 256, "joint": 256, "stack": 128}
 """Of the sequence kernels, those of a stack by themselves, and at what H they are looked at first."""
 
 
-def forms(backend: CudaBackend, log: Log) -> None:
+def forms(backend: Any, log: Log) -> None:
     """Each form at T = 8 in float32, where the environment says that a waiting kernel gives up."""
-    planned = [layout for form in FORMS for layout in layouts(backend, form, small_case(log, form, "float32")).values()]
+    planned = [
+        layout
+        for form in FORMS
+        for layout in layouts(another(backend, form=form), form, small_case(log, form, "float32")).values()
+    ]
     # Those that give up are other kernels than those in the cache.
-    list(
-        ahead.compile_all(
-            backend.kernel, [x.kernel for x in planned if isinstance(x, onchip.Layout)], os.cpu_count() or 1
-        )
-    )
+    list(ahead.compile_all(backend.kernel, [x.kernel for x in planned if not isinstance(x, str)], os.cpu_count() or 1))
     for form in FORMS:
         log.item(form, against_oracle, backend, form, small_case(log, form, "float32"))
 
 
-def dtypes(backend: CudaBackend, log: Log) -> None:
+def dtypes(backend: Any, log: Log) -> None:
     """The same in each dtype, and step by step."""
-    rounding = copy.copy(backend)
-    rounding.tf32 = True
     every = [*product(("float16", "bfloat16", "tf32", "float64", "float32"), (*FORMS, "pointwise"))]
     for dtype, form in [("float16", "block"), ("float64", "pointwise")] if log.rehearse else every:
         case = small_case(log, form, dtype.replace("tf", "float"))
-        log.item(f"{dtype} {form}", against_oracle, rounding if dtype == "tf32" else backend, form, case)
+        log.item(f"{dtype} {form}", against_oracle, backend, form, case, dtype == "tf32")
 
 
 def small_case(log: Log, form: str, dtype: str) -> Case:
     """What a form is looked at with."""
     batch, hidden = (3, 20) if log.rehearse else (16, FORMS.get(form, 128))
-    return Case(8, batch, hidden, hidden, dtype, layers=2 if form == "stack" else 1)
+    return Case((8, batch, hidden, hidden), dtype, "num_layers=2" * (form == "stack"))
 
 
-def layouts(backend: CudaBackend, form: str, case: Case) -> dict[str, onchip.Layout | str]:
-    """Those of a form; none step by step."""
+def layouts(backend: Any, form: str, case: Case) -> dict[str, Any]:
+    """Those of a form, the only one that the backend has; none step by step."""
     if form == "pointwise":
         return {}
-    dtype = onchip.multiplied(backend, case.dtype)
-    problem = case.batch, case.hidden, dtype, case.layers, "Plain", form == "stack"
-    with only(form):
-        return {direction: onchip.choose(backend.limits, direction, *problem) for direction in onchip.DIRECTIONS}
+    limits, dtype, stacked = backend.limits, onchip.multiplied(backend, case.dtype), form == "stack"
+    problem = case.size[1], case.size[3], dtype, 1 + stacked, "Plain", stacked
+    return {direction: onchip.choose(limits, direction, *problem) for direction in onchip.DIRECTIONS}
 
 
-def against_oracle(backend: CudaBackend, form: str, case: Case) -> Record:
-    """A layer, or two of a stack, all of whose results are compared with those of NumPy in float64."""
-    with only(form):
-        ours = Ours(backend, case, "pointwise" if form == "pointwise" else "sequence")
-        if form == "stack":
-            ours.lstm.plan = replace(ours.lstm.plan, run=layers_at_once(ours.lstm.plan.run, case.layers))
-        found = ours.step()
-    oracle = Ours(NumpyBackend(), replace(case, dtype="float64"), "reference")
-    for name, param in oracle.lstm.params.items():
-        param[...] = backend.to_numpy(ours.lstm.params[name])
-    oracle.x, oracle.dy = (backend.to_numpy(array).astype(np.float64) for array in (ours.wide_x, ours.wide_dy))
-    expected = {name: backend.asarray(array) for name, array in oracle.step().items()}
-    limit = OF_THE_ORACLE["float16" if onchip.multiplied(backend, case.dtype) == "tf32" else case.dtype]
-    error = disagreement(backend, found, expected, case, limit)
-    told = {name: x if isinstance(x, str) else x.describe() for name, x in layouts(backend, form, case).items()}
+def against_oracle(backend: Any, form: str, case: Case, tf32: bool = False) -> Record:
+    """A layer, or two of a stack at once, all of whose results are compared with those of float64.
+
+    Raises
+    ------
+    RuntimeError
+        They differ by more than rounding.
+    """
+    tier, limit = "pointwise" if form == "pointwise" else "sequence", OF_THE_ORACLE["float16" if tf32 else case.dtype]
+    at_once = (lambda _: Fit(2)) if form == "stack" else None
+    device = another(backend, tf32, "" if form == "pointwise" else form)
+    results, _ = sweep.check(case.problem(device), [ours(form, tier, at_once)])
+    error = results[form]["error"]
+    if error is None or not error < limit:
+        raise RuntimeError(f"{case} differs by {error}; expected less than {limit:.0e} ({results[form].get('remark')})")
+    told = {name: x if isinstance(x, str) else x.describe() for name, x in layouts(device, form, case).items()}
     return {"size": str(case), "difference": error, **told, "said": f"differs by {error:.1e}"}
 
 
@@ -109,7 +108,7 @@ def files_of_tests() -> list[str]:
     return [str(path) for name in names for path in sorted(ROOT.glob(f"tests/test_{name}.py"))]
 
 
-def tests(backend: CudaBackend, log: Log) -> None:
+def tests(backend: Any, log: Log) -> None:
     """``pytest -m gpu``: each test is an item."""
     del backend
     try:
@@ -176,7 +175,7 @@ class Tests:
             self.session.shouldstop = "its time is up"  # type: ignore[attr-defined]
 
 
-def sanitizer(backend: CudaBackend, log: Log) -> None:
+def sanitizer(backend: Any, log: Log) -> None:
     """compute-sanitizer over tests of gates, optimizer and embedding: errors of memory, then races in shared memory."""
     del backend
     program = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
@@ -207,7 +206,7 @@ def sanitizer(backend: CudaBackend, log: Log) -> None:
 # -- the soak ---------------------------------------------------------------------------------------------------------
 
 
-def soak(backend: CudaBackend, log: Log) -> None:
+def soak(backend: Any, log: Log) -> None:
     """Random problems until the time is up, the sequence tier against the pointwise tier.
 
     Each is drawn from the seed and its number. One that fails or hangs stays in the record, and is tried again by the
@@ -234,7 +233,7 @@ def soak(backend: CudaBackend, log: Log) -> None:
     print(f"  {forms.total()} problems, of the largest difference {worst:.1e}: {dict(forms)}", flush=True)
 
 
-def one_problem(backend: CudaBackend, rng: np.random.Generator, small: bool = False) -> Record:
+def one_problem(backend: Any, rng: np.random.Generator, small: bool = False) -> Record:
     """One of them: in which form it ran, and the largest relative difference, of two to four layers at once, too.
 
     Raises
@@ -255,21 +254,20 @@ def one_problem(backend: CudaBackend, rng: np.random.Generator, small: bool = Fa
     lengths = rng.integers(1, steps + 1, batch)
     mask = Mask(lengths, backend.asarray(np.arange(steps)[:, None, None] < lengths[:, None]))
     z, dh, x = made(steps, batch, 4 * hidden), made(steps, batch, hidden), made(steps, batch, hidden)
-    weight_hh = backend.asarray(backend.widened(made(4 * hidden, hidden)) * 0.6 * hidden**-0.5, dtype)
+    weight_hh = backend.asarray(widened(backend, made(4 * hidden, hidden)) * 0.6 * hidden**-0.5, dtype)
 
-    def alone(tier: Any) -> dict[str, Array]:
-        given = Problem(backend.xp.array(z, copy=True), weight_hh, mask=mask, reverse=reverse)
-        (saved,) = tier.TIER.forward(backend, [given])
-        (gradients,) = tier.TIER.backward(backend, [Arriving(saved, dh)])
-        return {"h": saved.h, **gradients._asdict()}
+    def alone(tier: Tier) -> dict[str, Array]:
+        (saved,) = tier.forward(
+            backend, [Recurrence(backend.xp.array(z, copy=True), weight_hh, None, None, mask, reverse)]
+        )
+        h = saved.h
+        return {"h": h, **tier.backward(backend, [Arriving(saved, dh)])[0]._asdict()}
 
     layers = int(rng.integers(2, onchip.MOST_RUNS + 1))
 
-    def stacked(tier: Any) -> dict[str, Array]:
-        name = "sequence" if tier is sequence_cuda else "pointwise"
-        lstm = LSTM(hidden, hidden, layers, dropout=0.3, backend=backend, dtype=dtype, tier=name)
-        if tier is sequence_cuda:
-            lstm.plan = replace(lstm.plan, run=layers_at_once(lstm.plan.run, layers))
+    def stacked(tier: Tier) -> dict[str, Array]:
+        lstm = LSTM(hidden, hidden, layers, dropout=0.3, backend=backend, dtype=dtype, tier="pointwise")
+        lstm.plan = replace(lstm.plan, run=replace(tier, fit=lambda *_: Fit(layers if tier is sequence.TIER else 1)))
         y, _, tape = lstm.forward(x, lengths=lengths, seed=(1,))
         dx, _, gradients = lstm.backward(tape, dh)
         return {"y": y, "dx": dx, **gradients}
@@ -278,12 +276,21 @@ def one_problem(backend: CudaBackend, rng: np.random.Generator, small: bool = Fa
         onchip.choose(backend.limits, direction, batch, hidden, dtype, layers, "Plain", True)
         for direction in onchip.DIRECTIONS
     )
-    several = [(layers, stacked)] * all(isinstance(layout, onchip.Layout) for layout in stack)
+    several = [(layers, stacked)] * (not any(isinstance(layout, str) for layout in stack))
     worst = 0.0
     for count, results in [(1, alone), *several]:
-        case = Case(steps, batch, hidden, hidden, dtype, count)
-        expected = {name: backend.widened(array) for name, array in results(pointwise_cuda).items()}
-        limit = count * SOAK_TOLERANCE[dtype]
-        worst = max(worst, disagreement(backend, results(sequence_cuda), expected, case, limit, 0.1))
+        expected, limit = results(pointwise.TIER), count * SOAK_TOLERANCE[dtype]
+        for name, array in results(sequence.TIER).items():
+            error = difference(backend, array, expected[name])
+            if not error < limit:  # a NaN isn't
+                size = f"T={steps} B={batch} H={hidden} {dtype}, {count} layers"
+                raise RuntimeError(f"{name} at {size} differs by {error:.1e}; expected less than {limit:.0e}")
+            worst = max(worst, error)
     layout = onchip.choose(backend.limits, "forward", batch, hidden, dtype)
     return {"form": layout if isinstance(layout, str) else layout.form, "difference": worst}
+
+
+def difference(backend: Any, found: Array, expected: Array) -> float:
+    """Largest difference, relative to the largest number, or to 0.1 where all are smaller."""
+    xp, expected = backend.xp, widened(backend, expected)
+    return float(xp.max(xp.abs(widened(backend, found) - expected))) / max(float(xp.max(xp.abs(expected))), 0.1)

@@ -31,15 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import (
-    graph_on_gpu,
-    machine_on_gpu,
-    on_gpu,
-    right_on_gpu,
-    sequence_on_gpu,
-    speed_on_gpu,
-    variants_on_gpu,
-)
+from benchmarks import machine_on_gpu, on_gpu, right_on_gpu, speed_on_gpu
 from benchmarks.on_gpu import BEGUN, Log, Record, failed
 from gpu_lstm.backend import CupyBackend
 from gpu_lstm.bench import record as records
@@ -82,21 +74,6 @@ class Part:
     always: bool = False
 
 
-def steps(backend: Any, log: Log) -> None:
-    """Training steps of ours beside each other: tiers, graphs, products beside the recurrence."""
-    for work in (sequence_on_gpu.tiers, graph_on_gpu.graphs, sequence_on_gpu.beside):
-        work(backend, log)
-
-
-def waits(reason: str) -> Callable[[Any, Log], None]:
-    """A part that isn't built yet."""
-
-    def part(backend: Any, log: Log) -> None:
-        log.item("waits", dict, {"missing": reason})
-
-    return part
-
-
 DESCRIBE = Part(machine_on_gpu.describe, "machine", 5)
 COMPILE = Part(machine_on_gpu.compile_kernels, "machine", 60, always=True)
 PARTS: dict[str, Part] = {
@@ -106,20 +83,18 @@ PARTS: dict[str, Part] = {
     "dtypes": Part(right_on_gpu.dtypes, "smoke", 35),
     "costs": Part(machine_on_gpu.costs, "costs", 40),
     "tests": Part(right_on_gpu.tests, "tests", 120, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}),
-    "bandwidth": Part(machine_on_gpu.bandwidth, "costs", 30),
-    "headline": Part(sequence_on_gpu.headline, "speed", 110),
-    "relaxed": Part(sequence_on_gpu.relaxed, "speed", 15),
-    "steps": Part(steps, "speed", 40),
+    "headline": Part(speed_on_gpu.headline, "speed", 125),
+    "relaxed": Part(speed_on_gpu.relaxed, "speed", 15),
+    "steps": Part(speed_on_gpu.steps, "speed", 55),
     "soak": Part(right_on_gpu.soak, "soak", LAST),
 }
 SECOND: dict[str, Part] = {
     "describe": DESCRIBE,
     "compile": COMPILE,
-    "grid": Part(sequence_on_gpu.over(sequence_on_gpu.grid), "grid", 150),
-    "shapes": Part(sequence_on_gpu.over(sequence_on_gpu.shapes), "shapes", 115),
-    "options": Part(variants_on_gpu.options, "options", 55),
-    "models": Part(speed_on_gpu.models, "models", 90),
-    "nccl": Part(waits("training by several processes over NCCL is not built"), "models", 5),
+    "grid": Part(speed_on_gpu.over(speed_on_gpu.grid), "grid", 150),
+    "shapes": Part(speed_on_gpu.over(speed_on_gpu.shapes), "shapes", 115),
+    "options": Part(speed_on_gpu.options, "options", 55),
+    "models": Part(speed_on_gpu.models, "models", 95),
     "sanitizer": Part(right_on_gpu.sanitizer, "sanitizer", LAST),
 }
 """In their order. The last has all the time that is left."""

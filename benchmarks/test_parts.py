@@ -11,46 +11,13 @@ from gpu_lstm.data.sequences import JAPANESE_VOWELS, read_sequences
 from gpu_lstm.data.series import CO2, read_series
 from gpu_lstm.data.text import SHAKESPEARE, Tracks, read_text
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.recurrence import Arriving, Problem, make_plan, reference, runnable_tiers
+from gpu_lstm.recurrence import runnable_tiers
 from gpu_lstm.training import Run, Settings, checkpoint
 from gpu_lstm.training.tasks import TextTask
 
 NUMPY = choose("numpy")
 B, T, H = 64, 64, 256
 tiers = pytest.mark.parametrize("tier", runnable_tiers(NUMPY))
-
-
-def arrays(*shapes, seed=0):
-    rng = np.random.default_rng(seed)
-    return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
-
-
-@tiers
-def test_recurrence_forward(benchmark, tier):
-    benchmark.group = "recurrence, forward"
-    z, weight = arrays((T, B, 4 * H), (4 * H, H))
-    weight /= 16
-    run = make_plan(NUMPY, tier).run
-    (saved,) = benchmark.pedantic(
-        run.forward, setup=lambda: ((NUMPY, [Problem(z.copy(), weight)]), {}), rounds=5, warmup_rounds=1
-    )
-    expected = reference.forward(NUMPY, Problem(z.copy(), weight))
-    np.testing.assert_allclose(saved.h, expected.h, atol=1e-4)
-
-
-@tiers
-def test_recurrence_backward(benchmark, tier):
-    benchmark.group = "recurrence, backward"
-    z, weight, dh = arrays((T, B, 4 * H), (4 * H, H), (T, B, H))
-    weight /= 16
-    run = make_plan(NUMPY, tier).run
-
-    def setup():
-        return (NUMPY, [Arriving(run.forward(NUMPY, [Problem(z.copy(), weight)])[0], dh)]), {}
-
-    ((dz, _, _),) = benchmark.pedantic(run.backward, setup=setup, rounds=5, warmup_rounds=1)
-    expected, _, _ = reference.backward(NUMPY, Arriving(reference.forward(NUMPY, Problem(z.copy(), weight)), dh))
-    np.testing.assert_allclose(dz, expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,9 @@
 """The README's numbers from the records: by value, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -74,3 +77,14 @@ def test_check_says_what_differs(results, monkeypatch, capsys, tmp_path):
     assert ">1.44<" in readme.read_text()
     monkeypatch.setattr("sys.argv", ["tables", "--check"])
     assert tables.main() == 0
+
+
+@pytest.mark.parametrize("program", ["model", "guard", "estimators", "record"])
+def test_what_is_not_compiled_is_not_measured_but_said_in_a_line(program):
+    command = [sys.executable, "-m", f"benchmarks.{program}"]
+    environment = os.environ | {"GPU_LSTM_COMPILED": "0"}
+    ended = subprocess.run(command, cwd=tables.HERE.parent, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.endswith("`pip install -e .` builds it\n")
+    assert ended.stderr.count("\n") == 1

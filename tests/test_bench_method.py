@@ -119,7 +119,7 @@ def test_device_clock_overwrites_the_cache_then_times_between_events():
 
 def test_the_clock_of_a_cpu_side_and_of_a_side_with_its_own_stream_is_the_wall():
     assert isinstance(method.clock_for(NUMPY), method.WallClock)
-    gpu = SimpleNamespace(describe=lambda: {"cuda": "12"}, synchronize=lambda: None)
+    gpu = SimpleNamespace(describe=lambda: {"cuda": "12"}, read=lambda: None)
     assert isinstance(method.clock_for(gpu, own_stream=True), method.WallClock)
 
 

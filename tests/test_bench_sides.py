@@ -393,5 +393,5 @@ def test_on_a_gpu_spans_are_events_and_nvtx_ranges():
 def test_peak_memory_of_a_gpu_side_is_what_its_allocator_says():
     sizes = iter([100, 700])
     pool = SimpleNamespace(free_all_blocks=lambda: None, total_bytes=lambda: next(sizes))
-    gpu = SimpleNamespace(xp=SimpleNamespace(get_default_memory_pool=lambda: pool), read=lambda: ())
+    gpu = SimpleNamespace(xp=SimpleNamespace(get_default_memory_pool=lambda: pool), read=lambda: None)
     assert memory._gpu_growth("reference", lambda: None, gpu) == 600

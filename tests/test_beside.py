@@ -9,7 +9,7 @@ import pytest
 
 from gpu_lstm import ops
 from gpu_lstm.backend import NumpyBackend
-from gpu_lstm.layers import LSTM, schedule
+from gpu_lstm.layers import LSTM, schedule, walk
 from gpu_lstm.layers import member as members
 from gpu_lstm.recurrence import Round, cpu, reference
 from gpu_lstm.recurrence.cuda import pointwise
@@ -168,7 +168,7 @@ def noted(told, name, function=None):
     function = getattr(members, name)
 
     def run(work, member, *arguments):
-        told.append(f"{name} {members.name(member)}")
+        told.append(f"{name} {member.name}")
         return function(work, member, *arguments)
 
     return run
@@ -216,13 +216,13 @@ def differ(found):
 def test_a_product_that_is_needed_at_once_is_seen(monkeypatch):
     assert not differ(both_orders(monkeypatch))
 
-    def at_once(work, rounds, x, states, entries, jobs, whole=schedule.forward_segment):
-        ((member, part),) = rounds[0]
-        entry, product = members.enter_later(work, member, x[slice(*part), ...])
+    def at_once(work, pass_, number, x, states, entries, jobs, whole=walk.forward_segment):
+        ((member, steps),) = pass_.segments[number][0]
+        entry, product = members.enter_later(work, member, x[steps, ...])
         entry.z[...] = 0
-        return whole(work, rounds, x, states, {member: entry}, [*jobs, product])  # of this very segment
+        return whole(work, pass_, number, x, states, {member: entry}, [*jobs, product])  # of this very segment
 
-    monkeypatch.setattr(schedule, "forward_segment", at_once)
+    monkeypatch.setattr(walk, "forward_segment", at_once)
     assert differ(both_orders(monkeypatch))
 
 
@@ -231,7 +231,7 @@ def test_an_array_of_a_job_that_is_kept_is_seen(monkeypatch):
         for name, gradient in found.items():
             gradients[name] = gradient if first else gradients[name] + gradient
 
-    monkeypatch.setattr(schedule, "_add_up", keep)
+    monkeypatch.setattr(walk, "_add_up", keep)
     assert "weight_ih_l0" in differ(both_orders(monkeypatch))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import InputError
-from gpu_lstm.backend.numpy_backend import free_memory
+from gpu_lstm.backend.host import free_memory
 from gpu_lstm.cli import main
 from gpu_lstm.models import MODELS
 from gpu_lstm.models.amounts import model_amounts

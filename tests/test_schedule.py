@@ -13,12 +13,14 @@ from gpu_lstm.recurrence.problem import Fit
 from tests.support import NUMPY
 
 ALONE = Fit()
-FIRST, SECOND, THIRD = (0, 2), (2, 4), (4, 5)
+FIRST, SECOND, THIRD = slice(0, 2), slice(2, 4), slice(4, 5)
 
 
 @pytest.fixture(autouse=True)
 def three_segments(monkeypatch):
-    monkeypatch.setattr(schedule, "segments", lambda *_, **__: [FIRST, SECOND, THIRD])
+    monkeypatch.setattr(
+        schedule, "segments", lambda *_, **__: [(part.start, part.stop) for part in (FIRST, SECOND, THIRD)]
+    )
 
 
 def layers(fit=ALONE, **options):

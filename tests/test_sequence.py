@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpu_lstm import LSTM, InputError
+from gpu_lstm import LSTM, InputError, ops
 from gpu_lstm.native import compiled
 from gpu_lstm.recurrence import Arriving, Problem, reference
 from gpu_lstm.recurrence import cpu as sequence
@@ -288,8 +288,8 @@ def test_products_with_any_strides(dtype, limit, rows, depth, columns, instructi
     expected = a.astype("float64") @ b.astype("float64")
     for left in (a, np.asfortranarray(a), np.repeat(a, 2, axis=1)[:, ::2]):
         for right in (b, np.asfortranarray(b)):
-            assert relative_error(compiled.multiply(left, right), expected) < limit
-            assert relative_error(compiled.multiply(left, right, bias), expected + bias) < limit
+            assert relative_error(ops.of(NUMPY).product(left, right), expected) < limit
+            assert relative_error(ops.of(NUMPY).product(left, right, bias), expected + bias) < limit
 
 
 def test_two_python_threads_get_what_each_gets_alone():

@@ -44,37 +44,24 @@ def page(a: dict[str, Any], b: dict[str, Any], names: tuple[str, str]) -> str:
     lines = compare(a, b)
     charts = []
     for kind, title in report.KINDS.items():
-        some = [line for line in lines if line["kind"] == kind]
-        rows = []
-        for side in dict.fromkeys(line["side"] for line in some):
-            marks = [
-                {
-                    "x": line["ratio"], "low": line["low"], "high": line["high"], "name": side,
-                    "pale": not line["changed"],
-                    "tip": f"{side}, {report.label(line['size'])}\n{names[1]} is {line['ratio']:.2f} times as fast "
-                    f"({line['low']:.2f} to {line['high']:.2f})\n"
-                    + ("more than the noise" if line["changed"] else "within the noise"),
-                }
-                for line in some if line["side"] == side
-            ]  # fmt: skip
-            mean = statistics.geometric_mean(mark["x"] for mark in marks)
-            rows.append({"name": side, "marks": marks, "mean": mean, "text": f"{mean:.2f}"})
-        if rows:
-            charts.append(
-                {
-                    "shape": "dots",
-                    "title": title,
-                    "x": f"times as fast as {names[0]}",
-                    "log": True,
-                    "one": 1,
-                    "rows": rows,
-                }
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for one in (one for one in lines if one["kind"] == kind):
+            text = f"{names[1]} is {one['ratio']:.2f} times as fast ({one['low']:.2f} to {one['high']:.2f})\n"
+            text += "more than the noise" if one["changed"] else "within the noise"
+            values = {"x": one["ratio"], "low": one["low"], "high": one["high"], "name": one["side"]}
+            rows.setdefault(one["side"], []).append(
+                report.mark(one, one["side"], text, **values, pale=not one["changed"])
             )
+        means = {side: statistics.geometric_mean(mark["x"] for mark in marks) for side, marks in rows.items()}
+        drawn = [
+            {"name": side, "marks": rows[side], "mean": mean, "text": f"{mean:.2f}"} for side, mean in means.items()
+        ]
+        charts.append(report.dots(title, f"times as fast as {names[0]}", drawn, log=True, one=1))
     group = {
         "title": f"{names[1]} against {names[0]}",
         "about": "Right of 1, the second record is faster. Full dots changed by more than the noise (the middle halves "
         "of the two don't overlap), pale ones did not. The bar is the geometric mean.",
-        "charts": charts,
+        "charts": [chart for chart in charts if chart],
     }
     changed = sum(line["changed"] for line in lines)
     tiles = [{"value": f"{changed} of {len(lines)}", "text": "changed by more than the noise"}]

@@ -346,39 +346,6 @@ def keras_lstm(problem: Problem) -> Step:
     return _jax_step(problem, jax, run, problem.weights)
 
 
-# -- thinc -------------------------------------------------------------------------------------------------------------
-
-
-def thinc_lstm(problem: Problem) -> Step:
-    """The LSTM operations of thinc (spaCy's layers); gate order f, i, o, g, one flat array of parameters."""
-    thinc: Any = importlib.import_module("thinc.api")
-    ops = thinc.get_ops("numpy")
-    steps, batch, width, hidden = problem.size
-
-    def reorder(array: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
-        parts = np.split(array, 4)
-        return np.concatenate([parts[k] for k in order])
-
-    ours = ("weight_ih_l0", "bias_l0", "weight_hh_l0", "bias_l0")
-    parts = [reorder(problem.weights[name], (1, 0, 3, 2)) for name in ours]
-    parts[3] = np.zeros_like(parts[3])
-    flat = np.concatenate([part.ravel() for part in parts])
-    start = np.zeros((1, 1, hidden), dtype=np.float32)
-    x, lengths = problem.x.reshape(-1, width), np.full(steps, batch, dtype="i")
-    if problem.kind == "inference":
-        return lambda: {"y": ops.lstm_forward_inference(flat, start, start, x, lengths).reshape(steps, batch, hidden)}
-
-    def train() -> dict[str, Any]:
-        y, saved = ops.lstm_forward_training(flat, start, start, x, lengths)
-        dx, gradient = ops.backprop_lstm(problem.dy.reshape(-1, hidden), lengths, flat, saved)
-        ends = np.cumsum([part.size for part in parts])
-        pieces = [piece.reshape(part.shape) for piece, part in zip(np.split(gradient, ends[:-1]), parts, strict=True)]
-        found = {name: reorder(piece, (1, 0, 3, 2)) for name, piece in zip(ours[:3], pieces, strict=False)}
-        return {"y": y.reshape(steps, batch, hidden), "dx": dx.reshape(steps, batch, width), **found}
-
-    return train
-
-
 SHARED = frozenset({"num_layers", "bidirectional", "proj_size", "ragged"})
 """What `torch.nn.LSTM` has of ours."""
 PEERS = [
@@ -403,6 +370,5 @@ PEERS = [
     ),
     Side("jax", "JAX, lax.scan under jit", jax_scan, ("jax", "jaxlib"), own_stream=True),
     Side("keras", "keras.layers.LSTM on JAX", keras_lstm, ("keras", "jax", "jaxlib"), own_stream=True),
-    Side("thinc", "thinc's LSTM operations", thinc_lstm, ("thinc",), dtypes=("float32",), devices=("cpu",)),
 ]  # fmt: skip
 """All that can be measured beside ours."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import Backend, NumpyBackend
+from gpu_lstm.backend.base import widened
 from gpu_lstm.bench.grid import Size
 from gpu_lstm.bench.method import on_gpu
 from gpu_lstm.errors import InputError
@@ -97,7 +98,7 @@ class Problem:
         kind = np.dtype(start.param_dtype).type
 
         def had(array: np.ndarray) -> np.ndarray:
-            return np.asarray(host.widened(host.asarray(array, self.dtype)))
+            return np.asarray(widened(host, host.asarray(array, self.dtype)))
 
         def drawn(width: int) -> np.ndarray:
             shape = steps, batch, width
@@ -133,9 +134,9 @@ class Problem:
             lstm.params[name][...] = self.backend.asarray(array, lstm.param_dtype)
         return lstm
 
-    def our_step(self, tier: str = "auto") -> Step:
-        """Forward and, in training, backward of one of our tiers; dropouts and zoneout have a seed then."""
-        lstm = self.lstm(tier)
+    def our_step(self, tier: str = "auto", lstm: LSTM | None = None) -> Step:
+        """Forward and, in training, backward of our layer; dropouts and zoneout have a seed then."""
+        lstm = lstm or self.lstm(tier)
         x, dy = self.backend.asarray(self.x, self.dtype), self.backend.asarray(self.dy, self.dtype)
         cells = bool(self.options.get("cells"))  # y is a pair then
 

@@ -22,7 +22,7 @@ from gpu_lstm.native import compiled
 from gpu_lstm.training.checkpoint import write_whole
 
 FORMAT = 1
-PACKAGES = ("numpy", "torch", "onnxruntime", "jax", "keras", "thinc", "cupy-cuda12x", "cupy-cuda13x")
+PACKAGES = ("numpy", "torch", "onnxruntime", "jax", "keras", "cupy-cuda12x", "cupy-cuda13x")
 
 
 def provenance(command: str, packages: tuple[str, ...] = PACKAGES) -> dict[str, Any]:
@@ -120,22 +120,35 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def as_csv(record: dict[str, Any]) -> str:
-    """One line for each side at each point."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """One for each side at each point, by `COLUMNS`."""
+    found = []
     for point in record["points"]:
         where = {key: point[key] for key in ("backend", "kind", "dtype")} | dict(
             zip("TBDH", point["size"], strict=True)
         )
         if "skipped" in point:
-            writer.writerow(where | {"remark": point["skipped"]})
+            found.append(where | {"remark": point["skipped"]})
         for name, side in point.get("sides", {}).items():
             row: dict[str, Any] = where | {"side": name, "remark": side.get("remark", ""), "error": side.get("error")}
             if "median" in side:
                 row |= {f"{part}_ms": side[part] * 1e3 for part in ("median", "low", "high")}
                 row |= {key: side[key] for key in ("gflops", "share_of_product", "over_floor")}
-            row["peak_bytes"] = point.get("peak_bytes", {}).get(name)
-            writer.writerow(row)
+            found.append(row | {"peak_bytes": point.get("peak_bytes", {}).get(name)})
+    return found
+
+
+def as_csv(record: dict[str, Any]) -> str:
+    """`rows` as a file of comma-separated values."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows(record))
     return out.getvalue()
+
+
+def as_table(record: dict[str, Any]) -> list[list[str]]:
+    """`rows` for reading and copying, below the names of the columns."""
+    lines = ([row.get(column) for column in COLUMNS] for row in rows(record))
+    shown = ([f"{cell:.4g}" if isinstance(cell, float) else str(cell or "") for cell in line] for line in lines)
+    return [list(COLUMNS), *shown]

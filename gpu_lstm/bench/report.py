@@ -5,7 +5,6 @@ A chart is a dictionary: ``shape`` (line, dots, stack, bars), ``title``, ``note`
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from gpu_lstm.bench import limits
 from gpu_lstm.bench.grid import Size, line
 from gpu_lstm.bench.method import ratio
+from gpu_lstm.bench.record import as_table
 from gpu_lstm.page import fill_template
 
 Chart = dict[str, Any]
@@ -26,7 +26,7 @@ KINDS = {"training": "Training step", "inference": "Inference"}
 def page(record: Record) -> str:
     """The page of one record."""
     groups = [group for backend in backends(record) for group in groups_of(record, backend)]
-    return fill(f"gpu_lstm bench: {record['device']}", headline(record), groups, facts(record), table(record))
+    return fill(f"gpu_lstm bench: {record['device']}", headline(record), groups, facts(record), as_table(record))
 
 
 def fill(
@@ -52,47 +52,42 @@ def groups_of(record: Record, backend: str) -> list[dict[str, Any]]:
     """All groups of charts of one backend."""
     points = [point for point in record["points"] if point["backend"] == backend and "sides" in point]
     where = f" on {backend}" if len(backends(record)) > 1 else ""
-    trained = [point for point in points if point["kind"] == "training"]
-    groups = [
-        {
-            "title": f"{title}: speed{where}",
-            "about": "Operations of the matrix products per second, higher is better. "
-            "Dashed: a large matrix product on the same machine in the same run.",
-            "charts": [c for axis in AXES if (c := speed(of(points, kind), axis))],
-        }
-        for kind, title in KINDS.items()
+    trained = of(points, "training")
+    kinds = [(of(points, kind), title) for kind, title in KINDS.items()]
+
+    def group(title: str, about: str, charts: list[Chart | None]) -> dict[str, Any]:
+        return {"title": title + where, "about": about, "charts": [chart for chart in charts if chart]}
+
+    rate = (
+        "Operations of the matrix products per second, higher is better. Dashed: a large matrix product on the same "
+        "machine in the same run."
+    )
+    return [
+        *(group(f"{title}: speed", rate, [speed(some, axis) for axis in AXES]) for some, title in kinds),
+        group(
+            "Against the others",
+            "How many times as long the other takes as our fastest tier; right of 1 we are faster. Each dot is a size, "
+            "the bar their geometric mean.",
+            [ratios(some, title) for some, title in kinds],
+        ),
+        group(
+            "Against the machine",
+            "What part of the machine's own product rate is reached, and how far above the least possible time "
+            "(operations, bytes and caches at their measured rates) a step is.",
+            [chart(some, title) for some, title in kinds for chart in (shares, floors)],
+        ),
+        group(
+            "Where time and memory go",
+            "Our fastest tier, phase by phase, clipping and Adam included; and the peak of one training step.",
+            [by_phase(trained), peak_memory(trained)],
+        ),
+        group(
+            "How cost grows",
+            "Time of a training step, both axes logarithmic; the number is the measured slope: 1 means twice as large "
+            "costs twice as much.",
+            [growth(trained, axis) for axis in AXES],
+        ),
     ]
-    groups += [
-        {
-            "title": f"Against the others{where}",
-            "about": "How many times as long the other takes as our fastest tier; right of 1 we are faster. "
-            "Each dot is a size, the bar their geometric mean.",
-            "charts": [c for kind, title in KINDS.items() if (c := ratios(of(points, kind), title))],
-        },
-        {
-            "title": f"Against the machine{where}",
-            "about": "What part of the machine's own product rate is reached, and how far above the least possible "
-            "time (operations, bytes and caches at their measured rates) a step is.",
-            "charts": [
-                c
-                for kind, title in KINDS.items()
-                for c in (shares(of(points, kind), title), floors(of(points, kind), title))
-                if c
-            ],
-        },
-        {
-            "title": f"Where time and memory go{where}",
-            "about": "Our fastest tier, phase by phase, clipping and Adam included; and the peak of one training step.",
-            "charts": [c for c in (by_phase(trained), peak_memory(trained)) if c],
-        },
-        {
-            "title": f"How cost grows{where}",
-            "about": "Time of a training step, both axes logarithmic; the number is the measured slope: 1 means twice "
-            "as large costs twice as much.",
-            "charts": [c for axis in AXES if (c := growth(trained, axis))],
-        },
-    ]
-    return groups
 
 
 def of(points: list[Any], kind: str) -> list[Any]:
@@ -112,15 +107,24 @@ def along(points: list[Any], axis: str) -> list[Any]:
     return [by_size[size] for size in line(list(by_size), axis)]
 
 
-def side_names(points: list[Any]) -> list[str]:
-    """Sides that were timed at some point, ours first, then in the order of the record."""
-    timed = [name for point in points for name, side in point["sides"].items() if "median" in side]
-    return list(dict.fromkeys(timed))
+def timed(points: list[Any]) -> dict[str, list[tuple[Any, Any]]]:
+    """Points and what was timed there, by side: ours first, then in the order of the record."""
+    found: dict[str, list[tuple[Any, Any]]] = {}
+    for point in points:
+        for name, side in point["sides"].items():
+            if "median" in side:
+                found.setdefault(name, []).append((point, side))
+    return found
 
 
 def milliseconds(side: dict[str, Any]) -> str:
     """Median and quartiles of a side for people."""
     return f"{side['median'] * 1e3:.3g} ms ({side['low'] * 1e3:.3g} to {side['high'] * 1e3:.3g})"
+
+
+def mark(point: Any, name: str, text: str, /, **values: Any) -> dict[str, Any]:
+    """What is drawn of a side at a point, and what is told of it."""
+    return {"tip": f"{name}, {label(point['size'])}\n{text}", **values}
 
 
 # -- charts ------------------------------------------------------------------------------------------------------------
@@ -131,27 +135,20 @@ def speed(points: list[Any], axis: str) -> Chart | None:
     chosen = along(points, axis)
     if len(chosen) < 2:
         return None
-    series = []
-    for name in side_names(chosen):
-        marks = [
-            {
-                "x": point["size"]["TBDH".index(axis)],
-                "y": side["gflops"],
-                "tip": f"{name}, {label(point['size'])}\n{side['gflops']:.4g} GFLOP/s, {milliseconds(side)}",
-            }
-            for point in chosen
-            if "median" in (side := point["sides"].get(name, {}))
-        ]
-        series.append({"name": name, "marks": marks})
+    series = [
+        {"name": name, "marks": [
+            mark(
+                point, name, f"{side['gflops']:.4g} GFLOP/s, {milliseconds(side)}",
+                x=point["size"]["TBDH".index(axis)], y=side["gflops"],
+            )
+            for point, side in some
+        ]}
+        for name, some in timed(chosen).items()
+    ]  # fmt: skip
     limit = statistics.median(point["product_flops"] for point in chosen) / 1e9
     return {
-        "shape": "line",
-        "title": f"by {AXES[axis]}",
-        "note": fixed(chosen, axis),
-        "x": AXES[axis],
-        "y": "GFLOP/s",
-        "series": series,
-        "limit": {"y": limit, "text": f"large product {limit:.0f}"},
+        **{"shape": "line", "title": f"by {AXES[axis]}", "note": fixed(chosen, axis), "x": AXES[axis], "y": "GFLOP/s"},
+        **{"series": series, "limit": {"y": limit, "text": f"large product {limit:.0f}"}},
     }
 
 
@@ -168,38 +165,34 @@ def fixed(chosen: list[Any], axis: str) -> str:
 
 def ratios(points: list[Any], title: str) -> Chart | None:
     """One row for each other side: how many times as long it takes as our fastest tier, at each size."""
-    rows = []
-    for name in dict.fromkeys(name for point in points for name in point["sides"]):
-        marks, remarks = [], set()
-        for point in points:
-            side, ours = point["sides"].get(name), point["sides"].get(point["ours"] or "")
-            if side is None or ours is None or name == point["ours"]:
+    rows: dict[str, dict[str, Any]] = {}
+    for point in points:
+        ours = point["sides"].get(point["ours"] or "")
+        for name, side in point["sides"].items():
+            if ours is None or name == point["ours"]:
                 continue
+            row = rows.setdefault(name, {"name": name, "marks": [], "remarks": set()})
             if "remark" in side:
-                remarks.add(side["remark"].split(":")[0])
-            if "median" not in side or "median" not in ours:
-                continue
-            found = ratio(ours["seconds"], side["seconds"])
-            marks.append(
-                {
-                    "x": found["ratio"],
-                    "low": found["low"],
-                    "high": found["high"],
-                    "name": name,
-                    "tip": f"{name}, {label(point['size'])}\n{found['ratio']:.2f} times as long "
-                    f"({found['low']:.2f} to {found['high']:.2f})\n{name} {milliseconds(side)}\n"
-                    f"{point['ours']} {milliseconds(ours)}",
-                }
-            )
-        if marks or remarks:
-            row: dict[str, Any] = {"name": name, "marks": marks, "remark": ", ".join(sorted(remarks))}
-            if marks:
-                row["mean"] = statistics.geometric_mean(mark["x"] for mark in marks)
-                row["text"] = f"{row['mean']:.2f}"
-            rows.append(row)
-    if not any(row["marks"] for row in rows):
+                row["remarks"].add(side["remark"].split(":")[0])
+            if "median" in side:
+                found = ratio(ours["seconds"], side["seconds"])
+                text = f"{found['ratio']:.2f} times as long ({found['low']:.2f} to {found['high']:.2f})"
+                text += f"\n{name} {milliseconds(side)}\n{point['ours']} {milliseconds(ours)}"
+                values = {"x": found["ratio"], "low": found["low"], "high": found["high"], "name": name}
+                row["marks"].append(mark(point, name, text, **values))
+    for row in rows.values():
+        row["remark"] = ", ".join(sorted(row.pop("remarks")))
+        if row["marks"]:
+            row["mean"] = statistics.geometric_mean(one["x"] for one in row["marks"])
+            row["text"] = f"{row['mean']:.2f}"
+    if not any(row["marks"] for row in rows.values()):
         return None
-    return {"shape": "dots", "title": title, "x": "times as long as ours", "log": True, "one": 1, "rows": rows}
+    return dots(title, "times as long as ours", list(rows.values()), log=True, one=1)
+
+
+def dots(title: str, x: str, rows: list[dict[str, Any]], **more: Any) -> Chart | None:
+    """A chart of dots, a row a name."""
+    return {"shape": "dots", "title": title, "x": x, **more, "rows": rows} if rows else None
 
 
 def by_size(points: list[Any], value: str, tip: str, factor: float = 1.0) -> list[dict[str, Any]]:
@@ -208,11 +201,7 @@ def by_size(points: list[Any], value: str, tip: str, factor: float = 1.0) -> lis
         {
             "name": label(point["size"]),
             "marks": [
-                {
-                    "x": side[value] * factor,
-                    "name": name,
-                    "tip": f"{name}, {label(point['size'])}\n{tip.format(side[value])}\n{milliseconds(side)}",
-                }
+                mark(point, name, f"{tip.format(side[value])}\n{milliseconds(side)}", x=side[value] * factor, name=name)
                 for name, side in point["sides"].items()
                 if "median" in side
             ],
@@ -224,15 +213,13 @@ def by_size(points: list[Any], value: str, tip: str, factor: float = 1.0) -> lis
 def shares(points: list[Any], title: str) -> Chart | None:
     """Share of the machine's own product rate, a row for each size."""
     rows = by_size(points, "share_of_product", "{:.0%} of the large product's rate", 100)
-    chart = {"shape": "dots", "title": f"{title}: share of the product rate", "x": "%", "from": 0, "to": 100}
-    return {**chart, "rows": rows} if rows else None
+    return dots(f"{title}: share of the product rate", "%", rows, **{"from": 0, "to": 100})
 
 
 def floors(points: list[Any], title: str) -> Chart | None:
     """Measured time over the least possible one, a row for each size."""
     rows = by_size(points, "over_floor", "{:.2f} times the least possible time")
-    chart = {"shape": "dots", "title": f"{title}: measured over floor", "x": "times the floor", "log": True, "one": 1}
-    return {**chart, "rows": rows} if rows else None
+    return dots(f"{title}: measured over floor", "times the floor", rows, log=True, one=1)
 
 
 def by_phase(points: list[Any]) -> Chart | None:
@@ -241,23 +228,13 @@ def by_phase(points: list[Any]) -> Chart | None:
     for point in points:
         if not point.get("phases"):
             continue
-        total = sum(point["phases"].values())
-        floor = point["floor"]
-        rows.append(
-            {
-                "name": label(point["size"]),
-                "text": f"{total * 1e3:.3g} ms",
-                "parts": [
-                    {
-                        "name": phase,
-                        "value": seconds / total,
-                        "tip": f"{phase}, {label(point['size'])}\n{seconds * 1e3:.3g} ms, {seconds / total:.0%} of it"
-                        + (f"\nfloor {floor[phase] * 1e3:.3g} ms" if phase in floor else ""),
-                    }
-                    for phase, seconds in point["phases"].items()
-                ],
-            }
-        )
+        total, floor = sum(point["phases"].values()), point["floor"]
+        parts = []
+        for phase, seconds in point["phases"].items():
+            text = f"{seconds * 1e3:.3g} ms, {seconds / total:.0%} of it"
+            text += f"\nfloor {floor[phase] * 1e3:.3g} ms" if phase in floor else ""
+            parts.append(mark(point, phase, text, name=phase, value=seconds / total))
+        rows.append({"name": label(point["size"]), "text": f"{total * 1e3:.3g} ms", "parts": parts})
     return {"shape": "stack", "title": "Time by phase", "x": "share of the step", "rows": rows} if rows else None
 
 
@@ -265,65 +242,43 @@ def peak_memory(points: list[Any]) -> Chart | None:
     """Peak bytes of each side, a group of bars for each size, and the model's."""
     rows = []
     for point in points:
-        measured = {name: amount for name, amount in point.get("peak_bytes", {}).items() if amount}
-        if not measured:
-            continue
-        model = point["model_bytes"]
-        rows.append(
-            {
-                "name": label(point["size"]),
-                "bars": [
-                    {
-                        "name": name,
-                        "value": amount / 1e6,
-                        "text": f"{amount / 1e6:.1f} MB",
-                        "tip": f"{name}, {label(point['size'])}\n{amount / 1e6:.2f} MB at the peak of a training step\n"
-                        f"{amount / model:.2f} of what the model says of ours",
-                    }
-                    for name, amount in measured.items()
-                ],
-                "mark": {"value": model / 1e6, "text": f"model {model / 1e6:.1f} MB"},
-            }
-        )
+        bars = []
+        for name, amount in point.get("peak_bytes", {}).items():
+            if amount:
+                text = f"{amount / 1e6:.2f} MB at the peak of a training step\n"
+                text += f"{amount / point['model_bytes']:.2f} of what the model says of ours"
+                bars.append(mark(point, name, text, name=name, value=amount / 1e6, text=f"{amount / 1e6:.1f} MB"))
+        if bars:
+            model = point["model_bytes"] / 1e6
+            model_mark = {"value": model, "text": f"model {model:.1f} MB"}
+            rows.append({"name": label(point["size"]), "bars": bars, "mark": model_mark})
     return {"shape": "bars", "title": "Peak memory of a training step", "x": "MB", "rows": rows} if rows else None
 
 
 def growth(points: list[Any], axis: str) -> Chart | None:
     """Time along an axis, with the measured slope of each side."""
     chosen = along(points, axis)
-    if len(chosen) < 3:
+    sides = {name: some for name, some in timed(chosen).items() if len(some) > 2}
+    if not sides:
         return None
-    series: list[dict[str, Any]] = []
-    for name in side_names(chosen):
-        timed = [point for point in chosen if "median" in point["sides"].get(name, {})]
-        if len(timed) < 3:
-            continue
-        x = [point["size"]["TBDH".index(axis)] for point in timed]
-        y = [point["sides"][name]["median"] * 1e3 for point in timed]
-        steepness = limits.slope(x, y)
+
+    def series(name: str, some: list[tuple[Any, float, str]], **more: Any) -> dict[str, Any]:
+        x, y = [point["size"]["TBDH".index(axis)] for point, *_ in some], [ms for _, ms, _ in some]
+        slope = f"{limits.slope(x, y):.2f}"
         marks = [
-            {
-                "x": a,
-                "y": b,
-                "tip": f"{name}, {label(point['size'])}\n{milliseconds(point['sides'][name])}\nslope {steepness:.2f}",
-            }
-            for a, b, point in zip(x, y, timed, strict=True)
+            mark(point, name, f"{text}\nslope {slope}", x=a, y=ms) for a, (point, ms, text) in zip(x, some, strict=True)
         ]
-        series.append({"name": name, "marks": marks, "text": f"{steepness:.2f}"})
-    if not series:
-        return None
-    x = [point["size"]["TBDH".index(axis)] for point in chosen]
-    y = [sum(point["floor"].values()) * 1e3 for point in chosen]
-    marks = [{"x": a, "y": b, "tip": f"floor at {axis} = {a}\n{b:.3g} ms"} for a, b in zip(x, y, strict=True)]
-    series.append({"name": "floor", "marks": marks, "text": f"{limits.slope(x, y):.2f}", "dashed": True})
+        return {"name": name, "marks": marks, "text": slope, **more}
+
+    drawn = [
+        series(name, [(point, side["median"] * 1e3, milliseconds(side)) for point, side in some])
+        for name, some in sides.items()
+    ]
+    least = [(point, sum(point["floor"].values()) * 1e3) for point in chosen]
+    drawn.append(series("floor", [(point, ms, f"{ms:.3g} ms") for point, ms in least], dashed=True))
     return {
-        "shape": "line",
-        "title": f"by {AXES[axis]}",
-        "note": fixed(chosen, axis),
-        "x": AXES[axis],
-        "y": "ms",
-        "log": True,
-        "series": series,
+        **{"shape": "line", "title": f"by {AXES[axis]}", "note": fixed(chosen, axis), "x": AXES[axis], "y": "ms"},
+        **{"log": True, "series": drawn},
     }
 
 
@@ -383,7 +338,7 @@ def facts(record: Record) -> dict[str, str]:
         "date": "date", "device": "processor", "cores": "cores", "threads": "threads of each side",
         "compiled": "compiled tier",
         "system": "system", "python": "Python", "gpu_lstm": "gpu_lstm", "revision": "revision", "numpy": "NumPy",
-        "torch": "PyTorch", "onnxruntime": "ONNX Runtime", "jax": "JAX", "keras": "Keras", "thinc": "thinc",
+        "torch": "PyTorch", "onnxruntime": "ONNX Runtime", "jax": "JAX", "keras": "Keras",
         "command": "command",
         "rounds": "rounds", "load_before": "load before", "ended": "ended",
     }  # fmt: skip
@@ -405,29 +360,3 @@ def facts(record: Record) -> dict[str, str]:
         "sides in turns; medians, quartiles as spread; device events on GPUs with the cache overwritten"
     )
     return found
-
-
-def table(record: Record) -> list[list[str]]:
-    """Every side at every point, for reading and copying."""
-    rows = [
-        [
-            "backend", "what", "T", "B", "D", "H", "side", "ms", "quartiles", "GFLOP/s", "of product", "over floor",
-            "error",
-        ]
-    ]  # fmt: skip
-    for point in record["points"]:
-        where = [point["backend"], point["kind"], *map(str, point["size"])]
-        if "skipped" in point:
-            rows.append([*where, "", point["skipped"], *[""] * 5])
-        for name, side in point.get("sides", {}).items():
-            error = "" if side.get("error") is None or not math.isfinite(side["error"]) else f"{side['error']:.1e}"
-            if "median" not in side:
-                rows.append([*where, name, side["remark"], "", "", "", "", error])
-                continue
-            rows.append(
-                [
-                    *where, name, f"{side['median'] * 1e3:.4g}", f"{side['low'] * 1e3:.4g} to {side['high'] * 1e3:.4g}",
-                    f"{side['gflops']:.1f}", f"{side['share_of_product']:.0%}", f"{side['over_floor']:.2f}", error,
-                ]
-            )  # fmt: skip
-    return rows

@@ -23,15 +23,9 @@ from gpu_lstm.native import compiled
 from gpu_lstm.optimizers import Optimizer
 from gpu_lstm.recurrence import reference
 
-HOUSEKEEPING = {"asarray", "to_numpy", "require", "dtype", "empty", "memory", "describe", "update", "beside"}
-"""Methods of a backend and of its operations that compute nothing themselves; ``update`` is what an optimizer's own
-span holds."""
-
-
-def operations(protocol: type) -> list[str]:
-    """Return the names of the methods that compute something, of a backend or its operations."""
-    public = [name for name, value in vars(protocol).items() if callable(value) and not name.startswith("_")]
-    return [name for name in public if name not in HOUSEKEEPING]
+OF_BACKEND = ("matmul", "upload", "read", "record")
+OF_OPS = ("product", "weight_gradients", "take_rows", "scatter_add", "dropout", "softmax_cross_entropy", "norm")
+"""What is watched besides layers and the recurrence; ``update`` is what an optimizer's own span holds."""
 
 
 @dataclass
@@ -172,8 +166,7 @@ def tracing(
     with ExitStack() as stack:
 
         def watch(owner: Any, attribute: str, name: str | Callable[..., str]) -> None:
-            if hasattr(owner, attribute):
-                stack.enter_context(replaced(owner, attribute, tracer.watch(getattr(owner, attribute), name)))
+            stack.enter_context(replaced(owner, attribute, tracer.watch(getattr(owner, attribute), name)))
 
         for title, layer in layers.items():
             if isinstance(layer, LSTM):
@@ -188,9 +181,9 @@ def tracing(
                 watch(layer._ops, "weight_gradients", "weight gradients")
             watch(layer, "forward", f"{title} forward")
             watch(layer, "backward", f"{title} backward")
-        for owner, protocol in ((backend, Backend), (ops.of(backend), ops.Arrays)):
-            for operation in operations(protocol):
-                watch(owner, operation, operation)
+        for owner, names in ((backend, OF_BACKEND), (ops.of(backend), OF_OPS)):
+            for name in names:
+                watch(owner, name, name)
         watch(reference, "cell_forward", "cell forward")
         watch(reference, "cell_backward", "cell backward")
         watch(compiled, "call", lambda name, *_: f"kernel {name}")

@@ -8,10 +8,10 @@ import os
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from gpu_lstm import __version__
-from gpu_lstm.backend import DTYPES, Backend, CupyBackend, NumpyBackend, choose
-from gpu_lstm.backend.cuda import CudaBackend
+from gpu_lstm.backend import DTYPES, CupyBackend, NumpyBackend, choose
 from gpu_lstm.cli.options import Parsers, add_device, add_parser, positive
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.native.ahead import compile_all
@@ -56,9 +56,15 @@ def run(options: argparse.Namespace) -> int:
     return compile_ahead(backend, options.compile, options.dtype, options.jobs) if options.compile else 0
 
 
-def compile_ahead(backend: Backend, which: str, dtype: str, jobs: int) -> int:
-    """Compile, a line a kernel; the exit status is 1 where one can't be."""
-    if not isinstance(backend, CudaBackend):
+def compile_ahead(backend: Any, which: str, dtype: str, jobs: int) -> int:
+    """Compile, a line a kernel; the exit status is 1 where one can't be.
+
+    Raises
+    ------
+    InputError
+        The backend has no CUDA kernels.
+    """
+    if "cuda" not in backend.describe():
         raise InputError(f"--compile is given for backend {backend.why}; expected cupy, the one with CUDA kernels")
     limits = backend.limits
     training = needed.of_training(limits, onchip.multiplied(backend, dtype))

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend, widened
-from gpu_lstm.layers import schedule
+from gpu_lstm.layers import schedule, walk
 from gpu_lstm.layers.arguments import (
     Call,
     Sizes,
@@ -25,7 +25,7 @@ from gpu_lstm.layers.arguments import (
 )
 from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_seed, check_size, training_seed
 from gpu_lstm.layers.dropout import Dropout
-from gpu_lstm.layers.member import Member, Pair, Work, members_of, name
+from gpu_lstm.layers.member import Member, Pair, Work, members_of
 from gpu_lstm.layers.options import STARTS, Given, Options
 from gpu_lstm.recurrence import Plan, make_plan
 
@@ -124,13 +124,13 @@ class LSTM(Layer):
         rng = np.random.default_rng(check_seed(seed))
         bound = 1 / math.sqrt(self.hidden_size)
         for member in self.members:
-            for part, shape in self.options.parameters(self.hidden_size, self.sizes.width(member[0])).items():
+            for part, shape in self.options.parameters(self.hidden_size, self.sizes.width(member.layer)).items():
                 if part in STARTS:
-                    self.add(f"{part}_{name(member)}", np.full(shape, STARTS[part]))
+                    self.add(f"{part}_{member.name}", np.full(shape, STARTS[part]))
                 else:
-                    self.add_uniform(f"{part}_{name(member)}", shape, bound, rng)
+                    self.add_uniform(f"{part}_{member.name}", shape, bound, rng)
             if forget_bias is not None:
-                self.params[f"bias_{name(member)}"][self.hidden_size : 2 * self.hidden_size] = float(forget_bias)
+                self.params[f"bias_{member.name}"][self.hidden_size : 2 * self.hidden_size] = float(forget_bias)
 
     def _choose_tier(self) -> None:
         self._recurrent = self.options.recurrent()
@@ -211,16 +211,16 @@ class LSTM(Layer):
         guarded = ({} if copies else {"x": x}) | self.needed(work.params) if guard else {}
         tape = Tape(self, (kept, call, given, work.params) if keep else None, guarded)
         finals: dict[Member, Pair] = {}
-        for walk in schedule.passes(work, "forward"):
+        for pass_ in schedule.passes(work, "forward"):
             entered, dropped = x, None
-            if walk.first_layer > 0:
-                x, dropped = self.dropout.forward(x, work.seed_below(walk.first_layer, 0))
-            ran, segments = schedule.forward(work, walk, x, {m: self._first(m, h0, c0, call) for m in walk.members})
+            if pass_.first_layer > 0:
+                x, dropped = self.dropout.forward(x, work.seed_below(pass_.first_layer, 0))
+            ran, segments = walk.forward(work, pass_, x, {m: self._first(m, h0, c0, call) for m in pass_.members})
             if keep:
                 kept.append((x, dropped, segments))
             finals |= ran.states
             x = _side_by_side(xp, ran.outputs)
-            if self.options.residual and walk.first_layer > 0:
+            if self.options.residual and pass_.first_layer > 0:
                 x = x + entered
         results = [x, _side_by_side(xp, ran.cells)] if self.options.cells else [x]
         if self.batch_first:
@@ -270,18 +270,18 @@ class LSTM(Layer):
             dy = valid(xp, call.mask, dy)
         gradients: Params = {}
         states: dict[Member, Pair] = {}
-        walks = schedule.passes(work, "backward")
-        again = schedule.passes(work, "forward") if self.recompute else [None] * len(walks)
-        for walk, forward in reversed(list(zip(walks, again, strict=True))):
+        back = schedule.passes(work, "backward")
+        again = schedule.passes(work, "forward") if self.recompute else [None] * len(back)
+        for pass_, forward in reversed(list(zip(back, again, strict=True))):
             x, dropped, segments = kept.pop()
-            ends = {member: self._of_member(member, *last) for member in walk.members}
-            arriving = {direction: self._of_direction(direction, dy, dc) for _, direction in walk.members}
-            dx, first, found = schedule.backward(work, walk, forward, x, segments, arriving, ends)
+            ends = {member: self._of_member(member, *last) for member in pass_.members}
+            arriving = {direction: self._of_direction(direction, dy, dc) for _, direction in pass_.members}
+            dx, first, found = walk.backward(work, pass_, forward, x, segments, arriving, ends)
             gradients |= found
             states |= first
             if dropped is not None:
                 dx = self.dropout.backward(dropped, dx)[0]
-            if self.options.residual and walk.first_layer > 0 and dy is not None:
+            if self.options.residual and pass_.first_layer > 0 and dy is not None:
                 dx = dx + dy
             dy, dc = dx, None
         if self.batch_first:
@@ -291,7 +291,7 @@ class LSTM(Layer):
             for part, d, was_given in (("h0", dh0, given[0]), ("c0", dc0, given[1])):
                 for place, member in enumerate(self.members):
                     total = xp.sum(widened(backend, d[place, ...]), axis=0)
-                    gradients[f"{part}_{name(member)}"] = xp.zeros_like(total) if was_given else total
+                    gradients[f"{part}_{member.name}"] = xp.zeros_like(total) if was_given else total
         return dy, (dh0, dc0), {name: gradients[name] for name in params}
 
     def needed(self, params: Params | None = None) -> Params:
@@ -332,8 +332,8 @@ class LSTM(Layer):
         h, c = self._of_member(member, h0, c0)
         if self.options.learn_state:
             zeros = self.backend.xp.zeros((call.batch, 1), dtype=self.backend.dtype(self.param_dtype))
-            h = zeros + self.params[f"h0_{name(member)}"] if h is None else h
-            c = zeros + self.params[f"c0_{name(member)}"] if c is None else c
+            h = zeros + self.params[f"h0_{member.name}"] if h is None else h
+            c = zeros + self.params[f"c0_{member.name}"] if c is None else c
         return h, c
 
     def _of_member(self, member: Member, h: Array | None, c: Array | None) -> Pair:

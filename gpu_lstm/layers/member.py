@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,19 @@ from gpu_lstm.recurrence import Joint, Problem, Saved, Tier
 from gpu_lstm.recurrence.problem import transposed
 from gpu_lstm.recurrence.variant import Variant, normalise, normalise_backward, weight_hh_gradient
 
-Member = tuple[int, int]
-"""A layer and a direction of it."""
+
+class Member(NamedTuple):
+    """A layer and a direction of it."""
+
+    layer: int
+    direction: int
+
+    @property
+    def name(self) -> str:
+        """How the names of its parameters end."""
+        return f"l{self.layer}_reverse" if self.direction else f"l{self.layer}"
+
+
 Pair = tuple[Array | None, Array | None]
 """h and c of one member, (B, P) and (B, H), or their gradients; None is zero."""
 Again = Callable[[Array], Array]
@@ -76,7 +87,7 @@ class Work:
 
     def seed(self, kind: int, member: Member, start: int = 0) -> tuple[int, ...]:
         """Of what is drawn of one kind for a member, from step `start` on."""
-        return (*(self.call.seed or ()), member[0] + 1, kind, member[1] + 1, start + 1)
+        return (*(self.call.seed or ()), member.layer + 1, kind, member.direction + 1, start + 1)
 
     def seed_below(self, layer: int, start: int) -> tuple[int, ...] | None:
         """Of the dropout between a layer and the one below, from step `start` on; None: evaluation."""
@@ -86,7 +97,7 @@ class Work:
 
     def gives_cells(self, member: Member) -> bool:
         """Whether it hands out c of every step."""
-        return self.options.cells and member[0] == self.sizes.num_layers - 1
+        return self.options.cells and member.layer == self.sizes.num_layers - 1
 
 
 @dataclass
@@ -134,14 +145,9 @@ class Piece:
     normalised: tuple[Array, Array] | None = None
 
 
-def name(member: Member) -> str:
-    """How the names of a member's parameters end."""
-    return f"l{member[0]}" + ("_reverse" if member[1] else "")
-
-
 def members_of(num_layers: int, num_directions: int) -> list[Member]:
     """All members in the order of a State."""
-    return [(layer, direction) for layer in range(num_layers) for direction in range(num_directions)]
+    return [Member(layer, direction) for layer in range(num_layers) for direction in range(num_directions)]
 
 
 # -- forward ----------------------------------------------------------------------------------------------------------
@@ -152,7 +158,7 @@ def enter(work: Work, member: Member, x: Array) -> Entry:
     x, input_mask = _masked(work, member, x)
     backend, sizes, norm = work.sizes.backend, work.sizes, work.options.layer_norm
     xp, shape = backend.xp, (x.shape[0], x.shape[1], 4 * sizes.hidden_size)
-    weight, bias = work.params[f"weight_ih_{name(member)}"].T, work.params.get(f"bias_{name(member)}")
+    weight, bias = work.params[f"weight_ih_{member.name}"].T, work.params.get(f"bias_{member.name}")
     if work.by_steps:
         rows, weight = x, transposed(backend, weight.T)
     else:
@@ -161,7 +167,7 @@ def enter(work: Work, member: Member, x: Array) -> Entry:
     z, normalised = xp.reshape(z, (-1, shape[2])), None
     if norm:
         normalised = normalise(xp, z)
-        z = normalised[0] * work.params[f"gain_ih_{name(member)}"]
+        z = normalised[0] * work.params[f"gain_ih_{member.name}"]
         if bias is not None:
             z += bias
     return Entry(x, xp.reshape(backend.asarray(z, sizes.dtype), shape), input_mask, normalised)
@@ -173,7 +179,7 @@ def enter_later(work: Work, member: Member, x: Array) -> tuple[Entry, Callable[[
     x, input_mask = _masked(work, member, x)
     z = backend.xp.empty((*x.shape[:2], 4 * sizes.hidden_size), dtype=backend.dtype(sizes.dtype))
     rows, out = (backend.xp.reshape(array, (-1, array.shape[2])) for array in (x, z))
-    weight, bias = work.params[f"weight_ih_{name(member)}"].T, work.params.get(f"bias_{name(member)}")
+    weight, bias = work.params[f"weight_ih_{member.name}"].T, work.params.get(f"bias_{member.name}")
     return Entry(x, z, input_mask), partial(work.ops.product, rows, weight, bias, out=out)
 
 
@@ -184,22 +190,24 @@ def _masked(work: Work, member: Member, x: Array) -> tuple[Array, Array | None]:
 
 
 def problem(
-    work: Work, member: Member, z: Array, state: Pair, segment: tuple[int, int], below: Joint | None = None
+    work: Work, member: Member, z: Array, state: Pair, steps: slice, below: Joint | None = None
 ) -> tuple[Problem, Again | None]:
     """A member's recurrence over steps start..stop-1; and what drops again what was dropped of weight_hh."""
     call, again = work.call, None
-    weight_hh, p = work.params[f"weight_hh_{name(member)}"], work.options.weight_dropout
+    weight_hh, p = work.params[f"weight_hh_{member.name}"], work.options.weight_dropout
     if call.seed is not None and p > 0:
         weight_hh, again = ops.of(work.sizes.backend).dropout(weight_hh, p, work.seed(WEIGHT, member))
-    mask = None if call.mask is None else call.mask.part(*segment)
+    mask = None if call.mask is None else call.mask.part(steps.start, steps.stop)
     keep = call.keep or work.gives_cells(member)
-    made = Problem(z, weight_hh, *state, mask, member[1] == 1, keep, _variant(work, member, *segment), below)
+    made = Problem(
+        z, weight_hh, *state, mask, member.direction == 1, keep, _variant(work, member, steps.start, steps.stop), below
+    )
     return made, again
 
 
 def _variant(work: Work, member: Member, start: int, stop: int) -> Variant | None:
     """What the recurrence of a member does beyond the plain LSTM in steps start..stop-1."""
-    o, call, sizes, end = work.options, work.call, work.sizes, name(member)
+    o, call, sizes, end = work.options, work.call, work.sizes, member.name
     if work.plain and call.resets is None:
         return None
     backend, params = sizes.backend, work.params
@@ -214,7 +222,7 @@ def _variant(work: Work, member: Member, start: int, stop: int) -> Variant | Non
     live = None
     if call.resets is not None:
         begins = call.resets
-        if member[1] == 1:  # in reverse, an episode begins at the step before another one's first
+        if member.direction == 1:  # in reverse, an episode begins at the step before another one's first
             begins = np.concatenate([begins[1:], np.zeros_like(begins[:1])])
         live = backend.asarray((~begins[start:stop, :, None]).astype(np.float32), sizes.dtype)
     return Variant(
@@ -236,7 +244,7 @@ def _variant(work: Work, member: Member, start: int, stop: int) -> Variant | Non
 
 def joint(work: Work, member: Member, factors: Array | None) -> Joint:
     """What lies between a member and the one below it where both run in one launch."""
-    end = name(member)
+    end = member.name
     return Joint(work.params[f"weight_ih_{end}"], work.params.get(f"bias_{end}"), factors)
 
 
@@ -245,7 +253,7 @@ def joint(work: Work, member: Member, factors: Array | None) -> Joint:
 
 def parameter_gradients(work: Work, member: Member, piece: Piece, dz: Array, add: Add) -> Array:
     """From dz (T, B, 4H) the gradient of x W_ih^T, (T B, 4H); those of the parameters go to `add`."""
-    backend, saved, options, end = work.sizes.backend, piece.saved, work.options, name(member)
+    backend, saved, options, end = work.sizes.backend, piece.saved, work.options, member.name
     xp, rows, width = backend.xp, dz.shape[0] * dz.shape[1], dz.shape[2]
     dz = xp.reshape(dz, (rows, width))
     x, before = (xp.reshape(array, (rows, array.shape[2])) for array in (piece.x, saved.before))
@@ -276,7 +284,7 @@ def parameter_gradients(work: Work, member: Member, piece: Piece, dz: Array, add
 
 def input_gradient(work: Work, member: Member, piece: Piece, du: Array, out: Array | None = None) -> Array:
     """dx of a member, a new array or `out`, from the gradient of x W_ih^T."""
-    backend, weight, shape = work.sizes.backend, work.params[f"weight_ih_{name(member)}"], piece.x.shape
+    backend, weight, shape = work.sizes.backend, work.params[f"weight_ih_{member.name}"], piece.x.shape
     xp = backend.xp
     flat = None if out is None else xp.reshape(out, (-1, shape[2]))
     dx = xp.reshape(work.ops.product(xp.reshape(du, (-1, weight.shape[0])), weight, out=flat), shape)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Self
 
-import numpy as np
-
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.assigned import fitting
 
 
 class Parameters(MutableMapping[str, Array]):
@@ -114,34 +112,5 @@ class Parameters(MutableMapping[str, Array]):
         """Return what is kept of a value."""
         if name not in self._places:
             raise InputError(f"{name!r} is no parameter; expected one of {', '.join(self)}")
-        (now, shape), backend = self._places[name], self.backend
-        if value is now:
-            return now
-        if isinstance(value, list | tuple | np.ndarray):
-            if isinstance(value, np.ndarray) and type(value) not in (np.ndarray, np.memmap):
-                raise foreign(name, value, backend.name)  # other kinds have a meaning of their own: a mask, units
-            try:
-                value = np.asarray(value)
-            except ValueError:
-                raise InputError(f"{name} has no regular shape; expected {shape}") from None
-        else:
-            value = backend.require(name, value)
-        if tuple(value.shape) != shape:
-            raise InputError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
-        kind = getattr(value.dtype, "name", str(value.dtype)).rpartition(".")[2]
-        if not kind.startswith(("float", "bfloat", "longdouble", "int", "uint")):
-            raise InputError(f"{name} has dtype {value.dtype}; expected real numbers, as {self.dtype}")
-        flags = getattr(value, "flags", None)
-        plain = all(getattr(flags, flag, True) for flag in ("c_contiguous", "aligned", "writeable"))
-        if value in backend and value.dtype == now.dtype and plain:
-            return value
-        if isinstance(value, np.ndarray):
-            try:
-                with np.errstate(over="raise"):
-                    value = np.array(value, self.dtype, order="C")
-            except FloatingPointError:
-                raise InputError(f"{name} has numbers that are too large for {self.dtype}") from None
-            return backend.asarray(value, self.dtype)
-        array = backend.xp.empty(shape, dtype=now.dtype)
-        array[...] = backend.asarray(value, self.dtype)
-        return array
+        now, shape = self._places[name]
+        return now if value is now else fitting(self.backend, self.dtype, name, value, shape)

@@ -1,34 +1,27 @@
-"""The compiled CPU library: found, loaded, called and described in one place.
-
-It is built from ``kernels/cpu`` when the package is installed, and it is optional: without a compiler, or in a bare
-checkout, the tiers that are plain NumPy run, and `missing` says why.
-"""
+"""Calls into the compiled CPU library: arrays are checked, lent as pointers, and what went wrong is said."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.machinery
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.native.arguments import OTHERS, Argument, Limits, Shape, longs, pages
+from gpu_lstm.native.arguments import OTHERS, Argument, Limits, Shape, longs
 from gpu_lstm.native.entries import ENTRIES, Entry
-from gpu_lstm.native.pool import POOL
+from gpu_lstm.native.library import SETS as SETS
+from gpu_lstm.native.library import instruction_set as instruction_set
+from gpu_lstm.native.library import library as library
+from gpu_lstm.native.library import missing as missing
 
 THREADS_VARIABLES = ("GPU_LSTM_NUM_THREADS", "OMP_NUM_THREADS")
-OFF_VARIABLE = "GPU_LSTM_COMPILED"
 SERIAL_WORK = 1 << 18
 """Multiply-adds below which a second thread costs more than it saves."""
-SETS = ("baseline", "avx2", "avx512")
-"""Instruction sets in the library, by number."""
-_F32 = np.dtype(np.float32)
-SUFFIXES = {_F32: "f32", np.dtype(np.float64): "f64"}
+SUFFIXES = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 """Of its entries' names, by dtype."""
 NO_MEMORY = 1
 """The status of an entry that found none, as ``kernels/cpu/lstm_cpu.cpp`` has it."""
@@ -38,53 +31,6 @@ LONG = OTHERS["long"]
 
 Span = tuple[int, int, bool, str]
 """From where to where an array reaches, whether it is written, its name."""
-
-
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """Return the compiled library, or None where there is none."""
-    return _load()[0]
-
-
-def missing() -> str:
-    """Return why there is no compiled library; empty where there is one."""
-    return _load()[1]
-
-
-@functools.cache
-def _load() -> tuple[ctypes.CDLL | None, str]:
-    asked = os.environ.get(OFF_VARIABLE, "")
-    if asked not in ("", "0", "1", *SETS):
-        raise InputError(f"environment variable {OFF_VARIABLE} is {asked!r}; expected 0, 1 or one of {', '.join(SETS)}")
-    if asked == "0":
-        return None, f"turned off by {OFF_VARIABLE}=0"
-    folder = Path(__file__).resolve().parent.parent
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = folder / f"_cpu{suffix}"
-        if path.exists():
-            try:
-                loaded = ctypes.CDLL(str(path))
-                loaded.gpu_lstm_best_set.restype = ctypes.c_int
-                return loaded, ""
-            except (OSError, AttributeError) as error:
-                return None, f"the compiled library can't be loaded: {error}"
-    return None, "not compiled: a bare checkout, or no C++17 compiler when it was installed (pip install . builds it)"
-
-
-@functools.cache
-def instruction_set() -> int:
-    """Return the number of this processor's best instruction set, or of that which GPU_LSTM_COMPILED names (for tests).
-
-    Raises
-    ------
-    InputError
-        The processor has not the named one.
-    """
-    loaded, named = library(), os.environ.get(OFF_VARIABLE)
-    best = int(loaded.gpu_lstm_best_set()) if loaded else 0
-    if named in SETS and SETS.index(named) > best:
-        raise InputError(f"environment variable {OFF_VARIABLE} is {named}; this processor has up to {SETS[best]}")
-    return SETS.index(named) if named in SETS else best
 
 
 def describe() -> str:
@@ -131,7 +77,7 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
     MemoryError
         The library needs more memory than there is. Nothing was written.
     """
-    function, entry, dtype = _function(name, dtype, SETS[instruction_set()])
+    function, entry, dtype = function_of(name, dtype, SETS[instruction_set()])
     taken: list[np.ndarray] = []  # which live until the call is over
     spans: list[Span] = []
 
@@ -156,10 +102,10 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
         if written and other_written:
             raise InputError(f"{label} shares memory with {other}; expected arrays of their own, for both are written")
         return call(name, dtype, *map(Argument.copied, entry.arguments, arguments))
-    _run(name, function, passed)
+    run(name, function, passed)
 
 
-def _run(name: str, function: Callable[..., int], passed: Sequence[Any]) -> None:
+def run(name: str, function: Callable[..., int], passed: Sequence[Any]) -> None:
     """Run an entry; what its pointers point into must live until it is over."""
     status = function(*passed)
     if status == NO_MEMORY:
@@ -169,7 +115,7 @@ def _run(name: str, function: Callable[..., int], passed: Sequence[Any]) -> None
 
 
 @functools.cache
-def _function(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry, np.dtype]:
+def function_of(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry, np.dtype]:
     """The library's function for a dtype and an instruction set, its row, and that dtype in native byte order."""
     loaded = library()
     assert loaded is not None, "only called where the library is there"
@@ -189,7 +135,7 @@ def _function(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry
 
 def _place(argument: Argument, array: np.ndarray, spans: list[Span]) -> int:
     """Where an array's first element lies; `spans` gets what it reaches from there."""
-    place, low, size = _address(array), 0, array.nbytes
+    place, low, size = address(array), 0, array.nbytes
     if size and argument.gaps and not array.flags.c_contiguous:
         reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
         low, size = sum(min(step, 0) for step in reach), sum(max(step, 0) for step in reach) + array.itemsize
@@ -198,7 +144,7 @@ def _place(argument: Argument, array: np.ndarray, spans: list[Span]) -> int:
     return place
 
 
-def _address(array: Any) -> int:
+def address(array: Any) -> int:
     """Where an array's first element lies."""
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the time of array.ctypes
@@ -222,26 +168,6 @@ def _shared(spans: list[Span]) -> tuple[Span, Span] | None:
     return None
 
 
-def multiply(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
-    """``a @ b [+ bias]`` of matrices of one dtype with any strides, on as many threads as pay."""
-    (rows, depth), (_, columns) = axes("a", a, 2), axes("b", b, 2)
-    c = POOL.empty((rows, columns), a.dtype)
-    used = threads_for(rows * columns * depth, rows // 4)
-    call("multiply", a.dtype, rows, columns, depth, a, b, c, bias, used)
-    return c
-
-
-def weight_gradients(dy: np.ndarray, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """``dy.T @ x`` for one or two x, and the sum of dy's rows; matrices of one dtype."""
-    rows, outputs = axes("dy", dy, 2)
-    columns = [axes(f"x[{n}]", x, 2)[1] for n, x in enumerate(inputs)]
-    dw = [POOL.empty((outputs, width), dy.dtype) for width in columns]
-    db = np.empty(outputs, dy.dtype)
-    used = threads_for(rows * outputs * sum(columns), outputs // 4)
-    call("weight_gradients", dy.dtype, rows, outputs, dy, len(inputs), columns, inputs, dw, db, used)
-    return dw, db
-
-
 def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
     """Return the sizes of an array that is to have so many axes.
 
@@ -254,40 +180,6 @@ def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
     if len(shape) != count:
         raise InputError(f"{name} has shape {shape}; expected {count} axes")
     return shape
-
-
-def watch(arrays: Sequence[np.ndarray]) -> Callable[[], int | None]:
-    """Return what `gpu_lstm.ops.Arrays.watch` does, by 64 bits for each page of bytes (``kernels/cpu/training.h``).
-
-    Its pointers, of bytes that it laid out itself, are made once for any number of calls: every training step pays for
-    this.
-    """
-    parts = [in_bytes(array) for array in arrays]
-    copies = [n for n, array in enumerate(arrays) if not array.flags.c_contiguous]
-    sizes = [part.size for part in parts]
-    found = np.empty(pages(sizes), np.uint64)
-    threads = threads_for(sum(sizes) // 8, len(found))
-    places = (ctypes.c_void_p * len(parts))(*map(_address, parts))
-    function, _, _ = _function("fingerprints", _F32, SETS[instruction_set()])
-    passed = len(parts), longs(sizes), places, _address(found), threads
-    _run("fingerprints", function, passed)
-    before = found.tobytes()
-
-    def changed() -> int | None:
-        for n in copies:
-            parts[n][...] = in_bytes(arrays[n])
-        _run("fingerprints", function, passed)
-        if found.tobytes() == before:
-            return None
-        ends = np.cumsum([pages([size]) for size in sizes])
-        return int(np.searchsorted(ends, np.flatnonzero(found != np.frombuffer(before, found.dtype))[0], side="right"))
-
-    return changed
-
-
-def in_bytes(array: np.ndarray) -> np.ndarray:
-    """Return all bytes of an array in its order, without a copy where they lie so."""
-    return np.ascontiguousarray(array).view(np.uint8)
 
 
 def threads_for(work: int, most: int) -> int:

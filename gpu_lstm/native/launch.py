@@ -37,6 +37,8 @@ class Device:
         0 where there is no way to launch them so.
     counted : int or None
         Such clusters of any launch that run at once, as the driver says; None where it couldn't be asked.
+    forms : pair of tuple of str
+        Of `kernels.FORMS`, those in which a recurrence may be planned, forward and backward.
     """
 
     multiprocessors: int
@@ -45,6 +47,7 @@ class Device:
     cooperative: bool = True
     clusters: int = 0
     counted: int | None = None
+    forms: tuple[tuple[str, ...], tuple[str, ...]] = (kernels.FORMS, kernels.FORMS)
 
     @property
     def clusters_at_once(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array, widened
 from gpu_lstm.errors import InputError
-from gpu_lstm.native import compiled
+from gpu_lstm.native import compiled, fingerprints
 from gpu_lstm.native.arguments import WRITABLE, blocks
 from gpu_lstm.ops.arrays import Arrays, Rule
 
@@ -33,7 +33,10 @@ class Cpu(Arrays):
         wide_a, wide_b = widened(self.backend, a), widened(self.backend, b)
         if not compilable(wide_a):
             return super().product(a, b, bias, dtype, out)
-        c = compiled.multiply(wide_a, wide_b, bias)
+        (rows, depth), (_, columns) = compiled.axes("a", wide_a, 2), compiled.axes("b", wide_b, 2)
+        c = self.backend.empty((rows, columns), wide_a.dtype)
+        threads = compiled.threads_for(rows * columns * depth, rows // 4)
+        compiled.call("multiply", c.dtype, rows, columns, depth, wide_a, wide_b, c, bias, threads)
         if out is None:
             return c if wide_a is a and dtype is None else self.backend.asarray(c, dtype or str(a.dtype))
         out[...] = c
@@ -43,7 +46,12 @@ class Cpu(Arrays):
         wide_dy, wide = widened(self.backend, dy), [widened(self.backend, x) for x in inputs]
         if not (compilable(wide_dy) and len(wide) in (1, 2)):
             return super().weight_gradients(dy, inputs)
-        return compiled.weight_gradients(wide_dy, wide)
+        (rows, outputs), dtype = compiled.axes("dy", wide_dy, 2), wide_dy.dtype
+        columns = [compiled.axes(f"x[{n}]", x, 2)[1] for n, x in enumerate(wide)]
+        dw, db = [self.backend.empty((outputs, width), dtype) for width in columns], np.empty(outputs, dtype)
+        threads = compiled.threads_for(rows * outputs * sum(columns), outputs // 4)
+        compiled.call("weight_gradients", dtype, rows, outputs, wide_dy, len(wide), columns, wide, dw, db, threads)
+        return dw, db
 
     def take_rows(  # noqa: D102
         self, table: Array, index: Array, name: str = "index", what: str = "V", checked: bool = False
@@ -127,7 +135,7 @@ class Cpu(Arrays):
 
     def watch(self, arrays: Sequence[Array]) -> Callable[[], int | None]:  # noqa: D102
         if compiled.library() is not None:
-            return compiled.watch(arrays)
+            return fingerprints.watch(arrays)
         before = [_digest(array) for array in arrays]
         return lambda: next((place for place, array in enumerate(arrays) if _digest(array) != before[place]), None)
 
@@ -162,4 +170,4 @@ def plain_memory(*arrays: np.ndarray) -> bool:
 
 def _digest(array: np.ndarray) -> bytes:
     """Of all bytes of an array in its order."""
-    return hashlib.blake2b(compiled.in_bytes(array).data).digest()
+    return hashlib.blake2b(fingerprints.in_bytes(array).data).digest()

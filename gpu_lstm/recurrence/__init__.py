@@ -1,11 +1,12 @@
 """The recurrence: one contract, its tiers, and the plan that picks one."""
 
 from gpu_lstm.recurrence.plan import TIERS, Plan, make_plan, runnable_tiers
-from gpu_lstm.recurrence.problem import Arriving, Gradients, Joint, Mask, Problem, Round, Saved, Tier
+from gpu_lstm.recurrence.problem import Arriving, Fit, Gradients, Joint, Mask, Problem, Round, Saved, Tier
 
 __all__ = [
     "TIERS",
     "Arriving",
+    "Fit",
     "Gradients",
     "Joint",
     "Mask",

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.native import compiled
 from gpu_lstm.recurrence import family
@@ -135,7 +136,7 @@ def _backward(backend: Backend, arriving: Arriving) -> Gradients:
     if projected is not None:
         rows = num_steps * batch
         m = saved.unprojected.reshape(rows, hidden)
-        saved.gradients["weight_hr"] = compiled.weight_gradients(projected.reshape(rows, size), [m])[0][0]
+        saved.gradients["weight_hr"] = ops.of(backend).weight_gradients(projected.reshape(rows, size), [m])[0][0]
     if peepholes is not None:
         saved.gradients["peephole"] = peepholes.sum(axis=0)
     if norm is not None:

@@ -277,7 +277,7 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-def each(one: Callable[[Backend, Item], Found]) -> Callable[[Backend, Sequence[Item]], list[Found]]:
+def each(one: Callable[[Any, Item], Found]) -> Callable[[Any, Sequence[Item]], list[Found]]:
     """A tier's `forward` or `backward` from a function of one problem."""
     return lambda backend, items: [one(backend, item) for item in items]
 

@@ -137,7 +137,7 @@ def to_h(xp: Any, dz: Array, weight_hh: Array, heads: int) -> Array:
 
 
 def weight_hh_gradient(xp: Any, products: WeightGradients, dz: Array, h: Array, heads: int) -> Array:
-    """dz^T h of all rows, (4H, P/n): from dz (N, 4H) and h (N, P), head by head, by `Backend.weight_gradients`."""
+    """dz^T h of all rows, (4H, P/n): from dz (N, 4H) and h (N, P), head by head, by `ops.Arrays.weight_gradients`."""
     if heads == 1:
         return products(dz, [h])[0][0]
     by_head, width = _gates_by_head(xp, dz, heads), h.shape[1] // heads

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm import ops
-from gpu_lstm.backend import Array, Backend, widened
+from gpu_lstm.backend import Array, widened
+from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import kernels
 from gpu_lstm.recurrence import family
@@ -32,7 +33,7 @@ _PRECISION = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-13, "bf
 """What `family.cell_numbers` takes; an eighth of the spacing of 16-bit numbers, which are rounded once, in memory."""
 
 
-def forward(backend: Backend, problem: Problem) -> Saved:
+def forward(backend: CudaBackend, problem: Problem) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.family.forward`."""
     variant, z, mask, keep, reverse = problem.variant, problem.z, problem.mask, problem.keep, problem.reverse
     assert variant is not None
@@ -86,7 +87,7 @@ def forward(backend: Backend, problem: Problem) -> Saved:
     return saved
 
 
-def backward(backend: Backend, arriving: Arriving) -> Gradients:
+def backward(backend: CudaBackend, arriving: Arriving) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.family.backward`."""
     saved = arriving.saved
     variant = saved.variant or Variant()
@@ -165,7 +166,7 @@ class Step:
         0..T as the kernels take them.
     """
 
-    def __init__(self, backend: Backend, variant: Variant, z: Array, weight_hh: Array, mask: Mask | None):
+    def __init__(self, backend: CudaBackend, variant: Variant, z: Array, weight_hh: Array, mask: Mask | None):
         self.backend, self.variant = backend, variant
         self.num_steps, self.batch, width = z.shape
         self.hidden, self.dtype = width // 4, str(z.dtype)

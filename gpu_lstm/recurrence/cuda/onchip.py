@@ -27,7 +27,7 @@ from itertools import product
 
 from gpu_lstm.backend.cuda import LEAST_STEPS, CudaBackend
 from gpu_lstm.native import clusters, kernels
-from gpu_lstm.native.kernels import CLUSTER, FORMS, JOINT, SEQUENCE_THREADS, TENSOR, sequence_sizes
+from gpu_lstm.native.kernels import CLUSTER, JOINT, SEQUENCE_THREADS, TENSOR, sequence_sizes
 from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda.counted import Work, counted
 
@@ -490,7 +490,7 @@ def _candidates(
     stacked: bool = False,
 ) -> Iterator[Layout]:
     """Layouts that the kernels can run, fitting into shared memory or not."""
-    for form in ("grid",) if stacked else FORMS:
+    for form in ("grid",) if stacked else device.forms[direction == "backward"]:
         for height, columns in sequence_sizes(direction, dtype, form, cells):
             problem = device, direction, hidden, dtype, together, cells, stacked
             layout = functools.partial(_layout, *problem, form, height, columns)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend import Array
+from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import kernels
 from gpu_lstm.recurrence.cuda import family
@@ -33,7 +34,7 @@ MOST_CELLS = 2**31 - 1
 """Largest B H; the number of steps has no limit but memory."""
 
 
-def forward(backend: Backend, problem: Problem) -> Saved:
+def forward(backend: CudaBackend, problem: Problem) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`.
 
     Raises
@@ -65,7 +66,7 @@ def forward(backend: Backend, problem: Problem) -> Saved:
     return Saved(h, c, z, weight_hh, mask, problem.reverse)
 
 
-def backward(backend: Backend, arriving: Arriving) -> Gradients:
+def backward(backend: CudaBackend, arriving: Arriving) -> Gradients:
     """Backpropagate through all steps; see `gpu_lstm.recurrence.reference.backward`."""
     saved = arriving.saved
     gates, c, mask, weight_hh = saved.gates, saved.c, saved.mask, saved.weight_hh
@@ -87,7 +88,9 @@ def backward(backend: Backend, arriving: Arriving) -> Gradients:
     return Gradients(gates, dh_t, dc_t)
 
 
-def check(backend: Backend, z: Array, weight_hh: Array, variant: Variant | None = None) -> tuple[int, int, int, str]:
+def check(
+    backend: CudaBackend, z: Array, weight_hh: Array, variant: Variant | None = None
+) -> tuple[int, int, int, str]:
     """T, B, H and dtype, once all is as the kernels need it."""
     num_steps, batch, hidden, dtype = check_z(backend, z)
     columns, what = hidden, "H"
@@ -102,7 +105,7 @@ def check(backend: Backend, z: Array, weight_hh: Array, variant: Variant | None 
     return num_steps, batch, hidden, dtype
 
 
-def check_saved(backend: Backend, saved: Saved) -> tuple[int, int, int, str]:
+def check_saved(backend: CudaBackend, saved: Saved) -> tuple[int, int, int, str]:
     """`check` of what forward saved, with all else that backward's kernels take of it."""
     num_steps, batch, hidden, dtype = check(backend, saved.gates, saved.weight_hh, saved.variant)
     state = kernels.ARITHMETIC[dtype]
@@ -117,7 +120,7 @@ def check_saved(backend: Backend, saved: Saved) -> tuple[int, int, int, str]:
     return num_steps, batch, hidden, dtype
 
 
-def check_z(backend: Backend, z: Array) -> tuple[int, int, int, str]:
+def check_z(backend: CudaBackend, z: Array) -> tuple[int, int, int, str]:
     """T, B, H and dtype, once z has a shape and a dtype that the kernels take."""
     backend.require("z", z, ("T", "B", "4H"))
     dtype, (num_steps, batch, width) = kernels.dtype_name(z.dtype), z.shape

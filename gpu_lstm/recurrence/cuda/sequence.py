@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend import Array
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.native import kernels
@@ -183,7 +183,7 @@ def _forward(backend: CudaBackend, problems: Sequence[Problem], layout: onchip.L
 
 
 def _forward_joints(
-    backend: Backend, shape: tuple[int, ...], dtype: str, above: Joint | None, below: Joint | None, row: int
+    backend: CudaBackend, shape: tuple[int, ...], dtype: str, above: Joint | None, below: Joint | None, row: int
 ) -> Struct:
     """What a layer has of its joints: h is (T + 1, B, H), shown in rows of `row` elements."""
     slots, batch, hidden = shape
@@ -200,14 +200,14 @@ def _forward_joints(
     return weight_ih, bias, _factors(backend, above, shape, dtype), np.int64(following)
 
 
-def _factors(backend: Backend, joint: Joint | None, shape: tuple[int, ...], dtype: str) -> Array | None:
+def _factors(backend: CudaBackend, joint: Joint | None, shape: tuple[int, ...], dtype: str) -> Array | None:
     if joint is None or joint.factors is None:
         return None
     backend.require("factors", joint.factors, (shape[0] - 1, *shape[1:]), dtype)
     return backend.xp.ascontiguousarray(joint.factors)
 
 
-def _weight_ih(backend: Backend, joint: Joint, hidden: int, dtype: str) -> Array:
+def _weight_ih(backend: CudaBackend, joint: Joint, hidden: int, dtype: str) -> Array:
     backend.require("weight_ih", joint.weight_ih, (f"4H={4 * hidden}", f"H={hidden}"), dtype)
     return backend.xp.ascontiguousarray(joint.weight_ih)
 
@@ -283,7 +283,7 @@ def _cells(direction: str, variant: Variant | None, dc: Array | None = None) -> 
     return onchip.cells_of(direction, options | ({"cells"} if dc is not None else frozenset()))
 
 
-def _options(backend: Backend, step: Step, layout: onchip.Layout, saved: Saved, dc: Array | None = None) -> Struct:
+def _options(backend: CudaBackend, step: Step, layout: onchip.Layout, saved: Saved, dc: Array | None = None) -> Struct:
     """What the cells take of the options, as ``kernels/cuda/options.cuh`` has it."""
     options = (*step.parameters, *step.arrays, *step.limits, saved.cells, dc)
     if layout.cells != "Normed":
@@ -296,7 +296,7 @@ def _options(backend: Backend, step: Step, layout: onchip.Layout, saved: Saved, 
     return (*options, saved.normalised, saved.scales, saved.c_means, saved.c_scales, saved.dz_hh, *sums, handed)
 
 
-def _keep_moments(backend: Backend, saved: Saved) -> None:
+def _keep_moments(backend: CudaBackend, saved: Saved) -> None:
     """Those of c at each step, where the tier that ran forward hasn't kept them."""
     if saved.c_means is None:
         after = saved.c[:-1, ...] if saved.reverse else saved.c[1:, ...]
@@ -315,12 +315,12 @@ def _layout(
     return layout
 
 
-def _lengths(backend: Backend, mask: Mask | None) -> Array | None:
+def _lengths(backend: CudaBackend, mask: Mask | None) -> Array | None:
     return None if mask is None else backend.asarray(mask.lengths, "int64")
 
 
 def _handed_on(
-    backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any, apart: bool = False
+    backend: CudaBackend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any, apart: bool = False
 ) -> tuple[Array, Array | None]:
     """An array for h or dz, and what the blocks of a grid look at, None where there is none.
 
@@ -336,7 +336,7 @@ def _handed_on(
     return (shown if wide == width and not apart else backend.xp.empty(shape, dtype=dtype)), shown
 
 
-def _handed_up(backend: Backend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any) -> Array:
+def _handed_up(backend: CudaBackend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any) -> Array:
     """The same of all layers of a stack, whose rows have two such parts: the layer's own, and another one's."""
     *rows, width = shape
     half = _whole(width, 64, dtype)
@@ -350,7 +350,7 @@ def _whole(width: int, size: int, dtype: Any) -> int:
     return -(-width * item // size) * size // item
 
 
-def _missing(backend: Backend, shape: tuple[int, ...], width: int, dtype: Any) -> Array:
+def _missing(backend: CudaBackend, shape: tuple[int, ...], width: int, dtype: Any) -> Array:
     """Rows of `width` numbers that are not there yet, and zeros."""
     bits = backend.xp.full(shape, _most(dtype), dtype=_most(dtype).dtype)
     if shape[-1] > width:
@@ -371,7 +371,7 @@ def _most(dtype: Any) -> Any:
 
 
 def _launch(
-    backend: Backend, layout: onchip.Layout, runs: list[Struct], flags: tuple[Any, ...], batch: int, hidden: int
+    backend: CudaBackend, layout: onchip.Layout, runs: list[Struct], flags: tuple[Any, ...], batch: int, hidden: int
 ) -> None:
     """Launch with what each recurrence takes; those that a launch could have besides are null."""
     watched = layout.form != "block" and kernels.watchdog() > 0

@@ -1,0 +1,319 @@
+"""The walk through a pass of the schedule, segment by segment: forward, and from the end back.
+
+Data flows down: the walk asks members for problems, gives those of a round to the tier, and hands on what comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from gpu_lstm.backend import Array
+from gpu_lstm.layers import member as members
+from gpu_lstm.layers.arguments import valid
+from gpu_lstm.layers.base import Params, Tape
+from gpu_lstm.layers.member import Add, Again, Entry, Member, Pair, Piece, Work
+from gpu_lstm.layers.schedule import Pass, Turn, stacked
+from gpu_lstm.recurrence import Arriving, Joint, Problem
+
+Jobs = list[Callable[[], object]]
+"""Work that neither needs the next round's recurrences nor is needed by them: it goes beside them."""
+PRODUCTS = ("weight_ih", "weight_hh", "bias")
+"""Parameters whose gradients are large products, or the sum that comes with them."""
+
+
+@dataclass
+class Ran:
+    """What a pass or a segment has given.
+
+    Attributes
+    ----------
+    outputs, cells : dict of int to (T, B, .)
+        By direction, h and, where the last layer hands it out, c of every step.
+    states : dict of Member to (h, c)
+        After the last step of each.
+    """
+
+    outputs: dict[int, Array]
+    cells: dict[int, Array]
+    states: dict[Member, Pair]
+
+
+@dataclass
+class Begun:
+    """A member whose recurrence is to run.
+
+    Attributes
+    ----------
+    entry : Entry or None
+        None: the member lies on top of another one in the same launch.
+    problem : Problem
+    again, dropped
+        See `Piece`.
+    below : (T, B, .) or None
+        Outputs of the layer below, with nothing dropped.
+    """
+
+    entry: Entry | None
+    problem: Problem
+    again: Again | None
+    dropped: Tape | None = None
+    below: Array | None = None
+
+
+# -- forward ----------------------------------------------------------------------------------------------------------
+
+
+def forward(work: Work, pass_: Pass, x: Array, states: dict[Member, Pair]) -> tuple[Ran, list[Any]]:
+    """Run a pass over x (T, B, .).
+
+    Where the products go beside, the first layer's of the next segment goes beside the recurrence of this one.
+
+    Returns
+    -------
+    ran : Ran
+    kept : list
+        What backward needs of each segment: its members' pieces; or, with `recompute`, the states before it.
+    """
+    xp, jobs, kept = work.sizes.backend.xp, Jobs(), []
+    ahead: dict[Member, Entry] = {}
+    whole = Ran({}, {}, states)
+    last = len(pass_.segments) - 1
+    for number in range(last + 1):
+        entries, ahead = ahead, {}
+        if pass_.beside and number < last:
+            for member, steps in pass_.segments[number + 1][0]:
+                ahead[member], product = members.enter_later(work, member, x[steps, ...])
+                jobs.append(product)
+        ran, pieces = forward_segment(work, pass_, number, x, states, entries, jobs)
+        if work.call.keep:
+            kept.append(states if work.recompute else pieces)
+        if last == 0:
+            return ran, kept
+        for member, steps in pass_.segments[number][-1]:
+            _put(xp, whole.outputs, ran.outputs, member.direction, steps, x)
+            _put(xp, whole.cells, ran.cells, member.direction, steps, x)
+        # Copies: the states are views of arrays with all steps, which would stay as long as they do.
+        states = whole.states = {
+            member: (xp.asarray(h, copy=True), xp.asarray(c, copy=True)) for member, (h, c) in ran.states.items()
+        }
+        del ran, pieces  # before the next segment takes its memory
+    return whole, kept
+
+
+def _put(xp: Any, whole: dict[int, Array], found: dict[int, Array], direction: int, steps: slice, x: Array) -> None:
+    """Put a segment's part of a direction, if there is one, into the whole of it."""
+    if direction in found:
+        part = found[direction]
+        if direction not in whole:
+            whole[direction] = xp.empty((*x.shape[:2], part.shape[2]), dtype=part.dtype)
+        whole[direction][steps, ...] = part
+
+
+def forward_segment(
+    work: Work, pass_: Pass, number: int, x: Array, states: dict[Member, Pair], entries: dict[Member, Entry], jobs: Jobs
+) -> tuple[Ran, dict[Member, Piece]]:
+    """Run the rounds of a segment of a pass with input x (T, B, .); and return what backward needs of each member.
+
+    `entries` has those of the first layer that are there already; `jobs` go beside the first round.
+    """
+    backend, ran, pieces = work.sizes.backend, Ran({}, {}, {}), {}
+    for turns in pass_.segments[number]:
+        begun = []
+        for turn in turns:
+            member = turn.member
+            if stacked(turns) and turn is not turns[0]:
+                begun.append(_begin_on_top(work, turn, states[member]))
+            elif member.layer == pass_.first_layer:
+                entry = entries.pop(member, None) or members.enter(work, member, x[turn.steps, ...])
+                begun.append(_begin(work, turn, states[member], entry))
+            else:
+                below = ran.outputs[member.direction]
+                taken, dropped = _drop(work, turn, below)
+                entry = members.enter(work, member, taken)
+                begun.append(_begin(work, turn, states[member], entry, dropped, below))
+        run = partial(work.tier.forward, backend, [one.problem for one in begun])
+        for turn, one, saved in zip(turns, begun, backend.beside(run, _taken(jobs)), strict=True):
+            member, direction = turn.member, turn.member.direction
+            if one.entry is None:
+                taken, one.dropped = _drop(work, turn, ran.outputs[direction])
+                one.entry = Entry(taken, None)
+            if work.call.keep:
+                entry = one.entry
+                pieces[member] = Piece(entry.x, saved, one.dropped, entry.input_mask, one.again, entry.normalised)
+            y = valid(backend.xp, one.problem.mask, saved.outputs)
+            if work.options.residual and one.below is not None:
+                y = y + one.below
+            ran.outputs[direction], ran.states[member] = y, saved.last
+            if work.gives_cells(member):
+                ran.cells[direction] = valid(backend.xp, one.problem.mask, saved.c_after)
+    return ran, pieces
+
+
+def _begin(
+    work: Work, turn: Turn, state: Pair, entry: Entry, dropped: Tape | None = None, below: Array | None = None
+) -> Begun:
+    """A member on its own input."""
+    return Begun(entry, *members.problem(work, turn.member, entry.z, state, turn.steps), dropped, below)
+
+
+def _begin_on_top(work: Work, turn: Turn, state: Pair) -> Begun:
+    """A member on top of the one before it, in the same launch."""
+    sizes, factors = work.sizes, None
+    if work.call.seed is not None and work.dropout.p > 0:
+        shape = turn.steps.stop - turn.steps.start, work.call.batch, sizes.hidden_size
+        factors, _ = _drop(work, turn, sizes.backend.xp.ones(shape, dtype=sizes.backend.dtype(sizes.dtype)))
+    joint = members.joint(work, turn.member, factors)
+    return Begun(None, *members.problem(work, turn.member, None, state, turn.steps, joint))
+
+
+def _drop(work: Work, turn: Turn, x: Array) -> tuple[Array, Tape]:
+    """What a member takes of the layer below, and the tape of the dropout between them."""
+    return work.dropout.forward(x, work.seed_below(turn.member.layer, turn.steps.start))
+
+
+# -- backward ---------------------------------------------------------------------------------------------------------
+
+
+def backward(
+    work: Work,
+    pass_: Pass,
+    again: Pass | None,
+    x: Array,
+    kept: list[Any],
+    arriving: dict[int, Pair],
+    states: dict[Member, Pair],
+) -> tuple[Array, dict[Member, Pair], Params]:
+    """Backpropagate through a pass that had x (T, B, .).
+
+    Gradients are summed up segment by segment, so that they are the same to the last bit with `recompute`. Where the
+    products go beside, those of the parameters and the first layer's dx go beside the next recurrence.
+
+    Parameters
+    ----------
+    again : Pass or None
+        With `recompute`: how it runs forward.
+    kept : list
+        From `forward`; it is used up.
+    arriving : dict of int to (dh, dc)
+        Gradients of every step's h and c, by direction.
+    states : dict of Member to (dh, dc)
+        Gradients of the final states.
+
+    Returns
+    -------
+    dx : (T, B, .)
+    states : dict of Member to (dh0, dc0)
+    gradients : dict
+        Of the members' parameters.
+    """
+    xp, jobs, gradients = work.sizes.backend.xp, Jobs(), Params()
+    last = len(pass_.segments) - 1
+    dx: dict[int, Array] = {}
+    if last > 0 or pass_.beside:
+        dx = {direction: xp.empty(x.shape, dtype=x.dtype) for direction in arriving}
+    if pass_.beside:
+        _make_room(work, pass_, gradients)
+    for number in range(last, -1, -1):
+        pieces = kept.pop()
+        if again is not None:
+            pieces = forward_segment(work, again, number, x, pieces, {}, jobs)[1]
+        parts = {member.direction: steps for member, steps in pass_.segments[number][-1]}
+        dy = {d: [None if a is None else a[parts[d], ...] for a in pair] for d, pair in arriving.items()}
+        later = {d: whole[parts[d], ...] for d, whole in dx.items()} if pass_.beside else {}
+        add = partial(_add_up, gradients, first=number == last)
+        found, states = backward_segment(work, pass_, number, pieces, dy, states, add, later, jobs)
+        if not dx:
+            dx = found
+        elif not pass_.beside:
+            for direction, steps in parts.items():
+                dx[direction][steps, ...] = found[direction]
+    if jobs:
+        work.sizes.backend.beside(lambda: None, _taken(jobs))
+    whole, *others = dx.values()
+    for other in others:
+        whole += other
+    return whole, states, gradients
+
+
+def backward_segment(
+    work: Work,
+    pass_: Pass,
+    number: int,
+    pieces: dict[Member, Piece],
+    dy: dict[int, list[Array | None]],
+    states: dict[Member, Pair],
+    add: Add,
+    later: dict[int, Array],
+    jobs: Jobs,
+) -> tuple[dict[int, Array], dict[Member, Pair]]:
+    """Backpropagate through a segment: dx by direction, and the gradients of the states before it.
+
+    `add` takes gradients of parameters. Where there is a place for dx in `later`, they and dx become `jobs`.
+    """
+    backend, before = work.sizes.backend, {}
+    for turns in reversed(pass_.segments[number]):
+        arriving = []
+        for turn in turns:
+            member, on_top = turn.member, stacked(turns) and turn is not turns[0]
+            inside = stacked(turns) and turn is not turns[-1]  # its dh comes from above, in the launch
+            dh, dc = (None, None) if inside else dy[member.direction]
+            below = _joint_back(work, member, pieces[member]) if on_top else None
+            arriving.append(Arriving(pieces[member].saved, dh, *states[member], dc, below))
+        run = partial(work.tier.backward, backend, arriving)
+        for turn, found in reversed(list(zip(turns, backend.beside(run, _taken(jobs)), strict=True))):
+            member, direction, first = turn.member, turn.member.direction, turn.member.layer == pass_.first_layer
+            piece = pieces.pop(member)
+            before[member] = found.dh0, found.dc0
+            if not later:
+                du = members.parameter_gradients(work, member, piece, found.dz, add)
+                if stacked(turns) and turn is not turns[0]:
+                    continue  # its dx has gone down in the launch
+                dx = members.input_gradient(work, member, piece, du)
+            elif first:
+                dx = later[direction]
+                jobs.append(partial(members.gradients, work, member, piece, found.dz, add, dx))
+            else:
+                dx = members.input_gradient(work, member, piece, found.dz)
+                jobs.append(partial(members.parameter_gradients, work, member, piece, found.dz, add))
+            if piece.dropped is not None:
+                dx = work.dropout.backward(piece.dropped, dx)[0]
+            dh = dy[direction][0]
+            dy[direction] = [dx + dh if work.options.residual and not first and dh is not None else dx, None]
+    return {direction: dh for direction, (dh, _) in dy.items()}, before
+
+
+def _joint_back(work: Work, member: Member, piece: Piece) -> Joint:
+    """What lies between a member and the one below it, for backward."""
+    factors = None
+    if piece.dropped is not None and work.call.seed is not None and work.dropout.p > 0:
+        factors = work.dropout.backward(piece.dropped, work.sizes.backend.xp.ones_like(piece.x))[0]
+    return members.joint(work, member, factors)
+
+
+def _make_room(work: Work, pass_: Pass, gradients: Params) -> None:
+    """Arrays for gradients that jobs find: what a job makes ends with it."""
+    backend = work.sizes.backend
+    for name in (f"{part}_{member.name}" for member in pass_.members for part in PRODUCTS):
+        if name in work.params:
+            gradients[name] = backend.xp.empty(work.params[name].shape, dtype=backend.dtype(work.sizes.param_dtype))
+
+
+def _add_up(gradients: Params, found: Params, first: bool) -> None:
+    """Add gradients of a segment to those of the ones before; the first may find arrays that were made for them."""
+    for name, gradient in found.items():
+        if not first:
+            gradients[name] += gradient
+        elif name in gradients:
+            gradients[name][...] = gradient
+        else:
+            gradients[name] = gradient
+
+
+def _taken(jobs: Jobs) -> Jobs:
+    """All jobs; none are left."""
+    taken = jobs[:]
+    jobs.clear()
+    return taken

@@ -1,0 +1,66 @@
+"""The compiled CPU library: found and loaded.
+
+It is built from ``kernels/cpu`` when the package is installed, and it is optional: without a compiler, or in a bare
+checkout, the tiers that are plain NumPy run, and `missing` says why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.machinery
+import os
+from pathlib import Path
+
+from gpu_lstm.errors import InputError
+
+OFF_VARIABLE = "GPU_LSTM_COMPILED"
+SETS = ("baseline", "avx2", "avx512")
+"""Instruction sets in the library, by number."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled library, or None where there is none."""
+    return _load()[0]
+
+
+def missing() -> str:
+    """Return why there is no compiled library; empty where there is one."""
+    return _load()[1]
+
+
+@functools.cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    asked = os.environ.get(OFF_VARIABLE, "")
+    if asked not in ("", "0", "1", *SETS):
+        raise InputError(f"environment variable {OFF_VARIABLE} is {asked!r}; expected 0, 1 or one of {', '.join(SETS)}")
+    if asked == "0":
+        return None, f"turned off by {OFF_VARIABLE}=0"
+    folder = Path(__file__).resolve().parent.parent
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = folder / f"_cpu{suffix}"
+        if path.exists():
+            try:
+                loaded = ctypes.CDLL(str(path))
+                loaded.gpu_lstm_best_set.restype = ctypes.c_int
+                return loaded, ""
+            except (OSError, AttributeError) as error:
+                return None, f"the compiled library can't be loaded: {error}"
+    return None, "not compiled: a bare checkout, or no C++17 compiler when it was installed (pip install . builds it)"
+
+
+@functools.cache
+def instruction_set() -> int:
+    """Return the number of this processor's best instruction set, or of that which GPU_LSTM_COMPILED names (for tests).
+
+    Raises
+    ------
+    InputError
+        The processor has not the named one.
+    """
+    loaded, named = library(), os.environ.get(OFF_VARIABLE)
+    best = int(loaded.gpu_lstm_best_set()) if loaded else 0
+    if named in SETS and SETS.index(named) > best:
+        raise InputError(f"environment variable {OFF_VARIABLE} is {named}; this processor has up to {SETS[best]}")
+    return SETS.index(named) if named in SETS else best

@@ -84,7 +84,7 @@ def lstm(number: int, where: str, tier: str, dtype: str, options: dict[str, Any]
 
     def work() -> Any:
         make, host, both = functools.partial(normal, where), np.random.default_rng(number), 1 + ("bidirectional" in has)
-        flags = {name: name in has for name in ("bidirectional", "batch_first", "recompute")}
+        flags: dict[str, Any] = {name: name in has for name in ("bidirectional", "batch_first", "recompute")}
         layer = gpu_lstm.LSTM(
             width, hidden, depth, backend=backend(where), dtype=dtype, tier=tier, seed=number, **flags, **options,
             dropout=given("dropout", 0.2) or 0.0, forget_bias=given("forget_bias", 1.0),

@@ -7,7 +7,7 @@ import pytest
 
 from gpu_lstm import InputError
 from gpu_lstm.native import kernels
-from gpu_lstm.recurrence import Mask, family, make_plan
+from gpu_lstm.recurrence import Arriving, Mask, Problem, family, make_plan
 from gpu_lstm.recurrence.cuda import auto
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
@@ -21,11 +21,13 @@ from tests.test_family import run as run_layer
 
 # Stored numbers are rounded: to 11 bits in float16, to 8 in bfloat16; a few steps of them add up.
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
-KINKS = {"clip", "cell_clip", "hard_sigmoid"}
-"""Where rounding decides on which side of a limit a number lies, the gradient is another: not compared in 16 bit."""
+LIMITS = {"clip", "cell_clip", "hard_sigmoid"}
+KINKS = LIMITS | {"cell_activation"}
+"""Where rounding decides on which side of a limit, or of 0, a number lies, the gradient is another: not compared in 16
+bit."""
 MIXTURES = {
     "all": OPTIONS,
-    "all but layer_norm": OPTIONS - {"layer_norm"},
+    "all but layer_norm": OPTIONS - {"layer_norm", "cell_activation"},
     "all in one kernel": OPTIONS - {"layer_norm", "proj_size"},
     "normed heads": frozenset({"layer_norm", "heads", "peepholes", "zoneout_c", "zoneout_h"}),
     "rates": frozenset({"zoneout_h", "zoneout_c", "proj_size", "rates"}),
@@ -64,6 +66,8 @@ def example(names, shape, dtype, seed=0):
         data[".live"] = (rng.random((steps, batch, 1)) < 0.7) * 1.0
     numbers = {"coupled": "coupled" in names, "hard_sigmoid": "hard_sigmoid" in names}
     numbers |= {name: value for name, value in (("clip", 0.9), ("cell_clip", 0.6)) if name in names}
+    if "cell_activation" in names:
+        numbers["cell_activation"] = "leaky_relu"
     if "rates" in names:
         numbers |= {"zoneout_h": 0.3, "zoneout_c": 0.4}
     return {name: stored(array, dtype).astype(np.float64) for name, array in data.items()}, {"heads": heads} | numbers
@@ -81,13 +85,17 @@ def run(tier, backend, data, numbers, dtype, lengths=None, reverse=False, keep=T
         mask = Mask(np.array(lengths), backend.asarray(valid))
     start = here["z"], here["weight_hh"], here["h0"], here["c0"], mask, reverse
     if tier is family:
-        saved = family.forward(backend, *start, variant)
+        saved = family.forward(backend, Problem(*start, True, variant))
     else:  # the plain LSTM may have gradients of c at every step, too
         saved = one_forward(tier, backend, *start, keep, variant if variant.options() else None)
     results = {"h": saved.h, "c": saved.last[1]}
     if keep:
-        arriving = here["dh"], here["dh_last"], here["dc_last"], here.get("dc")
-        results |= dict(zip(("dz", "dh0", "dc0"), one_backward(tier, backend, saved, *arriving), strict=True))
+        arriving = saved, here["dh"], here["dh_last"], here["dc_last"], here.get("dc")
+        if tier is family:
+            gradients = family.backward(backend, Arriving(*arriving))
+        else:
+            gradients = one_backward(tier, backend, *arriving)
+        results |= gradients._asdict()
         results |= saved.gradients | ({} if saved.dz_hh is None else {"dz_hh": saved.dz_hh})
     return {name: on_host(backend, array) for name, array in results.items()}
 
@@ -125,10 +133,11 @@ def test_rows_longer_than_a_block_are_normalised(cuda, dtype):
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if "16" in dtype])
 def test_activations_at_their_limits_pass_no_gradient_in_16_bit_either(cuda, dtype):
     """One step, whose units that rounding may have put on the other side of a limit are left out: one in ten or so."""
-    names, shape = KINKS | {"peepholes", "coupled"}, (1, 8, 64)
+    names, shape = LIMITS | {"peepholes", "coupled"}, (1, 8, 64)
     data, numbers = example(names, shape, dtype)
     variant = Variant(**numbers, peepholes=data[".peepholes"])
-    saved = family.forward(NUMPY, data["z"].copy(), data["weight_hh"], data["h0"], data["c0"], None, False, variant)
+    start = data["z"].copy(), data["weight_hh"], data["h0"], data["c0"]
+    saved = family.forward(NUMPY, Problem(*start, variant=variant))
     gates, c = saved.gates[0].reshape(8, 4, 64), saved.c[1]
     limits = [family.bounds(variant)] * 4
     limits[2] = -math.tanh(variant.clip), math.tanh(variant.clip)

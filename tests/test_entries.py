@@ -17,6 +17,8 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
 from gpu_lstm.native.arguments import OTHERS
 from gpu_lstm.native.entries import ENTRIES
+from gpu_lstm.recurrence import packed
+from gpu_lstm.recurrence.variant import Variant
 from tests.odd import LAYOUTS, in_packed_record
 from tests.support import NUMPY
 
@@ -32,6 +34,7 @@ NAMES = {"byte": "unsigned char", "word": "std::uint64_t"}
 def entries_in_cpp():
     """Of each entry, its arguments: name and type."""
     text = (SOURCES / "kernels/cpu/lstm_cpu.cpp").read_text().replace("\\\n", " ")
+    text = text.replace("OPTIONS(T), ", re.search(r"#define OPTIONS\(T\)(.*)", text)[1].strip() + ", ")
     found = re.findall(r'extern "C" int gpu_lstm_(\w+)_##suffix##_##set\(([^)]*)\)', text)
     return {name: [re.fullmatch(r"(.*?)\s*(\w+)", part.strip()).groups()[::-1] for part in re.split(",", parts)]
             for name, parts in found}  # fmt: skip
@@ -75,9 +78,9 @@ def test_pointers_are_passed_in_one_place():
 # -- every argument of every entry -------------------------------------------------------------------------------------
 
 NUMBERS = dict(
-    steps=3, batch=2, hidden=8, size=8, heads=2, coupled=0, hard_sigmoid=0, reverse=0, keep=1, threads=1, split_batch=1,
+    steps=3, batch=2, hidden=8, size=8, heads=2, reverse=0, keep=1, threads=1, split_batch=1,
     rows=5, columns=6, depth=4, outputs=3, count=2, vocabulary=7, embedding_size=3, layers=2, given_count=2, rule=2,
-    tanh_instead=1, temperature=1.0, scale=0.5,
+    tanh_instead=1, temperature=1.0, scale=0.5, options=len(packed.numbers(Variant(), "float32")),
 )  # fmt: skip
 LISTS = dict(columns=[600, 5], sizes=[12, 9], reverse=[0, 1])
 
@@ -239,10 +242,10 @@ def test_what_is_read_may_share_memory_with_what_is_written_and_two_that_are_wri
         target, added = shared[:12].reshape(3, 4), shared[first : first + 8].reshape(2, 4)
         compiled.call("scatter_add", F32, 3, 2, 4, target, np.array([2, 0]), added, 1)
         np.testing.assert_array_equal(shared[:12], plain[0][:12])
-    z, c, h = rng.standard_normal((2, 16)).astype("f4"), np.ones((2, 4), "f4"), np.ones((2, 4), "f4")
+    z, c, weight = rng.standard_normal((2, 16)).astype("f4"), np.ones((2, 2, 4), "f4"), np.ones((16, 4), "f4")
     before = z.copy()
     with pytest.raises(InputError, match=r"^z shares memory with h|^h shares memory with z"):
-        compiled.call("cell_forward", F32, 2, 4, z, c, h, z.reshape(8, 4)[6:])
+        compiled.call("forward", F32, 1, 2, 4, z[None], weight, z.reshape(4, 2, 4)[2:], c, None, 0, 1, 1, 1)
     np.testing.assert_array_equal(z, before)
 
 

@@ -9,7 +9,7 @@ from gpu_lstm import LSTM
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
 from gpu_lstm.recurrence import TIERS, Arriving, Problem, family, reference, runnable_tiers
-from gpu_lstm.recurrence.variant import Variant
+from gpu_lstm.recurrence.variant import ACTIVATIONS, Variant
 from tests.support import NUMPY, STRICT, central_differences, relative_error
 
 ON = {
@@ -30,6 +30,7 @@ ON = {
     "learn_state": True,
     "cells": True,
     "heads": 2,
+    "cell_activation": "leaky_relu",
 }
 """Each option with a value that isn't its default."""
 
@@ -270,6 +271,51 @@ def test_hard_sigmoid_clip_and_cell_clip():
 
         y, _, _ = lstm.forward(x, (h[None], c[None]))
         np.testing.assert_allclose(y, by_hand(lstm, p, x, h, c, cell)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("tier", [name for name in runnable_tiers(NUMPY)])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_cell_activation_is_that_of_g_and_of_the_output(name, tier):
+    torch = pytest.importorskip("torch")
+    act = {"tanh": torch.tanh, "relu": torch.relu, "leaky_relu": torch.nn.functional.leaky_relu}[name]
+    lstm = LSTM(INPUT, HIDDEN, dtype="float64", tier=tier, backend=NUMPY, seed=2, cell_activation=name)
+    given = {part.removesuffix("_l0"): array for part, array in lstm.params.items()}
+    given |= dict(zip("xhc", inputs(), strict=True))
+    p = {part: torch.tensor(array, requires_grad=True) for part, array in given.items()}
+    h, c, outputs = p["h"], p["c"], []
+    for x_t in p["x"]:
+        i, f, g, o = (x_t @ p["weight_ih"].T + h @ p["weight_hh"].T + p["bias"]).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * act(g)
+        h = torch.sigmoid(o) * act(c)
+        outputs.append(h)
+    y, _, tape = lstm.forward(given["x"], (given["h"][None], given["c"][None]))
+    np.testing.assert_allclose(y, torch.stack(outputs).detach(), rtol=1e-12, atol=1e-15)
+    dy = np.random.default_rng(9).standard_normal(y.shape)
+    torch.stack(outputs).backward(torch.tensor(dy))
+    dx, (dh, dc), gradients = lstm.backward(tape, dy)
+    found = {"x": dx, "h": dh[0], "c": dc[0]} | {part.removesuffix("_l0"): array for part, array in gradients.items()}
+    assert found.keys() == p.keys()
+    for part, array in found.items():
+        np.testing.assert_allclose(array, p[part].grad, rtol=1e-11, atol=1e-14, err_msg=part)
+
+
+def test_a_clipped_rectified_g_passes_no_gradient_beyond_its_bounds():
+    x, h, c = inputs()
+    for name, slope in (("relu", 0.0), ("leaky_relu", 0.01)):
+        lstm, p = one_layer(clip=0.6, cell_activation=name)
+
+        def cell(z, h, c, slope=slope):
+            i, f, g, o = np.split(np.clip(z, -0.6, 0.6), 4, axis=1)
+            c_new = sigmoid(f) * c + sigmoid(i) * np.where(g > 0, g, slope * g)
+            return sigmoid(o) * np.where(c_new > 0, c_new, slope * c_new), c_new
+
+        y, _, tape = lstm.forward(x[:1], (h[None], c[None]))
+        np.testing.assert_allclose(y, by_hand(lstm, p, x[:1], h, c, cell)[0], rtol=1e-12)
+        _, _, gradients = lstm.backward(tape, np.ones_like(y))
+        z = (x[0] @ p["weight_ih"].T + h @ p["weight_hh"].T + p["bias"])[:, 2 * HIDDEN : 3 * HIDDEN]
+        beyond = (abs(z) > 0.6).all(0)
+        assert beyond.any() and not beyond.all()
+        assert not gradients["bias_l0"][2 * HIDDEN : 3 * HIDDEN][beyond].any()
 
 
 def test_layer_norm_normalises_both_products_and_the_output_s_cell():

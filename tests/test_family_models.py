@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -75,12 +76,24 @@ def test_words_of_a_command_line():
         ("clip=hard", "clip is 'hard'; expected a number above 0, or None"),
         ("heads=2.5", "heads is '2.5'; expected a whole number of at least 1"),
         ("coupled=maybe", "coupled is 'maybe'; expected True or False"),
+        ("cell_activation", "cell_activation has no value; expected cell_activation=NAME"),
+        ("cell_activation=silu", "cell_activation is 'silu'; expected one of 'tanh', 'relu', 'leaky_relu'"),
         ("zoneout_h=1", r"zoneout_h is 1.0; expected a probability in \[0, 1\)"),
     ],
 )
 def test_words_that_are_none(word, message):
     with pytest.raises(InputError, match=message):
         Options.parse([word])
+
+
+def test_the_command_line_s_help_has_a_word_for_every_option(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "text", "--help"])
+    said = capsys.readouterr().out
+    assert [name for name in (row.name for row in fields(Options)) if name not in said] == []
+    assert "peepholes, " in Options.words() and "clip=NUMBER, " in Options.words()
+    assert Options.words().endswith("cell_activation=NAME")
+    assert Options.parse(["cell_activation=relu"]) == {"cell_activation": "relu"}
 
 
 def test_models_take_h_only():

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,7 @@ def test_looking_leaves_the_model_as_it_was():
     plan = model.lstm.plan
     activations(model, tokens())
     assert model.lstm.plan is plan
-    model.lstm.input_size = 99
+    model.lstm.sizes = replace(model.lstm.sizes, input_size=99)
     with pytest.raises(InputError, match="input_size=99"):
         activations(model, tokens())
     assert model.lstm.plan is plan

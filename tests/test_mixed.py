@@ -120,7 +120,7 @@ def test_unequal_lengths_and_states_on_every_tier(place, dtype, recompute):
             assert relative_error(on_host(place, array), expected[name]) < TOLERANCE[dtype], (tier, name)
 
 
-JUMPS = ("clip", "cell_clip", "hard_sigmoid")
+JUMPS = ("clip", "cell_clip", "hard_sigmoid", "cell_activation")
 """Options at whose edges gradients jump, where a rounded input crosses them."""
 
 

@@ -200,22 +200,6 @@ class Backend:
         """Return device and library names with versions, for ``gpu-lstm info`` and for recorded results."""
         return {"backend": self.name, "namespace": self.xp.__name__}
 
-    def __getattr__(self, name: str) -> Any:  # until all callers are moved
-        from gpu_lstm import ops
-
-        here: dict[str, Any] = {
-            "owns": self.__contains__, "receive": self.require, "widened": functools.partial(widened, self),
-            "tanh": lambda x, out: into(self, self.xp.tanh, x, out=out),
-            "multiply": lambda a, b, out: into(self, self.xp.multiply, a, b, out=out),
-            "synchronize": self.read, "release": lambda: self.memory(release=True), "available": self.memory,
-        }  # fmt: skip
-        if name in here:
-            return here[name]
-        if name in ("product", "weight_gradients", "take_rows", "scatter_add", "dropout", "softmax_cross_entropy",
-                    "norm", "update", "watch"):  # fmt: skip
-            return getattr(ops.of(self), name)
-        raise AttributeError(name)
-
     def __reduce__(self) -> Any:
         return _chosen, (self.name,)
 

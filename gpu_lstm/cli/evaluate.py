@@ -58,7 +58,7 @@ def measure_text(model: Model, description: dict[str, Any], path: Path, other: b
     tokens = encode_file(path, Vocabulary(description["vocabulary"]))
     if not other:
         tokens = tokens[len(tokens) - int(len(tokens) * settings["validation"]) :]
-    tracks = Tracks(tokens, max(1, min(settings["batch"], len(tokens) // (settings["length"] + 1))), settings["length"])
+    tracks = Tracks.fitting(tokens, settings["batch"], settings["length"])
     what = "other" if other else "held-out"
     print(f"{bits_per_token(model, tracks):.3f} bits per character on {len(tokens):,} {what} characters")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from gpu_lstm.backend import DTYPES
 from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive
 from gpu_lstm.cli.runs import KINDS, run
+from gpu_lstm.layers.options import Options
 
 
 def with_kind(arguments: list[str]) -> list[str]:
@@ -41,7 +42,7 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
         nargs="+",
         default=[],
         metavar="OPTION",
-        help="of the LSTM family, as peepholes or zoneout_h=0.1",
+        help=f"of the LSTM family: {Options.words()}",
     )
     parser.add_argument("--batch", type=positive, help="sequences per step")
     parser.add_argument("--epochs", type=positive)

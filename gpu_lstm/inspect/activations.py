@@ -73,10 +73,9 @@ def activations(model: Model | LSTM, data: np.ndarray) -> dict[str, np.ndarray]:
 def read(lstm: LSTM, saved: Saved) -> dict[str, np.ndarray]:
     """Host copies (T, H) of what one call saved for a batch of one sequence."""
     host = lstm.backend.to_numpy
-    c = host(saved.c[:-1, ...] if saved.reverse else saved.c[1:, ...])[:, 0, :]
     gates = np.split(host(saved.gates)[:, 0, :], 4, axis=1)
-    found = {"h": host(saved.outputs)[:, 0, :], "c": c, **dict(zip("ifgo", gates, strict=True))}
-    return {name: array.astype(lstm.param_dtype) for name, array in found.items()}
+    arrays = host(saved.outputs)[:, 0, :], host(saved.c_after)[:, 0, :], *gates
+    return {name: array.astype(lstm.param_dtype) for name, array in zip(QUANTITIES, arrays, strict=True)}
 
 
 def inputs(model: Model | LSTM, data: np.ndarray) -> tuple[LSTM, Array]:

@@ -111,7 +111,7 @@ class LSTM(Layer):
         self.num_directions = 2 if bidirectional else 1
         self.batch_first = batch_first
         self.dropout = Dropout(check_probability("dropout", dropout), backend=self.backend, dtype=dtype)
-        self.options = Options.of(options)
+        self.options = Options(**options)
         self.options.check_sizes(self.hidden_size, self.num_layers, forget_bias)
         self.output_size = self.options.proj_size or self.hidden_size
         self.sizes = Sizes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,14 @@ from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import Options
 from gpu_lstm.recurrence import Joint, Problem, Saved, Tier
 from gpu_lstm.recurrence.problem import transposed
-from gpu_lstm.recurrence.variant import Variant, normalise, normalise_backward, weight_hh_gradient
+from gpu_lstm.recurrence.variant import (
+    PARAMETERS,
+    VALUES,
+    Variant,
+    normalise,
+    normalise_backward,
+    weight_hh_gradient,
+)
 
 
 class Member(NamedTuple):
@@ -225,20 +231,13 @@ def _variant(work: Work, member: Member, start: int, stop: int) -> Variant | Non
         if member.direction == 1:  # in reverse, an episode begins at the step before another one's first
             begins = np.concatenate([begins[1:], np.zeros_like(begins[:1])])
         live = backend.asarray((~begins[start:stop, :, None]).astype(np.float32), sizes.dtype)
+    given: dict[str, Any] = {name: value for name, value in o.on().items() if name in VALUES}
+    given |= {field: params.get(f"{part}_{end}") for field, part in PARAMETERS.items()}
     return Variant(
-        heads=o.heads,
-        projection=params.get(f"weight_hr_{end}"),
-        peepholes=params.get(f"peephole_{end}"),
-        coupled=o.coupled,
-        hard_sigmoid=o.hard_sigmoid,
-        clip=math.inf if o.clip is None else float(o.clip),
-        cell_clip=math.inf if o.cell_clip is None else float(o.cell_clip),
-        gain_hh=params.get(f"gain_hh_{end}"),
-        gain_c=params.get(f"gain_c_{end}"),
-        shift_c=params.get(f"shift_c_{end}"),
+        **given,
+        **zoneout,
         recurrent_mask=work.drawn(RECURRENT, o.recurrent_dropout, (call.batch, sizes.output_size), member),
         live=live,
-        **zoneout,
     )
 
 

@@ -10,15 +10,16 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.recurrence.variant import OPTIONS
+from gpu_lstm.recurrence.variant import ACTIVATIONS, OPTIONS
 
 
 class Kind(NamedTuple):
-    """What values an option takes, in words and as a check, and how a command line's text is read."""
+    """What values an option takes, in words and as a check; how a command line gives one."""
 
     expected: str
     fits: Callable[[Any], bool]
     read: Callable[[str], Any]
+    placeholder: str = "NUMBER"
 
 
 def _is_number(value: Any) -> bool:
@@ -36,8 +37,15 @@ _SWITCH = Kind(
     "True or False",
     lambda value: isinstance(value, bool),
     lambda text: {"": True, "true": True, "false": False}.get(text.lower(), text),
+    "",
 )
 _PROBABILITY = Kind("a probability in [0, 1)", lambda value: _is_number(value) and 0 <= value < 1, float)
+_ACTIVATION = Kind(
+    f"one of {', '.join(map(repr, ACTIVATIONS))}",
+    lambda value: isinstance(value, str) and value in ACTIVATIONS,
+    str,
+    "NAME",
+)
 _LIMIT = Kind(
     "a number above 0, or None", lambda value: value is None or (_is_number(value) and 0 < value < math.inf), float
 )
@@ -79,6 +87,7 @@ class Given(TypedDict, total=False):
     learn_state: bool
     cells: bool
     heads: int
+    cell_activation: str
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,10 @@ class Options:
         _whole(1), 1, "block-diagonal recurrence", "each group of H/n units sees its own h'",
         "Kuchaiev, Ginsburg, 2017", "`weight_hh` (4H, H/n)",
     )  # fmt: skip
+    cell_activation: str = _row(
+        _ACTIVATION, "tanh", "rectified cell", "g = a(z_g), h = o a(c), a(x) = max(x, 0) or max(x, 0.01 x)",
+        "Maas et al., 2013; Keras, argument `activation`",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for row in fields(self):
@@ -176,8 +189,8 @@ class Options:
         for word in words:
             name, equals, text = word.partition("=")
             kind = kinds.get(name, _SWITCH)
-            if not equals and kind is not _SWITCH:
-                raise InputError(f"{name} has no value; expected {name}=NUMBER")
+            if not equals and kind.placeholder:
+                raise InputError(f"{name} has no value; expected {name}={kind.placeholder}")
             try:
                 named[name] = kind.read(text)
             except ValueError:
@@ -188,7 +201,7 @@ class Options:
     @classmethod
     def words(cls) -> str:
         """Return the words that `parse` takes, for a command line's help."""
-        return ", ".join(row.name if row.metadata["kind"] is _SWITCH else f"{row.name}=NUMBER" for row in fields(cls))
+        return ", ".join(f"{row.name}={row.metadata['kind'].placeholder}".rstrip("=") for row in fields(cls))
 
     def check_sizes(self, hidden_size: int, num_layers: int, forget_bias: float | None) -> None:
         """Refuse what doesn't go together.

@@ -15,7 +15,10 @@ from gpu_lstm.layers.options import for_model
 
 
 class Where(TypedDict, total=False):
-    """Keyword arguments that every model takes, as of its layers: where and how it computes, and how it starts."""
+    """Keyword arguments that every model takes, as of its layers: where and how it computes, and how it starts.
+
+    Where they are not given: None, ``"float32"``, ``"auto"``, False and 0.
+    """
 
     backend: str | Backend | None
     dtype: str

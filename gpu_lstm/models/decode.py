@@ -6,16 +6,45 @@ exp(score / temperature) passes a uniform number times the whole sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
+from typing import Any
 
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend.base import out_of_range
+from gpu_lstm.errors import InputError
 from gpu_lstm.layers import State
+from gpu_lstm.models.base import check_host
 from gpu_lstm.native import compiled
 
 CHUNK = 64
 """Tokens that are drawn ahead by one compiled call."""
+
+
+def check(
+    prompt: Any, never: Any, length: Any, temperature: Any, vocabulary_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens (N,) of a prompt and those that are never drawn, each once, int64; see `LanguageModel.sample`."""
+    if not (isinstance(temperature, float | int | np.floating | np.integer) and 0 <= temperature < np.inf):
+        raise InputError(f"temperature is {temperature!r}; expected a number of at least 0")
+    if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 0:
+        raise InputError(f"length is {length!r}; expected a whole number of at least 0")
+    if _is_empty(prompt):
+        raise InputError("prompt is empty; expected at least one token")
+    tokens = check_host("prompt", prompt, ("N",), whole=True)
+    barred = np.zeros(0, int) if _is_empty(never) else check_host("never", never, ("N",), whole=True)
+    for name, given in (("prompt", tokens), ("never", barred)):
+        if given.size and (given.min() < 0 or given.max() >= vocabulary_size):
+            raise out_of_range(name, given.min(), given.max(), vocabulary_size, "vocabulary_size")
+    barred = np.unique(barred).astype(np.int64)
+    if len(barred) == vocabulary_size:
+        raise InputError(f"never has all {vocabulary_size} tokens; expected at least one that can be drawn")
+    return tokens.astype(np.int64), barred
+
+
+def _is_empty(tokens: object) -> bool:
+    return tokens.size == 0 if isinstance(tokens, np.ndarray) else isinstance(tokens, Sized) and len(tokens) == 0
 
 
 def pick(scores: np.ndarray, temperature: float, uniform: float) -> int:

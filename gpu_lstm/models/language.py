@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
 from gpu_lstm.backend import Array
-from gpu_lstm.backend.base import out_of_range
-from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, Params, State
 from gpu_lstm.layers.base import check_seed, training_seed
 from gpu_lstm.losses import softmax_cross_entropy
 from gpu_lstm.models import decode
-from gpu_lstm.models.base import Model, Where, arguments, check_host, gather
+from gpu_lstm.models.base import Model, Where, arguments, gather
 
 
 class LanguageModel(Model):
@@ -144,28 +142,8 @@ class LanguageModel(Model):
             `prompt` or `never` has other than tokens of the vocabulary, `prompt` none, `never` all; `length` is no
             whole number, or `temperature` no number of at least 0.
         """
-        if not (isinstance(temperature, float | int | np.floating | np.integer) and 0 <= temperature < np.inf):
-            raise InputError(f"temperature is {temperature!r}; expected a number of at least 0")
-        if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 0:
-            raise InputError(f"length is {length!r}; expected a whole number of at least 0")
-        temperature, length = float(temperature), int(length)
-        if _is_empty(prompt):
-            raise InputError("prompt is empty; expected at least one token")
-        tokens = check_host("prompt", prompt, ("N",), whole=True)
-        barred = np.zeros(0, int) if _is_empty(never) else check_host("never", never, ("N",), whole=True)
-        vocabulary = self.embedding.num_embeddings
-        for name, given in (("prompt", tokens), ("never", barred)):
-            if given.size and (given.min() < 0 or given.max() >= vocabulary):
-                raise out_of_range(name, given.min(), given.max(), vocabulary, "vocabulary_size")
-        barred = np.unique(barred).astype(np.int64)
-        if len(barred) == vocabulary:
-            raise InputError(f"never has all {vocabulary} tokens; expected at least one that can be drawn")
-        tokens, rng = tokens.astype(np.int64), np.random.default_rng(check_seed(seed))
+        tokens, barred = decode.check(prompt, never, length, temperature, self.embedding.num_embeddings)
+        what = tokens, int(length), float(temperature), np.random.default_rng(check_seed(seed)), barred
         if self.on_host and self.lstm.plan.tier == "sequence" and not self.lstm.options.on():
-            layers = self.lstm.num_layers
-            return decode.by_compiled_code(self.params, layers, tokens, length, temperature, rng, barred)
-        return decode.by_arrays(self.backend, self.logits, tokens, length, temperature, rng, barred)
-
-
-def _is_empty(tokens: object) -> bool:
-    return tokens.size == 0 if isinstance(tokens, np.ndarray) else isinstance(tokens, Sized) and len(tokens) == 0
+            return decode.by_compiled_code(self.params, self.lstm.num_layers, *what)
+        return decode.by_arrays(self.backend, self.logits, *what)

@@ -46,16 +46,12 @@ backward_both
     c*2[steps+1,batch,hidden] dy?*2[steps,batch,hidden]+dy_row dh!*2[batch,hidden] dc!*2[batch,hidden]
     lengths?*2:long[batch]{0..steps} reverse*2 threads split_batch
 family_forward
-    steps batch hidden size heads coupled hard_sigmoid numbers:double[8] weight_hh[4*hidden,size//heads]
-    peepholes?[3,hidden] projection?[size,hidden] zoneout_h?[steps,batch,size] zoneout_c?[steps,batch,hidden]
-    recurrent_mask?[batch,size] live?[steps,batch,1] gain_hh?[4*hidden] gain_c?[hidden] shift_c?[hidden]
+    steps batch hidden size heads OPTIONS weight_hh[4*hidden,size//heads] projection?[size,hidden]
     z![steps,batch,4*hidden] h![steps+1,batch,size] c![keep*steps+1,batch,hidden] cells?![steps,batch,hidden]
     unprojected?![keep*(steps-1)+1,batch,hidden] normalised?![keep*(steps-1)+1,batch,4*hidden]
     scales?![keep*(steps-1)+1,batch,1] lengths?:long[batch]{0..steps} reverse keep threads split_batch
 family_backward
-    steps batch hidden size heads coupled hard_sigmoid numbers:double[8] weight_hh[4*hidden,size//heads]
-    peepholes?[3,hidden] projection?[size,hidden] zoneout_h?[steps,batch,size] zoneout_c?[steps,batch,hidden]
-    recurrent_mask?[batch,size] live?[steps,batch,1] gain_hh?[4*hidden] gain_c?[hidden] shift_c?[hidden]
+    steps batch hidden size heads OPTIONS weight_hh[4*hidden,size//heads] projection?[size,hidden]
     gates![steps,batch,4*hidden] c[steps+1,batch,hidden] cells?[steps,batch,hidden] dy?[steps,batch,size]+dy_row
     dc_each?[steps,batch,hidden]+dc_row dh![batch,size] dc![batch,hidden] projected?![steps,batch,size]
     dpeepholes?![batch,3,hidden] normalised?![steps,batch,4*hidden] scales?[steps,batch,1] dnorm?![batch,6*hidden]
@@ -66,16 +62,6 @@ multiply
 weight_gradients
     rows outputs dy[rows,outputs] count columns*count x*count[rows,columns[n]] dw!*count[outputs,columns[n]]
     db![outputs] threads
-cell_forward
-    batch hidden z![batch,4*hidden] c_before[batch,hidden] c![batch,hidden] h![batch,hidden]
-cell_backward
-    batch hidden gates![batch,4*hidden] c_before[batch,hidden] c[batch,hidden] dh[batch,hidden] dc![batch,hidden]
-family_cell_forward
-    batch hidden coupled hard_sigmoid numbers:double[5] peepholes?[3,hidden] z![batch,4*hidden] c_before[batch,hidden]
-    c![batch,hidden] m![batch,hidden]
-family_cell_backward
-    batch hidden coupled hard_sigmoid numbers:double[5] peepholes?[3,hidden] gates![batch,4*hidden]
-    c_before[batch,hidden] c[batch,hidden] dm[batch,hidden] dc![batch,hidden]
 generate
     vocabulary embedding_size hidden layers embedding[vocabulary,embedding_size]
     weight_ih*layers[4*hidden,hidden*(n>0)+embedding_size*(n==0)] weight_hh*layers[4*hidden,hidden]
@@ -97,6 +83,12 @@ update
 activate
     tanh_instead count x[count] y![count]
 """
+
+OPTIONS = """
+    options numbers:double[options] peepholes?[3,hidden] gain_hh?[4*hidden] gain_c?[hidden] shift_c?[hidden]
+    zoneout_h?[steps,batch,size] zoneout_c?[steps,batch,hidden] recurrent_mask?[batch,size] live?[steps,batch,1]
+"""
+"""Those of the family, as ``kernels/cell/options.h`` has them."""
 
 _TOKEN = re.compile(
     r"(?P<name>\w+)(?P<marks>[!?]*)(?:\*(?P<many>[^:[]+))?(?::(?P<dtype>\w+))?(?:\[(?P<shape>.*)\])?"
@@ -150,7 +142,7 @@ def _entry(tokens: Sequence[str]) -> Entry:
 
 
 def _read() -> dict[str, Entry]:
-    rows = (row.split() for row in re.split(r"\n(?=\w)", TABLE.strip()))
+    rows = (row.split() for row in re.split(r"\n(?=\w)", TABLE.replace("OPTIONS", OPTIONS).strip()))
     return {name: _entry(tokens) for name, *tokens in rows}
 
 

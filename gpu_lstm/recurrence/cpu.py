@@ -16,7 +16,7 @@ import numpy as np
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.native import compiled
-from gpu_lstm.recurrence import family
+from gpu_lstm.recurrence import packed
 from gpu_lstm.recurrence.problem import (
     Arriving,
     Gradients,
@@ -28,7 +28,7 @@ from gpu_lstm.recurrence.problem import (
     one_by_one,
     refuse,
 )
-from gpu_lstm.recurrence.variant import EPSILON, OPTIONS, Variant
+from gpu_lstm.recurrence.variant import OPTIONS, Variant
 
 BATCH_TO_SPLIT = 3
 """Sequences a thread from which the threads split the batch and not the hidden units."""
@@ -178,15 +178,9 @@ def _lengths(saved: Saved) -> np.ndarray | None:
 
 def _of_variant(saved: Saved, variant: Variant) -> tuple[Any, ...]:
     """What the family's kernel takes besides T, B, H and the states: see ``Family`` in kernels/cpu/family.h."""
-    size, v = saved.h.shape[2], variant
-    refuse(saved.c.shape[2] % v.heads + size % v.heads > 0, f"{v.heads} heads that don't divide H and P")
-    zoneouts = [(None, z) if isinstance(z, float) else (z, 0.0) for z in (v.zoneout_h, v.zoneout_c)]
-    eps = float(np.finfo(saved.gates.dtype).eps)
-    numbers = np.array([*family.cell_numbers(variant, eps), *(share for _, share in zoneouts), EPSILON])
-    return (
-        size, v.heads, int(v.coupled), int(v.hard_sigmoid), numbers, saved.weight_hh, v.peepholes, v.projection,
-        *(array for array, _ in zoneouts), v.recurrent_mask, v.live, v.gain_hh, v.gain_c, v.shift_c,
-    )  # fmt: skip
+    size, heads = saved.h.shape[2], variant.heads
+    refuse(saved.c.shape[2] % heads + size % heads > 0, f"{heads} heads that don't divide H and P")
+    return size, heads, *packed.listed(variant, str(saved.h.dtype)), saved.weight_hh, variant.projection
 
 
 def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from gpu_lstm.recurrence.problem import (
     slots,
     split_gates,
 )
-from gpu_lstm.recurrence.variant import Variant, at, from_h, normalise, normalise_backward, to_h
+from gpu_lstm.recurrence.variant import ACTIVATIONS, Variant, at, from_h, normalise, normalise_backward, to_h
 
 
 def forward(backend: Backend, problem: Problem) -> Saved:
@@ -166,7 +166,7 @@ def cell_forward(backend: Backend, variant: Variant, z: Array, c_old: Array, c: 
         i = s(z_i + p_i c_old)     f = s(z_f + p_f c_old)     g = tanh(z_g)          [coupled]: f = 1 - i
         c = f c_old + i g          o = s(z_o + p_o c)         m = o tanh(N(c))
 
-    with `clip` on what the gates' activations take and `cell_clip` on c.
+    with `clip` on what the gates' activations take, `cell_clip` on c and `cell_activation` for tanh.
     """
     xp, peepholes = backend.xp, variant.peepholes
     i, f, g, o = split_gates(z)
@@ -175,12 +175,12 @@ def cell_forward(backend: Backend, variant: Variant, z: Array, c_old: Array, c: 
         f += peepholes[1, ...] * c_old
     i[...] = _gate(xp, variant, i)
     f[...] = 1 - i if variant.coupled else _gate(xp, variant, f)
-    g[...] = xp.tanh(_limited(xp, g, variant.clip))
+    g[...] = _activation(xp, variant, _limited(xp, g, variant.clip))
     c[...] = _limited(xp, f * c_old + i * g, variant.cell_clip)
     if peepholes is not None:
         o += peepholes[2, ...] * c
     o[...] = _gate(xp, variant, o)
-    m[...] = o * xp.tanh(_output_input(xp, variant, c)[0])
+    m[...] = o * _activation(xp, variant, _output_input(xp, variant, c)[0])
 
 
 def cell_backward(
@@ -199,14 +199,14 @@ def cell_backward(
     xp, peepholes = backend.xp, variant.peepholes
     i, f, g, o = (xp.asarray(gate, copy=True) for gate in split_gates(gates))
     u, y, scale = _output_input(xp, variant, c)
-    tanh_u = xp.tanh(u)
-    du = dm * o * (1 - tanh_u * tanh_u)
+    output = _activation(xp, variant, u)
+    du = dm * o * _activation_slope(xp, variant, output)
     if variant.gain_c is not None:
         gradients["gain_c"] += xp.sum(du * y, axis=0)
         gradients["shift_c"] += xp.sum(du, axis=0)
         du = normalise_backward(xp, du * variant.gain_c, y, scale)
     dc += du
-    dz_o = dm * tanh_u * _gate_slope(xp, variant, o)
+    dz_o = dm * output * _gate_slope(xp, variant, o)
     if peepholes is not None:
         dc += peepholes[2, ...] * dz_o
     if math.isfinite(variant.cell_clip):
@@ -216,7 +216,8 @@ def cell_backward(
         di, df = di - df, xp.zeros_like(df)
     dz_i = di * _gate_slope(xp, variant, i)
     dz_f = df * _gate_slope(xp, variant, f)
-    dz_g = dg * _within(xp, _unsaturated(xp, g, -math.tanh(variant.clip), math.tanh(variant.clip)), 1 - g * g)
+    limits = moving(variant, float(xp.finfo(g.dtype).eps))[2:]
+    dz_g = dg * _within(xp, _between(g, *limits), _activation_slope(xp, variant, g))
     for part, value in zip(split_gates(gates), (dz_i, dz_f, dz_g, dz_o), strict=True):
         part[...] = value
     dc *= f
@@ -225,30 +226,37 @@ def cell_backward(
 
 
 def bounds(variant: Variant) -> tuple[float, float]:
-    """Least and largest value of the gates i, f, o: beyond what `clip` and the hard sigmoid allow they don't move."""
-    most = min(0.2 * variant.clip + 0.5, 1.0) if variant.hard_sigmoid else 1 / (1 + math.exp(-variant.clip))
+    """Least and largest value of the gates i, f, o that `clip` and the hard sigmoid allow; infinite without them."""
+    if variant.hard_sigmoid:
+        most = min(0.2 * variant.clip + 0.5, 1.0)
+    elif math.isfinite(variant.clip):
+        most = 1 / (1 + math.exp(-variant.clip))
+    else:
+        return -math.inf, math.inf
     return 1 - most, most
 
 
-def cell_numbers(variant: Variant, eps: float) -> tuple[float, float, float, float, float]:
-    """What a compiled cell takes, as ``CellOptions`` of kernels/cell/lstm_cell.h has it.
+def bounds_of_g(variant: Variant) -> tuple[float, float]:
+    """The same of g, which `clip` alone limits; infinite, too, where tanh rounds its limits to its own."""
+    leak = ACTIVATIONS[variant.cell_activation]
+    if leak is not None:
+        return (-leak * variant.clip if leak else -math.inf), variant.clip
+    most = math.tanh(variant.clip)
+    return (-math.inf, math.inf) if most == 1.0 else (-most, most)
 
-    Returns
-    -------
-    clip, cell_clip : float
-    gate_low, gate_high : float
-        Outside these a gate i, f, o is at one of its `bounds`, up to rounding with numbers of precision `eps`.
-    g_high : float
-        The same for g, in magnitude.
+
+def moving(variant: Variant, eps: float) -> tuple[float, float, float, float]:
+    """Between which values the gates i, f, o and between which g move with their pre-activations.
+
+    Elsewhere they are at their bounds, up to rounding with numbers of precision `eps`.
     """
-    low, high, g_high, margin = -math.inf, math.inf, math.inf, 4 * eps
-    if variant.hard_sigmoid or math.isfinite(variant.clip):
-        low, high = bounds(variant)
-        low, high = low + margin, high - margin
-    if math.isfinite(variant.clip):
-        g_high = math.tanh(variant.clip)
-        g_high = math.inf if g_high == 1.0 else g_high - margin
-    return variant.clip, variant.cell_clip, low, high, g_high
+    least = 1.0 if ACTIVATIONS[variant.cell_activation] is None else 0.0
+    low, high, g_low, g_high = limits = *bounds(variant), *bounds_of_g(variant)
+    rounding = [
+        4 * eps * max(size, abs(limit)) if math.isfinite(limit) else 0.0
+        for limit, size in zip(limits, (1.0, 1.0, least, least), strict=True)
+    ]
+    return low + rounding[0], high - rounding[1], g_low + rounding[2], g_high - rounding[3]
 
 
 def _gate(xp: Any, variant: Variant, z: Array) -> Array:
@@ -259,17 +267,24 @@ def _gate(xp: Any, variant: Variant, z: Array) -> Array:
 def _gate_slope(xp: Any, variant: Variant, gate: Array) -> Array:
     """Derivative of a gate by its pre-activation, from the activated gate."""
     slope = xp.full_like(gate, 0.2) if variant.hard_sigmoid else gate * (1 - gate)
-    if variant.hard_sigmoid or math.isfinite(variant.clip):
-        slope = _within(xp, _unsaturated(xp, gate, *bounds(variant)), slope)
-    return slope
+    limits = moving(variant, float(xp.finfo(gate.dtype).eps))[:2]
+    return _within(xp, _between(gate, *limits), slope)
 
 
-def _unsaturated(xp: Any, gate: Array, least: float, most: float) -> Array | None:
-    """Where an activation isn't at one of its bounds, up to rounding; None where it has none but its limits."""
-    if most == 1.0 and least == -1.0:
-        return None
-    margin = 4 * float(xp.finfo(gate.dtype).eps)
-    return (gate > least + margin) & (gate < most - margin)
+def _activation(xp: Any, variant: Variant, x: Array) -> Array:
+    leak = ACTIVATIONS[variant.cell_activation]
+    return xp.tanh(x) if leak is None else xp.where(x > 0, x, leak * x)
+
+
+def _activation_slope(xp: Any, variant: Variant, y: Array) -> Array:
+    """Derivative of the cell's activation by its argument, from its value."""
+    leak = ACTIVATIONS[variant.cell_activation]
+    return 1 - y * y if leak is None else xp.where(y > 0, xp.ones_like(y), xp.full_like(y, leak))
+
+
+def _between(x: Array, low: float, high: float) -> Array | None:
+    """Where x is between the two; None where they are infinite."""
+    return None if high == math.inf else (x > low) & (x < high)
 
 
 def _mixed(share: Array | float, old: Array, new: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from gpu_lstm.backend import Array
@@ -13,14 +13,8 @@ WeightGradients = Callable[[Array, Sequence[Array]], tuple[list[Array], Array]]
 
 EPSILON = 1e-5
 """Added to the variance by layer normalisation."""
-
-OPTIONS = frozenset(
-    {
-        "proj_size", "peepholes", "coupled", "hard_sigmoid", "clip", "cell_clip", "layer_norm", "zoneout_h",
-        "zoneout_c", "recurrent_dropout", "heads", "cells", "resets",
-    }
-)  # fmt: skip
-"""The LSTM's options that change the recurrence; ``resets`` is an argument of its forward."""
+ACTIVATIONS: dict[str, float | None] = {"tanh": None, "relu": 0.0, "leaky_relu": 0.01}
+"""What the cell's activation is times its argument below 0, where it is its argument above 0."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +37,8 @@ class Variant:
         What the gates' activations take, z with the peepholes' terms, is limited to ±clip. As ONNX Runtime does it.
     cell_clip : float
         The new c is limited to ±cell_clip.
+    cell_activation : str
+        Of `ACTIVATIONS`: g and the output take it for tanh.
     gain_hh : (4H,) or None
         h W_hh^T is normalised over its 4H values, then multiplied by this. J. Ba et al., Layer Normalization, 2016.
     gain_c, shift_c : (H,) or None
@@ -63,6 +59,7 @@ class Variant:
     hard_sigmoid: bool = False
     clip: float = math.inf
     cell_clip: float = math.inf
+    cell_activation: str = "tanh"
     gain_hh: Array | None = None
     gain_c: Array | None = None
     shift_c: Array | None = None
@@ -73,21 +70,9 @@ class Variant:
 
     def options(self) -> frozenset[str]:
         """Names of the options that are on, of `OPTIONS`."""
-        on = {
-            "proj_size": self.projection is not None,
-            "peepholes": self.peepholes is not None,
-            "coupled": self.coupled,
-            "hard_sigmoid": self.hard_sigmoid,
-            "clip": math.isfinite(self.clip),
-            "cell_clip": math.isfinite(self.cell_clip),
-            "layer_norm": self.gain_hh is not None,
-            "zoneout_h": self.zoneout_h is not None,
-            "zoneout_c": self.zoneout_c is not None,
-            "recurrent_dropout": self.recurrent_mask is not None,
-            "heads": self.heads > 1,
-            "resets": self.live is not None,
-        }
-        return frozenset(name for name, is_on in on.items() if is_on)
+        values = {one.name: (getattr(self, one.name), one.default) for one in fields(self)}
+        on = (name for name, (value, off) in values.items() if (value is not None if off is None else value != off))
+        return frozenset(OF_FIELD.get(name, name) for name in on) & OPTIONS
 
     def part(self, start: int, stop: int) -> Variant:
         """The same for steps start..stop-1."""
@@ -97,6 +82,18 @@ class Variant:
             if value is not None and not isinstance(value, float):
                 cut[name] = value[start:stop, ...]
         return replace(self, **cut) if cut else self
+
+
+PARAMETERS = {
+    "projection": "weight_hr", "peepholes": "peephole", "gain_hh": "gain_hh", "gain_c": "gain_c", "shift_c": "shift_c",
+}  # fmt: skip
+"""Fields of `Variant` that are parameters of the layer, and the beginnings of those's names."""
+VALUES = frozenset(one.name for one in fields(Variant) if one.default is not None)
+"""Fields that are the value of the option of that name."""
+OF_FIELD = {"projection": "proj_size", "gain_hh": "layer_norm", "recurrent_mask": "recurrent_dropout", "live": "resets"}
+"""The option that a field of `Variant` is of, where that has another name."""
+OPTIONS = frozenset(OF_FIELD.get(one.name, one.name) for one in fields(Variant)) - {"gain_c", "shift_c"} | {"cells"}
+"""The LSTM's options that change the recurrence; ``resets`` is an argument of its forward."""
 
 
 def at(value: Array | float, t: int) -> Any:

@@ -19,8 +19,9 @@ from gpu_lstm.optimizers import Optimizer, make_optimizer
 from gpu_lstm.schedules import make_schedule
 from gpu_lstm.training.loss_scale import LossScaler
 from gpu_lstm.training.memory import readable
+from gpu_lstm.training.replayed import Replayed
 from gpu_lstm.training.settings import Settings
-from gpu_lstm.training.steps import Asked, Launched, Replayed
+from gpu_lstm.training.steps import Asked, Launched
 from gpu_lstm.training.tasks import Task
 
 MOST_SKIPS = 50

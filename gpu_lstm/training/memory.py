@@ -227,7 +227,7 @@ def check_fits(job: Job, available: int | None) -> None:
     Raises
     ------
     InputError
-        The job needs more memory than `available`.
+        Training needs more memory than is available.
     """
     needed = predict(job).peak
     if available is None or needed <= available:

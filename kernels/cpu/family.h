@@ -1,10 +1,12 @@
 // The recurrence of the LSTM family, forward and backward, as in gpu_lstm/recurrence/family.py.
 //
-// Included after recurrence.h, once for each instruction set. The options are those of gpu_lstm/recurrence/variant.py,
-// numbers and pointers at run time: this is the general recurrence, and the one of recurrence.h stays plain.
+// Included after recurrence.h, once for each instruction set. The options are numbers and pointers at run time: this is
+// the general recurrence, and the one of recurrence.h stays plain.
 // P is the size of h: that of the projection, else H. Each of `heads` heads has its own panels, over its P / heads
 // values of h and its H / heads units; a block of columns never reaches into the next head. With layer normalisation,
 // which takes whole rows of the batch, the threads split the rows for all but the products.
+
+#include "../cell/options.h"
 
 // Columns of one head that a panel holds, of all columns.
 struct Block {
@@ -24,32 +26,31 @@ struct Columns {
 };
 
 template <typename T>
-struct Family {
+struct Family : Options<T, T> {
   using V = typename Simd<T>::V;
   long steps, batch, hidden, size, heads;  // T, B, H, P, n
   const T* weight;                         // (4H, P/n)
   const long* lengths;                     // (B,) or null
   bool reverse;
-  CellOptions<T> cell;
-  T share_h, share_c;               // zoneout as one number for all elements
-  const T *peepholes, *projection;  // (3, H), (P, H), or null
-  const T *zoneout_h, *zoneout_c;   // (T, B, P), (T, B, H), or null: then the number
-  const T *recurrent_mask, *live;   // (B, P), (T, B), or null
-  const T *gain_hh, *gain_c, *shift_c;  // (4H,), (H,), (H,): layer normalisation; or all null
-  T epsilon;
+  const T* projection;                     // (P, H) or null
 
   bool valid(long t, long b) const { return !lengths || t < lengths[b]; }
   long before(long t) const { return reverse ? t + 1 : t; }
   long after(long t) const { return reverse ? t : t + 1; }
-  V alive(long t, long b) const { return splat<V>(live ? live[t * batch + b] : T(1)); }
+  V alive(long t, long b) const { return splat<V>(this->live ? this->live[t * batch + b] : T(1)); }
   V stays_h(long t, long b, long unit, long left) const {
-    return zoneout_h ? load(zoneout_h + (t * batch + b) * size + unit, left) : splat<V>(share_h);
+    return this->zoneout_h ? load(this->zoneout_h + (t * batch + b) * size + unit, left) : splat<V>(this->share_h);
   }
   V stays_c(long t, long b, long unit, long left) const {
-    return zoneout_c ? load(zoneout_c + (t * batch + b) * hidden + unit, left) : splat<V>(share_c);
+    return this->zoneout_c ? load(this->zoneout_c + (t * batch + b) * hidden + unit, left) : splat<V>(this->share_c);
   }
   V masked(V x, long b, long unit, long left) const {
-    return recurrent_mask ? x * load(recurrent_mask + b * size + unit, left) : x;
+    return this->recurrent_mask ? x * load(this->recurrent_mask + b * size + unit, left) : x;
+  }
+  Peepholes<V> peepholes_of(long unit, long left) const {
+    const T* p = this->peepholes + unit;
+    if (!this->peepholes) return {V{}, V{}, V{}};
+    return {load(p, left), load(p + hidden, left), load(p + 2 * hidden, left)};
   }
 
   // Columns of h, and hidden units, in panels of 4 vectors: one beside the other, or the four gates.
@@ -57,6 +58,11 @@ struct Family {
   Columns of_units() const { return {1, hidden, Simd<T>::panel}; }
   Columns of_gates() const { return {heads, hidden / heads, Simd<T>::width}; }
 };
+
+template <typename T, typename... Arrays>
+Options<T, T> options_from(const double* numbers, Arrays... arrays) {
+  return options_of<T, T>(numbers, arrays...);
+}
 
 // B(k, j) = from[k * row + j * column] for `depth` k and `count` j, as a panel of whole vectors.
 template <typename T>
@@ -216,7 +222,7 @@ struct FamilyForward {
     if (normalised) return store_gates(normalised_at(step(n)) + b * 4 * f.hidden + unit, f.hidden, add, left);
     V c_new;
     const V o = gates_of(n, b, unit, left, add, c_new);
-    hand_on(n, b, unit, left, o * tanh_of<T>(c_new));
+    hand_on(n, b, unit, left, o * activation<T>(f, c_new));
   }
 
   // All units of a row, with layer normalisation, for which h W_hh^T is there; `row` is room for H numbers.
@@ -238,7 +244,7 @@ struct FamilyForward {
     for (long unit = 0; unit < H; unit += width) {
       const long left = H - unit;
       const V u = load(row + unit, left) * load(f.gain_c + unit, left) + load(f.shift_c + unit, left);
-      hand_on(n, b, unit, left, load(o + unit, left) * tanh_of<T>(u));
+      hand_on(n, b, unit, left, load(o + unit, left) * activation<T>(f, u));
     }
   }
 
@@ -250,7 +256,7 @@ struct FamilyForward {
     auto gates = load_gates(here, H, left);
     gates = {gates.i + add.i, gates.f + add.f, gates.g + add.g, gates.o + add.o};
     const V before = load(c_before, left), old = before * f.alive(t, b);
-    family_gates<T>(f.cell, load_peepholes(f.peepholes, H, unit, left), gates, old, c_new);
+    family_gates<T>(f, f.peepholes_of(unit, left), gates, old, c_new);
     if (keep || normalised) store_gates(here, H, gates, left);
     if (cells) store(cells + at, c_new, left);
     const V c_after = f.valid(t, b) ? zoned_out<T>(f.stays_c(t, b, unit, left), old, c_new) : before;
@@ -401,8 +407,8 @@ struct FamilyBackward {
   void one(long t, long b, long unit, long left, V dm_here) const {
     if (normalised) return store(dm() + b * f.hidden + unit, dm_here, left);
     const V o = load(gates + ((t * f.batch + b) * 4 + 3) * f.hidden + unit, left);
-    const V tanh_c = tanh_of<T>(load(new_c(t, b) + unit, left));
-    through_cell(t, b, unit, left, dm_here * tanh_c, dm_here * o * slope_of_tanh<T>(tanh_c));
+    const V output = activation<T>(f, load(new_c(t, b) + unit, left));
+    through_cell(t, b, unit, left, dm_here * output, dm_here * o * activation_slope<T>(f, output));
   }
 
   // All units of a row, with layer normalisation; `row` is room for 8 H numbers.
@@ -417,9 +423,9 @@ struct FamilyBackward {
     for (long unit = 0; unit < H; unit += width) {
       const long left = H - unit;
       const V y_c = load(y + unit, left), gain = load(f.gain_c + unit, left), arrived = load(dm() + b * H + unit, left);
-      const V tanh_u = tanh_of<T>(y_c * gain + load(f.shift_c + unit, left));
-      const V du = arrived * load(o + unit, left) * slope_of_tanh<T>(tanh_u);
-      store(d_o + unit, arrived * tanh_u, left);
+      const V output = activation<T>(f, y_c * gain + load(f.shift_c + unit, left));
+      const V du = arrived * load(o + unit, left) * activation_slope<T>(f, output);
+      store(d_o + unit, arrived * output, left);
       store(dy + unit, du * gain, left);
       store(dgain_c + unit, load(dgain_c + unit, left) + du * y_c, left);
       store(dshift_c + unit, load(dshift_c + unit, left) + du, left);
@@ -449,7 +455,7 @@ struct FamilyBackward {
     const V stays = f.stays_c(t, b, unit, left) * carried;
     carried = carried - stays + into_c;
     auto dz = load_gates(here, H, left);
-    family_gates_backward<T>(f.cell, load_peepholes(f.peepholes, H, unit, left), dz, c_old, c_new, d_o, carried);
+    family_gates_backward<T>(f, f.peepholes_of(unit, left), dz, c_old, c_new, d_o, carried);
     store(dc + b * H + unit, (carried + stays) * alive, left);
     store_gates(here, H, dz, left);
     if (!dpeepholes) return;

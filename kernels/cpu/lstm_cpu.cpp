@@ -47,12 +47,15 @@ int guarded(const Body& body) noexcept {
     return kDone;                \
   });
 
-// `numbers`: those of family.py, cell_numbers; the two zoneouts as numbers; epsilon.
+// The family's options, as kernels/cell/options.h has them, and what else all its entries take.
+#define OPTIONS(T)                                                                                                     \
+  long options, const double* numbers, const T* peepholes, const T* gain_hh, const T* gain_c, const T* shift_c,        \
+      const T* zoneout_h, const T* zoneout_c, const T* recurrent_mask, const T* live
+
 #define FAMILY(T)                                                                                                      \
   Family<T> {                                                                                                          \
-    steps, batch, hidden, size, heads, weight_hh, lengths, reverse != 0,                                               \
-        cell_options<T>(numbers, coupled, hard_sigmoid), T(numbers[5]), T(numbers[6]), peepholes, projection,          \
-        zoneout_h, zoneout_c, recurrent_mask, live, gain_hh, gain_c, shift_c, T(numbers[7])                            \
+    options_from<T>(numbers, peepholes, gain_hh, gain_c, shift_c, zoneout_h, zoneout_c, recurrent_mask, live), steps,  \
+        batch, hidden, size, heads, weight_hh, lengths, reverse != 0, projection                                       \
   }
 
 // The entries. gpu_lstm/native/compiled.py has a row for each, with the same arguments and the arrays' shapes: it
@@ -108,46 +111,23 @@ int guarded(const Body& body) noexcept {
                                  int(count), nullptr, db},                                                             \
                                 threads);)                                                                             \
   }                                                                                                                    \
-  extern "C" int gpu_lstm_cell_forward_##suffix##_##set(long batch, long hidden, T* z, const T* c_before, T* c,        \
-                                                T* h) {                                                                \
-    IN(set, cells_forward<T>(batch, hidden, z, c_before, c, h);)                                                       \
-  }                                                                                                                    \
-  extern "C" int gpu_lstm_cell_backward_##suffix##_##set(long batch, long hidden, T* gates, const T* c_before,         \
-                                                 const T* c, const T* dh, T* dc) {                                     \
-    IN(set, cells_backward<T>(batch, hidden, gates, c_before, c, dh, dc);)                                             \
-  }                                                                                                                    \
   extern "C" int gpu_lstm_family_forward_##suffix##_##set(                                                             \
-      long steps, long batch, long hidden, long size, long heads, long coupled, long hard_sigmoid,                     \
-      const double* numbers, const T* weight_hh, const T* peepholes, const T* projection, const T* zoneout_h,          \
-      const T* zoneout_c, const T* recurrent_mask, const T* live, const T* gain_hh, const T* gain_c, const T* shift_c, \
-      T* z, T* h, T* c, T* cells, T* unprojected, T* normalised, T* scales, const long* lengths, long reverse,         \
-      long keep, long threads, long split_batch) {                                                                     \
-    IN(set, run_one<T>(FamilyForward<T>{FAMILY(T), z, h, c, cells, unprojected, normalised, scales,                    \
-                                                keep != 0},                                                            \
-                               steps, threads, split_batch != 0);)                                                     \
+      long steps, long batch, long hidden, long size, long heads, OPTIONS(T), const T* weight_hh,                      \
+      const T* projection, T* z, T* h, T* c, T* cells, T* unprojected, T* normalised, T* scales,                       \
+      const long* lengths, long reverse, long keep, long threads, long split_batch) {                                  \
+    IN(set, if (options != Options<T, T>::numbers) return kRefused;                                                    \
+               run_one<T>(FamilyForward<T>{FAMILY(T), z, h, c, cells, unprojected, normalised, scales, keep != 0},     \
+                          steps, threads, split_batch != 0);)                                                          \
   }                                                                                                                    \
   extern "C" int gpu_lstm_family_backward_##suffix##_##set(                                                            \
-      long steps, long batch, long hidden, long size, long heads, long coupled, long hard_sigmoid,                     \
-      const double* numbers, const T* weight_hh, const T* peepholes, const T* projection, const T* zoneout_h,          \
-      const T* zoneout_c, const T* recurrent_mask, const T* live, const T* gain_hh, const T* gain_c, const T* shift_c, \
-      T* gates, const T* c, const T* cells, const T* dy, long dy_row, const T* dc_each, long dc_row, T* dh, T* dc,     \
-      T* projected, T* dpeepholes, T* normalised, const T* scales, T* dnorm, const long* lengths, long reverse,        \
-      long threads, long split_batch) {                                                                                \
-    IN(set, run_one<T>(FamilyBackward<T>{FAMILY(T), gates, c, cells, dy, dc_each, dy_row, dc_row, dh, dc,              \
-                                                 projected, dpeepholes, normalised, scales, dnorm},                    \
-                               steps, threads, split_batch != 0);)                                                     \
-  }                                                                                                                    \
-  extern "C" int gpu_lstm_family_cell_forward_##suffix##_##set(long batch, long hidden, long coupled,                  \
-                                                       long hard_sigmoid, const double* numbers, const T* peepholes,   \
-                                                       T* z, const T* c_before, T* c, T* m) {                          \
-    IN(set, family_cells_forward<T>(batch, hidden, cell_options<T>(numbers, coupled, hard_sigmoid), peepholes,         \
-                                            z, c_before, c, m);)                                                       \
-  }                                                                                                                    \
-  extern "C" int gpu_lstm_family_cell_backward_##suffix##_##set(long batch, long hidden, long coupled,                 \
-                                                        long hard_sigmoid, const double* numbers, const T* peepholes,  \
-                                                        T* gates, const T* c_before, const T* c, const T* dm, T* dc) { \
-    IN(set, family_cells_backward<T>(batch, hidden, cell_options<T>(numbers, coupled, hard_sigmoid),                   \
-                                             peepholes, gates, c_before, c, dm, dc);)                                  \
+      long steps, long batch, long hidden, long size, long heads, OPTIONS(T), const T* weight_hh,                      \
+      const T* projection, T* gates, const T* c, const T* cells, const T* dy, long dy_row, const T* dc_each,           \
+      long dc_row, T* dh, T* dc, T* projected, T* dpeepholes, T* normalised, const T* scales, T* dnorm,                \
+      const long* lengths, long reverse, long threads, long split_batch) {                                             \
+    IN(set, if (options != Options<T, T>::numbers) return kRefused;                                                    \
+               run_one<T>(FamilyBackward<T>{FAMILY(T), gates, c, cells, dy, dc_each, dy_row, dc_row, dh, dc, projected,\
+                                            dpeepholes, normalised, scales, dnorm},                                    \
+                          steps, threads, split_batch != 0);)                                                          \
   }                                                                                                                    \
   extern "C" int gpu_lstm_generate_##suffix##_##set(                                                                   \
       long vocabulary, long embedding_size, long hidden, long layers, const T* embedding,                              \

@@ -1,4 +1,4 @@
-// The shared cell arithmetic (kernels/cell/lstm_cell.h) for one thread: V is a scalar.
+// The shared cell arithmetic (kernels/cell) for one thread: V is a scalar.
 //
 // Largest error in float32, denormals flushed as CuPy has it: see kernels/cuda/README.md.
 
@@ -48,6 +48,14 @@ CELL double multiply_add(double a, double b, double c) {
 }
 
 #include "../cell/lstm_cell.h"
+#include "../cell/options.h"
+
+template <typename T, typename S>
+CELL Peepholes<T> peepholes_of(const Options<T, S>& options, unsigned u, unsigned hidden) {
+  const T* const from = options.peepholes;
+  if (!from) return {T(0), T(0), T(0)};
+  return {from[u], from[hidden + u], from[2ll * hidden + u]};
+}
 
 // float for what is stored in 16 bits: exponential and reciprocal of the special function units as they are, off by 1e-6
 // of the value, 2e-5 where it is next to nothing.

@@ -1,9 +1,9 @@
 // The cell of the LSTM family over a whole batch, one time step a launch: every option of
 // gpu_lstm/recurrence/variant.py, whose equations are in family.py. The products are cuBLAS's.
 //
-// A null pointer is an option that is off. Without layer normalisation a thread takes N neighbouring units of one
-// sequence, as in gates.cu; with it (Normed) a block takes a sequence, because sums over its row are needed, and each
-// of its threads takes the same units in every pass over that row. Arrays of all T steps come in whole.
+// Without layer normalisation a thread takes N neighbouring units of one sequence, as in gates.cu; with it (Normed) a
+// block takes a sequence, because sums over its row are needed, and each of its threads takes the same units in every
+// pass over that row. Arrays of all T steps come in whole.
 //
 // With a projection the cell ends at m = o tanh(c); h = W_hr m and what happens to it, and to its gradient, are then
 // kernels of their own, finish_h and begin_dh.
@@ -15,67 +15,64 @@
 // How h, of size P, leaves a step.
 template <typename S>
 struct Leaving {
-  S* h;                     // (T + 1, B, P)
-  S* seen;                  // (B, P) what the next step multiplies by W_hh, where that isn't h
-  const S* zoneout;         // (T, B, P)
-  const S* recurrent_mask;  // (B, P)
-  const S* live;            // (T, B)
-  Arithmetic<S> share;      // zoneout where it is one number
+  const Options<Arithmetic<S>, S>& options;
+  S* h;     // (T + 1, B, P)
+  S* seen;  // (B, P) what the next step multiplies by W_hh, where that isn't h
   int64 t, next, before, after;
   unsigned batch, size;
 };
 
 template <typename T, int N, typename S>
 __device__ __forceinline__ void leave(const Leaving<S>& to, unsigned b, unsigned u, bool valid, Pack<T, N> made) {
+  const auto& options = to.options;
   const int64 all = int64(to.batch) * to.size, here = int64(b) * to.size + u;
-  const bool zoned = valid && (to.zoneout || to.share > T(0));
+  const S* const zoneout = options.zoneout_h;
+  const bool zoned = valid && (zoneout || options.share_h > T(0));
   Pack<S, N> old, result;
   if (!valid || zoned) old = load<N>(to.h + to.before * all + here);
   if (zoned) {
-    const T alive = to.live ? T(to.live[to.t * to.batch + b]) : T(1);
+    const T alive = options.live ? T(options.live[to.t * to.batch + b]) : T(1);
     Pack<S, N> shares;
-    if (to.zoneout) shares = load<N>(to.zoneout + to.t * all + here);
+    if (zoneout) shares = load<N>(zoneout + to.t * all + here);
 #pragma unroll
     for (int k = 0; k < N; ++k)
-      made.at[k] = zoned_out<T>(to.zoneout ? T(shares.at[k]) : to.share, T(old.at[k]) * alive, made.at[k]);
+      made.at[k] = zoned_out<T>(zoneout ? T(shares.at[k]) : options.share_h, T(old.at[k]) * alive, made.at[k]);
   }
 #pragma unroll
   for (int k = 0; k < N; ++k) result.at[k] = valid ? S(made.at[k]) : old.at[k];
   store<N>(to.h + to.after * all + here, result);
   if (!to.seen) return;
-  const T alive = to.live ? T(to.live[to.next * to.batch + b]) : T(1);
+  const T alive = options.live ? T(options.live[to.next * to.batch + b]) : T(1);
   Pack<S, N> mask;
-  if (to.recurrent_mask) mask = load<N>(to.recurrent_mask + here);
+  if (options.recurrent_mask) mask = load<N>(options.recurrent_mask + here);
 #pragma unroll
   for (int k = 0; k < N; ++k)
-    result.at[k] = S(T(result.at[k]) * (to.recurrent_mask ? T(mask.at[k]) * alive : alive));
+    result.at[k] = S(T(result.at[k]) * (options.recurrent_mask ? T(mask.at[k]) * alive : alive));
   store<N>(to.seen + here, result);
 }
 
 // How the gradient of h arrives at a step: from dy, and from the step after it, which is `done`.
 template <typename S>
 struct Arriving {
+  const Options<Arithmetic<S>, S>& options;
   const S* dy;              // (T, B, P)
   const Arithmetic<S>* dh;  // (B, P) dz W_hh of the step after; at the first step, where done < 0, what arrives at h
   Arithmetic<S>* kept;      // (B, P) what passes by the cell: zoneout's share, all outside a sequence
-  const S* zoneout;         // (T, B, P)
-  const S* recurrent_mask;  // (B, P)
-  const S* live;            // (T, B)
-  Arithmetic<S> share;
   int64 t, done;
   unsigned batch, size;
 };
 
 template <typename T, int N, typename S>
 __device__ __forceinline__ Pack<T, N> arrive(const Arriving<S>& from, unsigned b, unsigned u, bool valid) {
+  const auto& options = from.options;
   const int64 all = int64(from.batch) * from.size, here = int64(b) * from.size + u;
   Pack<T, N> dh = load<N>(from.dh + here), kept;
-  if (from.done >= 0 && (from.recurrent_mask || from.live)) {
-    const T alive = from.live ? T(from.live[from.done * from.batch + b]) : T(1);
+  if (from.done >= 0 && (options.recurrent_mask || options.live)) {
+    const T alive = options.live ? T(options.live[from.done * from.batch + b]) : T(1);
     Pack<S, N> mask;
-    if (from.recurrent_mask) mask = load<N>(from.recurrent_mask + here);
+    if (options.recurrent_mask) mask = load<N>(options.recurrent_mask + here);
 #pragma unroll
-    for (int k = 0; k < N; ++k) dh.at[k] *= from.recurrent_mask ? T(mask.at[k]) * alive : alive;
+    for (int k = 0; k < N; ++k) dh.at[k] *= options.recurrent_mask ? T(mask.at[k]) * alive : alive;
   }
   if (from.kept) {
     kept = load<N>(from.kept + here);
@@ -88,12 +85,12 @@ __device__ __forceinline__ Pack<T, N> arrive(const Arriving<S>& from, unsigned b
     for (int k = 0; k < N; ++k) dh.at[k] += T(outside.at[k]);
   }
   if (!from.kept) return dh;
-  const T alive = from.live && valid ? T(from.live[from.t * from.batch + b]) : T(1);
+  const T alive = options.live && valid ? T(options.live[from.t * from.batch + b]) : T(1);
   Pack<S, N> shares;
-  if (from.zoneout) shares = load<N>(from.zoneout + from.t * all + here);
+  if (options.zoneout_h) shares = load<N>(options.zoneout_h + from.t * all + here);
 #pragma unroll
   for (int k = 0; k < N; ++k) {
-    const T old = valid ? (from.zoneout ? T(shares.at[k]) : from.share) * dh.at[k] : dh.at[k];
+    const T old = valid ? (options.zoneout_h ? T(shares.at[k]) : options.share_h) * dh.at[k] : dh.at[k];
     kept.at[k] = old * alive;
     dh.at[k] = valid ? dh.at[k] - old : T(0);
   }
@@ -110,13 +107,6 @@ struct ByHead {
     return ((int64(head) * batch + b) * 4 + gate) * width + (u - head * width);
   }
 };
-
-// Peepholes of unit u, from (3, H).
-template <typename T>
-__device__ __forceinline__ Peepholes<T> peepholes_of(const T* from, unsigned u, unsigned hidden) {
-  if (!from) return {T(0), T(0), T(0)};
-  return {from[u], from[hidden + u], from[2ll * hidden + u]};
-}
 
 // Mean and 1 / sqrt(variance + epsilon) of a row of so many numbers; `elements` calls what it gets with each of the
 // thread's own.
@@ -137,15 +127,10 @@ __global__ void family_cells_forward(
     Arithmetic<S>* c,                        // (T + 1, B, H), or (1, B, H) where not keep
     Arithmetic<S>* cells,                    // (T, B, H) the new c before zoneout
     S* unprojected,                          // (T, B, H), or (1, B, H) where not keep: m, where that is projected
-    S* h, const Arithmetic<S>* peepholes,    // (T + 1, B, H), (3, H)
-    const Arithmetic<S>* gain_hh, const Arithmetic<S>* gain_c, const Arithmetic<S>* shift_c,  // (4H,), (H,), (H,)
+    S* h,                                    // (T + 1, B, H)
     S* normalised, Arithmetic<S>* scales,    // (T, B, 4H), (T, B) if Normed and keep
-    const S* zoneout_h, const S* zoneout_c,  // (T, B, H)
-    const S* recurrent_mask, const S* live,  // (B, H), (T, B)
-    const int64* lengths,                    // (B,)
-    Arithmetic<S> share_h, Arithmetic<S> share_c, Arithmetic<S> clip, Arithmetic<S> cell_clip, Arithmetic<S> gate_low,
-    Arithmetic<S> gate_high, Arithmetic<S> g_high, Arithmetic<S> epsilon, int coupled, int hard_sigmoid, int keep,
-    unsigned heads, unsigned batch, unsigned hidden, S* seen,  // (B, H)
+    const __grid_constant__ Options<Arithmetic<S>, S> options, const int64* lengths,  // (B,)
+    int keep, unsigned heads, unsigned batch, unsigned hidden, S* seen,  // (B, H)
     int64 t, int64 next, int64 before, int64 after) {
   using T = Arithmetic<S>;
   const Place<N> place(batch, hidden);
@@ -157,8 +142,7 @@ __global__ void family_cells_forward(
   T* const after_c = c + (keep ? after : 0) * all + int64(b) * hidden;
   S* const m_row = unprojected ? unprojected + (keep ? t * all : 0) + int64(b) * hidden : nullptr;
   S* const z_row = z + row * 4 * hidden;
-  const CellOptions<T> options = {clip, cell_clip, gate_low, gate_high, g_high, coupled != 0, hard_sigmoid != 0};
-  const Leaving<S> leaving = {h, seen, zoneout_h, recurrent_mask, live, share_h, t, next, before, after, batch, hidden};
+  const Leaving<S> leaving = {options, h, seen, t, next, before, after, batch, hidden};
   const ByHead by_head = {batch, hidden / heads};
 
   if (lengths && t >= lengths[b]) {  // this sequence has no step t
@@ -180,8 +164,8 @@ __global__ void family_cells_forward(
     Gates<Pack<T, N>> added;
     if (product) added = load_gates<N>(product + by_head.at(b, 0, u), by_head.width);
     Pack<S, N> shares;
-    if (zoneout_c) shares = load<N>(zoneout_c + row * hidden + u);
-    const T alive = live ? T(live[row]) : T(1);
+    if (options.zoneout_c) shares = load<N>(options.zoneout_c + row * hidden + u);
+    const T alive = options.live ? T(options.live[row]) : T(1);
     gates = load_gates<N>(z_row + u, hidden);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
@@ -190,13 +174,13 @@ __global__ void family_cells_forward(
         const Gates<T> more = unit<T, N>(added, k);
         one = {one.i + more.i, one.f + more.f, one.g + more.g, one.o + more.o};
       }
-      const T old = state.at[k] * alive, share = zoneout_c ? T(shares.at[k]) : share_c;
-      const Peepholes<T> p = peepholes_of<T>(peepholes, u + k, hidden);
+      const T old = state.at[k] * alive, share = options.zoneout_c ? T(shares.at[k]) : options.share_c;
+      const Peepholes<T> p = peepholes_of(options, u + k, hidden);
       if (Normed)
         family_gates<T>(options, p, one, old, new_c.at[k]);
       else
         family_forward<T>(options, p, one, old, new_c.at[k], m.at[k]);
-      state.at[k] = zoneout_c || share_c > T(0) ? zoned_out<T>(share, old, new_c.at[k]) : new_c.at[k];
+      state.at[k] = options.zoneout_c || options.share_c > T(0) ? zoned_out<T>(share, old, new_c.at[k]) : new_c.at[k];
       set_unit<T, N>(gates, k, one);
       o = one.o;
     }
@@ -223,14 +207,14 @@ __global__ void family_cells_forward(
     mean_and_scale([&](auto use) {
       for (unsigned u = first; u < hidden; u += apart)
         for (unsigned g = 0; g < 4; ++g) use(product[by_head.at(b, g, u)]);
-    }, 4 * hidden, epsilon, mean, scale);
+    }, 4 * hidden, options.epsilon, mean, scale);
     if (scales && threadIdx.x == 0) scales[row] = scale;
     for (unsigned u = first; u < hidden; u += apart) {
       for (unsigned g = 0; g < 4; ++g) {
         T& x = product[by_head.at(b, g, u)];
         const T y = (x - mean) * scale;
         if (normalised) normalised[row * 4 * hidden + g * hidden + u] = S(y);
-        x = y * gain_hh[g * hidden + u];
+        x = y * options.gain_hh[g * hidden + u];
       }
       cell(u, gates, new_c, m, o);
       product[by_head.at(b, 0, u)] = new_c.at[0];
@@ -238,10 +222,10 @@ __global__ void family_cells_forward(
     }
     mean_and_scale([&](auto use) {
       for (unsigned u = first; u < hidden; u += apart) use(product[by_head.at(b, 0, u)]);
-    }, hidden, epsilon, mean, scale);
+    }, hidden, options.epsilon, mean, scale);
     for (unsigned u = first; u < hidden; u += apart) {
       const T y = (product[by_head.at(b, 0, u)] - mean) * scale;
-      m.at[0] = product[by_head.at(b, 1, u)] * tanh_of<T>(y * gain_c[u] + shift_c[u]);
+      m.at[0] = product[by_head.at(b, 1, u)] * activation<T>(options, y * options.gain_c[u] + options.shift_c[u]);
       finish(u, m);
     }
   }
@@ -258,17 +242,11 @@ __global__ void family_cells_backward(
     const S* dy, const Arithmetic<S>* dcells,  // (T, B, H) from outside; null: zeros
     const Arithmetic<S>* dh,                 // (B, H) dz W_hh of the step after
     Arithmetic<S>* kept, Arithmetic<S>* dc,  // (B, H)
-    const Arithmetic<S>* peepholes,          // (3, H)
-    const Arithmetic<S>* gain_hh, const Arithmetic<S>* gain_c, const Arithmetic<S>* shift_c,  // (4H,), (H,), (H,)
     S* normalised,                           // (T, B, 4H) if Normed: becomes the gradient of h W_hh^T
     const Arithmetic<S>* scales,             // (T, B) if Normed
     Arithmetic<S>* dgain_hh, Arithmetic<S>* dgain_c, Arithmetic<S>* dshift_c,  // (B, 4H), (B, H), (B, H) so far
-    const S* zoneout_h, const S* zoneout_c,  // (T, B, H)
-    const S* recurrent_mask, const S* live,  // (B, H), (T, B)
-    const int64* lengths,                    // (B,)
-    Arithmetic<S> share_h, Arithmetic<S> share_c, Arithmetic<S> clip, Arithmetic<S> cell_clip, Arithmetic<S> gate_low,
-    Arithmetic<S> gate_high, Arithmetic<S> g_high, Arithmetic<S> epsilon, int coupled, int hard_sigmoid, int projected,
-    unsigned heads, unsigned batch, unsigned hidden,
+    const __grid_constant__ Options<Arithmetic<S>, S> options, const int64* lengths,  // (B,)
+    int projected, unsigned heads, unsigned batch, unsigned hidden,
     int64 t, int64 done, int64 before, int64 after) {
   using T = Arithmetic<S>;
   const Place<N> place(batch, hidden);
@@ -280,8 +258,7 @@ __global__ void family_cells_backward(
   S* const y_row = Normed ? normalised + row * 4 * hidden : nullptr;
   const T* const old_c = c + before * all + here;
   const T* const new_c = cells ? cells + row * hidden : c + after * all + here;
-  const CellOptions<T> options = {clip, cell_clip, gate_low, gate_high, g_high, coupled != 0, hard_sigmoid != 0};
-  const Arriving<S> arriving = {dy, dh, kept, zoneout_h, recurrent_mask, live, share_h, t, done, batch, hidden};
+  const Arriving<S> arriving = {options, dy, dh, kept, t, done, batch, hidden};
   const ByHead by_head = {batch, hidden / heads};
 
   if (lengths && t >= lengths[b]) {  // this sequence has no step t
@@ -301,16 +278,16 @@ __global__ void family_cells_backward(
     Pack<T, N> outside;
     Pack<S, N> shares;
     if (dcells) outside = load<N>(dcells + row * hidden + u);
-    if (zoneout_c) shares = load<N>(zoneout_c + row * hidden + u);
-    const T alive = live ? T(live[row]) : T(1);
+    if (options.zoneout_c) shares = load<N>(options.zoneout_c + row * hidden + u);
+    const T alive = options.live ? T(options.live[row]) : T(1);
     dz = load_gates<N>(gates_row + u, hidden);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       Gates<T> one = unit<T, N>(dz, k);
       if (dcells) from_c.at[k] += outside.at[k];
-      const T stays = (zoneout_c ? T(shares.at[k]) : share_c) * from_c.at[k];
+      const T stays = (options.zoneout_c ? T(shares.at[k]) : options.share_c) * from_c.at[k];
       T through = from_c.at[k] - stays + more;
-      const Peepholes<T> p = peepholes_of<T>(peepholes, u + k, hidden);
+      const Peepholes<T> p = peepholes_of(options, u + k, hidden);
       if (Normed)
         family_gates_backward<T>(options, p, one, old.at[k] * alive, fresh.at[k], T(0), through);
       else
@@ -330,15 +307,16 @@ __global__ void family_cells_backward(
     T mean, scale, sum = T(0), along = T(0);
     mean_and_scale([&](auto use) {
       for (unsigned u = first; u < hidden; u += apart) use(new_c[u]);
-    }, hidden, epsilon, mean, scale);
+    }, hidden, options.epsilon, mean, scale);
     for (unsigned u = first; u < hidden; u += apart) {
       const T from_m = projected ? dm[here + u] : arrive<T, N>(arriving, b, u, true).at[0];
       const T o = T(gates_row[3ll * hidden + u]), y = (new_c[u] - mean) * scale;
-      const T output = tanh_of<T>(y * gain_c[u] + shift_c[u]), du = from_m * o * slope_of_tanh<T>(output);
+      const T output = activation<T>(options, y * options.gain_c[u] + options.shift_c[u]);
+      const T du = from_m * o * activation_slope<T>(options, output);
       gates_row[3ll * hidden + u] = S(from_m * output * family_slope<T>(options, o));
       dgain_c[here + u] += du * y;
       dshift_c[here + u] += du;
-      const T dy_c = du * gain_c[u];
+      const T dy_c = du * options.gain_c[u];
       dm[here + u] = dy_c;
       sum += dy_c;
       along += dy_c * y;
@@ -350,7 +328,7 @@ __global__ void family_cells_backward(
     for (unsigned u = first; u < hidden; u += apart) {
       const S dz_o = gates_row[3ll * hidden + u];
       const T y = (new_c[u] - mean) * scale;
-      const T peephole = peepholes ? peepholes[2ll * hidden + u] : T(0);
+      const T peephole = peepholes_of(options, u, hidden).o;
       cell(u, dz, Pack<T, N>{}, scale * (dm[here + u] - (sum + y * along)) + peephole * T(dz_o));
       dz.o.at[0] = dz_o;
       store_gates<N>(gates_row + u, hidden, dz);
@@ -358,8 +336,8 @@ __global__ void family_cells_backward(
         const unsigned place_in_row = g * hidden + u;
         const T y_hh = T(y_row[place_in_row]), here_dz = T(gates_row[place_in_row]);
         dgain_hh[4 * here + place_in_row] += here_dz * y_hh;
-        sum_hh += here_dz * gain_hh[place_in_row];
-        along_hh += here_dz * gain_hh[place_in_row] * y_hh;
+        sum_hh += here_dz * options.gain_hh[place_in_row];
+        along_hh += here_dz * options.gain_hh[place_in_row] * y_hh;
       }
     }
     sum_hh = over_block<Sum>(sum_hh) / T(4 * hidden);
@@ -367,7 +345,7 @@ __global__ void family_cells_backward(
     for (unsigned u = first; u < hidden; u += apart)
       for (unsigned g = 0; g < 4; ++g) {
         const unsigned place_in_row = g * hidden + u;
-        const T dy_hh = T(gates_row[place_in_row]) * gain_hh[place_in_row], y_hh = T(y_row[place_in_row]);
+        const T dy_hh = T(gates_row[place_in_row]) * options.gain_hh[place_in_row], y_hh = T(y_row[place_in_row]);
         const S dx = S(scales[row] * (dy_hh - (sum_hh + y_hh * along_hh)));
         y_row[place_in_row] = dx;
         if (dz_by_head) dz_by_head[by_head.at(b, g, u)] = dx;
@@ -379,14 +357,13 @@ __global__ void family_cells_backward(
 template <typename S>
 __global__ void finish_h(const Arithmetic<S>* projected,  // (B, P)
                          S* h,                            // (T + 1, B, P)
-                         const S* zoneout,                // (T, B, P)
-                         const S* recurrent_mask, const S* live, const int64* lengths,  // (B, P), (T, B), (B,)
-                         Arithmetic<S> share, unsigned batch, unsigned size, S* seen,   // (B, P)
+                         const __grid_constant__ Options<Arithmetic<S>, S> options, const int64* lengths,  // (B,)
+                         unsigned batch, unsigned size, S* seen,   // (B, P)
                          int64 t, int64 next, int64 before, int64 after) {
   using T = Arithmetic<S>;
   const Place<1> place(batch, size);
   if (!place.inside) return;
-  const Leaving<S> leaving = {h, seen, zoneout, recurrent_mask, live, share, t, next, before, after, batch, size};
+  const Leaving<S> leaving = {options, h, seen, t, next, before, after, batch, size};
   const bool valid = !lengths || t < lengths[place.b];
   leave<T, 1>(leaving, place.b, place.u, valid, load<1>(projected + int64(place.b) * size + place.u));
 }
@@ -397,13 +374,12 @@ __global__ void begin_dh(S* projected,                                // (T, B, 
                          const S* dy,                                 // (T, B, P) from outside; null: zeros
                          const Arithmetic<S>* dh,                     // (B, P) dz W_hh of the step after
                          Arithmetic<S>* kept,                         // (B, P)
-                         const S* zoneout,                            // (T, B, P)
-                         const S* recurrent_mask, const S* live, const int64* lengths,  // (B, P), (T, B), (B,)
-                         Arithmetic<S> share, unsigned batch, unsigned size, int64 t, int64 done) {
+                         const __grid_constant__ Options<Arithmetic<S>, S> options, const int64* lengths,  // (B,)
+                         unsigned batch, unsigned size, int64 t, int64 done) {
   using T = Arithmetic<S>;
   const Place<1> place(batch, size);
   if (!place.inside) return;
-  const Arriving<S> arriving = {dy, dh, kept, zoneout, recurrent_mask, live, share, t, done, batch, size};
+  const Arriving<S> arriving = {options, dy, dh, kept, t, done, batch, size};
   const bool valid = !lengths || t < lengths[place.b];
   projected[(t * batch + place.b) * size + place.u] = S(arrive<T, 1>(arriving, place.b, place.u, valid).at[0]);
 }

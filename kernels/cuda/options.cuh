@@ -37,23 +37,14 @@ struct Plain {
   }
 };
 
-// A null pointer is an option that is off.
 template <typename S>
-struct Family {
+struct Family : Options<Arithmetic<S>, S> {
   using T = Arithmetic<S>;
   static constexpr bool plain = false, normed = false;
   static constexpr int fewer_held = 2;
 
-  const T* peepholes;                  // (3, H)
-  const T *gain_hh, *gain_c, *shift_c;
-  const S *zoneout_h, *zoneout_c;      // (T, B, H)
-  const S* recurrent_mask;             // (B, H)
-  const S* live;                       // (T, B)
-  T share_h, share_c;                  // zoneout where it is one number
-  T clip, cell_clip, gate_low, gate_high, g_high, epsilon;
-  int coupled, hard_sigmoid;
-  T* cells;                            // (T, B, H) the new c before zoneout
-  const T* dcells;                     // (T, B, H) from outside
+  T* cells;         // (T, B, H) the new c before zoneout; may be null
+  const T* dcells;  // (T, B, H) from outside; may be null
 
   struct Ahead {
     T share_h, share_c, old_h, dc;
@@ -61,7 +52,7 @@ struct Family {
 
   __device__ __forceinline__ Ahead ahead_forward(const Spot& spot, const S* h) const {
     Ahead ahead = shares(spot);
-    ahead.old_h = zoneout_h || share_h > T(0) ? T(*h) : T(0);
+    ahead.old_h = this->zoneout_h || this->share_h > T(0) ? T(*h) : T(0);
     return ahead;
   }
   __device__ __forceinline__ Ahead ahead_backward(const Spot& spot) const {
@@ -71,14 +62,15 @@ struct Family {
   }
   template <typename V>
   __device__ __forceinline__ V seen(V h, const Spot& spot) const {
-    if (recurrent_mask) h = V(T(h) * T(recurrent_mask[spot.cell()]) * alive(spot));
-    else if (live) h = V(T(h) * alive(spot));
+    if (this->recurrent_mask) h = V(T(h) * T(this->recurrent_mask[spot.cell()]) * alive(spot));
+    else if (this->live) h = V(T(h) * alive(spot));
     return h;
   }
   __device__ __forceinline__ void forward(const Spot& spot, const Ahead& ahead, Gates<T>& z, T& state, T& h) const {
     const T lives = alive(spot), old = state * lives;
     T fresh;
-    family_forward<InCell<S>>(numbers(), peepholes_of(spot), z, old, fresh, h);
+    const auto p = peepholes_of(*this, spot.unit, spot.hidden);
+    family_forward<InCell<S>>(*this, p, z, old, fresh, h);
     pass(spot, fresh);
     state = zoned_out<T>(ahead.share_c, old, fresh);
     h = zoned_out<T>(ahead.share_h, ahead.old_h * lives, h);
@@ -95,22 +87,17 @@ struct Family {
     from_c += ahead.dc;
     const T old_c = ahead.share_c * from_c;
     from_c -= old_c;
-    family_backward<InCell<S>>(numbers(), peepholes_of(spot), gates, c_before * lives, c_after, dh - old_h, from_c);
+    const auto p = peepholes_of(*this, spot.unit, spot.hidden);
+    family_backward<InCell<S>>(*this, p, gates, c_before * lives, c_after, dh - old_h, from_c);
     from_h = old_h * lives;
     from_c = (from_c + old_c) * lives;
   }
 
  protected:
-  __device__ __forceinline__ T alive(const Spot& spot) const { return live ? T(live[spot.row()]) : T(1); }
+  __device__ __forceinline__ T alive(const Spot& spot) const { return this->live ? T(this->live[spot.row()]) : T(1); }
   __device__ __forceinline__ Ahead shares(const Spot& spot) const {
-    return {zoneout_h ? T(zoneout_h[spot.at()]) : share_h, zoneout_c ? T(zoneout_c[spot.at()]) : share_c, T(0), T(0)};
-  }
-  __device__ __forceinline__ CellOptions<InCell<S>> numbers() const {
-    return {clip, cell_clip, gate_low, gate_high, g_high, coupled != 0, hard_sigmoid != 0};
-  }
-  __device__ __forceinline__ Peepholes<T> peepholes_of(const Spot& spot) const {
-    if (!peepholes) return {T(0), T(0), T(0)};
-    return {peepholes[spot.unit], peepholes[spot.hidden + spot.unit], peepholes[2ll * spot.hidden + spot.unit]};
+    return {this->zoneout_h ? T(this->zoneout_h[spot.at()]) : this->share_h,
+            this->zoneout_c ? T(this->zoneout_c[spot.at()]) : this->share_c, T(0), T(0)};
   }
 };
 
@@ -154,14 +141,15 @@ struct Normed : Family<S> {
     }
     const Gates<T> gain = load_gates<T>(this->gain_hh + spot.unit, spot.hidden);
     z = {z.i + x.i * gain.i, z.f + x.f * gain.f, z.g + x.g * gain.g, z.o + x.o * gain.o};
-    family_gates<InCell<S>>(this->numbers(), this->peepholes_of(spot), z, state * this->alive(spot), c);
+    const auto p = peepholes_of(*this, spot.unit, spot.hidden);
+    family_gates<InCell<S>>(*this, p, z, state * this->alive(spot), c);
   }
   // h, and the c after the step, from the moments of c.
   __device__ __forceinline__ void finish(const Spot& spot, const Ahead& ahead, const Gates<T>& gates, T c, T mean, T scale,
                                          T& state, T& h) const {
     if (normalised && spot.unit == 0) c_means[spot.row()] = mean, c_scales[spot.row()] = scale;
     const T lives = this->alive(spot);
-    h = gates.o * tanh_of<InCell<S>>((c - mean) * scale * this->gain_c[spot.unit] + this->shift_c[spot.unit]);
+    h = gates.o * activation<InCell<S>>(*this, (c - mean) * scale * this->gain_c[spot.unit] + this->shift_c[spot.unit]);
     h = zoned_out<T>(ahead.share_h, ahead.old_h * lives, h);
     this->pass(spot, c);
     state = zoned_out<T>(ahead.share_c, state * lives, c);
@@ -171,8 +159,9 @@ struct Normed : Family<S> {
   __device__ __forceinline__ T output_backward(const Spot& spot, const Ahead& ahead, const Gates<T>& gates, T c, T dy,
                                                T& from_h, T& d_o) const {
     const T y = (c - ahead.c_mean) * ahead.c_scale, gain = this->gain_c[spot.unit];
-    const T output = tanh_of<InCell<S>>(y * gain + this->shift_c[spot.unit]);
-    const T dh = from_h + dy, old_h = ahead.share_h * dh, du = (dh - old_h) * gates.o * slope_of_tanh<T>(output);
+    const T output = activation<InCell<S>>(*this, y * gain + this->shift_c[spot.unit]);
+    const T dh = from_h + dy, old_h = ahead.share_h * dh;
+    const T du = (dh - old_h) * gates.o * activation_slope<T>(*this, output);
     from_h = old_h * this->alive(spot);
     d_o = (dh - old_h) * output;
     dgain_c[spot.cell()] += du * y;
@@ -186,7 +175,8 @@ struct Normed : Family<S> {
     from_c += ahead.dc;
     const T old_c = ahead.share_c * from_c;
     from_c += ahead.c_scale * (dy_c - (mean + y * along)) - old_c;
-    family_gates_backward<InCell<S>>(this->numbers(), this->peepholes_of(spot), gates, c_before * lives, c, d_o, from_c);
+    const auto p = peepholes_of(*this, spot.unit, spot.hidden);
+    family_gates_backward<InCell<S>>(*this, p, gates, c_before * lives, c, d_o, from_c);
     from_c = (from_c + old_c) * lives;
     T* const dgain = dgain_hh + 4 * spot.cell() - 3 * int64(spot.unit);
     dgain[0] += gates.i * ahead.y.i;

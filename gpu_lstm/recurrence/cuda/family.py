@@ -13,9 +13,8 @@ import numpy as np
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, widened
 from gpu_lstm.backend.cuda import CudaBackend
-from gpu_lstm.errors import InputError
 from gpu_lstm.native import kernels
-from gpu_lstm.recurrence import family
+from gpu_lstm.recurrence import family, packed
 from gpu_lstm.recurrence.problem import (
     Arriving,
     Gradients,
@@ -27,10 +26,7 @@ from gpu_lstm.recurrence.problem import (
     gradients_of_steps,
     slots,
 )
-from gpu_lstm.recurrence.variant import EPSILON, Variant, split_heads
-
-_PRECISION = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-13, "bfloat16": 2.0**-10}
-"""What `family.cell_numbers` takes; an eighth of the spacing of 16-bit numbers, which are rounded once, in memory."""
+from gpu_lstm.recurrence.variant import Variant, split_heads
 
 
 def forward(backend: CudaBackend, problem: Problem) -> Saved:
@@ -67,10 +63,10 @@ def forward(backend: CudaBackend, problem: Problem) -> Saved:
     finish = None if projected is None else backend.kernel(kernels.finish_h(step.dtype))
     cell_grid, finish_grid = step.grid_of_cells(width), step.grid(size)
     in_cell = (
-        z, product, c, saved.cells, saved.unprojected, h, *step.parameters, saved.normalised, saved.scales,
-        *step.options, np.int32(keep), *step.sizes,
+        z, product, c, saved.cells, saved.unprojected, h, saved.normalised, saved.scales, step.options,
+        step.lengths, np.int32(keep), *step.sizes,
     )  # fmt: skip
-    in_finish = projected, h, *step.options_of_h
+    in_finish = projected, h, *step.of_h
     h_by_head, seen_by_head = step.by_head(h), step.by_head(seen)
     weight_t = step.weight.T if variant.heads == 1 else xp.permute_dims(step.weight, (0, 2, 1))
     for (t, before, after), (following, _, _) in zip(order, [*order[1:], (0, 0, 0)], strict=True):
@@ -113,10 +109,10 @@ def backward(backend: CudaBackend, arriving: Arriving) -> Gradients:
     begin = None if projected is None else backend.kernel(kernels.begin_dh(step.dtype))
     cell_grid, begin_grid = step.grid_of_cells(width), step.grid(size)
     in_cell = (
-        gates, by_head, c, saved.cells, dm, dh, dc, dh_t, kept, dc_t, *step.parameters, saved.normalised, saved.scales,
-        *sums, *step.options, np.int32(projection is not None), *step.sizes,
+        gates, by_head, c, saved.cells, dm, dh, dc, dh_t, kept, dc_t, saved.normalised, saved.scales, *sums,
+        step.options, step.lengths, np.int32(projection is not None), *step.sizes,
     )  # fmt: skip
-    in_begin = projected, dh, dh_t, kept, *step.options_of_h
+    in_begin = projected, dh, dh_t, kept, *step.of_h
     product, out = saved.normalised if step.normed else gates, step.by_head(dh_t)
     numbers, done = step.numbers, np.int64(-1)
     for t, before, after in reversed(slots(num_steps, saved.reverse)):
@@ -158,9 +154,7 @@ class Step:
     product_shape : tuple
         Of h W_hh^T of one step, head by head.
     weight : (4H, P) or (heads, 4H / heads, P / heads)
-    parameters, arrays, lengths, limits : tuple
-        Of the options, as the kernels take them.
-    options, options_of_h, sizes : tuple
+    options, lengths, of_h, sizes
         Arguments of the kernels.
     numbers : list
         0..T as the kernels take them.
@@ -171,60 +165,25 @@ class Step:
         self.num_steps, self.batch, width = z.shape
         self.hidden, self.dtype = width // 4, str(z.dtype)
         self.size = self.hidden if variant.projection is None else variant.projection.shape[0]
-        self.state = backend.dtype(kernels.ARITHMETIC[self.dtype])
+        sums = kernels.ARITHMETIC[self.dtype]
+        self.state = backend.dtype(sums)
         self.normed = variant.gain_hh is not None
         self.masked = variant.recurrent_mask is not None or variant.live is not None
-        self._check()
+        packed.check(backend, variant, (self.num_steps, self.batch, self.hidden, self.size), self.dtype, sums)
+        for name, array in zip(packed.PARAMETERS + packed.STATES, packed.arrays(variant), strict=True):
+            if array is not None:
+                kernels.require_whole(name, array)
         heads = variant.heads
         self.product_shape: tuple[int, ...] = (self.batch, width)
         self.weight = weight_hh
         if heads > 1:
             self.product_shape = (heads, self.batch, width // heads)
             self.weight = split_heads(backend.xp, weight_hh, heads)
-        number = np.dtype(kernels.ARITHMETIC[self.dtype]).type
-        zoneout_h, zoneout_c = (_array(value) for value in (variant.zoneout_h, variant.zoneout_c))
-        # Zoneout is an array, or this one number.
-        share_h, share_c = (
-            number(value if isinstance(value, float) else 0.0) for value in (variant.zoneout_h, variant.zoneout_c)
-        )
+        self.options = packed.struct(variant, self.dtype, sums)
         self.lengths = None if mask is None else backend.asarray(mask.lengths, "int64")
-        self.arrays = zoneout_h, zoneout_c, variant.recurrent_mask, variant.live
-        limits = (number(limit) for limit in (*family.cell_numbers(variant, _PRECISION[self.dtype]), EPSILON))
-        self.limits = share_h, share_c, *limits, np.int32(variant.coupled), np.int32(variant.hard_sigmoid)
-        self.parameters = variant.peepholes, variant.gain_hh, variant.gain_c, variant.shift_c
-        self.options = *self.arrays, self.lengths, *self.limits
-        masks = variant.recurrent_mask, variant.live, self.lengths
-        self.options_of_h = zoneout_h, *masks, share_h, np.uint32(self.batch), np.uint32(self.size)
+        self.of_h = self.options, self.lengths, np.uint32(self.batch), np.uint32(self.size)
         self.sizes = tuple(np.uint32(n) for n in (heads, self.batch, self.hidden))
         self.numbers = [np.int64(n) for n in range(self.num_steps + 1)]
-
-    def _check(self) -> None:
-        """Refuse what the kernels can't take."""
-        variant, gates = self.variant, f"4H={4 * self.hidden}"
-        steps, batch, hidden, size = (
-            f"{name}={n}" for name, n in zip("TBHP", (self.num_steps, self.batch, self.hidden, self.size), strict=True)
-        )
-        shapes = {
-            "projection": (size, hidden),
-            "peepholes": (3, hidden),
-            "gain_hh": (gates,),
-            "gain_c": (hidden,),
-            "shift_c": (hidden,),
-            "zoneout_h": (steps, batch, size),
-            "zoneout_c": (steps, batch, hidden),
-            "recurrent_mask": (batch, size),
-            "live": (steps, batch, 1),
-        }
-        for name, shape in shapes.items():
-            array = _array(getattr(variant, name))
-            if array is None:
-                continue
-            # Parameters that no product takes are kept in the dtype of sums.
-            wide = name in ("peepholes", "gain_hh", "gain_c", "shift_c")
-            self.backend.require(name, array, shape, kernels.ARITHMETIC[self.dtype] if wide else self.dtype)
-            kernels.require_whole(name, array)
-        if self.normed != (variant.gain_c is not None) or self.normed != (variant.shift_c is not None):
-            raise InputError("gain_hh, gain_c and shift_c go together; expected all three or none")
 
     def masked_h(self, h: Array, t: int) -> Array:
         """What enters step t's product of an h, or what comes back to it of a gradient, (B, P), in `state`."""
@@ -246,8 +205,7 @@ class Step:
     def neighbours(self, *arrays: Array | None) -> int:
         """Units a thread takes: as many as fill 16 bytes, or one where rows or arrays don't start at such places."""
         width = kernels.neighbours(self.dtype)
-        zoneout_h, zoneout_c, recurrent_mask, *_ = self.options
-        given = [array for array in (*arrays, zoneout_h, zoneout_c, recurrent_mask) if array is not None]
+        given = [array for array in (*arrays, *packed.arrays(self.variant)) if array is not None]
         fits = (self.hidden // self.variant.heads) % width == 0 and kernels.aligned(16, *given)
         return width if fits and not self.normed else 1
 
@@ -260,8 +218,3 @@ class Step:
     def grid(self, items: int) -> tuple[tuple[int], tuple[int]]:
         """Grid and block with a thread for each of so many items of each sequence."""
         return (-(-self.batch * items // kernels.BLOCK),), (kernels.BLOCK,)
-
-
-def _array(value: Any) -> Array | None:
-    """Of an array or one number, the array."""
-    return None if isinstance(value, float) else value

@@ -285,7 +285,7 @@ def _cells(direction: str, variant: Variant | None, dc: Array | None = None) -> 
 
 def _options(backend: CudaBackend, step: Step, layout: onchip.Layout, saved: Saved, dc: Array | None = None) -> Struct:
     """What the cells take of the options, as ``kernels/cuda/options.cuh`` has it."""
-    options = (*step.parameters, *step.arrays, *step.limits, saved.cells, dc)
+    options = (step.options, saved.cells, dc)
     if layout.cells != "Normed":
         return options
     handed = None

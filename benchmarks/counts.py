@@ -3,7 +3,7 @@
     python -m tests.device -m benchmarks.counts            # fails where kernels/cuda/counts.json says another thing
     python -m tests.device -m benchmarks.counts --write    # writes it
 
-`gpu_lstm.recurrence.cuda.onchip` takes the costs of the sequence kernels from there. A launch counts the
+`gpu_lstm.recurrence.cuda.layout` takes the costs of the sequence kernels from there. A launch counts the
 instructions of warps, the turns of shared memory's banks and the sectors of global memory; two numbers of steps,
 subtracted, leave what a step takes. Looks in vain are left out, for how many there are is the interpreter's doing; so
 are moves, of which machine code has next to none. Where machine code has other instructions than PTX, as a division has
@@ -30,14 +30,16 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import CupyBackend
-from gpu_lstm.native import kernels
-from gpu_lstm.native.kernels import CLUSTER, Kernel
+from gpu_lstm.native import catalogue, kernels
+from gpu_lstm.native.catalogue import CLUSTER
+from gpu_lstm.native.kernels import Kernel
 from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence import Arriving, Problem
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import costs, planner
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.recurrence.cuda.counted import ALIKE, with_options
+from gpu_lstm.recurrence.cuda.layout import BUFFERS, DIRECTIONS, Layout, units
 from gpu_lstm.recurrence.problem import Joint, Saved
 from gpu_lstm.recurrence.variant import Variant
 from tests.nvrtc import matrix
@@ -48,7 +50,7 @@ FILE = "GPU_LSTM_DEVICE_COUNTS"
 H100 = Device(multiprocessors=132, shared_bytes=227 * 1024, capability=90, clusters=16)
 STEPS = 2, 4
 LAYOUT = ("form", "height", "columns", "teams", "members", "share", "slice", "buffers")
-"""What `onchip` makes a layout of, besides the problem."""
+"""What a layout is made of, besides the problem."""
 DTYPES = ("float32", "float64", "tf32", "float16")
 """bfloat16 has the code of float16."""
 OURS = ("gates_forward", "gates_backward")
@@ -80,7 +82,7 @@ MOVED = 128
 Code = list[list[Any]]
 """Of each instruction its name, executions by warps and by lanes, what they touched of memory; a branch's target."""
 Instance = tuple[str, str, str, int, int, str]
-"""Arguments of `kernels.sequence`."""
+"""Arguments of `catalogue.sequence`."""
 Counts = dict[str, float]
 """Instructions of warps by `CLASSES`; turns of shared memory, sectors of global memory."""
 
@@ -172,7 +174,7 @@ def counted(work: Callable[[], Any]) -> list[Launch]:
 # -- the sequence kernels ---------------------------------------------------------------------------------
 
 
-def launched(backend: CupyBackend, layout: onchip.Layout, steps: int, before: onchip.Layout | None = None) -> Launch:
+def launched(backend: CupyBackend, layout: Layout, steps: int, before: Layout | None = None) -> Launch:
     """A recurrence, or layers of a stack, with that layout; `before`: forward's, where backward needs its results."""
     batch, hidden, layers = layout.teams * layout.slice, layout.members * layout.share, layout.together
     stored = layout.dtype.replace("tf", "float")
@@ -209,7 +211,7 @@ def launched(backend: CupyBackend, layout: onchip.Layout, steps: int, before: on
     return found
 
 
-def step(backend: CupyBackend, layout: onchip.Layout, before: onchip.Layout | None = None) -> Counts:
+def step(backend: CupyBackend, layout: Layout, before: Layout | None = None) -> Counts:
     """What a step of a launch takes, by block."""
     few, many = (launched(backend, layout, steps, before).counts for steps in STEPS)
     return _difference(few, many, (STEPS[1] - STEPS[0]) * layout.blocks)
@@ -223,28 +225,28 @@ def _instructions(counts: Counts) -> float:
     return sum(counts[kind] for kind in CLASSES if kind in counts)
 
 
-def layout_of(kernel: Instance, members: int, share: int, part: int) -> onchip.Layout:
+def layout_of(kernel: Instance, members: int, share: int, part: int) -> Layout:
     """One team of that instance."""
     direction, dtype, form, height, columns, cells = kernel
-    return onchip._layout(
+    return Layout(
         H100, direction, members * share, dtype, 1, cells, False, form, height, columns, 1, members, share, part,
-        onchip.BUFFERS[form][0],
+        BUFFERS[form][0],
     )  # fmt: skip
 
 
 def instances() -> Iterator[Instance]:
     """All that are counted: of options, what they add is taken from one form and dtype."""
-    for direction, dtype, form in product(onchip.DIRECTIONS, DTYPES, kernels.FORMS):
-        for height, columns in kernels.sequence_sizes(direction, dtype, form):
+    for direction, dtype, form in product(DIRECTIONS, DTYPES, catalogue.FORMS):
+        for height, columns in catalogue.sequence_sizes(direction, dtype, form):
             yield direction, dtype, form, height, columns, "Plain"
-    for direction, cells in product(onchip.DIRECTIONS, kernels.SEQUENCE_CELLS[1:]):
+    for direction, cells in product(DIRECTIONS, catalogue.SEQUENCE_CELLS[1:]):
         yield direction, *with_options(direction), cells
 
 
 def fitted(kernel: Instance) -> dict[str, Any]:
     """Coefficients of `gpu_lstm.recurrence.cuda.counted` from small layouts, and by how much they miss any of these."""
     direction, _, form, height, columns, _ = kernel
-    shares = [2**n for n in range(7) if 2**n <= onchip.units(direction, form, height, columns)]
+    shares = [2**n for n in range(7) if 2**n <= units(direction, form, height, columns)]
     deepest = max(MEMBERS[form])
     fits = (n for n in reversed(shares) if layout_of(kernel, deepest, n, 1).shared_bytes <= H100.shared_bytes)
     largest = next(fits)
@@ -254,8 +256,8 @@ def fitted(kernel: Instance) -> dict[str, Any]:
     backend = CupyBackend()
     steps = [step(backend, layout, _before(kernel, layout)) for layout in layouts]
     full = [n for n, layout in enumerate(layouts) if layout.slice == 8 * columns]  # whose lanes all have columns
-    product_of = [layouts[n].work.of_product for n in full]
-    cells_of = [layout.work.of_all_else for layout in layouts]
+    product_of = [costs.of_product(layouts[n]) for n in full]
+    cells_of = [costs.of_all_else(layout) for layout in layouts]
     found: dict[str, Any] = {"missed": []}
     for name, how_often, numbers in (
         ("product", product_of, [steps[n]["product"] for n in full]),
@@ -280,7 +282,7 @@ def _coefficients(parts: np.ndarray) -> np.ndarray:
         found[~kept] = 0
 
 
-def _before(kernel: Instance, layout: onchip.Layout) -> onchip.Layout | None:
+def _before(kernel: Instance, layout: Layout) -> Layout | None:
     direction, dtype, form, _, columns, cells = kernel
     if direction == "forward" or cells == "Plain":
         return None
@@ -301,9 +303,9 @@ SHAPES = (
 
 def steps(backend: CupyBackend) -> Iterator[dict[str, Any]]:
     """A step of each of `SHAPES`, by block."""
-    for (hidden, batch, dtype, layers), direction in product(SHAPES, onchip.DIRECTIONS):
-        layout = onchip.choose(H100, direction, batch, hidden, dtype, layers, "Plain", layers > 1)
-        assert isinstance(layout, onchip.Layout)
+    for (hidden, batch, dtype, layers), direction in product(SHAPES, DIRECTIONS):
+        layout = planner.choose(H100, direction, batch, hidden, dtype, layers, "Plain", layers > 1)
+        assert isinstance(layout, Layout)
         found = step(backend, layout)
         yield {
             **{"hidden": hidden, "batch": batch, "dtype": dtype, "layers": layers, "direction": direction},
@@ -394,12 +396,12 @@ def nvdisasm() -> str:
 
 def machine(of_elements: dict[str, Any], of_sequence: dict[str, Any]) -> dict[str, Any]:
     """How many instructions there are of the machine, and of PTX: of cells, and for a chunk of a product."""
-    found: dict[str, Any] = {direction: {} for direction in onchip.DIRECTIONS} | {"product": {}}
-    for direction, dtype in product(onchip.DIRECTIONS, of_elements):
+    found: dict[str, Any] = {direction: {} for direction in DIRECTIONS} | {"product": {}}
+    for direction, dtype in product(DIRECTIONS, of_elements):
         wide = kernels.neighbours(dtype)
-        kernel = kernels.gates_backward(dtype, wide, False)
+        kernel = catalogue.kernel("gates_backward", dtype, wide, False)
         if direction == "forward":
-            kernel = kernels.gates_forward(dtype, wide, True, False)
+            kernel = catalogue.kernel("gates_forward", dtype, wide, True, False)
         length, ptx = (
             sum(not _nothing(name) for name, _ in machine_code(kernel)),
             of_elements[dtype][kernel.name]["length"],
@@ -407,7 +409,7 @@ def machine(of_elements: dict[str, Any], of_sequence: dict[str, Any]) -> dict[st
         more = round((length - ptx) / wide, 2)  # executed or, as a division's slow path, not
         found[direction][dtype] = {"kernel": kernel.expression, "machine": length, "ptx": ptx, "more": more}
     for dtype in DTYPES:
-        kernel = kernels.sequence("forward", dtype, "grid", 2, 1)
+        kernel = catalogue.sequence("forward", dtype, "grid", 2, 1)
         chunk, ptx = machine_chunk(kernel), sum(of_sequence[kernel.expression]["product"][2:])
         found["product"][dtype] = {
             "kernel": kernel.expression, "machine": round(chunk, 1), "ptx": ptx, "ratio": round(chunk / ptx, 2)
@@ -427,7 +429,7 @@ def main() -> None:
     made: dict[str, Any] = {"sources": matrix.digest(), "nvrtc": matrix.nvrtc_version()}
     every = list(instances())
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        names = (kernels.sequence(*kernel).expression for kernel in every)
+        names = (catalogue.sequence(*kernel).expression for kernel in every)
         of_sequence = dict(zip(names, pool.map(fitted, every), strict=True))
     made |= {"machine": machine(of_elements, of_sequence), "elements": of_elements, "sequence": of_sequence}
     made["steps"] = list(steps(backend))

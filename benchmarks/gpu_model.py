@@ -15,10 +15,12 @@ from itertools import product
 from pathlib import Path
 
 from gpu_lstm.backend.cuda import LEAST_STEPS
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.native.launch import Device
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import costs, planner
+from gpu_lstm.recurrence.cuda.beside import beside
 from gpu_lstm.recurrence.cuda.counted import counted, table
+from gpu_lstm.recurrence.cuda.layout import DIRECTIONS, Layout
 
 README = Path(__file__).resolve().parents[1] / "kernels" / "cuda" / "README.md"
 BANDWIDTH = 3e12
@@ -79,23 +81,23 @@ def counted_table() -> Iterator[str]:
     for step in table()["steps"]:
         layers = step["layers"]
         kind = H100, step["direction"], step["hidden"], step["dtype"], layers, "Plain", layers > 1
-        layout = onchip._layout(*kind, *step["layout"])
+        layout = Layout(*kind, *step["layout"])
         counts = counted(step["direction"], step["dtype"], layout.form, layout.height, layout.columns, "Plain")
-        multiplied = layout.tiles * counts.product_of(layout.work)
+        multiplied = layout.tiles * costs.dot(counts.product, costs.of_product(layout))
         cells = (
             *(step["hidden"], step["dtype"], f"{step['batch']}{', 2 layers' * (layers == 2)}", step["direction"]),
             *(
                 layout.form,
                 step["instructions"],
-                round(multiplied + layout.tiles * counts.cells_of(layout.work)),
+                round(multiplied + layout.tiles * costs.dot(counts.cells, costs.of_all_else(layout))),
                 round(multiplied),
                 step["turns"],
                 step["sectors"],
             ),
-            f"{step['instructions'] / onchip.ISSUE_RATE:.2f}",
-            f"{step['turns'] / onchip.CLOCK:.2f}",
-            f"{32 * step['sectors'] / onchip.L2_RATE:.2f}",
-            f"{layout.microseconds:.2f}",
+            f"{step['instructions'] / costs.ISSUE_RATE:.2f}",
+            f"{step['turns'] / costs.CLOCK:.2f}",
+            f"{32 * step['sectors'] / costs.L2_RATE:.2f}",
+            f"{costs.of(layout).microseconds:.2f}",
         )
         yield f"| {' | '.join(map(str, cells))} |"
 
@@ -111,17 +113,18 @@ def sequence_table() -> Iterator[str]:
     )
     yield "| ---: | --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for hidden, dtype, batch in product(WIDTHS, STORED, BATCHES):
-        for direction in onchip.DIRECTIONS:
-            layout = onchip.choose(H100, direction, batch, hidden, dtype)
+        for direction in DIRECTIONS:
+            layout = planner.choose(H100, direction, batch, hidden, dtype)
             start = f"| {hidden} | {dtype} | {batch} | {direction} |"
             if isinstance(layout, str):
                 yield f"{start} does not fit | | | | | | |"
                 continue
-            pair = onchip.choose_pair(H100, direction, batch, hidden, dtype)
-            both = f"2 x {layout.microseconds:.2f}" if isinstance(pair, str) else f"{pair.microseconds:.2f}"
+            pair = planner.choose_pair(H100, direction, batch, hidden, dtype)
+            one = f"{costs.of(layout).microseconds:.2f}"
+            both = f"2 x {one}" if isinstance(pair, str) else f"{costs.of(pair).microseconds:.2f}"
             yield (
                 f"{start} {layout.form} | {layout.teams} x {layout.members} | {layout.share} "
-                f"| {layout.register_bytes / 1024:.0f} | {layout.shared_bytes / 1024:.0f} | {layout.microseconds:.2f} "
+                f"| {layout.register_bytes / 1024:.0f} | {layout.shared_bytes / 1024:.0f} | {one} "
                 f"| {both} |"
             )
 
@@ -134,11 +137,11 @@ def layers_table() -> Iterator[str]:
     )
     yield "| ---: | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for hidden, dtype, batch in product((256, 512, 1024), ("float32", "bfloat16"), (1, 16, 64)):
-        for direction in onchip.DIRECTIONS:
+        for direction in DIRECTIONS:
             cells = []
             for layers in (2, 3):
-                times = onchip.layer_times(H100, direction, batch, hidden, dtype, layers)
-                layout = onchip.choose_layers(H100, direction, batch, hidden, dtype, layers)
+                times = planner.layer_times(H100, direction, batch, hidden, dtype, layers)
+                layout = planner.choose_layers(H100, direction, batch, hidden, dtype, layers)
                 cells.append(f"{times[1]:.2f}" if 1 in times else "does not fit")
                 if isinstance(layout, str):
                     cells += [
@@ -157,15 +160,17 @@ def joint_table() -> Iterator[str]:
     yield "| ---: | --- | ---: | ---: | ---: | ---: | ---: |"
     plain = dataclasses.replace(H100, clusters=0)
     for hidden, dtype, batch in product((512, 768, 1024, 2048), STORED, BATCHES):
-        alone, joint = (onchip.choose(device, "backward", batch, hidden, dtype) for device in (plain, H100))
+        alone, joint = (planner.choose(device, "backward", batch, hidden, dtype) for device in (plain, H100))
         if isinstance(joint, str) or joint.form != "joint":
             continue
         without = (
             "does not fit | {} | does not fit"
             if isinstance(alone, str)
-            else f"{alone.exchange:.2f} | {{}} | {alone.microseconds:.2f}"
+            else f"{costs.of(alone).exchange:.2f} | {{}} | {costs.of(alone).microseconds:.2f}"
         )
-        yield f"| {hidden} | {dtype} | {batch} | {without.format(f'{joint.exchange:.2f}')} | {joint.microseconds:.2f} |"
+        expected = costs.of(joint)
+        exchange, step = without.format(f"{expected.exchange:.2f}"), f"{expected.microseconds:.2f}"
+        yield f"| {hidden} | {dtype} | {batch} | {exchange} | {step} |"
 
 
 def segment_table() -> Iterator[str]:
@@ -174,8 +179,8 @@ def segment_table() -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     steps, batch, hidden = 1024, 64, 256
     for dtype in ("float32", "bfloat16"):
-        layouts = [onchip.choose(H100, direction, batch, hidden, dtype) for direction in onchip.DIRECTIONS]
-        recurrence = steps * sum(layout.microseconds for layout in layouts if not isinstance(layout, str))
+        layouts = [planner.choose(H100, direction, batch, hidden, dtype) for direction in DIRECTIONS]
+        recurrence = steps * sum(costs.of(layout).microseconds for layout in layouts if not isinstance(layout, str))
         weights = 2 * 4 * hidden * hidden * sizes(dtype)[0] / BANDWIDTH * 1e6
         for length in (32, 64, 128, 256, 512, 1024):
             count = steps // length
@@ -198,8 +203,8 @@ def beside_table() -> Iterator[str]:
         shape = LEAST_STEPS, batch, hidden
         one = LEAST_STEPS * batch * 4 * hidden * hidden
         sides = [
-            onchip.beside(H100, direction, shape, dtype, count * one)
-            for direction, count in zip(onchip.DIRECTIONS, (1, 3), strict=True)
+            beside(H100, direction, shape, dtype, count * one)
+            for direction, count in zip(DIRECTIONS, (1, 3), strict=True)
         ]
         if any(side.saved > 0 for side in sides):
             cells = (
@@ -214,11 +219,14 @@ def options_table() -> Iterator[str]:
     """Lines of the table of what options cost the sequence tier: form and expected step of each kind of cells."""
     yield "| H | storage | B | direction | plain, us a step | options, us | with layer normalisation, us |"
     yield "| ---: | --- | ---: | --- | ---: | ---: | ---: |"
-    for hidden, dtype, batch, direction in product((128, 512, 1024), ("float32", "bfloat16"), (64,), onchip.DIRECTIONS):
+    for hidden, dtype, batch, direction in product((128, 512, 1024), ("float32", "bfloat16"), (64,), DIRECTIONS):
         said = []
-        for cells in kernels.SEQUENCE_CELLS:
-            layout = onchip.choose(H100, direction, batch, hidden, dtype, 1, cells)
-            said.append("does not fit" if isinstance(layout, str) else f"{layout.form} {layout.microseconds:.2f}")
+        for cells in catalogue.SEQUENCE_CELLS:
+            layout = planner.choose(H100, direction, batch, hidden, dtype, 1, cells)
+            if isinstance(layout, str):
+                said.append("does not fit")
+            else:
+                said.append(f"{layout.form} {costs.of(layout).microseconds:.2f}")
         yield f"| {hidden} | {dtype} | {batch} | {direction} | {' | '.join(said)} |"
 
 

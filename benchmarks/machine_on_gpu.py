@@ -14,13 +14,14 @@ import numpy as np
 
 from benchmarks.on_gpu import Log, Record, torch_here
 from gpu_lstm.bench.peers import installed
-from gpu_lstm.native import ahead, kernels
-from gpu_lstm.recurrence.cuda import needed, onchip
+from gpu_lstm.native import ahead, catalogue, kernels
+from gpu_lstm.recurrence.cuda import costs as model
+from gpu_lstm.recurrence.cuda import needed
 
 PACKAGES = ("numpy", "cupy-cuda12x", "cupy-cuda13x", "cuda-bindings", "ml_dtypes", "torch", "pytest")
-PUBLISHED_BARRIER = {"block": onchip.BARRIER, "cluster": 0.2, "grid": 1.7}
+PUBLISHED_BARRIER = {"block": model.BARRIER, "cluster": 0.2, "grid": 1.7}
 """Microseconds. The kernels do without those of clusters, published as under 0.2, and of the grid, 1.2 to 2.2."""
-PUBLISHED_READ = 180 / onchip.CLOCK
+PUBLISHED_READ = 180 / model.CLOCK
 """Microseconds of a read of another block's shared memory."""
 
 
@@ -105,16 +106,16 @@ def costs(backend: Any, log: Log, count: int = 20000) -> None:
 
         log.item(name, measured)
 
-    members = {"block": 1, "cluster": kernels.CLUSTER, "grid": limits.multiprocessors}
+    members = {"block": 1, "cluster": catalogue.CLUSTER, "grid": limits.multiprocessors}
     for form, blocks in members.items():
         if form == "cluster" and limits.capability < 90:
             continue
-        arrived, kernel = xp.zeros((1,), dtype=xp.uint32), kernels.barriers(form)
+        arrived, kernel = xp.zeros((1,), dtype=xp.uint32), catalogue.kernel(f"barriers_{form}")
 
         def barriers(number: int, kernel: Any = kernel, blocks: int = blocks, arrived: Any = arrived) -> None:
             arrived[...] = 0
             arguments = (arrived, np.uint32(blocks), np.int32(number))
-            backend.kernel(kernel)((blocks,), (kernels.SEQUENCE_THREADS,), arguments)
+            backend.kernel(kernel)((blocks,), (catalogue.SEQUENCE_THREADS,), arguments)
 
         cost(f"barrier of a {form}", PUBLISHED_BARRIER[form], barriers)
     everyone = (limits.multiprocessors,)
@@ -123,34 +124,34 @@ def costs(backend: Any, log: Log, count: int = 20000) -> None:
     def handovers(number: int) -> None:
         slots[...] = 2**32 - 1
         arguments = (slots.view(xp.float32), np.uint32(limits.multiprocessors), np.int32(number))
-        backend.kernel(kernels.handovers())(everyone, (32,), arguments)
+        backend.kernel(catalogue.kernel("handovers"))(everyone, (32,), arguments)
 
-    cost("hand-over", onchip.EXCHANGE["grid"], handovers)
+    cost("hand-over", model.EXCHANGE["grid"], handovers)
     # 12 KB that all blocks show, read by all, and an eighth by each: h of 8 sequences at H = 768 in 16 bit.
     own = -(-12 * 1024 // (16 * limits.multiprocessors)) * 4
     shown = xp.empty((count // 5, *everyone, own), dtype=xp.uint32)
-    for parts, name in ((1, "gather"), (kernels.CLUSTER, "gather of an eighth")):
+    for parts, name in ((1, "gather"), (catalogue.CLUSTER, "gather of an eighth")):
 
         def gather(number: int, parts: int = parts) -> None:
             shown[...] = 2**32 - 1
             sizes = np.uint32(own), np.uint32(parts), np.int32(number // 10)
-            backend.kernel(kernels.gathers())(everyone, (kernels.BLOCK,), (shown.view(xp.float32), *sizes))
+            backend.kernel(catalogue.kernel("gathers"))(everyone, (kernels.BLOCK,), (shown.view(xp.float32), *sizes))
 
-        expected = onchip.EXCHANGE["grid"] + 4 * own * limits.multiprocessors / parts / onchip.L2_RATE
+        expected = model.EXCHANGE["grid"] + 4 * own * limits.multiprocessors / parts / model.L2_RATE
         cost(name, expected, gather, 10)
-    cluster = (kernels.CLUSTER,)
+    cluster = (catalogue.CLUSTER,)
     if limits.capability >= 90:
         out, numbers = xp.zeros(cluster, dtype=xp.uint32), xp.zeros(cluster, dtype=xp.float32)
-        read, given = kernels.reads_in_cluster(), kernels.handovers_in_cluster()
+        read, given = catalogue.kernel("reads_in_cluster"), catalogue.kernel("handovers_in_cluster")
         cost("read in a cluster", PUBLISHED_READ, lambda n: backend.kernel(read)(cluster, (32,), (out, np.int32(n))))
         cost(
-            "hand-over in a cluster", onchip.EXCHANGE["cluster"],
+            "hand-over in a cluster", model.EXCHANGE["cluster"],
             lambda n: backend.kernel(given)(cluster, (32,), (numbers, np.int32(n))),
         )  # fmt: skip
     if limits.clusters:
-        blocks, sent = limits.clusters * kernels.CLUSTER, 512 * kernels.CLUSTER
-        sums, kernel = xp.zeros((blocks, kernels.BLOCK), dtype=xp.float32), kernels.sums_in_cluster()
+        blocks, sent = limits.clusters * catalogue.CLUSTER, 512 * catalogue.CLUSTER
+        sums, kernel = xp.zeros((blocks, kernels.BLOCK), dtype=xp.float32), catalogue.kernel("sums_in_cluster")
         cost(
-            "sums in a cluster", onchip.from_others(sent),
+            "sums in a cluster", model.from_others(sent),
             lambda n: backend.kernel(kernel)((blocks,), (kernels.BLOCK,), (sums, np.int32(n)), sent + 16),
         )  # fmt: skip

@@ -28,7 +28,8 @@ from gpu_lstm.checks import TOLERANCE as OF_THE_ORACLE
 from gpu_lstm.layers import LSTM
 from gpu_lstm.native import ahead
 from gpu_lstm.recurrence import Mask, Tier
-from gpu_lstm.recurrence.cuda import onchip, pointwise, sequence
+from gpu_lstm.recurrence.cuda import explain, planner, pointwise, sequence
+from gpu_lstm.recurrence.cuda.layout import DIRECTIONS, MOST_RUNS
 from gpu_lstm.recurrence.problem import Arriving, Fit
 from gpu_lstm.recurrence.problem import Problem as Recurrence
 
@@ -75,9 +76,9 @@ def layouts(backend: Any, form: str, case: Case) -> dict[str, Any]:
     """Those of a form, the only one that the backend has; none step by step."""
     if form == "pointwise":
         return {}
-    limits, dtype, stacked = backend.limits, onchip.multiplied(backend, case.dtype), form == "stack"
+    limits, dtype, stacked = backend.limits, planner.multiplied(backend, case.dtype), form == "stack"
     problem = case.size[1], case.size[3], dtype, 1 + stacked, "Plain", stacked
-    return {direction: onchip.choose(limits, direction, *problem) for direction in onchip.DIRECTIONS}
+    return {direction: planner.choose(limits, direction, *problem) for direction in DIRECTIONS}
 
 
 def against_oracle(backend: Any, form: str, case: Case, tf32: bool = False) -> Record:
@@ -95,7 +96,7 @@ def against_oracle(backend: Any, form: str, case: Case, tf32: bool = False) -> R
     error = results[form]["error"]
     if error is None or not error < limit:
         raise RuntimeError(f"{case} differs by {error}; expected less than {limit:.0e} ({results[form].get('remark')})")
-    told = {name: x if isinstance(x, str) else x.describe() for name, x in layouts(device, form, case).items()}
+    told = {name: x if isinstance(x, str) else explain.describe(x) for name, x in layouts(device, form, case).items()}
     return {"size": str(case), "difference": error, **told, "said": f"differs by {error:.1e}"}
 
 
@@ -243,7 +244,7 @@ def one_problem(backend: Any, rng: np.random.Generator, small: bool = False) -> 
     """
     largest = (4, 4, 12) if small else (300, 300, 1400)
     hidden, dtype = largest[2] + 1, "float32"
-    while hidden > largest[2] or onchip.obstacle(backend.limits, hidden, dtype):
+    while hidden > largest[2] or planner.obstacle(backend.limits, hidden, dtype):
         steps, batch, hidden = (int(limit ** rng.random()) for limit in largest)
         dtype, reverse = str(rng.choice(["float32", "float16"])), bool(rng.integers(2))
     drawn = backend.asarray(rng.standard_normal(DRAWN // 10, dtype=np.float32))
@@ -263,7 +264,7 @@ def one_problem(backend: Any, rng: np.random.Generator, small: bool = False) -> 
         h = saved.h
         return {"h": h, **tier.backward(backend, [Arriving(saved, dh)])[0]._asdict()}
 
-    layers = int(rng.integers(2, onchip.MOST_RUNS + 1))
+    layers = int(rng.integers(2, MOST_RUNS + 1))
 
     def stacked(tier: Tier) -> dict[str, Array]:
         lstm = LSTM(hidden, hidden, layers, dropout=0.3, backend=backend, dtype=dtype, tier="pointwise")
@@ -273,8 +274,8 @@ def one_problem(backend: Any, rng: np.random.Generator, small: bool = False) -> 
         return {"y": y, "dx": dx, **gradients}
 
     stack = (
-        onchip.choose(backend.limits, direction, batch, hidden, dtype, layers, "Plain", True)
-        for direction in onchip.DIRECTIONS
+        planner.choose(backend.limits, direction, batch, hidden, dtype, layers, "Plain", True)
+        for direction in DIRECTIONS
     )
     several = [(layers, stacked)] * (not any(isinstance(layout, str) for layout in stack))
     worst = 0.0
@@ -286,7 +287,7 @@ def one_problem(backend: Any, rng: np.random.Generator, small: bool = False) -> 
                 size = f"T={steps} B={batch} H={hidden} {dtype}, {count} layers"
                 raise RuntimeError(f"{name} at {size} differs by {error:.1e}; expected less than {limit:.0e}")
             worst = max(worst, error)
-    layout = onchip.choose(backend.limits, "forward", batch, hidden, dtype)
+    layout = planner.choose(backend.limits, "forward", batch, hidden, dtype)
     return {"form": layout if isinstance(layout, str) else layout.form, "difference": worst}
 
 

@@ -31,7 +31,8 @@ from gpu_lstm.layers import LSTM
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.native import kernels
 from gpu_lstm.recurrence import runnable_tiers
-from gpu_lstm.recurrence.cuda import onchip, sequence
+from gpu_lstm.recurrence.cuda import costs, explain, planner, sequence
+from gpu_lstm.recurrence.cuda.layout import DIRECTIONS
 from gpu_lstm.recurrence.problem import Arriving, Fit
 from gpu_lstm.recurrence.problem import Problem as Recurrence
 from gpu_lstm.training import Event, Settings, Training
@@ -56,11 +57,11 @@ class Case:
     def layouts(self, backend: Any) -> Record:
         """What the sequence tier does with one layer of it."""
         found, (_, batch, _, hidden) = {}, self.size
-        for direction in onchip.DIRECTIONS:
-            layout = onchip.choose(backend.limits, direction, batch, hidden, self.dtype)
-            pays = onchip.pays(backend.limits, direction, batch, hidden, self.dtype)
+        for direction in DIRECTIONS:
+            layout = planner.choose(backend.limits, direction, batch, hidden, self.dtype)
+            pays = planner.pays(backend.limits, direction, batch, hidden, self.dtype)
             found[direction] = (
-                layout if isinstance(layout, str) else ("" if pays else "not taken: ") + layout.describe()
+                layout if isinstance(layout, str) else ("" if pays else "not taken: ") + explain.describe(layout)
             )
         return found
 
@@ -245,8 +246,8 @@ def steps_alone(backend: Any, log: Log, case: Case) -> Record:
     for direction, before in (("forward", "copy"), ("backward", "forward")):
         long, short = (medians[f"{direction} {n}"] - medians[f"{before} {n}"] for n in (whole, half))
         step = (long - short) / (whole - half)
-        layout = onchip.choose(backend.limits, direction, case.size[1], case.size[3], case.dtype)
-        expected = float("nan") if isinstance(layout, str) else layout.microseconds
+        layout = planner.choose(backend.limits, direction, case.size[1], case.size[3], case.dtype)
+        expected = float("nan") if isinstance(layout, str) else costs.of(layout).microseconds
         around = (long - whole * step) * 1e6
         found[direction] = {"us_a_step": step * 1e6, "expected_us_a_step": expected, "us_around": around}
         said.append(f"{direction} {step * 1e6:.2f} us a step, {expected:.2f} expected, {around:.0f} around")

@@ -14,7 +14,7 @@ from gpu_lstm.backend import CupyBackend
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.native import kernels
 from gpu_lstm.native.launch import Device
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import sequence
 from tests.conftest import gpu_or_reason
 from tests.device.support import Seed, needs_machine
 
@@ -154,4 +154,4 @@ class HostBackend(CudaBackend):
 
 def room_beside(monkeypatch, room=True):
     """The sequence tier leaves room for products beside it, or none, whatever the model says."""
-    monkeypatch.setattr(onchip, "beside", lambda *_: types.SimpleNamespace(saved=float(room), describe=str))
+    monkeypatch.setattr(sequence, "beside", lambda *_: types.SimpleNamespace(saved=float(room), describe=str))

@@ -25,10 +25,13 @@ BOUNDS = {
     "lines of a function": 60,
     "complexity of a function": 15,
     "code files that name the newest option": 5,
-    "lines of Python on the reading path": 4000,
+    "lines of Python on the reading path": 5200,
     "lines of C++ on the reading path": 1500,
 }
 """The most that each may be. A function counts without its docstring; its complexity is T. McCabe's, as ruff's C901."""
+
+MOST_READ = 4000
+"""Lines of Python that one reads who follows a training step: files of the path less functions that no step enters."""
 
 FLOORS = (
     ("errors", "page"),

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gpu_lstm.native import kernels
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.native import catalogue, kernels
+from gpu_lstm.recurrence.cuda import costs
 from gpu_lstm.recurrence.cuda.counted import ALIKE, counted, table
+from gpu_lstm.recurrence.cuda.layout import DIRECTIONS, Layout
 from tests.nvrtc import matrix
 
 ROOT = str(Path(__file__).resolve().parents[1])
@@ -21,18 +22,18 @@ sys.path.remove(ROOT)
 def test_the_counts_are_of_these_sources():
     again = "count again: python -m tests.device -m benchmarks.counts --write"
     assert table()["sources"] == matrix.digest(), again
-    assert set(table()["sequence"]) == {kernels.sequence(*each).expression for each in counts.instances()}, again
+    assert set(table()["sequence"]) == {catalogue.sequence(*each).expression for each in counts.instances()}, again
 
 
-@pytest.mark.parametrize("direction", onchip.DIRECTIONS)
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_every_instance_has_counts_that_its_arithmetic_needs(direction):
-    kinds = product((*kernels.STORAGE, "tf32"), kernels.FORMS, kernels.SEQUENCE_CELLS)
+    kinds = product((*kernels.STORAGE, "tf32"), catalogue.FORMS, catalogue.SEQUENCE_CELLS)
     for dtype, form, cells in kinds:
-        for height, columns in kernels.sequence_sizes(direction, dtype, form, cells):
+        for height, columns in catalogue.sequence_sizes(direction, dtype, form, cells):
             found = counted(direction, dtype, form, height, columns, cells)
             *_, chunk, again = found.product
             # Of 64 bytes of 16 rows and 8 columns: mma.sync, or multiply-adds of each lane.
-            of_one = 2 if dtype in kernels.TENSOR else 8 * 2 * kernels.neighbours(dtype)
+            of_one = 2 if dtype in catalogue.TENSOR else 8 * 2 * kernels.neighbours(dtype)
             assert chunk >= of_one * height * columns or form == "block"  # which has one chunk a warp
             assert again >= 0
             assert min(*found.turns, found.cells[0]) >= 0 < sum(found.cells)
@@ -47,9 +48,9 @@ def test_a_chunk_of_float32_is_bound_by_its_instructions_and_not_by_its_multiply
 
 
 def test_options_cost_more_instructions_than_none():
-    for direction, dtype in product(onchip.DIRECTIONS, ("float32", "bfloat16")):
+    for direction, dtype in product(DIRECTIONS, ("float32", "bfloat16")):
         plain, family, normed = (
-            sum(counted(direction, dtype, "cluster", 2, 1, cells).cells) for cells in kernels.SEQUENCE_CELLS
+            sum(counted(direction, dtype, "cluster", 2, 1, cells).cells) for cells in catalogue.SEQUENCE_CELLS
         )
         assert plain < family < normed
 
@@ -60,11 +61,11 @@ def test_what_the_model_has_of_a_step_is_what_was_counted():
     for step in table()["steps"]:
         layers, dtype = step["layers"], step["dtype"]
         kind = gpu_model.H100, step["direction"], step["hidden"], dtype, layers, "Plain", layers > 1
-        layout = onchip._layout(*kind, *step["layout"])
+        layout = Layout(*kind, *step["layout"])
         found = counted(layout.direction, dtype, layout.form, layout.height, layout.columns, "Plain")
         more = table()["machine"][layout.direction][dtype.replace("tf", "float")]["more"]
-        of_cells = found.cells_of(layout.work) - more * layout.work.cells
-        of_product = found.product_of(layout.work) / table()["machine"]["product"][dtype]["ratio"]
+        of_cells = costs.dot(found.cells, costs.of_all_else(layout)) - more * costs.of_all_else(layout)[1]
+        of_product = costs.dot(found.product, costs.of_product(layout)) / table()["machine"]["product"][dtype]["ratio"]
         expected = layout.tiles * (of_product + of_cells)
         less = layout.tiles * of_product / 4 * (layers > 1)
         assert step["instructions"] == pytest.approx(expected - less, rel=0.03 if layers == 1 else 0.1)

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue
 from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence import Arriving, Mask, Problem, family
-from gpu_lstm.recurrence.cuda import auto, onchip
+from gpu_lstm.recurrence.cuda import auto, costs, explain, planner
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
+from gpu_lstm.recurrence.cuda.layout import DIRECTIONS
 from gpu_lstm.recurrence.variant import Variant
 from tests.conftest import gpu_or_reason
 from tests.gpu import DTYPES, H100, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine
@@ -137,10 +138,10 @@ def test_inference_gives_the_same_and_keeps_nothing(form, kind):
 def test_several_tiles_of_sequences(kind, monkeypatch):
     """Two blocks of a grid share 19 sequences."""
     force(monkeypatch, "grid")
-    every = onchip._candidates
-    monkeypatch.setattr(onchip, "_candidates", lambda *problem: (x for x in every(*problem) if x.members == 2))
+    every = planner.candidates
+    monkeypatch.setattr(planner, "candidates", lambda *problem: (x for x in every(*problem) if x.members == 2))
     limits = Device(multiprocessors=2, shared_bytes=227 * KIB, capability=80)
-    layout = onchip.choose(limits, "forward", 19, 40, "float32", 1, kind)
+    layout = planner.choose(limits, "forward", 19, 40, "float32", 1, kind)
     assert (layout.members, layout.slice, layout.columns) == (2, 19, 1)
     lengths = np.random.default_rng(0).integers(0, 4, 19)
     compare(Gpu(limits=limits), KINDS[kind], (3, 19, 40), "float32", lengths=lengths, reverse=True)
@@ -301,14 +302,14 @@ def test_what_it_does_not_take_is_refused_by_name():
 
 
 def test_the_plan_knows_what_options_cost():
-    for direction in onchip.DIRECTIONS:
+    for direction in DIRECTIONS:
         plain, options, normed = (
-            onchip.choose(H100, direction, 64, 256, "float32", 1, cells) for cells in kernels.SEQUENCE_CELLS
+            planner.choose(H100, direction, 64, 256, "float32", 1, cells) for cells in catalogue.SEQUENCE_CELLS
         )
-        assert plain.microseconds < options.microseconds < normed.microseconds
-        assert f"{direction}, with options: " in options.describe()
+        assert costs.of(plain).microseconds < costs.of(options).microseconds < costs.of(normed).microseconds
+        assert f"{direction}, with options: " in explain.describe(options)
         assert normed.barriers >= 4
-        assert f"{normed.barriers} barriers of a block a step" in normed.describe()
+        assert f"{normed.barriers} barriers of a block a step" in explain.describe(normed)
     said = LSTM(4, 256, backend=HostBackend(), cells=True).plan.why()
     assert "H = 256, B = 64, float32, forward: " in said  # c of every step is there anyway
     assert "; backward, with options: " in said
@@ -319,7 +320,7 @@ def test_the_plan_knows_what_options_cost():
 @pytest.mark.parametrize("shape", [(20, 64, 512), (7, 3, 1000), (50, 5, 64), (9, 256, 250)], ids=str)
 def test_a_gpu_gives_the_oracles_numbers_and_the_same_bits_every_time(shape, dtype):
     gpu = gpu_or_reason()
-    if obstacle := onchip.obstacle(gpu.limits, shape[2], dtype, ALL):
+    if obstacle := planner.obstacle(gpu.limits, shape[2], dtype, ALL):
         pytest.skip(obstacle)
     data, numbers = example(ALL - KINKS, shape, dtype)
     first, second = (run(sequence_cuda, gpu, data, numbers, dtype) for _ in range(2))

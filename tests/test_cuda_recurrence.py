@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.recurrence import Mask, make_plan, reference
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
@@ -271,7 +271,7 @@ def test_more_than_2_to_the_31_elements(cuda):
     expected = one_forward(pointwise_cuda, cuda, z[t:].copy(), weight_hh, None, c0)
     slots = [np.int64(n) for n in (t, t, t + 1, t, t + 1)]
     arguments = (z, h, c, None, *slots, np.uint32(1), np.uint32(hidden))
-    cuda.kernel(kernels.gates_forward("float16", 8, True, False))((1,), (hidden // 8,), arguments)
+    cuda.kernel(catalogue.kernel("gates_forward", "float16", 8, True, False))((1,), (hidden // 8,), arguments)
     for array, whole in ((h[t + 1], expected.h[1]), (c[t + 1], expected.c[1]), (z[t], expected.gates[0])):
         np.testing.assert_array_equal(cuda.to_numpy(array), cuda.to_numpy(whole))
     del z, h, c

@@ -7,12 +7,13 @@ import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError
 from gpu_lstm.layers import schedule
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence import Arriving, Mask, Problem, reference
-from gpu_lstm.recurrence.cuda import auto, onchip
+from gpu_lstm.recurrence.cuda import auto, costs, planner
 from gpu_lstm.recurrence.cuda import pointwise as pointwise_cuda
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
+from gpu_lstm.recurrence.cuda.layout import BUFFERS, DIRECTIONS
 from tests.conftest import gpu_or_reason
 from tests.gpu import DTYPES, H100, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, room_beside, stored
 from tests.support import NUMPY, loss_and_gradients, one_backward, one_forward, problem, relative_error
@@ -25,7 +26,7 @@ SHAPES = [(1, 1, 1), (3, 1, 33), (4, 5, 33), (5, 3, 8), (3, 2, 1), (2, 11, 40)]
 """T, B, H: single units and steps, odd sizes, whole packs of every dtype, several tiles of sequences."""
 
 
-@pytest.fixture(params=kernels.FORMS)
+@pytest.fixture(params=catalogue.FORMS)
 def form(request, monkeypatch):
     """Each form, whatever the model says of it."""
     force(monkeypatch, request.param)
@@ -33,16 +34,16 @@ def form(request, monkeypatch):
 
 
 def force(monkeypatch, form, columns=(1, 2), height=None):
-    every = onchip._candidates
+    every = planner.candidates
 
     def allowed(*problem):
         if form == "joint" and problem[1] == "forward":
             return (x for x in every(*problem) if x.form == "grid")
         return (x for x in every(*problem) if x.form == form and x.columns in columns and height in (None, x.height))
 
-    monkeypatch.setattr(onchip, "_candidates", allowed)
+    monkeypatch.setattr(planner, "candidates", allowed)
     for name in ("choose", "choose_pair"):
-        monkeypatch.setattr(onchip, name, getattr(onchip, name).__wrapped__)
+        monkeypatch.setattr(planner, name, getattr(planner, name).__wrapped__)
 
 
 def device(form):
@@ -70,7 +71,7 @@ def compare(backend, shape, dtype, lengths=False, reverse=False, keep=True):
         scale = np.abs(array).max()
         if name == "dh0":  # a sum whose terms may cancel
             scale = max(scale, (np.abs(expected["dz"]) @ np.abs(data["weight_hh"])).max())
-        assert error <= TOLERANCE[onchip.multiplied(backend, dtype)] * scale, name
+        assert error <= TOLERANCE[planner.multiplied(backend, dtype)] * scale, name
     return actual
 
 
@@ -85,7 +86,7 @@ def test_forward_and_backward_equal_the_oracle(form, dtype):
 
 
 def launched(form):
-    return {f"sequence_{direction}{'_cluster' * (form == 'cluster')}" for direction in onchip.DIRECTIONS}
+    return {f"sequence_{direction}{'_cluster' * (form == 'cluster')}" for direction in DIRECTIONS}
 
 
 @pytest.mark.gpu
@@ -112,18 +113,18 @@ def test_weights_in_registers_and_the_rest_in_shared_memory(monkeypatch, dtype, 
     """One block holds more than fits into its registers."""
     limits = Device(multiprocessors=1, shared_bytes=227 * KIB, capability=80)
     force(monkeypatch, "grid", columns=(columns,))
-    sizes = {direction: kernels.sequence_sizes(direction, dtype, "grid") for direction in onchip.DIRECTIONS}
-    every = onchip._candidates
+    sizes = {direction: catalogue.sequence_sizes(direction, dtype, "grid") for direction in DIRECTIONS}
+    every = planner.candidates
 
     def wanted(device, direction, *problem):
         right = (height, columns) in sizes[direction]
         return (x for x in every(device, direction, *problem) if not right or x.height == height)
 
-    monkeypatch.setattr(onchip, "_candidates", wanted)
+    monkeypatch.setattr(planner, "candidates", wanted)
     hidden = 64 if columns == 1 else 32
     backend = Gpu(limits=limits, tf32=dtype == "tf32")
-    for direction in onchip.DIRECTIONS:
-        layout = onchip.choose(limits, direction, 9, hidden, dtype)
+    for direction in DIRECTIONS:
+        layout = planner.choose(limits, direction, 9, hidden, dtype)
         assert layout.register_bytes > 0
         if (height, columns) in sizes[direction]:
             assert layout.height == height
@@ -136,8 +137,8 @@ def test_slices_of_several_tiles_and_16_sequences_at_once(monkeypatch, dtype):
     """Two blocks of a grid share 37 sequences: tiles of 16, the last one not full."""
     force(monkeypatch, "grid", columns=(2,))
     limits = Device(multiprocessors=2, shared_bytes=227 * KIB, capability=80)
-    for direction in onchip.DIRECTIONS:
-        layout = onchip.choose(limits, direction, 37, 40, dtype)
+    for direction in DIRECTIONS:
+        layout = planner.choose(limits, direction, 37, 40, dtype)
         assert (layout.members, layout.slice, layout.columns) == (2, 37, 2)
     compare(Gpu(limits=limits), (3, 37, 40), dtype, lengths=True)
     compare(Gpu(limits=limits), (2, 37, 40), dtype, keep=False)
@@ -180,13 +181,13 @@ def test_no_races(form, dtype):
 def test_a_cluster_with_two_buffers_has_one_more_barrier(monkeypatch):
     force(monkeypatch, "cluster")
     expected = compare(Gpu(limits=device("cluster")), (5, 9, 20), "float16", lengths=True)
-    monkeypatch.setitem(onchip.BUFFERS, "cluster", (2,))
+    monkeypatch.setitem(BUFFERS, "cluster", (2,))
     for seed in ORDERS:
         actual = compare(Gpu(seed=seed, limits=device("cluster")), (5, 9, 20), "float16", lengths=True)
         for name in expected:
             np.testing.assert_array_equal(actual[name], expected[name])
-    layout = onchip.choose(H100, "forward", 3, 20, "float32")
-    assert (layout.buffers, layout.barrier) == (2, onchip.BARRIER)
+    layout = planner.choose(H100, "forward", 3, 20, "float32")
+    assert (layout.buffers, costs.of(layout).barrier) == (2, costs.BARRIER)
 
 
 @pytest.mark.gpu
@@ -213,7 +214,7 @@ def put(backend, data, dtype="float32"):
 
 PAIR_LIMITS = {
     form: Device(32 if form == "cluster" else 6, shared_bytes=227 * KIB, capability=90, clusters=2 * (form == "joint"))
-    for form in kernels.FORMS
+    for form in catalogue.FORMS
 }
 
 
@@ -313,11 +314,11 @@ def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
         assert len(backend.launches) == launches
         for name, array in expected[0].items():
             assert relative_error(actual[0][name], array) < 2e-6, name
-    monkeypatch.setattr(onchip, "pays", lambda *problem: False)
+    monkeypatch.setattr(planner, "pays", lambda *problem: False)
     backend = Gpu()
     actual = run_pair(auto, backend, problems, "float32")
     assert "sequence_forward" not in backend.launches
-    monkeypatch.setattr(onchip, "pays", lambda *problem: True)
+    monkeypatch.setattr(planner, "pays", lambda *problem: True)
     backend = Gpu()
     actual += run_pair(auto, backend, problems, "float32")
     assert backend.launches == ["sequence_forward", "sequence_backward"]
@@ -414,7 +415,7 @@ def test_clusters_multiply_together_in_every_size(monkeypatch, dtype):
     backend = Gpu(limits=limits, tf32=dtype == "tf32")
     force(monkeypatch, "joint", columns=(2,))
     for batch, hidden, height, units in ((18, 90, 1, 12), (3, 250, 2, 32)):
-        layout = onchip.choose(limits, "backward", batch, hidden, dtype)
+        layout = planner.choose(limits, "backward", batch, hidden, dtype)
         assert (layout.members, layout.height, layout.columns, layout.share) == (8, height, 2, units)
         compare(backend, (2, batch, hidden), "float32" if dtype == "tf32" else dtype, lengths=True)
     assert (layout.shared_bytes > 64 * KIB) == (dtype == "tf32")
@@ -425,7 +426,7 @@ def test_what_is_sent_within_clusters_comes_from_all_of_one():
     cuda = Gpu(limits=device("joint"))
     out = cuda.xp.empty((16, 256), dtype=np.float32)
     for rounds in (1, 3):
-        cuda.kernel(kernels.sums_in_cluster())((16,), (256,), (out, np.int32(rounds)), 4096 + 16)
+        cuda.kernel(catalogue.kernel("sums_in_cluster"))((16,), (256,), (out, np.int32(rounds)), 4096 + 16)
         np.testing.assert_array_equal(cuda.to_numpy(out), 3.5)
 
 
@@ -499,7 +500,7 @@ def test_the_layer_runs_on_it(lengths):
 def test_auto_takes_the_tier_that_pays(monkeypatch):
     data, results = example((3, 2, 5), "float32"), []
     for pays in (True, False):
-        monkeypatch.setattr(onchip, "pays", lambda *problem, pays=pays: pays)
+        monkeypatch.setattr(planner, "pays", lambda *problem, pays=pays: pays)
         backend = Gpu()
         results.append(run(auto, backend, data, "float32"))
         assert ("sequence_forward" in backend.launches) == pays == ("matmul" not in backend.launches)
@@ -576,6 +577,6 @@ def test_a_gpu_runs_a_grid_of_clusters(dtype, monkeypatch):
 @pytest.mark.parametrize("shape", [(20, 64, 512), (7, 3, 1000), (300, 17, 130), (50, 5, 64), (9, 256, 250)], ids=str)
 def test_a_gpu_gives_the_oracles_numbers_and_the_same_bits_every_time(shape, dtype):
     gpu = gpu_or_reason()
-    if obstacle := onchip.obstacle(gpu.limits, shape[2], dtype):
+    if obstacle := planner.obstacle(gpu.limits, shape[2], dtype):
         pytest.skip(obstacle)
     compare_twice(sequence_cuda, gpu, shape, dtype)

@@ -10,7 +10,7 @@ import pytest
 
 import gpu_lstm
 from gpu_lstm import BackendError
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue, kernels, sources
 from tests.device.support import alone
 from tests.gpu import Gpu, on_the_machine
 from tests.nvrtc import matrix
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_headers_are_put_in_place_once_with_their_names():
-    text = kernels.read_source("gates.cu")
+    text = sources.read_source("gates.cu")
     assert "#include" not in text
     assert text.count("struct ArithmeticOf {") == text.count("struct Constants;") == 1
     assert text.startswith('#line 1 "cuda/gates.cu"\n')
@@ -39,15 +39,17 @@ def test_headers_are_put_in_place_once_with_their_names():
 
 
 def test_an_instance_asks_for_the_headers_of_its_types():
-    assert kernels.gates_forward("float16", 8, True, False).source.startswith("#include <cuda_fp16.h>\n")
-    assert kernels.gates_forward("bfloat16", 1, True, False).source.startswith("#include <cuda_bf16.h>\n")
-    assert "#include" not in kernels.gates_forward("float32", 4, True, False).source
+    assert catalogue.kernel("gates_forward", "float16", 8, True, False).source.startswith("#include <cuda_fp16.h>\n")
+    assert catalogue.kernel("gates_forward", "bfloat16", 1, True, False).source.startswith("#include <cuda_bf16.h>\n")
+    assert "#include" not in catalogue.kernel("gates_forward", "float32", 4, True, False).source
 
 
 def test_kernels_have_names_that_cpp_understands():
-    assert kernels.gates_backward("bfloat16", 8, True).expression == "gates_backward<__nv_bfloat16, 8, true>"
-    assert kernels.check_range().expression == "check_range"
-    names = [kernel.expression for kernel in kernels.every_kernel()]
+    assert (
+        catalogue.kernel("gates_backward", "bfloat16", 8, True).expression == "gates_backward<__nv_bfloat16, 8, true>"
+    )
+    assert catalogue.kernel("check_range").expression == "check_range"
+    names = [kernel.expression for kernel in catalogue.every_kernel()]
     assert len(names) == len(set(names))
 
 
@@ -72,20 +74,20 @@ def test_lines_are_compiled_in_where_asked_for(monkeypatch):
 
 def test_a_missing_source_is_one_message():
     with pytest.raises(BackendError, match=r"CUDA source cuda/none.cu is missing: .*; reinstall gpu_lstm"):
-        kernels.read_source("none.cu")
+        sources.read_source("none.cu")
 
 
 def test_a_bare_checkout_finds_its_sources(tmp_path):
     """Without an installed package, as with PYTHONPATH only."""
     script = (
         "import sys; sys.modules['gpu_lstm.kernels'] = None\n"
-        "from gpu_lstm.backend import kernels; print(len(kernels.read_source('gates.cu')))\n"
+        "from gpu_lstm.native import sources; print(len(sources.read_source('gates.cu')))\n"
         "assert not any(name.split('.')[0] == 'cupy' for name in sys.modules)"
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == len(kernels.read_source("gates.cu"))
+    assert int(done.stdout) == len(sources.read_source("gates.cu"))
 
 
 def test_the_wheel_holds_the_sources():
@@ -103,7 +105,7 @@ def test_the_table_of_resources_is_of_these_sources():
     recorded = matrix.TABLE.read_text()
     assert f"sources {matrix.digest()}\n" in recorded, "write it again: python -m tests.nvrtc.matrix --write"
     rows = [line.split("`")[1] for line in recorded.splitlines() if line.startswith("| `")]
-    assert sorted(rows) == sorted(kernel.expression for kernel in kernels.every_kernel())
+    assert sorted(rows) == sorted(kernel.expression for kernel in catalogue.every_kernel())
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
@@ -113,7 +115,7 @@ def test_nvcc_compiles_the_cell(tmp_path):
         "int64, int64, int64, int64, unsigned, unsigned);\n"
     )
     source = tmp_path / "gates.cu"
-    source.write_text(kernels.read_source("gates.cu") + instance)
+    source.write_text(sources.read_source("gates.cu") + instance)
     command = ["nvcc", "-std=c++17", "-arch=sm_80", "-ptx", "-Werror", "all-warnings", str(source), "-o", "/dev/null"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -121,7 +123,7 @@ def test_nvcc_compiles_the_cell(tmp_path):
 
 def test_a_backend_without_cuda_says_so():
     with pytest.raises(BackendError, match="backend numpy has no CUDA kernels; asked for check_range"):
-        gpu_lstm.backend.NumpyBackend().kernel(kernels.check_range())
+        gpu_lstm.backend.NumpyBackend().kernel(catalogue.kernel("check_range"))
 
 
 # -- the cell's arithmetic --------------------------------------------------------------------------------------------
@@ -141,7 +143,7 @@ __global__ void activate(const Arithmetic<T>* x, Arithmetic<T>* y, int64 count, 
 def activation(cuda):
     """y of x by the cell's own function."""
     names = ["activate<float>", "activate<double>", "activate<Brief>"]
-    source = kernels.expand(ACTIVATE, PurePosixPath("cuda", "activate.cu"))
+    source = sources.expand(ACTIVATE, PurePosixPath("cuda", "activate.cu"))
     module = cuda.xp.RawModule(code=source, options=kernels.options(), name_expressions=names)
 
     def of(name, x, brief=False):
@@ -226,15 +228,24 @@ def gates_arguments():
     return (1,), (32,), (*arrays, None, *slots, np.uint32(1), np.uint32(8))
 
 
-MEAN, ROW, GATES = kernels.mean_loss("float32"), kernels.cross_entropy("float32"), ("float32", 4, True, False)
+MEAN, ROW, GATES = (
+    catalogue.kernel("mean_loss", "float32"),
+    catalogue.kernel("cross_entropy", "float32"),
+    ("float32", 4, True, False),
+)
 MISTAKES = [
     (MEAN, "  value = parts[0];", "  value = parts[warp + 1];", mean_loss_arguments),
     (MEAN, "= value;\n  __syncthreads();", "= value;", mean_loss_arguments),
     (ROW, "  __syncthreads();  // x[target]", "  // x[target]", cross_entropy_arguments),
-    (kernels.take_rows("float32"), "value < size ? value : size - 1", "value", take_rows_arguments),
-    (kernels.scatter_add("float32"), "= m;\n    __syncthreads();", "= m;", scatter_arguments),
-    (kernels.gates_forward(*GATES), "inside = b < batch;", "inside = true;", gates_arguments),
-    (kernels.gates_forward(*GATES), "(item - b * in_row) * N;", "item - b * in_row;", gates_arguments),
+    (catalogue.kernel("take_rows", "float32"), "value < size ? value : size - 1", "value", take_rows_arguments),
+    (
+        catalogue.kernel("scatter_add", "float32", catalogue.SCATTER_WARPS),
+        "= m;\n    __syncthreads();",
+        "= m;",
+        scatter_arguments,
+    ),
+    (catalogue.kernel("gates_forward", *GATES), "inside = b < batch;", "inside = true;", gates_arguments),
+    (catalogue.kernel("gates_forward", *GATES), "(item - b * in_row) * N;", "item - b * in_row;", gates_arguments),
 ]
 
 

@@ -10,8 +10,9 @@ from gpu_lstm.layers import schedule
 from gpu_lstm.layers.arguments import Call
 from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence import Arriving, Mask, Problem, reference
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import planner
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
+from gpu_lstm.recurrence.cuda.layout import DIRECTIONS
 from gpu_lstm.recurrence.problem import Joint
 from gpu_lstm.recurrence.variant import Variant
 from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, room_beside, stored
@@ -28,7 +29,7 @@ SMALL = Device(multiprocessors=8, shared_bytes=227 * 1024, capability=80)
 def eight_sequences(monkeypatch):
     """Few of the kernels, whatever the model says."""
     force(monkeypatch, "grid", columns=(1,))
-    monkeypatch.setattr(onchip, "choose_layers", onchip.choose_layers.__wrapped__)
+    monkeypatch.setattr(planner, "choose_layers", planner.choose_layers.__wrapped__)
 
 
 def problem(layers, shape, dtype, lengths=False, dropout=True):
@@ -128,7 +129,7 @@ def compare(backend, layers, shape, dtype, **kind):
             if name == "dh0":  # a sum whose terms may cancel
                 scale = max(scale, (np.abs(one["dz"]) @ np.abs(data[number]["weight_hh"])).max())
             error = np.abs(other[name] - array).max()
-            assert error <= layers * TOLERANCE[onchip.multiplied(backend, dtype)] * scale, (number, name)
+            assert error <= layers * TOLERANCE[planner.multiplied(backend, dtype)] * scale, (number, name)
     return actual
 
 
@@ -177,8 +178,8 @@ def test_no_races(dtype):
 def test_slices_of_several_tiles():
     """Two layers of one block each: 19 sequences in tiles of 8."""
     limits = Device(multiprocessors=2, shared_bytes=227 * 1024, capability=80)
-    for direction in onchip.DIRECTIONS:
-        layout = onchip.choose(limits, direction, 19, 9, "float32", 2, "Plain", True)
+    for direction in DIRECTIONS:
+        layout = planner.choose(limits, direction, 19, 9, "float32", 2, "Plain", True)
         assert (layout.teams, layout.members, layout.slice) == (1, 1, 19)
     compare(Gpu(limits=limits), 2, (3, 19, 9), "float32", lengths=True)
 
@@ -279,7 +280,7 @@ def same_dropout(monkeypatch):
 @pytest.mark.parametrize("case", CASES)
 def test_the_layers_run_on_it(monkeypatch, case, lengths):
     same_dropout(monkeypatch)
-    monkeypatch.setattr(onchip, "choose_layers", at_most(4))
+    monkeypatch.setattr(planner, "choose_layers", at_most(4))
     backend = Gpu(limits=SMALL)
     results = []
     for where, tier in ((NUMPY, "reference"), (backend, "auto")):
@@ -297,13 +298,13 @@ def at_most(most):
     """So many layers at once, whatever the model says."""
 
     def choose(device, direction, batch, hidden, dtype, layers):
-        return onchip.choose(device, direction, batch, hidden, dtype, min(layers, most), "Plain", True)
+        return planner.choose(device, direction, batch, hidden, dtype, min(layers, most), "Plain", True)
 
     return choose
 
 
 def test_layer_after_layer_where_something_else_passes_between_them(monkeypatch):
-    monkeypatch.setattr(onchip, "choose_layers", at_most(4))
+    monkeypatch.setattr(planner, "choose_layers", at_most(4))
     for options in ({"residual": True}, {"input_dropout": 0.1}, {"bidirectional": True}):
         backend = HostBackend(limits=SMALL)
         lstm = layers_on(backend, "sequence", num_layers=2, **options)
@@ -314,18 +315,18 @@ def test_layer_after_layer_where_something_else_passes_between_them(monkeypatch)
 def test_nothing_goes_beside_layers_at_once(monkeypatch):
     backend = HostBackend()
     for most, beside in ((1, True), (2, False)):
-        monkeypatch.setattr(onchip, "choose_layers", at_most(most) if most > 1 else lambda *problem: "they don't pay")
+        monkeypatch.setattr(planner, "choose_layers", at_most(most) if most > 1 else lambda *problem: "they don't pay")
         lstm = layers_on(backend, "sequence", num_layers=2)
         room_beside(monkeypatch)
         work = lstm._work({}, Call(400, 64, None, None, None, True))
-        for direction in onchip.DIRECTIONS:
+        for direction in DIRECTIONS:
             assert [one.beside for one in schedule.passes(work, direction)] == [beside]
 
 
 @pytest.mark.gpu
 def test_recomputation_gives_the_same_bits_and_the_state_is_carried(monkeypatch):
     monkeypatch.setattr(schedule, "segments", lambda *_, **__: [(0, 2), (2, 5), (5, 6)])
-    monkeypatch.setattr(onchip, "choose_layers", at_most(2))
+    monkeypatch.setattr(planner, "choose_layers", at_most(2))
     for lengths in (None, [6, 1, 3]):
         results = []
         for recompute in (False, True):
@@ -338,7 +339,7 @@ def test_recomputation_gives_the_same_bits_and_the_state_is_carried(monkeypatch)
 
 @pytest.mark.gpu
 def test_sixteen_bits_end_to_end(monkeypatch):
-    monkeypatch.setattr(onchip, "choose_layers", at_most(3))
+    monkeypatch.setattr(planner, "choose_layers", at_most(3))
     results = []
     for where, tier, dtype in ((NUMPY, "reference", "float64"), (Gpu(limits=SMALL), "auto", "float16")):
         lstm = layers_on(where, tier, dtype, num_layers=3)

@@ -10,7 +10,7 @@ import pytest
 
 from gpu_lstm import Embedding, InputError, losses, ops
 from gpu_lstm.models import Classifier, LanguageModel
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue, kernels, sources
 from gpu_lstm.optimizers import OPTIMIZERS, clip_by_global_norm, make_optimizer
 from tests.conftest import gpu_or_reason
 from tests.gpu import DTYPES, ORDERS, Gpu, HostBackend, at_full_size, on_host, on_the_machine, stored
@@ -206,7 +206,7 @@ KNOWN = [
 
 
 def test_philox_gives_the_published_numbers(cuda):
-    source = kernels.expand(PHILOX, PurePosixPath("cuda", "words.cu"))
+    source = sources.expand(PHILOX, PurePosixPath("cuda", "words.cu"))
     words = cuda.xp.RawModule(code=source, options=kernels.options()).get_function("words")
     for given, expected in KNOWN:
         out = cuda.xp.zeros(4, dtype=np.uint32)
@@ -236,7 +236,7 @@ def test_the_mask_depends_on_seed_and_place_alone(cuda):
         np.testing.assert_array_equal(on_host(cuda, ops.of(cuda).dropout(ones[:n], 0.5, (7,))[0]), mask[:n])
     assert not kernels.aligned(16, apart)
     np.testing.assert_array_equal(on_host(cuda, ops.of(cuda).dropout(apart, 0.5, (7,))[0]), mask)
-    kernel = kernels.dropout("float32", 4)
+    kernel = catalogue.kernel("dropout", "float32", 4)
     low, high = np.random.SeedSequence((7,)).generate_state(2)
     for blocks in (1, 2, 9):
         y = xp.zeros_like(x)

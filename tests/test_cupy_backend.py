@@ -11,10 +11,10 @@ import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError, cli
 from gpu_lstm.backend import CupyBackend, choose
-from gpu_lstm.native import ahead, clusters, kernels
+from gpu_lstm.native import ahead, catalogue, clusters
 from gpu_lstm.native.cublas import form
 from gpu_lstm.native.launch import Device, not_compiled
-from gpu_lstm.recurrence.cuda import needed, onchip
+from gpu_lstm.recurrence.cuda import needed, planner
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from tests.gpu import DTYPES, H100, Gpu, on_host, stored
 from tests.support import NUMPY, OnDevice, loss_and_gradients, one_forward, problem, relative_error
@@ -72,7 +72,7 @@ def driver(monkeypatch):
 @pytest.mark.gpu
 def test_a_grid_of_clusters_is_launched_by_cuda_bindings(driver, monkeypatch):
     force(monkeypatch, "joint")
-    monkeypatch.setattr(onchip, "choose_layers", onchip.choose_layers.__wrapped__)
+    monkeypatch.setattr(planner, "choose_layers", planner.choose_layers.__wrapped__)
     backend, launched, launch = Gpu(), [], driver.cuLaunchKernelEx
     monkeypatch.setattr(driver, "cuLaunchKernelEx", lambda *how: launched.append(how) or launch(*how))
     oracle = LSTM(3, 8, backend=NUMPY, tier="reference", dtype="float64")
@@ -257,7 +257,7 @@ def test_what_cublas_has_no_form_for_goes_another_way(cuda):
     ],
 )
 def test_a_kernel_that_cannot_be_compiled_is_one_line_with_the_cure(error, message):
-    said = str(not_compiled(kernels.check_range(), error))
+    said = str(not_compiled(catalogue.kernel("check_range"), error))
     assert re.search(message, said)
     assert "\n" not in said
 
@@ -265,12 +265,12 @@ def test_a_kernel_that_cannot_be_compiled_is_one_line_with_the_cure(error, messa
 @pytest.mark.gpu
 def test_a_mistake_of_the_compiler_s_input_is_told_in_its_words():
     with pytest.raises(BackendError, match=r"check_range can't be compiled: .*error.*; tier reference runs without"):
-        Gpu(change=("__global__", "__globule__")).kernel(kernels.check_range())
+        Gpu(change=("__global__", "__globule__")).kernel(catalogue.kernel("check_range"))
 
 
 @pytest.mark.gpu
 def test_a_kernel_is_compiled_once():
-    backend, kernel = CupyBackend(), kernels.mean_loss("float32")
+    backend, kernel = CupyBackend(), catalogue.kernel("mean_loss", "float32")
     assert backend.kernel(kernel) is backend.kernel(kernel)
 
 
@@ -305,7 +305,7 @@ def test_whoever_waits_for_a_compiler_is_told_so(monkeypatch, slow):
 
     monkeypatch.setattr(ahead, "_log", Log())
     for _ in range(2):
-        backend.kernel(kernels.mean_loss("float32"))
+        backend.kernel(catalogue.kernel("mean_loss", "float32"))
     assert messages == ["compiling mean_loss<float> for sm_90, once"] * slow
 
 

@@ -33,9 +33,9 @@ NAMES = {"byte": "unsigned char", "word": "std::uint64_t"}
 
 def entries_in_cpp():
     """Of each entry, its arguments: name and type."""
-    text = (SOURCES / "kernels/cpu/lstm_cpu.cpp").read_text().replace("\\\n", " ")
-    text = text.replace("OPTIONS(T), ", re.search(r"#define OPTIONS\(T\)(.*)", text)[1].strip() + ", ")
-    found = re.findall(r'extern "C" int gpu_lstm_(\w+)_##suffix##_##set\(([^)]*)\)', text)
+    text = (SOURCES / "kernels/cpu/entries.h").read_text().replace("\\\n", " ")
+    options = re.search(r"#define OPTIONS (.*)", text)[1]
+    found = re.findall(r"^ENTRY\((\w+)\)\(([^)]*)\)", text.replace("OPTIONS, ", f"{options}, "), re.MULTILINE)
     return {name: [re.fullmatch(r"(.*?)\s*(\w+)", part.strip()).groups()[::-1] for part in re.split(",", parts)]
             for name, parts in found}  # fmt: skip
 
@@ -245,14 +245,15 @@ def test_what_is_read_may_share_memory_with_what_is_written_and_two_that_are_wri
     z, c, weight = rng.standard_normal((2, 16)).astype("f4"), np.ones((2, 2, 4), "f4"), np.ones((16, 4), "f4")
     before = z.copy()
     with pytest.raises(InputError, match=r"^z shares memory with h|^h shares memory with z"):
-        compiled.call("forward", F32, 1, 2, 4, z[None], weight, z.reshape(4, 2, 4)[2:], c, None, 0, 1, 1, 1)
+        shared = z.reshape(4, 2, 4)[2:]
+        compiled.call("forward", F32, 1, 2, 4, 1, [z[None]], [weight], [shared], [c], [None], [0], 1, 1, 1)
     np.testing.assert_array_equal(z, before)
 
 
 @needs_library
 def test_rows_with_gaps_are_taken_where_they_lie_or_copied():
     plain = arguments_of("backward")
-    dy = plain["dy"]
+    dy, other = plain["dy"]
     expected = outcome("backward", {key: copied(value) for key, value in plain.items()})
     wide = np.concatenate([dy, dy], axis=2)
     records = np.zeros(dy.shape, np.dtype([("value", "f4"), ("more", "f4")]))
@@ -263,7 +264,8 @@ def test_rows_with_gaps_are_taken_where_they_lie_or_copied():
         records["value"],
         in_packed_record(dy),
     ):
-        assert outcome("backward", {key: copied(value) for key, value in plain.items()} | {"dy": given}) == expected
+        both = {"dy": [given, other]}
+        assert outcome("backward", {key: copied(value) for key, value in plain.items()} | both) == expected
 
 
 @needs_library
@@ -321,8 +323,7 @@ for name in sys.argv[1:]:
 print(json.dumps(found))
 """
 ALLOCATE = (
-    "forward", "backward", "forward_both", "backward_both", "family_forward", "family_backward", "multiply",
-    "weight_gradients",
+    "forward", "backward", "family_forward", "family_backward", "multiply", "weight_gradients",
 )  # fmt: skip
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from gpu_lstm import LSTM
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue
 from gpu_lstm.optimizers import make_optimizer
-from gpu_lstm.recurrence.cuda import needed, onchip
+from gpu_lstm.recurrence.cuda import needed, planner
+from gpu_lstm.recurrence.cuda.layout import DIRECTIONS
 from tests.gpu import DTYPES, H100, HostBackend
 
 A100 = dataclasses.replace(H100, multiprocessors=108, shared_bytes=163 * 1024, capability=80)
@@ -49,24 +50,24 @@ def test_a_training_step_asks_for_kernels_that_are_compiled_ahead(device, dtype)
     model.logits(np.zeros((6, 3), np.int64))
     assert {"cross_entropy", "update", "take_rows", "dropout"} <= {kernel.name for kernel in backend.asked}
     assert backend.asked <= set(ahead)
-    assert set(ahead) <= set(needed.of_everything(device)) <= set(kernels.every_kernel())
+    assert set(ahead) <= set(needed.of_everything(device)) <= set(catalogue.every_kernel())
     assert all(kernel.since <= device.capability for kernel in needed.of_everything(device))
 
 
 @pytest.mark.parametrize("device", DEVICES[:3], ids=NAMES[:3])
 def test_plans_of_any_size_take_kernels_that_are_compiled_ahead(device):
-    for dtype, direction in product(needed.DTYPES, onchip.DIRECTIONS):
+    for dtype, direction in product(needed.DTYPES, DIRECTIONS):
         ahead = set(needed.of_training(device, dtype))
         for batch, hidden in product((1, 3, 16, 64, 256), (1, 33, 64, 250, 512, 1320)):
             problem = device, direction, batch, hidden, dtype
-            found = [onchip.choose(*problem), onchip.choose_pair(*problem), onchip.choose_layers(*problem, layers=3)]
+            found = [planner.choose(*problem), planner.choose_pair(*problem), planner.choose_layers(*problem, layers=3)]
             assert {layout.kernel for layout in found if not isinstance(layout, str)} <= ahead
 
 
 @pytest.mark.parametrize("options", [{}, {"peepholes": True}, {"layer_norm": True}, {"proj_size": 4}], ids=str)
 @pytest.mark.parametrize("device", [DEVICES[0], TURING], ids=["sm_90_clusters", "sm_75"])
 def test_every_tier_asks_for_kernels_of_the_list(device, options):
-    every = set(kernels.every_kernel())
+    every = set(catalogue.every_kernel())
     for dtype, tier, hidden in product(DTYPES[:3] if device is TURING else DTYPES, ("auto", "pointwise"), (5, 8)):
         backend = Asked(device)
         lstm = LSTM(3, hidden, 2, bidirectional=True, backend=backend, dtype=dtype, tier=tier, **options)

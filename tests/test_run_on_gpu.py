@@ -16,7 +16,8 @@ import pytest
 from gpu_lstm.backend import CupyBackend, NumpyBackend
 from gpu_lstm.bench import peers
 from gpu_lstm.native.launch import Device
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import planner
+from gpu_lstm.recurrence.cuda.beside import beside
 from tests.support import NUMPY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -420,9 +421,9 @@ def test_a_form_is_looked_at_alone_and_tf32_beside_float32():
     backend = CupyBackend()
     for form, direction in (("block", "forward"), ("joint", "backward"), ("grid", "backward")):
         limits = speed_on_gpu.another(backend, form=form).limits
-        assert onchip.choose(limits, direction, 16, 24, "float32").form == form
+        assert planner.choose(limits, direction, 16, 24, "float32").form == form
     assert isinstance(
-        onchip.choose(speed_on_gpu.another(backend, form="block").limits, "forward", 9, 512, "float32"), str
+        planner.choose(speed_on_gpu.another(backend, form="block").limits, "forward", 9, 512, "float32"), str
     )
     assert speed_on_gpu.another(backend, tf32=True).tf32 and not backend.tf32
 
@@ -435,7 +436,7 @@ def test_something_goes_beside_in_every_case_that_is_timed():
         _, batch, width, hidden = case.size
         one, two = 256 * batch * 4 * hidden, 1 + ("bidirectional" in case.options)
         saved = [
-            onchip.beside(H100, direction, (256, batch, hidden), case.dtype, one * two * products, two).saved
+            beside(H100, direction, (256, batch, hidden), case.dtype, one * two * products, two).saved
             for direction, products in (("forward", width), ("backward", 2 * width + hidden))
         ]
         assert max(saved) > 0

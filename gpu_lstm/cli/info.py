@@ -16,7 +16,7 @@ from gpu_lstm.cli.options import Parsers, add_device, add_parser, positive
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.native.ahead import compile_all
 from gpu_lstm.recurrence import make_plan
-from gpu_lstm.recurrence.cuda import needed, onchip
+from gpu_lstm.recurrence.cuda import needed, planner
 
 
 def add_command(commands: Parsers) -> None:
@@ -67,7 +67,7 @@ def compile_ahead(backend: Any, which: str, dtype: str, jobs: int) -> int:
     if "cuda" not in backend.describe():
         raise InputError(f"--compile is given for backend {backend.why}; expected cupy, the one with CUDA kernels")
     limits = backend.limits
-    training = needed.of_training(limits, onchip.multiplied(backend, dtype))
+    training = needed.of_training(limits, planner.multiplied(backend, dtype))
     wanted = needed.of_everything(limits) if which == "all" else training
     print(f"compiling {len(wanted)} kernels for sm_{limits.capability}, {jobs} at a time:", flush=True)
     logging.getLogger("gpu_lstm").setLevel(logging.WARNING)  # it would say the same of each

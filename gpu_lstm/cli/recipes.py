@@ -134,7 +134,7 @@ def family(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def where(plain: dict[str, Any], backend: Backend) -> dict[str, Any]:
-    """Keyword arguments that all models take, see `gpu_lstm.models.base.Where`."""
+    """Keyword arguments that all models take, see `gpu_lstm.models.arguments.Where`."""
     return {"backend": backend, **{name: plain[name] for name in ("dtype", "tier", "recompute", "seed")}}
 
 

@@ -11,7 +11,7 @@ from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM
 from gpu_lstm.models import Forecaster, LanguageModel, Model
-from gpu_lstm.models.base import check_host
+from gpu_lstm.models.arguments import check_host
 from gpu_lstm.recurrence import Problem, Saved
 
 QUANTITIES = ("h", "c", "i", "f", "g", "o")

@@ -46,7 +46,7 @@ class Sizes:
         return (members, batch, self.output_size), (members, batch, self.hidden_size)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
     """What holds for all layers in one call of forward, and for its backward.
 

@@ -148,20 +148,17 @@ class Layer:
         twin.__dict__ |= {**self.__dict__, "_params": dict(params)}
         return twin
 
-    def rounded(self) -> Self:
-        """Return this layer as it is now, its weights in `dtype`, for one forward call and the backward that follows.
+    def rounded(self) -> Params:
+        """Return the arrays that `params` has at this time, of the matrices that products take copies in `dtype`.
 
-        A twin with the arrays that `params` has at this time, or with 16-bit copies of the matrices that products take.
-        Here, and nowhere else, are parameters rounded.
+        Here, and nowhere else, are parameters rounded: once for a forward call and the backward call that follows.
         """
-        if self.dtype == self.param_dtype:
-            return self.over(self.params)
-        return self.over(
-            {
-                name: self.backend.asarray(param, self.dtype) if name.startswith("weight") else param
-                for name, param in self.params.items()
-            }
-        )
+        params = dict(self._params)
+        if self.dtype != self.param_dtype:
+            for name in params:
+                if name.startswith("weight"):
+                    params[name] = self.backend.asarray(params[name], self.dtype)
+        return params
 
     def read(self, tape: Any) -> tuple[Any, ...]:
         """Return the values of a tape of this layer, see `Tape.read`.

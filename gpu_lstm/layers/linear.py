@@ -71,7 +71,7 @@ class Linear(Layer):
         x = self.backend.require("x", x, (*any_shape(x)[:-1], f"input_size={self.input_size}"), self.dtype)
         xp = self.backend.xp
         rows = xp.reshape(x, (-1, self.input_size))
-        params = self.rounded().params
+        params = self.rounded()
         y = ops.of(self.backend).product(rows, params["weight"].T, params["bias"], self.output_dtype)
         guarded = {"x": x, "weight": params["weight"]} if guard and keep else {}
         tape = Tape(self, (rows, x.shape, params["weight"]) if keep else None, guarded)

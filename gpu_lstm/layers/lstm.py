@@ -204,7 +204,7 @@ class LSTM(Layer):
         given = h0 is not None, c0 is not None
         if guard and self.recompute:  # which begins with them again
             h0, c0 = (None if s is None else xp.asarray(s, copy=True) for s in (h0, c0))
-        work = self._work(dict(self.rounded().params), call)
+        work = self._work(self.rounded(), call)
         kept: list[Any] = []
         # Now, because what is guarded is read next in any case: it is in the cache.
         copies = call.mask is not None or self.batch_first

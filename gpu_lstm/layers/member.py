@@ -50,7 +50,7 @@ INPUT, RECURRENT, WEIGHT, ZONEOUT_H, ZONEOUT_C = range(1, 6)
 """Part of the seeds of what is drawn while training."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """All that the members of an LSTM need in one call.
 

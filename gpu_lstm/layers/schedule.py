@@ -8,7 +8,6 @@ each on top of the one before; in two directions each layer is a pass, and a rou
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from gpu_lstm.layers.member import Member, Work
@@ -22,30 +21,28 @@ class Turn(NamedTuple):
     steps: slice
 
 
-@dataclass(frozen=True)
 class Pass:
     """What goes once through all steps.
 
-    Attributes
+    Parameters
     ----------
     segments : list of lists of lists of Turn
         For each segment, in forward's order, its rounds.
     beside : bool
         Products that no recurrence of their segment waits for go beside one.
+
+    Attributes
+    ----------
+    members : list of Member
+        All that run in it, each once.
+    first_layer : int
+        The layer that takes the pass's input.
     """
 
-    segments: list[list[list[Turn]]]
-    beside: bool
-
-    @property
-    def members(self) -> list[Member]:
-        """All that run in it, each once."""
-        return [member for turns in self.segments[0] for member, _ in turns]
-
-    @property
-    def first_layer(self) -> int:
-        """The layer that takes the pass's input."""
-        return self.members[0].layer
+    def __init__(self, segments: list[list[list[Turn]]], beside: bool):
+        self.segments, self.beside = segments, beside
+        self.members = [member for turns in segments[0] for member, _ in turns]
+        self.first_layer = self.members[0].layer
 
 
 def stacked(turns: list[Turn]) -> bool:

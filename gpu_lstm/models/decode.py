@@ -15,7 +15,7 @@ from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.base import out_of_range
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import State
-from gpu_lstm.models.base import check_host
+from gpu_lstm.models.arguments import check_host
 from gpu_lstm.native import compiled
 
 CHUNK = 64

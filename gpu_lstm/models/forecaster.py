@@ -12,7 +12,8 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.layers.base import check_size, training_seed
 from gpu_lstm.losses import REGRESSION
-from gpu_lstm.models.base import Model, Where, arguments, check_host, gather, numbers
+from gpu_lstm.models.arguments import Where, arguments, check_host, numbers
+from gpu_lstm.models.base import Model, gather
 
 
 class Forecaster(Model):

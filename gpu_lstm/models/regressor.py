@@ -11,7 +11,7 @@ from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.losses import REGRESSION
-from gpu_lstm.models.base import Where, check_host, numbers
+from gpu_lstm.models.arguments import Where, check_host, numbers
 from gpu_lstm.models.classifier import SequenceModel
 
 

@@ -92,7 +92,8 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
     def take_all(argument: Argument, arrays: Sequence[Any], shapes: Sequence[Shape], limits: Limits) -> list[Any]:
         if len(arrays) != len(shapes):
             raise InputError(f"{argument.name} has {len(arrays)} arrays; expected {len(shapes)}")
-        found = [take(argument, array, shapes[n], limits, n) for n, array in enumerate(arrays)]
+        one = len(arrays) == 1
+        found = [take(argument, array, shapes[n], limits, None if one else n) for n, array in enumerate(arrays)]
         places = (ctypes.c_void_p * len(found))(*[each[0] for each in found])
         return [places, *(longs([each[1] for each in found]) for _ in argument.gaps)]
 

@@ -1,6 +1,6 @@
 """What each entry of the compiled library takes, and arrays made to fit or refused.
 
-A row of `TABLE` has the arguments in C++'s order (``kernels/cpu/lstm_cpu.cpp``), after the instruction set:
+A row of `TABLE` has the arguments in C++'s order (``kernels/cpu/entries.h``):
 
 ===================================  =====================================================================
 ``name``                             a whole number, C's long
@@ -32,19 +32,13 @@ from gpu_lstm.native.arguments import Argument, blocks, longs, pages
 
 TABLE = """
 forward
-    steps batch hidden z![steps,batch,4*hidden] weight_hh[4*hidden,hidden] h![steps+1,batch,hidden]
-    c![keep*steps+1,batch,hidden] lengths?:long[batch]{0..steps} reverse keep threads split_batch
+    steps batch hidden count z!*count[steps,batch,4*hidden] weight_hh*count[4*hidden,hidden]
+    h!*count[steps+1,batch,hidden] c!*count[keep*steps+1,batch,hidden] lengths?*count:long[batch]{0..steps}
+    reverse*count keep threads split_batch
 backward
-    steps batch hidden gates![steps,batch,4*hidden] weight_hh[4*hidden,hidden] h[steps+1,batch,hidden]
-    c[steps+1,batch,hidden] dy?[steps,batch,hidden]+dy_row dh![batch,hidden] dc![batch,hidden]
-    lengths?:long[batch]{0..steps} reverse threads split_batch
-forward_both
-    steps batch hidden z!*2[steps,batch,4*hidden] weight_hh*2[4*hidden,hidden] h!*2[steps+1,batch,hidden]
-    c!*2[keep*steps+1,batch,hidden] lengths?*2:long[batch]{0..steps} reverse*2 keep threads split_batch
-backward_both
-    steps batch hidden gates!*2[steps,batch,4*hidden] weight_hh*2[4*hidden,hidden] h*2[steps+1,batch,hidden]
-    c*2[steps+1,batch,hidden] dy?*2[steps,batch,hidden]+dy_row dh!*2[batch,hidden] dc!*2[batch,hidden]
-    lengths?*2:long[batch]{0..steps} reverse*2 threads split_batch
+    steps batch hidden count gates!*count[steps,batch,4*hidden] weight_hh*count[4*hidden,hidden]
+    c*count[steps+1,batch,hidden] dy?*count[steps,batch,hidden]+dy_row dh!*count[batch,hidden]
+    dc!*count[batch,hidden] lengths?*count:long[batch]{0..steps} reverse*count threads split_batch
 family_forward
     steps batch hidden size heads OPTIONS weight_hh[4*hidden,size//heads] projection?[size,hidden]
     z![steps,batch,4*hidden] h![steps+1,batch,size] c![keep*steps+1,batch,hidden] cells?![steps,batch,hidden]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.errors import BackendError
-from gpu_lstm.native import clusters, kernels
+from gpu_lstm.native import catalogue, clusters, kernels
 from gpu_lstm.native.kernels import Kernel, Launch, options, passed
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
@@ -33,12 +33,12 @@ class Device:
     cooperative : bool
         Whether a launch can have all its blocks resident.
     clusters : int
-        Clusters of `kernels.CLUSTER` blocks, one block a multiprocessor, that a cooperative launch can have resident;
+        Clusters of `catalogue.CLUSTER` blocks, one block a multiprocessor, that a cooperative launch can have resident;
         0 where there is no way to launch them so.
     counted : int or None
         Such clusters of any launch that run at once, as the driver says; None where it couldn't be asked.
     forms : pair of tuple of str
-        Of `kernels.FORMS`, those in which a recurrence may be planned, forward and backward.
+        Of `catalogue.FORMS`, those in which a recurrence may be planned, forward and backward.
     """
 
     multiprocessors: int
@@ -47,14 +47,14 @@ class Device:
     cooperative: bool = True
     clusters: int = 0
     counted: int | None = None
-    forms: tuple[tuple[str, ...], tuple[str, ...]] = (kernels.FORMS, kernels.FORMS)
+    forms: tuple[tuple[str, ...], tuple[str, ...]] = (catalogue.FORMS, catalogue.FORMS)
 
     @property
     def clusters_at_once(self) -> int:
         """Clusters of any launch that run at once: where the driver couldn't be asked, on all multiprocessors."""
         if self.counted is not None:
             return self.counted
-        return self.multiprocessors // kernels.CLUSTER if self.capability >= kernels.CLUSTERS_SINCE else 0
+        return self.multiprocessors // catalogue.CLUSTER if self.capability >= catalogue.CLUSTERS_SINCE else 0
 
 
 def function_of(xp: Any, kernel: Kernel, architecture: int) -> Any:
@@ -134,17 +134,17 @@ def count_clusters(xp: Any, limits: Device) -> tuple[Device, str]:
     why_none : str
         Why it can't be asked, or that there is no room for any; empty where all is well.
     """
-    if limits.capability < kernels.CLUSTERS_SINCE:
+    if limits.capability < catalogue.CLUSTERS_SINCE:
         return limits, ""
     if not clusters.available():
         return limits, f"no cuda.bindings ({clusters.INSTALL})"
-    kernel, why_none = kernels.sums_in_cluster(), ""
+    kernel, why_none = catalogue.kernel("sums_in_cluster"), ""
     try:
         function = function_of(xp, kernel, limits.capability)
         function.max_dynamic_shared_size_bytes = limits.shared_bytes
         asked = function.kernel.ptr, kernel.cluster, kernels.BLOCK, limits.shared_bytes
         limits = dataclasses.replace(limits, counted=clusters.resident(*asked, waiting=False))
-        if limits.capability in kernels.JOINT and limits.cooperative:
+        if limits.capability in catalogue.JOINT and limits.cooperative:
             limits = dataclasses.replace(limits, clusters=clusters.resident(*asked))
     except Exception as error:  # the compiler's, the driver's, of a library that is too old
         why_none = str(error) or type(error).__name__

@@ -14,7 +14,7 @@ from gpu_lstm.backend import Array, widened
 from gpu_lstm.backend.cuda import CudaBackend, contiguous
 from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.errors import InputError
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.ops.arrays import Arrays, Rule, seed_sequence, sum_rows
 
 CHUNK = 4096
@@ -56,7 +56,7 @@ class Cuda(Arrays):
             self._require_range(name, index, size, what)
         out = self.backend.xp.empty((count, width), dtype=table.dtype)
         if out.size:
-            self.backend.kernel(kernels.take_rows(dtype))(
+            self.backend.kernel(catalogue.kernel("take_rows", dtype))(
                 (_grid("index", count),), (_warps(width),), (table, index, out, np.int64(size), np.int64(width))
             )
         return out
@@ -67,9 +67,9 @@ class Cuda(Arrays):
         (size, width), (count,) = target.shape, index.shape
         self._check("rows", rows, (f"N={count}", f"M={width}"), dtype)
         if rows.size:
-            self.backend.kernel(kernels.scatter_add(dtype))(
+            self.backend.kernel(catalogue.kernel("scatter_add", dtype, catalogue.SCATTER_WARPS))(
                 (_grid("index", count), _grid("target", _blocks(width, 32), 65535)),
-                (32 * kernels.SCATTER_WARPS,),
+                (32 * catalogue.SCATTER_WARPS,),
                 (target, index, rows, np.int64(count), np.int64(size), np.int64(width)),
             )
 
@@ -87,7 +87,7 @@ class Cuda(Arrays):
         y = self.backend.xp.empty_like(x)
         width = 4 if kernels.aligned(4 * x.dtype.itemsize, x, y) else 1
         if x.size:
-            self.backend.kernel(kernels.dropout(dtype, width))(
+            self.backend.kernel(catalogue.kernel("dropout", dtype, width))(
                 (min(_blocks(x.size, 4 * kernels.BLOCK), 65535),),
                 (kernels.BLOCK,),
                 (
@@ -115,11 +115,11 @@ class Cuda(Arrays):
         number = None
         if ignore_index is not None:
             number = xp.empty((1,), dtype=xp.int64)
-            self.backend.kernel(kernels.count_targets())(
+            self.backend.kernel(catalogue.kernel("count_targets"))(
                 (1,), (1024,), (targets, np.int64(rows), np.int64(ignore_index), number)
             )
         losses = xp.empty((rows,), dtype=arithmetic)
-        self.backend.kernel(kernels.cross_entropy(dtype))(
+        self.backend.kernel(catalogue.kernel("cross_entropy", dtype))(
             (_grid("logits", rows),),
             (_warps(vocabulary),),
             (
@@ -134,7 +134,7 @@ class Cuda(Arrays):
             ),
         )
         loss = xp.empty((), dtype=arithmetic)
-        self.backend.kernel(kernels.mean_loss(dtype))((1,), (1024,), (losses, number, np.int64(rows), loss))
+        self.backend.kernel(catalogue.kernel("mean_loss", dtype))((1,), (1024,), (losses, number, np.int64(rows), loss))
         return loss
 
     def norm(self, arrays: Sequence[Array]) -> Array:  # noqa: D102
@@ -168,7 +168,7 @@ class Cuda(Arrays):
                 self._check(f"states[{n}]", array, tuple(gradient.shape), arithmetic)
             if gradient.size:
                 lines.append((param, gradient, *state))
-        if optimizer.rule not in kernels.RULES:  # as array expressions, after waiting for norm and loss
+        if optimizer.rule not in catalogue.RULES:  # as array expressions, after waiting for norm and loss
             gradients = [widened(self.backend, gradient) for gradient in gradients]
             return super().update(optimizer, params, gradients, states, max_norm, loss, loss_scale)
         if not lines:
@@ -177,7 +177,7 @@ class Cuda(Arrays):
         norm = None if max_norm is None else self._norm(dtype, table, len(lines), chunks, loss_scale)
         if loss is not None:
             loss = xp.asarray(loss, dtype=self.backend.dtype(arithmetic))
-        self.backend.kernel(kernels.update(dtype, optimizer.rule))(
+        self.backend.kernel(catalogue.kernel("update", dtype, optimizer.rule))(
             (_grid("gradients", chunks),),
             (kernels.BLOCK,),
             (
@@ -196,11 +196,13 @@ class Cuda(Arrays):
         """Norm of the gradients in a table, divided by `loss_scale`, in two launches."""
         xp, arithmetic = self.backend.xp, self.backend.dtype(kernels.ARITHMETIC[dtype])
         sums, norm = xp.empty((chunks,), dtype=arithmetic), xp.empty((), dtype=arithmetic)
-        self.backend.kernel(kernels.sum_of_squares(dtype))(
+        self.backend.kernel(catalogue.kernel("sum_of_squares", dtype))(
             (_grid("gradients", chunks),), (kernels.BLOCK,), (table, np.int32(lines), sums)
         )
         unscale = _scalar(dtype, 1 / loss_scale)
-        self.backend.kernel(kernels.norm_of_sums(dtype))((1,), (1024,), (sums, np.int64(chunks), unscale, norm))
+        self.backend.kernel(catalogue.kernel("norm_of_sums", dtype))(
+            (1,), (1024,), (sums, np.int64(chunks), unscale, norm)
+        )
         return norm
 
     def _table(
@@ -234,7 +236,7 @@ class Cuda(Arrays):
         if not index.size:
             return
         low, high = self.backend.bounds(name, size, what)
-        self.backend.kernel(kernels.check_range())(
+        self.backend.kernel(catalogue.kernel("check_range"))(
             (min(_blocks(index.size, kernels.BLOCK), 1024),),
             (kernels.BLOCK,),
             (

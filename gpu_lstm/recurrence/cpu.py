@@ -8,7 +8,7 @@ kernel, the family another one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,30 +44,33 @@ def obstacle(backend: Backend, hidden: int | None, dtype: str, options: frozense
 def forward(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
     """Run recurrences over all steps; two at once where that pays."""
     begun = [_begin(backend, problem) for problem in problems]
-    split = _split_both(begun)
-    if split is None:
-        for saved in begun:
-            _forward(backend, saved)
-    else:
-        first = begun[0]
-        compiled.call(
-            "forward_both", first.h.dtype, *_sizes(first), *_of_each(begun), *_order(begun), int(_keeps(first)), *split
-        )
+    both = _split_both(begun)
+    if both is not None:
+        _forward(begun, both)
+        return begun
+    for saved in begun:
+        split = _split(*_sizes(saved))
+        if saved.variant is None:
+            _forward([saved], split)
+        else:
+            _family_forward(backend, saved, saved.variant, split)
     return begun
 
 
 def backward(backend: Backend, arriving: Sequence[Arriving]) -> list[Gradients]:
     """Backpropagate through all steps, likewise."""
-    every = [one.saved for one in arriving]
-    split = None if any(one.dc is not None for one in arriving) else _split_both(every)
-    if split is None:
-        return [_backward(backend, one) for one in arriving]
-    last = [_at_the_end(backend, one) for one in arriving]
-    compiled.call(
-        "backward_both", every[0].h.dtype, *_sizes(every[0]), *_of_each(every), [one.dh for one in arriving],
-        *zip(*last, strict=True), *_order(every), *split,
-    )  # fmt: skip
-    return [Gradients(saved.gates, *arrays) for saved, arrays in zip(every, last, strict=True)]
+    found = [Gradients(one.saved.gates, *_at_the_end(backend, one)) for one in arriving]
+    both = None if any(one.dc is not None for one in arriving) else _split_both([one.saved for one in arriving])
+    if both is not None:
+        _backward(arriving, found, both)
+        return found
+    for one, gradients in zip(arriving, found, strict=True):
+        split = _split(*_sizes(one.saved))
+        if one.saved.variant is None and one.dc is None:
+            _backward([one], [gradients], split)
+        else:
+            _family_backward(backend, one, gradients, split)
+    return found
 
 
 def _begin(backend: Backend, problem: Problem) -> Saved:
@@ -82,15 +85,29 @@ def _begin(backend: Backend, problem: Problem) -> Saved:
     return Saved(h, c, z, problem.weight_hh, problem.mask, problem.reverse, variant)
 
 
-def _forward(backend: Backend, saved: Saved) -> None:
+def _forward(together: Sequence[Saved], split: tuple[int, int]) -> None:
+    """Fill what `_begin` made, for plain LSTMs of one size."""
+    first = together[0]
+    compiled.call(
+        "forward", first.h.dtype, *_sizes(first), len(together), [saved.gates for saved in together],
+        [saved.weight_hh for saved in together], [saved.h for saved in together], [saved.c for saved in together],
+        *_order(together), int(_keeps(first)), *split,
+    )  # fmt: skip
+
+
+def _backward(together: Sequence[Arriving], found: Sequence[Gradients], split: tuple[int, int]) -> None:
+    """Make gradients of the final states those of the initial ones, and the gates dz."""
+    every = [one.saved for one in together]
+    compiled.call(
+        "backward", every[0].h.dtype, *_sizes(every[0]), len(every), [saved.gates for saved in every],
+        [saved.weight_hh for saved in every], [saved.c for saved in every], [one.dh for one in together],
+        [one.dh0 for one in found], [one.dc0 for one in found], *_order(every), *split,
+    )  # fmt: skip
+
+
+def _family_forward(backend: Backend, saved: Saved, variant: Variant, split: tuple[int, int]) -> None:
     """Fill what `_begin` made."""
-    z, h, c, variant = saved.gates, saved.h, saved.c, saved.variant
-    (num_steps, batch, hidden), width, keep, lengths = _sizes(saved), z.shape[2], _keeps(saved), _lengths(saved)
-    sizes, split = (num_steps, batch, hidden), _split(num_steps, batch, hidden)
-    flags = (int(saved.reverse), int(keep))
-    if variant is None:
-        compiled.call("forward", z.dtype, *sizes, z, saved.weight_hh, h, c, lengths, *flags, *split)
-        return
+    z, (num_steps, batch, hidden), keep = saved.gates, _sizes(saved), _keeps(saved)
     gains = (variant.gain_hh, variant.gain_c, variant.shift_c)
     refuse(len({gain is None for gain in gains}) > 1, "part of layer normalisation")
     kept = num_steps if keep else 1
@@ -99,28 +116,19 @@ def _forward(backend: Backend, saved: Saved) -> None:
     if variant.projection is not None:
         saved.unprojected = backend.empty((kept, batch, hidden), z.dtype)
     if variant.gain_hh is not None:
-        saved.normalised = backend.empty((kept, batch, width), z.dtype)
+        saved.normalised = backend.empty((kept, batch, 4 * hidden), z.dtype)
         saved.scales = backend.empty((kept, batch, 1), z.dtype)
     compiled.call(
-        "family_forward", z.dtype, *sizes, *_of_variant(saved, variant), z, h, c, saved.cells, saved.unprojected,
-        saved.normalised, saved.scales, lengths, *flags, *split,
+        "family_forward", z.dtype, num_steps, batch, hidden, *_of_variant(saved, variant), z, saved.h, saved.c,
+        saved.cells, saved.unprojected, saved.normalised, saved.scales, _lengths(saved), int(saved.reverse), int(keep),
+        *split,
     )  # fmt: skip
 
 
-def _backward(backend: Backend, arriving: Arriving) -> Gradients:
-    """Of one recurrence."""
-    saved, dh, dc = arriving.saved, arriving.dh, arriving.dc
+def _family_backward(backend: Backend, one: Arriving, found: Gradients, split: tuple[int, int]) -> None:
+    """Likewise, and gradients of the parameters that options have."""
+    saved, gates = one.saved, one.saved.gates
     (num_steps, batch, hidden), size = _sizes(saved), saved.h.shape[2]
-    dh0, dc0 = _at_the_end(backend, arriving)
-    lengths = _lengths(saved)
-    sizes, split = (num_steps, batch, hidden), _split(num_steps, batch, hidden)
-    gates, reverse = saved.gates, int(saved.reverse)
-    if saved.variant is None and dc is None:
-        compiled.call(
-            "backward", gates.dtype, *sizes, gates, saved.weight_hh, saved.h, saved.c, dh, dh0, dc0, lengths, reverse,
-            *split,
-        )  # fmt: skip
-        return Gradients(gates, dh0, dc0)
     variant = saved.variant or Variant()
     projected = peepholes = norm = None
     if variant.projection is not None:
@@ -130,8 +138,9 @@ def _backward(backend: Backend, arriving: Arriving) -> Gradients:
     if variant.gain_hh is not None:
         norm = np.zeros((batch, 6 * hidden), gates.dtype)
     compiled.call(
-        "family_backward", gates.dtype, *sizes, *_of_variant(saved, variant), gates, saved.c, saved.cells, dh, dc, dh0,
-        dc0, projected, peepholes, saved.normalised, saved.scales, norm, lengths, reverse, *split,
+        "family_backward", gates.dtype, num_steps, batch, hidden, *_of_variant(saved, variant), gates, saved.c,
+        saved.cells, one.dh, one.dc, found.dh0, found.dc0, projected, peepholes, saved.normalised, saved.scales, norm,
+        _lengths(saved), int(saved.reverse), *split,
     )  # fmt: skip
     if projected is not None:
         rows = num_steps * batch
@@ -143,17 +152,11 @@ def _backward(backend: Backend, arriving: Arriving) -> Gradients:
         parts = np.split(norm.sum(axis=0), [4 * hidden, 5 * hidden])
         saved.gradients |= dict(zip(("gain_hh", "gain_c", "shift_c"), parts, strict=True))
         saved.dz_hh = saved.normalised  # it was overwritten
-    return Gradients(gates, dh0, dc0)
 
 
 def _sizes(saved: Saved) -> tuple[int, int, int]:
     """T, B, H."""
     return len(saved.gates), saved.c.shape[1], saved.c.shape[2]
-
-
-def _of_each(every: Sequence[Saved]) -> Iterable[tuple[Array, ...]]:
-    """z or gates of each, W_hh, h and c."""
-    return zip(*((s.gates, s.weight_hh, s.h, s.c) for s in every), strict=True)
 
 
 def _order(every: Sequence[Saved]) -> tuple[list[np.ndarray | None], list[int]]:

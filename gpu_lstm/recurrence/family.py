@@ -226,7 +226,7 @@ def cell_backward(
 
 
 def bounds(variant: Variant) -> tuple[float, float]:
-    """Least and largest value of the gates i, f, o that `clip` and the hard sigmoid allow; infinite without them."""
+    """Return the least and largest gate i, f, o that `clip` and the hard sigmoid allow; infinite without them."""
     if variant.hard_sigmoid:
         most = min(0.2 * variant.clip + 0.5, 1.0)
     elif math.isfinite(variant.clip):
@@ -237,7 +237,7 @@ def bounds(variant: Variant) -> tuple[float, float]:
 
 
 def bounds_of_g(variant: Variant) -> tuple[float, float]:
-    """The same of g, which `clip` alone limits; infinite, too, where tanh rounds its limits to its own."""
+    """Return the same of g, which `clip` alone limits; infinite, too, where tanh rounds its limits to its own."""
     leak = ACTIVATIONS[variant.cell_activation]
     if leak is not None:
         return (-leak * variant.clip if leak else -math.inf), variant.clip
@@ -246,7 +246,7 @@ def bounds_of_g(variant: Variant) -> tuple[float, float]:
 
 
 def moving(variant: Variant, eps: float) -> tuple[float, float, float, float]:
-    """Between which values the gates i, f, o and between which g move with their pre-activations.
+    """Return between which values the gates i, f, o and between which g move with their pre-activations.
 
     Elsewhere they are at their bounds, up to rounding with numbers of precision `eps`.
     """

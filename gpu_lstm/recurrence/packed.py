@@ -20,7 +20,7 @@ PRECISION = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-13, "bfl
 
 
 def numbers(variant: Variant, dtype: str) -> dict[str, float | int]:
-    """The numbers, by their names in C++; `dtype` is that of h.
+    """Return the numbers, by their names in C++; `dtype` is that of h.
 
     Gates i, f, o move with their pre-activations between `gate_low` and `gate_high`, g between `g_low` and `g_high`.
     """
@@ -44,19 +44,19 @@ def numbers(variant: Variant, dtype: str) -> dict[str, float | int]:
 
 
 def arrays(variant: Variant) -> tuple[Array | None, ...]:
-    """The arrays; of zoneout as one number there is none."""
+    """Return the arrays; of zoneout as one number there is none."""
     return tuple(_array(getattr(variant, name)) for name in PARAMETERS + STATES)
 
 
 def struct(variant: Variant, dtype: str, sums: str) -> tuple[Any, ...]:
-    """All of it as a CUDA kernel takes a struct; `sums` is the dtype of sums."""
+    """Return all of it as a CUDA kernel takes a struct; `sums` is the dtype of sums."""
     number = np.dtype(sums).type
     values = numbers(variant, dtype).values()
     return (*(np.int32(n) if isinstance(n, int) else number(n) for n in values), *arrays(variant))
 
 
 def listed(variant: Variant, dtype: str) -> tuple[Any, ...]:
-    """All of it as an entry of the CPU's library takes it."""
+    """Return all of it as an entry of the CPU's library takes it."""
     values = np.array(list(numbers(variant, dtype).values()), np.float64)
     return (len(values), values, *arrays(variant))
 
@@ -93,10 +93,10 @@ def check(backend: Backend, variant: Variant, sizes: tuple[int, int, int, int], 
 
 
 def _array(value: Any) -> Array | None:
-    """Of an array or one number, the array."""
+    """Return the array, of an array or one number."""
     return None if isinstance(value, float) else value
 
 
 def _share(zoneout: Array | float | None) -> float:
-    """Zoneout where it is one number for all elements, else 0."""
+    """Return zoneout where it is one number for all elements, else 0."""
     return zoneout if isinstance(zoneout, float) else 0.0

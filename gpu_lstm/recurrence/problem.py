@@ -141,7 +141,7 @@ class Joint:
     factors: Array | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Problem:
     """A recurrence to run through all steps.
 
@@ -175,7 +175,7 @@ class Problem:
     below: Joint | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Arriving:
     """What arrives at a recurrence that has run, from the loss and from what came after it.
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from gpu_lstm.errors import GpuLstmError
-from gpu_lstm.layers import Params
 from gpu_lstm.optimizers import Optimizer, make_optimizer
 from gpu_lstm.schedules import make_schedule
 from gpu_lstm.training.loss_scale import LossScaler
-from gpu_lstm.training.memory import readable
 from gpu_lstm.training.replayed import Replayed
 from gpu_lstm.training.settings import Settings
 from gpu_lstm.training.steps import Asked, Launched
 from gpu_lstm.training.tasks import Task
+from gpu_lstm.training.trouble import memory_held, not_finite
 
 MOST_SKIPS = 50
 """Steps in a row that may be skipped before training stops in any case."""
@@ -159,11 +157,7 @@ class Training:
             More than the loss's scale is wrong, and settings ask to stop then or too many steps were skipped in a row.
         """
         self.optimizer.updates -= 1
-        told = f"loss is {loss}, norm of the gradients {norm}"
-        name, count, total = first_nonfinite(self.task.model.backend, asked.gradients)
-        if name:
-            layer, _, last = name.rpartition(".")
-            told += f"; {count} of {total} numbers in the gradient of {last} of layer {layer} aren't finite"
+        told = not_finite(self.task.model.backend, loss, norm, asked.gradients)
         if math.isfinite(loss) and not self.scaler.exhausted:
             told += f"; the loss was scaled by {self.scaler.scale:g}, next by half of it"
         else:
@@ -178,23 +172,11 @@ class Training:
 
     def _out_of_memory(self, told: str) -> TrainingError:
         """The error to raise, once what we hold of memory has been given back."""
-        model, slots = self.task.model, len(self.optimizer.slots)
-        size = sum(int(array.nbytes) for array in model.params.values())
-        model.backend.memory(release=True)
+        self.task.model.backend.memory(release=True)
+        sizes = memory_held(self.task.model, len(self.optimizer.slots))
         return TrainingError(
-            f"step {self.step + 1} ran out of memory: {told or 'no size told'} (parameters and gradients "
-            f"{readable(2 * size)}, optimizer {readable(slots * size)}); {self.advice}{self._kept()}"
+            f"step {self.step + 1} ran out of memory: {told or 'no size told'} ({sizes}); {self.advice}{self._kept()}"
         )
 
     def _diverged(self, step: int, what: str) -> TrainingError:
         return TrainingError(f"step {step}: {what}; training can't go on. A smaller learning rate helps{self._kept()}")
-
-
-def first_nonfinite(backend: Any, gradients: Params) -> tuple[str, int, int]:
-    """Name of the first gradient with NaN or infinity, how many numbers of it, of how many; an empty name for none."""
-    xp = backend.xp
-    for name, gradient in gradients.items():
-        bad = int(xp.sum(xp.astype(~xp.isfinite(gradient), xp.int64)))
-        if bad:
-            return name, bad, math.prod(gradient.shape)
-    return "", 0, 0

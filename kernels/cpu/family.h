@@ -1,7 +1,7 @@
 // The recurrence of the LSTM family, forward and backward, as in gpu_lstm/recurrence/family.py.
 //
-// Included after recurrence.h, once for each instruction set. The options are numbers and pointers at run time: this is
-// the general recurrence, and the one of recurrence.h stays plain.
+// Included once for each instruction set (set.h). The options are numbers and pointers at run time: this is the general
+// recurrence, and the one of recurrence.h stays plain.
 // P is the size of h: that of the projection, else H. Each of `heads` heads has its own panels, over its P / heads
 // values of h and its H / heads units; a block of columns never reaches into the next head. With layer normalisation,
 // which takes whole rows of the batch, the threads split the rows for all but the products.
@@ -58,31 +58,6 @@ struct Family : Options<T, T> {
   Columns of_units() const { return {1, hidden, Simd<T>::panel}; }
   Columns of_gates() const { return {heads, hidden / heads, Simd<T>::width}; }
 };
-
-template <typename T, typename... Arrays>
-Options<T, T> options_from(const double* numbers, Arrays... arrays) {
-  return options_of<T, T>(numbers, arrays...);
-}
-
-// B(k, j) = from[k * row + j * column] for `depth` k and `count` j, as a panel of whole vectors.
-template <typename T>
-void pack_panel(const T* from, long row, long column, long depth, long count, T* to) {
-  const long wide = divide_up(count, Simd<T>::width) * Simd<T>::width;
-  for (long k = 0; k < depth; ++k)
-    for (long j = 0; j < wide; ++j) to[k * wide + j] = j < count ? from[k * row + j * column] : T(0);
-}
-
-// sums (rows, panel) (+)= rows of A, `row` elements apart, times a panel, a part of the depth that stays in cache at a
-// time.
-template <typename T>
-void through_panel(long rows, const T* a, long row, long depth, const T* panel, long count, T* sums, bool add) {
-  constexpr long kDepth = 512;
-  const long wide = divide_up(count, Simd<T>::width) * Simd<T>::width;
-  for (long k = 0; k < depth; k += kDepth) {
-    const long part = depth - k < kDepth ? depth - k : kDepth;
-    add_product<T>(rows, a + k, row, 1, part, panel + k * wide, sums, Simd<T>::panel, wide, k || add ? kAdd : kZero);
-  }
-}
 
 // visit(b, unit, units left in the block, its element of sums) for each vector of a block in some rows of the batch.
 template <typename T, typename Visit>
@@ -153,14 +128,8 @@ struct FamilyForward {
   Columns projected() const { return {1, f.size, Simd<T>::panel}; }
 
   void pack(long n) const {
-    constexpr long width = Simd<T>::width;
     const Block block = f.of_gates().block(n);
-    T* to = panels + n * panel_size();
-    for (long gate = 0; gate < 4; ++gate)
-      for (long unit = 0; unit < width; ++unit) {
-        const T* from = f.weight + (gate * f.hidden + block.first + unit) * depth();
-        for (long k = 0; k < depth(); ++k) to[(k * 4 + gate) * width + unit] = unit < block.count ? from[k] : T(0);
-      }
+    pack_gates(f.weight, f.hidden, depth(), block.first, block.count, panels + n * panel_size());
   }
 
   void pack_projection(long n) const {

@@ -1,6 +1,6 @@
 // A language model that draws one token after the other: embedding, LSTM layers, linear map, softmax, a draw.
 //
-// Included after recurrence.h, once for each instruction set. Weights are packed once; from then on a step is a
+// Included once for each instruction set (set.h). Weights are packed once; from then on a step is a
 // matrix times a vector for each layer, its rows split among the threads.
 
 template <typename T>
@@ -33,9 +33,10 @@ struct Generate {
     T* to = panels;
     for (long layer = 0; layer < layers; ++layer)
       for (long block = 0; block < blocks(); ++block) {
-        pack_gates(weight_ih[layer], hidden, input(layer), block, to);
+        const long first = block * Simd<T>::width;
+        pack_gates(weight_ih[layer], hidden, input(layer), first, hidden - first, to);
         to += input(layer) * Simd<T>::panel;
-        pack_gates(weight_hh[layer], hidden, hidden, block, to);
+        pack_gates(weight_hh[layer], hidden, hidden, first, hidden - first, to);
         to += hidden * Simd<T>::panel;
       }
     for (long block = 0; block < head_blocks(); ++block, to += hidden * Simd<T>::panel)

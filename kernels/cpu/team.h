@@ -123,16 +123,15 @@ class Team {
     task.call(task.context, 0, 1, barrier);
   }
 
-  // job(part, member, members, barrier) for parts 0 and 1 at once, each with about half of the threads and a barrier of
-  // its own; on one thread one after the other.
+  // job(part, member, members, barrier) for one or two parts. Two run at once, each on about half of the threads and
+  // with a barrier of its own; on one thread one after the other.
   template <typename Job>
-  static void run_both(int members, const Job& job) {
+  static void run(int parts, int members, const Job& job) {
     std::optional<Barrier> barriers[2];
     run(members, [&](int member, int size, Barrier& barrier) {
       const int half = size / 2;
-      if (half == 0) {
-        job(0, 0, 1, barrier);
-        job(1, 0, 1, barrier);
+      if (parts == 1 || half == 0) {
+        for (int part = 0; part < parts; ++part) job(part, member, size, barrier);
         return;
       }
       if (member == 0) {
@@ -140,10 +139,8 @@ class Team {
         barriers[1].emplace(size - half);
       }
       barrier.wait();
-      if (member < half)
-        job(0, member, half, *barriers[0]);
-      else
-        job(1, member - half, size - half, *barriers[1]);
+      if (member < half) job(0, member, half, *barriers[0]);
+      else job(1, member - half, size - half, *barriers[1]);
     });
   }
 

@@ -1,6 +1,6 @@
 // What a training step does around the recurrence and the products: cross-entropy, embedding gradient, optimizers.
 //
-// Included after recurrence.h, once for each instruction set. Sums are made in an order that does not depend on the
+// Included once for each instruction set (set.h). Sums are made in an order that does not depend on the
 // number of threads. The loops over plain arrays are left to the compiler to vectorise.
 
 // Rows of logits (N, V) become the gradient of scale * sum of losses; losses (N,) get -log softmax at the target.
@@ -67,8 +67,8 @@ struct ScatterAdd {
 };
 
 // Several arrays, cut into blocks that the threads share.
+template <long kSize = 4096>
 struct Blocks {
-  static constexpr long kSize = 4096;
   long count;
   const long* sizes;
 
@@ -81,15 +81,14 @@ struct Blocks {
     long block = 0;
     for (long n = 0; n < count; ++n)
       for (long first = 0; first < sizes[n]; first += kSize, ++block)
-        if (block >= mine.begin && block < mine.end)
-          visit(n, first, sizes[n] - first < kSize ? sizes[n] - first : kSize, block);
+        if (block >= mine.begin && block < mine.end) visit(n, first, least(sizes[n] - first, kSize), block);
   }
 };
 
 // The sum of squares of each block.
 template <typename T>
 struct SquareSums {
-  Blocks blocks;
+  Blocks<> blocks;
   const T* const* arrays;
   double* sums;  // (number of blocks,)
 
@@ -114,8 +113,7 @@ struct SquareSums {
 struct Fingerprints {
   typedef std::uint32_t Words __attribute__((vector_size(VECTOR_BYTES)));
   static constexpr long kBytes = 65536, kChains = 8, kStep = kChains * VECTOR_BYTES;
-  long count;
-  const long* sizes;  // in bytes
+  Blocks<kBytes> blocks;
   const unsigned char* const* arrays;
   std::uint64_t* found;  // one a block, those of the first array, those of the second, ...
 
@@ -148,23 +146,18 @@ struct Fingerprints {
   }
 
   void run(int member, int members, Barrier&) const {
-    long total = 0;
-    for (long n = 0; n < count; ++n) total += divide_up(sizes[n], kBytes);
-    const Range mine = share(total, member, members);
-    long block = 0;
-    for (long n = 0; n < count; ++n)
-      for (long first = 0; first < sizes[n]; first += kBytes, ++block)
-        if (block >= mine.begin && block < mine.end)
-          found[block] = of(arrays[n] + first, sizes[n] - first < kBytes ? sizes[n] - first : kBytes);
+    blocks.each(member, members, [&](long n, long first, long size, long block) {
+      found[block] = of(arrays[n] + first, size);
+    });
   }
 };
 
 enum Rule { kSgd, kRmsprop, kAdam };
 
-// One step of an optimizer (gpu_lstm/optimizers.py: `numbers` are those of its `move`), with gradients times `scale`.
+// One step of an optimizer (gpu_lstm/optimizers: `numbers` are those of its `move`), with gradients times `scale`.
 template <typename T>
 struct Update {
-  Blocks blocks;
+  Blocks<> blocks;
   Rule rule;
   T* const* params;
   const T* const* gradients;

@@ -162,3 +162,18 @@ struct Sums {
       for (int r = 0; r < Rows; ++r) *values[r] += from[r * apart];
   }
 };
+
+// What a block multiplies by in forward: see BackwardParts in joint.cuh.
+template <typename S, int N>
+struct ForwardParts {
+  using Sum = Sums<N, Arithmetic<S>>;
+  static constexpr unsigned deep = 1, blocks = 1;
+  template <typename Layout>
+  static __device__ unsigned rows(const Layout& layout) {
+    return 4 * layout.share;
+  }
+  template <typename Work>
+  static __device__ OwnRows<S> weights(const S* weight_hh, const S* weight_ih, const Work& work, unsigned half) {
+    return {weight_hh, weight_ih, half, work.layout.hidden, work.first_unit, work.units, work.layout.share};
+  }
+};

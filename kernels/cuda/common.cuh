@@ -1,6 +1,6 @@
 // What the kernels share: types, 16-byte accesses, mathematics by type, sums over a block.
 //
-// The loader (gpu_lstm/backend/kernels.py) inlines headers and puts cuda_fp16.h or cuda_bf16.h in front where a
+// The loader (gpu_lstm/native/sources.py) inlines headers and puts cuda_fp16.h or cuda_bf16.h in front where a
 // kernel's storage type needs it.
 
 using int64 = long long;

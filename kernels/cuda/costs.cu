@@ -1,5 +1,5 @@
 // What waiting costs on a device, to put beside the sequence kernels: barriers of their teams, reads of another block's
-// shared memory. Launched by benchmarks/sequence_on_gpu.py.
+// shared memory. Launched by benchmarks/machine_on_gpu.py.
 
 #include "common.cuh"
 #include "cell.cuh"

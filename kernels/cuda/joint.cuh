@@ -126,10 +126,15 @@ struct JointColumns {
   }
 };
 
-// What a team has.
+// What a block multiplies by in backward: k is `deep` times H, `blocks` take a part of it each.
 template <typename S, typename Team, int M, int N>
 struct BackwardParts {
   using Sum = Sums<N, Arithmetic<S>>;
+  static constexpr unsigned deep = 4, blocks = 1;
+  template <typename Layout>
+  static __device__ unsigned rows(const Layout& layout) {
+    return layout.share;
+  }
   template <typename Work>
   static __device__ OwnColumns<S> weights(const S* weight_hh, const S* weight_ih, const Work& work, unsigned half) {
     return {weight_hh, weight_ih, half, work.layout.hidden, work.first_unit, work.units};
@@ -138,6 +143,11 @@ struct BackwardParts {
 template <typename S, int M, int N>
 struct BackwardParts<S, JointGrid, M, N> {
   using Sum = JointSums<M, N, Arithmetic<S>>;
+  static constexpr unsigned deep = 4, blocks = JointGrid::blocks;
+  template <typename Layout>
+  static __device__ unsigned rows(const Layout&) {
+    return blocks * 16 * M;
+  }
   template <typename Work>
   static __device__ JointColumns<S, M> weights(const S* weight_hh, const S*, const Work& work, unsigned part) {
     const unsigned from = JointGrid::rank() * part;

@@ -51,7 +51,7 @@ __global__ void norm_of_sums(const T* sums, int64 count, T unscale, T* norm) {
   if (threadIdx.x == 0) *norm = square_root(sum) * unscale;
 }
 
-// The rules, as gpu_lstm/optimizers.py has them, from its `numbers`.
+// The rules, as gpu_lstm/optimizers has them, from its `numbers`.
 template <typename T>
 struct sgd {
   static constexpr int states = 1;

@@ -31,7 +31,7 @@ constexpr unsigned CELLS = 2;  // share * 8 N <= THREADS * CELLS
 #define OF_CLUSTER(members)
 #endif
 
-// Sizes, as gpu_lstm/recurrence/onchip.py plans them.
+// Sizes, as gpu_lstm/recurrence/cuda/planner.py chooses them.
 struct Layout {
   unsigned batch, hidden, members, share, slice, split, pitch, buffers;
 
@@ -57,6 +57,9 @@ struct Forward {
     const S* factors;    // (T, B, H) on h for the layer above; null: ones
     int64 next;          // from where a number is shown to where it is for the layer above; 0: there is none
   } stack;
+
+  template <typename Team, int M, int N>
+  using Own = ForwardParts<S, N>;
 };
 
 template <typename S>
@@ -78,6 +81,9 @@ struct Backward {
     const S* factors;    // (T, B, H) on h for the layer above; null: ones
     int64 next;          // from where a number is shown to where it is for the layer below; 0: there is none
   } stack;
+
+  template <typename Team, int M, int N>
+  using Own = BackwardParts<S, Team, M, N>;
 };
 
 // A row of what is shown: h, or dz, with zeros up to whole packs; in a stack two halves, each with zeros up to whole
@@ -185,47 +191,66 @@ __device__ __forceinline__ void publish_gates(S* to, unsigned hidden, const Gate
 #include "options.cuh"
 #include "rows.cuh"
 
-// ---- forward
+// ---- a block
 
 // Who may be a layer of a stack.
 template <typename Team, typename Cells>
 constexpr bool stackable = Cells::plain && !Team::local && !Team::joint;
 
-template <typename S, typename Team, int M, int N, typename Cells>
-__device__ __forceinline__ void forward(const Runs<Forward<S>, Cells>& runs, unsigned* gave_up, bool keep,
-                                        const Layout& layout) {
+// A block of one recurrence, forward or backward: the weights that it keeps, what it shows, the warps' sums.
+template <typename Run, typename S, typename Team, int M, int N, typename Cells>
+struct Block {
   using T = Arithmetic<S>;
+  using Weights = Product<S, M, N, Cells::fewer_held>;
+  using Own = typename Run::template Own<Team, M, N>;
+
+  const Runs<Run, Cells>& runs;
+  const Layout& layout;
   const unsigned run = layout.run();
-  // What is asked for again where it is needed takes no registers meanwhile.
-  const auto again = [&]() -> const Forward<S>& { return runs.of[computed_anew(run)]; };
-  const Forward<S>& mine = runs.of[run];
+  const Run& mine = runs.of[run];
   const Cells& options = runs.of[run];
   const bool stacked = stackable<Team, Cells> && mine.stack.weight_ih;
-  using Weights = Product<S, M, N, Cells::fewer_held>;
-  extern __shared__ __align__(16) char memory[];
-  const Work<N> work(layout);
-  const unsigned hidden = layout.hidden, rows = 4 * layout.share, buffer = 8 * N * layout.pitch;
-  const unsigned half = whole<Weights::depth>(hidden);
-  const unsigned chunks = (stacked ? 2 : 1) * half / Weights::depth;
+  const Work<N> work{layout};
+  const unsigned hidden = layout.hidden, depth = Own::deep * hidden, buffer = 8 * N * layout.pitch;
+  const unsigned rows = Own::rows(layout);
+  const unsigned part = whole<Own::blocks * Weights::depth>(depth) / Own::blocks;  // of k, or half of it in a stack
+  const unsigned chunks = (stacked ? 2 : 1) * part / Weights::depth;
   const int64 cells = int64(layout.batch) * hidden;
-  Team team(gave_up, layout.members);
-  const S* const weight_ih = stacked ? mine.stack.weight_ih : mine.weight_hh;  // where it is none, nothing is read of it
-  const OwnRows<S> own{mine.weight_hh, weight_ih, half, hidden, work.first_unit, work.units, layout.share};
-  const Weights weights(memory, rows, chunks, layout.split, own);
+  Team team;
+  // Where there is no W_ih, nothing is read of it.
+  const Weights weights{memory(), rows, chunks, layout.split,
+                        Own::weights(mine.weight_hh, stacked ? mine.stack.weight_ih : mine.weight_hh, work, part)};
   S* const shown_to_all = again().shown;
   const int64 steps = again().steps;
   const bool reverse = again().reverse;
   const unsigned row = again().row;
-  S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split));
-  const Sums<N, T> sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
+  S* const shown = reinterpret_cast<S*>(memory() + Weights::bytes(rows, chunks, layout.split));
+  typename Own::Sum sums{reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split};
 
-  const auto row_sums = [&] {
-    if constexpr (Cells::normed)
-      return RowSums<N, T, Team>(sums.end(), 4, layout, options.handed, options.epsilon);
-    else
-      return 0;
-  }();
+  __device__ __forceinline__ Block(const Runs<Run, Cells>& runs, unsigned* gave_up, const Layout& layout)
+      : runs(runs), layout(layout), team(gave_up, layout.members) {}
 
+  // What is asked for again where it is needed takes no registers meanwhile.
+  __device__ __forceinline__ const Run& again() const { return runs.of[computed_anew(run)]; }
+  static __device__ __forceinline__ char* memory() {
+    extern __shared__ __align__(16) char of_block[];
+    return of_block;
+  }
+  __device__ __forceinline__ void forward(bool keep);
+  __device__ __forceinline__ void backward();
+
+  // Sums over rows for layer normalisation, of so many numbers a cell.
+  __device__ __forceinline__ auto row_sums_of(unsigned numbers) const {
+    if constexpr (Cells::normed) return RowSums<N, T, Team>(sums.end(), numbers, layout, options.handed, options.epsilon);
+    else return 0;
+  }
+};
+
+// ---- forward
+
+template <typename Run, typename S, typename Team, int M, int N, typename Cells>
+__device__ __forceinline__ void Block<Run, S, Team, M, N, Cells>::forward(bool keep) {
+  const auto row_sums = row_sums_of(4);
   if constexpr (Team::local) {
     const S* const h0 = mine.h + (reverse ? steps : 0) * cells + int64(work.first_sequence) * hidden;
     const int64 first = Cells::plain || !reverse ? 0 : max(work.active_steps(mine.lengths, steps), 1ll) - 1;
@@ -366,7 +391,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     sequence_forward(const __grid_constant__ Runs<Forward<S>, Cells<S>> runs,
                      unsigned* gave_up,  // (all teams,) zeros, for Grid with a watchdog
                      int keep, const __grid_constant__ Layout layout) {
-  forward<S, Team, M, N, Cells<S>>(runs, gave_up, keep, layout);
+  Block<Forward<S>, S, Team, M, N, Cells<S>>(runs, gave_up, layout).forward(keep);
 }
 
 // The same in clusters of so many blocks.
@@ -374,47 +399,15 @@ template <typename S, int Members, int M, int N, template <typename> class Cells
 __global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS, 1)
     sequence_forward_cluster(const __grid_constant__ Runs<Forward<S>, Cells<S>> runs, unsigned* gave_up, int keep,
                              const __grid_constant__ Layout layout) {
-  forward<S, Cluster, M, N, Cells<S>>(runs, gave_up, keep, layout);
+  Block<Forward<S>, S, Cluster, M, N, Cells<S>>(runs, gave_up, layout).forward(keep);
 }
 
 // ---- backward
 
-template <typename S, typename Team, int M, int N, typename Cells>
-__device__ __forceinline__ void backward(const Runs<Backward<S>, Cells>& runs, unsigned* gave_up,
-                                         const Layout& layout) {
-  using T = Arithmetic<S>;
-  const unsigned run = layout.run();
-  const auto again = [&]() -> const Backward<S>& { return runs.of[computed_anew(run)]; };
-  const Backward<S>& mine = runs.of[run];
-  const Cells& options = runs.of[run];
-  const bool stacked = stackable<Team, Cells> && mine.stack.weight_ih;
-  using Weights = Product<S, M, N, Cells::fewer_held>;
-  extern __shared__ __align__(16) char memory[];
-  const Work<N> work(layout);
-  using Parts = BackwardParts<S, Team, M, N>;
-  constexpr unsigned blocks = Team::joint ? JointGrid::blocks : 1;
-  const unsigned hidden = layout.hidden, depth = 4 * hidden, buffer = 8 * N * layout.pitch;
-  const unsigned rows = Team::joint ? blocks * Weights::tall : layout.share;
-  const unsigned part = whole<blocks * Weights::depth>(depth) / blocks, rank = blockIdx.x % blocks;  // of one of them
-  const unsigned chunks = (stacked ? 2 : 1) * part / Weights::depth;
-  const int64 cells = int64(layout.batch) * hidden;
-  Team team(gave_up, layout.members);
-  const auto own = Parts::weights(mine.weight_hh, stacked ? mine.stack.weight_ih : mine.weight_hh, work, part);
-  const Weights weights(memory, rows, chunks, layout.split, own);
-  S* const shown_to_all = again().shown;
-  const int64 steps = again().steps;
-  const bool reverse = again().reverse;
-  const unsigned row = again().row;
-  S* const shown = reinterpret_cast<S*>(memory + Weights::bytes(rows, chunks, layout.split));
-  typename Parts::Sum sums(reinterpret_cast<T*>(shown + layout.buffers * buffer), rows, layout.split);
-
-  const auto row_sums = [&] {
-    if constexpr (Cells::normed)
-      return RowSums<N, T, Team>(sums.end(), 2, layout, options.handed, options.epsilon);
-    else
-      return 0;
-  }();
-
+template <typename Run, typename S, typename Team, int M, int N, typename Cells>
+__device__ __forceinline__ void Block<Run, S, Team, M, N, Cells>::backward() {
+  const auto row_sums = row_sums_of(2);
+  const unsigned rank = blockIdx.x % Own::blocks;  // of those that multiply together
   if constexpr (Team::joint) {
     if (threadIdx.x == 0) sums.mailbox.open();
     team.arrive();
@@ -591,12 +584,12 @@ template <typename S, typename Team, int M, int N, template <typename> class Cel
 __global__ void __launch_bounds__(THREADS, 1)
     sequence_backward(const __grid_constant__ Runs<Backward<S>, Cells<S>> runs, unsigned* gave_up,
                       const __grid_constant__ Layout layout) {
-  backward<S, Team, M, N, Cells<S>>(runs, gave_up, layout);
+  Block<Backward<S>, S, Team, M, N, Cells<S>>(runs, gave_up, layout).backward();
 }
 
 template <typename S, int Members, int M, int N, template <typename> class Cells = Plain>
 __global__ void OF_CLUSTER(Members) __launch_bounds__(THREADS, 1)
     sequence_backward_cluster(const __grid_constant__ Runs<Backward<S>, Cells<S>> runs, unsigned* gave_up,
                               const __grid_constant__ Layout layout) {
-  backward<S, Cluster, M, N, Cells<S>>(runs, gave_up, layout);
+  Block<Backward<S>, S, Cluster, M, N, Cells<S>>(runs, gave_up, layout).backward();
 }

@@ -13,7 +13,7 @@ from gpu_lstm import LSTM, ops
 from gpu_lstm.backend import CupyBackend, into, widened
 from gpu_lstm.layers import Linear
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue
 from gpu_lstm.ops.cuda import CHECK_VARIABLE
 from gpu_lstm.optimizers import SGD, make_optimizer
 from gpu_lstm.recurrence.cuda import needed
@@ -79,7 +79,7 @@ def entries(backend):
         "dropout": lambda: again(x),
         "bounds": lambda: backend.bounds("index", 3, "N")[0] * 0,
         "empty": lambda: into(backend, functions.tanh, x, out=backend.empty(x.shape, x.dtype)),
-        "kernel": lambda: backend.kernel(kernels.check_range()) and None,
+        "kernel": lambda: backend.kernel(catalogue.kernel("check_range")) and None,
         "matmul": lambda: backend.matmul(x, w.T, square, add=True),
         "memory": lambda: backend.memory() and backend.memory(release=True) and None,
         "update by a rule of one's own": lambda: own.update({"w": dw}, max_norm=1.0, loss=number) is None or w,

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue, kernels
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 """Turing, Ampere, Hopper, Blackwell of data centres and of desktops."""
@@ -41,7 +41,7 @@ Needs = dict[str, dict[int, tuple[int, int]]]
 def texts(architecture: int = max(ARCHITECTURES)) -> dict[str, list[str]]:
     """Kernels by the text that holds them: all that the architecture can run."""
     groups: dict[str, list[str]] = {}
-    for kernel in kernels.every_kernel():
+    for kernel in catalogue.every_kernel():
         if kernel.since <= architecture:
             groups.setdefault(kernel.source, []).append(kernel.expression)
     return groups
@@ -153,7 +153,7 @@ def main() -> None:
         compiler()
     except ImportError as error:
         raise SystemExit(f"NVRTC or CuPy can't be loaded: {error}; see the head of {__file__}") from None
-    needs: Needs = {kernel.expression: {} for kernel in kernels.every_kernel()}
+    needs: Needs = {kernel.expression: {} for kernel in catalogue.every_kernel()}
     complaints: list[str] = []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         work = jobs(architectures)

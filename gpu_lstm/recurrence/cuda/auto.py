@@ -10,15 +10,17 @@ from collections.abc import Sequence
 
 from gpu_lstm.backend import Array
 from gpu_lstm.backend.cuda import CudaBackend
-from gpu_lstm.recurrence.cuda import onchip, pointwise, sequence
+from gpu_lstm.recurrence.cuda import planner, pointwise, sequence
+from gpu_lstm.recurrence.cuda.explain import explain
+from gpu_lstm.recurrence.cuda.layout import DIRECTIONS
 from gpu_lstm.recurrence.problem import Arriving, Fit, Gradients, Problem, Round, Saved, Tier
 from gpu_lstm.recurrence.variant import Variant
 
 
 def fit(backend: CudaBackend, round: Round) -> Fit:
     """Return what the tier gives that runs one layer."""
-    dtype, cells = onchip.multiplied(backend, round.dtype), onchip.cells_of(round.direction, round.options)
-    on_chip = onchip.pays(backend.limits, round.direction, round.batch, round.hidden, dtype, cells)
+    dtype, cells = planner.multiplied(backend, round.dtype), planner.cells_of(round.direction, round.options)
+    on_chip = planner.pays(backend.limits, round.direction, round.batch, round.hidden, dtype, cells)
     return (sequence.TIER if on_chip else pointwise.TIER).fit(backend, round)
 
 
@@ -47,8 +49,8 @@ def _tier(backend: CudaBackend, direction: str, z: Array, variant: Variant | Non
     if not options <= sequence.TAKES:
         return pointwise.TIER
     _, batch, hidden, dtype = pointwise.check_z(backend, z)
-    kind = onchip.cells_of(direction, options)
-    on_chip = onchip.pays(backend.limits, direction, batch, hidden, onchip.multiplied(backend, dtype), kind)
+    kind = planner.cells_of(direction, options)
+    on_chip = planner.pays(backend.limits, direction, batch, hidden, planner.multiplied(backend, dtype), kind)
     return sequence.TIER if on_chip else pointwise.TIER
 
 
@@ -59,20 +61,20 @@ def describe(
     backend: CudaBackend, tier: str, hidden_size: int | None, dtype: str, options: frozenset[str], chosen: bool
 ) -> str:
     """A tier's kernels in words; `chosen`: by ``auto``."""
-    dtype = onchip.multiplied(backend, dtype)
+    dtype = planner.multiplied(backend, dtype)
     if tier == "pointwise":
         return f"fused CUDA kernels, cuBLAS at each step{' in TF32' if dtype == 'tf32' else ''}"
     if hidden_size is None:
-        most = onchip.largest(backend.limits, dtype)
+        most = planner.largest(backend.limits, dtype)
         return f"persistent CUDA kernels that keep W_hh on chip, up to H = {most} in {dtype}"
-    batch = onchip.TYPICAL_BATCH
-    plan = onchip.explain(backend.limits, batch, hidden_size, dtype, options)
+    batch = planner.TYPICAL_BATCH
+    plan = explain(backend.limits, batch, hidden_size, dtype, options)
     said = f"persistent CUDA kernels that keep W_hh on chip; at H = {hidden_size}, B = {batch}, {dtype}, {plan}"
     if not chosen:
         return said
     batches = {
-        name: onchip.most_that_pays(backend.limits, name, hidden_size, dtype, onchip.cells_of(name, options))
-        for name in onchip.DIRECTIONS
+        name: planner.most_that_pays(backend.limits, name, hidden_size, dtype, planner.cells_of(name, options))
+        for name in DIRECTIONS
     }
-    ends = [f"B = {batch} {name}" for name, batch in batches.items() if batch < onchip.LARGEST_BATCH]
+    ends = [f"B = {batch} {name}" for name, batch in batches.items() if batch < planner.LARGEST_BATCH]
     return f"{said}; larger batches than {' and '.join(ends)} take the pointwise tier" if ends else said

@@ -8,88 +8,30 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue, sources
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a block does in a step for a tile of sequences.
+class Counted(NamedTuple):
+    """What one instance of the sequence kernels takes in a step, for a tile of sequences.
 
     Attributes
     ----------
-    warps, multiplying : int
-        All, and those that have a part of the product.
-    chunks, read_again : int
-        Of 64 bytes of k that its warps multiply, each for rows of its own, all together; and those whose weights lie in
-        shared memory.
-    cells : int
-        32 each.
-    parts : int
-        Of k, that each cell adds up.
-    gathered : int
-        Packs of 16 bytes of dz, 32 each, that the block puts into shared memory first.
-    """
-
-    warps: int
-    multiplying: int
-    chunks: int
-    read_again: int
-    cells: int
-    parts: int
-    gathered: int
-
-    @property
-    def of_product(self) -> tuple[int, ...]:
-        """How often there is what `Counted.product` and `Counted.turns` are of."""
-        return self.warps, self.multiplying, self.chunks, self.read_again
-
-    @property
-    def of_all_else(self) -> tuple[int, ...]:
-        """How often there is what `Counted.cells` is of."""
-        return self.warps, self.cells, self.cells * self.parts, self.gathered
-
-
-Four = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What one instance of the sequence kernels takes.
-
-    Attributes
-    ----------
-    product : tuple of four floats
-        Instructions of the product: of each warp, more of each that has a part of it, of each chunk, and more of each
-        that is read again.
-    turns : tuple of four floats
+    product : list of four floats
+        Instructions of the product: of each warp, more of each that multiplies, of each chunk, more of each that is
+        read again; `gpu_lstm.recurrence.cuda.costs` says how many of these there are.
+    turns : list of four floats
         Cycles that the way to and from shared memory is busy, likewise: turns of its banks, shuffles, and what comes
         through it from L2.
-    cells : tuple of four floats
-        Instructions of all else: of each warp, of each 32 cells, of those for each of their parts, and of `gathered`.
+    cells : list of four floats
+        Instructions of all else: of each warp, of each 32 cells, of those for each part of k, and of each 32 packs of
+        dz that are put into shared memory first.
     """
 
-    product: Four
-    turns: Four
-    cells: Four
-
-    def product_of(self, work: Work) -> float:
-        """Instructions of the product."""
-        return _sum(self.product, work.of_product)
-
-    def turns_of(self, work: Work) -> float:
-        """Cycles that shared memory is busy."""
-        return _sum(self.turns, work.of_product)
-
-    def cells_of(self, work: Work) -> float:
-        """Instructions of all else."""
-        return _sum(self.cells, work.of_all_else)
-
-
-def _sum(each: tuple[float, ...], how_often: tuple[int, ...]) -> float:
-    return sum(one * times for one, times in zip(each, how_often, strict=True))
+    product: list[float]
+    turns: list[float]
+    cells: list[float]
 
 
 ALIKE = {"bfloat16": "float16"}
@@ -98,13 +40,13 @@ ALIKE = {"bfloat16": "float16"}
 
 def with_options(direction: str) -> tuple[str, str, int, int]:
     """Dtype, form, height and columns of the kernels that are counted with options, too."""
-    ((height, columns),) = kernels.sequence_sizes(direction, "float32", "grid", "Family")
+    ((height, columns),) = catalogue.sequence_sizes(direction, "float32", "grid", "Family")
     return "float32", "grid", height, columns
 
 
 @functools.cache
 def counted(direction: str, dtype: str, form: str, height: int, columns: int, cells: str) -> Counted:
-    """Of that instance of `kernels.sequence`.
+    """Of that instance of `catalogue.sequence`.
 
     Options add to its cells what they add in the one instance that is counted with them. Of the machine's instructions
     a cell takes as many more than of PTX as in kernels of nothing but cells; a product, so many times as many as in the
@@ -112,30 +54,19 @@ def counted(direction: str, dtype: str, form: str, height: int, columns: int, ce
     """
     dtype = ALIKE.get(dtype, dtype)
 
-    def found(*instance: Any) -> dict[str, list[float]]:
-        of_instance: dict[str, list[float]] = table()["sequence"][kernels.sequence(direction, *instance).expression]
-        return of_instance
-
-    own, options, none = (
-        found(dtype, form, height, columns),
-        *(found(*with_options(direction), name) for name in (cells, "Plain")),
-    )
-    warp, cell, part, gathered = (
+    instances = (dtype, form, height, columns), *((*with_options(direction), name) for name in (cells, "Plain"))
+    own, options, none = (table()["sequence"][catalogue.sequence(direction, *each).expression] for each in instances)
+    all_else = [
         mine + more - less for mine, more, less in zip(own["cells"], options["cells"], none["cells"], strict=True)
-    )
+    ]
     machine = table()["machine"]
-    cell += machine[direction][dtype.replace("tf", "float")]["more"]
+    all_else[1] += machine[direction][dtype.replace("tf", "float")]["more"]
     product = [machine["product"][dtype]["ratio"] * each for each in own["product"]]
-    return Counted(_four(product), _four(own["turns"]), (warp, cell, part, gathered))
-
-
-def _four(numbers: list[float]) -> Four:
-    first, second, third, fourth = numbers
-    return first, second, third, fourth
+    return Counted(product, own["turns"], all_else)
 
 
 @functools.cache
 def table() -> dict[str, Any]:
     """The file."""
-    read: dict[str, Any] = json.loads(kernels.read_text("cuda/counts.json"))
+    read: dict[str, Any] = json.loads(sources.read_text("cuda/counts.json"))
     return read

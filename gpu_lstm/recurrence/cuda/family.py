@@ -13,7 +13,7 @@ import numpy as np
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, widened
 from gpu_lstm.backend.cuda import CudaBackend
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.recurrence import family, packed
 from gpu_lstm.recurrence.problem import (
     Arriving,
@@ -59,8 +59,8 @@ def forward(backend: CudaBackend, problem: Problem) -> Saved:
     if projection is not None and (step.masked or variant.zoneout_h is not None or mask is not None):
         projected = xp.empty((batch, size), dtype=step.state)
     width = step.neighbours(z, product, c, saved.cells, saved.unprojected, h, seen)
-    cell = backend.kernel(kernels.family_cells("forward", step.dtype, width, normed))
-    finish = None if projected is None else backend.kernel(kernels.finish_h(step.dtype))
+    cell = backend.kernel(catalogue.kernel("family_cells_forward", step.dtype, width, normed))
+    finish = None if projected is None else backend.kernel(catalogue.kernel("finish_h", step.dtype))
     cell_grid, finish_grid = step.grid_of_cells(width), step.grid(size)
     in_cell = (
         z, product, c, saved.cells, saved.unprojected, h, saved.normalised, saved.scales, step.options,
@@ -105,8 +105,8 @@ def backward(backend: CudaBackend, arriving: Arriving) -> Gradients:
         by_head = xp.empty(step.product_shape, dtype=gates.dtype)
     sums = [xp.zeros((batch, n), dtype=step.state) if step.normed else None for n in (4 * hidden, hidden, hidden)]
     width = step.neighbours(gates, by_head, c, saved.cells, dm, dh, dc, dh_t, kept, dc_t)
-    cell = backend.kernel(kernels.family_cells("backward", step.dtype, width, step.normed))
-    begin = None if projected is None else backend.kernel(kernels.begin_dh(step.dtype))
+    cell = backend.kernel(catalogue.kernel("family_cells_backward", step.dtype, width, step.normed))
+    begin = None if projected is None else backend.kernel(catalogue.kernel("begin_dh", step.dtype))
     cell_grid, begin_grid = step.grid_of_cells(width), step.grid(size)
     in_cell = (
         gates, by_head, c, saved.cells, dm, dh, dc, dh_t, kept, dc_t, saved.normalised, saved.scales, *sums,

@@ -13,7 +13,7 @@ import numpy as np
 from gpu_lstm.backend import Array
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.errors import InputError
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.recurrence.cuda import family
 from gpu_lstm.recurrence.problem import (
     Arriving,
@@ -53,7 +53,7 @@ def forward(backend: CudaBackend, problem: Problem) -> Saved:
     begin(problem, h, c)
     lengths = None if mask is None else backend.asarray(mask.lengths, "int64")
     width = _neighbours(dtype, hidden, z, h, c)
-    cell = backend.kernel(kernels.gates_forward(dtype, width, keep, mask is not None))
+    cell = backend.kernel(catalogue.kernel("gates_forward", dtype, width, keep, mask is not None))
     grid, block = _geometry(batch * hidden // width)
     sizes = np.uint32(batch), np.uint32(hidden)
     weight_t = weight_hh.T
@@ -78,7 +78,7 @@ def backward(backend: CudaBackend, arriving: Arriving) -> Gradients:
     dh = gradients_of_steps(backend, "dh", arriving.dh, (num_steps, *cells), dtype)
     lengths = None if mask is None else backend.asarray(mask.lengths, "int64")
     width = _neighbours(dtype, hidden, gates, c, dh_t, dc_t, *([] if dh is None else [dh]))
-    cell = backend.kernel(kernels.gates_backward(dtype, width, mask is not None))
+    cell = backend.kernel(catalogue.kernel("gates_backward", dtype, width, mask is not None))
     grid, block = _geometry(batch * hidden // width)
     sizes = np.uint32(batch), np.uint32(hidden)
     numbers = [np.int64(n) for n in range(num_steps + 1)]

@@ -1,6 +1,6 @@
 """The sequence tier on a GPU: all steps in one launch, W_hh on chip (``kernels/cuda/sequence.cu``).
 
-`gpu_lstm.recurrence.cuda.onchip` plans the layout for each batch size. float16 and bfloat16 arrays are taken, too: c
+`gpu_lstm.recurrence.cuda.layout` plans the layout for each batch size. float16 and bfloat16 arrays are taken, too: c
 and its gradient, the gradient of h, and all sums are float32 then. float32 is multiplied in TF32 where the backend
 says so.
 
@@ -19,11 +19,14 @@ import numpy as np
 from gpu_lstm.backend import Array
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.errors import BackendError, InputError
-from gpu_lstm.native import kernels
+from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.native.kernels import Struct
 from gpu_lstm.recurrence import family
-from gpu_lstm.recurrence.cuda import onchip
+from gpu_lstm.recurrence.cuda import planner
+from gpu_lstm.recurrence.cuda.beside import beside
+from gpu_lstm.recurrence.cuda.explain import describe
 from gpu_lstm.recurrence.cuda.family import Step
+from gpu_lstm.recurrence.cuda.layout import MOST_RUNS, Layout
 from gpu_lstm.recurrence.cuda.pointwise import check, check_saved, check_z
 from gpu_lstm.recurrence.problem import (
     Arriving,
@@ -47,23 +50,23 @@ TAKES = OPTIONS - {"proj_size", "heads"}
 
 def obstacle(backend: CudaBackend, hidden: int | None, dtype: str, options: frozenset[str]) -> str:
     """Why no layout fits, for that H or for any, whatever the batch; or ""."""
-    return onchip.obstacle(backend.limits, hidden or 1, onchip.multiplied(backend, dtype), options)
+    return planner.obstacle(backend.limits, hidden or 1, planner.multiplied(backend, dtype), options)
 
 
 def fit(backend: CudaBackend, round: Round) -> Fit:
     """How many layers of a stack take the least time in one launch; and, of one layer, whether a launch leaves so many
     multiprocessors idle that products beside it pay."""
-    dtype, direction = onchip.multiplied(backend, round.dtype), round.direction
+    dtype, direction = planner.multiplied(backend, round.dtype), round.direction
     if round.layers > 1:
-        layers = onchip.choose_layers(backend.limits, direction, round.batch, round.hidden, dtype, round.layers)
+        layers = planner.choose_layers(backend.limits, direction, round.batch, round.hidden, dtype, round.layers)
         if not isinstance(layers, str):
             return Fit(layers.together)  # which leaves no room
     if not round.multiply_adds or not round.options <= TAKES:
         return Fit()
-    cells = onchip.cells_of(direction, round.options)
+    cells = planner.cells_of(direction, round.options)
     shape = round.steps, round.batch, round.hidden
-    beside = onchip.beside(backend.limits, direction, shape, dtype, round.multiply_adds, round.count, cells)
-    return Fit(1, beside.saved > 0)
+    products = beside(backend.limits, direction, shape, dtype, round.multiply_adds, round.count, cells)
+    return Fit(1, products.saved > 0)
 
 
 def forward(backend: CudaBackend, problems: Sequence[Problem]) -> list[Saved]:
@@ -104,15 +107,15 @@ def backward(backend: CudaBackend, arriving: Sequence[Arriving]) -> list[Gradien
 
 def _check_stack(joints: Sequence[Joint | None], beyond: Sequence[Any]) -> None:
     refuse(any(beyond), "stack of variants, in reverse, or with gradients of c at every step")
-    if joints[0] is not None or None in joints[1:] or len(joints) > onchip.MOST_RUNS:
+    if joints[0] is not None or None in joints[1:] or len(joints) > MOST_RUNS:
         count = sum(joint is not None for joint in joints)
         raise InputError(
             f"a stack of {len(joints)} layers has {count} joints; expected one below each but the first, and at most "
-            f"{onchip.MOST_RUNS} layers"
+            f"{MOST_RUNS} layers"
         )
 
 
-def _pair(backend: CudaBackend, direction: str, problems: Sequence[tuple[Array, bool, str]]) -> onchip.Layout | None:
+def _pair(backend: CudaBackend, direction: str, problems: Sequence[tuple[Array, bool, str]]) -> Layout | None:
     """The layout for two at once; None where they are not two of one kind, or run one after the other.
 
     Of each: z or the gates, `keep`, and what its cells do.
@@ -123,13 +126,13 @@ def _pair(backend: CudaBackend, direction: str, problems: Sequence[tuple[Array, 
     if z.ndim != 3 or z.shape[1:] != other.shape[1:] or z.dtype != other.dtype or kind != other_kind:
         return None
     _, batch, hidden, dtype = check_z(backend, z)
-    layout = onchip.choose_pair(
-        backend.limits, direction, batch, hidden, onchip.multiplied(backend, dtype), problems[0][2]
+    layout = planner.choose_pair(
+        backend.limits, direction, batch, hidden, planner.multiplied(backend, dtype), problems[0][2]
     )
     return None if isinstance(layout, str) else layout
 
 
-def _forward(backend: CudaBackend, problems: Sequence[Problem], layout: onchip.Layout | None) -> list[Saved]:
+def _forward(backend: CudaBackend, problems: Sequence[Problem], layout: Layout | None) -> list[Saved]:
     """In one launch: one recurrence, or several with the layout for them."""
     xp = backend.xp
     results: list[Saved] = []
@@ -212,7 +215,7 @@ def _weight_ih(backend: CudaBackend, joint: Joint, hidden: int, dtype: str) -> A
     return backend.xp.ascontiguousarray(joint.weight_ih)
 
 
-def _backward(backend: CudaBackend, arriving: Sequence[Arriving], layout: onchip.Layout | None) -> list[Gradients]:
+def _backward(backend: CudaBackend, arriving: Sequence[Arriving], layout: Layout | None) -> list[Gradients]:
     """In one launch: one recurrence, or several with the layout for them."""
     xp = backend.xp
     results: list[Gradients] = []
@@ -271,7 +274,7 @@ def _backward(backend: CudaBackend, arriving: Sequence[Arriving], layout: onchip
 
 
 def _cells(direction: str, variant: Variant | None, dc: Array | None = None) -> str:
-    """What the cells do, of `kernels.SEQUENCE_CELLS`.
+    """What the cells do, of `catalogue.SEQUENCE_CELLS`.
 
     Raises
     ------
@@ -280,10 +283,10 @@ def _cells(direction: str, variant: Variant | None, dc: Array | None = None) -> 
     """
     options = frozenset() if variant is None else variant.options()
     refuse(bool(options - TAKES), " or ".join(sorted(options - TAKES)))
-    return onchip.cells_of(direction, options | ({"cells"} if dc is not None else frozenset()))
+    return planner.cells_of(direction, options | ({"cells"} if dc is not None else frozenset()))
 
 
-def _options(backend: CudaBackend, step: Step, layout: onchip.Layout, saved: Saved, dc: Array | None = None) -> Struct:
+def _options(backend: CudaBackend, step: Step, layout: Layout, saved: Saved, dc: Array | None = None) -> Struct:
     """What the cells take of the options, as ``kernels/cuda/options.cuh`` has it."""
     options = (step.options, saved.cells, dc)
     if layout.cells != "Normed":
@@ -307,9 +310,9 @@ def _keep_moments(backend: CudaBackend, saved: Saved) -> None:
 
 def _layout(
     backend: CudaBackend, direction: str, batch: int, hidden: int, dtype: str, cells: str, layers: int = 1
-) -> onchip.Layout:
-    dtype = onchip.multiplied(backend, dtype)
-    layout = onchip.choose(backend.limits, direction, batch, hidden, dtype, layers, cells, layers > 1)
+) -> Layout:
+    dtype = planner.multiplied(backend, dtype)
+    layout = planner.choose(backend.limits, direction, batch, hidden, dtype, layers, cells, layers > 1)
     if isinstance(layout, str):
         raise BackendError(f"tier sequence can't run on backend {backend.name}: {layout}")
     return layout
@@ -320,7 +323,7 @@ def _lengths(backend: CudaBackend, mask: Mask | None) -> Array | None:
 
 
 def _handed_on(
-    backend: CudaBackend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any, apart: bool = False
+    backend: CudaBackend, layout: Layout, shape: tuple[int, ...], dtype: Any, apart: bool = False
 ) -> tuple[Array, Array | None]:
     """An array for h or dz, and what the blocks of a grid look at, None where there is none.
 
@@ -336,7 +339,7 @@ def _handed_on(
     return (shown if wide == width and not apart else backend.xp.empty(shape, dtype=dtype)), shown
 
 
-def _handed_up(backend: CudaBackend, layout: onchip.Layout, shape: tuple[int, ...], dtype: Any) -> Array:
+def _handed_up(backend: CudaBackend, layout: Layout, shape: tuple[int, ...], dtype: Any) -> Array:
     """The same of all layers of a stack, whose rows have two such parts: the layer's own, and another one's."""
     *rows, width = shape
     half = _whole(width, 64, dtype)
@@ -371,7 +374,7 @@ def _most(dtype: Any) -> Any:
 
 
 def _launch(
-    backend: CudaBackend, layout: onchip.Layout, runs: list[Struct], flags: tuple[Any, ...], batch: int, hidden: int
+    backend: CudaBackend, layout: Layout, runs: list[Struct], flags: tuple[Any, ...], batch: int, hidden: int
 ) -> None:
     """Launch with what each recurrence takes; those that a launch could have besides are null."""
     watched = layout.form != "block" and kernels.watchdog() > 0
@@ -379,14 +382,14 @@ def _launch(
     sizes = batch, hidden, layout.members, layout.share, layout.slice, layout.split, layout.pitch, layout.buffers
     backend.kernel(layout.kernel)(
         (layout.blocks,),
-        (kernels.SEQUENCE_THREADS,),
-        (kernels.Several(runs, onchip.MOST_RUNS), gave_up, *flags, tuple(map(np.uint32, sizes))),
+        (catalogue.SEQUENCE_THREADS,),
+        (kernels.Several(runs, MOST_RUNS), gave_up, *flags, tuple(map(np.uint32, sizes))),
         layout.shared_bytes,
     )
     if gave_up is not None and backend.to_numpy(gave_up).any():
         raise BackendError(
             f"CUDA kernel {layout.kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
-            f"{kernels.watchdog()} looks ({layout.describe()})"
+            f"{kernels.watchdog()} looks ({describe(layout)})"
         )
 
 

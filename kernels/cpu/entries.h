@@ -1,0 +1,125 @@
+// The entries of one instruction set for T: gpu_lstm_<entry>_<suffix>_<set>.
+//
+// gpu_lstm/native/entries.py has a row for each, with the same arguments and the arrays' shapes: it checks what comes
+// in. Lists have a number or a pointer for each of `count`.
+
+#define ENTRY(name) extern "C" int JOINED(name, SUFFIX, SET)
+
+ENTRY(forward)(long steps, long batch, long hidden, long count, T* const* z, const T* const* weight_hh, T* const* h,
+               T* const* c, const long* const* lengths, const long* reverse, long keep, long threads, long split_batch) {
+  return guarded([&] {
+    Forward<T> of[kMost];
+    for (long n = 0; n < at_most(count); ++n)
+      of[n] = {steps, batch, hidden, z[n], h[n], c[n], weight_hh[n], lengths[n], reverse[n] != 0, keep != 0};
+    run<T>(of, count, steps, threads, split_batch != 0);
+  });
+}
+
+ENTRY(backward)(long steps, long batch, long hidden, long count, T* const* gates, const T* const* weight_hh,
+                const T* const* c, const T* const* dy, const long* dy_row, T* const* dh, T* const* dc,
+                const long* const* lengths, const long* reverse, long threads, long split_batch) {
+  return guarded([&] {
+    Backward<T> of[kMost];
+    for (long n = 0; n < at_most(count); ++n)
+      of[n] = {steps, batch, hidden, gates[n], c[n], weight_hh[n], dy[n], dy_row[n], lengths[n], reverse[n] != 0,
+               dh[n], dc[n]};
+    run<T>(of, count, steps, threads, split_batch != 0);
+  });
+}
+
+// The family's options, as kernels/cell/options.h has them.
+#define OPTIONS                                                                                                        \
+  long options, const double* numbers, const T* peepholes, const T* gain_hh, const T* gain_c, const T* shift_c,        \
+      const T* zoneout_h, const T* zoneout_c, const T* recurrent_mask, const T* live
+#define FAMILY                                                                                                         \
+  options != Options<T, T>::numbers ? throw Refused() : Family<T> {                                                    \
+    options_of<T, T>(numbers, peepholes, gain_hh, gain_c, shift_c, zoneout_h, zoneout_c, recurrent_mask, live), steps, \
+        batch, hidden, size, heads, weight_hh, lengths, reverse != 0, projection                                       \
+  }
+
+ENTRY(family_forward)(long steps, long batch, long hidden, long size, long heads, OPTIONS, const T* weight_hh,
+                      const T* projection, T* z, T* h, T* c, T* cells, T* unprojected, T* normalised, T* scales,
+                      const long* lengths, long reverse, long keep, long threads, long split_batch) {
+  return guarded([&] {
+    FamilyForward<T> of{FAMILY, z, h, c, cells, unprojected, normalised, scales, keep != 0};
+    run<T>(&of, 1, steps, threads, split_batch != 0);
+  });
+}
+
+ENTRY(family_backward)(long steps, long batch, long hidden, long size, long heads, OPTIONS, const T* weight_hh,
+                       const T* projection, T* gates, const T* c, const T* cells, const T* dy, long dy_row,
+                       const T* dc_each, long dc_row, T* dh, T* dc, T* projected, T* dpeepholes, T* normalised,
+                       const T* scales, T* dnorm, const long* lengths, long reverse, long threads, long split_batch) {
+  return guarded([&] {
+    FamilyBackward<T> of{FAMILY, gates, c, cells, dy, dc_each, dy_row, dc_row, dh, dc, projected, dpeepholes,
+                         normalised, scales, dnorm};
+    run<T>(&of, 1, steps, threads, split_batch != 0);
+  });
+}
+
+#undef FAMILY
+#undef OPTIONS
+
+ENTRY(multiply)(long rows, long columns, long depth, const T* a, long a_row, long a_column, const T* b, long b_row,
+                long b_column, T* c, const T* bias, long threads) {
+  return guarded([&] {
+    multiply<T>({rows, depth, a, a_row, a_column, {{b, b_row, b_column, columns, c}, {}}, 1, bias}, threads);
+  });
+}
+
+ENTRY(weight_gradients)(long rows, long outputs, const T* dy, long count, const long* columns, const T* const* x,
+                        T* const* dw, T* db, long threads) {
+  return guarded([&] {
+    Product<T> p{outputs, rows, dy, 1, outputs, {}, int(count), nullptr, db};
+    for (long n = 0; n < at_most(count); ++n) p.factors[n] = {x[n], columns[n], 1, columns[n], dw[n]};
+    multiply(p, threads);
+  });
+}
+
+ENTRY(generate)(long vocabulary, long embedding_size, long hidden, long layers, const T* embedding,
+                const T* const* weight_ih, const T* const* weight_hh, const T* const* bias, const T* head,
+                const T* head_bias, long room, T* panels, T* state, T* scores, long given_count, const long* given,
+                long count, double temperature, const double* uniforms, const unsigned char* never, long* drawn,
+                long* size, long threads) {
+  return guarded([&] {
+    const Generate<T> p{vocabulary, embedding_size, hidden, layers, embedding, weight_ih, weight_hh, bias, head,
+                        head_bias, panels, state, scores, given, given_count, count, temperature, uniforms, never,
+                        drawn};
+    if (size) *size = p.size();
+    else if (room < p.size() || p.bars_all()) throw Refused();
+    else if (count == 0 && given_count == 0) p.pack();
+    else run_on(threads, p);
+  });
+}
+
+ENTRY(cross_entropy)(long rows, long vocabulary, T* logits, const long* targets, double scale, T* losses,
+                     long threads) {
+  return guarded([&] { run_on(threads, CrossEntropy<T>{rows, vocabulary, logits, targets, T(scale), losses}); });
+}
+
+ENTRY(scatter_add)(long size, long rows, long columns, T* target, const long* index, const T* added, long threads) {
+  return guarded([&] { run_on(threads, ScatterAdd<T>{size, rows, columns, target, index, added}); });
+}
+
+ENTRY(square_sums)(long count, const long* sizes, const T* const* arrays, double* sums, long threads) {
+  return guarded([&] { run_on(threads, SquareSums<T>{{count, sizes}, arrays, sums}); });
+}
+
+ENTRY(fingerprints)(long count, const long* sizes, const unsigned char* const* arrays, std::uint64_t* found,
+                    long threads) {
+  return guarded([&] { run_on(threads, Fingerprints{{count, sizes}, arrays, found}); });
+}
+
+ENTRY(update)(long rule, long count, const long* sizes, T* const* params, const T* const* gradients, T* const* states,
+              const double* numbers, double scale, long threads) {
+  return guarded([&] {
+    run_on(threads, Update<T>{{count, sizes}, Rule(rule), params, gradients, states, numbers, T(scale)});
+  });
+}
+
+ENTRY(activate)(long tanh_instead, long count, const T* x, T* y) {
+  return guarded([&] { activate<T>(tanh_instead != 0, count, x, y); });
+}
+
+#undef ENTRY
+#undef SUFFIX

@@ -1,0 +1,273 @@
+// Matrix products: one inner loop over register tiles, and what is made of it.
+//
+// Included once for each instruction set (set.h). A tile has up to TILE_ROWS rows by a panel of up to TILE_VECTORS
+// vectors; its sums stay in registers, so rows * vectors, and the vectors of the panel, must fit into them.
+
+inline long divide_up(long a, long b) { return (a + b - 1) / b; }
+inline long least(long a, long b) { return a < b ? a : b; }
+
+// sums[r][v] += sum over k of a[r * row + k * column] * panel[(k * N + v) * width ...]
+template <typename T, int M, int N>
+CELL void product(long depth, const T* a, long row, long column, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
+  for (long k = 0; k < depth; ++k) {
+    typename Simd<T>::V b[N];
+#pragma GCC unroll 4
+    for (int v = 0; v < N; ++v) b[v] = load(panel + (k * N + v) * Simd<T>::width);
+#pragma GCC unroll 8
+    for (int r = 0; r < M; ++r) {
+      const T scalar = a[r * row + k * column];
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) sums[r][v] += scalar * b[v];
+    }
+  }
+}
+
+// Calls tile.run<M>(r) for m <= M rows from row r on.
+template <int M, typename Tile>
+CELL void run_tile(long m, long r, const Tile& tile) {
+  if constexpr (M > 1)
+    if (m < M) return run_tile<M - 1>(m, r, tile);
+  tile.template run<M>(r);
+}
+
+// The same for tiles that cover `rows` rows: even tiles rather than a full one and a remainder of one.
+template <typename Tile>
+CELL void for_tiles(long rows, const Tile& tile) {
+  for (long r = 0, m; r < rows; r += m) {
+    const long left = rows - r;
+    m = left >= 2 * TILE_ROWS ? TILE_ROWS : left > TILE_ROWS ? (left + 1) / 2 : left;
+    run_tile<TILE_ROWS>(m, r, tile);
+  }
+}
+
+// Rows of A times one panel, into a matrix in memory. `columns` of the panel's N vectors are real.
+enum Start { kZero, kAdd, kBias };
+
+template <typename T, int N>
+struct ProductTile {
+  const T* a;
+  long row, column, depth;  // A(r, k) = a[r * row + k * column]
+  const T* panel;
+  T* to;
+  long pitch, columns;
+  Start start;
+  const T* bias;
+
+  template <int M>
+  void run(long r0) const {
+    constexpr long wide = N * Simd<T>::width;
+    const T* rows_of_a = a + r0 * row;
+    T* rows_of_c = to + r0 * pitch;
+    if (columns == wide) {
+      whole<M>(rows_of_a, rows_of_c, pitch, start);
+      return;
+    }
+    T sums[M * wide];
+    whole<M>(rows_of_a, sums, wide, kZero);
+    for (long r = 0; r < M; ++r)
+      for (long j = 0; j < columns; ++j) {
+        T* p = rows_of_c + r * pitch + j;
+        *p = sums[r * wide + j] + (start == kAdd ? *p : start == kBias ? bias[j] : T(0));
+      }
+  }
+
+  // Alone in its function, so that all sums stay in registers.
+  template <int M>
+  __attribute__((noinline)) void whole(const T* rows_of_a, T* rows_of_c, long pitch_of_c, Start start_with) const {
+    using V = typename Simd<T>::V;
+    constexpr long width = Simd<T>::width;
+    V sums[M][N];
+#pragma GCC unroll 8
+    for (int r = 0; r < M; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) sums[r][v] = V{};
+    product<T, M, N>(depth, rows_of_a, row, column, panel, sums);
+    if (start_with != kZero) {
+      const T* first = start_with == kAdd ? rows_of_c : bias;
+      const long step = start_with == kAdd ? pitch_of_c : 0;
+#pragma GCC unroll 8
+      for (int r = 0; r < M; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) sums[r][v] += load(first + r * step + v * width);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < M; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) store(rows_of_c + r * pitch_of_c + v * width, sums[r][v]);
+  }
+};
+
+// The same with the number of vectors known at run time only.
+template <typename T>
+void add_product(long rows, const T* a, long row, long column, long depth, const T* panel, T* to, long pitch,
+                 long columns, Start start, const T* bias = nullptr) {
+  switch (divide_up(columns, Simd<T>::width)) {
+    case 1: return for_tiles(rows, ProductTile<T, 1>{a, row, column, depth, panel, to, pitch, columns, start, bias});
+    case 2: return for_tiles(rows, ProductTile<T, 2>{a, row, column, depth, panel, to, pitch, columns, start, bias});
+    case 3: return for_tiles(rows, ProductTile<T, 3>{a, row, column, depth, panel, to, pitch, columns, start, bias});
+    default: return for_tiles(rows, ProductTile<T, 4>{a, row, column, depth, panel, to, pitch, columns, start, bias});
+  }
+}
+
+// `count` columns and what fills the last vector of a panel with zeros.
+template <typename T>
+long whole_vectors(long count) {
+  return divide_up(count, Simd<T>::width) * Simd<T>::width;
+}
+
+// B(k, j) = from[k * row + j * column] for `depth` k and `count` j, as a panel of whole vectors.
+template <typename T>
+void pack_panel(const T* from, long row, long column, long depth, long count, T* to) {
+  const long wide = whole_vectors<T>(count);
+  if (column == 1) {
+    for (long k = 0; k < depth; ++k) {
+      for (long j = 0; j < count; ++j) to[k * wide + j] = from[k * row + j];
+      for (long j = count; j < wide; ++j) to[k * wide + j] = 0;
+    }
+    return;
+  }
+  // A few k at a time, so that the lines read and the lines written both stay in the first cache.
+  for (long k1 = 0; k1 < depth; k1 += 16) {
+    const long end = least(k1 + 16, depth);
+    for (long j = 0; j < wide; ++j)
+      for (long k = k1; k < end; ++k) to[k * wide + j] = j < count ? from[k * row + j * column] : T(0);
+  }
+}
+
+// sums (rows, panel) (+)= rows of A, `row` elements apart, times a panel of `count` columns, a part of the depth that
+// stays in cache at a time.
+template <typename T>
+void through_panel(long rows, const T* a, long row, long depth, const T* panel, long count, T* sums, bool add = false) {
+  constexpr long kDepth = 512;
+  const long wide = whole_vectors<T>(count);
+  for (long k = 0; k < depth; k += kDepth) {
+    const long part = least(depth - k, kDepth);
+    add_product<T>(rows, a + k, row, 1, part, panel + k * wide, sums, Simd<T>::panel, wide, k || add ? kAdd : kZero);
+  }
+}
+
+// C (rows, columns) = A (rows, depth) B (depth, columns) [+ bias (columns)] for one or two B with the same A, and the
+// sums of A's rows; A and B with any strides.
+// The threads split the rows of C. One slab of the depth at a time, B is packed into panels: by each thread for itself
+// where it has many rows to use them for, else by all together. Rows of A are packed too.
+template <typename T>
+struct Factor {
+  const T* b;
+  long row, column;  // B(k, j) = b[k * row + j * column]
+  long columns;
+  T* c;  // (rows, columns), contiguous
+
+  long blocks() const { return divide_up(columns, Simd<T>::panel); }
+};
+
+template <typename T>
+struct Product {
+  long rows, depth;
+  const T* a;
+  long a_row, a_column;
+  Factor<T> factors[2];
+  int count;      // of factors
+  const T* bias;  // (columns,) of the first, or null
+  T* sums;        // (rows,): of A's rows, or null
+  T* panels;      // (up to kBlocks, kSlab, panel) of all threads, or of each
+  T* packed;      // (kRows, kPitch) of each thread
+
+  static constexpr long kSlab = 256, kRows = 32 * TILE_ROWS;
+  static constexpr long kOwnRows = 96;  // from here on, packing B once more costs less than waiting for others
+  static constexpr long kPitch = kSlab + 16;  // not a multiple of a page: rows would share the same cache sets
+  static constexpr long kPanel = kSlab * Simd<T>::panel;
+  static constexpr long kBlocks = 2048 / Simd<T>::panel;  // that many columns are packed at a time
+
+  long blocks() const { return factors[0].blocks() + (count > 1 ? factors[1].blocks() : 0); }
+  long panels_size() const { return least(blocks(), kBlocks) * kPanel; }
+  bool alone(long members) const { return rows >= kOwnRows * members; }
+  // Threads that may have panels of their own, of so many: fewer than are asked for may come.
+  long owners(long threads) const {
+    const long most = least(rows / kOwnRows, threads);
+    return most > 1 ? most : 1;
+  }
+
+  // The columns that panel n takes, of the panels of all factors.
+  struct Block {
+    const Factor<T>& of;
+    long first, count;
+  };
+  Block block(long n) const {
+    const long before = n < factors[0].blocks() ? 0 : factors[0].blocks(), first = (n - before) * Simd<T>::panel;
+    const Factor<T>& f = factors[before ? 1 : 0];
+    return {f, first, least(f.columns - first, Simd<T>::panel)};
+  }
+
+  void pack(T* to, long n, long k0, long slab) const {
+    const auto& [f, first, count] = block(n);
+    pack_panel(f.b + k0 * f.row + first * f.column, f.row, f.column, slab, count, to);
+  }
+
+  // Row r, column k of the result is at r * row + k * column.
+  void pack_rows(const T* from, long n, long slab, T* to, long& row, long& column) const {
+    if (a_column == 1) {
+      row = kPitch, column = 1;
+      for (long r = 0; r < n; ++r)
+        for (long k = 0; k < slab; ++k) to[r * row + k] = from[r * a_row + k];
+    } else {
+      row = 1, column = kRows;
+      for (long k = 0; k < slab; ++k)
+        for (long r = 0; r < n; ++r) to[k * column + r] = from[r * a_row + k * a_column];
+    }
+  }
+
+  // Slab by slab, so that the rounding errors of long sums stay small.
+  void add_sums(const T* packed, long row, long column, long r0, long n, long slab, bool first) const {
+    T partial[kRows] = {};
+    for (long k = 0; k < slab; ++k)
+      for (long r = 0; r < n; ++r) partial[r] += packed[r * row + k * column];
+    for (long r = 0; r < n; ++r) sums[r0 + r] = (first ? T(0) : sums[r0 + r]) + partial[r];
+  }
+
+  void run(int member, int members, Barrier& barrier) const {
+    for (long first = 0; first < blocks(); first += kBlocks)
+      run_blocks({first, least(first + kBlocks, blocks())}, member, members, barrier);
+  }
+
+  void run_blocks(Range part, int member, int members, Barrier& barrier) const {
+    const Range mine = share(rows, member, members);
+    const bool own = alone(members);
+    const Range packing = own ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
+    T* to = panels + (own ? member * panels_size() : 0);
+    T* rows_of_a = packed + member * kRows * kPitch;
+    for (long k0 = 0; k0 < depth; k0 += kSlab) {
+      const long slab = least(depth - k0, kSlab);
+      if ((k0 || part.begin) && !own) barrier.wait();
+      for (long n = packing.begin; n < packing.end; ++n) pack(to + n * kPanel, part.begin + n, k0, slab);
+      if (!own) barrier.wait();
+      for (long r0 = mine.begin; r0 < mine.end; r0 += kRows) {
+        const long n = least(mine.end - r0, kRows);
+        long row, column;
+        pack_rows(a + r0 * a_row + k0 * a_column, n, slab, rows_of_a, row, column);
+        if (sums && part.begin == 0) add_sums(rows_of_a, row, column, r0, n, slab, k0 == 0);
+        for (long m = part.begin; m < part.end; ++m) {
+          const auto& [f, first, count] = block(m);
+          add_product<T>(n, rows_of_a, row, column, slab, to + (m - part.begin) * kPanel,
+                         f.c + r0 * f.columns + first, f.columns, count, k0 ? kAdd : bias ? kBias : kZero,
+                         bias ? bias + first : nullptr);
+        }
+      }
+    }
+  }
+};
+
+template <typename T>
+void multiply(Product<T> p, long threads) {
+  if (p.depth == 0) {  // sums of nothing
+    for (int n = 0; n < p.count; ++n) {
+      const Factor<T>& f = p.factors[n];
+      for (long k = 0; k < p.rows * f.columns; ++k) f.c[k] = p.bias ? p.bias[k % f.columns] : T(0);
+    }
+    for (long row = 0; p.sums && row < p.rows; ++row) p.sums[row] = 0;
+    return;
+  }
+  const long panels = p.owners(threads) * p.panels_size();
+  p.panels = scratch<T>(panels + threads * Product<T>::kRows * Product<T>::kPitch);
+  p.packed = p.panels + panels;
+  run_on(threads, p);
+}

@@ -15,7 +15,7 @@ from gpu_lstm.layers.arguments import Call, Sizes
 from gpu_lstm.layers.base import Params, Tape
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import Options
-from gpu_lstm.recurrence import Joint, Problem, Saved, Tier
+from gpu_lstm.recurrence import Joint, Problem, Tier
 from gpu_lstm.recurrence.problem import transposed
 from gpu_lstm.recurrence.variant import (
     PARAMETERS,
@@ -107,48 +107,37 @@ class Work:
 
 
 @dataclass
-class Entry:
-    """What the recurrence of a member starts from.
+class Piece:
+    """A member over one segment: what its recurrence starts from, then what backward needs of it.
 
     Attributes
     ----------
     x : (T, B, .)
         Its input, with everything dropped.
-    z : (T, B, 4H)
+    z : (T, B, 4H) or None
+        Until the recurrence takes it.
     input_mask : (B, .) or None
         Factor on the input at all steps.
     normalised : (T B, 4H) and its scales (T B, 1), or None
         x W_ih^T where that is normalised.
-    """
-
-    x: Array
-    z: Array
-    input_mask: Array | None = None
-    normalised: tuple[Array, Array] | None = None
-
-
-@dataclass
-class Piece:
-    """What a member keeps of one segment for backward.
-
-    Attributes
-    ----------
-    x, input_mask, normalised
-        See `Entry`.
-    saved : Saved
-        Of the recurrence.
+    below : (T, B, .) or None
+        Outputs of the layer below, with nothing dropped, until they are added to this layer's.
     dropped : Tape or None
         Of the dropout between layers.
     weight_again : callable or None
         Drops what was dropped of weight_hh.
+    saved : Saved
+        Of the recurrence.
     """
 
-    x: Array
-    saved: Saved
-    dropped: Tape | None = None
+    x: Array = None
+    z: Array = None
     input_mask: Array | None = None
-    weight_again: Again | None = None
     normalised: tuple[Array, Array] | None = None
+    below: Array | None = None
+    dropped: Tape | None = None
+    weight_again: Again | None = None
+    saved: Any = None
 
 
 def members_of(num_layers: int, num_directions: int) -> list[Member]:
@@ -159,7 +148,7 @@ def members_of(num_layers: int, num_directions: int) -> list[Member]:
 # -- forward ----------------------------------------------------------------------------------------------------------
 
 
-def enter(work: Work, member: Member, x: Array) -> Entry:
+def enter(work: Work, member: Member, x: Array) -> Piece:
     """z = x W_ih^T + b for all steps at once, and what else its recurrence starts from."""
     x, input_mask = _masked(work, member, x)
     backend, sizes, norm = work.sizes.backend, work.sizes, work.options.layer_norm
@@ -176,17 +165,17 @@ def enter(work: Work, member: Member, x: Array) -> Entry:
         z = normalised[0] * work.params[f"gain_ih_{member.name}"]
         if bias is not None:
             z += bias
-    return Entry(x, xp.reshape(backend.asarray(z, sizes.dtype), shape), input_mask, normalised)
+    return Piece(x, xp.reshape(backend.asarray(z, sizes.dtype), shape), input_mask, normalised)
 
 
-def enter_later(work: Work, member: Member, x: Array) -> tuple[Entry, Callable[[], Array]]:
+def enter_later(work: Work, member: Member, x: Array) -> tuple[Piece, Callable[[], Array]]:
     """`enter` without the product, and the product."""
     backend, sizes = work.sizes.backend, work.sizes
     x, input_mask = _masked(work, member, x)
     z = backend.xp.empty((*x.shape[:2], 4 * sizes.hidden_size), dtype=backend.dtype(sizes.dtype))
     rows, out = (backend.xp.reshape(array, (-1, array.shape[2])) for array in (x, z))
     weight, bias = work.params[f"weight_ih_{member.name}"].T, work.params.get(f"bias_{member.name}")
-    return Entry(x, z, input_mask), partial(work.ops.product, rows, weight, bias, out=out)
+    return Piece(x, z, input_mask), partial(work.ops.product, rows, weight, bias, out=out)
 
 
 def _masked(work: Work, member: Member, x: Array) -> tuple[Array, Array | None]:
@@ -195,20 +184,17 @@ def _masked(work: Work, member: Member, x: Array) -> tuple[Array, Array | None]:
     return (x if mask is None else x * mask), mask
 
 
-def problem(
-    work: Work, member: Member, z: Array, state: Pair, steps: slice, below: Joint | None = None
-) -> tuple[Problem, Again | None]:
-    """A member's recurrence over steps start..stop-1; and what drops again what was dropped of weight_hh."""
-    call, again = work.call, None
-    weight_hh, p = work.params[f"weight_hh_{member.name}"], work.options.weight_dropout
+def problem(work: Work, member: Member, piece: Piece, state: Pair, steps: slice, below: Joint | None = None) -> Problem:
+    """Return a member's recurrence over those steps; the piece notes what was dropped of weight_hh."""
+    call, weight_hh, p = work.call, work.params[f"weight_hh_{member.name}"], work.options.weight_dropout
     if call.seed is not None and p > 0:
-        weight_hh, again = ops.of(work.sizes.backend).dropout(weight_hh, p, work.seed(WEIGHT, member))
+        around = ops.of(work.sizes.backend)
+        weight_hh, piece.weight_again = around.dropout(weight_hh, p, work.seed(WEIGHT, member))
     mask = None if call.mask is None else call.mask.part(steps.start, steps.stop)
     keep = call.keep or work.gives_cells(member)
-    made = Problem(
-        z, weight_hh, *state, mask, member.direction == 1, keep, _variant(work, member, steps.start, steps.stop), below
-    )
-    return made, again
+    variant = _variant(work, member, steps.start, steps.stop)
+    z, piece.z = piece.z, None
+    return Problem(z, weight_hh, *state, mask, member.direction == 1, keep, variant, below)
 
 
 def _variant(work: Work, member: Member, start: int, stop: int) -> Variant | None:

@@ -14,9 +14,9 @@ from gpu_lstm.backend import Array
 from gpu_lstm.layers import member as members
 from gpu_lstm.layers.arguments import valid
 from gpu_lstm.layers.base import Params, Tape
-from gpu_lstm.layers.member import Add, Again, Entry, Member, Pair, Piece, Work
+from gpu_lstm.layers.member import Add, Member, Pair, Piece, Work
 from gpu_lstm.layers.schedule import Pass, Turn, stacked
-from gpu_lstm.recurrence import Arriving, Joint, Problem
+from gpu_lstm.recurrence import Arriving, Joint
 
 Jobs = list[Callable[[], object]]
 """Work that neither needs the next round's recurrences nor is needed by them: it goes beside them."""
@@ -41,28 +41,6 @@ class Ran:
     states: dict[Member, Pair]
 
 
-@dataclass
-class Begun:
-    """A member whose recurrence is to run.
-
-    Attributes
-    ----------
-    entry : Entry or None
-        None: the member lies on top of another one in the same launch.
-    problem : Problem
-    again, dropped
-        See `Piece`.
-    below : (T, B, .) or None
-        Outputs of the layer below, with nothing dropped.
-    """
-
-    entry: Entry | None
-    problem: Problem
-    again: Again | None
-    dropped: Tape | None = None
-    below: Array | None = None
-
-
 # -- forward ----------------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +56,7 @@ def forward(work: Work, pass_: Pass, x: Array, states: dict[Member, Pair]) -> tu
         What backward needs of each segment: its members' pieces; or, with `recompute`, the states before it.
     """
     xp, jobs, kept = work.sizes.backend.xp, Jobs(), []
-    ahead: dict[Member, Entry] = {}
+    ahead: dict[Member, Piece] = {}
     whole = Ran({}, {}, states)
     last = len(pass_.segments) - 1
     for number in range(last + 1):
@@ -113,7 +91,7 @@ def _put(xp: Any, whole: dict[int, Array], found: dict[int, Array], direction: i
 
 
 def forward_segment(
-    work: Work, pass_: Pass, number: int, x: Array, states: dict[Member, Pair], entries: dict[Member, Entry], jobs: Jobs
+    work: Work, pass_: Pass, number: int, x: Array, states: dict[Member, Pair], entries: dict[Member, Piece], jobs: Jobs
 ) -> tuple[Ran, dict[Member, Piece]]:
     """Run the rounds of a segment of a pass with input x (T, B, .); and return what backward needs of each member.
 
@@ -121,52 +99,44 @@ def forward_segment(
     """
     backend, ran, pieces = work.sizes.backend, Ran({}, {}, {}), {}
     for turns in pass_.segments[number]:
-        begun = []
+        begun, problems = [], []
         for turn in turns:
-            member = turn.member
+            member, joint = turn.member, None
             if stacked(turns) and turn is not turns[0]:
-                begun.append(_begin_on_top(work, turn, states[member]))
+                piece, joint = Piece(), members.joint(work, member, _factors(work, turn))
             elif member.layer == pass_.first_layer:
-                entry = entries.pop(member, None) or members.enter(work, member, x[turn.steps, ...])
-                begun.append(_begin(work, turn, states[member], entry))
+                piece = entries.pop(member) if member in entries else members.enter(work, member, x[turn.steps, ...])
             else:
                 below = ran.outputs[member.direction]
                 taken, dropped = _drop(work, turn, below)
-                entry = members.enter(work, member, taken)
-                begun.append(_begin(work, turn, states[member], entry, dropped, below))
-        run = partial(work.tier.forward, backend, [one.problem for one in begun])
-        for turn, one, saved in zip(turns, begun, backend.beside(run, _taken(jobs)), strict=True):
-            member, direction = turn.member, turn.member.direction
-            if one.entry is None:
-                taken, one.dropped = _drop(work, turn, ran.outputs[direction])
-                one.entry = Entry(taken, None)
+                piece = members.enter(work, member, taken)
+                piece.dropped, piece.below = dropped, below
+            begun.append(piece)
+            problems.append(members.problem(work, member, piece, states[member], turn.steps, joint))
+        found = backend.beside(partial(work.tier.forward, backend, problems), _taken(jobs))
+        for turn, piece, problem, piece.saved in zip(turns, begun, problems, found, strict=True):
+            member, direction, saved = turn.member, turn.member.direction, piece.saved
+            if problem.below:
+                piece.x, piece.dropped = _drop(work, turn, ran.outputs[direction])
             if work.call.keep:
-                entry = one.entry
-                pieces[member] = Piece(entry.x, saved, one.dropped, entry.input_mask, one.again, entry.normalised)
-            y = valid(backend.xp, one.problem.mask, saved.outputs)
-            if work.options.residual and one.below is not None:
-                y = y + one.below
+                pieces[member] = piece
+            y = valid(backend.xp, problem.mask, saved.outputs)
+            if work.options.residual and piece.below is not None:
+                y = y + piece.below
+            piece.below = None
             ran.outputs[direction], ran.states[member] = y, saved.last
             if work.gives_cells(member):
-                ran.cells[direction] = valid(backend.xp, one.problem.mask, saved.c_after)
+                ran.cells[direction] = valid(backend.xp, problem.mask, saved.c_after)
     return ran, pieces
 
 
-def _begin(
-    work: Work, turn: Turn, state: Pair, entry: Entry, dropped: Tape | None = None, below: Array | None = None
-) -> Begun:
-    """A member on its own input."""
-    return Begun(entry, *members.problem(work, turn.member, entry.z, state, turn.steps), dropped, below)
-
-
-def _begin_on_top(work: Work, turn: Turn, state: Pair) -> Begun:
-    """A member on top of the one before it, in the same launch."""
-    sizes, factors = work.sizes, None
-    if work.call.seed is not None and work.dropout.p > 0:
-        shape = turn.steps.stop - turn.steps.start, work.call.batch, sizes.hidden_size
-        factors, _ = _drop(work, turn, sizes.backend.xp.ones(shape, dtype=sizes.backend.dtype(sizes.dtype)))
-    joint = members.joint(work, turn.member, factors)
-    return Begun(None, *members.problem(work, turn.member, None, state, turn.steps, joint))
+def _factors(work: Work, turn: Turn) -> Array | None:
+    """What a member that runs in the launch of the layer below drops of it."""
+    if work.call.seed is None or work.dropout.p == 0:
+        return None
+    sizes = work.sizes
+    shape = turn.steps.stop - turn.steps.start, work.call.batch, sizes.hidden_size
+    return _drop(work, turn, sizes.backend.xp.ones(shape, dtype=sizes.backend.dtype(sizes.dtype)))[0]
 
 
 def _drop(work: Work, turn: Turn, x: Array) -> tuple[Array, Tape]:

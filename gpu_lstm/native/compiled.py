@@ -95,7 +95,7 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
         one = len(arrays) == 1
         found = [take(argument, array, shapes[n], limits, None if one else n) for n, array in enumerate(arrays)]
         places = (ctypes.c_void_p * len(found))(*[each[0] for each in found])
-        return [places, *(longs([each[1] for each in found]) for _ in argument.gaps)]
+        return [places, longs([each[1] for each in found])] if argument.gaps else [places]
 
     passed = entry.passed(take, take_all, *arguments)
     if shared := _shared(spans):

@@ -94,7 +94,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        There is no file at `path`, or it is no such record.
+        `path` is no file, or no such record.
     """
     if path.is_dir():
         path = path / "record.json"

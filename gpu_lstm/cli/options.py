@@ -125,7 +125,7 @@ def find_checkpoint(given: Path | None, kind: str | None) -> Path:
     Raises
     ------
     InputError
-        There is no model file where the user points, or no run of that kind.
+        The user points at no model file, or no run is of that kind.
     """
     if given is None:
         pattern = f"{kind or '*'}*/model.safetensors"

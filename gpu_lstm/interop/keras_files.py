@@ -146,14 +146,14 @@ def read_paths(h5py: Any, file: Any) -> Content:
         if len(shape) == 2 and shape[1] == 4 * shape[0]:  # no other recurrent layer
             weights.setdefault(ends.sub("", name), []).extend(numbers(one) for one in listed if one is not None)
     own = {layer: text(file[f"{layer}/vars"].attrs.get("name", "")) for layer in weights if f"{layer}/vars" in file}
-    others: dict[str, list[tuple[int, ...]]] = {}
+    others: dict[str, list[Any]] = {}
     for parent in {layer.rpartition("/")[0] for layer in weights}:
         beside = file[parent] if parent else file
         for name in (name for name in beside if f"{parent}/{name}".strip("/") not in weights):
             found = others.setdefault(name, [])
             if isinstance(beside[name], h5py.Group):
-                beside[name].visititems(lambda _, item, found=found: found.append(getattr(item, "shape", None)))
-    shaped = {name: [shape for shape in shapes if shape is not None] for name, shapes in others.items()}
+                beside[name].visititems(lambda _, item, found=found: found.append(item))
+    shaped = {name: [item.shape for item in items if isinstance(item, h5py.Dataset)] for name, items in others.items()}
     name = text(file["vars"].attrs.get("name", "sequential")) if "vars" in file else "sequential"
     return Content(weights, own, shaped, ordered=False, branched=not name.startswith("sequential"))
 

@@ -149,15 +149,10 @@ def made_of(cells: Sequence[Cell], states: Sequence[State], **options: Any) -> L
         for name, state in zip(("h0", "c0"), states, strict=True):
             arrays[name] = state.row(row, bottom.hidden_size)
     return lstm_of(
-        layers,
-        bias=any(cell.bias is not None for cell in cells),
-        peepholes=any(cell.peepholes is not None for cell in cells),
-        coupled=bottom.coupled,
-        hard_sigmoid=bottom.slopes is not None,
-        clip=bottom.clip,
-        learn_state=any(state.learned is not None for state in states),
-        **options,
-    )
+        layers, bias=any(cell.bias is not None for cell in cells), coupled=bottom.coupled, clip=bottom.clip,
+        peepholes=any(cell.peepholes is not None for cell in cells), hard_sigmoid=bottom.slopes is not None,
+        learn_state=any(state.learned is not None for state in states), **options,
+    )  # fmt: skip
 
 
 def given_state(lstm: LSTM, states: Sequence[State]) -> tuple[Array | None, Array | None] | None:

@@ -25,14 +25,7 @@ Sizes = dict[str, list[tuple[int, bool]]]
 
 
 def sizes_of_inputs(graph: Any, batch: int | None) -> Sizes:
-    """Return the sizes of a graph's inputs; free ones get primes by their names.
-
-    Parameters
-    ----------
-    graph : onnx.GraphProto
-    batch : int or None
-        Of the first LSTM node, where that is known.
-    """
+    """Return the sizes of a graph's inputs; free ones get primes by their names, or the known `batch`."""
     taken = {size for tensor in graph.initializer for size in tensor.dims}
     for entry in graph.input:
         taken |= {dim.dim_value for dim in entry.type.tensor_type.shape.dim}
@@ -76,13 +69,7 @@ def upstream(graph: Any, *places: int) -> set[str]:
 def inferred_shapes(model: Any, dims: Sizes, optional: set[str]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of what LSTM nodes depend on, as far as onnx can tell, where inputs have the sizes `dims`.
 
-    Parameters
-    ----------
-    model : onnx.ModelProto
-    dims : dict
-        As of `sizes_of_inputs`.
-    optional : set of str
-        The inputs that may be left out.
+    `optional` names the inputs that may be left out.
     """
     onnx, graph = require_onnx(), model.graph
     helper, tensors = onnx.helper, {tensor.name: tensor for tensor in graph.initializer}

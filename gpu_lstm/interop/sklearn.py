@@ -154,7 +154,7 @@ class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train.
+        """Train on labelled sequences.
 
         Parameters
         ----------
@@ -249,15 +249,7 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
     loss: str = "mse"
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train.
-
-        Parameters
-        ----------
-        X : list of (T_n, D), or (N, T, D), or (N, T)
-        y : (N,) or (N, K)
-        sample_weight : (N,), optional
-            How often each sequence is taken in an epoch, in proportion; none of weight 0.
-        """
+        """Train on sequences X with targets y, (N,) or (N, K); all else as `LSTMClassifier.fit`."""
         with self._all_or_nothing():
             self._fit(X, self._targets(y, self._goes_on(False)), sample_weight, more=False)
         return self
@@ -323,7 +315,7 @@ class LSTMForecaster(LSTMEstimator):
     _makes: ClassVar[tuple[str, ...]] = (*LSTMEstimator._makes, "horizon", "memory")
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Train.
+        """Train on one series or many.
 
         Parameters
         ----------
@@ -416,15 +408,9 @@ class LSTMForecaster(LSTMEstimator):
             starts.append(begin + np.arange(end - length - horizon + 1))
             origins.append(begin + np.arange(end, len(part) - horizon + 1))
         task = WindowsTask(
-            model,
-            np.concatenate(series),
-            check_size("batch_size", self.batch_size),
-            length,
-            np.concatenate(starts).tolist(),
-            np.concatenate(origins),
-            self.loss,
-            seed,
-        )
+            model, np.concatenate(series), check_size("batch_size", self.batch_size), length,
+            np.concatenate(starts).tolist(), np.concatenate(origins), self.loss, seed,
+        )  # fmt: skip
         self._train(task, more)
         self.history_ = [part[-self.window :].copy() for part in series]
         self._many = many

@@ -21,7 +21,7 @@ from gpu_lstm import layers
 from gpu_lstm.backend import Backend, NumpyBackend
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.torch_autograd import PLAIN, Call, Recurrence, backend_of, core, nothing, untraced
-from gpu_lstm.interop.torch_checks import check_call, check_rank, computed_in, recorded
+from gpu_lstm.interop.torch_checks import check_call, check_rank, computed_in, name_of, recorded
 from gpu_lstm.interop.torch_weights import load_state_dict, state_dict, weights_of
 from gpu_lstm.layers.options import Options, torch_names
 
@@ -228,7 +228,7 @@ class LSTM(nn.LSTM):
         weights = dict(zip(self._flat_weights_names, self._flat_weights, strict=True))  # what PyTorch has computed
         kept_dtype = weights["weight_ih_l0"].dtype
         dtype = computed_in(kept_dtype)
-        lstm, names = core(backend_of(x.device), str(dtype).removeprefix("torch."), *self._arguments())
+        lstm, names = core(backend_of(x.device), name_of(dtype), *self._arguments())
         call = Call(lstm, names, lengths, None if resets is None else resets.clone())
         noisy = any(self.options.get(name) or getattr(self, name, 0) for name in NOISE)
         if self.training and noisy:
@@ -251,19 +251,17 @@ class LSTM(nn.LSTM):
 
     def _arguments(self) -> tuple[int, int, int, tuple[tuple[str, Any], ...]]:
         """Return the arguments of `gpu_lstm.LSTM` that are this module's, without those about arrays."""
-        named = {
-            "bidirectional": self.bidirectional,
-            "dropout": self.dropout,
-            "bias": self.bias,
-            "proj_size": self.proj_size,
-            **self.options,
-        }
-        return self.input_size, self.hidden_size, self.num_layers, tuple(named.items())
+        return self.input_size, self.hidden_size, self.num_layers, tuple((named(self) | self.options).items())
 
     def _make(self, backend: Backend, dtype: str, seed: int = 0) -> layers.LSTM:
         """Make a `gpu_lstm.LSTM` like this module, with parameters of its own."""
         *sizes, named = self._arguments()
         return layers.LSTM(*sizes, **dict(named), backend=backend, dtype=dtype, seed=seed)
+
+
+def named(module: nn.LSTM) -> dict[str, Any]:
+    """Return the arguments of a ``torch.nn.LSTM`` that `gpu_lstm.LSTM` takes by the same name, sizes aside."""
+    return {name: getattr(module, name) for name in ("bidirectional", "dropout", "bias", "proj_size")}
 
 
 def _draw_seed() -> int:
@@ -298,21 +296,12 @@ def from_torch(
         raise InputError(f"module is a {type(module).__name__}; expected a torch.nn.LSTM")
     weight = module.weight_ih_l0
     further = module.options if isinstance(module, LSTM) else {}
+    options = named(module) | {name: value for name, value in further.items() if name in DEFAULTS}
     lstm = layers.LSTM(
-        module.input_size,
-        module.hidden_size,
-        module.num_layers,
-        bidirectional=module.bidirectional,
-        dropout=module.dropout,
-        batch_first=module.batch_first,
-        backend=backend_of(weight.device) if backend is None else backend,
-        dtype="float64" if weight.dtype == torch.float64 else "float32",
-        tier=tier,
-        recompute=recompute,
-        bias=module.bias,
-        proj_size=module.proj_size,
-        **{name: value for name, value in further.items() if name in DEFAULTS},
-    )
+        module.input_size, module.hidden_size, module.num_layers, batch_first=module.batch_first, **options,
+        backend=backend_of(weight.device) if backend is None else backend, dtype=name_of(computed_in(weight.dtype)),
+        tier=tier, recompute=recompute,
+    )  # fmt: skip
     load_state_dict(lstm, weights_of(module, [one for name in lstm.params for one in torch_names(name)]))
     return lstm
 
@@ -350,15 +339,8 @@ def _filled(kind: Any, lstm: layers.LSTM, options: dict[str, Any]) -> Any:
     tensors = state_dict(lstm)
     like = tensors["weight_ih_l0"]
     module = kind(
-        lstm.input_size,
-        lstm.hidden_size,
-        lstm.num_layers,
-        batch_first=lstm.batch_first,
-        dropout=lstm.dropout.p,
-        bidirectional=lstm.num_directions == 2,
-        device=like.device,
-        dtype=like.dtype,
-        **options,
-    )
+        lstm.input_size, lstm.hidden_size, lstm.num_layers, batch_first=lstm.batch_first, dropout=lstm.dropout.p,
+        bidirectional=lstm.num_directions == 2, device=like.device, dtype=like.dtype, **options,
+    )  # fmt: skip
     module.load_state_dict(tensors)
     return module

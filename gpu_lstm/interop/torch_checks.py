@@ -35,6 +35,11 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """Return a dtype's name, as NumPy has it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def check_call(module: nn.LSTM, x: Tensor, hx: Any, batch_sizes: Tensor | None) -> None:
     """Refuse what ``torch.nn.LSTM`` refuses, by the same error."""
     weight = module._flat_weights[0]

@@ -37,11 +37,11 @@ class Sizes:
     batch_first: bool
 
     def width(self, layer: int) -> int:
-        """Of a layer's input."""
+        """Return the width of a layer's input."""
         return self.input_size if layer == 0 else self.output_size * self.num_directions
 
     def state(self, batch: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """Shapes of h and c of a State."""
+        """Return the shapes of h and c of a `State`."""
         members = self.num_layers * self.num_directions
         return (members, batch, self.output_size), (members, batch, self.hidden_size)
 
@@ -98,7 +98,7 @@ def check_state(sizes: Sizes, names: tuple[str, str], state: Any, batch: int) ->
     Raises
     ------
     InputError
-        It is no pair, or one of them doesn't fit.
+        `state` is no pair, or one of its arrays doesn't fit.
     """
     state = (None, None) if state is None else state
     if not isinstance(state, tuple | list) or len(state) != 2:
@@ -142,7 +142,7 @@ def check_lengths(
     Raises
     ------
     InputError
-        They aren't B whole numbers in 0..T.
+        `lengths` are no B whole numbers in 0..T.
     """
     if lengths is None:
         return None

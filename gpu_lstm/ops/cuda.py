@@ -268,7 +268,7 @@ class Cuda(Arrays):
         return dtype or "float32"
 
     def _whole_numbers(self, name: str, index: Array, shape: tuple[Any, ...]) -> Array:
-        """As int64 without gaps, once it is known to be an array of whole numbers of this backend."""
+        """Return an index as int64 without gaps, once it is known to be an array of whole numbers of this backend."""
         index = self.backend.require(name, index, shape)
         if not self.backend.xp.isdtype(index.dtype, "integral"):
             raise InputError(f"{name} has dtype {index.dtype}; expected integers")

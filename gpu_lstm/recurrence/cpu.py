@@ -196,7 +196,7 @@ def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
 
 
 def _split_both(two: Sequence[Saved]) -> tuple[int, int] | None:
-    """As `_split`, for two at once on half of the threads each; None where they run one after the other.
+    """Return what `_split` does, for two at once on half of the threads each; None where they run one after the other.
 
     At once, fewer threads wait for each other after each step, on two threads none; but each has twice as much of its
     W_hh to read.

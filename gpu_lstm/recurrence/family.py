@@ -288,7 +288,7 @@ def _between(x: Array, low: float, high: float) -> Array | None:
 
 
 def _mixed(share: Array | float, old: Array, new: Array) -> Array:
-    """That share of `old`, the rest of `new`; exactly one of them where the share is 1 or 0."""
+    """Return that share of `old`, the rest of `new`; exactly one of them where the share is 1 or 0."""
     return share * old + (1 - share) * new
 
 

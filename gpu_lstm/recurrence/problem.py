@@ -338,7 +338,7 @@ def refuse(asked: bool, what: str) -> None:
     Raises
     ------
     InputError
-        It was asked for.
+        `asked` is true: a caller wants what the tier lacks.
     """
     if asked:
         raise InputError(f"this tier takes no {what}; the reference tier does")

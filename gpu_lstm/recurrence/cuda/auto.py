@@ -18,7 +18,7 @@ from gpu_lstm.recurrence.variant import Variant
 
 
 def fit(backend: CudaBackend, round: Round) -> Fit:
-    """That of the tier that runs one layer."""
+    """Return what the tier gives that runs one layer."""
     dtype, cells = planner.multiplied(backend, round.dtype), planner.cells_of(round.direction, round.options)
     on_chip = planner.pays(backend.limits, round.direction, round.batch, round.hidden, dtype, cells)
     return (sequence.TIER if on_chip else pointwise.TIER).fit(backend, round)

@@ -126,7 +126,7 @@ def split_sequences(data: Sequences, validation: float, seed: int) -> tuple[np.n
 
 
 def resampled(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As many places as there are weights, each as often as its share says, rounded down or up.
+    """Return as many places as there are weights, each as often as its share says, rounded down or up.
 
     Systematic sampling, in a random order, for with weights that recur at a fixed distance it would hit all or none.
     """

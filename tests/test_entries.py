@@ -93,7 +93,7 @@ def shapes_of(entry, values):
         found[argument.name] = shape, limits
         return ()
 
-    entry.passed(take, take, *values)
+    entry.passed(take, take, take, *values)
     return found
 
 

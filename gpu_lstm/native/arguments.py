@@ -64,6 +64,11 @@ class Argument:
         """The bits of ``flags.num`` that an array must have."""
         return WRITABLE if self.written else _ALIGNED if self.gaps else _ALIGNED | CONTIGUOUS
 
+    @functools.cached_property
+    def own_dtype(self) -> np.dtype | None:
+        """The dtype, where that is another than the call's."""
+        return OTHERS.get(self.dtype)
+
     def fit(self, array: Any, shape: Shape, dtype: np.dtype, limits: Limits, n: int | None = None) -> np.ndarray | None:
         """Return the array as C++ takes it: itself, or a copy.
 
@@ -89,12 +94,12 @@ class Argument:
         """
         if array is None and self.optional:
             return None
+        needed, dtype = self.flags, dtype if self.own_dtype is None else self.own_dtype
         if type(array) not in PLAIN:
             kind = f"{type(array).__module__}.{type(array).__name__}"
             raise InputError(f"{self.label(n)} is a {kind}; expected a NumPy array")
         if array.shape != shape and (isinstance(shape, tuple) or array.size != shape):
             raise InputError(f"{self.label(n)} has shape {array.shape}; expected {self._expected(shape)}")
-        needed, dtype = self.flags, OTHERS.get(self.dtype, dtype)
         if not (array.dtype == dtype and array.flags.num & needed == needed and (not self.gaps or self.apart(array))):
             if array.dtype != dtype and (self.written or not np.can_cast(array.dtype, dtype, "same_kind")):
                 raise InputError(f"{self.label(n)} has dtype {array.dtype}; expected {dtype}")

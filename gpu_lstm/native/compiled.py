@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,8 +30,9 @@ NO_MEMORY = 1
 LONG = OTHERS["long"]
 """C's long."""
 
-Span = tuple[int, int, bool, str]
-"""From where to where an array reaches, whether it is written, its name."""
+Span = tuple[int, int, Argument]
+"""From where to where an array reaches, and which one it is."""
+_START = operator.itemgetter(0)
 
 
 def describe() -> str:
@@ -81,27 +83,47 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
     taken: list[np.ndarray] = []  # which live until the call is over
     spans: list[Span] = []
 
-    def take(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> tuple[int, ...]:
+    def take(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> int:
+        array = argument.fit(array, shape, dtype, limits, n)
+        if array is None:
+            return 0
+        taken.append(array)
+        place, size = address(array), array.nbytes
+        if size:
+            spans.append((place, place + size, argument))
+        return place
+
+    def take_apart(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> Any:
         array = argument.fit(array, shape, dtype, limits, n)
         if array is None:
             return (0,) * (1 + len(argument.gaps))
         taken.append(array)
-        place = _place(argument, array, spans)
-        return (place, *argument.apart(array)) if argument.gaps else (place,)
+        place, low, size = address(array), 0, array.nbytes
+        if size and not array.flags.c_contiguous:
+            low, size = _reach(array)
+        if size:
+            spans.append((place + low, place + size, argument))
+        return place, *argument.apart(array)
 
     def take_all(argument: Argument, arrays: Sequence[Any], shapes: Sequence[Shape], limits: Limits) -> list[Any]:
         if len(arrays) != len(shapes):
             raise InputError(f"{argument.name} has {len(arrays)} arrays; expected {len(shapes)}")
-        one = len(arrays) == 1
-        found = [take(argument, array, shapes[n], limits, None if one else n) for n, array in enumerate(arrays)]
-        places = (ctypes.c_void_p * len(found))(*[each[0] for each in found])
-        return [places, longs([each[1] for each in found])] if argument.gaps else [places]
+        if argument.gaps:
+            one = len(arrays) == 1
+            found = [take_apart(argument, x, shapes[n], limits, None if one else n) for n, x in enumerate(arrays)]
+            return [(ctypes.c_void_p * len(found))(*[one[0] for one in found]), longs([one[1] for one in found])]
+        if len(arrays) == 1:
+            return [(ctypes.c_void_p * 1)(take(argument, arrays[0], shapes[0], limits))]
+        places = [take(argument, array, shapes[n], limits, n) for n, array in enumerate(arrays)]
+        return [(ctypes.c_void_p * len(places))(*places)]
 
-    passed = entry.passed(take, take_all, *arguments)
+    passed = entry.passed(take, take_apart, take_all, *arguments)
     if shared := _shared(spans):
-        (*_, written, label), (*_, other_written, other) = shared
-        if written and other_written:
-            raise InputError(f"{label} shares memory with {other}; expected arrays of their own, for both are written")
+        first, second = shared
+        if first.written and second.written:
+            raise InputError(
+                f"{first.name} shares memory with {second.name}; expected arrays of their own, for both are written"
+            )
         return call(name, dtype, *map(Argument.copied, entry.arguments, arguments))
     run(name, function, passed)
 
@@ -134,15 +156,10 @@ def function_of(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Ent
     return function, entry, native
 
 
-def _place(argument: Argument, array: np.ndarray, spans: list[Span]) -> int:
-    """Where an array's first element lies; `spans` gets what it reaches from there."""
-    place, low, size = address(array), 0, array.nbytes
-    if size and argument.gaps and not array.flags.c_contiguous:
-        reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
-        low, size = sum(min(step, 0) for step in reach), sum(max(step, 0) for step in reach) + array.itemsize
-    if size:
-        spans.append((place + low, place + size, argument.written, argument.name))
-    return place
+def _reach(array: np.ndarray) -> tuple[int, int]:
+    """From where to where an array with gaps reaches, in bytes from its first element."""
+    reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
+    return sum(min(step, 0) for step in reach), sum(max(step, 0) for step in reach) + array.itemsize
 
 
 def address(array: Any) -> int:
@@ -153,16 +170,24 @@ def address(array: Any) -> int:
         return int(array.ctypes.data)
 
 
-def _shared(spans: list[Span]) -> tuple[Span, Span] | None:
+def _shared(spans: list[Span]) -> tuple[Argument, Argument] | None:
     """Two that reach the same memory, one of which is written, if there are."""
-    furthest = furthest_written = (0, 0, False, "")
-    for span in sorted(spans):
-        start, stop, written, _ = span
+    spans.sort(key=_START)
+    end = 0
+    for start, stop, _ in spans:
+        if start < end:
+            break
+        end = stop
+    else:
+        return None  # as nearly always
+    furthest = furthest_written = (0, 0, spans[0][2])
+    for span in spans:
+        start, stop, argument = span
         if start < furthest_written[1]:
-            return furthest_written, span
-        if written:
+            return furthest_written[2], argument
+        if argument.written:
             if start < furthest[1]:
-                return furthest, span
+                return furthest[2], argument
             furthest_written = span
         if stop > furthest[1]:
             furthest = span

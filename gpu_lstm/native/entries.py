@@ -98,9 +98,10 @@ class Entry:
     ----------
     arguments : tuple of Argument
     passed : callable
-        What C++ takes, of two functions and all arguments. The first function makes it of an array: given its
+        What C++ takes, of three functions and all arguments. The first function makes it of an array: given its
         `Argument`, the array, the shape that it must have, and from where to where its numbers may go, or None; the
-        second of a list of arrays, given the shapes of all.
+        second of one that may have gaps, with how far its parts are apart; the third of a list of arrays, given the
+        shapes of all.
     """
 
     arguments: tuple[Argument, ...]
@@ -127,12 +128,13 @@ def _entry(tokens: Sequence[str]) -> Entry:
         if shape and many:
             passed.append(f"*take_all(arguments[{number}], {name}, [{size} for n in range({many})], {limits})")
         elif shape:
-            passed.append(f"*take(arguments[{number}], {name}, {size}, {limits})")
+            take = "*take_apart" if gaps else "take"
+            passed.append(f"{take}(arguments[{number}], {name}, {size}, {limits})")
         else:
             passed.append(f"longs({name})" if many else name)
     names = ", ".join(argument.name for argument in arguments)
     known = {"arguments": arguments, "blocks": blocks, "pages": pages, "longs": longs, "range": range}
-    return Entry(tuple(arguments), eval(f"lambda take, take_all, {names}: ({', '.join(passed)},)", known))
+    return Entry(tuple(arguments), eval(f"lambda take, take_apart, take_all, {names}: ({', '.join(passed)},)", known))
 
 
 def _read() -> dict[str, Entry]:

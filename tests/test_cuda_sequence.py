@@ -305,7 +305,7 @@ def test_no_races_in_two_at_once(form):
 def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
     force(monkeypatch, "grid")
     problems = pair((3, 2, 9), "float32")
-    expected = run_pair(reference, NUMPY, problems, "float32")
+    expected = run_pair(reference.TIER, NUMPY, problems, "float32")
     one = Gpu(limits=Device(multiprocessors=1, shared_bytes=227 * KIB, capability=80))
     more = [*problems, problems[0]]
     mixed = [problems[0], *pair((3, 4, 9), "float32")[1:]]
@@ -322,7 +322,7 @@ def test_what_does_not_run_at_once_runs_one_after_the_other(monkeypatch):
     backend = Gpu()
     actual += run_pair(auto, backend, problems, "float32")
     assert backend.launches == ["sequence_forward", "sequence_backward"]
-    actual += run_pair(pointwise_cuda, Gpu(), problems, "float32")
+    actual += run_pair(pointwise_cuda.TIER, Gpu(), problems, "float32")
     for found, one in zip(actual, 3 * expected, strict=True):
         for name, array in one.items():
             assert relative_error(found[name], array) < 2e-6, name

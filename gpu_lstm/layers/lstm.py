@@ -103,8 +103,6 @@ class LSTM(Layer):
         seed: int | tuple[int, ...] = 0,
         **options: Unpack[Given],
     ):
-        if unknown := options.keys() - Given.__annotations__:
-            raise TypeError(f"LSTM got an unexpected keyword argument {min(unknown)!r}")
         super().__init__(backend, dtype)
         self.recompute = recompute
         self.input_size = check_size("input_size", input_size)

@@ -302,16 +302,6 @@ def gradients_at_the_end(
     return dh, dc
 
 
-def gradients_of_steps(
-    backend: Backend, name: str, gradients: Array | None, shape: tuple[int, ...], dtype: str
-) -> Array | None:
-    """Gradients that arrive at all steps, checked; without gaps, which one direction's part of a wider array has."""
-    if gradients is None:
-        return None
-    backend.require(name, gradients, shape, dtype)
-    return backend.xp.ascontiguousarray(gradients)
-
-
 def slots(num_steps: int, reverse: bool) -> list[tuple[int, int, int]]:
     """The steps in the order that forward takes them: (t, slot of the state before, slot after)."""
     if reverse:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from gpu_lstm.backend import Array
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.recurrence.cuda import planner, pointwise, sequence
+from gpu_lstm.recurrence.cuda.checks import check_z
 from gpu_lstm.recurrence.cuda.explain import explain
 from gpu_lstm.recurrence.cuda.layout import DIRECTIONS
 from gpu_lstm.recurrence.problem import Arriving, Fit, Gradients, Problem, Round, Saved, Tier
@@ -48,7 +49,7 @@ def _tier(backend: CudaBackend, direction: str, z: Array, variant: Variant | Non
     options = (frozenset() if variant is None else variant.options()) | ({"cells"} if cells else frozenset())
     if not options <= sequence.TAKES:
         return pointwise.TIER
-    _, batch, hidden, dtype = pointwise.check_z(backend, z)
+    _, batch, hidden, dtype = check_z(backend, z)
     kind = planner.cells_of(direction, options)
     on_chip = planner.pays(backend.limits, direction, batch, hidden, planner.multiplied(backend, dtype), kind)
     return sequence.TIER if on_chip else pointwise.TIER

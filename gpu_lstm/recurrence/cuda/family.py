@@ -15,6 +15,7 @@ from gpu_lstm.backend import Array, widened
 from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.recurrence import family, packed
+from gpu_lstm.recurrence.cuda.checks import gradients_of_steps
 from gpu_lstm.recurrence.problem import (
     Arriving,
     Gradients,
@@ -23,7 +24,6 @@ from gpu_lstm.recurrence.problem import (
     Saved,
     begin,
     gradients_at_the_end,
-    gradients_of_steps,
     slots,
 )
 from gpu_lstm.recurrence.variant import Variant, split_heads

@@ -24,10 +24,10 @@ from gpu_lstm.native.kernels import Struct
 from gpu_lstm.recurrence import family
 from gpu_lstm.recurrence.cuda import planner
 from gpu_lstm.recurrence.cuda.beside import beside
+from gpu_lstm.recurrence.cuda.checks import check, check_saved, check_z, gradients_of_steps
 from gpu_lstm.recurrence.cuda.explain import describe
 from gpu_lstm.recurrence.cuda.family import Step
 from gpu_lstm.recurrence.cuda.layout import MOST_RUNS, Layout
-from gpu_lstm.recurrence.cuda.pointwise import check, check_saved, check_z
 from gpu_lstm.recurrence.problem import (
     Arriving,
     Fit,
@@ -40,7 +40,6 @@ from gpu_lstm.recurrence.problem import (
     Tier,
     begin,
     gradients_at_the_end,
-    gradients_of_steps,
     refuse,
 )
 from gpu_lstm.recurrence.variant import OPTIONS, Variant, normalise

@@ -62,9 +62,8 @@ class LSTM(Layer):
     seed : int or tuple of int
         At least 0. Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
     **options
-        What goes beyond the plain LSTM, each a row of `gpu_lstm.layers.options.Options` and of docs/variants.md: bias,
-        proj_size, peepholes, coupled, hard_sigmoid, clip, cell_clip, layer_norm, zoneout_h, zoneout_c, input_dropout,
-        recurrent_dropout, weight_dropout, residual, learn_state, cells, heads.
+        What goes beyond the plain LSTM: peepholes, layer_norm, proj_size and so on, each a row of
+        `gpu_lstm.layers.options.Options` and of docs/variants.md.
 
     Attributes
     ----------

@@ -26,9 +26,8 @@ from gpu_lstm.recurrence.problem import (
     begin,
     gradients_at_the_end,
     one_by_one,
-    refuse,
 )
-from gpu_lstm.recurrence.variant import OPTIONS, Variant
+from gpu_lstm.recurrence.variant import OPTIONS, Variant, refuse
 
 BATCH_TO_SPLIT = 3
 """Sequences a thread from which the threads split the batch and not the hidden units."""

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.errors import InputError
 from gpu_lstm.recurrence.variant import Variant
 
 
@@ -320,15 +319,3 @@ def transposed(backend: Backend, matrix: Array) -> Array:
     copy = backend.empty((matrix.shape[1], matrix.shape[0]), matrix.dtype)
     copy[...] = matrix.T
     return copy
-
-
-def refuse(asked: bool, what: str) -> None:
-    """Refuse what a tier doesn't take; the plan picks another one, so only a direct call gets here.
-
-    Raises
-    ------
-    InputError
-        `asked` is true: a caller wants what the tier lacks.
-    """
-    if asked:
-        raise InputError(f"this tier takes no {what}; the reference tier does")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from gpu_lstm.backend import Array
+from gpu_lstm.errors import InputError
 
 WeightGradients = Callable[[Array, Sequence[Array]], tuple[list[Array], Array]]
 
@@ -160,3 +161,15 @@ def normalise_backward(xp: Any, dy: Array, y: Array, scale: Array) -> Array:
     """Gradient of x from dy, the gradient of y, for ``y, scale = normalise(x)``."""
     shared = xp.mean(dy, axis=-1, keepdims=True) + y * xp.mean(dy * y, axis=-1, keepdims=True)
     return scale * (dy - shared)
+
+
+def refuse(asked: bool, what: str) -> None:
+    """Refuse what a tier doesn't take; the plan picks another one, so only a direct call gets here.
+
+    Raises
+    ------
+    InputError
+        `asked` is true: a caller wants what the tier lacks.
+    """
+    if asked:
+        raise InputError(f"this tier takes no {what}; the reference tier does")

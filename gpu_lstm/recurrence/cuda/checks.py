@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import kernels
 from gpu_lstm.recurrence.problem import Saved

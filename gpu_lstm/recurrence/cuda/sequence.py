@@ -40,9 +40,8 @@ from gpu_lstm.recurrence.problem import (
     Tier,
     begin,
     gradients_at_the_end,
-    refuse,
 )
-from gpu_lstm.recurrence.variant import OPTIONS, Variant, normalise
+from gpu_lstm.recurrence.variant import OPTIONS, Variant, normalise, refuse
 
 TAKES = OPTIONS - {"proj_size", "heads"}
 

@@ -111,7 +111,7 @@ def ours(name: str, tier: str = "auto", change: Callable[[Fit], Fit] | None = No
         lstm = problem.lstm(tier)
         if change:
             fit = lstm.plan.run.fit
-            run = replace(lstm.plan.run, fit=lambda backend, round: change(fit(backend, round)))
+            run = replace(lstm.plan.run, fit=lambda backend, offer: change(fit(backend, offer)))
             lstm.plan = replace(lstm.plan, run=run)
         return problem.our_step(lstm=lstm)
 

@@ -11,7 +11,7 @@ from gpu_lstm import ops
 from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.layers import LSTM, schedule, walk
 from gpu_lstm.layers import member as members
-from gpu_lstm.recurrence import Round, cpu, reference
+from gpu_lstm.recurrence import Offer, cpu, reference
 from gpu_lstm.recurrence.cuda import pointwise
 from gpu_lstm.recurrence.problem import Fit
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
@@ -72,7 +72,7 @@ def by_two(num_steps, batch, reverse=False, least_steps=1):
 
 def with_room(one, room=True):
     """Its recurrence leaves room for everything, or, with the same arithmetic, for nothing."""
-    run = dataclasses.replace(reference.TIER, fit=lambda backend, round: Fit(1, room and round.multiply_adds > 0))
+    run = dataclasses.replace(reference.TIER, fit=lambda backend, offer: Fit(1, room and offer.multiply_adds > 0))
     # The reference tier's products are the array namespace's, step by step; those that can go beside are the backend's.
     one.plan = dataclasses.replace(one.plan, tier="pointwise", run=run)
     one._ops = ops.of(one.backend)
@@ -236,6 +236,6 @@ def test_an_array_of_a_job_that_is_kept_is_seen(monkeypatch):
 
 
 def test_tiers_without_room_run_one_after_the_other():
-    recurrences = Round("forward", 8, 8, 8, "float32", layers=3, multiply_adds=10**9)
+    recurrences = Offer("forward", 8, 8, 8, "float32", layers=3, multiply_adds=10**9)
     for tier in (reference, cpu, pointwise):  # the last fills the GPU with its own products
         assert tier.TIER.fit(NUMPY, recurrences) == Fit(1, False)

@@ -12,7 +12,7 @@ from gpu_lstm import LSTM, BackendError
 from gpu_lstm.layers import schedule
 from gpu_lstm.layers.arguments import Call
 from gpu_lstm.native import catalogue, kernels, sources
-from gpu_lstm.recurrence import Round, make_plan, runnable_tiers
+from gpu_lstm.recurrence import Offer, make_plan, runnable_tiers
 from gpu_lstm.recurrence.cuda import auto, costs, planner
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.recurrence.cuda.beside import MEETING, SLOWER_BESIDE, beside
@@ -296,7 +296,7 @@ def test_a_tier_leaves_room_where_that_pays_and_it_takes_the_options(tier):
 
     def room(hidden, batch=64, options=none, dtype="float32", count=1):
         products = count * 256 * batch * 4 * hidden * 3 * hidden
-        return tier.fit(backend, Round("backward", 256, batch, hidden, dtype, options, count, 1, products)).beside
+        return tier.fit(backend, Offer("backward", 256, batch, hidden, dtype, options, count, 1, products)).beside
 
     assert room(256)
     assert room(256, batch=16, count=2)
@@ -308,14 +308,14 @@ def test_a_tier_leaves_room_where_that_pays_and_it_takes_the_options(tier):
     backend.tf32 = True
     assert room(256)
     most = planner.most_that_pays(H100, "backward", 1024, "bfloat16")
-    recurrences = Round("backward", 256, 2 * most, 1024, "bfloat16", multiply_adds=10**13)
+    recurrences = Offer("backward", 256, 2 * most, 1024, "bfloat16", multiply_adds=10**13)
     assert not auto.fit(backend, recurrences).beside
 
 
 def test_auto_leaves_no_room_where_the_pointwise_tier_runs(monkeypatch):
     asked = []
     monkeypatch.setattr(planner, "pays", lambda *given: asked.append(given))
-    recurrences = Round("forward", 256, 64, 256, "float32", frozenset({"peepholes"}), multiply_adds=10**10)
+    recurrences = Offer("forward", 256, 64, 256, "float32", frozenset({"peepholes"}), multiply_adds=10**10)
     assert not auto.fit(HostBackend(), recurrences).beside
     assert asked == [(H100, "forward", 64, 256, "float32", "Family")]
 
@@ -324,7 +324,7 @@ def test_auto_leaves_no_room_where_the_pointwise_tier_runs(monkeypatch):
 def test_an_lstm_asks_with_the_products_of_a_segment(monkeypatch, layers, directions):
     asked = []
     one = LSTM(3, 8, layers, bidirectional=directions == 2, backend=HostBackend())
-    tier = replace(one.plan.run, fit=lambda backend, round: (asked.append(round), Fit())[1])
+    tier = replace(one.plan.run, fit=lambda backend, offer: (asked.append(offer), Fit())[1])
     one.plan = replace(one.plan, run=tier)
     for steps in (700, 200):
         work = one._work({}, Call(steps, 50, None, None, None, True))
@@ -332,10 +332,10 @@ def test_an_lstm_asks_with_the_products_of_a_segment(monkeypatch, layers, direct
             schedule.passes(work, direction)
     whole = directions * 256 * 50 * 4 * 8
     kind = 256, 50, 8, "float32", frozenset(), directions, layers
-    expected = [Round("forward", *kind, whole * 3), Round("backward", *kind, whole * (3 + 3 + 8))]
+    expected = [Offer("forward", *kind, whole * 3), Offer("backward", *kind, whole * (3 + 3 + 8))]
     if layers > 1:  # of a single segment, gradients of an upper layer go beside the recurrence of the one below
-        expected.append(Round("forward", 200, *kind[1:]))
-        expected.append(Round("backward", 200, *kind[1:], 200 * 50 * 4 * 8 * (3 + 3 + 8)))
+        expected.append(Offer("forward", 200, *kind[1:]))
+        expected.append(Offer("backward", 200, *kind[1:], 200 * 50 * 4 * 8 * (3 + 3 + 8)))
     assert asked == expected
 
 

@@ -25,7 +25,7 @@ def three_segments(monkeypatch):
 
 def layers(fit=ALONE, **options):
     one = LSTM(3, 4, backend=NUMPY, tier="reference", **options)
-    one.plan = replace(one.plan, run=replace(one.plan.run, fit=lambda backend, round: fit))
+    one.plan = replace(one.plan, run=replace(one.plan.run, fit=lambda backend, offer: fit))
     return one
 
 
@@ -59,7 +59,7 @@ def test_two_directions_go_layer_by_layer_both_at_once_from_opposite_ends():
 def test_layers_between_which_something_else_passes_never_run_at_once(options):
     asked = []
     one = layers(num_layers=2, **options)
-    run = replace(one.plan.run, fit=lambda backend, round: (asked.append(round.layers), Fit(round.layers))[1])
+    run = replace(one.plan.run, fit=lambda backend, offer: (asked.append(offer.layers), Fit(offer.layers))[1])
     one.plan = replace(one.plan, run=run)
     assert all(len(turns) == 1 for walk in passes(one) for segment in walk.segments for turns in segment)
     assert set(asked) <= {1}

@@ -15,7 +15,7 @@ from gpu_lstm.data.fingerprint import check_unchanged, fingerprint
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.options import Options
-from gpu_lstm.recurrence import Round, make_plan, runnable_tiers
+from gpu_lstm.recurrence import Offer, make_plan, runnable_tiers
 from gpu_lstm.training import Run, Settings, checkpoint
 from gpu_lstm.training.folder import check_unused, newest
 from gpu_lstm.training.memory import Job, check_fits, predict
@@ -126,7 +126,7 @@ def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, bac
     hidden, dtype = recipe.config["hidden_size"], plain["dtype"]
     of_recurrence = Options.of(recipe.config.get("lstm") or {}).recurrent()
     plan = make_plan(backend, plain["tier"], hidden, dtype, of_recurrence)
-    most = Round("backward", recipe.steps, plain["batch"], hidden, dtype, of_recurrence, multiply_adds=sys.maxsize)
+    most = Offer("backward", recipe.steps, plain["batch"], hidden, dtype, of_recurrence, multiply_adds=sys.maxsize)
     job = Job(
         recipe.kind, recipe.config, dtype, plain["optimizer"], recipe.steps, plain["batch"], plain["recompute"],
         fused=len(runnable_tiers(backend)) > 1, widened=plan.widened,

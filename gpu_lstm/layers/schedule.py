@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 from gpu_lstm.layers.member import Member, Work
-from gpu_lstm.recurrence import Fit, Round
+from gpu_lstm.recurrence import Fit, Offer
 
 
 class Turn(NamedTuple):
@@ -98,11 +98,11 @@ def _fit(work: Work, direction: str, ranges: list[tuple[int, int]], layer: int) 
     if products == 0 and (layers == 1 or alone):
         return Fit()
     steps, count = ranges[0][1] - ranges[0][0], sizes.num_directions
-    round = Round(
+    offer = Offer(
         direction, steps, call.batch, sizes.hidden_size, sizes.dtype,
         options=work.recurrent | (frozenset() if call.resets is None else {"resets"}),
         count=count,
         layers=1 if alone else layers,
         multiply_adds=count * 4 * sizes.hidden_size * steps * call.batch * products,
     )  # fmt: skip
-    return work.tier.fit(sizes.backend, round)
+    return work.tier.fit(sizes.backend, offer)

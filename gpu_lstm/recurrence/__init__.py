@@ -1,7 +1,7 @@
 """The recurrence: one contract, its tiers, and the plan that picks one."""
 
 from gpu_lstm.recurrence.plan import TIERS, Plan, make_plan, runnable_tiers
-from gpu_lstm.recurrence.problem import Arriving, Fit, Gradients, Joint, Mask, Problem, Round, Saved, Tier
+from gpu_lstm.recurrence.problem import Arriving, Fit, Gradients, Joint, Mask, Offer, Problem, Saved, Tier
 
 __all__ = [
     "TIERS",
@@ -10,9 +10,9 @@ __all__ = [
     "Gradients",
     "Joint",
     "Mask",
+    "Offer",
     "Plan",
     "Problem",
-    "Round",
     "Saved",
     "Tier",
     "make_plan",

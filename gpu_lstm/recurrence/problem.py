@@ -207,7 +207,7 @@ class Gradients(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Round:
+class Offer:
     """What a layer could give to a tier at once, for `Tier.fit`.
 
     Attributes
@@ -238,7 +238,7 @@ class Round:
 
 
 class Fit(NamedTuple):
-    """What a tier makes of a `Round`: how many of its layers at once, and whether its products go beside."""
+    """What a tier makes of an `Offer`: how many of its layers at once, and whether its products go beside."""
 
     at_once: int = 1
     beside: bool = False
@@ -255,19 +255,19 @@ class Tier:
     obstacle : callable
         (backend, hidden_size or None, dtype, options) -> why it can't run there, or "".
     fit : callable
-        (backend, round) -> how much of it to give at once.
+        (backend, offer) -> how much of it to give at once.
     forward, backward : callable
         (backend, list of problems) -> list of saved, and (backend, list of arriving) -> list of gradients.
     """
 
     takes: frozenset[str]
     obstacle: Callable[[Any, int | None, str, frozenset[str]], str]
-    fit: Callable[[Any, Round], Fit]
+    fit: Callable[[Any, Offer], Fit]
     forward: Callable[[Any, Sequence[Problem]], list[Saved]]
     backward: Callable[[Any, Sequence[Arriving]], list[Gradients]]
 
 
-def one_by_one(backend: Backend, round: Round) -> Fit:
+def one_by_one(backend: Backend, offer: Offer) -> Fit:
     """The `fit` of a tier that runs one recurrence after the other and leaves no room beside it."""
     return Fit()
 

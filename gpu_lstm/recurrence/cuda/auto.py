@@ -14,15 +14,15 @@ from gpu_lstm.recurrence.cuda import planner, pointwise, sequence
 from gpu_lstm.recurrence.cuda.checks import check_z
 from gpu_lstm.recurrence.cuda.explain import explain
 from gpu_lstm.recurrence.cuda.layout import DIRECTIONS
-from gpu_lstm.recurrence.problem import Arriving, Fit, Gradients, Problem, Round, Saved, Tier
+from gpu_lstm.recurrence.problem import Arriving, Fit, Gradients, Offer, Problem, Saved, Tier
 from gpu_lstm.recurrence.variant import Variant
 
 
-def fit(backend: CudaBackend, round: Round) -> Fit:
+def fit(backend: CudaBackend, offer: Offer) -> Fit:
     """Return what the tier gives that runs one layer."""
-    dtype, cells = planner.multiplied(backend, round.dtype), planner.cells_of(round.direction, round.options)
-    on_chip = planner.pays(backend.limits, round.direction, round.batch, round.hidden, dtype, cells)
-    return (sequence.TIER if on_chip else pointwise.TIER).fit(backend, round)
+    dtype, cells = planner.multiplied(backend, offer.dtype), planner.cells_of(offer.direction, offer.options)
+    on_chip = planner.pays(backend.limits, offer.direction, offer.batch, offer.hidden, dtype, cells)
+    return (sequence.TIER if on_chip else pointwise.TIER).fit(backend, offer)
 
 
 def forward(backend: CudaBackend, problems: Sequence[Problem]) -> list[Saved]:

@@ -34,8 +34,8 @@ from gpu_lstm.recurrence.problem import (
     Gradients,
     Joint,
     Mask,
+    Offer,
     Problem,
-    Round,
     Saved,
     Tier,
     begin,
@@ -51,19 +51,19 @@ def obstacle(backend: CudaBackend, hidden: int | None, dtype: str, options: froz
     return planner.obstacle(backend.limits, hidden or 1, planner.multiplied(backend, dtype), options)
 
 
-def fit(backend: CudaBackend, round: Round) -> Fit:
+def fit(backend: CudaBackend, offer: Offer) -> Fit:
     """How many layers of a stack take the least time in one launch; and, of one layer, whether a launch leaves so many
     multiprocessors idle that products beside it pay."""
-    dtype, direction = planner.multiplied(backend, round.dtype), round.direction
-    if round.layers > 1:
-        layers = planner.choose_layers(backend.limits, direction, round.batch, round.hidden, dtype, round.layers)
+    dtype, direction = planner.multiplied(backend, offer.dtype), offer.direction
+    if offer.layers > 1:
+        layers = planner.choose_layers(backend.limits, direction, offer.batch, offer.hidden, dtype, offer.layers)
         if not isinstance(layers, str):
             return Fit(layers.together)  # which leaves no room
-    if not round.multiply_adds or not round.options <= TAKES:
+    if not offer.multiply_adds or not offer.options <= TAKES:
         return Fit()
-    cells = planner.cells_of(direction, round.options)
-    shape = round.steps, round.batch, round.hidden
-    products = beside(backend.limits, direction, shape, dtype, round.multiply_adds, round.count, cells)
+    cells = planner.cells_of(direction, offer.options)
+    shape = offer.steps, offer.batch, offer.hidden
+    products = beside(backend.limits, direction, shape, dtype, offer.multiply_adds, offer.count, cells)
     return Fit(1, products.saved > 0)
 
 

@@ -73,7 +73,7 @@ class Gpu(CupyBackend):
         self.there = gpu_or_reason()
         vars(self).update(vars(self.there))
         CudaBackend.__init__(self)
-        self.tf32, self.seed, self._memory, self.change = tf32, seed, memory, change
+        self.tf32, self.seed, self.memory_order, self.change = tf32, seed, memory, change
         self.launches, self._changed = [], {}
         for name, wanted in vars(limits or self.limits).items():
             if wanted is not None and wanted > getattr(self.limits, name):
@@ -89,7 +89,7 @@ class Gpu(CupyBackend):
 
         def noted(*arguments, **more):
             self.launches.append(kernel.name)
-            with contextlib.nullcontext() if self.seed is None else Seed(self.seed, self._memory):
+            with contextlib.nullcontext() if self.seed is None else Seed(self.seed, self.memory_order):
                 launch(*arguments, **more)
 
         return noted

@@ -392,7 +392,7 @@ def test_a_planted_mistake_is_caught(form, mistake, monkeypatch):
     saved = one_forward(sequence_cuda, whole, *started(whole, data))
     right = result(whole, saved)
     for broken.seed in range(24):  # some show under some orders only, of threads or of memory
-        broken.memory = broken.seed % 2 == 0
+        broken.memory_order = broken.seed % 2 == 0
         try:
             found = result(broken, saved)
         except RuntimeError:

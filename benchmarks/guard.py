@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import need_compiled
 from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.bench.grid import STANDARD, Size
-from gpu_lstm.bench.method import spread
+from gpu_lstm.bench.method import quartiles
 from gpu_lstm.layers import LSTM
 from gpu_lstm.native import compiled
 
@@ -50,7 +50,7 @@ def main() -> None:
     os.environ[compiled.THREADS_VARIABLES[0]] = "1"
     for size in options.sizes:
         times = measure(size, options.seconds)
-        on, off = spread(times[True]), spread(times[False])
+        on, off = quartiles(times[True]), quartiles(times[False])
         lower, median = (on[name] / off[name] - 1 for name in ("low", "median"))
         print(
             f"(T, B, D, H) = {size}: {off['median'] * 1e3:.2f} ms, with the guard {lower:+.1%} (lower quartiles), "

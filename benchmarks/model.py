@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import need_compiled
 from gpu_lstm.backend import Backend, choose
 from gpu_lstm.bench import record, threads
-from gpu_lstm.bench.method import interleave, ratio, spread
+from gpu_lstm.bench.method import interleave, quartiles, ratio
 from gpu_lstm.cli.options import data_path
 from gpu_lstm.data.text import read_text
 from gpu_lstm.models import LanguageModel
@@ -178,7 +178,7 @@ def main() -> None:
         seconds = found[kind]["seconds"]
         times = ratio(seconds["ours"], seconds["torch"])["ratio"]
         found["summary"]["numpy"][kind] = {"torch": {"mean": times, "least": times, "most": times, "sizes": 1}}
-        rates = (f"{side} {found[kind]['at_once'] / spread(some)['median']:,.0f}" for side, some in seconds.items())
+        rates = (f"{side} {found[kind]['at_once'] / quartiles(some)['median']:,.0f}" for side, some in seconds.items())
         print(f"{kind}: characters per second: {', '.join(rates)}, ratio {times:.2f}")
     record.write(found, options.out)
 

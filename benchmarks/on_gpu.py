@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_lstm.backend import Backend
-from gpu_lstm.bench.method import Clock, Patience, WallClock, clock_for, interleave, on_gpu, spread
+from gpu_lstm.bench.method import Clock, Patience, WallClock, clock_for, interleave, on_gpu, quartiles
 
 Record = dict[str, Any]
 BEGUN = "begun, and never ended"
@@ -180,7 +180,7 @@ class Log:
         """
         clocks = dict.fromkeys(sides, self.clock)
         times = interleave(sides, self.rounds, Patience(0), clocks, lambda: not self.left)
-        found = {side: spread(values) for side, values in times.items()}
+        found = {side: quartiles(values) for side, values in times.items()}
         medians = {side: one["median"] for side, one in found.items()}
         return {"clock": self.clock.kind, "rounds": min(map(len, times.values())), "seconds": found}, medians
 

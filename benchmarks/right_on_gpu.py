@@ -96,7 +96,7 @@ def against_oracle(backend: Any, form: str, case: Case, tf32: bool = False) -> R
     error = results[form]["error"]
     if error is None or not error < limit:
         raise RuntimeError(f"{case} differs by {error}; expected less than {limit:.0e} ({results[form].get('remark')})")
-    told = {name: x if isinstance(x, str) else explain.describe(x) for name, x in layouts(device, form, case).items()}
+    told = {name: x if isinstance(x, str) else explain.words(x) for name, x in layouts(device, form, case).items()}
     return {"size": str(case), "difference": error, **told, "said": f"differs by {error:.1e}"}
 
 

@@ -61,7 +61,7 @@ class Case:
             layout = planner.choose(backend.limits, direction, batch, hidden, self.dtype)
             pays = planner.pays(backend.limits, direction, batch, hidden, self.dtype)
             found[direction] = (
-                layout if isinstance(layout, str) else ("" if pays else "not taken: ") + explain.describe(layout)
+                layout if isinstance(layout, str) else ("" if pays else "not taken: ") + explain.words(layout)
             )
         return found
 

@@ -154,4 +154,4 @@ class HostBackend(CudaBackend):
 
 def room_beside(monkeypatch, room=True):
     """The sequence tier leaves room for products beside it, or none, whatever the model says."""
-    monkeypatch.setattr(sequence, "beside", lambda *_: types.SimpleNamespace(saved=float(room), describe=str))
+    monkeypatch.setattr(sequence, "beside", lambda *_: types.SimpleNamespace(saved=float(room), words=str))

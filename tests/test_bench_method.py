@@ -141,8 +141,8 @@ def test_patience_does_not_need_the_systems_ticks(monkeypatch):
 
 
 def test_spread_and_ratio_by_hand():
-    assert method.spread([4.0, 1.0, 2.0, 3.0, 5.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
-    assert method.spread([2.0]) == {"median": 2.0, "low": 2.0, "high": 2.0}
+    assert method.quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
+    assert method.quartiles([2.0]) == {"median": 2.0, "low": 2.0, "high": 2.0}
     found = method.ratio([1.0, 2.0, 3.0, 4.0, 5.0], [6.0] * 5)
     assert found == {"ratio": 2.0, "low": 6 / 4, "high": 6 / 2}
 

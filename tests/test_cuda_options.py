@@ -307,9 +307,9 @@ def test_the_plan_knows_what_options_cost():
             planner.choose(H100, direction, 64, 256, "float32", 1, cells) for cells in catalogue.SEQUENCE_CELLS
         )
         assert costs.of(plain).microseconds < costs.of(options).microseconds < costs.of(normed).microseconds
-        assert f"{direction}, with options: " in explain.describe(options)
+        assert f"{direction}, with options: " in explain.words(options)
         assert normed.barriers >= 4
-        assert f"{normed.barriers} barriers of a block a step" in explain.describe(normed)
+        assert f"{normed.barriers} barriers of a block a step" in explain.words(normed)
     said = LSTM(4, 256, backend=HostBackend(), cells=True).plan.why()
     assert "H = 256, B = 64, float32, forward: " in said  # c of every step is there anyway
     assert "; backward, with options: " in said

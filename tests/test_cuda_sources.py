@@ -64,12 +64,12 @@ def test_structs_that_a_launch_could_have_besides_are_null():
 
 
 def test_lines_are_compiled_in_where_asked_for(monkeypatch):
-    assert kernels.options() == kernels.OPTIONS
+    assert kernels.flags() == kernels.FLAGS
     for value, asked in (("0", False), ("", False), ("1", True)):
         monkeypatch.setenv(kernels.LINES, value)
-        assert ("-lineinfo" in kernels.options()) == asked
+        assert ("-lineinfo" in kernels.flags()) == asked
     monkeypatch.setenv(kernels.WATCHDOG, "5")
-    assert kernels.options()[len(kernels.OPTIONS) :] == ("-lineinfo", "-DGPU_LSTM_WATCHDOG=5")
+    assert kernels.flags()[len(kernels.FLAGS) :] == ("-lineinfo", "-DGPU_LSTM_WATCHDOG=5")
 
 
 def test_a_missing_source_is_one_message():
@@ -144,7 +144,7 @@ def activation(cuda):
     """y of x by the cell's own function."""
     names = ["activate<float>", "activate<double>", "activate<Brief>"]
     source = sources.expand(ACTIVATE, PurePosixPath("cuda", "activate.cu"))
-    module = cuda.xp.RawModule(code=source, options=kernels.options(), name_expressions=names)
+    module = cuda.xp.RawModule(code=source, options=kernels.flags(), name_expressions=names)
 
     def of(name, x, brief=False):
         here, y = cuda.asarray(x), cuda.asarray(np.empty_like(x))

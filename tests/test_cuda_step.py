@@ -207,7 +207,7 @@ KNOWN = [
 
 def test_philox_gives_the_published_numbers(cuda):
     source = sources.expand(PHILOX, PurePosixPath("cuda", "words.cu"))
-    words = cuda.xp.RawModule(code=source, options=kernels.options()).get_function("words")
+    words = cuda.xp.RawModule(code=source, options=kernels.flags()).get_function("words")
     for given, expected in KNOWN:
         out = cuda.xp.zeros(4, dtype=np.uint32)
         words((1,), (1,), (out, *(np.uint32(int(word, 16)) for word in given.split())))

@@ -269,8 +269,8 @@ def test_products_beside_a_recurrence_get_the_multiprocessors_that_it_leaves_idl
     assert taking(10000).saved == pytest.approx(most)
     assert taking(1).saved < 0 < taking(20).saved
     said = f"68 of 132 multiprocessors idle for {recurrence:.0f} us, products 100 us with all of them: saves "
-    assert taking(100).describe() == f"{said}{taking(100).saved:.0f} us"
-    assert taking(1).describe().endswith("products 1 us with all of them: does not pay")
+    assert taking(100).words() == f"{said}{taking(100).saved:.0f} us"
+    assert taking(1).words().endswith("products 1 us with all of them: does not pay")
 
 
 def test_beside_two_directions_there_is_less_room():

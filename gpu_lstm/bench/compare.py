@@ -84,7 +84,7 @@ def page(a: dict[str, Any], b: dict[str, Any], names: tuple[str, str]) -> str:
         where = [line["backend"], line["kind"], *map(str, line["size"]), line["side"]]
         numbers = [f"{line[part]:.3f}" for part in ("ratio", "low", "high")]
         table.append([*where, *numbers, "yes" if line["changed"] else "no"])
-    return report.fill(f"gpu_lstm bench: {names[1]} against {names[0]}", tiles, [group], about, table)
+    return report.page_of(f"gpu_lstm bench: {names[1]} against {names[0]}", tiles, [group], about, table)
 
 
 def machines(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:

@@ -159,7 +159,7 @@ def interleave(
     return times
 
 
-def spread(seconds: list[float]) -> dict[str, float]:
+def quartiles(seconds: list[float]) -> dict[str, float]:
     """Median, and the quartiles around it."""
     if len(seconds) < 2:
         return {"median": seconds[0], "low": seconds[0], "high": seconds[0]}
@@ -169,5 +169,5 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
     """How many times as long theirs takes: of the medians, and between the facing and the averted quartiles."""
-    a, b = spread(ours), spread(theirs)
+    a, b = quartiles(ours), quartiles(theirs)
     return {"ratio": b["median"] / a["median"], "low": b["low"] / a["high"], "high": b["high"] / a["low"]}

@@ -26,10 +26,10 @@ KINDS = {"training": "Training step", "inference": "Inference"}
 def page(record: Record) -> str:
     """The page of one record."""
     groups = [group for backend in backends(record) for group in groups_of(record, backend)]
-    return fill(f"gpu_lstm bench: {record['device']}", headline(record), groups, facts(record), as_table(record))
+    return page_of(f"gpu_lstm bench: {record['device']}", headline(record), groups, facts(record), as_table(record))
 
 
-def fill(
+def page_of(
     title: str, tiles: list[dict[str, str]], groups: list[dict[str, Any]], about: dict[str, str], rows: list[list[str]]
 ) -> str:
     """Put a page's contents into the template."""

@@ -13,7 +13,7 @@ from gpu_lstm.backend import Backend
 from gpu_lstm.bench import limits, memory, threads, trace
 from gpu_lstm.bench.grid import Size, line
 from gpu_lstm.bench.machine import Machine
-from gpu_lstm.bench.method import Clock, Patience, clock_for, interleave, on_gpu, spread
+from gpu_lstm.bench.method import Clock, Patience, clock_for, interleave, on_gpu, quartiles
 from gpu_lstm.bench.peers import Side, our_sides
 from gpu_lstm.bench.problem import TOLERANCE, Problem, Step, parse_options
 from gpu_lstm.optimizers import Adam
@@ -91,7 +91,7 @@ class Sweep:
         floors = limits.floor(problem.size, limits.ITEM[problem.dtype], problem.kind, ceilings, waits)
         floor = sum(floors.values())
         for name, seconds in times.items():
-            middle = spread(seconds)
+            middle = quartiles(seconds)
             gflops = limits.product_flops(problem.size, problem.kind) / middle["median"] / 1e9
             results[name] |= {
                 **middle,

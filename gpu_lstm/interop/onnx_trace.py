@@ -45,7 +45,7 @@ END = 2**31 - 1
 """From here on, where a Slice ends means the end of the axis."""
 
 
-class Step(NamedTuple):
+class Visit(NamedTuple):
     """A node as the graph is followed: what it is given, its name after the path to it, whether an output needs it."""
 
     node: Any
@@ -186,7 +186,7 @@ class Trace:
                 raise InputError(f"ONNX file is damaged: node {name_of(node)!r} is not in the order of the graph")
             later -= set(node.output)
             given = [env.get(name, UNKNOWN) if name else None for name in node.input]
-            step = Step(node, given, path + name_of(node), alive and not wanted.isdisjoint(node.output))
+            step = Visit(node, given, path + name_of(node), alive and not wanted.isdisjoint(node.output))
             if is_lstm(node):
                 label = str(node.output[0]) if names.count(node.name) > 1 and len(node.output) else name_of(node)
                 values = self._lstm(node, given, path + label, alive)
@@ -196,7 +196,7 @@ class Trace:
                 values = self._values(step)
             env.update({name: value for name, value in zip(node.output, values, strict=False) if name})
 
-    def _values(self, step: Step) -> list[Value]:
+    def _values(self, step: Visit) -> list[Value]:
         """Return what an ordinary node gives."""
         node, op, known = step.node, step.node.op_type, [value for value in step.given if value is not None]
         kinds = {value.kind for value in known}
@@ -220,7 +220,7 @@ class Trace:
             return self._strange(step)
         return values
 
-    def _move(self, step: Step) -> list[Value]:
+    def _move(self, step: Visit) -> list[Value]:
         """Return what a node gives that takes elements."""
         (node, given, *_), op, (data, *others) = step, step.node.op_type, step.given
         if op == "Concat":
@@ -243,7 +243,7 @@ class Trace:
         by = dict.fromkeys(name for value in given if value is not None for name in value.by)
         return [value._replace(by=(*by, step.label)) for value in values]
 
-    def _crops(self, step: Step) -> bool:
+    def _crops(self, step: Visit) -> bool:
         """Return whether a Slice ends at a number that a free axis would reach at other sizes."""
         given, found = step.given, attributes(step.node)
 
@@ -256,7 +256,7 @@ class Trace:
         sizes = [shape[axis] for axis in axes if -len(shape) <= axis < len(shape)]
         return any(size in self.free_sizes and size < end < END for size, end in zip(sizes, ends, strict=False))
 
-    def _run(self, step: Step, kind: str) -> list[Value]:
+    def _run(self, step: Visit, kind: str) -> list[Value]:
         """Return what a node makes of known arrays."""
         try:
             arrays = computed(self.model, step.node, step.given)
@@ -265,7 +265,7 @@ class Trace:
             return [value._replace(why=why) for value in self._strange(step)]
         return [UNKNOWN if array is None else Value(kind, array) for array in arrays]
 
-    def _strange(self, step: Step) -> list[Value]:
+    def _strange(self, step: Visit) -> list[Value]:
         """Return what a node gives that does more than move: elements of its own where their shape is known."""
         self.consumed += [value.array for value in step.given if value is not None and value.kind == "elements"]
         if step.needed:
@@ -278,7 +278,7 @@ class Trace:
             for shape in shapes
         ]
 
-    def _bodies(self, step: Step, env: ChainMap[str, Value], alive: bool) -> list[Value]:
+    def _bodies(self, step: Visit, env: ChainMap[str, Value], alive: bool) -> list[Value]:
         """Return what a node with graphs inside gives: of an If, what both branches give, or the one that is taken."""
         node, given, taken = step.node, step.given, ""
         choice = node.op_type == "If"
@@ -321,7 +321,7 @@ class Trace:
         run.out = run.y.reshape(steps, batch, directions * hidden)
         return run.outputs()
 
-    def _residual(self, step: Step) -> Value | None:
+    def _residual(self, step: Visit) -> Value | None:
         """Return what an Add gives of what an LSTM node takes and what it gives, in the same order."""
         arrays = [value.array for value in step.given if value is not None]
         if not len(arrays) == len(step.given) == 2:

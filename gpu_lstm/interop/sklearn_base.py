@@ -198,7 +198,7 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
 
         with bar:
             training.go(report)
-        fill(task.model, task.model.params, best)
+        assign(task.model, task.model.params, best)
         curve = np.mean(np.reshape(losses, (-1, task.steps_per_epoch)), axis=1).tolist()
         earlier: list[float] = getattr(self, "loss_curve_", []) if more else []
         self.loss_curve_ = [*earlier, *curve]
@@ -235,11 +235,11 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
             maker: Any = MODELS[packed["kind"]]
             where = {name: self._made_with[name] for name in ("backend", "tier", "recompute")}
             self.model_ = maker(**packed["config"], dtype=packed["dtype"], **where)
-            fill(self.model_, self.model_.params, packed["params"])
+            assign(self.model_, self.model_.params, packed["params"])
             backend, params = self.model_.backend, self.model_.params
             self._optimizer = make_optimizer(packed["optimizer"], backend, params, 1.0)
             self._optimizer.updates = packed["updates"]
-            fill(self.model_, self._optimizer.state, packed["state"])
+            assign(self.model_, self._optimizer.state, packed["state"])
 
     # -- reading X ----------------------------------------------------------------------------------------
 
@@ -324,7 +324,7 @@ def to_host(model: Model, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.array(model.backend.to_numpy(array)) for name, array in arrays.items()}
 
 
-def fill(model: Model, arrays: Mapping[str, Any], values: dict[str, np.ndarray]) -> None:
+def assign(model: Model, arrays: Mapping[str, Any], values: dict[str, np.ndarray]) -> None:
     """Copy values from the host into arrays of the same names."""
     for name, value in values.items():
         arrays[name][...] = model.backend.asarray(value, str(arrays[name].dtype))

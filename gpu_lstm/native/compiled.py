@@ -35,7 +35,7 @@ Span = tuple[int, int, Argument]
 _START = operator.itemgetter(0)
 
 
-def describe() -> str:
+def words() -> str:
     """Return the instruction set and the number of threads, for people."""
     return f"{SETS[instruction_set()]}, {threads()} threads"
 

@@ -47,7 +47,7 @@ STORAGE = {"float32": "float", "float64": "double", "float16": "__half", "bfloat
 """What CUDA C++ calls each dtype that a kernel takes."""
 ARITHMETIC = {"float32": "float32", "float64": "float64", "float16": "float32", "bfloat16": "float32"}
 """The dtype that each is computed in; states and sums are kept in it."""
-OPTIONS = ("-std=c++17", "-fmad=false")
+FLAGS = ("-std=c++17", "-fmad=false")
 """Compiler options besides those that CuPy adds. Products and sums are fused where the sources say so and nowhere else:
 left to the compiler, two instances of a kernel would not agree to the last bit."""
 WATCHDOG = "GPU_LSTM_WATCHDOG"
@@ -115,10 +115,10 @@ def watchdog() -> int:
     return int(text)
 
 
-def options() -> tuple[str, ...]:
+def flags() -> tuple[str, ...]:
     """For the compiler, with those that the environment asks for."""
     asked = [option for name, option in ((LINES, "-lineinfo"), (RELEASED, f"-D{RELEASED}")) if _asked_for(name)]
-    return (*OPTIONS, *asked, *[f"-D{WATCHDOG}={looks}" for looks in [watchdog()] if looks])
+    return (*FLAGS, *asked, *[f"-D{WATCHDOG}={looks}" for looks in [watchdog()] if looks])
 
 
 def _asked_for(name: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpu_lstm.errors import BackendError
 from gpu_lstm.native import catalogue, clusters, kernels
-from gpu_lstm.native.kernels import Kernel, Launch, options, passed
+from gpu_lstm.native.kernels import Kernel, Launch, flags, passed
 
 INSTALL = 'install it with `pip install "gpu-lstm[cuda13]"` (or [cuda12] for an older driver)'
 ALWAYS_THERE = 48 * 1024
@@ -69,7 +69,7 @@ def function_of(xp: Any, kernel: Kernel, architecture: int) -> Any:
 
     module = xp.RawModule(
         code=kernel.source,
-        options=options(),
+        options=flags(),
         name_expressions=[kernel.expression],
         enable_cooperative_groups=kernel.cooperative,
     )

@@ -27,7 +27,7 @@ class Kernels(NamedTuple):
     tiers : dict of str to Tier
     auto : dict of str to Tier
         What runs in their places where ``auto`` has chosen them.
-    describe : callable
+    words : callable
         (backend, tier, hidden_size, dtype, options, auto) -> a tier in words.
     narrow : bool
         They store arrays of 16 bits as they are.
@@ -35,15 +35,15 @@ class Kernels(NamedTuple):
 
     tiers: dict[str, Tier]
     auto: dict[str, Tier]
-    describe: Callable[..., str]
+    words: Callable[..., str]
     narrow: bool
 
 
 _KERNELS = {
     "": Kernels({}, {}, lambda *_: "", False),
-    "cpu": Kernels({"sequence": cpu.TIER}, {}, lambda *_: compiled.describe(), False),
+    "cpu": Kernels({"sequence": cpu.TIER}, {}, lambda *_: compiled.words(), False),
     "cuda": Kernels(
-        {"pointwise": pointwise.TIER, "sequence": sequence.TIER}, {"sequence": auto.TIER}, auto.describe, True
+        {"pointwise": pointwise.TIER, "sequence": sequence.TIER}, {"sequence": auto.TIER}, auto.words, True
     ),
 }
 
@@ -120,8 +120,8 @@ def make_plan(
     for name in reversed(TIERS):
         if name == chosen:
             kind = "the fastest that runs here" if tier == "auto" else "asked for by name"
-            words = kernels.describe(backend, name, hidden_size, dtype, options, tier == "auto")
-            extra = f" ({words})" if words and name != "reference" else ""
+            said = kernels.words(backend, name, hidden_size, dtype, options, tier == "auto")
+            extra = f" ({said})" if said and name != "reference" else ""
             extra += f"; it computes in float32 and rounds to {dtype}" if rounded else ""
             reasons.append(f"{name}: chosen, {kind}{extra}")
         elif obstacles[name]:

@@ -181,7 +181,7 @@ def versions(model: Model) -> dict[str, str]:
     tier = model.lstm.plan.tier
     found = {"gpu_lstm": __version__, "python": platform.python_version(), **model.backend.describe(), "tier": tier}
     if tier != "reference" and model.on_host:
-        found["compiled"] = compiled.describe()
+        found["compiled"] = compiled.words()
     return found
 
 

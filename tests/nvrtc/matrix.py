@@ -49,7 +49,7 @@ def texts(architecture: int = max(ARCHITECTURES)) -> dict[str, list[str]]:
 
 def digest() -> str:
     """Of all that is compiled."""
-    whole = "\0".join(["\0".join([text, *names]) for text, names in texts().items()] + list(kernels.OPTIONS))
+    whole = "\0".join(["\0".join([text, *names]) for text, names in texts().items()] + list(kernels.FLAGS))
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
@@ -62,7 +62,7 @@ def compiler() -> Any:
     library = load_nvidia_dynamic_lib("nvrtc").abs_path
     if not str(library).startswith(sys.prefix):
         raise SystemExit(f"NVRTC comes from {library}; expected wheels under {sys.prefix}")
-    options = core.assemble_cupy_compiler_options((*kernels.OPTIONS, "-Xptxas=-v"))
+    options = core.assemble_cupy_compiler_options((*kernels.FLAGS, "-Xptxas=-v"))
     for option in options:
         if option.startswith("-I") and not option[2:].startswith(sys.prefix):
             raise SystemExit(f"CUDA headers come from {option[2:]}; expected wheels under {sys.prefix}")

@@ -58,7 +58,7 @@ def _tier(backend: CudaBackend, direction: str, z: Array, variant: Variant | Non
 TIER = Tier(sequence.TAKES | pointwise.TIER.takes, sequence.obstacle, fit, forward, backward)
 
 
-def describe(
+def words(
     backend: CudaBackend, tier: str, hidden_size: int | None, dtype: str, options: frozenset[str], chosen: bool
 ) -> str:
     """A tier's kernels in words; `chosen`: by ``auto``."""

@@ -45,7 +45,7 @@ class Beside:
         both = min(self.recurrence, self.products / share)
         return both * (share - SLOWER_BESIDE) - MEETING
 
-    def describe(self) -> str:
+    def words(self) -> str:
         """In words and numbers."""
         saved = f"saves {self.saved:.0f} us" if self.saved > 0 else "does not pay"
         return (

@@ -27,7 +27,7 @@ def team(layout: Layout) -> str:
     }[layout.form]
 
 
-def describe(layout: Layout) -> str:
+def words(layout: Layout) -> str:
     """A layout and what a step of it is expected to cost."""
     expected = costs.of(layout)
     barriers = f"{layout.barriers or 'no'} barrier{'s' if layout.barriers > 1 else ''}"
@@ -46,7 +46,7 @@ def describe(layout: Layout) -> str:
 def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozenset[str] = frozenset()) -> str:
     """Forward and backward, what a bidirectional layer and a stack do, and which products run beside."""
     found = [choose(device, name, batch, hidden, dtype, 1, cells_of(name, options)) for name in DIRECTIONS]
-    said = [layout if isinstance(layout, str) else describe(layout) for layout in found]
+    said = [layout if isinstance(layout, str) else words(layout) for layout in found]
     if any(not isinstance(layout, str) and layout.form == "cluster" for layout in found):
         how = "assumed, as the driver can't be asked" if device.counted is None else "as the driver says"
         said.append(f"{device.clusters_at_once} clusters run at once, {how}")
@@ -64,7 +64,7 @@ def explain(device: Device, batch: int, hidden: int, dtype: str, options: frozen
     for direction, count, what in (("forward", 1, "the next x W_ih^T"), ("backward", 3, "dx, dW_ih and dW_hh")):
         multiply_adds = count * 4 * hidden * hidden * batch * LEAST_STEPS
         products = beside(device, direction, shape, dtype, multiply_adds, 1, cells_of(direction, options))
-        said.append(f"{what} of D = {hidden} beside {LEAST_STEPS} steps {direction}: {products.describe()}")
+        said.append(f"{what} of D = {hidden} beside {LEAST_STEPS} steps {direction}: {products.words()}")
     return "; ".join(said)
 
 

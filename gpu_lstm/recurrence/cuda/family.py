@@ -34,7 +34,7 @@ def forward(backend: CudaBackend, problem: Problem) -> Saved:
     variant, z, mask, keep, reverse = problem.variant, problem.z, problem.mask, problem.keep, problem.reverse
     assert variant is not None
     weight_hh = problem.weight_hh
-    xp, step = backend.xp, Step(backend, variant, z, weight_hh, mask)
+    xp, step = backend.xp, StepArguments(backend, variant, z, weight_hh, mask)
     num_steps, batch, hidden, size = step.num_steps, step.batch, step.hidden, step.size
     projection, normed = variant.projection, step.normed
     kept = num_steps if keep else 1
@@ -88,7 +88,7 @@ def backward(backend: CudaBackend, arriving: Arriving) -> Gradients:
     saved = arriving.saved
     variant = saved.variant or Variant()
     xp, gates, c, projection = backend.xp, saved.gates, saved.c, variant.projection
-    step = Step(backend, variant, gates, saved.weight_hh, saved.mask)
+    step = StepArguments(backend, variant, gates, saved.weight_hh, saved.mask)
     num_steps, batch, hidden, size = step.num_steps, step.batch, step.hidden, step.size
     dh_t, dc_t = gradients_at_the_end(backend, arriving, (batch, size), (batch, hidden), step.state)
     dh = gradients_of_steps(backend, "dh", arriving.dh, (num_steps, batch, size), step.dtype)
@@ -138,7 +138,7 @@ def backward(backend: CudaBackend, arriving: Arriving) -> Gradients:
     return Gradients(gates, dh_t, dc_t)
 
 
-class Step:
+class StepArguments:
     """What forward and backward of a step share: sizes, checked arrays, arguments of the kernels.
 
     The sequence tier takes its arguments from here, too.

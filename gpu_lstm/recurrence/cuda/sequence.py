@@ -25,8 +25,8 @@ from gpu_lstm.recurrence import family
 from gpu_lstm.recurrence.cuda import planner
 from gpu_lstm.recurrence.cuda.beside import beside
 from gpu_lstm.recurrence.cuda.checks import check, check_saved, check_z, gradients_of_steps
-from gpu_lstm.recurrence.cuda.explain import describe
-from gpu_lstm.recurrence.cuda.family import Step
+from gpu_lstm.recurrence.cuda.explain import words
+from gpu_lstm.recurrence.cuda.family import StepArguments
 from gpu_lstm.recurrence.cuda.layout import MOST_RUNS, Layout
 from gpu_lstm.recurrence.problem import (
     Arriving,
@@ -143,7 +143,7 @@ def _forward(backend: CudaBackend, problems: Sequence[Problem], layout: Layout |
         cells = _cells("forward", variant)
         num_steps, batch, hidden, dtype = check(backend, problems[0].z if below else z, weight_hh, variant)
         layout = layout or _layout(backend, "forward", batch, hidden, dtype, cells)
-        step = None if cells == "Plain" else Step(backend, variant or Variant(), z, weight_hh, mask)
+        step = None if cells == "Plain" else StepArguments(backend, variant or Variant(), z, weight_hh, mask)
         apart = step is not None and step.masked
         shape = num_steps + 1, batch, hidden
         if below and keep:
@@ -252,7 +252,7 @@ def _backward(backend: CudaBackend, arriving: Sequence[Arriving], layout: Layout
             (weight_ih, _factors(backend, above, slots, dtype), np.int64(following)),
         )
         if cells != "Plain":
-            step = Step(backend, saved.variant or Variant(), gates, weight_hh, saved.mask)
+            step = StepArguments(backend, saved.variant or Variant(), gates, weight_hh, saved.mask)
             dc = gradients_of_steps(backend, "dc", one.dc, (num_steps, batch, hidden), str(c.dtype))
             if normed:
                 _keep_moments(backend, saved)
@@ -284,7 +284,9 @@ def _cells(direction: str, variant: Variant | None, dc: Array | None = None) -> 
     return planner.cells_of(direction, options | ({"cells"} if dc is not None else frozenset()))
 
 
-def _options(backend: CudaBackend, step: Step, layout: Layout, saved: Saved, dc: Array | None = None) -> Struct:
+def _options(
+    backend: CudaBackend, step: StepArguments, layout: Layout, saved: Saved, dc: Array | None = None
+) -> Struct:
     """What the cells take of the options, as ``kernels/cuda/options.cuh`` has it."""
     options = (step.options, saved.cells, dc)
     if layout.cells != "Normed":
@@ -387,7 +389,7 @@ def _launch(
     if gave_up is not None and backend.to_numpy(gave_up).any():
         raise BackendError(
             f"CUDA kernel {layout.kernel.expression} waited in vain: blocks gave up after {kernels.WATCHDOG}="
-            f"{kernels.watchdog()} looks ({describe(layout)})"
+            f"{kernels.watchdog()} looks ({words(layout)})"
         )
 
 

@@ -241,7 +241,7 @@ def test_auto_takes_this_tier_for_what_the_sequence_tier_does_not_take():
     assert untaken
     for name in sorted(untaken):
         plan = make_plan(HostBackend(), "auto", 64, options=frozenset({name}))
-        assert plan.run is pointwise_cuda
+        assert plan.run is pointwise_cuda.TIER
         assert f"sequence: can't run: it does not take {name}" in plan.why()
         assert "pointwise: chosen, the fastest that runs here (fused CUDA kernels, cuBLAS at each step)" in plan.why()
     taken = make_plan(HostBackend(), "auto", 64, options=sequence_cuda.TAKES)

@@ -33,6 +33,9 @@ def add_command(commands: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print it."""
+    backend = choose(options.backend)
+    if options.compile and "cuda" not in backend.describe():
+        raise InputError(f"--compile is given for backend {backend.why}; expected cupy, the one with CUDA kernels")
     print(f"gpu_lstm {__version__}, Python {platform.python_version()}, {platform.platform()}")
     cpu = NumpyBackend().describe()
     print(f"numpy: {cpu['device']}, {os.cpu_count()} cores, NumPy {cpu['numpy']}")
@@ -49,7 +52,6 @@ def run(options: argparse.Namespace) -> int:
             print(f"{library}: {version(library)}")
         except PackageNotFoundError:
             print(f"{library}: not installed")
-    backend = choose(options.backend)
     print(f"would run on: {backend.why}")
     for line in make_plan(backend, options.tier, dtype=options.dtype).why().splitlines():
         print(f"  tier {line}")
@@ -57,15 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def compile_ahead(backend: Any, which: str, dtype: str, jobs: int) -> int:
-    """Compile, a line a kernel; the exit status is 1 where one can't be.
-
-    Raises
-    ------
-    InputError
-        The backend has no CUDA kernels.
-    """
-    if "cuda" not in backend.describe():
-        raise InputError(f"--compile is given for backend {backend.why}; expected cupy, the one with CUDA kernels")
+    """Compile, a line a kernel; the exit status is 1 where one can't be."""
     limits = backend.limits
     training = needed.of_training(limits, planner.multiplied(backend, dtype))
     wanted = needed.of_everything(limits) if which == "all" else training

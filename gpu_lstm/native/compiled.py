@@ -33,6 +33,7 @@ LONG = OTHERS["long"]
 Span = tuple[int, int, Argument]
 """From where to where an array reaches, and which one it is."""
 _START = operator.itemgetter(0)
+_ONE = ctypes.c_void_p * 1
 
 
 def words() -> str:
@@ -113,7 +114,7 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
             found = [take_apart(argument, x, shapes[n], limits, None if one else n) for n, x in enumerate(arrays)]
             return [(ctypes.c_void_p * len(found))(*[one[0] for one in found]), longs([one[1] for one in found])]
         if len(arrays) == 1:
-            return [(ctypes.c_void_p * 1)(take(argument, arrays[0], shapes[0], limits))]
+            return [_ONE(take(argument, arrays[0], shapes[0], limits))]
         places = [take(argument, array, shapes[n], limits, n) for n, array in enumerate(arrays)]
         return [(ctypes.c_void_p * len(places))(*places)]
 

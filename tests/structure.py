@@ -337,8 +337,10 @@ def walked(folder: Path) -> dict[str, set[str]]:
     A step is what the loop does for one batch: forward, backward, the optimizer's move, and looking at the loss. What
     the command does around it (showing, writing, validating) and the thread that makes batches ahead are not in it.
     """
+    import gpu_lstm
     from gpu_lstm.cli import main as command
 
+    package = Path(gpu_lstm.__file__).parent  # the checkout's, or the one that is installed
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 400, encoding="utf-8")
     found: dict[str, set[str]] = {}
@@ -351,8 +353,8 @@ def walked(folder: Path) -> dict[str, set[str]]:
             steps += event == "call"
             inside = event == "call" and steps == 2  # the first one loads and sets up
         path = Path(code.co_filename)
-        if inside and event == "call" and path.is_relative_to(ROOT / "gpu_lstm"):
-            found.setdefault(path.relative_to(ROOT).as_posix(), set()).add(code.co_qualname)
+        if inside and event == "call" and path.is_relative_to(package):
+            found.setdefault(path.relative_to(package.parent).as_posix(), set()).add(code.co_qualname)
 
     words = f"train text {folder}/text.txt --out {folder}/run --epochs 1 --hidden-size 16 --batch 8 --backend numpy"
     sys.setprofile(enter)

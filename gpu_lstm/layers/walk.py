@@ -127,6 +127,7 @@ def forward_segment(
             ran.outputs[direction], ran.states[member] = y, saved.last
             if work.gives_cells(member):
                 ran.cells[direction] = valid(backend.xp, problem.mask, saved.c_after)
+        del begun, problems, found, piece, problem, saved  # before the round above takes its memory
     return ran, pieces
 
 
@@ -232,16 +233,17 @@ def backward_segment(
             dh, dc = (None, None) if inside else dy[member.direction]
             below = _joint_back(work, member, pieces[member]) if on_top else None
             arriving.append(Arriving(pieces[member].saved, dh, *states[member], dc, below))
-        run = partial(work.tier.backward, backend, arriving)
-        for turn, found in reversed(list(zip(turns, backend.beside(run, _taken(jobs)), strict=True))):
+        gradients = backend.beside(partial(work.tier.backward, backend, arriving), _taken(jobs))
+        del arriving
+        for turn in reversed(turns):
             member, direction, first = turn.member, turn.member.direction, turn.member.layer == pass_.first_layer
-            piece = pieces.pop(member)
+            piece, found = pieces.pop(member), gradients.pop()
             before[member] = found.dh0, found.dc0
+            if stacked(turns) and turn is not turns[0]:
+                members.parameter_gradients(work, member, piece, found.dz, add)
+                continue  # its dx has gone down in the launch
             if not later:
-                du = members.parameter_gradients(work, member, piece, found.dz, add)
-                if stacked(turns) and turn is not turns[0]:
-                    continue  # its dx has gone down in the launch
-                dx = members.input_gradient(work, member, piece, du)
+                dx = members.gradients(work, member, piece, found.dz, add)
             elif first:
                 dx = later[direction]
                 jobs.append(partial(members.gradients, work, member, piece, found.dz, add, dx))
@@ -252,6 +254,7 @@ def backward_segment(
                 dx = work.dropout.backward(piece.dropped, dx)[0]
             dh = dy[direction][0]
             dy[direction] = [dx + dh if work.options.residual and not first and dh is not None else dx, None]
+        del piece, found  # before the round below takes its memory
     return {direction: dh for direction, (dh, _) in dy.items()}, before
 
 

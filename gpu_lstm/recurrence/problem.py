@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -272,11 +272,7 @@ def one_by_one(backend: Backend, offer: Offer) -> Fit:
     return Fit()
 
 
-Item = TypeVar("Item")
-Found = TypeVar("Found")
-
-
-def each(one: Callable[[Any, Item], Found]) -> Callable[[Any, Sequence[Item]], list[Found]]:
+def each(one: Callable[[Any, Any], Any]) -> Callable[[Any, Sequence[Any]], list[Any]]:
     """A tier's `forward` or `backward` from a function of one problem."""
     return lambda backend, items: [one(backend, item) for item in items]
 

@@ -114,8 +114,9 @@ def forward_segment(
             begun.append(piece)
             problems.append(members.problem(work, member, piece, states[member], turn.steps, joint))
         found = backend.beside(partial(work.tier.forward, backend, problems), _taken(jobs))
-        for turn, piece, problem, piece.saved in zip(turns, begun, problems, found, strict=True):
-            member, direction, saved = turn.member, turn.member.direction, piece.saved
+        for turn, piece, problem, saved in zip(turns, begun, problems, found, strict=True):
+            member, direction = turn.member, turn.member.direction
+            piece.saved = saved
             if problem.below:
                 piece.x, piece.dropped = _drop(work, turn, ran.outputs[direction])
             if work.call.keep:

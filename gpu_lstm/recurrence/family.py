@@ -149,10 +149,9 @@ def parameter_gradients(backend: Backend, saved: Saved, projected: Array | None)
         m = xp.reshape(saved.unprojected, (-1, hidden))
         saved.gradients["weight_hr"] = xp.matmul(xp.reshape(projected, rows).T, m)
     if variant.peepholes is not None:
-        after = saved.c[:-1, ...] if saved.reverse else saved.c[1:, ...]
         old = saved.c[1:, ...] if saved.reverse else saved.c[:-1, ...]
         old = old if variant.live is None else old * variant.live
-        new = after if saved.cells is None else saved.cells
+        new = saved.c_after if saved.cells is None else saved.cells
         gate = [widened(backend, saved.gates[..., k * hidden : (k + 1) * hidden]) for k in range(4)]
         sums = [xp.sum(dz * c, axis=(0, 1)) for dz, c in ((gate[0], old), (gate[1], old), (gate[3], new))]
         saved.gradients["peephole"] = xp.stack(sums)

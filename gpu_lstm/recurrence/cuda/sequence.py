@@ -302,8 +302,7 @@ def _options(
 def _keep_moments(backend: CudaBackend, saved: Saved) -> None:
     """Those of c at each step, where the tier that ran forward hasn't kept them."""
     if saved.c_means is None:
-        after = saved.c[:-1, ...] if saved.reverse else saved.c[1:, ...]
-        c = after if saved.cells is None else saved.cells
+        c = saved.c_after if saved.cells is None else saved.cells
         saved.c_means = backend.xp.mean(c, axis=-1, keepdims=True)
         saved.c_scales = normalise(backend.xp, c)[1]
 

@@ -29,7 +29,6 @@ SMALL = Device(multiprocessors=8, shared_bytes=227 * 1024, capability=80)
 def eight_sequences(monkeypatch):
     """Few of the kernels, whatever the model says."""
     force(monkeypatch, "grid", columns=(1,))
-    monkeypatch.setattr(planner, "choose_layers", planner.choose_layers.__wrapped__)
 
 
 def problem(layers, shape, dtype, lengths=False, dropout=True):

@@ -14,7 +14,7 @@ from gpu_lstm.backend import CupyBackend, choose
 from gpu_lstm.native import ahead, catalogue, clusters
 from gpu_lstm.native.cublas import form
 from gpu_lstm.native.launch import Device, not_compiled
-from gpu_lstm.recurrence.cuda import needed, planner
+from gpu_lstm.recurrence.cuda import needed
 from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from tests.gpu import DTYPES, H100, Gpu, on_host, stored
 from tests.support import NUMPY, OnDevice, loss_and_gradients, one_forward, problem, relative_error
@@ -72,7 +72,6 @@ def driver(monkeypatch):
 @pytest.mark.gpu
 def test_a_grid_of_clusters_is_launched_by_cuda_bindings(driver, monkeypatch):
     force(monkeypatch, "joint")
-    monkeypatch.setattr(planner, "choose_layers", planner.choose_layers.__wrapped__)
     backend, launched, launch = Gpu(), [], driver.cuLaunchKernelEx
     monkeypatch.setattr(driver, "cuLaunchKernelEx", lambda *how: launched.append(how) or launch(*how))
     oracle = LSTM(3, 8, backend=NUMPY, tier="reference", dtype="float64")

@@ -214,10 +214,10 @@ class LSTM(Layer):
         results = [x, _side_by_side(xp, ran.cells)] if self.options.cells else [x]
         if self.batch_first:
             results = [swapped(backend, result) for result in results]
-        h, c = ([finals[member][part] for member in self.members] for part in (0, 1))
+        h, c = (stacked(xp, [finals[member][part] for member in self.members]) for part in (0, 1))
         if guard and self._lies_on_tape(call):
             results = [copied(backend, result) for result in results]
-        return results[0] if len(results) == 1 else tuple(results), (stacked(xp, h), stacked(xp, c)), tape
+        return results[0] if len(results) == 1 else tuple(results), (backend.asarray(h, self.dtype), c), tape
 
     def backward(
         self, tape: Tape, dy: Any = None, dstate: tuple[Array | None, Array | None] | None = None

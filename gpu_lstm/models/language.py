@@ -52,14 +52,9 @@ class LanguageModel(Model):
         self.dropout = Dropout(dropout, **of_all)
         self.head = Linear(self.lstm.output_size, vocabulary_size, wide=True, **of_all, seed=seeds[2])
         config = {
-            "vocabulary_size": vocabulary_size,
-            "embedding_size": embedding_size,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "dropout": dropout,
-            "forget_bias": forget_bias,
-            "lstm": dict(lstm or {}),
-        }
+            "vocabulary_size": vocabulary_size, "embedding_size": embedding_size, "hidden_size": hidden_size,
+            "num_layers": num_layers, "dropout": dropout, "forget_bias": forget_bias, "lstm": dict(lstm or {}),
+        }  # fmt: skip
         super().__init__({"embedding": self.embedding, "lstm": self.lstm, "head": self.head}, config)
 
     def loss(

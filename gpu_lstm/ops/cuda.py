@@ -15,7 +15,7 @@ from gpu_lstm.backend.cuda import CudaBackend, contiguous
 from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import catalogue, kernels
-from gpu_lstm.ops.arrays import Arrays, Rule, seed_sequence, sum_rows
+from gpu_lstm.ops.arrays import Arrays, Many, Rule, seed_sequence, sum_rows
 
 CHUNK = 4096
 """Elements that a block of the optimizer takes, as ``kernels/cuda/optimizer.cu`` has it."""
@@ -148,9 +148,9 @@ class Cuda(Arrays):
     def update(  # noqa: D102
         self,
         optimizer: Rule,
-        params: Sequence[Array],
-        gradients: Sequence[Array],
-        states: Sequence[Sequence[Array]],
+        params: Many,
+        gradients: Many,
+        states: Sequence[Many],
         max_norm: float | None,
         loss: Array | None,
         loss_scale: float = 1.0,

@@ -34,15 +34,9 @@ class Adam(Optimizer):
     def numbers(self) -> tuple[float, ...]:
         """Return the numbers of `move`; step size and the second moment's root hold both biases' corrections."""
         return (
-            self.rate / (1 - self.beta1**self.updates),
-            math.sqrt(1 - self.beta2**self.updates),
-            self.beta1,
-            1 - self.beta1,
-            self.beta2,
-            1 - self.beta2,
-            self.eps,
-            1 - self.rate * self.weight_decay,
-        )
+            self.rate / (1 - self.beta1**self.updates), math.sqrt(1 - self.beta2**self.updates),
+            self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, self.eps, 1 - self.rate * self.weight_decay,
+        )  # fmt: skip
 
     @compiled_as("adam")
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102

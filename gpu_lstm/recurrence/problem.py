@@ -70,6 +70,16 @@ class Saved:
     gradients: dict[str, Array] = field(default_factory=dict)
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """T, B, H."""
+        return len(self.gates), self.c.shape[1], self.c.shape[2]
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """Of the sequences on the host; None: every one has T steps."""
+        return None if self.mask is None else self.mask.lengths
+
+    @property
     def outputs(self) -> Array:
         """h after each step, (T, B, P), a view."""
         return self.h[:-1, ...] if self.reverse else self.h[1:, ...]

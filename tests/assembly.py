@@ -26,7 +26,7 @@ OTHERS = re.compile(
     r"|ldu?r|ld[1234]r?|ldp|str|stur|stp|dup|mov|fmov|f(add|mul)|movi|u?shll2?|zip[12]"
 )
 """Other instructions on vectors that an inner loop of a product may have."""
-VECTOR = re.compile(r"%[xyz]mm\d|\bv\d+\.\w|\bq\d+|\bd\d+")
+VECTOR = re.compile(r"%[xyz]mm\d|\bv\d+\.\w|\b[sdq]\d+")
 LEAST = 4
 """Multiply-adds of a loop that is looked at."""
 

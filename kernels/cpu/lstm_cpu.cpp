@@ -11,6 +11,9 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define WITH_X86 1
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#define WITH_NEON 1
+#include <arm_neon.h>
 #endif
 
 #include "scratch.h"
@@ -78,7 +81,11 @@ long at_most(long count) {
 #if HAS(0) || HAS(1)
 #define SET baseline
 #define VECTOR_BYTES 16
+#ifdef WITH_NEON
+#define TILE_ROWS 5
+#else
 #define TILE_ROWS 3
+#endif
 #define TILE_VECTORS 4
 #define PART_OF_FLOATS 0
 #include "set.h"

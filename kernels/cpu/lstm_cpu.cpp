@@ -1,7 +1,6 @@
 // The compiled CPU tier: the same code once for each instruction set, in one library that takes at run time what the
-// processor has. Called through ctypes (gpu_lstm/native/compiled.py), which releases the GIL.
-//
-// Compiled whole, or in six parts at once (kernels/build.py): -DPART=0 to 5, an instruction set's floats or doubles.
+// processor has. Called through ctypes (gpu_lstm/native/compiled.py), which releases the GIL. Compiled whole, or in six
+// parts at once (kernels/build.py): -DPART=0 to 5, an instruction set's floats or doubles.
 
 #include <cmath>
 #include <cstdint>

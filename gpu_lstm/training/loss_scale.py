@@ -28,7 +28,9 @@ class LossScaler:
         return cls() if dtype == "float16" else cls(scale=1.0, active=False)
 
     def update(self, finite: bool) -> None:
-        """Take note of a step, where `active`: whether all of its gradients were finite."""
+        """Take note of a step: whether all of its gradients were finite."""
+        if not self.active:
+            return
         if not finite:
             self.scale, self.good = max(self.scale / 2, self.smallest), 0
             return

@@ -76,10 +76,7 @@ class CudaBackend(Backend):
     def kernel(self, kernel: Kernel) -> Launch:
         """Return a CUDA kernel, compiled at its first use and kept.
 
-        Raises
-        ------
-        BackendError
-            The kernel can't be compiled here.
+        Raises BackendError where the kernel can't be compiled here.
         """
         raise NotImplementedError
 

@@ -47,8 +47,8 @@ class Linear(Layer):
         self.output_size = check_size("output_size", output_size)
         rng = np.random.default_rng(check_seed(seed))
         bound = 1 / math.sqrt(self.input_size)
-        self.add_uniform("weight", (self.output_size, self.input_size), bound, rng)
-        self.add_uniform("bias", (self.output_size,), bound, rng)
+        self.add("weight", rng.uniform(-bound, bound, (self.output_size, self.input_size)))
+        self.add("bias", rng.uniform(-bound, bound, self.output_size))
 
     def forward(self, x: Array, keep: bool = True, *, guard: bool = True) -> tuple[Array, Tape]:
         """Return map x (..., input_size) to y (..., output_size).

@@ -113,12 +113,11 @@ class LanguageModel(Model):
         seed: int | tuple[int, ...] = 0,
         never: Sequence[int] = (),
     ) -> Iterator[int]:
-        """Draw tokens that continue a prompt, one at a time.
+        """Draw tokens that continue a prompt, one at a time; a seed gives the same on all backends, up to rounding.
 
         Parameters
         ----------
         prompt : (N,) integers
-            At least one token.
         length : int
             Number of tokens to draw.
         temperature : float
@@ -126,11 +125,6 @@ class LanguageModel(Model):
         seed : int
         never : sequence of int
             Tokens that are not drawn; not all that there are.
-
-        Returns
-        -------
-        iterator of int
-            The same tokens from the same seed on every backend and tier, up to rounding.
 
         Raises
         ------

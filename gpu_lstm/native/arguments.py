@@ -63,11 +63,9 @@ class Argument:
     def fit(self, array: Any, shape: Shape, dtype: np.dtype, limits: Limits, n: int | None = None) -> np.ndarray | None:
         """Return the array as C++ takes it: itself, or a copy; the n-th of a list.
 
-        Raises
-        ------
-        InputError
-            The array has another shape, is no plain one, has a dtype that another can't stand for, or a number outside
-            of `limits`; or it is to be written and has another dtype, gaps, an odd address, or is read-only.
+        Raises InputError where the array has another shape, is no plain one, has a dtype that another can't stand for,
+        or a number outside of `limits`; or it is to be written and has another dtype, gaps, an odd address, or is
+        read-only.
         """
         if array is None and self.optional:
             return None

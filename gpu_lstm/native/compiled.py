@@ -84,7 +84,7 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
         taken.append(array)
         place, low, size = address(array), 0, array.nbytes
         if size and not array.flags.c_contiguous:
-            low, size = refused.reach(array)
+            low, size = _reach(array)
         if size:
             spans.append((place + low, place + size, argument))
         return place, *argument.apart(array)
@@ -118,6 +118,12 @@ def run(name: str, function: Callable[..., int], passed: Sequence[Any]) -> None:
         raise MemoryError(f"the compiled library's {name} needs more memory than there is")
     if status:
         raise BackendError(f"the compiled library's {name} refused its arguments")
+
+
+def _reach(array: np.ndarray) -> tuple[int, int]:
+    """From where to where an array with gaps reaches, in bytes from its first element."""
+    reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
+    return sum(min(step, 0) for step in reach), sum(max(step, 0) for step in reach) + array.itemsize
 
 
 def address(array: Any) -> int:

@@ -60,10 +60,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 def instruction_set() -> int:
     """Return the number of this processor's best instruction set, or of that which GPU_LSTM_COMPILED names (for tests).
 
-    Raises
-    ------
-    InputError
-        The processor has not the named one.
+    Raises InputError where the processor has not the named one.
     """
     loaded, named = library(), os.environ.get(OFF_VARIABLE)
     best = int(loaded.gpu_lstm_best_set()) if loaded else 0

@@ -1,4 +1,4 @@
-"""Arguments of the compiled library that are out of the ordinary: what they are refused with, memory that two share."""
+"""Arguments of the compiled library that are refused: what is wrong with one, which two share memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,6 @@ def unfit(array: np.ndarray) -> str:
     if not array.flags.c_contiguous:
         return "is not C-contiguous; expected an array without gaps (np.ascontiguousarray)"
     return "is misaligned; expected an array whose elements begin at multiples of their size"
-
-
-def reach(array: np.ndarray) -> tuple[int, int]:
-    """Return from where to where an array with gaps reaches, in bytes from its first element."""
-    steps = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
-    return sum(min(step, 0) for step in steps), sum(max(step, 0) for step in steps) + array.itemsize
 
 
 def shared(spans: list[tuple[int, int, Any]]) -> tuple[Any, Any] | None:

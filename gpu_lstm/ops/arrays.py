@@ -153,15 +153,9 @@ class Arrays:
         return xp.sqrt(total)
 
     def update(
-        self,
-        optimizer: Rule,
-        params: Many,
-        gradients: Many,
-        states: Sequence[Many],
-        max_norm: float | None,
-        loss: Array | None,
-        loss_scale: float = 1.0,
-    ) -> Array | None:
+        self, optimizer: Rule, params: Many, gradients: Many, states: Sequence[Many], max_norm: float | None,
+        loss: Array | None, loss_scale: float = 1.0,
+    ) -> Array | None:  # fmt: skip
         """Do one step of an optimizer over all parameters, in place; return the gradients' norm where that is limited.
 
         The gradients, which may be overwritten, are divided by `loss_scale` first; then comes their joint norm (an

@@ -146,15 +146,9 @@ class Cuda(Arrays):
         return self._norm(dtype, table, len(arrays), chunks, 1.0)
 
     def update(  # noqa: D102
-        self,
-        optimizer: Rule,
-        params: Many,
-        gradients: Many,
-        states: Sequence[Many],
-        max_norm: float | None,
-        loss: Array | None,
-        loss_scale: float = 1.0,
-    ) -> Array | None:
+        self, optimizer: Rule, params: Many, gradients: Many, states: Sequence[Many], max_norm: float | None,
+        loss: Array | None, loss_scale: float = 1.0,
+    ) -> Array | None:  # fmt: skip
         xp = self.backend.xp
         if loss is not None:
             loss = self.backend.require("loss", self.backend.asarray(loss), ())

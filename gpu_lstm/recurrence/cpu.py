@@ -15,16 +15,8 @@ import numpy as np
 from gpu_lstm.backend import Backend
 from gpu_lstm.native import compiled
 from gpu_lstm.recurrence import cpu_family
-from gpu_lstm.recurrence.problem import (
-    Arriving,
-    Gradients,
-    Problem,
-    Saved,
-    Tier,
-    begin,
-    gradients_at_the_end,
-    one_by_one,
-)
+from gpu_lstm.recurrence.problem import Arriving, Gradients, Problem, Saved, begin, gradients_at_the_end
+from gpu_lstm.recurrence.tier import Tier, one_by_one
 from gpu_lstm.recurrence.variant import OPTIONS
 
 BATCH_TO_SPLIT = 3

@@ -18,15 +18,13 @@ from gpu_lstm.recurrence.problem import (
     Gradients,
     Problem,
     Saved,
-    Tier,
     begin,
-    each,
     gradients_at_the_end,
-    one_by_one,
     slots,
     split_gates,
     transposed,
 )
+from gpu_lstm.recurrence.tier import Tier, each, one_by_one
 from gpu_lstm.recurrence.variant import OPTIONS
 
 

@@ -87,19 +87,9 @@ class Training:
         self._validates_at = settings.validates_at(self.steps)
 
     def go(self, report: Callable[[Event], None], stop: Callable[[], bool] = lambda: False) -> Outcome:
-        """Train to the end, or until `stop` says so.
+        """Train to the end, or until `stop`, asked after every step, says so; `report` gets an Event after every step.
 
-        Parameters
-        ----------
-        report : callable
-            Called with an Event after every step.
-        stop : callable
-            Asked after every step; True ends the run.
-
-        Raises
-        ------
-        TrainingError
-            Loss, gradients or score are not finite, or memory ran out.
+        Raises TrainingError where loss, gradients or score are not finite, or memory ran out.
         """
         patience, end = self.settings.patience, "finished"
         self.task.loader.end = self.steps

@@ -317,8 +317,9 @@ class LSTM(Layer):
             run = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, recurrent | {"resets"}).run
         by_steps = self.plan.tier == "reference"
         return Work(
-            self.sizes, self.options, recurrent, self.dropout, self.recompute, params, call, run, self._ops, by_steps
-        )
+            self.sizes, self.options, recurrent, self.dropout, self.recompute, params, call, run, self._ops, by_steps,
+            self.kept(params, call.keep),
+        )  # fmt: skip
 
     def _lies_on_tape(self, call: Call) -> bool:
         """Whether the outputs are views of what the tape holds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from gpu_lstm.layers.arguments import Call, Sizes
 from gpu_lstm.layers.base import Params, Tape
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import Options
+from gpu_lstm.native.kept import Made
 from gpu_lstm.recurrence import Joint, Problem, Tier
 from gpu_lstm.recurrence.problem import transposed
 from gpu_lstm.recurrence.variant import (
@@ -65,6 +66,8 @@ class Work:
         The large products around it.
     by_steps : bool
         x W_ih^T is computed step by step, so that a step's rounding doesn't depend on how many there are.
+    kept : dict of str to Made
+        For inference: what kernels made of weights in a call before.
     """
 
     sizes: Sizes
@@ -77,6 +80,7 @@ class Work:
     tier: Tier
     ops: ops.Arrays
     by_steps: bool
+    kept: Mapping[str, Made]
 
     @property
     def plain(self) -> bool:
@@ -158,7 +162,8 @@ def enter(work: Work, member: Member, x: Array) -> Piece:
         rows, weight = x, transposed(backend, weight.T)
     else:
         rows = xp.reshape(x, (-1, x.shape[2]))
-    z = work.ops.product(rows, weight, None if norm else bias, sizes.param_dtype if norm else sizes.dtype)
+    kept = work.kept.get(f"weight_ih_{member.name}")
+    z = work.ops.product(rows, weight, None if norm else bias, sizes.param_dtype if norm else sizes.dtype, kept=kept)
     z, normalised = xp.reshape(z, (-1, shape[2])), None
     if norm:
         normalised = normalise(xp, z)
@@ -186,15 +191,17 @@ def _masked(work: Work, member: Member, x: Array) -> tuple[Array, Array | None]:
 
 def problem(work: Work, member: Member, piece: Piece, state: Pair, steps: slice, below: Joint | None = None) -> Problem:
     """Return a member's recurrence over those steps; the piece notes what was dropped of weight_hh."""
-    call, weight_hh, p = work.call, work.params[f"weight_hh_{member.name}"], work.options.weight_dropout
+    call, name, p = work.call, f"weight_hh_{member.name}", work.options.weight_dropout
+    weight_hh, kept = work.params[name], work.kept.get(name)
     if call.seed is not None and p > 0:
         around = ops.of(work.sizes.backend)
         weight_hh, piece.weight_again = around.dropout(weight_hh, p, work.seed(WEIGHT, member))
+        kept = None
     mask = None if call.mask is None else call.mask.part(steps.start, steps.stop)
     keep = call.keep or work.gives_cells(member)
     variant = _variant(work, member, steps.start, steps.stop)
     z, piece.z = piece.z, None
-    return Problem(z, weight_hh, *state, mask, member.direction == 1, keep, variant, below)
+    return Problem(z, weight_hh, *state, mask, member.direction == 1, keep, variant, below, kept)
 
 
 def _variant(work: Work, member: Member, start: int, stop: int) -> Variant | None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.native.kept import Made
 from gpu_lstm.recurrence.variant import Variant
 
 
@@ -161,6 +162,8 @@ class Problem:
         What goes beyond the plain LSTM.
     below : Joint or None
         It lies on top of the problem before it in the list.
+    kept : Made or None
+        For inference: gives what the tier makes of weight_hh, which may be there from a call before.
     """
 
     z: Array
@@ -172,6 +175,7 @@ class Problem:
     keep: bool = True
     variant: Variant | None = None
     below: Joint | None = None
+    kept: Made | None = None
 
 
 @dataclass(eq=False)

@@ -5,12 +5,13 @@
 
 #define ENTRY(name) extern "C" int JOINED(name, SUFFIX, SET)
 
-ENTRY(forward)(long steps, long batch, long hidden, long count, T* const* z, const T* const* weight_hh, T* const* h,
-               T* const* c, const long* const* lengths, const long* reverse, long keep, long threads, long split_batch) {
+ENTRY(forward)(long steps, long batch, long hidden, long count, T* const* z, const T* const* weight_hh,
+               const T* const* kept, T* const* h, T* const* c, const long* const* lengths, const long* reverse, long keep, long threads, long split_batch) {
   return guarded([&] {
     Forward<T> of[kMost];
     for (long n = 0; n < at_most(count); ++n)
-      of[n] = {steps, batch, hidden, z[n], h[n], c[n], weight_hh[n], lengths[n], reverse[n] != 0, keep != 0};
+      of[n] = {steps, batch, hidden, z[n], h[n], c[n], weight_hh[n], lengths[n], reverse[n] != 0, keep != 0,
+               kept[n]};
     run<T>(of, count, steps, threads, split_batch != 0);
   });
 }
@@ -61,9 +62,21 @@ ENTRY(family_backward)(long steps, long batch, long hidden, long size, long head
 #undef OPTIONS
 
 ENTRY(multiply)(long rows, long columns, long depth, const T* a, long a_row, long a_column, const T* b, long b_row,
-                long b_column, T* c, const T* bias, long threads) {
+                long b_column, const T* kept, T* c, const T* bias, long threads) {
   return guarded([&] {
-    multiply<T>({rows, depth, a, a_row, a_column, {{b, b_row, b_column, columns, c}, {}}, 1, bias}, threads);
+    multiply<T>({rows, depth, a, a_row, a_column, {{b, b_row, b_column, columns, c}, {}}, 1, bias, nullptr, kept},
+                threads);
+  });
+}
+
+// What `kept` of the entries above takes: weight_hh of a recurrence, or of a product by the transpose of a matrix.
+ENTRY(pack)(long gates, long rows, long depth, const T* weight, T* panels) {
+  static_assert(64 % Simd<T>::panel == 0, "gpu_lstm/native/arguments.py has rows rounded up to 64");
+  return guarded([&] {
+    if (!gates) Product<T>{1, depth, nullptr, 0, 1, {{weight, 1, depth, rows, nullptr}, {}}, 1}.pack_all(panels);
+    else if (rows != 4 * depth) throw Refused();
+    const Forward<T> of{1, 1, depth, nullptr, nullptr, nullptr, weight, nullptr, false, false, nullptr, panels};
+    for (long block = 0; gates && block < of.blocks(); ++block) of.pack(block);
   });
 }
 

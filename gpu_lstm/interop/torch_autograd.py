@@ -45,15 +45,6 @@ class Call:
 
     PyTorch keeps the arrays of the tape, so that its hooks reach them: checkpoints drop them, others move them or bring
     back what was written over. The tape itself has a `Part` for each.
-
-    Attributes
-    ----------
-    kept : list of Tensor
-        Arrays of the tape in memory of their own, not in that of a tensor that goes in or comes out.
-    strides : list
-        Of the tensors that `Part` counts: those that go in, those that come out, and `kept`.
-    shared : list of (int, Part)
-        Tensors that come out and are a part of a kept one: h of all steps, which begins with the initial state.
     """
 
     lstm: layers.LSTM
@@ -63,8 +54,11 @@ class Call:
     seed: tuple[int, ...] | None = None
     keep: bool = True
     tape: Tape | None = None
+    # arrays of the tape in memory of their own, not in that of a tensor that goes in or comes out
     kept: list[Tensor] = field(default_factory=list)
+    # of the tensors that `Part` counts: those that go in, those that come out, and `kept`
     strides: list[tuple[int, ...]] = field(default_factory=list)
+    # tensors that come out and are a part of a kept one: h of all steps, which begins with the initial state
     shared: list[tuple[int, Part]] = field(default_factory=list)
 
     def run(self, tensors: Tensors) -> tuple[list[Tensor], Tape]:

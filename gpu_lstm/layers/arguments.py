@@ -18,20 +18,14 @@ State = tuple[Array, Array]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What all members of an LSTM share: where its arrays live, and how wide they are.
-
-    Attributes
-    ----------
-    output_size : int
-        P, width of h: that of the projection, or H.
-    """
+    """What all members of an LSTM share: where its arrays live, and how wide they are."""
 
     backend: Backend
     dtype: str
     param_dtype: str
     input_size: int
     hidden_size: int
-    output_size: int
+    output_size: int  # P, width of h: that of the projection, or H
     num_layers: int
     num_directions: int
     batch_first: bool
@@ -48,25 +42,14 @@ class Sizes:
 
 @dataclass
 class Call:
-    """What holds for all layers in one call of forward, and for its backward.
-
-    Attributes
-    ----------
-    steps, batch : int
-    mask : Mask or None
-    resets : (T, B) bool array on the host, or None
-    seed : tuple of int, or None
-        None: evaluation.
-    keep : bool
-        Whether backward will follow.
-    """
+    """What holds for all layers in one call of forward, and for its backward."""
 
     steps: int
     batch: int
     mask: Mask | None
-    resets: np.ndarray | None
-    seed: tuple[int, ...] | None
-    keep: bool
+    resets: np.ndarray | None  # (T, B) bool array on the host, or None
+    seed: tuple[int, ...] | None  # None: evaluation
+    keep: bool  # whether backward will follow
 
 
 def check_forward(

@@ -53,34 +53,19 @@ INPUT, RECURRENT, WEIGHT, ZONEOUT_H, ZONEOUT_C = range(1, 6)
 
 @dataclass
 class Work:
-    """All that the members of an LSTM need in one call.
-
-    Attributes
-    ----------
-    recurrent : frozenset of str
-        Of the options those that change the recurrence.
-    params : dict
-        Weights in `dtype`, the rest in `param_dtype`.
-    tier : Tier
-    ops : gpu_lstm.ops.Arrays
-        The large products around it.
-    by_steps : bool
-        x W_ih^T is computed step by step, so that a step's rounding doesn't depend on how many there are.
-    kept : dict of str to Made
-        For inference: what kernels made of weights in a call before.
-    """
+    """All that the members of an LSTM need in one call."""
 
     sizes: Sizes
     options: Options
-    recurrent: frozenset[str]
+    recurrent: frozenset[str]  # of the options those that change the recurrence
     dropout: Dropout
     recompute: bool
-    params: Params
+    params: Params  # weights in `dtype`, the rest in `param_dtype`
     call: Call
     tier: Tier
-    ops: ops.Arrays
-    by_steps: bool
-    kept: Mapping[str, Made]
+    ops: ops.Arrays  # the large products around it
+    by_steps: bool  # x W_ih^T is computed step by step, so that a step's rounding doesn't depend on how many there are
+    kept: Mapping[str, Made]  # for inference: of a weight, what kernels made of it in a call before
 
     @property
     def plain(self) -> bool:
@@ -112,36 +97,18 @@ class Work:
 
 @dataclass
 class Piece:
-    """A member over one segment: what its recurrence starts from, then what backward needs of it.
+    """A member over one segment: what its recurrence starts from, then what backward needs of it."""
 
-    Attributes
-    ----------
-    x : (T, B, .)
-        Its input, with everything dropped.
-    z : (T, B, 4H) or None
-        Until the recurrence takes it.
-    input_mask : (B, .) or None
-        Factor on the input at all steps.
-    normalised : (T B, 4H) and its scales (T B, 1), or None
-        x W_ih^T where that is normalised.
-    below : (T, B, .) or None
-        Outputs of the layer below, with nothing dropped, until they are added to this layer's.
-    dropped : Tape or None
-        Of the dropout between layers.
-    weight_again : callable or None
-        Drops what was dropped of weight_hh.
-    saved : Saved
-        Of the recurrence.
-    """
-
-    x: Array = None
-    z: Array = None
-    input_mask: Array | None = None
+    x: Array = None  # (T, B, .): its input, with everything dropped
+    z: Array = None  # (T, B, 4H) or None: until the recurrence takes it
+    input_mask: Array | None = None  # (B, .) or None: factor on the input at all steps
+    # (T B, 4H) and its scales (T B, 1), or None: x W_ih^T where that is normalised
     normalised: tuple[Array, Array] | None = None
+    # (T, B, .) or None: outputs of the layer below, with nothing dropped, until they are added to this layer's
     below: Array | None = None
-    dropped: Tape | None = None
-    weight_again: Again | None = None
-    saved: Any = None
+    dropped: Tape | None = None  # of the dropout between layers
+    weight_again: Again | None = None  # drops what was dropped of weight_hh
+    saved: Any = None  # of the recurrence
 
 
 def members_of(num_layers: int, num_directions: int) -> list[Member]:

@@ -26,19 +26,12 @@ PRODUCTS = ("weight_ih", "weight_hh", "bias")
 
 @dataclass
 class Ran:
-    """What a pass or a segment has given.
+    """What a pass or a segment has given."""
 
-    Attributes
-    ----------
-    outputs, cells : dict of int to (T, B, .)
-        By direction, h and, where the last layer hands it out, c of every step.
-    states : dict of Member to (h, c)
-        After the last step of each.
-    """
-
+    # by direction, h and, where the last layer hands it out, c of every step
     outputs: dict[int, Array]
     cells: dict[int, Array]
-    states: dict[Member, Pair]
+    states: dict[Member, Pair]  # after the last step of each
 
 
 # -- forward ----------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def frozen(array: Any) -> np.ndarray:
 
 def unwritable(array: np.ndarray) -> bool:
     """Return whether nobody can write to an array, for its memory is that of bytes."""
-    return type(array.base) is bytes
+    return isinstance(array.base, bytes)
 
 
 def for_recurrence(weight_hh: np.ndarray) -> np.ndarray:

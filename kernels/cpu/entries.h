@@ -69,39 +69,12 @@ ENTRY(multiply)(long rows, long columns, long depth, const T* a, long a_row, lon
   });
 }
 
-// What `kept` of the entries above takes: weight_hh of a recurrence, or of a product by the transpose of a matrix.
-ENTRY(pack)(long gates, long rows, long depth, const T* weight, T* panels) {
-  static_assert(64 % Simd<T>::panel == 0, "gpu_lstm/native/arguments.py has rows rounded up to 64");
-  return guarded([&] {
-    if (!gates) Product<T>{1, depth, nullptr, 0, 1, {{weight, 1, depth, rows, nullptr}, {}}, 1}.pack_all(panels);
-    else if (rows != 4 * depth) throw Refused();
-    const Forward<T> of{1, 1, depth, nullptr, nullptr, nullptr, weight, nullptr, false, false, nullptr, panels};
-    for (long block = 0; gates && block < of.blocks(); ++block) of.pack(block);
-  });
-}
-
 ENTRY(weight_gradients)(long rows, long outputs, const T* dy, long count, const long* columns, const T* const* x,
                         T* const* dw, T* db, long threads) {
   return guarded([&] {
     Product<T> p{outputs, rows, dy, 1, outputs, {}, int(count), nullptr, db};
     for (long n = 0; n < at_most(count); ++n) p.factors[n] = {x[n], columns[n], 1, columns[n], dw[n]};
     multiply(p, threads);
-  });
-}
-
-ENTRY(generate)(long vocabulary, long embedding_size, long hidden, long layers, const T* embedding,
-                const T* const* weight_ih, const T* const* weight_hh, const T* const* bias, const T* head,
-                const T* head_bias, long room, T* panels, T* state, T* scores, long given_count, const long* given,
-                long count, double temperature, const double* uniforms, const unsigned char* never, long* drawn,
-                long* size, long threads) {
-  return guarded([&] {
-    const Generate<T> p{vocabulary, embedding_size, hidden, layers, embedding, weight_ih, weight_hh, bias, head,
-                        head_bias, panels, state, scores, given, given_count, count, temperature, uniforms, never,
-                        drawn};
-    if (size) *size = p.size();
-    else if (room < p.size() || p.bars_all()) throw Refused();
-    else if (count == 0 && given_count == 0) p.pack();
-    else run_on(threads, p);
   });
 }
 
@@ -133,6 +106,8 @@ ENTRY(update)(long rule, long count, const long* sizes, T* const* params, const 
 ENTRY(activate)(long tanh_instead, long count, const T* x, T* y) {
   return guarded([&] { activate<T>(tanh_instead != 0, count, x, y); });
 }
+
+#include "inference.h"
 
 #undef ENTRY
 #undef SUFFIX

@@ -6,7 +6,11 @@ ENTRY(pack)(long gates, long rows, long depth, const T* weight, T* panels) {
   static_assert(64 % Simd<T>::panel == 0, "gpu_lstm/native/arguments.py has rows rounded up to 64");
   return guarded([&] {
     if (!gates) {
-      Product<T>{1, depth, nullptr, 0, 1, {{weight, 1, depth, rows, nullptr}, {}}, 1}.pack_all(panels);
+      const Product<T> of{1, depth, nullptr, 0, 1, {{weight, 1, depth, rows, nullptr}, {}}, 1};
+      for (long k = 0; k < depth; k += of.kSlab)
+        for (long n = 0; n < of.blocks(); ++n)
+          of.pack(panels + (k * of.blocks() + n * least(depth - k, of.kSlab)) * Simd<T>::panel, n, k,
+                  least(depth - k, of.kSlab));
       return;
     }
     if (rows != 4 * depth) throw Refused();

@@ -9,7 +9,7 @@ inline long least(long a, long b) { return a < b ? a : b; }
 // sums[r][v] += sum over k of a[r * row + k * column] * panel[(k * N + v) * width ...]
 template <typename T, int M, int N>
 CELL void product(long depth, const T* a, long row, long column, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
-  for (long k = 0; k < depth; ++k) {
+  for (long k = column == 1 ? product_by_lanes<T, M, N>(depth, a, row, panel, sums) : 0; k < depth; ++k) {
     typename Simd<T>::V b[N];
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) b[v] = load(panel + (k * N + v) * Simd<T>::width);
@@ -223,13 +223,6 @@ struct Product {
     for (long k = 0; k < slab; ++k)
       for (long r = 0; r < n; ++r) partial[r] += packed[r * row + k * column];
     for (long r = 0; r < n; ++r) sums[r0 + r] = (first ? T(0) : sums[r0 + r]) + partial[r];
-  }
-
-  // All panels of the one factor, as `kept` has them.
-  void pack_all(T* to) const {
-    for (long k0 = 0; k0 < depth; k0 += kSlab)
-      for (long n = 0; n < blocks(); ++n, to += least(depth - k0, kSlab) * Simd<T>::panel)
-        pack(to, n, k0, least(depth - k0, kSlab));
   }
 
   void run(int member, int members, Barrier& barrier) const {

@@ -9,8 +9,8 @@ from typing import Any, Unpack
 import numpy as np
 
 from gpu_lstm import ops
-from gpu_lstm.backend import Array, Backend, widened
-from gpu_lstm.layers import schedule, walk
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.layers import beyond, schedule, walk
 from gpu_lstm.layers.arguments import check_dy, check_forward, check_state, copied, stacked, swapped, valid
 from gpu_lstm.layers.base import Layer, Params, Tape, check_seed, training_seed
 from gpu_lstm.layers.call import Call, Member, Pair, Sizes, State, Work
@@ -272,10 +272,7 @@ class LSTM(Layer):
             dy = swapped(backend, dy)
         dh0, dc0 = self._joined([states[member] for member in self.members])
         if self.options.learn_state:
-            for part, d, was_given in (("h0", dh0, given[0]), ("c0", dc0, given[1])):
-                for place, member in enumerate(self.members):
-                    total = xp.sum(widened(backend, d[place, ...]), axis=0)
-                    gradients[f"{part}_{member.name}"] = xp.zeros_like(total) if was_given else total
+            gradients |= beyond.initial_gradients(backend, self.members, (dh0, dc0), given)
         return dy, (dh0, dc0), {name: gradients[name] for name in params}
 
     def needed(self, params: Params | None = None) -> Params:
@@ -295,7 +292,7 @@ class LSTM(Layer):
         if call.resets is not None and "resets" not in self.plan.takes:
             run = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, recurrent | {"resets"}).run
         fixed = self.sizes, self.options, recurrent, self.dropout, self.recompute
-        return Work(*fixed, params, call, run, self._ops, by_steps=self.plan.tier == "reference")
+        return Work(*fixed, params, call, run, self._ops, self.plan.tier == "reference", self.kept(params, call.keep))
 
     def _lies_on_tape(self, call: Call) -> bool:
         """Whether the outputs are views of what the tape holds."""

@@ -8,6 +8,7 @@ from typing import Any, Self
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.assigned import fitting
+from gpu_lstm.native.kept import frozen
 
 
 class Parameters(MutableMapping[str, Array]):
@@ -100,3 +101,8 @@ class Parameters(MutableMapping[str, Array]):
             kept[name] = now if value is now else fitting(self.backend, self.dtype, name, value, shape)
         for name, array in kept.items():
             self._places[name][0] = array
+
+    def freeze(self) -> None:
+        """Replace all by copies that nobody can write to."""
+        for place, copy in zip(self._places.values(), [frozen(array) for array in self.values()], strict=True):
+            place[0] = copy

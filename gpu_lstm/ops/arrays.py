@@ -6,12 +6,14 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol, SupportsIndex, TypeAlias
+from typing import ClassVar, Protocol, SupportsIndex, TypeAlias
 
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend, widened
 from gpu_lstm.errors import out_of_range
+from gpu_lstm.native.kept import Made
+from gpu_lstm.ops.expressions import cross_entropy, sum_rows
 
 Many: TypeAlias = Sequence[Array]
 Numbers: TypeAlias = Sequence[float]
@@ -41,11 +43,13 @@ class Arrays:
         self.backend = backend
 
     def product(
-        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None
-    ) -> Array:
+        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None,
+        kept: Made | None = None,
+    ) -> Array:  # fmt: skip
         """Return ``a @ b``, plus `bias` on every row, of large matrices: a new array, or `out`, in its own dtype.
 
         Sums of 16-bit numbers are in float32, and rounded once; not at all where `dtype` is float32.
+        `kept` gives what was made of ``b.T`` before.
         """
         backend, xp = self.backend, self.backend.xp
         c = xp.matmul(widened(backend, a), widened(backend, b))
@@ -109,29 +113,8 @@ class Arrays:
             A target is out of range. Where the host would have to wait for a device, `Backend.read` says so, and such
             targets have loss and gradient 0 until then.
         """
-        xp = self.backend.xp
         self._require_range("targets", targets, logits.shape[1], "V", ignore_index)
-        counts = None
-        if ignore_index is not None:
-            counts = targets != ignore_index
-            targets = xp.where(counts, targets, xp.zeros_like(targets))
-        logits -= xp.max(logits, axis=1, keepdims=True)
-        hit = xp.arange(logits.shape[1], dtype=targets.dtype)[None, :] == targets[:, None]
-        picked = xp.sum(xp.where(hit, logits, xp.zeros_like(logits)), axis=1)
-        gradient = xp.exp(logits)
-        total = xp.sum(gradient, axis=1)
-        losses = xp.log(total) - picked
-        gradient /= total[:, None]
-        gradient -= xp.astype(hit, logits.dtype)
-        if counts is None:
-            number = float(targets.shape[0])
-        else:
-            number = float(xp.sum(xp.astype(counts, logits.dtype)))
-            losses = xp.where(counts, losses, xp.zeros_like(losses))
-            gradient = xp.where(counts[:, None], gradient, xp.zeros_like(gradient))
-        gradient /= max(number, 1.0)
-        logits[...] = gradient
-        return xp.sum(losses) / max(number, 1.0)
+        return cross_entropy(self.backend.xp, logits, targets, ignore_index)
 
     def _require_range(self, name: str, index: Array, size: int, what: str, besides: int | None = None) -> None:
         """Refuse whole numbers that are not in 0..size-1, nor equal to `besides`."""
@@ -188,20 +171,6 @@ class Arrays:
             return not bool(xp.all((now == before) | ((now != now) & (before != before))))
 
         return lambda: next((n for n, pair in enumerate(zip(arrays, copies, strict=True)) if changed(*pair)), None)
-
-
-def sum_rows(xp: Any, rows: Array, dtype: Any = None) -> Array:
-    """Return the sum over the first axis of (N, M), in blocks of 64 rows and then over them: rounding errors stay
-    small. The sums have `dtype`, if given."""
-    dtype = rows.dtype if dtype is None else dtype
-    whole = rows.shape[0] // 64 * 64
-    if not whole:
-        return xp.sum(rows, axis=0, dtype=dtype)
-    blocks = xp.reshape(rows[:whole, :], (whole // 64, 64, rows.shape[1]))
-    total = xp.sum(xp.sum(blocks, axis=1, dtype=dtype), axis=0)
-    if whole < rows.shape[0]:
-        total += xp.sum(rows[whole:, :], axis=0, dtype=dtype)
-    return total
 
 
 def seed_sequence(seed: tuple[SupportsIndex, ...]) -> np.random.SeedSequence:

@@ -65,6 +65,7 @@ class Saved:
     c_scales: Array = None
     # (T, B, 4H) or None: set by backward: the gradient of h W_hh^T, where its normalisation makes it another than dz
     dz_hh: Array = None
+    h_last: Array = None  # (B, P) or None: the final h in float32, where `h` was rounded after all steps
     # set by backward: of the variant's parameters, ``weight_hr``, ``peephole``, ``gain_hh``, ``gain_c``, ``shift_c``
     gradients: dict[str, Array] = field(default_factory=dict)
 
@@ -90,7 +91,8 @@ class Saved:
     @property
     def last(self) -> tuple[Array, Array]:
         """Final h and c, (B, P) and (B, H), views: the state after each sequence's own last step."""
-        return self.h[0 if self.reverse else -1, ...], self.c[0 if self.reverse else -1, ...]
+        end = 0 if self.reverse else -1
+        return self.h[end, ...] if self.h_last is None else self.h_last, self.c[end, ...]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@
 
 namespace SET {
 #include "simd.h"
+#ifdef WITH_NEON
 #include "neon.h"
+#endif
 #include "product.h"
 #include "recurrence.h"
 #include "family.h"

@@ -2,6 +2,8 @@
 // vector at a time, and four vectors of a panel in one load. In floats the inner loop of a tile of 5 rows by 4 vectors is
 // multiply-adds to 90 %.
 
+#ifdef WITH_NEON
+
 // A line of a panel.
 template <typename T, typename V, int N>
 CELL void load_line(const T* p, V (&line)[N]) {
@@ -58,3 +60,5 @@ CELL void product(long depth, const T* a, long row, long column, const T* panel,
     }
   }
 }
+
+#endif

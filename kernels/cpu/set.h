@@ -8,9 +8,7 @@
 
 namespace SET {
 #include "simd.h"
-#ifdef WITH_NEON
 #include "neon.h"
-#endif
 #include "product.h"
 #include "recurrence.h"
 #include "family.h"

@@ -159,7 +159,7 @@ def streaming(size: int = STREAMED) -> dict[str, Callable[[], Any]]:
     x_theirs = torch.from_numpy(x)
 
     def ours() -> Any:
-        state = None
+        state: Any = None
         for step in range(TOKENS):
             _, state, _ = lstm.forward(x[step : step + 1], state, keep=False)
         return state[0][0]
@@ -171,14 +171,14 @@ def streaming(size: int = STREAMED) -> dict[str, Callable[[], Any]]:
         return h
 
     def torch_lstm() -> Any:
-        state = None
+        state: Any = None
         with torch.inference_mode():
             for step in range(TOKENS):
                 _, state = theirs(x_theirs[step : step + 1], state)
         return state[0][0].numpy()
 
     def torch_cell() -> Any:
-        state = None
+        state: Any = None
         with torch.inference_mode():
             for step in range(TOKENS):
                 state = their_cell(x_theirs[step], state)

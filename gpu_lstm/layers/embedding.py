@@ -55,15 +55,25 @@ class Embedding(Layer):
             ids aren't integers, are outside 0..num_embeddings-1, or belong to another backend. On a GPU the second is
             told by ``backend.read``, when the loss is read.
         """
-        xp = self.backend.xp
-        ids = self.backend.require("ids", ids, any_shape(ids))
-        if not xp.isdtype(ids.dtype, "integral"):
-            raise InputError(f"ids has dtype {ids.dtype}; expected integers")
+        xp, ids = self.backend.xp, self.whole_numbers(ids)
         flat = xp.reshape(ids, (-1,))
         flat = xp.asarray(flat, copy=True) if guard else flat
         rows = ops.of(self.backend).take_rows(self.params["weight"], flat, "ids", "num_embeddings")
         y = self.backend.asarray(rows, self.dtype)
         return xp.reshape(y, (*ids.shape, self.embedding_dim)), Tape(self, (flat, tuple(ids.shape)))
+
+    def whole_numbers(self, ids: Array) -> Array:
+        """Return ids if they are integers on this backend.
+
+        Raises
+        ------
+        InputError
+            They are not.
+        """
+        ids = self.backend.require("ids", ids, any_shape(ids))
+        if not self.backend.xp.isdtype(ids.dtype, "integral"):
+            raise InputError(f"ids has dtype {ids.dtype}; expected integers")
+        return ids
 
     def backward(self, tape: Tape, dy: Array) -> tuple[None, Params]:
         """Return the table's gradient from dy (..., embedding_dim); ids have none."""

@@ -31,11 +31,14 @@ class Model:
         Arguments that make this model again; plain JSON values.
     loss_scale : float
         By which `loss` multiplies all gradients, for half precision; the loss itself stays as it is.
+    weights : str
+        ``int8`` or ``bfloat16`` where `gpu_lstm.quantize` made it; else empty.
     """
 
     kind: ClassVar[str]
     lstm: LSTM
     loss_scale: float = 1.0
+    weights: str = ""
 
     def __init__(self, layers: Mapping[str, Layer], config: dict[str, Any]):
         self.layers = dict(layers)

@@ -84,6 +84,8 @@ long at_most(long count) {
 #include "set.h"
 #endif
 
+#include "quantized_sets.h"
+
 #if HAS(0)
 // The best instruction set of this processor: 0 baseline, 1 AVX2 with FMA, 2 AVX-512.
 extern "C" int gpu_lstm_best_set() {

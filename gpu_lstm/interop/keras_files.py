@@ -38,52 +38,24 @@ APART = frozenset(
 
 
 class Part(NamedTuple):
-    """An LSTM layer of Keras.
-
-    Attributes
-    ----------
-    name : str
-    arrays : list
-        As ``get_weights`` gives them.
-    gate : str
-        The recurrent activation; empty where nothing tells.
-    old : bool
-        Whether Keras 2 or 1 wrote it, whose hard sigmoid is 0.2 z + 0.5.
-    """
+    """An LSTM layer of Keras."""
 
     name: str
-    arrays: Any
-    gate: str = ""
-    old: bool = False
+    arrays: Any  # as ``get_weights`` gives them
+    gate: str = ""  # the recurrent activation; empty where nothing tells
+    old: bool = False  # whether Keras 2 or 1 wrote it, whose hard sigmoid is 0.2 z + 0.5
 
 
 class Content(NamedTuple):
-    """What there is to know of a model.
+    """What there is to know of a model."""
 
-    Attributes
-    ----------
-    weights : dict
-        Arrays of the LSTM layers, by path, in the file's order.
-    own : dict
-        The names that the layers themselves have, by path.
-    others : dict
-        Shapes of the arrays of the other layers beside them, by name.
-    config : dict or None
-        The model's description.
-    old : bool
-    ordered : bool
-        Whether layers are in the order in which the model has them.
-    branched : bool
-        Whether the model may be another than a Sequential one, by its name.
-    """
-
-    weights: dict[str, list[np.ndarray]]
-    own: dict[str, str]
-    others: dict[str, list[tuple[int, ...]]]
-    config: Any = None
+    weights: dict[str, list[np.ndarray]]  # arrays of the LSTM layers, by path, in the file's order
+    own: dict[str, str]  # the names that the layers themselves have, by path
+    others: dict[str, list[tuple[int, ...]]]  # shapes of the arrays of the other layers beside them, by name
+    config: Any = None  # the model's description
     old: bool = False
-    ordered: bool = True
-    branched: bool = False
+    ordered: bool = True  # whether layers are in the order in which the model has them
+    branched: bool = False  # whether the model may be another than a Sequential one, by its name
 
 
 def read_parts(path: Path, layers: Sequence[str] | None) -> list[Part]:

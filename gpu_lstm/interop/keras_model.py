@@ -32,24 +32,14 @@ SETTINGS = re.compile(
 
 
 class Node(NamedTuple):
-    """A layer of a model.
+    """A layer of a model."""
 
-    Attributes
-    ----------
-    name, kind : str
-        Its own name, and its class.
-    config : dict
-    path : str
-        Where a ``.weights.h5`` file has it.
-    calls : list of lists of str
-        Names of the layers whose outputs it takes, each time that it is called.
-    """
-
+    # its own name, and its class
     name: str
     kind: str
     config: Mapping[str, Any]
-    path: str
-    calls: list[list[str]]
+    path: str  # where a ``.weights.h5`` file has it
+    calls: list[list[str]]  # names of the layers whose outputs it takes, each time that it is called
 
     @property
     def is_lstm(self) -> bool:

@@ -18,17 +18,10 @@ SHOWN = 8
 
 
 class State(NamedTuple):
-    """Initial h or c of a stack.
+    """Initial h or c of a stack."""
 
-    Attributes
-    ----------
-    learned : (layers x directions, H) or None
-        One for all sequences.
-    fixed : (layers x directions, B, H) or None
-        One for each sequence of a batch of this size.
-    """
-
-    learned: np.ndarray | None = None
+    learned: np.ndarray | None = None  # (layers x directions, H) or None: one for all sequences
+    # (layers x directions, B, H) or None: one for each sequence of a batch of this size
     fixed: np.ndarray | None = None
 
     def row(self, place: int, hidden_size: int) -> np.ndarray:

@@ -11,25 +11,14 @@ EMPTY = np.empty(0, np.int64)
 
 
 class Value(NamedTuple):
-    """What is known of one name.
+    """What is known of one name."""
 
-    Attributes
-    ----------
-    kind : str
-        ``constant``: numbers. ``sizes``: numbers made of free sizes. ``lengths``: numbers made of the lengths that
-        were fed. ``elements``: numbers of elements of blocks. ``unknown``.
-    array : numpy.ndarray
-        Empty where nothing is known.
-    by : tuple of str
-        The nodes that moved the elements since they were a block.
-    why : str
-        What went wrong where a constant can't be computed.
-    """
-
+    # ``constant``: numbers. ``sizes``: numbers made of free sizes. ``lengths``: numbers made of the lengths that were
+    # fed. ``elements``: numbers of elements of blocks. ``unknown``.
     kind: str
-    array: np.ndarray = EMPTY
-    by: tuple[str, ...] = ()
-    why: str = ""
+    array: np.ndarray = EMPTY  # empty where nothing is known
+    by: tuple[str, ...] = ()  # the nodes that moved the elements since they were a block
+    why: str = ""  # what went wrong where a constant can't be computed
 
 
 UNKNOWN = Value("unknown")
@@ -45,39 +34,24 @@ class Block(NamedTuple):
 
 @dataclass(eq=False)
 class Run:
-    """An LSTM node with what it takes and gives.
+    """An LSTM node with what it takes and gives."""
 
-    Attributes
-    ----------
-    labels : list of str
-        Its name, after the path through the nodes that it lies in; that of its first output where several share it.
-        More than one where it was met again.
-    found : dict
-        Its attributes.
-    given : list of Value, or None for an input that is left out
-    alive : bool
-        False in a branch that is never taken.
-    x : (T, B, D)
-        Numbers of what it takes, time first whatever the layout.
-    y, h, c : (T, B, directions, H), (directions, B, H) twice
-        Numbers of what it gives.
-    out : (T, B, directions x H)
-        Numbers of y, or of x + y where a node adds them.
-    sum : str
-        That node; empty where there is none.
-    """
-
+    # Its name, after the path through the nodes that it lies in; that of its first output where several share it. More
+    # than one where it was met again.
     labels: list[str]
     name: str
-    found: dict[str, Any]
+    found: dict[str, Any]  # its attributes
     given: list[Value | None]
-    alive: bool
+    alive: bool  # False in a branch that is never taken
+    # (T, B, D): numbers of what it takes, time first whatever the layout
     x: np.ndarray = field(default_factory=lambda: EMPTY)
+    # (T, B, directions, H), (directions, B, H) twice: numbers of what it gives
     y: np.ndarray = field(default_factory=lambda: EMPTY)
     h: np.ndarray = field(default_factory=lambda: EMPTY)
     c: np.ndarray = field(default_factory=lambda: EMPTY)
+    # (T, B, directions x H): numbers of y, or of x + y where a node adds them
     out: np.ndarray = field(default_factory=lambda: EMPTY)
-    sum: str = ""
+    sum: str = ""  # that node; empty where there is none
 
     @property
     def label(self) -> str:

@@ -16,6 +16,7 @@ from gpu_lstm import layers
 from gpu_lstm.backend import Array, Backend, CupyBackend, NumpyBackend
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.layers.base import Tape
+from gpu_lstm.layers.changed import changed
 
 PLAIN = "gpu_lstm.interop.torch.to_torch(from_torch(module)) makes a torch.nn.LSTM of it"
 """What to do where only PyTorch's own module will do."""
@@ -45,15 +46,6 @@ class Call:
 
     PyTorch keeps the arrays of the tape, so that its hooks reach them: checkpoints drop them, others move them or bring
     back what was written over. The tape itself has a `Part` for each.
-
-    Attributes
-    ----------
-    kept : list of Tensor
-        Arrays of the tape in memory of their own, not in that of a tensor that goes in or comes out.
-    strides : list
-        Of the tensors that `Part` counts: those that go in, those that come out, and `kept`.
-    shared : list of (int, Part)
-        Tensors that come out and are a part of a kept one: h of all steps, which begins with the initial state.
     """
 
     lstm: layers.LSTM
@@ -63,8 +55,11 @@ class Call:
     seed: tuple[int, ...] | None = None
     keep: bool = True
     tape: Tape | None = None
+    # arrays of the tape in memory of their own, not in that of a tensor that goes in or comes out
     kept: list[Tensor] = field(default_factory=list)
+    # of the tensors that `Part` counts: those that go in, those that come out, and `kept`
     strides: list[tuple[int, ...]] = field(default_factory=list)
+    # tensors that come out and are a part of a kept one: h of all steps, which begins with the initial state
     shared: list[tuple[int, Part]] = field(default_factory=list)
 
     def run(self, tensors: Tensors) -> tuple[list[Tensor], Tape]:
@@ -91,7 +86,7 @@ class Call:
                 spans.append(span)
             return _part(spans, around[0], tensor)
 
-        self.tape = tape.changed(place)
+        self.tape = changed(tape, place)
         first = len(tensors) + len(outputs)
         self.kept = [tensor for tensor in known[first:] if tensor is not None]
         self.strides = [() if tensor is None else tensor.stride() for tensor in known]
@@ -125,7 +120,8 @@ class Call:
                 arrays[value] = native(self.lstm.backend, "tape", value.of(tensors))
             return arrays[value]
 
-        return tape.changed(back)
+        whole: Tape = changed(tape, back)
+        return whole
 
 
 Span = tuple[int, int]

@@ -37,28 +37,18 @@ Limits = tuple[int, int] | None
 
 @dataclass(frozen=True)
 class Argument:
-    """One of a row.
+    """One of a row."""
 
-    Attributes
-    ----------
-    name, dtype, shape, low, high : str
-        As the row has them, empty where it has none.
-    many : str
-        Of a list, how many it has.
-    written, optional : bool
-    gaps : tuple of str
-        Names of C++'s arguments that tell how far rows, or rows and columns, are apart.
-    """
-
+    # as the row has them, empty where it has none
     name: str
     dtype: str
-    many: str
+    many: str  # of a list, how many it has
     shape: str
     low: str
     high: str
     written: bool
     optional: bool
-    gaps: tuple[str, ...]
+    gaps: tuple[str, ...]  # names of C++'s arguments that tell how far rows, or rows and columns, are apart
 
     @functools.cached_property
     def flags(self) -> int:

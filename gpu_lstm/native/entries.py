@@ -97,19 +97,13 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of `TABLE`.
-
-    Attributes
-    ----------
-    arguments : tuple of Argument
-    passed : callable
-        What C++ takes, of three functions and all arguments. The first function makes it of an array: given its
-        `Argument`, the array, the shape that it must have, and from where to where its numbers may go, or None; the
-        second of one that may have gaps, with how far its parts are apart; the third of a list of arrays, given the
-        shapes of all.
-    """
+    """A row of `TABLE`."""
 
     arguments: tuple[Argument, ...]
+    # What C++ takes, of three functions and all arguments. The first function makes it of an array: given its
+    # `Argument`, the array, the shape that it must have, and from where to where its numbers may go, or None; the
+    # second of one that may have gaps, with how far its parts are apart; the third of a list of arrays, given the
+    # shapes of all.
     passed: Callable[..., tuple[Any, ...]]
 
     @property

@@ -65,29 +65,14 @@ _HEADERS = {"__half": "cuda_fp16.h", "__nv_bfloat16": "cuda_bf16.h"}
 
 @dataclass(frozen=True)
 class Kernel:
-    """One instance of a kernel.
+    """One instance of a kernel."""
 
-    Attributes
-    ----------
-    file : str
-        In ``kernels/cuda``.
-    name : str
-    arguments : tuple of str
-        Template arguments, in C++.
-    cooperative : bool
-        All blocks of a launch must run at the same time: they wait for each other.
-    cluster : int
-        Blocks of a cluster; they are compiled into the kernel unless it is cooperative, too.
-    since : int
-        First architecture that it compiles for, of those that are supported at all.
-    """
-
-    file: str
+    file: str  # in ``kernels/cuda``
     name: str
-    arguments: tuple[str, ...] = ()
-    cooperative: bool = False
-    cluster: int = 1
-    since: int = 75
+    arguments: tuple[str, ...] = ()  # template arguments, in C++
+    cooperative: bool = False  # all blocks of a launch must run at the same time: they wait for each other
+    cluster: int = 1  # blocks of a cluster; they are compiled into the kernel unless it is cooperative, too
+    since: int = 75  # first architecture that it compiles for, of those that are supported at all
 
     @property
     def expression(self) -> str:

@@ -21,32 +21,18 @@ _NULL = np.uintp(0)
 
 @dataclass(frozen=True)
 class Device:
-    """What a GPU has, as far as a kernel that keeps data on chip must know.
-
-    Attributes
-    ----------
-    multiprocessors : int
-    shared_bytes : int
-        Shared memory that one block may have.
-    capability : int
-        Compute capability, 90 for 9.0.
-    cooperative : bool
-        Whether a launch can have all its blocks resident.
-    clusters : int
-        Clusters of `catalogue.CLUSTER` blocks, one block a multiprocessor, that a cooperative launch can have resident;
-        0 where there is no way to launch them so.
-    counted : int or None
-        Such clusters of any launch that run at once, as the driver says; None where it couldn't be asked.
-    forms : pair of tuple of str
-        Of `catalogue.FORMS`, those in which a recurrence may be planned, forward and backward.
-    """
+    """What a GPU has, as far as a kernel that keeps data on chip must know."""
 
     multiprocessors: int
-    shared_bytes: int
-    capability: int
-    cooperative: bool = True
+    shared_bytes: int  # shared memory that one block may have
+    capability: int  # compute capability, 90 for 9.0
+    cooperative: bool = True  # whether a launch can have all its blocks resident
+    # clusters of `catalogue.CLUSTER` blocks, one block a multiprocessor, that a cooperative launch can have resident; 0
+    # where there is no way to launch them so
     clusters: int = 0
+    # such clusters of any launch that run at once, as the driver says; None where it couldn't be asked
     counted: int | None = None
+    # of `catalogue.FORMS`, those in which a recurrence may be planned, forward and backward
     forms: tuple[tuple[str, ...], tuple[str, ...]] = (catalogue.FORMS, catalogue.FORMS)
 
     @property

@@ -20,23 +20,12 @@ TIERS = ("reference", "pointwise", "sequence")
 
 
 class Kernels(NamedTuple):
-    """What the kernels that take a backend's arrays can do.
-
-    Attributes
-    ----------
-    tiers : dict of str to Tier
-    auto : dict of str to Tier
-        What runs in their places where ``auto`` has chosen them.
-    words : callable
-        (backend, tier, hidden_size, dtype, options, auto) -> a tier in words.
-    narrow : bool
-        They store arrays of 16 bits as they are.
-    """
+    """What the kernels that take a backend's arrays can do."""
 
     tiers: dict[str, Tier]
-    auto: dict[str, Tier]
-    words: Callable[..., str]
-    narrow: bool
+    auto: dict[str, Tier]  # what runs in their places where ``auto`` has chosen them
+    words: Callable[..., str]  # (backend, tier, hidden_size, dtype, options, auto) -> a tier in words
+    narrow: bool  # they store arrays of 16 bits as they are
 
 
 _KERNELS = {
@@ -50,22 +39,12 @@ _KERNELS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The tier that runs, and the reasons.
-
-    Attributes
-    ----------
-    tier : str
-    run : Tier
-    reasons : tuple of str
-        One line for each tier.
-    widened : bool
-        It computes in float32 what is stored in 16 bits.
-    """
+    """The tier that runs, and the reasons."""
 
     tier: str
     run: Tier
-    reasons: tuple[str, ...]
-    widened: bool
+    reasons: tuple[str, ...]  # one line for each tier
+    widened: bool  # it computes in float32 what is stored in 16 bits
 
     @property
     def takes(self) -> frozenset[str]:

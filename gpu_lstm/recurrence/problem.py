@@ -22,18 +22,10 @@ from gpu_lstm.recurrence.variant import Variant
 
 @dataclass
 class Mask:
-    """Which steps belong to each sequence, for batches of different lengths.
+    """Which steps belong to each sequence, for batches of different lengths."""
 
-    Attributes
-    ----------
-    lengths : numpy.ndarray of int64, (B,)
-        Steps of each sequence, 0..T, on the host.
-    valid : bool array, (T, B, 1)
-        True where step t belongs to sequence b, on the backend.
-    """
-
-    lengths: np.ndarray
-    valid: Array
+    lengths: np.ndarray  # (B,) of int64: steps of each sequence, 0..T, on the host
+    valid: Array  # (T, B, 1): True where step t belongs to sequence b, on the backend
 
     def part(self, start: int, stop: int) -> Mask | None:
         """The mask of steps start..stop-1; None where all of them belong to every sequence."""
@@ -48,52 +40,33 @@ class Mask:
 
 @dataclass
 class Saved:
-    """What forward hands to backward.
+    """What forward hands to backward."""
 
-    Attributes
-    ----------
-    h, c : (T+1, B, P) and (T+1, B, H)
-        P is H without a projection. Hidden and cell state. Forward in time, slot 0 is the initial state and slot t+1
-        the state after step t; in reverse, slot T is the initial state and slot t the state after step t. The state
-        of a sequence outside its own steps is that of its nearest step. c has one slot, the last one, where nothing
-        was kept for backward.
-    gates : (T, B, 4H)
-        Activated gates i, f, g, o, in the memory of the z that forward was given. Backward may overwrite them.
-    weight_hh : (4H, H)
-    mask : Mask or None
-        None: every sequence has T steps.
-    reverse : bool
-        The recurrence ran from the last step to the first.
-    variant : Variant or None
-        None: the plain LSTM. Only with one are the rest used.
-    cells : (T, B, H) or None
-        The new c of each step before zoneout; None: that is in `c`.
-    unprojected : (T, B, H) or None
-        o tanh(c) of each step, where that is projected.
-    normalised, scales : (T, B, 4H) and (T, B, 1), or None
-        h W_hh^T normalised and the factor that did it, where that is normalised.
-    c_means, c_scales : (T, B, 1) or None
-        The same of c, where the tier keeps them.
-    dz_hh : (T, B, 4H) or None
-        Set by backward: the gradient of h W_hh^T, where its normalisation makes it another than dz.
-    gradients : dict
-        Set by backward: of the variant's parameters, ``weight_hr``, ``peephole``, ``gain_hh``, ``gain_c``, ``shift_c``.
-    """
-
+    # (T+1, B, P) and (T+1, B, H): P is H without a projection. Hidden and cell state. Forward in time, slot 0 is the
+    # initial state and slot t+1 the state after step t; in reverse, slot T is the initial state and slot t the state
+    # after step t. The state of a sequence outside its own steps is that of its nearest step. c has one slot, the last
+    # one, where nothing was kept for backward.
     h: Array
     c: Array
+    # (T, B, 4H): Activated gates i, f, g, o, in the memory of the z that forward was given. Backward may overwrite
+    # them.
     gates: Array
-    weight_hh: Array
-    mask: Mask | None
-    reverse: bool
-    variant: Variant | None = None
-    cells: Array = None
-    unprojected: Array = None
+    weight_hh: Array  # (4H, H)
+    mask: Mask | None  # None: every sequence has T steps
+    reverse: bool  # the recurrence ran from the last step to the first
+    variant: Variant | None = None  # None: the plain LSTM. Only with one are the rest used.
+    cells: Array = None  # (T, B, H) or None: the new c of each step before zoneout; None: that is in `c`
+    unprojected: Array = None  # (T, B, H) or None: o tanh(c) of each step, where that is projected
+    # (T, B, 4H) and (T, B, 1), or None: h W_hh^T normalised and the factor that did it, where that is normalised
     normalised: Array = None
     scales: Array = None
+    # (T, B, 1) or None: the same of c, where the tier keeps them
     c_means: Array = None
     c_scales: Array = None
+    # (T, B, 4H) or None: set by backward: the gradient of h W_hh^T, where its normalisation makes it another than dz
     dz_hh: Array = None
+    h_last: Array = None  # (B, P) or None: the final h in float32, where `h` was rounded after all steps
+    # set by backward: of the variant's parameters, ``weight_hr``, ``peephole``, ``gain_hh``, ``gain_c``, ``shift_c``
     gradients: dict[str, Array] = field(default_factory=dict)
 
     @property
@@ -118,84 +91,49 @@ class Saved:
     @property
     def last(self) -> tuple[Array, Array]:
         """Final h and c, (B, P) and (B, H), views: the state after each sequence's own last step."""
-        return self.h[0 if self.reverse else -1, ...], self.c[0 if self.reverse else -1, ...]
+        end = 0 if self.reverse else -1
+        return self.h[end, ...] if self.h_last is None else self.h_last, self.c[end, ...]
 
 
 @dataclass(frozen=True)
 class Joint:
-    """What lies between a layer and the one below: the upper one's z is (h * factors) W_ih^T + bias.
+    """What lies between a layer and the one below: the upper one's z is (h * factors) W_ih^T + bias."""
 
-    Attributes
-    ----------
-    weight_ih : (4H, H)
-        Of the upper layer.
-    bias : (4H,) or None
-        In the dtype of sums, rounded to that of h; None: zeros.
-    factors : (T, B, H) or None
-        Dropout of the lower layer's h; None: ones.
-    """
-
-    weight_ih: Array
-    bias: Array | None = None
-    factors: Array | None = None
+    weight_ih: Array  # (4H, H): of the upper layer
+    bias: Array | None = None  # (4H,) or None: in the dtype of sums, rounded to that of h; None: zeros
+    factors: Array | None = None  # (T, B, H) or None: dropout of the lower layer's h; None: ones
 
 
 @dataclass(eq=False)
 class Problem:
-    """A recurrence to run through all steps.
+    """A recurrence to run through all steps."""
 
-    Attributes
-    ----------
-    z : (T, B, 4H)
-        ``x W_ih^T + b``, gate order i, f, g, o. Overwritten: it becomes ``Saved.gates``. None with `below`.
-    weight_hh : (4H, P / heads)
-    h0, c0 : (B, P) and (B, H), or None
-        Initial state; None is zero.
-    mask : Mask or None
-        Lengths of the sequences; outside its own steps a sequence keeps its state. None: all have T steps.
-    reverse : bool
-        From the last step to the first.
-    keep : bool
-        Whether backward will follow; if not, nothing need be saved for it.
-    variant : Variant or None
-        What goes beyond the plain LSTM.
-    below : Joint or None
-        It lies on top of the problem before it in the list.
-    """
-
+    # (T, B, 4H): ``x W_ih^T + b``, gate order i, f, g, o. Overwritten: it becomes ``Saved.gates``. None with `below`.
     z: Array
-    weight_hh: Array
+    weight_hh: Array  # (4H, P / heads)
+    # (B, P) and (B, H), or None: initial state; None is zero
     h0: Array = None
     c0: Array = None
+    # Lengths of the sequences; outside its own steps a sequence keeps its state. None: all have T steps.
     mask: Mask | None = None
-    reverse: bool = False
-    keep: bool = True
-    variant: Variant | None = None
-    below: Joint | None = None
+    reverse: bool = False  # from the last step to the first
+    keep: bool = True  # whether backward will follow; if not, nothing need be saved for it
+    variant: Variant | None = None  # what goes beyond the plain LSTM
+    below: Joint | None = None  # it lies on top of the problem before it in the list
 
 
 @dataclass(eq=False)
 class Arriving:
-    """What arrives at a recurrence that has run, from the loss and from what came after it.
+    """What arrives at a recurrence that has run, from the loss and from what came after it."""
 
-    Attributes
-    ----------
-    saved : Saved
-        Its arrays are overwritten: it can be used once.
-    dh, dc : (T, B, P) and (T, B, H), or None
-        Gradient of the loss with respect to h and c of each step; None is zero.
-    dh_last, dc_last : (B, P) and (B, H), or None
-        Gradient with respect to the final state; None is zero.
-    below : Joint or None
-        It lies on top of the one before it in the list, which has its dh from there.
-    """
-
-    saved: Saved
+    saved: Saved  # its arrays are overwritten: it can be used once
+    # (T, B, P) and (T, B, H), or None: gradient of the loss with respect to h and c of each step; None is zero
     dh: Array = None
+    # (B, P) and (B, H), or None: gradient with respect to the final state; None is zero
     dh_last: Array = None
     dc_last: Array = None
     dc: Array = None
-    below: Joint | None = None
+    below: Joint | None = None  # it lies on top of the one before it in the list, which has its dh from there
 
 
 class Gradients(NamedTuple):
@@ -208,33 +146,17 @@ class Gradients(NamedTuple):
 
 @dataclass(frozen=True)
 class Offer:
-    """What a layer could give to a tier at once, for `Tier.fit`.
+    """What a layer could give to a tier at once, for `Tier.fit`."""
 
-    Attributes
-    ----------
-    direction : {"forward", "backward"}
-    steps, batch, hidden : int
-    dtype : str
-        In which arrays are stored.
-    options : frozenset of str
-        Of the LSTM's options those that change the recurrence.
-    count : int
-        Recurrences side by side: directions.
-    layers : int
-        Of a stack, which could run in one launch.
-    multiply_adds : int
-        Of large products that could be done beside.
-    """
-
-    direction: str
+    direction: str  # {"forward", "backward"}
     steps: int
     batch: int
     hidden: int
-    dtype: str
-    options: frozenset[str] = frozenset()
-    count: int = 1
-    layers: int = 1
-    multiply_adds: int = 0
+    dtype: str  # in which arrays are stored
+    options: frozenset[str] = frozenset()  # of the LSTM's options those that change the recurrence
+    count: int = 1  # recurrences side by side: directions
+    layers: int = 1  # of a stack, which could run in one launch
+    multiply_adds: int = 0  # of large products that could be done beside
 
 
 class Fit(NamedTuple):
@@ -246,23 +168,13 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Tier:
-    """One way to run the recurrence; whoever wraps one replaces `forward` and `backward` and maps over their lists.
+    """One way to run the recurrence; whoever wraps one replaces `forward` and `backward` and maps over their lists."""
 
-    Attributes
-    ----------
-    takes : frozenset of str
-        Of the LSTM's options that concern the recurrence, those that it takes.
-    obstacle : callable
-        (backend, hidden_size or None, dtype, options) -> why it can't run there, or "".
-    fit : callable
-        (backend, offer) -> how much of it to give at once.
-    forward, backward : callable
-        (backend, list of problems) -> list of saved, and (backend, list of arriving) -> list of gradients.
-    """
-
-    takes: frozenset[str]
+    takes: frozenset[str]  # of the LSTM's options that concern the recurrence, those that it takes
+    # (backend, hidden_size or None, dtype, options) -> why it can't run there, or ""
     obstacle: Callable[[Any, int | None, str, frozenset[str]], str]
-    fit: Callable[[Any, Offer], Fit]
+    fit: Callable[[Any, Offer], Fit]  # (backend, offer) -> how much of it to give at once
+    # (backend, list of problems) -> list of saved, and (backend, list of arriving) -> list of gradients
     forward: Callable[[Any, Sequence[Problem]], list[Saved]]
     backward: Callable[[Any, Sequence[Arriving]], list[Gradients]]
 

@@ -20,54 +20,33 @@ ACTIVATIONS: dict[str, float | None] = {"tanh": None, "relu": 0.0, "leaky_relu":
 
 @dataclass(frozen=True)
 class Variant:
-    """The recurrence's options, each off by default; P is the size of h: that of the projection, else H.
+    """The recurrence's options, each off by default; P is the size of h: that of the projection, else H."""
 
-    Attributes
-    ----------
-    heads : int
-        weight_hh is (4H, P / heads): unit j, of head j // (H / heads), sees that head's part of h only.
-    projection : (P, H) or None
-        W_hr: h = W_hr (o tanh(c)). H. Sak et al., Interspeech 2014.
-    peepholes : (3, H) or None
-        p_i and p_f, times the c before, and p_o, times the new c. F. Gers and J. Schmidhuber, IJCNN 2000.
-    coupled : bool
-        f = 1 - i; the pre-activation of f is ignored. K. Greff et al., LSTM: A Search Space Odyssey, 2015.
-    hard_sigmoid : bool
-        Gates i, f, o are min(max(z / 5 + 1/2, 0), 1).
-    clip : float
-        What the gates' activations take, z with the peepholes' terms, is limited to ±clip. As ONNX Runtime does it.
-    cell_clip : float
-        The new c is limited to ±cell_clip.
-    cell_activation : str
-        Of `ACTIVATIONS`: g and the output take it for tanh.
-    gain_hh : (4H,) or None
-        h W_hh^T is normalised over its 4H values, then multiplied by this. J. Ba et al., Layer Normalization, 2016.
-    gain_c, shift_c : (H,) or None
-        c is normalised over its H values, multiplied and shifted, before the tanh of the output.
-    zoneout_h, zoneout_c : (T, B, P) and (T, B, H), float, or None
-        Share of the state before that stays: 0 or 1 for each element while training, one number in evaluation. The
-        output takes the new c, before zoneout. D. Krueger et al., Zoneout, 2016, equations 5 and 6.
-    recurrent_mask : (B, P) or None
-        Factor on h wherever it enters a step's pre-activations. Y. Gal and Z. Ghahramani, 2016.
-    live : (T, B, 1) or None
-        0 where the state before step t is set to zero, else 1.
-    """
-
-    heads: int = 1
-    projection: Array | None = None
+    heads: int = 1  # weight_hh is (4H, P / heads): unit j, of head j // (H / heads), sees that head's part of h only
+    projection: Array | None = None  # (P, H) or None: W_hr: h = W_hr (o tanh(c)). H. Sak et al., Interspeech 2014.
+    # (3, H) or None: p_i and p_f, times the c before, and p_o, times the new c. F. Gers and J. Schmidhuber, IJCNN 2000.
     peepholes: Array | None = None
+    # f = 1 - i; the pre-activation of f is ignored. K. Greff et al., LSTM: A Search Space Odyssey, 2015.
     coupled: bool = False
-    hard_sigmoid: bool = False
+    hard_sigmoid: bool = False  # gates i, f, o are min(max(z / 5 + 1/2, 0), 1)
+    # What the gates' activations take, z with the peepholes' terms, is limited to ±clip. As ONNX Runtime does it.
     clip: float = math.inf
-    cell_clip: float = math.inf
-    cell_activation: str = "tanh"
+    cell_clip: float = math.inf  # the new c is limited to ±cell_clip
+    cell_activation: str = "tanh"  # of `ACTIVATIONS`: g and the output take it for tanh
+    # (4H,) or None: h W_hh^T is normalised over its 4H values, then multiplied by this. J. Ba et al., Layer
+    # Normalization, 2016.
     gain_hh: Array | None = None
+    # (H,) or None: c is normalised over its H values, multiplied and shifted, before the tanh of the output
     gain_c: Array | None = None
     shift_c: Array | None = None
+    # (T, B, P) and (T, B, H), float, or None: Share of the state before that stays: 0 or 1 for each element while
+    # training, one number in evaluation. The output takes the new c, before zoneout. D. Krueger et al., Zoneout, 2016,
+    # equations 5 and 6.
     zoneout_h: Array | float | None = None
     zoneout_c: Array | float | None = None
+    # (B, P) or None: Factor on h wherever it enters a step's pre-activations. Y. Gal and Z. Ghahramani, 2016.
     recurrent_mask: Array | None = None
-    live: Array | None = None
+    live: Array | None = None  # (T, B, 1) or None: 0 where the state before step t is set to zero, else 1
 
     def options(self) -> frozenset[str]:
         """Names of the options that are on, of `OPTIONS`."""

@@ -1,7 +1,8 @@
 """A tier of float32 for arrays of 16 bits: they are widened before it and its results rounded after it.
 
-So 16-bit layers run where no kernel stores in 16 bits. h is rounded once it has gone through all steps, not between
-them as in the CUDA kernels; c, its gradient and the gradient of the initial state are float32 in both.
+So 16-bit layers run where no kernel stores in 16 bits. h is rounded once it has gone through all steps of a call, not
+between them as in the CUDA kernels, nor between segments; c, its gradient and the gradient of the initial state are
+float32 in both.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ def widened_tier(tier: Tier, dtype: str) -> Tier:
         wide = [replace(_wide(backend, problem), variant=_wide(backend, problem.variant)) for problem in problems]
         found = tier.forward(backend, wide)
         for saved in found:
+            saved.h_last = backend.xp.asarray(saved.last[0], copy=True)
             saved.h = backend.asarray(saved.h, dtype)
         return found
 

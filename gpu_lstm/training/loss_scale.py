@@ -13,22 +13,12 @@ class LossScaler:
 
     It doubles after `growth_interval` good steps in a row and halves whenever a gradient overflows, and that step is
     left out. All factors are powers of two, so that scaling rounds nothing.
-
-    Attributes
-    ----------
-    scale : float
-        By which the loss' gradient is multiplied before backward, and gradients divided after it.
-    growth_interval : int
-    good : int
-        Steps in a row without overflow.
-    active : bool
-        Whether it scales at all; else `scale` is 1 for ever.
     """
 
-    scale: float = 2.0**15
+    scale: float = 2.0**15  # by which the loss' gradient is multiplied before backward, and gradients divided after it
     growth_interval: int = 2000
-    good: int = 0
-    active: bool = True
+    good: int = 0  # steps in a row without overflow
+    active: bool = True  # whether it scales at all; else `scale` is 1 for ever
     smallest: float = 1.0
     largest: float = 2.0**24
 

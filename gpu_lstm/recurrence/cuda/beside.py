@@ -17,21 +17,12 @@ SLOWER_BESIDE = 0.05
 
 @dataclass(frozen=True)
 class Beside:
-    """A launch of the recurrence and large products beside it.
-
-    Attributes
-    ----------
-    idle, multiprocessors : int
-    recurrence : float
-        Expected microseconds of the launch.
-    products : float
-        Those of the products, with all multiprocessors.
-    """
+    """A launch of the recurrence and large products beside it."""
 
     idle: int
     multiprocessors: int
-    recurrence: float
-    products: float
+    recurrence: float  # expected microseconds of the launch
+    products: float  # those of the products, with all multiprocessors
 
     @property
     def saved(self) -> float:

@@ -57,21 +57,14 @@ LARGE_PRODUCT_RATE = {"float32": 30e6, "float64": 15e6, "tf32": 150e6, "float16"
 
 @dataclass(frozen=True)
 class Costs:
-    """Of a step of all recurrences in a launch.
+    """Of a step of all recurrences in a launch."""
 
-    Attributes
-    ----------
-    product, cell, exchange, barrier : float
-        Of a team's block; teams work at the same time.
-    waves : int
-        So often, one after the other.
-    """
-
+    # of a team's block; teams work at the same time
     product: float
     cell: float
     exchange: float
     barrier: float
-    waves: int
+    waves: int  # so often, one after the other
 
     @property
     def microseconds(self) -> float:

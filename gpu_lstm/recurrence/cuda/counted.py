@@ -14,23 +14,16 @@ from gpu_lstm.native import catalogue, sources
 
 
 class Counted(NamedTuple):
-    """What one instance of the sequence kernels takes in a step, for a tile of sequences.
+    """What one instance of the sequence kernels takes in a step, for a tile of sequences."""
 
-    Attributes
-    ----------
-    product : list of four floats
-        Instructions of the product: of each warp, more of each that multiplies, of each chunk, more of each that is
-        read again; `gpu_lstm.recurrence.cuda.costs` says how many of these there are.
-    turns : list of four floats
-        Cycles that the way to and from shared memory is busy, likewise: turns of its banks, shuffles, and what comes
-        through it from L2.
-    cells : list of four floats
-        Instructions of all else: of each warp, of each 32 cells, of those for each part of k, and of each 32 packs of
-        dz that are put into shared memory first.
-    """
-
+    # instructions of the product: of each warp, more of each that multiplies, of each chunk, more of each that is read
+    # again; `gpu_lstm.recurrence.cuda.costs` says how many of these there are
     product: list[float]
+    # cycles that the way to and from shared memory is busy, likewise: turns of its banks, shuffles, and what comes
+    # through it from L2
     turns: list[float]
+    # instructions of all else: of each warp, of each 32 cells, of those for each part of k, and of each 32 packs of dz
+    # that are put into shared memory first
     cells: list[float]
 
 

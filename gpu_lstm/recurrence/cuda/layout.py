@@ -43,51 +43,24 @@ has it: on tensor cores, else fewer, as `held` says, since sums take more regist
 
 @dataclass(frozen=True)
 class Layout:
-    """Recurrences in one launch on a device.
-
-    Attributes
-    ----------
-    device : Device
-    direction : {"forward", "backward"}
-    hidden : int
-    dtype : str
-        Storage dtype, or "tf32": float32 multiplied in TF32.
-    together : int
-        Recurrences in the launch.
-    cells : str
-        What the cells do, of `catalogue.SEQUENCE_CELLS`.
-    stacked : bool
-        They are layers, each on top of the one before.
-    form : {"block", "cluster", "grid", "joint"}
-    height : int
-        Rows of W_hh (in backward, columns) that a warp multiplies, in units of 16.
-    columns : int
-        Sequences that are worked on at once, in units of 8; a slice may take several such tiles.
-    teams, members : int
-        Teams of each recurrence, and the blocks of each.
-    share : int
-        Hidden units of a block.
-    slice : int
-        Sequences of a team.
-    buffers : int
-        Of h or dz in shared memory; a cluster has one more barrier of its blocks a step where they are two.
-    """
+    """Recurrences in one launch on a device."""
 
     device: Device
-    direction: str
+    direction: str  # {"forward", "backward"}
     hidden: int
-    dtype: str
-    together: int
-    cells: str
-    stacked: bool
-    form: str
-    height: int
-    columns: int
+    dtype: str  # storage dtype, or "tf32": float32 multiplied in TF32
+    together: int  # recurrences in the launch
+    cells: str  # what the cells do, of `catalogue.SEQUENCE_CELLS`
+    stacked: bool  # they are layers, each on top of the one before
+    form: str  # {"block", "cluster", "grid", "joint"}
+    height: int  # rows of W_hh (in backward, columns) that a warp multiplies, in units of 16
+    columns: int  # sequences that are worked on at once, in units of 8; a slice may take several such tiles
+    # teams of each recurrence, and the blocks of each
     teams: int
     members: int
-    share: int
-    slice: int
-    buffers: int
+    share: int  # hidden units of a block
+    slice: int  # sequences of a team
+    buffers: int  # of h or dz in shared memory; a cluster has one more barrier of its blocks a step where they are two
 
     @property
     def blocks(self) -> int:

@@ -3,7 +3,6 @@
 from gpu_lstm.backend import choose
 from gpu_lstm.errors import BackendError, GpuLstmError, InputError
 from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, LSTMCell, Stack
-from gpu_lstm.models import quantize
 
 __version__ = "0.1.0"
 __all__ = [
@@ -17,5 +16,4 @@ __all__ = [
     "Linear",
     "Stack",
     "choose",
-    "quantize",
 ]

@@ -7,11 +7,11 @@ import pickle
 import numpy as np
 import pytest
 
-from gpu_lstm import LSTM, Embedding, Linear, LSTMCell, quantize
+from gpu_lstm import LSTM, Embedding, Linear, LSTMCell
 from gpu_lstm.cli import main
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.layers import Dropout
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor
+from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor, quantize
 from gpu_lstm.native import compiled
 from gpu_lstm.recurrence import Problem, quantized
 from gpu_lstm.recurrence.quantized import MOST, Quantized
@@ -228,9 +228,7 @@ def test_what_cannot_be_quantised_is_refused():
         with pytest.raises(InputError, match="expected an LSTM, a Linear or an Embedding"):
             quantize(other)
     lstm.tier = "pointwise"
-    with pytest.raises(
-        InputError, match="tier is 'pointwise'; expected auto, reference, sequence with"
-    ):
+    with pytest.raises(InputError, match="tier is 'pointwise'; expected auto, reference, sequence with"):
         quantize(lstm)
     lstm.tier = "auto"
     lstm.params["weight_hh_l0"][0, 0] = np.inf

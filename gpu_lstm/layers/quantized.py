@@ -10,8 +10,8 @@ import numpy as np
 from gpu_lstm import ops
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.arguments import State
 from gpu_lstm.layers.base import Layer, Tape, any_shape
+from gpu_lstm.layers.call import State
 from gpu_lstm.layers.embedding import Embedding
 from gpu_lstm.layers.linear import Linear
 from gpu_lstm.layers.lstm import LSTM

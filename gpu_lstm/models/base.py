@@ -32,7 +32,7 @@ class Model:
     loss_scale : float
         By which `loss` multiplies all gradients, for half precision; the loss itself stays as it is.
     weights : str
-        ``int8`` or ``bfloat16`` where `gpu_lstm.quantize` made it; else empty.
+        ``int8`` or ``bfloat16`` where `gpu_lstm.models.quantize` made it; else empty.
     """
 
     kind: ClassVar[str]

@@ -52,8 +52,8 @@ class Last(NumpyBackend):
 class Kept(ops.Cpu):
     """Its backend is told of the arrays that it makes."""
 
-    def product(self, a, b, bias=None, dtype=None, out=None):
-        return self._kept(super().product(a, b, bias, dtype, out), out)
+    def product(self, a, b, bias=None, dtype=None, out=None, kept=None):
+        return self._kept(super().product(a, b, bias, dtype, out, kept), out)
 
     def weight_gradients(self, dy, inputs):
         weights, bias = super().weight_gradients(dy, inputs)

@@ -73,7 +73,9 @@ class Linear(Layer):
         xp = self.backend.xp
         rows = xp.reshape(x, (-1, self.input_size))
         params = self.rounded()
-        y = ops.of(self.backend).product(rows, params["weight"].T, params["bias"], self.output_dtype)
+        kept = self.kept(params, keep).get("weight")
+        around = ops.of(self.backend)
+        y = around.product(rows, params["weight"].T, params["bias"], self.output_dtype, kept=kept)
         guarded = {"x": x, "weight": params["weight"]} if guard and keep else {}
         tape = Tape(self, (rows, x.shape, params["weight"]) if keep else None, guarded)
         return xp.reshape(y, (*x.shape[:-1], self.output_size)), tape

@@ -300,7 +300,7 @@ class LSTM(Layer):
         if call.resets is not None and "resets" not in self.plan.takes:
             run = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, recurrent | {"resets"}).run
         fixed = self.sizes, self.options, recurrent, self.dropout, self.recompute
-        return Work(*fixed, params, call, run, self._ops, by_steps=self.plan.tier == "reference")
+        return Work(*fixed, params, call, run, self._ops, self.plan.tier == "reference", self.kept(params, call.keep))
 
     def _lies_on_tape(self, call: Call) -> bool:
         """Whether the outputs are views of what the tape holds."""

@@ -8,6 +8,7 @@ from typing import Any, Self
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.assigned import fitting
+from gpu_lstm.native.kept import frozen
 
 
 class Parameters(MutableMapping[str, Array]):
@@ -107,6 +108,11 @@ class Parameters(MutableMapping[str, Array]):
         fitting = {name: self._fitting(name, value) for name, value in dict(*arrays, **more).items()}
         for name, array in fitting.items():
             self._places[name][0] = array
+
+    def freeze(self) -> None:
+        """Replace all by copies that nobody can write to."""
+        for place, copy in zip(self._places.values(), [frozen(array) for array in self.values()], strict=True):
+            place[0] = copy
 
     def _fitting(self, name: str, value: Any) -> Array:
         """Return what is kept of a value."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -76,6 +76,11 @@ class Model:
     def scaled(self, gradient: Array) -> Array:
         """The loss' gradient times `loss_scale`."""
         return gradient if self.loss_scale == 1 else gradient * self.loss_scale
+
+    def freeze(self) -> Self:
+        """Make the parameters copies that nobody can write to, see `gpu_lstm.layers.Layer.freeze`; return the model."""
+        self._params.freeze()
+        return self
 
     def count(self) -> int:
         """Number of parameters."""

@@ -151,6 +151,11 @@ def blocks(sizes: Sequence[int]) -> int:
     return sum(-(-size // BLOCK) for size in sizes)
 
 
+def packed(rows: int, depth: int) -> int:
+    """Return the elements of a matrix whose rows are packed for products with it, on any instruction set."""
+    return -(-rows // 64) * 64 * depth
+
+
 def pages(sizes: Sequence[int]) -> int:
     """Return the number of fingerprints of arrays with so many bytes."""
     return sum(-(-size // PAGE) for size in sizes)

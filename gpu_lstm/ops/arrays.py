@@ -12,6 +12,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend, widened
 from gpu_lstm.backend.base import out_of_range
+from gpu_lstm.native.kept import Made
 
 
 class Rule(Protocol):
@@ -46,11 +47,18 @@ class Arrays:
     # -- products ------------------------------------------------------------------------------------
 
     def product(
-        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None
+        self,
+        a: Array,
+        b: Array,
+        bias: Array | None = None,
+        dtype: str | None = None,
+        out: Array | None = None,
+        kept: Made | None = None,
     ) -> Array:
         """Return ``a @ b``, plus `bias` on every row, of large matrices: a new array, or `out`, in its own dtype.
 
         Sums of 16-bit numbers are in float32, and rounded once; not at all where `dtype` is float32.
+        `kept` gives what was made of ``b.T`` before.
         """
         backend, xp = self.backend, self.backend.xp
         c = xp.matmul(widened(backend, a), widened(backend, b))

@@ -12,6 +12,7 @@ from gpu_lstm.backend import Array, widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled, fingerprints
 from gpu_lstm.native.arguments import WRITABLE, blocks
+from gpu_lstm.native.kept import Made, for_product
 from gpu_lstm.ops.arrays import Arrays, Rule
 
 RULES = ("sgd", "rmsprop", "adam")
@@ -26,17 +27,24 @@ class Cpu(Arrays):
     """The operations on the host, on as many threads as pay."""
 
     def product(  # noqa: D102
-        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None
+        self,
+        a: Array,
+        b: Array,
+        bias: Array | None = None,
+        dtype: str | None = None,
+        out: Array | None = None,
+        kept: Made | None = None,
     ) -> Array:
         # The compiled product, where there is one, for its threads: those of BLAS keep spinning after their work and
         # slow the compiled recurrence that comes next to a half and less.
         wide_a, wide_b = widened(self.backend, a), widened(self.backend, b)
         if not compilable(wide_a):
             return super().product(a, b, bias, dtype, out)
+        panels = None if kept is None else kept(for_product)
         (rows, depth), (_, columns) = compiled.axes("a", wide_a, 2), compiled.axes("b", wide_b, 2)
         c = self.backend.empty((rows, columns), wide_a.dtype)
         threads = compiled.threads_for(rows * columns * depth, rows // 4)
-        compiled.call("multiply", c.dtype, rows, columns, depth, wide_a, wide_b, c, bias, threads)
+        compiled.call("multiply", c.dtype, rows, columns, depth, wide_a, wide_b, panels, c, bias, threads)
         if out is None:
             return c if wide_a is a and dtype is None else self.backend.asarray(c, dtype or str(a.dtype))
         out[...] = c

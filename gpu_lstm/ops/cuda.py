@@ -15,6 +15,7 @@ from gpu_lstm.backend.cuda import CudaBackend, contiguous
 from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import catalogue, kernels
+from gpu_lstm.native.kept import Made
 from gpu_lstm.ops.arrays import Arrays, Rule, seed_sequence, sum_rows
 
 CHUNK = 4096
@@ -31,7 +32,13 @@ class Cuda(Arrays):
     checks_gradients: ClassVar[bool] = True
 
     def product(  # noqa: D102
-        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None
+        self,
+        a: Array,
+        b: Array,
+        bias: Array | None = None,
+        dtype: str | None = None,
+        out: Array | None = None,
+        kept: Made | None = None,
     ) -> Array:
         backend = self.backend
         if out is None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.native import compiled
+from gpu_lstm.native import compiled, kept
 from gpu_lstm.recurrence import packed
 from gpu_lstm.recurrence.problem import (
     Arriving,
@@ -45,12 +45,12 @@ def forward(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
     begun = [_begin(backend, problem) for problem in problems]
     both = _split_both(begun)
     if both is not None:
-        _forward(begun, both)
+        _forward(problems, begun, both)
         return begun
-    for saved in begun:
+    for problem, saved in zip(problems, begun, strict=True):
         split = _split(*_sizes(saved))
         if saved.variant is None:
-            _forward([saved], split)
+            _forward([problem], [saved], split)
         else:
             _family_forward(backend, saved, saved.variant, split)
     return begun
@@ -84,13 +84,14 @@ def _begin(backend: Backend, problem: Problem) -> Saved:
     return Saved(h, c, z, problem.weight_hh, problem.mask, problem.reverse, variant)
 
 
-def _forward(together: Sequence[Saved], split: tuple[int, int]) -> None:
+def _forward(problems: Sequence[Problem], together: Sequence[Saved], split: tuple[int, int]) -> None:
     """Fill what `_begin` made, for plain LSTMs of one size."""
     first = together[0]
+    panels = [None if problem.kept is None else problem.kept(kept.for_recurrence) for problem in problems]
     compiled.call(
         "forward", first.h.dtype, *_sizes(first), len(together), [saved.gates for saved in together],
-        [saved.weight_hh for saved in together], [saved.h for saved in together], [saved.c for saved in together],
-        *_order(together), int(_keeps(first)), *split,
+        [saved.weight_hh for saved in together], panels, [saved.h for saved in together],
+        [saved.c for saved in together], *_order(together), int(_keeps(first)), *split,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.native.kept import Made
 from gpu_lstm.recurrence.variant import Variant
 
 
@@ -120,6 +121,7 @@ class Problem:
     keep: bool = True  # whether backward will follow; if not, nothing need be saved for it
     variant: Variant | None = None  # what goes beyond the plain LSTM
     below: Joint | None = None  # it lies on top of the problem before it in the list
+    kept: Made | None = None  # for inference: what the tier made of weight_hh in a call before
 
 
 @dataclass(eq=False)

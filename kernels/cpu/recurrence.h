@@ -38,13 +38,15 @@ struct Forward {
   const T* weight;    // (4H, H)
   const long* lengths;  // (B,) or null
   bool reverse, keep;
-  T* panels;  // blocks of `width` hidden units: [block][k][gate][unit]
-  T* own;     // of each thread: nothing
+  const T* kept;  // the panels, where another call has made them; or null
+  T* panels;      // blocks of `width` hidden units: [block][k][gate][unit]
+  T* own;         // of each thread: nothing
 
   long blocks() const { return divide_up(hidden, Simd<T>::width); }
   long panel_size() const { return hidden * Simd<T>::panel; }
-  long panels_size() const { return blocks() * panel_size(); }
+  long panels_size() const { return kept ? 0 : blocks() * panel_size(); }
   long own_size() const { return 0; }
+  const T* panel(long block) const { return (kept ? kept : panels) + block * panel_size(); }
 
   void pack(long block) const {
     const long first = block * Simd<T>::width;
@@ -70,7 +72,7 @@ struct Forward {
           // z comes from memory or the last cache: asked for now, it is there when the product is done.
           __builtin_prefetch(p.z + ((t * p.batch + first + r) * 4 + gate) * H + block * width, 1);
         }
-      product<T, M, 4>(H, p.h + (before * p.batch + first) * H, H, 1, p.panels + block * p.panel_size(), sums);
+      product<T, M, 4>(H, p.h + (before * p.batch + first) * H, H, 1, p.panel(block), sums);
       const long slot_before = p.keep ? before : 0, slot = p.keep ? after : 0;
 #pragma GCC unroll 8
       for (int r = 0; r < M; ++r) {
@@ -93,14 +95,17 @@ struct Forward {
   };
 
   void run(int member, int members, Barrier& barrier, bool split_batch) const {
-    const Range mine = share(blocks(), member, members);
+    const Range mine = kept ? Range{} : share(blocks(), member, members);
     for (long block = mine.begin; block < mine.end; ++block) pack(block);
-    barrier.wait();
+    if (!kept) barrier.wait();
     const auto [rows, units] = Part(batch, blocks(), member, members, split_batch);
     for (long n = 0; n < steps; ++n) {
       const long t = reverse ? steps - 1 - n : n;
-      for (long block = units.begin; block < units.end; ++block)
+      // To and fro: the step begins with the panels that the one before had last, which are still in cache.
+      for (long k = units.begin; k < units.end; ++k) {
+        const long block = n % 2 ? units.begin + units.end - 1 - k : k;
         for_tiles(rows.end - rows.begin, Tile{*this, t, reverse ? t + 1 : t, reverse ? t : t + 1, block, rows.begin});
+      }
       if (!split_batch) barrier.wait();
     }
   }

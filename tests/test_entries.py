@@ -34,13 +34,8 @@ NAMES = {"byte": "unsigned char", "int8": "signed char", "word": "std::uint64_t"
 
 def entries_in_cpp():
     """Of each entry, its arguments: name and type."""
-<<<<<<< HEAD
-    text = "".join((SOURCES / f"kernels/cpu/{name}.h").read_text() for name in ("entries", "quantized"))
-    text = text.replace("\\\n", " ")
-=======
-    files = (SOURCES / "kernels/cpu" / name for name in ("entries.h", "inference.h"))
+    files = (SOURCES / "kernels/cpu" / name for name in ("entries.h", "inference.h", "quantized.h"))
     text = "".join(file.read_text() for file in files).replace("\\\n", " ")
->>>>>>> main
     options = re.search(r"#define OPTIONS (.*)", text)[1]
     found = re.findall(r"^ENTRY\((\w+)\)\(([^)]*)\)", text.replace("OPTIONS, ", f"{options}, "), re.MULTILINE)
     return {name: [re.fullmatch(r"(.*?)\s*(\w+)", part.strip()).groups()[::-1] for part in re.split(",", parts)]

@@ -32,14 +32,9 @@ class Embedding(Layer):
     """
 
     def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        *,
-        backend: str | Backend | None = None,
-        dtype: str = "float32",
+        self, num_embeddings: int, embedding_dim: int, *, backend: str | Backend | None = None, dtype: str = "float32",
         seed: int | tuple[int, ...] = 0,
-    ):
+    ):  # fmt: skip
         super().__init__(backend, dtype)
         self.num_embeddings = check_size("num_embeddings", num_embeddings)
         self.embedding_dim = check_size("embedding_dim", embedding_dim)
@@ -56,25 +51,15 @@ class Embedding(Layer):
             ids aren't integers, are outside 0..num_embeddings-1, or belong to another backend. On a GPU the second is
             told by ``backend.read``, when the loss is read.
         """
-        xp, ids = self.backend.xp, self.whole_numbers(ids)
+        xp = self.backend.xp
+        ids = self.backend.require("ids", ids, any_shape(ids))
+        if not xp.isdtype(ids.dtype, "integral"):
+            raise InputError(f"ids has dtype {ids.dtype}; expected integers")
         flat = xp.reshape(ids, (-1,))
         flat = xp.asarray(flat, copy=True) if guard else flat
         rows = ops.of(self.backend).take_rows(self.params["weight"], flat, "ids", "num_embeddings")
         y = self.backend.asarray(rows, self.dtype)
         return xp.reshape(y, (*ids.shape, self.embedding_dim)), Tape(self, (flat, tuple(ids.shape)))
-
-    def whole_numbers(self, ids: Array) -> Array:
-        """Return ids if they are integers on this backend.
-
-        Raises
-        ------
-        InputError
-            They are not.
-        """
-        ids = self.backend.require("ids", ids, any_shape(ids))
-        if not self.backend.xp.isdtype(ids.dtype, "integral"):
-            raise InputError(f"ids has dtype {ids.dtype}; expected integers")
-        return ids
 
     def backward(self, tape: Tape, dy: Array) -> tuple[None, Params]:
         """Return the table's gradient from dy (..., embedding_dim); ids have none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -15,6 +16,7 @@ from gpu_lstm.layers.call import State
 from gpu_lstm.layers.embedding import Embedding
 from gpu_lstm.layers.linear import Linear
 from gpu_lstm.layers.lstm import LSTM
+from gpu_lstm.native.kept import Kept
 from gpu_lstm.recurrence import quantized
 from gpu_lstm.recurrence.quantized import Quantized
 
@@ -98,9 +100,12 @@ class QuantizedEmbedding(Embedding):
             ids aren't integers, are outside 0..num_embeddings-1, or belong to another backend.
         """
         table: Quantized = self.params["weight"]
+        ids = self.backend.require("ids", ids, any_shape(ids))
+        if not self.backend.xp.isdtype(ids.dtype, "integral"):
+            raise InputError(f"ids has dtype {ids.dtype}; expected integers")
         shape, take = tuple(ids.shape), ops.Arrays(self.backend).take_rows
         parts = [table.values] if table.scales is None else [table.values, table.scales[:, None]]
-        ids = self.backend.xp.reshape(self.whole_numbers(ids), (-1,))
+        ids = self.backend.xp.reshape(ids, (-1,))
         rows = [take(part, ids, "ids", "num_embeddings") for part in parts]
         y = Quantized(self.backend, rows[0], rows[1][:, 0] if rows[1:] else None).wide()
         return self.backend.xp.reshape(y, (*shape, self.embedding_dim)), Tape(self, None)
@@ -133,7 +138,7 @@ def quantize(layer: Kind, weights: str = "int8") -> Kind:
         name: Quantized.of(layer.backend, array, weights) if name.startswith("weight") else array
         for name, array in layer.params.items()
     }
-    twin.__dict__ |= {**layer.__dict__, "_params": params}
+    twin.__dict__ |= {**layer.__dict__, "_params": params, "_kept": defaultdict(Kept)}
     if isinstance(twin, QuantizedLSTM):
         twin._choose_tier()
     return twin  # type: ignore[no-any-return]

@@ -24,6 +24,7 @@ from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.native import compiled
+from gpu_lstm.native.kept import Made
 from gpu_lstm.native.pool import new_block
 from gpu_lstm.recurrence import cpu, reference
 from gpu_lstm.recurrence.plan import Plan
@@ -95,10 +96,11 @@ class Quantized:
         return self.backend.asarray(bits.view(np.float32))
 
     def packed(self) -> np.ndarray:
-        """As ``kernels/cpu/quantized.h`` takes it, padded to a multiple of 4 rows; made once."""
+        """As ``kernels/cpu/quantized.h`` takes it, padded to 4 n rows; made once: from then on the values stay."""
         width = 4 << compiled.instruction_set()
         if self._packed is None or self._packed[0] != width:
             self._packed = width, self._pack(width)
+            self.values.flags.writeable = False
         return self._packed[1]
 
     def _pack(self, width: int) -> np.ndarray:
@@ -149,8 +151,9 @@ class Products(ops.Arrays):
     """Products with quantised matrices: x (R, K), b the matrix, bias (N,) to (R, N)."""
 
     def product(  # noqa: D102
-        self, a: Array, b: Any, bias: Array | None = None, dtype: str | None = None, out: Array | None = None
-    ) -> Array:
+        self, a: Array, b: Any, bias: Array | None = None, dtype: str | None = None, out: Array | None = None,
+        kept: Made | None = None,
+    ) -> Array:  # fmt: skip
         xp = self.backend.xp
         if b.scales is None:
             y = xp.matmul(a, b.wide().T)
@@ -189,8 +192,9 @@ class CompiledProducts(Products):
     """The same in compiled code, on the host."""
 
     def product(  # noqa: D102
-        self, a: Array, b: Any, bias: Array | None = None, dtype: str | None = None, out: Array | None = None
-    ) -> Array:
+        self, a: Array, b: Any, bias: Array | None = None, dtype: str | None = None, out: Array | None = None,
+        kept: Made | None = None,
+    ) -> Array:  # fmt: skip
         (rows, depth), columns, packed = a.shape, b.values.shape[0], b.packed()
         hidden = -(-columns // 4)
         if bias is not None and columns % 4:

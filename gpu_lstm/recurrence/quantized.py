@@ -28,7 +28,8 @@ from gpu_lstm.native.kept import Made
 from gpu_lstm.native.pool import new_block
 from gpu_lstm.recurrence import cpu, reference
 from gpu_lstm.recurrence.plan import Plan
-from gpu_lstm.recurrence.problem import Arriving, Gradients, Problem, Saved, Tier, begin, each, one_by_one, slots
+from gpu_lstm.recurrence.problem import Arriving, Gradients, Problem, Saved, begin, slots
+from gpu_lstm.recurrence.tier import Tier, each, one_by_one
 
 BITS = {"int8": 8, "bfloat16": 16}
 """Of a weight, by the names of what there is."""

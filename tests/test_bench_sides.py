@@ -41,6 +41,7 @@ def test_our_tiers_are_right_and_return_everything(tier, kind, dtype):
 LIGHT = {
     "torch": ("torch", "torch-cell", "module", "torch-int8"),
     "onnxruntime": ("onnxruntime", "onnxruntime-int8"),
+    "": ("int8", "bfloat16"),
 }
 """Peers that a test run can afford; the others need seconds to compile and run where they are asked for (below)."""
 

@@ -9,11 +9,12 @@ inline long least(long a, long b) { return a < b ? a : b; }
 // sums[r][v] += sum over k of a[r * row + k * column] * panel[(k * N + v) * width ...]
 template <typename T, int M, int N>
 CELL void product(long depth, const T* a, long row, long column, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
+#pragma GCC unroll 4
   for (long k = 0; k < depth; ++k) {
     typename Simd<T>::V b[N];
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) b[v] = load(panel + (k * N + v) * Simd<T>::width);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < M; ++r) {
       const T scalar = a[r * row + k * column];
 #pragma GCC unroll 4
@@ -46,7 +47,7 @@ enum Start { kZero, kAdd, kBias };
 template <typename T, int N>
 struct ProductTile {
   const T* a;
-  long row, column, depth;  // A(r, k) = a[r * row + k * column]
+  long row, depth;  // A(r, k) = a[r * row + k]
   const T* panel;
   T* to;
   long pitch, columns;
@@ -81,7 +82,7 @@ struct ProductTile {
     for (int r = 0; r < M; ++r)
 #pragma GCC unroll 4
       for (int v = 0; v < N; ++v) sums[r][v] = V{};
-    product<T, M, N>(depth, rows_of_a, row, column, panel, sums);
+    product<T, M, N>(depth, rows_of_a, row, 1, panel, sums);
     if (start_with != kZero) {
       const T* first = start_with == kAdd ? rows_of_c : bias;
       const long step = start_with == kAdd ? pitch_of_c : 0;
@@ -99,13 +100,13 @@ struct ProductTile {
 
 // The same with the number of vectors known at run time only.
 template <typename T>
-void add_product(long rows, const T* a, long row, long column, long depth, const T* panel, T* to, long pitch,
+void add_product(long rows, const T* a, long row, long depth, const T* panel, T* to, long pitch,
                  long columns, Start start, const T* bias = nullptr) {
   switch (divide_up(columns, Simd<T>::width)) {
-    case 1: return for_tiles(rows, ProductTile<T, 1>{a, row, column, depth, panel, to, pitch, columns, start, bias});
-    case 2: return for_tiles(rows, ProductTile<T, 2>{a, row, column, depth, panel, to, pitch, columns, start, bias});
-    case 3: return for_tiles(rows, ProductTile<T, 3>{a, row, column, depth, panel, to, pitch, columns, start, bias});
-    default: return for_tiles(rows, ProductTile<T, 4>{a, row, column, depth, panel, to, pitch, columns, start, bias});
+    case 1: return for_tiles(rows, ProductTile<T, 1>{a, row, depth, panel, to, pitch, columns, start, bias});
+    case 2: return for_tiles(rows, ProductTile<T, 2>{a, row, depth, panel, to, pitch, columns, start, bias});
+    case 3: return for_tiles(rows, ProductTile<T, 3>{a, row, depth, panel, to, pitch, columns, start, bias});
+    default: return for_tiles(rows, ProductTile<T, 4>{a, row, depth, panel, to, pitch, columns, start, bias});
   }
 }
 
@@ -142,8 +143,64 @@ void through_panel(long rows, const T* a, long row, long depth, const T* panel, 
   const long wide = whole_vectors<T>(count);
   for (long k = 0; k < depth; k += kDepth) {
     const long part = least(depth - k, kDepth);
-    add_product<T>(rows, a + k, row, 1, part, panel + k * wide, sums, Simd<T>::panel, wide, k || add ? kAdd : kZero);
+    add_product<T>(rows, a + k, row, part, panel + k * wide, sums, Simd<T>::panel, wide, k || add ? kAdd : kZero);
   }
+}
+
+// TILE_ROWS rows of A packed as [k][row] times one panel, added to a matrix in memory or written there. `rows` by
+// `columns` of them are real.
+template <typename T>
+struct PackedTile {
+  long depth, rows, columns;
+  const T *a, *panel;
+  T* to;
+  long pitch;
+  bool add;
+
+  template <int N = TILE_VECTORS>
+  void run() const {
+    constexpr long width = Simd<T>::width, wide = N * width;
+    if constexpr (N > 1)
+      if (columns <= wide - width) return run<N - 1>();
+    if (rows == TILE_ROWS && columns == wide) return whole<N>(to, pitch, add);
+    T sums[TILE_ROWS * wide];
+    whole<N>(sums, wide, false);
+    for (long r = 0; r < rows; ++r)
+      for (long j = 0; j < columns; ++j) {
+        T* c = to + r * pitch + j;
+        *c = (add ? *c : T(0)) + sums[r * wide + j];
+      }
+  }
+
+  // Alone in its function, so that all sums stay in registers.
+  template <int N>
+  __attribute__((noinline)) void whole(T* c, long pitch_of_c, bool add_to_c) const {
+    constexpr long width = Simd<T>::width;
+    typename Simd<T>::V sums[TILE_ROWS][N];
+#pragma GCC unroll 16
+    for (int r = 0; r < TILE_ROWS; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) {
+        sums[r][v] = typename Simd<T>::V{};
+        __builtin_prefetch(c + r * pitch_of_c + v * width, 1);  // there when the product is done
+      }
+    product<T, TILE_ROWS, N>(depth, a, 1, TILE_ROWS, panel, sums);
+#pragma GCC unroll 16
+    for (int r = 0; r < TILE_ROWS; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) {
+        T* p = c + r * pitch_of_c + v * width;
+        store(p, add_to_c ? load(p) + sums[r][v] : sums[r][v]);
+      }
+  }
+};
+
+// Asks for a part of so many of `count` rows of `size` numbers, which come from far away, while others are multiplied.
+template <typename T>
+void ask_for(const T* from, long count, long apart, long size, long part, long parts) {
+  const Range mine = share(count, int(part), int(parts));
+  for (long n = mine.begin; n < mine.end; ++n)
+    for (long k = 0; k < size; k += 64 / long(sizeof(T))) __builtin_prefetch(from + n * apart + k, 0, 2);
 }
 
 // C (rows, columns) = A (rows, depth) B (depth, columns) [+ bias (columns)] for one or two B with the same A, and the
@@ -170,11 +227,12 @@ struct Product {
   const T* bias;  // (columns,) of the first, or null
   T* sums;        // (rows,): of A's rows, or null
   T* panels;      // (up to kBlocks, kSlab, panel) of all threads, or of each
-  T* packed;      // (kRows, kPitch) of each thread
+  T* packed;      // kPacked of each thread
 
-  static constexpr long kSlab = 256, kRows = 32 * TILE_ROWS;
+  static constexpr long kSlab = 2048 / sizeof(T), kTiles = 16, kRows = kTiles * TILE_ROWS;
   static constexpr long kOwnRows = 96;  // from here on, packing B once more costs less than waiting for others
-  static constexpr long kPitch = kSlab + 16;  // not a multiple of a page: rows would share the same cache sets
+  // Of a tile of A's rows: not a multiple of a page, they would share the same cache sets.
+  static constexpr long kTile = kSlab * TILE_ROWS + 64 / sizeof(T), kPacked = kTiles * kTile;
   static constexpr long kPanel = kSlab * Simd<T>::panel;
   static constexpr long kBlocks = 2048 / Simd<T>::panel;  // that many columns are packed at a time
 
@@ -203,24 +261,28 @@ struct Product {
     pack_panel(f.b + k0 * f.row + first * f.column, f.row, f.column, slab, count, to);
   }
 
-  // Row r, column k of the result is at r * row + k * column.
-  void pack_rows(const T* from, long n, long slab, T* to, long& row, long& column) const {
-    if (a_column == 1) {
-      row = kPitch, column = 1;
-      for (long r = 0; r < n; ++r)
-        for (long k = 0; k < slab; ++k) to[r * row + k] = from[r * a_row + k];
-    } else {
-      row = 1, column = kRows;
-      for (long k = 0; k < slab; ++k)
-        for (long r = 0; r < n; ++r) to[k * column + r] = from[r * a_row + k * a_column];
-    }
+  // Up to kRows rows of A's columns as tiles, the last one filled with zeros; a few k at a time, so that what is read stays
+  // in the first cache.
+  void pack_rows(const T* from, long n, long slab, T* to) const {
+    for (long k1 = 0; k1 < slab; k1 += 16)
+      for (long r = 0; r < n; r += TILE_ROWS) {
+        const long end = least(k1 + 16, slab), some = least(n - r, TILE_ROWS);
+        const T* rows_of_a = from + r * a_row + k1 * a_column;
+        T* tile = to + r / TILE_ROWS * kTile + k1 * TILE_ROWS;
+        if (a_row == 1 && some == TILE_ROWS)
+          for (long k = k1; k < end; ++k, rows_of_a += a_column, tile += TILE_ROWS)
+            std::memcpy(tile, rows_of_a, TILE_ROWS * sizeof(T));
+        else
+          for (long k = k1; k < end; ++k, rows_of_a += a_column)
+            for (long i = 0; i < TILE_ROWS; ++i) *tile++ = i < some ? rows_of_a[i * a_row] : T(0);
+      }
   }
 
   // Slab by slab, so that the rounding errors of long sums stay small.
-  void add_sums(const T* packed, long row, long column, long r0, long n, long slab, bool first) const {
+  void add_sums(const T* from, long r0, long n, long slab, bool first) const {
     T partial[kRows] = {};
     for (long k = 0; k < slab; ++k)
-      for (long r = 0; r < n; ++r) partial[r] += packed[r * row + k * column];
+      for (long r = 0; r < n; ++r) partial[r] += from[r * a_row + k * a_column];
     for (long r = 0; r < n; ++r) sums[r0 + r] = (first ? T(0) : sums[r0 + r]) + partial[r];
   }
 
@@ -234,7 +296,7 @@ struct Product {
     const bool own = alone(members);
     const Range packing = own ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
     T* to = panels + (own ? member * panels_size() : 0);
-    T* rows_of_a = packed + member * kRows * kPitch;
+    T* tiles = packed + member * kPacked;
     for (long k0 = 0; k0 < depth; k0 += kSlab) {
       const long slab = least(depth - k0, kSlab);
       if ((k0 || part.begin) && !own) barrier.wait();
@@ -242,14 +304,31 @@ struct Product {
       if (!own) barrier.wait();
       for (long r0 = mine.begin; r0 < mine.end; r0 += kRows) {
         const long n = least(mine.end - r0, kRows);
-        long row, column;
-        pack_rows(a + r0 * a_row + k0 * a_column, n, slab, rows_of_a, row, column);
-        if (sums && part.begin == 0) add_sums(rows_of_a, row, column, r0, n, slab, k0 == 0);
+        const T* rows_of_a = a + r0 * a_row + k0 * a_column;
+        const bool by_rows = a_column == 1;
+        if (!by_rows) pack_rows(rows_of_a, n, slab, tiles);
+        if (sums && part.begin == 0) add_sums(rows_of_a, r0, n, slab, k0 == 0);
+        // What comes after these rows: others, or of the same rows those of the next slab.
+        const bool last = r0 + n == mine.end;
+        const long next_r = last ? mine.begin : r0 + n, next_k = last ? k0 + slab : k0;
+        const long next_n = least(mine.end - next_r, kRows), next_slab = least(depth - next_k, kSlab);
+        const long steps = divide_up(n, TILE_ROWS) * (part.end - part.begin);
+        long step = 0;
         for (long m = part.begin; m < part.end; ++m) {
           const auto& [f, first, count] = block(m);
-          add_product<T>(n, rows_of_a, row, column, slab, to + (m - part.begin) * kPanel,
-                         f.c + r0 * f.columns + first, f.columns, count, k0 ? kAdd : bias ? kBias : kZero,
-                         bias ? bias + first : nullptr);
+          const T* panel = to + (m - part.begin) * kPanel;
+          for (long r = 0, some; r < n; r += some, ++step) {
+            some = n - r < TILE_ROWS || (by_rows && n - r < 2 * TILE_ROWS) ? n - r : TILE_ROWS;
+            T* c = f.c + (r0 + r) * f.columns + first;
+            if (next_k < depth)
+              ask_for(a + next_r * a_row + next_k * a_column, by_rows ? next_n : next_slab, by_rows ? a_row : a_column,
+                      by_rows ? next_slab : next_n, step, steps);
+            if (by_rows)
+              add_product<T>(some, rows_of_a + r * a_row, a_row, slab, panel, c, f.columns, count,
+                             k0 ? kAdd : bias ? kBias : kZero, bias ? bias + first : nullptr);
+            else
+              PackedTile<T>{slab, some, count, tiles + r / TILE_ROWS * kTile, panel, c, f.columns, k0 > 0}.run();
+          }
         }
       }
     }
@@ -267,7 +346,7 @@ void multiply(Product<T> p, long threads) {
     return;
   }
   const long panels = p.owners(threads) * p.panels_size();
-  p.panels = scratch<T>(panels + threads * Product<T>::kRows * Product<T>::kPitch);
+  p.panels = scratch<T>(panels + threads * Product<T>::kPacked);
   p.packed = p.panels + panels;
   run_on(threads, p);
 }

@@ -9,7 +9,7 @@ import pytest
 
 from gpu_lstm import ops
 from gpu_lstm.backend import NumpyBackend
-from gpu_lstm.layers import LSTM, schedule, walk
+from gpu_lstm.layers import LSTM, joined, schedule, walk
 from gpu_lstm.layers import member as members
 from gpu_lstm.recurrence import Offer, cpu, reference
 from gpu_lstm.recurrence.cuda import pointwise
@@ -218,7 +218,7 @@ def test_a_product_that_is_needed_at_once_is_seen(monkeypatch):
 
     def at_once(work, pass_, number, x, states, entries, jobs, whole=walk.forward_segment):
         ((member, steps),) = pass_.segments[number][0]
-        entry, product = members.enter_later(work, member, x[steps, ...])
+        entry, product = joined.enter_later(work, member, x[steps, ...])
         entry.z[...] = 0
         return whole(work, pass_, number, x, states, {member: entry}, [*jobs, product])  # of this very segment
 

@@ -7,7 +7,7 @@ import pytest
 
 from gpu_lstm import LSTM, BackendError, InputError, ops
 from gpu_lstm.layers import schedule
-from gpu_lstm.layers.arguments import Call
+from gpu_lstm.layers.call import Call
 from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence import Arriving, Mask, Problem, reference
 from gpu_lstm.recurrence.cuda import planner

@@ -10,7 +10,7 @@ import pytest
 
 from gpu_lstm import LSTM, BackendError
 from gpu_lstm.layers import schedule
-from gpu_lstm.layers.arguments import Call
+from gpu_lstm.layers.call import Call
 from gpu_lstm.native import catalogue, kernels, sources
 from gpu_lstm.recurrence import Offer, make_plan, runnable_tiers
 from gpu_lstm.recurrence.cuda import auto, costs, planner

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpu_lstm.errors import InputError
 from gpu_lstm.inspect.activations import activations, inputs
-from gpu_lstm.layers.base import check_size
+from gpu_lstm.layers.checks import check_size
 from gpu_lstm.losses import mean_squared, softmax_cross_entropy
 from gpu_lstm.models import Forecaster, LanguageModel
 

@@ -23,7 +23,7 @@ from gpu_lstm.interop.expressible import check_options, check_path, package
 from gpu_lstm.interop.keras_files import Content, Part, is_lstm_shape, is_old, read_parts, select, split
 from gpu_lstm.interop.keras_model import NOTHING, gate, nodes
 from gpu_lstm.layers import LSTM, Stack
-from gpu_lstm.layers.base import check_dtype
+from gpu_lstm.layers.checks import check_dtype
 from gpu_lstm.training.checkpoint import write_whole
 
 

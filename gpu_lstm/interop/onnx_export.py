@@ -15,7 +15,7 @@ from gpu_lstm.interop.arrays import arrays_of
 from gpu_lstm.interop.expressible import check_options, check_path
 from gpu_lstm.interop.onnx_nodes import ORDER, require_onnx
 from gpu_lstm.layers import LSTM, Linear, Reversed
-from gpu_lstm.layers.base import check_dtype
+from gpu_lstm.layers.checks import check_dtype
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
 from gpu_lstm.training.checkpoint import write_whole
 

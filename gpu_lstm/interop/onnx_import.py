@@ -26,7 +26,7 @@ from gpu_lstm.interop.onnx_stack import (
 )
 from gpu_lstm.interop.onnx_trace import Trace
 from gpu_lstm.layers import LSTM, Reversed
-from gpu_lstm.layers.base import check_dtype
+from gpu_lstm.layers.checks import check_dtype
 
 
 class Loaded(NamedTuple):

@@ -23,7 +23,7 @@ import numpy as np
 from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.series import deviations, rmse, truth
 from gpu_lstm.interop.sklearn_base import LSTMEstimator
-from gpu_lstm.layers.base import check_size
+from gpu_lstm.layers.checks import check_share, check_size
 from gpu_lstm.models import Classifier, Forecaster, Model, Regressor
 from gpu_lstm.training.tasks import (
     ClassifyTask,
@@ -31,7 +31,6 @@ from gpu_lstm.training.tasks import (
     RegressTask,
     Task,
     WindowsTask,
-    check_share,
     forecast_from,
     in_blocks,
 )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.base import check_size
+from gpu_lstm.layers.checks import check_size
 from gpu_lstm.models import MODELS, Model
 from gpu_lstm.optimizers import OPTIMIZERS, make_optimizer
 from gpu_lstm.training import Event, Settings, Training

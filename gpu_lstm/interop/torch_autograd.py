@@ -16,6 +16,7 @@ from gpu_lstm import layers
 from gpu_lstm.backend import Array, Backend, CupyBackend, NumpyBackend
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.layers.base import Tape
+from gpu_lstm.layers.changed import changed
 
 PLAIN = "gpu_lstm.interop.torch.to_torch(from_torch(module)) makes a torch.nn.LSTM of it"
 """What to do where only PyTorch's own module will do."""
@@ -85,7 +86,7 @@ class Call:
                 spans.append(span)
             return _part(spans, around[0], tensor)
 
-        self.tape = tape.changed(place)
+        self.tape = changed(tape, place)
         first = len(tensors) + len(outputs)
         self.kept = [tensor for tensor in known[first:] if tensor is not None]
         self.strides = [() if tensor is None else tensor.stride() for tensor in known]
@@ -119,7 +120,8 @@ class Call:
                 arrays[value] = native(self.lstm.backend, "tape", value.of(tensors))
             return arrays[value]
 
-        return tape.changed(back)
+        whole: Tape = changed(tape, back)
+        return whole
 
 
 Span = tuple[int, int]

@@ -1,7 +1,7 @@
 """Layers, each with a forward and a backward: embedding, LSTM, dropout, linear."""
 
-from gpu_lstm.layers.arguments import State
 from gpu_lstm.layers.base import Layer, Params, Tape
+from gpu_lstm.layers.call import State
 from gpu_lstm.layers.cell import LSTMCell
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.embedding import Embedding

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 
 from gpu_lstm import ops
-from gpu_lstm.backend import DTYPES, Array, Backend, choose
+from gpu_lstm.backend import Array, Backend, choose
 from gpu_lstm.backend.count import Count
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.checks import check_dtype
 from gpu_lstm.layers.parameters import Parameters
 from gpu_lstm.native.kernels import ARITHMETIC
 
@@ -37,9 +36,9 @@ class Tape:
     Parameters
     ----------
     layer : Layer
-        Whose call it was.
+        Whose call it was; no other layer reads its values.
     values : tuple or None
-        Whatever the layer needs; no other layer reads it. None: nothing was kept.
+        None: nothing was kept.
     guarded : mapping of str to array
         Arrays among them that are the caller's, by the names that he knows: they must stay as they are until `spend`.
     """
@@ -69,18 +68,11 @@ class Tape:
         return self._values
 
     def check(self) -> None:
-        """Refuse to go on where a guarded array was written to.
-
-        Raises
-        ------
-        InputError
-            A guarded array was written to.
-        """
+        """Raise InputError where a guarded array was written to."""
         if self._changed is not None and (place := self._changed()) is not None:
-            raise InputError(
-                f"{list(self._guarded)[place]} was changed in place since forward; backward needs it as it was (give "
-                f"forward a copy, or change it after backward)"
-            )
+            name = list(self._guarded)[place]
+            told = "backward needs it as it was (give forward a copy, or change it after backward)"
+            raise InputError(f"{name} was changed in place since forward; {told}")
 
     def spend(self) -> None:
         """Run `check`, and say that backward begins: all that it was given fits."""
@@ -97,12 +89,6 @@ class Tape:
 
     def __copy__(self) -> Self:
         return copy.deepcopy(self)  # backward overwrites what two would share
-
-    def changed(self, change: Callable[[Any], Any]) -> Self:
-        """Return a tape like this one, with what `change` gives for any of its values: another one, or that itself."""
-        twin = object.__new__(type(self))
-        twin.__dict__ |= {**self.__dict__, "_values": _changed(self._values, change)}
-        return twin
 
 
 class Layer:
@@ -155,81 +141,15 @@ class Layer:
         """
         params = dict(self._params)
         if self.dtype != self.param_dtype:
-            for name in params:
-                if name.startswith("weight"):
-                    params[name] = self.backend.asarray(params[name], self.dtype)
+            weights = (name for name in params if name.startswith("weight"))
+            params |= {name: self.backend.asarray(params[name], self.dtype) for name in weights}
         return params
 
     def read(self, tape: Any) -> tuple[Any, ...]:
-        """Return the values of a tape of this layer, see `Tape.read`.
-
-        Raises
-        ------
-        InputError
-            The tape can't be read, or is none.
-        """
+        """Return the values of a tape of this layer; raises InputError as `Tape.read`, and where it is no tape."""
         if not isinstance(tape, Tape):
             raise InputError(f"tape is a {type(tape).__name__}; expected what forward gave for it")
         return tape.read(self)
-
-
-def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return what `change` gives for a value; where that is the value itself, what it makes of its parts."""
-    if (other := change(value)) is not value:
-        return other
-    if isinstance(value, tuple | list):
-        return type(value)([_changed(one, change) for one in value])
-    if isinstance(value, dict):
-        return {name: _changed(one, change) for name, one in value.items()}
-    if isinstance(value, Tape):
-        return value.changed(change)
-    if isinstance(value, Layer):
-        return value.over(_changed(dict(value.params), change))
-    if isinstance(value, partial):
-        return partial(value.func, *_changed(value.args, change))
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(*(_changed(getattr(value, field.name), change) for field in fields(value)))
-    return value
-
-
-def check_dtype(dtype: str, among: tuple[str, ...] = DTYPES) -> str:
-    """Return the dtype's name if it is one to compute in.
-
-    Raises
-    ------
-    InputError
-        The dtype is none of `among`.
-    """
-    name = str(dtype)
-    if name not in among:
-        raise InputError(f"dtype is {name}; expected one of {', '.join(among)}")
-    return name
-
-
-def check_size(name: str, value: int) -> int:
-    """Return a size argument if it is a whole number of at least 1.
-
-    Raises
-    ------
-    InputError
-        The size is another thing.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
-    return int(value)
-
-
-def check_probability(name: str, value: float) -> float:
-    """Return a dropout probability if it is in [0, 1).
-
-    Raises
-    ------
-    InputError
-        The probability is another number.
-    """
-    if not 0 <= value < 1:
-        raise InputError(f"{name} is {value!r}; expected a probability in [0, 1)")
-    return float(value)
 
 
 def check_seed(seed: Any, name: str = "seed") -> tuple[int, ...]:

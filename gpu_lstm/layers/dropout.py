@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_probability, training_seed
+from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, training_seed
+from gpu_lstm.layers.checks import check_probability
 
 
 class Dropout(Layer):

@@ -8,7 +8,8 @@ import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_seed, check_size
+from gpu_lstm.layers.base import Layer, Params, Tape, any_shape, check_seed
+from gpu_lstm.layers.checks import check_size
 
 
 class Linear(Layer):

@@ -11,21 +11,11 @@ import numpy as np
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend, widened
 from gpu_lstm.layers import schedule, walk
-from gpu_lstm.layers.arguments import (
-    Call,
-    Sizes,
-    State,
-    check_dy,
-    check_forward,
-    check_state,
-    copied,
-    stacked,
-    swap_batch_and_time,
-    valid,
-)
-from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, check_seed, check_size, training_seed
+from gpu_lstm.layers.arguments import check_dy, check_forward, check_state, copied, stacked, swapped, valid
+from gpu_lstm.layers.base import Layer, Params, Tape, check_seed, training_seed
+from gpu_lstm.layers.call import Call, Member, Pair, Sizes, State, Work
+from gpu_lstm.layers.checks import check_probability, check_size
 from gpu_lstm.layers.dropout import Dropout
-from gpu_lstm.layers.member import Member, Pair, Work, members_of
 from gpu_lstm.layers.options import STARTS, Given, Options
 from gpu_lstm.recurrence import Plan, make_plan
 
@@ -117,7 +107,7 @@ class LSTM(Layer):
             self.backend, self.dtype, self.param_dtype, self.input_size, self.hidden_size, self.output_size,
             self.num_layers, self.num_directions, batch_first,
         )  # fmt: skip
-        self.members = members_of(self.num_layers, self.num_directions)
+        self.members = [Member(*one) for one in np.ndindex(self.num_layers, self.num_directions)]
         self.tier = tier
         self._choose_tier()
         rng = np.random.default_rng(check_seed(seed))
@@ -213,7 +203,7 @@ class LSTM(Layer):
         for pass_ in schedule.passes(work, "forward"):
             entered, dropped = x, None
             if pass_.first_layer > 0:
-                x, dropped = self.dropout.forward(x, work.seed_below(pass_.first_layer, 0))
+                x, dropped = work.drop(pass_.first_layer, 0, x)
             ran, segments = walk.forward(work, pass_, x, {m: self._first(m, h0, c0, call) for m in pass_.members})
             if keep:
                 kept.append((x, dropped, segments))
@@ -223,7 +213,7 @@ class LSTM(Layer):
                 x = x + entered
         results = [x, _side_by_side(xp, ran.cells)] if self.options.cells else [x]
         if self.batch_first:
-            results = [swap_batch_and_time(backend, result) for result in results]
+            results = [swapped(backend, result) for result in results]
         h, c = (stacked(xp, [finals[member][part] for member in self.members]) for part in (0, 1))
         if guard and self._lies_on_tape(call):
             results = [copied(backend, result) for result in results]
@@ -284,7 +274,7 @@ class LSTM(Layer):
                 dx = dx + dy
             dy, dc = dx, None
         if self.batch_first:
-            dy = swap_batch_and_time(backend, dy)
+            dy = swapped(backend, dy)
         dh0, dc0 = self._joined([states[member] for member in self.members])
         if self.options.learn_state:
             for part, d, was_given in (("h0", dh0, given[0]), ("c0", dc0, given[1])):
@@ -295,36 +285,28 @@ class LSTM(Layer):
 
     def needed(self, params: Params | None = None) -> Params:
         """The parameters that `backward` reads themselves; with 16 bits it has copies of the weights."""
-        apart = ["h0", "c0"]
-        if not self.recompute:
-            apart.append("bias")
-        if self.dtype != self.param_dtype:
-            apart.append("weight")
+        apart = ("h0", "c0", *["bias"] * (not self.recompute), *["weight"] * (self.dtype != self.param_dtype))
         given = self.params if params is None else params
-        return {name: array for name, array in given.items() if not name.startswith(tuple(apart))}
+        return {name: array for name, array in given.items() if not name.startswith(apart)}
 
     def zero_state(self, batch: int) -> State:
         """A state of zeros for `batch` sequences."""
-        xp, backend = self.backend.xp, self.backend
-        h_shape, c_shape = self.sizes.state(batch)
-        h = xp.zeros(h_shape, dtype=backend.dtype(self.dtype))
-        return h, xp.zeros(c_shape, dtype=backend.dtype(self.param_dtype))
+        xp, dtype, (h_shape, c_shape) = self.backend.xp, self.backend.dtype, self.sizes.state(batch)
+        return xp.zeros(h_shape, dtype=dtype(self.dtype)), xp.zeros(c_shape, dtype=dtype(self.param_dtype))
 
     def _work(self, params: Params, call: Call) -> Work:
         """What the members need in a call: with resets, of a tier that takes them."""
         run, recurrent = self.plan.run, self._recurrent
         if call.resets is not None and "resets" not in self.plan.takes:
             run = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, recurrent | {"resets"}).run
-        by_steps = self.plan.tier == "reference"
-        return Work(
-            self.sizes, self.options, recurrent, self.dropout, self.recompute, params, call, run, self._ops, by_steps
-        )
+        fixed = self.sizes, self.options, recurrent, self.dropout, self.recompute
+        return Work(*fixed, params, call, run, self._ops, by_steps=self.plan.tier == "reference")
 
     def _lies_on_tape(self, call: Call) -> bool:
         """Whether the outputs are views of what the tape holds."""
-        made_anew = self.batch_first or call.mask is not None or self.num_directions == 2 or self.recompute
-        least = self.backend.least_steps
-        return not made_anew and len(schedule.segments(call.steps, call.batch, least_steps=least)) == 1
+        if self.batch_first or call.mask is not None or self.num_directions == 2 or self.recompute:
+            return False  # they were made anew
+        return len(schedule.segments(call.steps, call.batch, self.backend.least_steps)) == 1
 
     def _first(self, member: Member, h0: Array | None, c0: Array | None, call: Call) -> Pair:
         """A member's initial h and c: given, learned, or None for zero."""

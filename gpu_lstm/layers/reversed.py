@@ -10,9 +10,10 @@ import numpy as np
 from gpu_lstm import ops
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.arguments import State, check_lengths
 from gpu_lstm.layers.base import Layer, Params, Tape
+from gpu_lstm.layers.call import State
 from gpu_lstm.layers.lstm import LSTM
+from gpu_lstm.layers.ragged import check_lengths
 
 
 class Reversed(Layer):
@@ -80,7 +81,8 @@ class Reversed(Layer):
     def _rows(self, shape: tuple[int, ...], lengths: Any) -> Array:
         """Return where each row (t, b) comes from: the sequence's steps in reverse, its padding in place."""
         num_steps, batch = (shape[1], shape[0]) if self.lstm.batch_first else shape[:2]
-        mask = check_lengths(self.backend, lengths, num_steps, batch) if 0 not in shape else None
+        given = lengths is not None and 0 not in shape
+        mask = check_lengths(self.backend, lengths, num_steps, batch) if given else None
         ends = np.full(batch, num_steps) if mask is None else mask.lengths
         t, b = np.arange(num_steps)[:, None], np.arange(batch)
         source = np.where(t < ends, ends - 1 - t, t)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gpu_lstm.layers.member import Member, Work
+from gpu_lstm.layers.call import Member, Work
 from gpu_lstm.recurrence import Fit, Offer
 
 
@@ -22,27 +22,13 @@ class Turn(NamedTuple):
 
 
 class Pass:
-    """What goes once through all steps.
-
-    Parameters
-    ----------
-    segments : list of lists of lists of Turn
-        For each segment, in forward's order, its rounds.
-    beside : bool
-        Products that no recurrence of their segment waits for go beside one.
-
-    Attributes
-    ----------
-    members : list of Member
-        All that run in it, each once.
-    first_layer : int
-        The layer that takes the pass's input.
-    """
+    """What goes once through all steps: for each segment, in forward's order, its rounds."""
 
     def __init__(self, segments: list[list[list[Turn]]], beside: bool):
-        self.segments, self.beside = segments, beside
-        self.members = [member for turns in segments[0] for member, _ in turns]
-        self.first_layer = self.members[0].layer
+        self.segments = segments
+        self.beside = beside  # whether products that no recurrence of their segment waits for go beside one
+        self.members = [member for turns in segments[0] for member, _ in turns]  # all that run in it, each once
+        self.first_layer = self.members[0].layer  # which takes the pass's input
 
 
 def stacked(turns: list[Turn]) -> bool:
@@ -70,12 +56,10 @@ def passes(work: Work, direction: str) -> list[Pass]:
     ranges = segments(work.call.steps, work.call.batch, least_steps=sizes.backend.least_steps)
     parts = [slice(*steps) for steps in ranges]
     if sizes.num_directions == 2:
+        both = list(zip(parts, parts[::-1], strict=True))
         return [
             Pass(
-                [
-                    [[Turn(Member(layer, 0), part), Turn(Member(layer, 1), mirrored)]]
-                    for part, mirrored in zip(parts, parts[::-1], strict=True)
-                ],
+                [[[Turn(Member(layer, 0), part), Turn(Member(layer, 1), mirrored)]] for part, mirrored in both],
                 _fit(work, direction, ranges, layer).beside,
             )
             for layer in layers

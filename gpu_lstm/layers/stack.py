@@ -9,8 +9,10 @@ import numpy as np
 
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.arguments import State, check_state
-from gpu_lstm.layers.base import Layer, Params, Tape, check_probability, training_seed
+from gpu_lstm.layers.arguments import check_state
+from gpu_lstm.layers.base import Layer, Params, Tape, training_seed
+from gpu_lstm.layers.call import State
+from gpu_lstm.layers.checks import check_probability
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.lstm import LSTM
 from gpu_lstm.layers.parameters import Parameters

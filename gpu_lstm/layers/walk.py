@@ -11,17 +11,16 @@ from functools import partial
 from typing import Any
 
 from gpu_lstm.backend import Array
+from gpu_lstm.layers import joined
 from gpu_lstm.layers import member as members
 from gpu_lstm.layers.arguments import valid
-from gpu_lstm.layers.base import Params, Tape
-from gpu_lstm.layers.member import Add, Member, Pair, Piece, Work
-from gpu_lstm.layers.schedule import Pass, Turn, stacked
-from gpu_lstm.recurrence import Arriving, Joint
+from gpu_lstm.layers.base import Params
+from gpu_lstm.layers.call import Add, Member, Pair, Piece, Work
+from gpu_lstm.layers.schedule import Pass, stacked
+from gpu_lstm.recurrence import Arriving
 
 Jobs = list[Callable[[], object]]
 """Work that neither needs the next round's recurrences nor is needed by them: it goes beside them."""
-PRODUCTS = ("weight_ih", "weight_hh", "bias")
-"""Parameters whose gradients are large products, or the sum that comes with them."""
 
 
 @dataclass
@@ -34,19 +33,11 @@ class Ran:
     states: dict[Member, Pair]  # after the last step of each
 
 
-# -- forward ----------------------------------------------------------------------------------------------------------
-
-
 def forward(work: Work, pass_: Pass, x: Array, states: dict[Member, Pair]) -> tuple[Ran, list[Any]]:
-    """Run a pass over x (T, B, .).
+    """Run a pass over x (T, B, .), and return what backward needs of each segment, too.
 
-    Where the products go beside, the first layer's of the next segment goes beside the recurrence of this one.
-
-    Returns
-    -------
-    ran : Ran
-    kept : list
-        What backward needs of each segment: its members' pieces; or, with `recompute`, the states before it.
+    That is its members' pieces or, with `recompute`, the states before it. Where the products go beside, the first
+    layer's of the next segment goes beside the recurrence of this one.
     """
     xp, jobs, kept = work.sizes.backend.xp, Jobs(), []
     ahead: dict[Member, Piece] = {}
@@ -56,7 +47,7 @@ def forward(work: Work, pass_: Pass, x: Array, states: dict[Member, Pair]) -> tu
         entries, ahead = ahead, {}
         if pass_.beside and number < last:
             for member, steps in pass_.segments[number + 1][0]:
-                ahead[member], product = members.enter_later(work, member, x[steps, ...])
+                ahead[member], product = joined.enter_later(work, member, x[steps, ...])
                 jobs.append(product)
         ran, pieces = forward_segment(work, pass_, number, x, states, entries, jobs)
         if work.call.keep:
@@ -67,9 +58,8 @@ def forward(work: Work, pass_: Pass, x: Array, states: dict[Member, Pair]) -> tu
             _put(xp, whole.outputs, ran.outputs, member.direction, steps, x)
             _put(xp, whole.cells, ran.cells, member.direction, steps, x)
         # Copies: the states are views of arrays with all steps, which would stay as long as they do.
-        states = whole.states = {
-            member: (xp.asarray(h, copy=True), xp.asarray(c, copy=True)) for member, (h, c) in ran.states.items()
-        }
+        states = {member: (xp.asarray(h, copy=True), xp.asarray(c, copy=True)) for member, (h, c) in ran.states.items()}
+        whole.states = states
         del ran, pieces  # before the next segment takes its memory
     return whole, kept
 
@@ -96,12 +86,12 @@ def forward_segment(
         for turn in turns:
             member, joint = turn.member, None
             if stacked(turns) and turn is not turns[0]:
-                piece, joint = Piece(), members.joint(work, member, _factors(work, turn))
+                piece, joint = Piece(), joined.joint(work, turn)
             elif member.layer == pass_.first_layer:
                 piece = entries.pop(member) if member in entries else members.enter(work, member, x[turn.steps, ...])
             else:
                 below = ran.outputs[member.direction]
-                taken, dropped = _drop(work, turn, below)
+                taken, dropped = work.drop(member.layer, turn.steps.start, below)
                 piece = members.enter(work, member, taken)
                 piece.dropped, piece.below = dropped, below
             begun.append(piece)
@@ -111,7 +101,7 @@ def forward_segment(
             member, direction = turn.member, turn.member.direction
             piece.saved = saved
             if problem.below:
-                piece.x, piece.dropped = _drop(work, turn, ran.outputs[direction])
+                piece.x, piece.dropped = work.drop(member.layer, turn.steps.start, ran.outputs[direction])
             if work.call.keep:
                 pieces[member] = piece
             y = valid(backend.xp, problem.mask, saved.outputs)
@@ -125,23 +115,6 @@ def forward_segment(
     return ran, pieces
 
 
-def _factors(work: Work, turn: Turn) -> Array | None:
-    """What a member that runs in the launch of the layer below drops of it."""
-    if work.call.seed is None or work.dropout.p == 0:
-        return None
-    sizes = work.sizes
-    shape = turn.steps.stop - turn.steps.start, work.call.batch, sizes.hidden_size
-    return _drop(work, turn, sizes.backend.xp.ones(shape, dtype=sizes.backend.dtype(sizes.dtype)))[0]
-
-
-def _drop(work: Work, turn: Turn, x: Array) -> tuple[Array, Tape]:
-    """What a member takes of the layer below, and the tape of the dropout between them."""
-    return work.dropout.forward(x, work.seed_below(turn.member.layer, turn.steps.start))
-
-
-# -- backward ---------------------------------------------------------------------------------------------------------
-
-
 def backward(
     work: Work,
     pass_: Pass,
@@ -151,7 +124,7 @@ def backward(
     arriving: dict[int, Pair],
     states: dict[Member, Pair],
 ) -> tuple[Array, dict[Member, Pair], Params]:
-    """Backpropagate through a pass that had x (T, B, .).
+    """Backpropagate through a pass that had x (T, B, .): dx, (dh0, dc0) of each member, and the parameters' gradients.
 
     Gradients are summed up segment by segment, so that they are the same to the last bit with `recompute`. Where the
     products go beside, those of the parameters and the first layer's dx go beside the next recurrence.
@@ -166,13 +139,6 @@ def backward(
         Gradients of every step's h and c, by direction.
     states : dict of Member to (dh, dc)
         Gradients of the final states.
-
-    Returns
-    -------
-    dx : (T, B, .)
-    states : dict of Member to (dh0, dc0)
-    gradients : dict
-        Of the members' parameters.
     """
     xp, jobs, gradients = work.sizes.backend.xp, Jobs(), Params()
     last = len(pass_.segments) - 1
@@ -180,7 +146,7 @@ def backward(
     if last > 0 or pass_.beside:
         dx = {direction: xp.empty(x.shape, dtype=x.dtype) for direction in arriving}
     if pass_.beside:
-        _make_room(work, pass_, gradients)
+        joined.make_room(work, pass_.members, gradients)
     for number in range(last, -1, -1):
         pieces = kept.pop()
         if again is not None:
@@ -225,7 +191,7 @@ def backward_segment(
             member, on_top = turn.member, stacked(turns) and turn is not turns[0]
             inside = stacked(turns) and turn is not turns[-1]  # its dh comes from above, in the launch
             dh, dc = (None, None) if inside else dy[member.direction]
-            below = _joint_back(work, member, pieces[member]) if on_top else None
+            below = joined.joint_back(work, member, pieces[member]) if on_top else None
             arriving.append(Arriving(pieces[member].saved, dh, *states[member], dc, below))
         gradients = backend.beside(partial(work.tier.backward, backend, arriving), _taken(jobs))
         del arriving
@@ -250,22 +216,6 @@ def backward_segment(
             dy[direction] = [dx + dh if work.options.residual and not first and dh is not None else dx, None]
         del piece, found  # before the round below takes its memory
     return {direction: dh for direction, (dh, _) in dy.items()}, before
-
-
-def _joint_back(work: Work, member: Member, piece: Piece) -> Joint:
-    """What lies between a member and the one below it, for backward."""
-    factors = None
-    if piece.dropped is not None and work.call.seed is not None and work.dropout.p > 0:
-        factors = work.dropout.backward(piece.dropped, work.sizes.backend.xp.ones_like(piece.x))[0]
-    return members.joint(work, member, factors)
-
-
-def _make_room(work: Work, pass_: Pass, gradients: Params) -> None:
-    """Arrays for gradients that jobs find: what a job makes ends with it."""
-    backend = work.sizes.backend
-    for name in (f"{part}_{member.name}" for member in pass_.members for part in PRODUCTS):
-        if name in work.params:
-            gradients[name] = backend.xp.empty(work.params[name].shape, dtype=backend.dtype(work.sizes.param_dtype))
 
 
 def _add_up(gradients: Params, found: Params, first: bool) -> None:

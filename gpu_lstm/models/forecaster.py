@@ -10,7 +10,8 @@ import numpy as np
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
-from gpu_lstm.layers.base import check_size, training_seed
+from gpu_lstm.layers.base import training_seed
+from gpu_lstm.layers.checks import check_size
 from gpu_lstm.losses import REGRESSION
 from gpu_lstm.models.arguments import Where, arguments, check_host, numbers
 from gpu_lstm.models.base import Model, gather

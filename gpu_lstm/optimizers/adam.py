@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
-from gpu_lstm.optimizers.base import Optimizer, Params, compiled_as, fraction
+from gpu_lstm.layers.checks import check_probability
+from gpu_lstm.optimizers.base import Optimizer, Params, compiled_as
 
 
 class Adam(Optimizer):
@@ -26,8 +27,8 @@ class Adam(Optimizer):
         eps: float = 1e-8,
     ):
         super().__init__(backend, params, learning_rate)
-        self.beta1 = fraction("beta1", beta1)
-        self.beta2 = fraction("beta2", beta2)
+        self.beta1 = check_probability("beta1", beta1, "number")
+        self.beta2 = check_probability("beta2", beta2, "number")
         self.eps = eps
 
     def numbers(self) -> tuple[float, ...]:

@@ -171,10 +171,3 @@ def check_max_norm(max_norm: float) -> None:
     """Refuse a largest norm that is not above 0."""
     if not max_norm > 0:
         raise InputError(f"max_norm is {max_norm!r}; expected a number above 0")
-
-
-def fraction(name: str, value: float) -> float:
-    """Return a number if it is in [0, 1)."""
-    if not 0 <= value < 1:
-        raise InputError(f"{name} is {value!r}; expected a number in [0, 1)")
-    return float(value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.optimizers.base import Optimizer, Params, compiled_as, fraction
+from gpu_lstm.layers.checks import check_probability
+from gpu_lstm.optimizers.base import Optimizer, Params, compiled_as
 
 
 class SGD(Optimizer):
@@ -15,7 +16,7 @@ class SGD(Optimizer):
 
     def __init__(self, backend: Backend, params: Params, learning_rate: float = 0.1, momentum: float = 0.0):
         super().__init__(backend, params, learning_rate)
-        self.momentum = fraction("momentum", momentum)
+        self.momentum = check_probability("momentum", momentum, "number")
 
     def numbers(self) -> tuple[float, ...]:  # noqa: D102
         return self.rate, self.momentum
@@ -42,7 +43,7 @@ class RMSProp(Optimizer):
         eps: float = 1e-8,
     ):
         super().__init__(backend, params, learning_rate)
-        self.decay = fraction("decay", decay)
+        self.decay = check_probability("decay", decay, "number")
         self.eps = eps
 
     def numbers(self) -> tuple[float, ...]:  # noqa: D102

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.base import check_size
+from gpu_lstm.layers.checks import check_size
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,8 @@ long at_most(long count) {
 #pragma GCC target("avx2,fma")
 #define SET avx2
 #define VECTOR_BYTES 32
-#define TILE_ROWS 3
-#define TILE_VECTORS 4
+#define TILE_ROWS 6
+#define TILE_VECTORS 2
 #define PART_OF_FLOATS 2
 #include "set.h"
 #pragma GCC pop_options
@@ -78,8 +78,12 @@ long at_most(long count) {
 #if HAS(0) || HAS(1)
 #define SET baseline
 #define VECTOR_BYTES 16
-#define TILE_ROWS 3
+#define TILE_ROWS 6
+#ifdef __aarch64__  // 32 registers
 #define TILE_VECTORS 4
+#else
+#define TILE_VECTORS 2
+#endif
 #define PART_OF_FLOATS 0
 #include "set.h"
 #endif

@@ -1,6 +1,7 @@
 """Tasks: a model with its data, as the training loop sees them; a file for each kind."""
 
-from gpu_lstm.training.tasks.base import Task, check_share
+from gpu_lstm.layers.checks import check_share
+from gpu_lstm.training.tasks.base import Task
 from gpu_lstm.training.tasks.sequences import (
     ClassifyTask,
     Parts,

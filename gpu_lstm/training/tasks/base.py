@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 from gpu_lstm.backend import Array
 from gpu_lstm.backend.count import Count
 from gpu_lstm.data.loader import Loader
-from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.models import Model
@@ -98,16 +97,3 @@ class Task(ABC):
 
     def undo(self) -> None:  # noqa: B027 (most tasks carry nothing)
         """Make what is carried what it was before the last step."""
-
-
-def check_share(name: str, value: float) -> float:
-    """Return a share if it is in (0, 1).
-
-    Raises
-    ------
-    InputError
-        The value is not in (0, 1).
-    """
-    if not 0 < value < 1:
-        raise InputError(f"{name} is {value!r}; expected a share between 0 and 1")
-    return float(value)

@@ -11,8 +11,9 @@ from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.layers.base import check_seed
+from gpu_lstm.layers.checks import check_share
 from gpu_lstm.models import Classifier, Regressor
-from gpu_lstm.training.tasks.base import Task, check_share
+from gpu_lstm.training.tasks.base import Task
 
 Parts = float | tuple[np.ndarray, np.ndarray]
 """What to validate on: a share, or the numbers of the sequences to train on and of those to validate on."""

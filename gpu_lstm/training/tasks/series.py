@@ -10,8 +10,9 @@ from gpu_lstm.backend import Array
 from gpu_lstm.data.series import rmse, truth
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
+from gpu_lstm.layers.checks import check_share
 from gpu_lstm.models import Forecaster
-from gpu_lstm.training.tasks.base import Task, check_share
+from gpu_lstm.training.tasks.base import Task
 
 
 class WindowsTask(Task):

@@ -8,9 +8,10 @@ from gpu_lstm.backend import Array
 from gpu_lstm.data.text import Tracks, shuffle_lines
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params, State
+from gpu_lstm.layers.checks import check_share
 from gpu_lstm.losses import BITS
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.training.tasks.base import Task, check_share
+from gpu_lstm.training.tasks.base import Task
 
 
 class TextTask(Task):

@@ -1,7 +1,6 @@
 // The compiled CPU tier: the same code once for each instruction set, in one library that takes at run time what the
-// processor has. Called through ctypes (gpu_lstm/native/compiled.py), which releases the GIL.
-//
-// Compiled whole, or in six parts at once (kernels/build.py): -DPART=0 to 5, an instruction set's floats or doubles.
+// processor has. Called through ctypes (gpu_lstm/native/compiled.py), which releases the GIL. Compiled whole, or in six
+// parts at once (kernels/build.py): -DPART=0 to 5, an instruction set's floats or doubles.
 
 #include <cmath>
 #include <cstdint>
@@ -11,6 +10,9 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define WITH_X86 1
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#define WITH_NEON 1
+#include <arm_neon.h>
 #endif
 
 #include "scratch.h"
@@ -78,10 +80,11 @@ long at_most(long count) {
 #if HAS(0) || HAS(1)
 #define SET baseline
 #define VECTOR_BYTES 16
-#define TILE_ROWS 6
-#ifdef __aarch64__  // 32 registers
+#ifdef WITH_NEON
+#define TILE_ROWS 5
 #define TILE_VECTORS 4
 #else
+#define TILE_ROWS 6
 #define TILE_VECTORS 2
 #endif
 #define PART_OF_FLOATS 0

@@ -10,7 +10,7 @@ inline long least(long a, long b) { return a < b ? a : b; }
 template <typename T, int M, int N>
 CELL void product(long depth, const T* a, long row, long column, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
 #pragma GCC unroll 4
-  for (long k = 0; k < depth; ++k) {
+  for (long k = column == 1 ? product_by_lanes<T, M, N>(depth, a, row, panel, sums) : 0; k < depth; ++k) {
     typename Simd<T>::V b[N];
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) b[v] = load(panel + (k * N + v) * Simd<T>::width);

@@ -8,6 +8,7 @@
 
 namespace SET {
 #include "simd.h"
+#include "neon.h"
 #include "product.h"
 #include "recurrence.h"
 #include "family.h"

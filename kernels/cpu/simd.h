@@ -31,10 +31,9 @@ CELL V multiply_add(V a, V b, V c) {
 #elif VECTOR_BYTES == 32
   if constexpr (sizeof(T) == 4) return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
   else return (V)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
-#elif defined(__FP_FAST_FMA) && defined(__FP_FAST_FMAF)
-  for (long k = 0; k < Simd<T>::width; ++k)
-    c[k] = sizeof(T) == 4 ? __builtin_fmaf(a[k], b[k], c[k]) : __builtin_fma(a[k], b[k], c[k]);
-  return c;
+#elif defined(WITH_NEON)
+  if constexpr (sizeof(T) == 4) return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+  else return (V)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
 #else
   return a * b + c;
 #endif

@@ -3,6 +3,9 @@
 // All arrays are separate heap blocks of exactly the needed size, so that one element too far is seen. Every result
 // must be the same, byte for byte, on 1 thread and on several, and from two callers at once; and where an allocation
 // fails, the entry must say so, and work the next time.
+//
+// `driver record FILE` writes the results in float64, and `driver compare FILE` holds those of another build, in
+// float64 and float32, to them: that of a processor which runs no Python here to that of one whose tests do (tests/arm).
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -12,6 +15,7 @@
 #include <cstdlib>
 #include <functional>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "../../kernels/cpu/lstm_cpu.cpp"
@@ -49,7 +53,7 @@ std::vector<T> random_numbers(long count, unsigned seed) {
   std::mt19937 generator(seed);
   std::uniform_real_distribution<double> draw(-1, 1);
   std::vector<T> numbers(count);
-  for (T& number : numbers) number = T(draw(generator));
+  for (T& number : numbers) number = T(float(draw(generator)));  // the same ones in float64
   return numbers;
 }
 
@@ -261,10 +265,35 @@ std::vector<T> tokens(long set, long vocabulary, long embedding, long hidden, lo
   return std::vector<T>(drawn.begin(), drawn.end());
 }
 
+double worst[2] = {};
+std::FILE* records = nullptr;  // results of all checks in their order, in float64
+bool recording = false;
+
+// Writes results, or holds them to those that were written: NaN to NaN, others within some thousand rounding errors.
+template <typename T>
+void hold(const char* what, const std::vector<T>& results) {
+  std::vector<double> those(results.begin(), results.end());
+  if (recording) {
+    if (std::fwrite(those.data(), sizeof(double), those.size(), records) != those.size()) ++failures;
+    return;
+  }
+  if (std::fread(those.data(), sizeof(double), those.size(), records) != those.size()) ++failures;
+  const double most = sizeof(T) == 4 ? 1e-4 : 1e-12;
+  for (std::size_t k = 0; k < those.size(); ++k) {
+    const double error = std::fabs(results[k] - those[k]) / (1 + std::fabs(those[k]));
+    worst[sizeof(T) == 4] = std::max(worst[sizeof(T) == 4], error);
+    if (std::isnan(those[k]) ? !std::isnan(results[k]) : !(error <= most)) {
+      if (++failures <= 10) std::printf("%s: %g instead of %g\n", what, double(results[k]), those[k]);
+    }
+  }
+}
+
 // `compute` gives the same on `threads` threads as on one, and from two callers at once.
 template <typename T>
 void check(const char* what, long threads, const std::function<std::vector<T>(long threads)>& compute) {
   const auto expected = compute(1);
+  if (records) hold(what, expected);
+  if (recording) return;
   std::vector<T> from_other;
   std::thread other([&] { from_other = compute(threads); });
   const auto mine = compute(threads);
@@ -375,12 +404,21 @@ void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
 
-int main() {
-  for (long set = 0; set <= gpu_lstm_best_set(); ++set) check_all_failures<float>(set);  // before there are threads
-  for (long set = 0; set <= gpu_lstm_best_set(); ++set) {
-    check_all<float>(set);
-    check_all<double>(set);
-  }
-  std::printf("%s\n", failures ? "FAILED" : "clean");
+int main(int count, char** arguments) {
+  const std::string mode = count == 3 ? arguments[1] : "";
+  recording = mode == "record";
+  if (mode.empty())
+    for (long set = 0; set <= gpu_lstm_best_set(); ++set) check_all_failures<float>(set);  // before there are threads
+  else if (!(records = std::fopen(arguments[2], recording ? "wb" : "rb"))) return EXIT_FAILURE;
+  if (recording) check_all<double>(0);
+  else
+    for (long set = 0; set <= gpu_lstm_best_set(); ++set)
+      for (bool floats : {true, false}) {
+        if (records) std::rewind(records);
+        if (floats) check_all<float>(set);
+        else check_all<double>(set);
+      }
+  if (records && std::fclose(records)) ++failures;
+  std::printf("%s %g %g\n", failures ? "FAILED" : "clean", worst[0], worst[1]);
   return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

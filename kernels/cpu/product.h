@@ -145,34 +145,32 @@ void through_panel(long rows, const T* a, long row, long depth, const T* panel, 
   }
 }
 
-// TILE_ROWS rows of A packed as [k][row] times one panel, added to a matrix in memory or written there. `rows` by
-// `columns` of them are real.
+// TILE_ROWS rows of A packed as [k][row] times one panel, into a matrix in memory. `rows` by `columns` of them are real.
 template <typename T>
 struct PackedTile {
   long depth, rows, columns;
   const T *a, *panel;
   T* to;
   long pitch;
-  bool add;
+  const T* first;  // what they are added to, rows `step` elements apart; or null
+  long step;
 
   template <int N = TILE_VECTORS>
   void run() const {
     constexpr long width = Simd<T>::width, wide = N * width;
     if constexpr (N > 1)
       if (columns <= wide - width) return run<N - 1>();
-    if (rows == TILE_ROWS && columns == wide) return whole<N>(to, pitch, add);
+    if (rows == TILE_ROWS && columns == wide) return whole<N>(to, pitch, first, step);
     T sums[TILE_ROWS * wide];
-    whole<N>(sums, wide, false);
+    whole<N>(sums, wide, nullptr, 0);
     for (long r = 0; r < rows; ++r)
-      for (long j = 0; j < columns; ++j) {
-        T* c = to + r * pitch + j;
-        *c = (add ? *c : T(0)) + sums[r * wide + j];
-      }
+      for (long j = 0; j < columns; ++j)
+        to[r * pitch + j] = (first ? first[r * step + j] : T(0)) + sums[r * wide + j];
   }
 
   // Alone in its function, so that all sums stay in registers.
   template <int N>
-  __attribute__((noinline)) void whole(T* c, long pitch_of_c, bool add_to_c) const {
+  __attribute__((noinline)) void whole(T* c, long pitch_of_c, const T* add, long step_of_add) const {
     constexpr long width = Simd<T>::width;
     typename Simd<T>::V sums[TILE_ROWS][N];
 #pragma GCC unroll 16
@@ -186,10 +184,8 @@ struct PackedTile {
 #pragma GCC unroll 16
     for (int r = 0; r < TILE_ROWS; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < N; ++v) {
-        T* p = c + r * pitch_of_c + v * width;
-        store(p, add_to_c ? load(p) + sums[r][v] : sums[r][v]);
-      }
+      for (int v = 0; v < N; ++v)
+        store(c + r * pitch_of_c + v * width, add ? load(add + r * step_of_add + v * width) + sums[r][v] : sums[r][v]);
   }
 };
 
@@ -325,7 +321,9 @@ struct Product {
               add_product<T>(some, rows_of_a + r * a_row, a_row, slab, panel, c, f.columns, count,
                              k0 ? kAdd : bias ? kBias : kZero, bias ? bias + first : nullptr);
             else
-              PackedTile<T>{slab, some, count, tiles + r / TILE_ROWS * kTile, panel, c, f.columns, k0 > 0}.run();
+              PackedTile<T>{slab, some, count, tiles + r / TILE_ROWS * kTile, panel, c, f.columns,
+                            k0 ? c : bias ? bias + first : nullptr, k0 ? f.columns : 0}
+                  .run();
           }
         }
       }

@@ -41,71 +41,59 @@ CELL void for_tiles(long rows, const Tile& tile) {
   }
 }
 
-// Rows of A times one panel, into a matrix in memory. `columns` of the panel's N vectors are real.
-enum Start { kZero, kAdd, kBias };
-
-template <typename T, int N>
-struct ProductTile {
+// Rows of A times one panel, into a matrix in memory. `columns` of the panel are real.
+template <typename T>
+struct PanelProduct {
   const T* a;
-  long row, depth;  // A(r, k) = a[r * row + k]
+  long row, depth;  // A(r, k) = a[r * row + k], or those of each tile packed as [k][r]
   const T* panel;
   T* to;
   long pitch, columns;
-  Start start;
-  const T* bias;
+  const T* first;  // what is added to the sums, rows `step` elements apart; or null
+  long step;
+};
 
+template <typename T, bool kPacked, int N>
+struct ProductTile : PanelProduct<T> {
   template <int M>
   void run(long r0) const {
     constexpr long wide = N * Simd<T>::width;
-    const T* rows_of_a = a + r0 * row;
-    T* rows_of_c = to + r0 * pitch;
-    if (columns == wide) {
-      whole<M>(rows_of_a, rows_of_c, pitch, start);
-      return;
-    }
+    const T *rows_of_a = this->a + r0 * this->row, *add = this->first ? this->first + r0 * this->step : nullptr;
+    T* c = this->to + r0 * this->pitch;
+    if (this->columns == wide) return whole<M>(rows_of_a, c, this->pitch, add, this->step);
     T sums[M * wide];
-    whole<M>(rows_of_a, sums, wide, kZero);
+    whole<M>(rows_of_a, sums, wide, nullptr, 0);
     for (long r = 0; r < M; ++r)
-      for (long j = 0; j < columns; ++j) {
-        T* p = rows_of_c + r * pitch + j;
-        *p = sums[r * wide + j] + (start == kAdd ? *p : start == kBias ? bias[j] : T(0));
-      }
+      for (long j = 0; j < this->columns; ++j)
+        c[r * this->pitch + j] = sums[r * wide + j] + (add ? add[r * this->step + j] : T(0));
   }
 
   // Alone in its function, so that all sums stay in registers.
   template <int M>
-  __attribute__((noinline)) void whole(const T* rows_of_a, T* rows_of_c, long pitch_of_c, Start start_with) const {
-    using V = typename Simd<T>::V;
+  __attribute__((noinline)) void whole(const T* rows_of_a, T* c, long pitch, const T* add, long step) const {
     constexpr long width = Simd<T>::width;
-    V sums[M][N];
+    typename Simd<T>::V sums[M][N];
 #pragma GCC unroll 8
     for (int r = 0; r < M; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < N; ++v) sums[r][v] = V{};
-    product<T, M, N>(depth, rows_of_a, row, 1, panel, sums);
-    if (start_with != kZero) {
-      const T* first = start_with == kAdd ? rows_of_c : bias;
-      const long step = start_with == kAdd ? pitch_of_c : 0;
-#pragma GCC unroll 8
-      for (int r = 0; r < M; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < N; ++v) sums[r][v] += load(first + r * step + v * width);
-    }
+      for (int v = 0; v < N; ++v) {
+        sums[r][v] = typename Simd<T>::V{};
+        __builtin_prefetch(c + r * pitch + v * width, 1);  // it is there when the product is done
+      }
+    product<T, M, N>(this->depth, rows_of_a, kPacked ? 1 : this->row, kPacked ? M : 1, this->panel, sums);
 #pragma GCC unroll 8
     for (int r = 0; r < M; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < N; ++v) store(rows_of_c + r * pitch_of_c + v * width, sums[r][v]);
+      for (int v = 0; v < N; ++v)
+        store(c + r * pitch + v * width, add ? sums[r][v] + load(add + r * step + v * width) : sums[r][v]);
   }
 };
 
-// The same with the number of vectors known at run time only.
-template <typename T, int N = TILE_VECTORS>
-void add_product(long rows, const T* a, long row, long depth, const T* panel, T* to, long pitch, long columns,
-                 Start start, const T* bias = nullptr) {
+template <typename T, bool kPacked = false, int N = TILE_VECTORS>
+void add_product(long rows, const PanelProduct<T>& of) {
   if constexpr (N > 1)
-    if (columns <= (N - 1) * Simd<T>::width)
-      return add_product<T, N - 1>(rows, a, row, depth, panel, to, pitch, columns, start, bias);
-  for_tiles(rows, ProductTile<T, N>{a, row, depth, panel, to, pitch, columns, start, bias});
+    if (of.columns <= (N - 1) * Simd<T>::width) return add_product<T, kPacked, N - 1>(rows, of);
+  for_tiles(rows, ProductTile<T, kPacked, N>{of});
 }
 
 // `count` columns and what fills the last vector of a panel with zeros.
@@ -141,66 +129,16 @@ void through_panel(long rows, const T* a, long row, long depth, const T* panel, 
   const long wide = whole_vectors<T>(count);
   for (long k = 0; k < depth; k += kDepth) {
     const long part = least(depth - k, kDepth);
-    add_product<T>(rows, a + k, row, part, panel + k * wide, sums, Simd<T>::panel, wide, k || add ? kAdd : kZero);
+    constexpr long pitch = Simd<T>::panel;
+    add_product<T>(rows, {a + k, row, part, panel + k * wide, sums, pitch, wide, k || add ? sums : nullptr, pitch});
   }
-}
-
-// TILE_ROWS rows of A packed as [k][row] times one panel, into a matrix in memory. `rows` by `columns` of them are real.
-template <typename T>
-struct PackedTile {
-  long depth, rows, columns;
-  const T *a, *panel;
-  T* to;
-  long pitch;
-  const T* first;  // what they are added to, rows `step` elements apart; or null
-  long step;
-
-  template <int N = TILE_VECTORS>
-  void run() const {
-    constexpr long width = Simd<T>::width, wide = N * width;
-    if constexpr (N > 1)
-      if (columns <= wide - width) return run<N - 1>();
-    if (rows == TILE_ROWS && columns == wide) return whole<N>(to, pitch, first, step);
-    T sums[TILE_ROWS * wide];
-    whole<N>(sums, wide, nullptr, 0);
-    for (long r = 0; r < rows; ++r)
-      for (long j = 0; j < columns; ++j)
-        to[r * pitch + j] = (first ? first[r * step + j] : T(0)) + sums[r * wide + j];
-  }
-
-  // Alone in its function, so that all sums stay in registers.
-  template <int N>
-  __attribute__((noinline)) void whole(T* c, long pitch_of_c, const T* add, long step_of_add) const {
-    constexpr long width = Simd<T>::width;
-    typename Simd<T>::V sums[TILE_ROWS][N];
-#pragma GCC unroll 16
-    for (int r = 0; r < TILE_ROWS; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < N; ++v) {
-        sums[r][v] = typename Simd<T>::V{};
-        __builtin_prefetch(c + r * pitch_of_c + v * width, 1);  // there when the product is done
-      }
-    product<T, TILE_ROWS, N>(depth, a, 1, TILE_ROWS, panel, sums);
-#pragma GCC unroll 16
-    for (int r = 0; r < TILE_ROWS; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < N; ++v)
-        store(c + r * pitch_of_c + v * width, add ? load(add + r * step_of_add + v * width) + sums[r][v] : sums[r][v]);
-  }
-};
-
-// Asks for a part of so many of `count` rows of `size` numbers, which come from far away, while others are multiplied.
-template <typename T>
-void ask_for(const T* from, long count, long apart, long size, long part, long parts) {
-  const Range mine = share(count, int(part), int(parts));
-  for (long n = mine.begin; n < mine.end; ++n)
-    for (long k = 0; k < size; k += 64 / long(sizeof(T))) __builtin_prefetch(from + n * apart + k, 0, 2);
 }
 
 // C (rows, columns) = A (rows, depth) B (depth, columns) [+ bias (columns)] for one or two B with the same A, and the
 // sums of A's rows; A and B with any strides.
 // The threads split the rows of C. One slab of the depth at a time, B is packed into panels: by each thread for itself
-// where it has many rows to use them for, else by all together. Rows of A are packed too.
+// where it has many rows to use them for, else by all together. A is read where it lies if that is row by row, else
+// packed tile by tile.
 template <typename T>
 struct Factor {
   const T* b;
@@ -221,12 +159,11 @@ struct Product {
   const T* bias;  // (columns,) of the first, or null
   T* sums;        // (rows,): of A's rows, or null
   T* panels;      // (up to kBlocks, kSlab, panel) of all threads, or of each
-  T* packed;      // kPacked of each thread
+  T* packed;      // (kRows, kPitch) of each thread
 
-  static constexpr long kSlab = 2048 / sizeof(T), kTiles = 16, kRows = kTiles * TILE_ROWS;
+  static constexpr long kSlab = 2048 / sizeof(T), kRows = 16 * TILE_ROWS;
   static constexpr long kOwnRows = 96;  // from here on, packing B once more costs less than waiting for others
-  // Of a tile of A's rows: not a multiple of a page, they would share the same cache sets.
-  static constexpr long kTile = kSlab * TILE_ROWS + 64 / sizeof(T), kPacked = kTiles * kTile;
+  static constexpr long kPitch = kSlab + 16;  // not a multiple of a page: rows would share the same cache sets
   static constexpr long kPanel = kSlab * Simd<T>::panel;
   static constexpr long kBlocks = 2048 / Simd<T>::panel;  // that many columns are packed at a time
 
@@ -255,22 +192,24 @@ struct Product {
     pack_panel(f.b + k0 * f.row + first * f.column, f.row, f.column, slab, count, to);
   }
 
-  // Up to kRows rows of A's columns as tiles, the last one filled with zeros; a few k at a time, so that what is read stays
-  // in the first cache.
-  void pack_rows(const T* from, long n, long slab, T* to) const {
-    for (long k1 = 0; k1 < slab; k1 += 16)
-      for (long r = 0; r < n; r += TILE_ROWS) {
-        const long end = least(k1 + 16, slab), some = least(n - r, TILE_ROWS);
-        const T* rows_of_a = from + r * a_row + k1 * a_column;
-        T* tile = to + r / TILE_ROWS * kTile + k1 * TILE_ROWS;
-        if (a_row == 1 && some == TILE_ROWS)
-          for (long k = k1; k < end; ++k, rows_of_a += a_column, tile += TILE_ROWS)
-            std::memcpy(tile, rows_of_a, TILE_ROWS * sizeof(T));
+  // Some k of a tile's rows, for PanelProduct.
+  struct PackedRows {
+    const T* from;
+    long row, column, count;
+    T* to;
+    long first;
+
+    template <int M>
+    void run(long r) const {
+      T* tile = to + r * kPitch + first * M;
+      for (long k = 0; k < count; ++k, tile += M) {
+        const T* rows_of_a = from + r * row + k * column;
+        if (row == 1) std::memcpy(tile, rows_of_a, M * sizeof(T));
         else
-          for (long k = k1; k < end; ++k, rows_of_a += a_column)
-            for (long i = 0; i < TILE_ROWS; ++i) *tile++ = i < some ? rows_of_a[i * a_row] : T(0);
+          for (long i = 0; i < M; ++i) tile[i] = rows_of_a[i * row];
       }
-  }
+    }
+  };
 
   // Slab by slab, so that the rounding errors of long sums stay small.
   void add_sums(const T* from, long r0, long n, long slab, bool first) const {
@@ -290,7 +229,7 @@ struct Product {
     const bool own = alone(members);
     const Range packing = own ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
     T* to = panels + (own ? member * panels_size() : 0);
-    T* tiles = packed + member * kPacked;
+    T* tiles = packed + member * kRows * kPitch;
     for (long k0 = 0; k0 < depth; k0 += kSlab) {
       const long slab = least(depth - k0, kSlab);
       if ((k0 || part.begin) && !own) barrier.wait();
@@ -299,32 +238,17 @@ struct Product {
       for (long r0 = mine.begin; r0 < mine.end; r0 += kRows) {
         const long n = least(mine.end - r0, kRows);
         const T* rows_of_a = a + r0 * a_row + k0 * a_column;
-        const bool by_rows = a_column == 1;
-        if (!by_rows) pack_rows(rows_of_a, n, slab, tiles);
         if (sums && part.begin == 0) add_sums(rows_of_a, r0, n, slab, k0 == 0);
-        // What comes after these rows: others, or of the same rows those of the next slab.
-        const bool last = r0 + n == mine.end;
-        const long next_r = last ? mine.begin : r0 + n, next_k = last ? k0 + slab : k0;
-        const long next_n = least(mine.end - next_r, kRows), next_slab = least(depth - next_k, kSlab);
-        const long steps = divide_up(n, TILE_ROWS) * (part.end - part.begin);
-        long step = 0;
+        const bool by_rows = a_column == 1;
+        for (long k = 0; k < slab && !by_rows; k += 16)  // a few at a time: what is read stays in the first cache
+          for_tiles(n, PackedRows{rows_of_a + k * a_column, a_row, a_column, least(slab - k, 16), tiles, k});
         for (long m = part.begin; m < part.end; ++m) {
           const auto& [f, first, count] = block(m);
-          const T* panel = to + (m - part.begin) * kPanel;
-          for (long r = 0, some; r < n; r += some, ++step) {
-            some = n - r < TILE_ROWS || (by_rows && n - r < 2 * TILE_ROWS) ? n - r : TILE_ROWS;
-            T* c = f.c + (r0 + r) * f.columns + first;
-            if (next_k < depth)
-              ask_for(a + next_r * a_row + next_k * a_column, by_rows ? next_n : next_slab, by_rows ? a_row : a_column,
-                      by_rows ? next_slab : next_n, step, steps);
-            if (by_rows)
-              add_product<T>(some, rows_of_a + r * a_row, a_row, slab, panel, c, f.columns, count,
-                             k0 ? kAdd : bias ? kBias : kZero, bias ? bias + first : nullptr);
-            else
-              PackedTile<T>{slab, some, count, tiles + r / TILE_ROWS * kTile, panel, c, f.columns,
-                            k0 ? c : bias ? bias + first : nullptr, k0 ? f.columns : 0}
-                  .run();
-          }
+          T* c = f.c + r0 * f.columns + first;
+          const PanelProduct<T> of{by_rows ? rows_of_a : tiles, by_rows ? a_row : kPitch, slab,
+                                   to + (m - part.begin) * kPanel, c, f.columns, count,
+                                   k0 ? c : bias ? bias + first : nullptr, k0 ? f.columns : 0};
+          by_rows ? add_product<T>(n, of) : add_product<T, true>(n, of);
         }
       }
     }
@@ -342,7 +266,7 @@ void multiply(Product<T> p, long threads) {
     return;
   }
   const long panels = p.owners(threads) * p.panels_size();
-  p.panels = scratch<T>(panels + threads * Product<T>::kPacked);
+  p.panels = scratch<T>(panels + threads * Product<T>::kRows * Product<T>::kPitch);
   p.packed = p.panels + panels;
   run_on(threads, p);
 }

@@ -121,15 +121,15 @@ void pack_panel(const T* from, long row, long column, long depth, long count, T*
   }
 }
 
-// sums (rows, panel) (+)= rows of A, `row` elements apart, times a panel of `count` columns, a part of the depth that
-// stays in cache at a time.
+// sums, rows `pitch` elements apart, (+)= rows of A, `row` elements apart, times a panel of `count` columns, a part of the
+// depth that stays in cache at a time.
 template <typename T>
-void through_panel(long rows, const T* a, long row, long depth, const T* panel, long count, T* sums, bool add = false) {
+void through_panel(long rows, const T* a, long row, long depth, const T* panel, long count, T* sums, bool add = false,
+                   long pitch = Simd<T>::panel) {
   constexpr long kDepth = 512;
   const long wide = whole_vectors<T>(count);
   for (long k = 0; k < depth; k += kDepth) {
     const long part = least(depth - k, kDepth);
-    constexpr long pitch = Simd<T>::panel;
     add_product<T>(rows, {a + k, row, part, panel + k * wide, sums, pitch, wide, k || add ? sums : nullptr, pitch});
   }
 }

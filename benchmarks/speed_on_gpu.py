@@ -26,15 +26,16 @@ from gpu_lstm.backend import Array, CupyBackend
 from gpu_lstm.bench import peers, sweep
 from gpu_lstm.bench.grid import STANDARD, Size
 from gpu_lstm.bench.peers import Side
-from gpu_lstm.bench.problem import KINDS, Problem, Step, parse_options
+from gpu_lstm.bench.problem import KINDS, TOLERANCE, Problem, Step, parse_options
 from gpu_lstm.layers import LSTM
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.native import kernels
 from gpu_lstm.recurrence import runnable_tiers
 from gpu_lstm.recurrence.cuda import costs, explain, planner, sequence
 from gpu_lstm.recurrence.cuda.layout import DIRECTIONS
-from gpu_lstm.recurrence.problem import Arriving, Fit
+from gpu_lstm.recurrence.problem import Arriving
 from gpu_lstm.recurrence.problem import Problem as Recurrence
+from gpu_lstm.recurrence.tier import Fit
 from gpu_lstm.training import Event, Settings, Training
 from gpu_lstm.training.tasks import TextTask
 
@@ -169,7 +170,7 @@ def point(log: Log, case: Case) -> Record:
         problem = case.problem(log.backend, kind)
         sides = [ours("ours")] + [ONE_BY_ONE] * ("num_layers" in problem.options)
         if case.dtype == "float32":
-            sides.append(Side("ours in tf32", "", in_tf32, takes=None, rounded=True))
+            sides.append(Side("ours in tf32", "", in_tf32, takes=None, tolerance=TOLERANCE["float16"]))
         if torch is not None:
             sides += [peer for peer in peers.PEERS if peer.name in (*TORCH, "torch-tf32") and peer.fits(problem)]
         found[kind], medians = measured(log, problem, sides)

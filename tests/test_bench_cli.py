@@ -118,6 +118,48 @@ def test_the_summary_is_of_the_medians(measured):
     assert told["least"] <= told["mean"] <= told["most"]
 
 
+def test_the_summary_has_8_bits_over_8_bits_and_shares_of_the_large_product():
+    def point(batch, **medians):
+        sides = {name: {"median": seconds, "share_of_product": 1 / seconds} for name, seconds in medians.items()}
+        where = {"backend": "numpy", "kind": "inference", "size": [64, batch, 256, 256], "ours": "sequence"}
+        return where | {"sides": sides | {"jax": {"remark": "failed"}}}
+
+    found = {
+        "points": [
+            point(1, sequence=2.0, int8=1.0, onnxruntime=4.0, torch=6.0),
+            point(32, sequence=8.0, int8=2.0, torch=4.0),
+            {**point(2), "ours": None},
+        ]
+    }
+    said = report.summary(found)["numpy"]
+    assert said["inference"]["torch"] == {"mean": pytest.approx(1.5**0.5), "least": 0.5, "most": 3.0, "sizes": 2}
+    assert said["inference int8"]["torch"] == {"mean": pytest.approx(12**0.5), "least": 2.0, "most": 6.0, "sizes": 2}
+    assert said["inference int8"]["onnxruntime"]["mean"] == pytest.approx(4.0)
+    assert said["training"] == {}
+    shares = report.shares_of_product(found)["numpy"]
+    assert (shares["inference"]["least"], shares["inference, large"]["most"]) == (1 / 8, 1 / 8)
+
+
+def test_a_busy_machine_is_told_of_at_the_end_and_at_the_head_of_the_page(here, monkeypatch, capsys):
+    def wait(self):
+        self.waits += 1
+        self.noisy += self.waits % 2
+
+    for busy in (False, True):
+        if busy:
+            monkeypatch.setattr(sweep.Patience, "wait", wait)
+        assert main([*TINY, "--grid", "T=2,B=1,H=4", "--rounds", "2", "--out", f"{busy}"]) == 0
+        out, page = capsys.readouterr().out, (here / f"{busy}" / "report.html").read_text()
+        told = re.search(r"the machine was busy: (\d+) of (\d+) timed steps began while something else ran", out)
+        assert bool(told) == busy
+        assert ('"warning": "the machine was busy' in page) == busy
+        if told:
+            assert 0 < int(told[1]) < int(told[2])
+    assert main(["bench", "--compare", "False", "True", "--out", "both"]) == 0
+    assert "; the machine was busy: " in capsys.readouterr().out
+    assert '"warning": "True: the machine was busy: ' in (here / "both" / "compare.html").read_text()
+
+
 def test_options_are_measured_beside_the_plain_layer(here):
     sets = ["--set", "peepholes", "zoneout_h=0.1", "--set", "num_layers=2", "bidirectional", "--set", "recompute"]
     assert main(["bench", "--grid", "T=5,B=2,H=4", "--peers", "none", "--rounds", "1", "--out", "o", *sets]) == 0
@@ -197,7 +239,7 @@ def test_train_and_infer_choose_the_kind(here):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--grid", "huge"], "grid is 'huge'; expected small, full, standard, odd, or sizes"),
+        (["--grid", "huge"], "grid is 'huge'; expected small, full, standard, odd, few, or sizes"),
         (["--set", "peepholes", "holes"], "'holes' is no option of the LSTM"),
         (["--set", "num_layers=0"], "num_layers is '0'; expected num_layers=NUMBER, at least 1"),
         (["--set", "recompute=1"], "recompute is '1'; expected no value"),

@@ -84,7 +84,10 @@ def page(a: dict[str, Any], b: dict[str, Any], names: tuple[str, str]) -> str:
         where = [line["backend"], line["kind"], *map(str, line["size"]), line["side"]]
         numbers = [f"{line[part]:.3f}" for part in ("ratio", "low", "high")]
         table.append([*where, *numbers, "yes" if line["changed"] else "no"])
-    return report.page_of(f"gpu_lstm bench: {names[1]} against {names[0]}", tiles, [group], about, table)
+    warning = "; ".join(
+        f"{name}: {said}" for name, one in zip(names, (a, b), strict=True) if (said := report.busy(one))
+    )
+    return report.page_of(f"gpu_lstm bench: {names[1]} against {names[0]}", warning, tiles, [group], about, table)
 
 
 def machines(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:

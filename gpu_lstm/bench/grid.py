@@ -26,6 +26,8 @@ ODD: list[Size] = [
     (63, 7, 100, 201), (64, 8, 104, 208),
 ]  # fmt: skip
 """Sizes that fill no vector register or tile evenly, each before a neighbour that does."""
+FEW: list[Size] = [(64, b, n, n) for n in (128, 256, 512, 1024) for b in (1, 2, 4)]
+"""One sequence, or a few: what weights of fewer bits are for."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ GRIDS = {
 }
 
 
-LISTS = {"standard": STANDARD, "odd": ODD}
+LISTS = {"standard": STANDARD, "odd": ODD, "few": FEW}
 NAMES = ", ".join([*GRIDS, *LISTS])
 
 

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import logging
 import os
+import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpu_lstm.backend import DTYPES, Backend
 from gpu_lstm.bench import threads
-from gpu_lstm.bench.problem import KINDS, Problem, Step, parse_options
+from gpu_lstm.bench.problem import KINDS, TOLERANCE, Problem, Step, parse_options
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.native import compiled
 from gpu_lstm.recurrence import runnable_tiers
 
 
@@ -46,8 +51,8 @@ class Side:
         Words of `gpu_lstm.bench.problem.parse_options`: it computes the LSTM with these, against an oracle of its own.
     takes : frozenset of str, optional
         Options of a problem that it has, too, and ``ragged``; all, if not given.
-    rounded : bool
-        Its products are rounded as in 16 bits.
+    tolerance : float
+        How far its results may be off where its products are rounded to fewer bits than those of its dtype.
     """
 
     name: str
@@ -60,7 +65,7 @@ class Side:
     own_stream: bool = False
     options: tuple[str, ...] = ()
     takes: frozenset[str] | None = frozenset()
-    rounded: bool = False
+    tolerance: float = 0.0
 
     def fits(self, problem: Problem) -> bool:
         """Whether this side can compute the problem at all."""
@@ -205,6 +210,17 @@ def torch_tf32(problem: Problem) -> Step:
     return rounded
 
 
+def torch_int8(problem: Problem) -> Step:
+    """torch.nn.LSTM quantised dynamically: weights of 8 bits, inputs and states rounded to 8 bits at each step."""
+    torch = _torch()
+    lstm = torch.nn.LSTM(*problem.size[2:])
+    values = {name.replace("bias_", "bias_ih_"): torch.from_numpy(array) for name, array in problem.weights.items()}
+    lstm.load_state_dict({**values, "bias_hh_l0": torch.zeros(4 * problem.size[3])})
+    with warnings.catch_warnings(action="ignore"):  # it is deprecated, and there is no other in PyTorch itself
+        (lstm,) = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(lstm), {torch.nn.LSTM}, dtype=torch.qint8)
+    return _torch_step(problem, lambda x: lstm(x)[0], {})
+
+
 def torch_cell(problem: Problem, compiled: bool = False) -> Step:
     """The equations by hand, one step after the other; with `compiled`, one torch.compile serves all sizes."""
     torch = _torch()
@@ -243,8 +259,11 @@ def _compiled_cell(kind: str, device: str) -> Any:
 # -- ONNX Runtime ------------------------------------------------------------------------------------------------------
 
 
-def onnx_runtime(problem: Problem) -> Step:
-    """The LSTM operator of ONNX; gate order i, o, f, g, input and recurrent bias one after the other."""
+def onnx_runtime(problem: Problem, int8: bool = False) -> Step:
+    """The LSTM operator of ONNX; gate order i, o, f, g, input and recurrent bias one after the other.
+
+    With `int8` its dynamically quantised form, the weights in 7 bits where products of 8 would overflow (no VNNI).
+    """
     onnx: Any = importlib.import_module("onnx")
     runtime: Any = importlib.import_module("onnxruntime")
     steps, batch, _, hidden = problem.size
@@ -268,6 +287,14 @@ def onnx_runtime(problem: Problem) -> Step:
         [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    if int8:
+        quantization: Any = importlib.import_module("onnxruntime.quantization")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "int8.onnx"
+            logging.disable(logging.WARNING)  # of what would change nothing in a graph of one node
+            quantization.quantize_dynamic(model, path, per_channel=True, reduce_range=compiled.instruction_set() < 2)
+            logging.disable(logging.NOTSET)
+            model = onnx.load(path)
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads.count(), 1
     session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -348,15 +375,17 @@ def keras_lstm(problem: Problem) -> Step:
 
 SHARED = frozenset({"num_layers", "bidirectional", "proj_size", "ragged"})
 """What `torch.nn.LSTM` has of ours."""
+INT8 = 0.05
+"""How far results of 8-bit weights may be off, relative to the largest."""
 PEERS = [
     Side("torch", "torch.nn.LSTM", torch_lstm, ("torch",), dtypes=DTYPES, takes=SHARED),
     Side(
         "torch-other-16", "torch.nn.LSTM in the other 16 bits", torch_other, ("torch",), dtypes=DTYPES[2:],
-        devices=("gpu",), takes=SHARED, rounded=True,
+        devices=("gpu",), takes=SHARED, tolerance=TOLERANCE["float16"],
     ),
     Side(
         "torch-tf32", "torch.nn.LSTM in TF32", torch_tf32, ("torch",), dtypes=("float32",), devices=("gpu",),
-        takes=SHARED, rounded=True,
+        takes=SHARED, tolerance=TOLERANCE["float16"],
     ),
     Side(
         "module", "our LSTM as a module of PyTorch", partial(torch_lstm, module="gpu_lstm.interop.torch"), ("torch",),
@@ -367,6 +396,14 @@ PEERS = [
     Side(
         "onnxruntime", "ONNX Runtime's LSTM operator", onnx_runtime, ("onnx", "onnxruntime"), ("inference",),
         ("float32",), ("cpu",),
+    ),
+    Side(
+        "onnxruntime-int8", "ONNX Runtime's DynamicQuantizeLSTM", partial(onnx_runtime, int8=True),
+        ("onnx", "onnxruntime"), ("inference",), ("float32",), ("cpu",), tolerance=INT8,
+    ),
+    Side(
+        "torch-int8", "torch.nn.LSTM, quantised dynamically", torch_int8, ("torch",), ("inference",), ("float32",),
+        ("cpu",), tolerance=INT8,
     ),
     Side("jax", "JAX, lax.scan under jit", jax_scan, ("jax", "jaxlib"), own_stream=True),
     Side("keras", "keras.layers.LSTM on JAX", keras_lstm, ("keras", "jax", "jaxlib"), own_stream=True),

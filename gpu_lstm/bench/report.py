@@ -26,15 +26,22 @@ KINDS = {"training": "Training step", "inference": "Inference"}
 def page(record: Record) -> str:
     """The page of one record."""
     groups = [group for backend in backends(record) for group in groups_of(record, backend)]
-    return page_of(f"gpu_lstm bench: {record['device']}", headline(record), groups, facts(record), as_table(record))
+    title, about = f"gpu_lstm bench: {record['device']}", facts(record)
+    return page_of(title, busy(record), headline(record), groups, about, as_table(record))
 
 
 def page_of(
-    title: str, tiles: list[dict[str, str]], groups: list[dict[str, Any]], about: dict[str, str], rows: list[list[str]]
+    title: str,
+    warning: str,
+    tiles: list[dict[str, str]],
+    groups: list[dict[str, Any]],
+    about: dict[str, str],
+    rows: list[list[str]],
 ) -> str:
     """Put a page's contents into the template."""
     content = {
         "title": title,
+        "warning": warning,
         "tiles": tiles,
         "groups": [group for group in groups if group["charts"]],
         "facts": about,
@@ -292,24 +299,45 @@ def over_floor(points: list[Any]) -> float:
 
 
 def summary(record: Record) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """How many times as long as ours each side takes, by backend and kind: the geometric mean, and of which sizes."""
+    """How many times as long as ours each side takes, by backend and kind: the geometric mean, and of which sizes.
+
+    Where our LSTM with 8-bit weights was measured, ``inference int8`` has the same over that one.
+    """
     found: dict[str, Any] = {}
     for backend in backends(record):
-        for kind in KINDS:
-            ratios: dict[str, list[float]] = {}
-            for point in of(record["points"], kind):
-                if point["backend"] == backend and point.get("ours"):
-                    ours = point["sides"][point["ours"]]["median"]
-                    for name, side in point["sides"].items():
-                        if name != point["ours"] and "median" in side:
-                            ratios.setdefault(name, []).append(side["median"] / ours)
-            found.setdefault(backend, {})[kind] = {
-                name: {
-                    "mean": statistics.geometric_mean(some), "least": min(some), "most": max(some), "sizes": len(some)
-                }
-                for name, some in ratios.items()
-            }  # fmt: skip
+        points = [point for point in record["points"] if point["backend"] == backend]
+        found[backend] = {kind: _over(of(points, kind)) for kind in KINDS}
+        if eights := _over(of(points, "inference"), "int8"):
+            found[backend]["inference int8"] = eights
     return found
+
+
+def _over(points: list[Any], base: str = "") -> dict[str, dict[str, float]]:
+    """How many times as long as `base`, or as our fastest tier, each other side takes."""
+    ratios: dict[str, list[float]] = {}
+    for point in points:
+        base_here = base or point.get("ours") or ""
+        sides = {name: side["median"] for name, side in point.get("sides", {}).items() if "median" in side}
+        for name in sides if base_here in sides else ():
+            if name != base_here:
+                ratios.setdefault(name, []).append(sides[name] / sides[base_here])
+    return {name: spread(some) for name, some in ratios.items()}
+
+
+def spread(some: list[float]) -> dict[str, float]:
+    """The geometric mean of numbers, the least and the largest, and how many there are."""
+    return {"mean": statistics.geometric_mean(some), "least": min(some), "most": max(some), "sizes": len(some)}
+
+
+def shares_of_product(record: Record) -> dict[str, dict[str, dict[str, float]]]:
+    """Our part of the large product's rate, by backend and kind; ``KIND, large``: at H >= 256 and B >= 32."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for point in (point for point in record["points"] if point.get("ours")):
+        kinds = found.setdefault(point["backend"], {})
+        _, batch, _, hidden = point["size"]
+        for kind in [point["kind"], f"{point['kind']}, large"][: 1 + (batch >= 32 and hidden >= 256)]:
+            kinds.setdefault(kind, []).append(point["sides"][point["ours"]]["share_of_product"])
+    return {backend: {kind: spread(some) for kind, some in kinds.items()} for backend, kinds in found.items()}
 
 
 def headline(record: Record) -> list[dict[str, str]]:
@@ -317,7 +345,8 @@ def headline(record: Record) -> list[dict[str, str]]:
     tiles = []
     points = [point for point in record["points"] if point.get("ours")]
     for backend, kinds in summary(record).items():
-        for kind, against in kinds.items():
+        for kind in KINDS:
+            against = kinds[kind]
             some = [point for point in of(points, kind) if point["backend"] == backend]
             what = f"{KINDS[kind].lower()}" + f" on {backend}" * (len(backends(record)) > 1)
             if torch := against.get("torch"):
@@ -330,6 +359,14 @@ def headline(record: Record) -> list[dict[str, str]]:
         text = "the least possible time, training steps, geometric mean"
         tiles.append({"value": f"{over_floor(trained):.2f} x", "text": text})
     return tiles
+
+
+def busy(record: Record) -> str:
+    """That the machine was busy with something else, and how often; empty where it was not."""
+    waits = record.get("waits") or {"noisy": 0}
+    if not waits["noisy"]:
+        return ""
+    return f"the machine was busy: {waits['noisy']} of {waits['waits']} timed steps began while something else ran"
 
 
 def facts(record: Record) -> dict[str, str]:
@@ -346,9 +383,7 @@ def facts(record: Record) -> dict[str, str]:
     if record.get("gpu"):
         found["GPU"] = ", ".join(f"{key} {value}" for key, value in record["gpu"].items())
     if "waits" in record:
-        found["quiet machine"] = (
-            f"{record['waits']['noisy']} of {record['waits']['waits']} timed steps began on a busy one"
-        )
+        found["quiet machine"] = busy(record) or f"at each of {record['waits']['waits']} timed steps"
     for machine in record.get("machines", []):
         found[f"limits, {machine['backend']}"] = (
             f"product {machine['flops'] / 1e9:.0f} GFLOP/s ({machine['product']}), "

@@ -139,7 +139,7 @@ def check(problem: Problem, sides: list[Side]) -> tuple[dict[str, Point], dict[s
             results[side.name] = {"error": None, "remark": f"failed: {one_line(failure)}"}
             continue
         results[side.name] = {"error": error if math.isfinite(error) else None}
-        allowed = max(TOLERANCE[problem.dtype], TOLERANCE["float16"] * side.rounded)
+        allowed = max(TOLERANCE[problem.dtype], side.tolerance)
         if error < allowed:
             steps[side.name] = step
         else:

@@ -22,7 +22,7 @@ from gpu_lstm.training.checkpoint import write_whole
 
 WRITTEN = ("record.json", "record.csv", "report.html", "compare.html")
 """Names of results."""
-PATIENCE = {name: Patience(10.0) for name in ("full", "standard", "odd")}
+PATIENCE = {name: Patience(10.0) for name in ("full", "standard", "odd", "few")}
 """How long to wait for a quiet machine, for the grids that are recorded; in others, ten seconds in all."""
 
 
@@ -82,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
     with interrupted_by_signals():
         status = measure(sweep, found, out)
     print(told(found))
+    if busy := report.busy(found):
+        print(f"{busy}; times and ratios are less sure for it")
     print(f"page: {out / 'report.html'}   numbers: {out / 'record.json'}, {out / 'record.csv'}")
     if status:
         print(f"stopped early: {found['ended']}; what was measured is there", file=sys.stderr)
@@ -148,7 +150,7 @@ def save(sweep: Sweep, found: dict[str, Any], out: Path) -> None:
     """Write record, table and page, each whole."""
     found["machines"] = [machine.describe() for machine in sweep.machines.values() if machine.product_by]
     found["waits"] = sweep.patience.describe()
-    found["summary"] = report.summary(found)
+    found |= {"summary": report.summary(found), "shares": report.shares_of_product(found)}
     record.write(found, out / "record.json")
     write_whole(out / "record.csv", record.as_csv(found).encode())
     write_whole(out / "report.html", report.page(found).encode())
@@ -207,6 +209,7 @@ def run_compare(options: argparse.Namespace) -> int:
     for one, name in zip((a, b), names, strict=True):
         print(
             f"{name}: {one['device']}, {one['threads']} threads, {one['date']}, revision {one['revision'] or 'unknown'}"
+            + (f"; {busy}" if (busy := report.busy(one)) else "")
         )
     print(f"\n{'':>9} {'T, B, D, H':>20} {'side':>13} {'times as fast':>13} {'between':>13}")
     for line in found:

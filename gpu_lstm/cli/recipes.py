@@ -141,10 +141,7 @@ def where(plain: dict[str, Any], backend: Backend) -> dict[str, Any]:
 def same_data(path: Path, amount: int, expected: int, what: str) -> None:
     """Refuse to go on with other data than the run began with.
 
-    Raises
-    ------
-    InputError
-        The data's amount is another.
+    Raises InputError where the data's amount is another.
     """
     if amount != expected:
         raise InputError(f"{path} has {amount} {what}; the run to go on with began with {expected}")

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +26,7 @@ from gpu_lstm.backend.count import Count
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.checks import check_dtype
 from gpu_lstm.layers.parameters import Parameters
+from gpu_lstm.native.kept import Kept, Made
 from gpu_lstm.native.kernels import ARITHMETIC
 
 Params = dict[str, Array]
@@ -110,6 +113,7 @@ class Layer:
         self.backend.dtype(self.dtype)  # refuses one that it doesn't have
         self.mark = os.urandom(8)  # by which its tapes are known
         self._params = Parameters(self.backend, self.param_dtype)
+        self._kept: defaultdict[str, Kept] = defaultdict(Kept)
 
     @property
     def params(self) -> Parameters:
@@ -123,10 +127,6 @@ class Layer:
     def add(self, name: str, values: np.ndarray) -> None:
         """Add a parameter; drawn on the host so that all backends start equal."""
         self._params.add(name, self.backend.asarray(values.astype(self.param_dtype), self.param_dtype))
-
-    def add_uniform(self, name: str, shape: tuple[int, ...], bound: float, rng: np.random.Generator) -> None:
-        """Add a parameter, uniform in [-bound, bound]."""
-        self.add(name, rng.uniform(-bound, bound, shape))
 
     def over(self, params: Mapping[str, Array]) -> Self:
         """Return a twin of this layer that works with these arrays, which are not checked."""
@@ -145,6 +145,33 @@ class Layer:
             params |= {name: self.backend.asarray(params[name], self.dtype) for name in weights}
         return params
 
+    def freeze(self) -> Self:
+        """Make the parameters copies that nobody can write to, and return the layer.
+
+        For inference on a CPU with few sequences or one step a call: what is made of the weights for it is kept from
+        call to call in any case, but of weights that may have been written to each call must look whether they were.
+        What is assigned to a frozen layer's parameters can be written to again.
+
+        Raises
+        ------
+        InputError
+            The parameters are no NumPy arrays.
+        """
+        self._params.freeze()
+        return self
+
+    def kept(self, params: Params, keep: bool) -> dict[str, Made]:
+        """For inference, what kernels make of weights that products take, which may be there from a call before.
+
+        Where backward will follow there is nothing, and from then on nothing is left: weights are about to change.
+        """
+        if keep:
+            self._kept.clear()
+        if keep or self.dtype != self.param_dtype:  # of 16 bits, each call has copies of its own
+            return {}
+        weights = ((name, array) for name, array in params.items() if name.startswith("weight"))
+        return {name: partial(self._kept[name].of, array) for name, array in weights}
+
     def read(self, tape: Any) -> tuple[Any, ...]:
         """Return the values of a tape of this layer; raises InputError as `Tape.read`, and where it is no tape."""
         if not isinstance(tape, Tape):
@@ -155,10 +182,7 @@ class Layer:
 def check_seed(seed: Any, name: str = "seed") -> tuple[int, ...]:
     """Return a seed as a tuple if it is a whole number of at least 0, or a tuple of some.
 
-    Raises
-    ------
-    InputError
-        The seed is another thing.
+    Raises InputError where the seed is another thing.
     """
     parts = seed if isinstance(seed, tuple) and seed else (seed,)
     for part in parts:

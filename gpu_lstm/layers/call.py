@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from gpu_lstm.backend import Array, Backend
 from gpu_lstm.layers.base import Params, Tape
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import Options
+from gpu_lstm.native.kept import Made
 from gpu_lstm.recurrence import Mask, Tier
 
 State = tuple[Array, Array]
@@ -89,6 +90,7 @@ class Work:
     tier: Tier
     ops: ops.Arrays  # the large products around it
     by_steps: bool  # x W_ih^T is computed step by step, so that a step's rounding doesn't depend on how many there are
+    kept: Mapping[str, Made]  # for inference: of a weight, what kernels made of it in a call before
 
     @property
     def plain(self) -> bool:

@@ -20,7 +20,8 @@ def enter(work: Work, member: Member, x: Array) -> Piece:
         rows, weight = x, transposed(backend, weight.T)
     else:
         rows = xp.reshape(x, (-1, x.shape[2]))
-    z = work.ops.product(rows, weight, None if norm else bias, sizes.param_dtype if norm else sizes.dtype)
+    dtype, kept = sizes.param_dtype if norm else sizes.dtype, work.kept.get(f"weight_ih_{member.name}")
+    z = work.ops.product(rows, weight, None if norm else bias, dtype, kept=kept)
     if norm:
         z, normalised = beyond.normalised(work, member, xp.reshape(z, (-1, shape[2])))
     return Piece(x, xp.reshape(z, shape), input_mask, normalised)
@@ -34,17 +35,19 @@ def masked(work: Work, member: Member, x: Array) -> tuple[Array, Array | None]:
 
 def problem(work: Work, member: Member, piece: Piece, state: Pair, steps: slice, below: Joint | None = None) -> Problem:
     """Return a member's recurrence over those steps; the piece notes what was dropped of weight_hh."""
-    call, weight_hh, p = work.call, work.params[f"weight_hh_{member.name}"], work.options.weight_dropout
+    call, name, p = work.call, f"weight_hh_{member.name}", work.options.weight_dropout
+    weight_hh, kept = work.params[name], work.kept.get(name)
     if call.seed is not None and p > 0:
         around = ops.of(work.sizes.backend)
         weight_hh, piece.weight_again = around.dropout(weight_hh, p, work.seed(WEIGHT, member))
+        kept = None
     mask = None if call.mask is None else call.mask.part(steps.start, steps.stop)
     keep = call.keep or work.gives_cells(member)
     variant = None
     if call.resets is not None or not work.plain:
         variant = beyond.variant(work, member, steps.start, steps.stop)
     z, piece.z = piece.z, None
-    return Problem(z, weight_hh, *state, mask, member.direction == 1, keep, variant, below)
+    return Problem(z, weight_hh, *state, mask, member.direction == 1, keep, variant, below, kept)
 
 
 def parameter_gradients(work: Work, member: Member, piece: Piece, dz: Array, add: Add) -> Array:

@@ -1,6 +1,6 @@
 """What each entry of the compiled library takes, and arrays made to fit or refused.
 
-A row of `TABLE` has the arguments in C++'s order (``kernels/cpu/entries.h``):
+A row of `TABLE` has the arguments in C++'s order (``kernels/cpu/entries.h``, ``inference.h``):
 
 ===================================  =====================================================================
 ``name``                             a whole number, C's long
@@ -28,13 +28,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_lstm.native.arguments import Argument, blocks, longs, pages
+from gpu_lstm.native.arguments import Argument, blocks, longs, packed, pages
 
 TABLE = """
 forward
     steps batch hidden count z!*count[steps,batch,4*hidden] weight_hh*count[4*hidden,hidden]
-    h!*count[steps+1,batch,hidden] c!*count[keep*steps+1,batch,hidden] lengths?*count:long[batch]{0..steps}
-    reverse*count keep threads split_batch
+    kept?*count[~packed(4*hidden,hidden)] h!*count[steps+1,batch,hidden] c!*count[keep*steps+1,batch,hidden]
+    lengths?*count:long[batch]{0..steps} reverse*count keep threads split_batch
 backward
     steps batch hidden count gates!*count[steps,batch,4*hidden] weight_hh*count[4*hidden,hidden]
     c*count[steps+1,batch,hidden] dy?*count[steps,batch,hidden]+dy_row dh!*count[batch,hidden]
@@ -51,8 +51,10 @@ family_backward
     dpeepholes?![batch,3,hidden] normalised?![steps,batch,4*hidden] scales?[steps,batch,1] dnorm?![batch,6*hidden]
     lengths?:long[batch]{0..steps} reverse threads split_batch
 multiply
-    rows columns depth a[rows,depth]+a_row+a_column b[depth,columns]+b_row+b_column c![rows,columns] bias?[columns]
-    threads
+    rows columns depth a[rows,depth]+a_row+a_column b[depth,columns]+b_row+b_column kept?[~packed(columns,depth)]
+    c![rows,columns] bias?[columns] threads
+pack
+    gates rows depth weight[rows,depth] panels![~packed(rows,depth)]
 weight_gradients
     rows outputs dy[rows,outputs] count columns*count x*count[rows,columns[n]] dw!*count[outputs,columns[n]]
     db![outputs] threads
@@ -127,7 +129,7 @@ def _entry(tokens: Sequence[str]) -> Entry:
         else:
             passed.append(f"longs({name})" if many else name)
     names = ", ".join(argument.name for argument in arguments)
-    known = {"arguments": arguments, "blocks": blocks, "pages": pages, "longs": longs, "range": range}
+    known = {"arguments": arguments, "blocks": blocks, "pages": pages, "longs": longs, "packed": packed, "range": range}
     return Entry(tuple(arguments), eval(f"lambda take, take_apart, take_all, {names}: ({', '.join(passed)},)", known))
 
 

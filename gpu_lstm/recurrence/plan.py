@@ -12,7 +12,7 @@ from gpu_lstm.native import compiled
 from gpu_lstm.native.kernels import ARITHMETIC
 from gpu_lstm.recurrence import cpu, reference
 from gpu_lstm.recurrence.cuda import auto, pointwise, sequence
-from gpu_lstm.recurrence.problem import Tier
+from gpu_lstm.recurrence.tier import Tier
 from gpu_lstm.recurrence.widened import widened_tier
 
 TIERS = ("reference", "pointwise", "sequence")

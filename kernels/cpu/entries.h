@@ -5,12 +5,13 @@
 
 #define ENTRY(name) extern "C" int JOINED(name, SUFFIX, SET)
 
-ENTRY(forward)(long steps, long batch, long hidden, long count, T* const* z, const T* const* weight_hh, T* const* h,
-               T* const* c, const long* const* lengths, const long* reverse, long keep, long threads, long split_batch) {
+ENTRY(forward)(long steps, long batch, long hidden, long count, T* const* z, const T* const* weight_hh,
+               const T* const* kept, T* const* h, T* const* c, const long* const* lengths, const long* reverse, long keep, long threads, long split_batch) {
   return guarded([&] {
     Forward<T> of[kMost];
     for (long n = 0; n < at_most(count); ++n)
-      of[n] = {steps, batch, hidden, z[n], h[n], c[n], weight_hh[n], lengths[n], reverse[n] != 0, keep != 0};
+      of[n] = {steps, batch, hidden, z[n], h[n], c[n], weight_hh[n], lengths[n], reverse[n] != 0, keep != 0,
+               kept[n]};
     run<T>(of, count, steps, threads, split_batch != 0);
   });
 }
@@ -61,9 +62,10 @@ ENTRY(family_backward)(long steps, long batch, long hidden, long size, long head
 #undef OPTIONS
 
 ENTRY(multiply)(long rows, long columns, long depth, const T* a, long a_row, long a_column, const T* b, long b_row,
-                long b_column, T* c, const T* bias, long threads) {
+                long b_column, const T* kept, T* c, const T* bias, long threads) {
   return guarded([&] {
-    multiply<T>({rows, depth, a, a_row, a_column, {{b, b_row, b_column, columns, c}, {}}, 1, bias}, threads);
+    multiply<T>({rows, depth, a, a_row, a_column, {{b, b_row, b_column, columns, c}, {}}, 1, bias, nullptr, kept},
+                threads);
   });
 }
 
@@ -73,22 +75,6 @@ ENTRY(weight_gradients)(long rows, long outputs, const T* dy, long count, const 
     Product<T> p{outputs, rows, dy, 1, outputs, {}, int(count), nullptr, db};
     for (long n = 0; n < at_most(count); ++n) p.factors[n] = {x[n], columns[n], 1, columns[n], dw[n]};
     multiply(p, threads);
-  });
-}
-
-ENTRY(generate)(long vocabulary, long embedding_size, long hidden, long layers, const T* embedding,
-                const T* const* weight_ih, const T* const* weight_hh, const T* const* bias, const T* head,
-                const T* head_bias, long room, T* panels, T* state, T* scores, long given_count, const long* given,
-                long count, double temperature, const double* uniforms, const unsigned char* never, long* drawn,
-                long* size, long threads) {
-  return guarded([&] {
-    const Generate<T> p{vocabulary, embedding_size, hidden, layers, embedding, weight_ih, weight_hh, bias, head,
-                        head_bias, panels, state, scores, given, given_count, count, temperature, uniforms, never,
-                        drawn};
-    if (size) *size = p.size();
-    else if (room < p.size() || p.bars_all()) throw Refused();
-    else if (count == 0 && given_count == 0) p.pack();
-    else run_on(threads, p);
   });
 }
 
@@ -120,6 +106,8 @@ ENTRY(update)(long rule, long count, const long* sizes, T* const* params, const 
 ENTRY(activate)(long tanh_instead, long count, const T* x, T* y) {
   return guarded([&] { activate<T>(tanh_instead != 0, count, x, y); });
 }
+
+#include "inference.h"
 
 #undef ENTRY
 #undef SUFFIX

@@ -158,6 +158,7 @@ struct Product {
   int count;      // of factors
   const T* bias;  // (columns,) of the first, or null
   T* sums;        // (rows,): of A's rows, or null
+  const T* kept;  // all panels of the one factor, slab by slab, where another call has made them; or null
   T* panels;      // (up to kBlocks, kSlab, panel) of all threads, or of each
   T* packed;      // (kRows, kPitch) of each thread
 
@@ -169,7 +170,7 @@ struct Product {
 
   long blocks() const { return factors[0].blocks() + (count > 1 ? factors[1].blocks() : 0); }
   long panels_size() const { return least(blocks(), kBlocks) * kPanel; }
-  bool alone(long members) const { return rows >= kOwnRows * members; }
+  bool alone(long members) const { return kept || rows >= kOwnRows * members; }
   // Threads that may have panels of their own, of so many: fewer than are asked for may come.
   long owners(long threads) const {
     const long most = least(rows / kOwnRows, threads);
@@ -227,7 +228,7 @@ struct Product {
   void run_blocks(Range part, int member, int members, Barrier& barrier) const {
     const Range mine = share(rows, member, members);
     const bool own = alone(members);
-    const Range packing = own ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
+    const Range packing = kept ? Range{} : own ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
     T* to = panels + (own ? member * panels_size() : 0);
     T* tiles = packed + member * kRows * kPitch;
     for (long k0 = 0; k0 < depth; k0 += kSlab) {
@@ -244,9 +245,9 @@ struct Product {
           for_tiles(n, PackedRows{rows_of_a + k * a_column, a_row, a_column, least(slab - k, 16), tiles, k});
         for (long m = part.begin; m < part.end; ++m) {
           const auto& [f, first, count] = block(m);
+          const T* panel = kept ? kept + (k0 * blocks() + m * slab) * Simd<T>::panel : to + (m - part.begin) * kPanel;
           T* c = f.c + r0 * f.columns + first;
-          const PanelProduct<T> of{by_rows ? rows_of_a : tiles, by_rows ? a_row : kPitch, slab,
-                                   to + (m - part.begin) * kPanel, c, f.columns, count,
+          const PanelProduct<T> of{by_rows ? rows_of_a : tiles, by_rows ? a_row : kPitch, slab, panel, c, f.columns, count,
                                    k0 ? c : bias ? bias + first : nullptr, k0 ? f.columns : 0};
           by_rows ? add_product<T>(n, of) : add_product<T, true>(n, of);
         }
@@ -265,7 +266,7 @@ void multiply(Product<T> p, long threads) {
     for (long row = 0; p.sums && row < p.rows; ++row) p.sums[row] = 0;
     return;
   }
-  const long panels = p.owners(threads) * p.panels_size();
+  const long panels = p.kept ? 0 : p.owners(threads) * p.panels_size();
   p.panels = scratch<T>(panels + threads * Product<T>::kRows * Product<T>::kPitch);
   p.packed = p.panels + panels;
   run_on(threads, p);

@@ -44,17 +44,19 @@ struct Forward {
   const T* weight;    // (4H, H)
   const long* lengths;  // (B,) or null
   bool reverse, keep;
-  T* panels;  // blocks of up to a panel of hidden units: [block][gate][k][unit]
-  T* own;     // own_size() of each thread
+  const T* kept;  // the panels, where another call has made them; or null
+  T* panels;      // blocks of up to a panel of hidden units: [block][gate][k][unit]
+  T* own;         // own_size() of each thread
 
   static constexpr long kRows = 64;  // of the batch at a time
 
   long blocks() const { return divide_up(hidden, Simd<T>::panel); }
   long panel_size() const { return 4 * hidden * Simd<T>::panel; }
-  long panels_size() const { return blocks() * panel_size(); }
+  long panels_size() const { return kept ? 0 : blocks() * panel_size(); }
   long own_size() const { return 4 * gates_apart<T>(least(batch, kRows)); }
   long first(long block) const { return block * Simd<T>::panel; }
   long count(long block) const { return least(hidden - first(block), Simd<T>::panel); }
+  const T* panel(long block) const { return (kept ? kept : panels) + block * panel_size(); }
 
   void pack(long block) const {
     pack_gates(weight, hidden, hidden, first(block), count(block), panels + block * panel_size());
@@ -83,20 +85,23 @@ struct Forward {
   }
 
   void run(int member, int members, Barrier& barrier, bool split_batch) const {
-    const Range mine = share(blocks(), member, members);
+    const Range mine = kept ? Range{} : share(blocks(), member, members);
     for (long block = mine.begin; block < mine.end; ++block) pack(block);
-    barrier.wait();
+    if (!kept) barrier.wait();
     const auto [rows, units] = Part(batch, blocks(), member, members, split_batch);
     T* sums = own + member * own_size();
     for (long n = 0; n < steps; ++n) {
       const long t = reverse ? steps - 1 - n : n, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
-      for (long block = units.begin; block < units.end; ++block)
+      // To and fro: the step begins with the panels that the one before had last, which are still in cache.
+      for (long k = units.begin; k < units.end; ++k) {
+        const long block = n % 2 ? units.begin + units.end - 1 - k : k;
         for (long b = rows.begin; b < rows.end; b += kRows) {
           const Range some{b, least(b + kRows, rows.end)};
-          through_gates(some.end - b, h + (before * batch + b) * hidden, hidden, hidden, panels + block * panel_size(),
-                        count(block), sums);
+          through_gates(some.end - b, h + (before * batch + b) * hidden, hidden, hidden, panel(block), count(block),
+                        sums);
           cells(t, before, after, block, some, sums);
         }
+      }
       if (!split_batch) barrier.wait();
     }
   }

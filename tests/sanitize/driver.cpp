@@ -75,6 +75,7 @@ struct Entries;
     ENTRY(forward, suffix) \
     ENTRY(backward, suffix) \
     ENTRY(multiply, suffix) \
+    ENTRY(pack, suffix) \
     ENTRY(family_forward, suffix) \
     ENTRY(family_backward, suffix) \
     ENTRY(generate, suffix) \
@@ -105,7 +106,15 @@ std::vector<T> recurrences(long set, long count, long steps, long batch, long hi
   for (long b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
   const long* const limits[] = {lengths ? ends.data() : nullptr, nullptr};
   const long reverse[] = {0, 1}, rows[] = {hidden, hidden};
-  call(Entries<T>::forward, set, steps, batch, hidden, count, z, weight, h, c, limits, reverse, keep, threads,
+  // Without backward, of packed weights.
+  std::vector<T> packed[2];
+  const T* kept[2] = {};
+  for (long n = 0; n < count && !keep; ++n) {
+    packed[n].resize((4 * hidden + 63) / 64 * 64 * hidden);
+    call(Entries<T>::pack, set, 1, 4 * hidden, hidden, weight[n], packed[n].data());
+    kept[n] = packed[n].data();
+  }
+  call(Entries<T>::forward, set, steps, batch, hidden, count, z, weight, kept, h, c, limits, reverse, keep, threads,
        split_batch);
   std::vector<T> all(arrays[2][0]);
   if (keep)
@@ -168,8 +177,10 @@ std::vector<T> product(long set, long rows, long columns, long depth, bool trans
   std::vector<T> c(rows * columns);
   const long a_row = transposed ? 1 : depth, a_column = transposed ? rows : 1;
   const long b_row = transposed ? 1 : columns, b_column = transposed ? depth : 1;
-  call(Entries<T>::multiply, set, rows, columns, depth, a.data(), a_row, a_column, b.data(), b_row, b_column, c.data(),
-       bias.data(), threads);
+  std::vector<T> packed(transposed ? (columns + 63) / 64 * 64 * depth : 0);
+  if (transposed) call(Entries<T>::pack, set, 0, columns, depth, b.data(), packed.data());
+  call(Entries<T>::multiply, set, rows, columns, depth, a.data(), a_row, a_column, b.data(), b_row, b_column,
+       transposed ? packed.data() : nullptr, c.data(), bias.data(), threads);
   return c;
 }
 

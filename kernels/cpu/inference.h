@@ -1,0 +1,36 @@
+// The entries of one instruction set for T that no training step calls, as those of entries.h.
+
+// What `kept` of forward takes, made of weight_hh; or, without gates, what that of multiply takes, made of the matrix by
+// whose transpose it multiplies.
+ENTRY(pack)(long gates, long rows, long depth, const T* weight, T* panels) {
+  static_assert(64 % Simd<T>::panel == 0, "gpu_lstm/native/arguments.py has rows rounded up to 64");
+  return guarded([&] {
+    if (!gates) {
+      const Product<T> of{1, depth, nullptr, 0, 1, {{weight, 1, depth, rows, nullptr}, {}}, 1};
+      for (long k = 0; k < depth; k += of.kSlab)
+        for (long n = 0; n < of.blocks(); ++n)
+          of.pack(panels + (k * of.blocks() + n * least(depth - k, of.kSlab)) * Simd<T>::panel, n, k,
+                  least(depth - k, of.kSlab));
+      return;
+    }
+    if (rows != 4 * depth) throw Refused();
+    const Forward<T> of{1, 1, depth, nullptr, nullptr, nullptr, weight, nullptr, false, false, nullptr, panels};
+    for (long block = 0; block < of.blocks(); ++block) of.pack(block);
+  });
+}
+
+ENTRY(generate)(long vocabulary, long embedding_size, long hidden, long layers, const T* embedding,
+                const T* const* weight_ih, const T* const* weight_hh, const T* const* bias, const T* head,
+                const T* head_bias, long room, T* panels, T* state, T* scores, long given_count, const long* given,
+                long count, double temperature, const double* uniforms, const unsigned char* never, long* drawn,
+                long* size, long threads) {
+  return guarded([&] {
+    const Generate<T> p{vocabulary, embedding_size, hidden, layers, embedding, weight_ih, weight_hh, bias, head,
+                        head_bias, panels, state, scores, given, given_count, count, temperature, uniforms, never,
+                        drawn};
+    if (size) *size = p.size();
+    else if (room < p.size() || p.bars_all()) throw Refused();
+    else if (count == 0 && given_count == 0) p.pack();
+    else run_on(threads, p);
+  });
+}

@@ -15,11 +15,7 @@ from gpu_lstm.recurrence import TIERS
 from gpu_lstm.training.folder import MADE, is_run
 
 RUNS = Path("runs")
-SHIPPED = {
-    "shakespeare": text.SHAKESPEARE,
-    "co2": series.CO2,
-    "japanese_vowels": sequences.JAPANESE_VOWELS,
-}
+SHIPPED = {"shakespeare": text.SHAKESPEARE, "co2": series.CO2, "japanese_vowels": sequences.JAPANESE_VOWELS}
 """Data sets that come with the package, by the name that checkpoints keep."""
 
 Parsers = Any

@@ -22,26 +22,13 @@ from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, Task, TextTask, sp
 
 @dataclass(frozen=True)
 class Recipe:
-    """A task that is not made yet: what it needs is known before it takes any memory.
-
-    Attributes
-    ----------
-    kind : str
-    config : dict
-        Of the model.
-    steps : int
-        T of a training step.
-    make : callable
-        Makes the task.
-    extra : dict
-        What the run's description gets.
-    """
+    """A task that is not made yet: what it needs is known before it takes any memory."""
 
     kind: str
-    config: dict[str, Any]
-    steps: int
-    make: Callable[[], Task]
-    extra: dict[str, Any]
+    config: dict[str, Any]  # of the model
+    steps: int  # T of a training step
+    make: Callable[[], Task]  # makes the task
+    extra: dict[str, Any]  # what the run's description gets
 
 
 def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:

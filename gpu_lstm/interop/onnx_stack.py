@@ -160,11 +160,7 @@ def order_of_y(array: np.ndarray, top: Run) -> set[str]:
     """Return what `order_of_x` does for an array of the top's outputs."""
     split = top.out.reshape(top.y.shape)
     return order(
-        array,
-        {
-            "T": [top.out, split, split.transpose(0, 2, 1, 3)],
-            "B": [top.out.swapaxes(0, 1), split.swapaxes(0, 1)],
-        },
+        array, {"T": [top.out, split, split.transpose(0, 2, 1, 3)], "B": [top.out.swapaxes(0, 1), split.swapaxes(0, 1)]}
     )
 
 

@@ -225,10 +225,7 @@ class Options:
     def parameters(self, hidden_size: int, input_size: int) -> dict[str, tuple[int, ...]]:
         """Return shape of every parameter of one layer and direction, by the beginning of its name."""
         gates, out = 4 * hidden_size, self.proj_size or hidden_size
-        shapes: dict[str, tuple[int, ...]] = {
-            "weight_ih": (gates, input_size),
-            "weight_hh": (gates, out // self.heads),
-        }
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, input_size), "weight_hh": (gates, out // self.heads)}
         if self.bias:
             shapes["bias"] = (gates,)
         if self.proj_size:

@@ -143,6 +143,7 @@ class LSTM(Layer):
     ) -> tuple[Any, State, Tape]:
         """Run all layers over all steps.
 
+        On a CPU's `sequence` tier a sequence's results don't depend on the rest of the batch or on threads, to the bit.
         What comes back is the caller's own. x and the parameters lie on the tape themselves; until `backward` has run
         they must stay as they are, and where they don't, `backward` says so.
 

@@ -125,10 +125,10 @@ void pack_panel(const T* from, long row, long column, long depth, long count, T*
 
 // sums, rows `pitch` elements apart, (+)= rows of A, `row` elements apart, times a panel of `count` columns, a part of the
 // depth that stays in cache at a time.
+constexpr long kDepth = 512;
 template <typename T>
 void through_panel(long rows, const T* a, long row, long depth, const T* panel, long count, T* sums, bool add = false,
                    long pitch = Simd<T>::panel) {
-  constexpr long kDepth = 512;
   const long wide = whole_vectors<T>(count);
   for (long k = 0; k < depth; k += kDepth) {
     const long part = least(depth - k, kDepth);

@@ -33,6 +33,7 @@ long gates_apart(long rows) {
 template <typename T>
 void through_gates(long rows, const T* a, long row, long depth, const T* panels, long count, T* sums, bool add = false) {
   const long size = depth * whole_vectors<T>(count);
+  if (rows == 1) return row_through_gates(a, depth, panels, count, sums, add);
   for (long gate = 0; gate < 4; ++gate)
     through_panel(rows, a, row, depth, panels + gate * size, count, sums + gate * gates_apart<T>(rows), add);
 }

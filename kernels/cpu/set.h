@@ -10,6 +10,7 @@ namespace SET {
 #include "simd.h"
 #include "neon.h"
 #include "product.h"
+#include "few.h"
 #include "recurrence.h"
 #include "family.h"
 #include "generate.h"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, Embedding, Linear, LSTMCell
+from gpu_lstm.backend import choose
 from gpu_lstm.cli import main
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.layers import Dropout
@@ -204,6 +205,16 @@ def test_array_expressions_run_on_any_namespace():
         np.testing.assert_allclose(
             STRICT.to_numpy(twin.forward(STRICT.asarray(x), lengths=[5, 2, 4])[0]), expected, atol=1e-6
         )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_array_expressions_run_on_a_gpu(weights):
+    ids, cupy = np.arange(8).reshape(4, 2), choose("cupy")
+    theirs, ours = (quantize(LanguageModel(9, 6, 8, backend=backend), weights) for backend in (cupy, NUMPY))
+    assert "array expressions" in theirs.lstm.plan.why()
+    logits = cupy.to_numpy(theirs.logits(cupy.asarray(ids))[0])
+    np.testing.assert_allclose(logits, ours.logits(ids)[0], atol=1e-3)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from gpu_lstm import LSTM, Embedding, Linear, LSTMCell
 from gpu_lstm.backend import choose
 from gpu_lstm.cli import main
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.inspect import activations
 from gpu_lstm.layers import Dropout
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor, quantize
 from gpu_lstm.native import compiled
@@ -255,6 +256,12 @@ def test_the_named_tier_must_run(monkeypatch):
         quantize(lstm)
     lstm.tier = "auto"
     assert "compiled code can't run: there is none" in quantize(lstm).plan.why()
+
+
+def test_what_is_inside_is_looked_at_in_the_model_that_it_was_made_of():
+    for model, data in ((LanguageModel(9, 4, 8, backend="numpy"), np.arange(5)), (LSTM(3, 8), np.zeros((5, 3)))):
+        with pytest.raises(InputError, match="model has quantised weights, whose gates are not kept"):
+            activations(quantize(model), data)
 
 
 def test_training_is_refused():

@@ -4,8 +4,7 @@
 #define CELL static inline __attribute__((always_inline))
 
 #if defined(WITH_X86) && HAS(2)
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
+TARGET("avx2,fma")
 #define SET avx2
 #define VECTOR_BYTES 32
 namespace SET {
@@ -14,23 +13,25 @@ namespace plain {
 #include "quantized.h"
 #undef KIND
 }  // namespace plain
-#pragma GCC target("avxvnni")
+#ifdef KNOWS_AVXVNNI
+TARGET_END
+TARGET("avx2,fma,avxvnni")
 #define WITH_VNNI
 namespace vnni {
 #define KIND _vnni
 #include "quantized.h"
 #undef KIND
 }  // namespace vnni
+#endif
 }  // namespace SET
 #undef WITH_VNNI
 #undef VECTOR_BYTES
 #undef SET
-#pragma GCC pop_options
+TARGET_END
 #endif
 
 #if defined(WITH_X86) && HAS(4)
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+TARGET("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 #define SET avx512
 #define VECTOR_BYTES 64
 namespace SET {
@@ -39,7 +40,8 @@ namespace plain {
 #include "quantized.h"
 #undef KIND
 }  // namespace plain
-#pragma GCC target("avx512vnni")
+TARGET_END
+TARGET("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,avx512vnni")
 #define WITH_VNNI
 namespace vnni {
 #define KIND _vnni
@@ -50,7 +52,7 @@ namespace vnni {
 #undef WITH_VNNI
 #undef VECTOR_BYTES
 #undef SET
-#pragma GCC pop_options
+TARGET_END
 #endif
 
 #if HAS(0)
@@ -71,7 +73,10 @@ extern "C" int gpu_lstm_vnni() {
   int found = 0;
 #ifdef WITH_X86
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avxvnni")) found |= 1;
+#ifdef KNOWS_AVXVNNI
+  unsigned a, b, c, d;
+  if (__builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 16)) found |= 1;
+#endif
   if (__builtin_cpu_supports("avx512vnni")) found |= 2;
 #endif
   return found;

@@ -1,5 +1,4 @@
-// The entries of quantized.h: in the namespace of each instruction set, without VNNI and with it where the compiler knows
-// it.
+// quantized.h in the namespace of each instruction set, without VNNI and with it: names of those entries end in _vnni.
 
 #define CELL static inline __attribute__((always_inline))
 

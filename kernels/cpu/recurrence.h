@@ -3,8 +3,8 @@
 // Included once for each instruction set (set.h). Arrays are those of gpu_lstm/recurrence/problem.py:
 //   z, gates, dz (T, B, 4H)    h, c (T+1, B, H)    weight_hh (4H, H)    gate order i, f, g, o
 //
-// A block of hidden units, as many vectors as a tile has, is multiplied for some rows of the batch, and finished before
-// the next one while its sums are in the first cache. Forward, it has a panel for each gate.
+// Blocks of hidden units, as many vectors as a tile has, are multiplied for some rows of the batch, and their cells are
+// finished while the sums are in cache. Forward, a block has a panel for each gate.
 
 // What a member of a team works on in each step: the threads split the batch, or the hidden units in blocks; then they
 // wait for each other after each step.
@@ -145,8 +145,7 @@ struct Backward {
                     first(of.end - of.begin));
   }
 
-  // What arrives at h before step `from` (-1: at the end): through the weights, or as it was where the sequence has
-  // no such step.
+  // What arrives at h before step `from` (-1: the end): through the weights, or as it was where there is no such step.
   void cells(long t, long from, Range rows, Range of, const T* sums) const {
     const long H = hidden, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const long begin = first(of.begin), end = first(of.end);

@@ -2,11 +2,12 @@
 
 // through_gates() of one row, with N vectors of units: the same sums in the same order.
 template <typename T, int N = TILE_VECTORS>
-__attribute__((noinline)) void row_through_gates(const T* a, long depth, const T* panels, long count, T* sums, bool add) {
+__attribute__((noinline)) void row_through_gates(const T* a, long depth, const T* panels, long count, T* sums, bool add,
+                                                 long pitch) {
   using V = typename Simd<T>::V;
   constexpr long width = Simd<T>::width;
   if constexpr (N > 1)
-    if (count <= (N - 1) * width) return row_through_gates<T, N - 1>(a, depth, panels, count, sums, add);
+    if (count <= (N - 1) * width) return row_through_gates<T, N - 1>(a, depth, panels, count, sums, add, pitch);
   for (long first = 0; first < depth; first += kDepth) {
     V found[4][N] = {};
     for (long k = first; k < least(first + kDepth, depth); ++k)
@@ -16,7 +17,7 @@ __attribute__((noinline)) void row_through_gates(const T* a, long depth, const T
         for (int v = 0; v < N; ++v) found[gate][v] += a[k] * load(panels + ((gate * depth + k) * N + v) * width);
     for (int gate = 0; gate < 4; ++gate)
       for (int v = 0; v < N; ++v) {
-        T* to = sums + gate * Simd<T>::panel + v * width;
+        T* to = sums + gate * pitch + v * width;
         store(to, first || add ? found[gate][v] + load(to) : found[gate][v]);
       }
   }

@@ -34,7 +34,7 @@ template <typename T>
 void through_gates(long rows, const T* a, long row, long depth, const T* panels, long count, T* sums, bool add = false,
                    long pitch = Simd<T>::panel) {
   const long size = depth * whole_vectors<T>(count);
-  if (rows == 1) return row_through_gates(a, depth, panels, count, sums, add);
+  if (rows == 1) return row_through_gates(a, depth, panels, count, sums, add, pitch);
   for (long gate = 0; gate < 4; ++gate)
     through_panel(rows, a, row, depth, panels + gate * size, count, sums + gate * rows * pitch, add, pitch);
 }

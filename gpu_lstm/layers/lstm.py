@@ -18,6 +18,7 @@ from gpu_lstm.layers.checks import check_probability, check_size
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import STARTS, Given, Options
 from gpu_lstm.recurrence import Plan, make_plan
+from gpu_lstm.recurrence.inference import WHOLE, Infer
 
 
 class LSTM(Layer):
@@ -124,12 +125,14 @@ class LSTM(Layer):
     def _choose_tier(self) -> None:
         self._recurrent = self.options.recurrent()
         self.plan: Plan = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, self._recurrent)
+        beyond = self.options.on().keys() - {"bias"} or self.num_directions > 1 or self.batch_first
+        self._plain = not beyond and self.dtype == self.param_dtype
         # The reference tier is the oracle: it stays with the array namespace in its large products too.
         self._ops = ops.Arrays(self.backend) if self.plan.tier == "reference" else ops.of(self.backend)
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the tier, which is chosen again where the state arrives."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("plan", "_ops")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("plan", "_plain", "_ops")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -191,6 +194,8 @@ class LSTM(Layer):
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, ("h0", "c0"), state, call.batch)
         given = h0 is not None, c0 is not None
+        if not keep and self._plain and call.plain and (infer := WHOLE.get(self.plan.run.forward)):
+            return *self._infer(infer, x, h0, c0), Tape(self, None)
         if guard and self.recompute:  # which begins with them again
             h0, c0 = (None if s is None else xp.asarray(s, copy=True) for s in (h0, c0))
         work = self._work(self.rounded(), call)
@@ -218,6 +223,18 @@ class LSTM(Layer):
         if guard and self._lies_on_tape(call):
             results = [copied(backend, result) for result in results]
         return results[0] if len(results) == 1 else tuple(results), (backend.asarray(h, self.dtype), c), tape
+
+    def _infer(self, infer: Infer, x: Array, h0: Array | None, c0: Array | None) -> tuple[Array, State]:
+        """What `forward` gives for inference, layer by layer in one call each."""
+        params, kept, last = self.params, self.kept(self.params, keep=False), []
+        for member in self.members:
+            part, (first_h, first_c) = member.name, self._of_member(member, h0, c0)
+            weights = kept[f"weight_ih_{part}"], params.get(f"bias_{part}"), kept[f"weight_hh_{part}"]
+            h, c = infer(self.backend, x, self.hidden_size, *weights, first_h, first_c)
+            x = h[1:, ...]
+            last.append((h[-1, ...], c[0, ...]))
+        h, c = (stacked(self.backend.xp, [one[part] for one in last]) for part in (0, 1))
+        return x, (h, c)
 
     def backward(
         self, tape: Tape, dy: Any = None, dstate: tuple[Array | None, Array | None] | None = None

@@ -13,6 +13,7 @@ CELL void product(long depth, const T* a, long row, long column, const T* panel,
     typename Simd<T>::V b[N];
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) b[v] = load(panel + (k * N + v) * Simd<T>::width);
+    if constexpr (M == 2) in_registers<T>(b);
 #pragma GCC unroll 8
     for (int r = 0; r < M; ++r) {
       const T scalar = a[r * row + k * column];
@@ -226,13 +227,15 @@ struct Product {
   }
 
   void run(int member, int members, Barrier& barrier) const {
-    for (long first = 0; first < blocks(); first += kBlocks)
-      run_blocks({first, least(first + kBlocks, blocks())}, member, members, barrier);
+    const long most = kept ? blocks() : kBlocks;
+    for (long first = 0; first < blocks(); first += most)
+      run_blocks({first, least(first + most, blocks())}, member, members, barrier);
   }
 
   void run_blocks(Range part, int member, int members, Barrier& barrier) const {
-    const Range mine = share(rows, member, members);
-    const bool own = alone(members);
+    const bool own = alone(members), split_columns = kept && rows < kOwnRows * members;
+    const Range mine = split_columns ? Range{0, rows} : share(rows, member, members);
+    if (split_columns) part = share(blocks(), member, members);
     const Range packing = kept ? Range{} : own ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
     T* to = panels + (own ? member * panels_size() : 0);
     T* rows_of_a = packed + member * kRows * kPitch;

@@ -13,7 +13,10 @@ CELL void product(long depth, const T* a, long row, long column, const T* panel,
     typename Simd<T>::V b[N];
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) b[v] = load(panel + (k * N + v) * Simd<T>::width);
-    if constexpr (M == 2) in_registers<T>(b);
+#ifdef WITH_X86
+    if constexpr (M == 2)  // loaded once: of two uses GCC makes two loads
+      for (auto& v : b) asm("" : "+v"(v));
+#endif
 #pragma GCC unroll 8
     for (int r = 0; r < M; ++r) {
       const T scalar = a[r * row + k * column];

@@ -98,14 +98,6 @@ CELL void store(T* p, typename Simd<T>::V v, long n) {
 #endif
 }
 
-// Loaded once: of two uses GCC would make a load each.
-template <typename T, int N>
-CELL void in_registers(typename Simd<T>::V (&v)[N]) {
-#ifdef WITH_X86
-  for (int n = 0; n < N; ++n) asm("" : "+v"(v[n]));
-#endif
-}
-
 template <typename T>
 CELL T sum_of(typename Simd<T>::V v) {
   T total = 0;

@@ -30,8 +30,9 @@ from gpu_lstm.native import ahead
 from gpu_lstm.recurrence import Mask, Tier
 from gpu_lstm.recurrence.cuda import explain, planner, pointwise, sequence
 from gpu_lstm.recurrence.cuda.layout import DIRECTIONS, MOST_RUNS
-from gpu_lstm.recurrence.problem import Arriving, Fit
+from gpu_lstm.recurrence.problem import Arriving
 from gpu_lstm.recurrence.problem import Problem as Recurrence
+from gpu_lstm.recurrence.tier import Fit
 
 ROOT = Path(__file__).resolve().parents[1]
 SOAK_TOLERANCE = {"float32": 1e-3, "float16": 1e-1}

@@ -33,8 +33,9 @@ from gpu_lstm.native import kernels
 from gpu_lstm.recurrence import runnable_tiers
 from gpu_lstm.recurrence.cuda import costs, explain, planner, sequence
 from gpu_lstm.recurrence.cuda.layout import DIRECTIONS
-from gpu_lstm.recurrence.problem import Arriving, Fit
+from gpu_lstm.recurrence.problem import Arriving
 from gpu_lstm.recurrence.problem import Problem as Recurrence
+from gpu_lstm.recurrence.tier import Fit
 from gpu_lstm.training import Event, Settings, Training
 from gpu_lstm.training.tasks import TextTask
 

@@ -28,3 +28,8 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         if error.filename is None:
             error.filename = os.fspath(path)
         raise
+
+
+def out_of_range(name: str, low: int, high: int, size: int, what: str) -> InputError:
+    """Return the error for whole numbers that are no places in something of that size, called `what`."""
+    return InputError(f"{name} has values {low}..{high}; expected 0..{what}-1={size - 1}")

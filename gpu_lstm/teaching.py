@@ -28,7 +28,7 @@ from gpu_lstm.backend import PARAM_DTYPES, Array, Backend, choose
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.checks import check_dtype, check_size
-from gpu_lstm.ops.arrays import sum_rows
+from gpu_lstm.ops.expressions import sum_rows
 from gpu_lstm.recurrence import reference
 from gpu_lstm.recurrence.problem import Problem, split_gates
 

@@ -13,7 +13,7 @@ from gpu_lstm.layers import LSTM, joined, schedule, walk
 from gpu_lstm.layers import member as members
 from gpu_lstm.recurrence import Offer, cpu, reference
 from gpu_lstm.recurrence.cuda import pointwise
-from gpu_lstm.recurrence.problem import Fit
+from gpu_lstm.recurrence.tier import Fit
 from tests.support import NUMPY, loss_and_gradients, problem, relative_error
 
 STEPS, BATCH, LENGTHS = 7, 3, [7, 2, 5]

@@ -18,7 +18,7 @@ from gpu_lstm.recurrence.cuda import sequence as sequence_cuda
 from gpu_lstm.recurrence.cuda.beside import MEETING, SLOWER_BESIDE, beside
 from gpu_lstm.recurrence.cuda.explain import explain
 from gpu_lstm.recurrence.cuda.layout import CELLS, DIRECTIONS, FEWER_HELD, HELD, MOST_RUNS, held
-from gpu_lstm.recurrence.problem import Fit
+from gpu_lstm.recurrence.tier import Fit
 from tests.gpu import H100, HostBackend
 
 A100 = dataclasses.replace(H100, multiprocessors=108, shared_bytes=163 * 1024, capability=80)

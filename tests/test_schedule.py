@@ -9,7 +9,7 @@ from gpu_lstm import LSTM
 from gpu_lstm.layers import schedule
 from gpu_lstm.layers.call import Call
 from gpu_lstm.recurrence import Arriving, Problem
-from gpu_lstm.recurrence.problem import Fit
+from gpu_lstm.recurrence.tier import Fit
 from tests.support import NUMPY
 
 ALONE = Fit()

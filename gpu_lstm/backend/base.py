@@ -30,35 +30,15 @@ PARAM_DTYPES = ("float32", "float64")
 
 
 class Backend:
-    """One place where arrays live; ``x in backend`` says whether x is an array of it, on its device.
+    """One place where arrays live; ``x in backend`` says whether x is an array of it, on its device."""
 
-    Attributes
-    ----------
-    xp : module
-        Array namespace: ``numpy``, ``cupy`` or another that follows the array API standard.
-    name : str
-        What the user types to get it: ``numpy``, ``cupy:0``.
-    why : str
-        One line for people: the backend and the reason it was chosen.
-    kernels : str
-        Which compiled kernels take its arrays: ``cpu``, ``cuda``, or none.
-    takes_out : bool
-        Whether functions of `xp` take ``out=``, which the standard doesn't have; see `into`.
-    least_steps : int
-        Fewest steps of the recurrence that are worth being computed by themselves.
-    records : bool
-        Whether it has `record`.
-    """
-
-    xp: Any
-    name: str = "generic"
-    why: str = "generic"
-    kernels: ClassVar[str] = ""
-    takes_out: ClassVar[bool] = False
-    least_steps: ClassVar[int] = 1
-    records: ClassVar[bool] = False
-
-    # -- arrays in and out ---------------------------------------------------------------------------
+    xp: Any  # array namespace: ``numpy``, ``cupy`` or another that follows the array API standard
+    name: str = "generic"  # what the user types to get it: ``numpy``, ``cupy:0``
+    why: str = "generic"  # one line for people: the backend and the reason it was chosen
+    kernels: ClassVar[str] = ""  # which compiled kernels take its arrays: ``cpu``, ``cuda``, or none
+    takes_out: ClassVar[bool] = False  # whether functions of `xp` take ``out=``, which the standard doesn't; see `into`
+    least_steps: ClassVar[int] = 1  # fewest steps of the recurrence that are worth being computed by themselves
+    records: ClassVar[bool] = False  # whether it has `record`
 
     def asarray(self, value: Any, dtype: str | None = None) -> Array:
         """Return an array of this backend made of host data (numbers, lists, NumPy arrays) or of one of its own."""
@@ -94,16 +74,9 @@ class Backend:
         name : str
             The argument's name, for the message.
         x : array
-            The argument.
         shape : tuple of int or str, optional
-            Expected shape; a string stands for any size and is shown in the message,
-            ``"input_size=4"`` for a required one.
+            A string stands for any size and is shown in the message, ``"input_size=4"`` for a required one.
         dtype : str, optional
-            Expected dtype, ``"float32"``.
-
-        Returns
-        -------
-        x : array of this backend
 
         Raises
         ------
@@ -115,8 +88,7 @@ class Backend:
             x = self._adopt(name, x)
         if shape is not None:
             wanted = _sizes(tuple(shape))
-            fits = x.ndim == len(wanted) and all(w is None or w == s for w, s in zip(wanted, x.shape, strict=True))
-            if not fits:
+            if x.ndim != len(wanted) or any(w != s for w, s in zip(wanted, x.shape, strict=True) if w is not None):
                 inside = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
                 raise InputError(f"{name} has shape {tuple(x.shape)}; expected ({inside})")
         if dtype is not None and x.dtype != self.dtype(dtype):
@@ -128,13 +100,7 @@ class Backend:
         raise foreign(name, x, self.name)
 
     def dtype(self, name: str) -> Any:
-        """Return the namespace's dtype object of that name.
-
-        Raises
-        ------
-        BackendError
-            The backend has no such dtype.
-        """
+        """Return the namespace's dtype object of that name; raises BackendError where it has none."""
         if not hasattr(self.xp, name):
             raise BackendError(f"backend {self.name} has no dtype {name}")
         return getattr(self.xp, name)
@@ -149,31 +115,20 @@ class Backend:
         out[...] = out + c if add else c
         return out
 
-    # -- the device ------------------------------------------------------------------------------------
-
     def read(self, *scalars: Array) -> tuple[float, ...]:
         """Return the numbers of some arrays of shape (): the one place where a training step waits for its device.
 
-        Without arrays it waits until everything asked of the device is done.
-
-        Raises
-        ------
-        InputError
-            A number that was to be in a range since the last `read` (a token, a target) is outside of it.
+        Without arrays it waits until everything asked of the device is done. Raises InputError where a number that was
+        to be in a range since the last `read` (a token, a target) is outside of it.
         """
         return tuple(float(scalar) for scalar in scalars)
 
     def record(self, work: Callable[[], Result]) -> Graph[Result]:
-        """Record what `work` asks of the device, without doing it, to do it any number of times at the cost of one
-        launch.
+        """Record what `work` asks of the device, without doing it, to do it any number of times by one launch.
 
         Addresses and numbers stay what they were; what changes from one replay to the next goes through `upload` or
-        arrays that are there before. `work` has run once before, so that all kernels are there.
-
-        Raises
-        ------
-        BackendError
-            The backend can't record (`records` is False), or `work` waits for the device or takes data of the host.
+        arrays that are there before. `work` has run once before, so that all kernels are there. Raises BackendError
+        where the backend can't record (`records` is False), or `work` waits for the device or takes data of the host.
         """
         raise BackendError(f"backend {self.name} can't record a step as a graph; cupy can")
 
@@ -239,13 +194,7 @@ def _sizes(shape: tuple[int | str, ...]) -> tuple[int | None, ...]:
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """Return NumPy's dtype of that name; bfloat16 is that of ml_dtypes.
-
-    Raises
-    ------
-    BackendError
-        ml_dtypes is asked for and not installed.
-    """
+    """Return NumPy's dtype of that name; bfloat16 is that of ml_dtypes, without which BackendError is raised."""
     if name != "bfloat16":
         return np.dtype(name)
     try:
@@ -254,8 +203,3 @@ def numpy_dtype(name: str) -> np.dtype:
         raise BackendError("dtype bfloat16 needs ml_dtypes; install it with `pip install ml_dtypes`") from None
     found: np.dtype = np.dtype(ml_dtypes.bfloat16)
     return found
-
-
-def out_of_range(name: str, low: int, high: int, size: int, what: str) -> InputError:
-    """Return the error for whole numbers that are no places in something of that size, called `what`."""
-    return InputError(f"{name} has values {low}..{high}; expected 0..{what}-1={size - 1}")

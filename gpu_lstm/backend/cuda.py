@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpu_lstm.backend.base import Array, Backend, numpy_dtype, out_of_range
+from gpu_lstm.backend.base import Array, Backend, numpy_dtype
 from gpu_lstm.backend.graph import Graph, Result
-from gpu_lstm.errors import BackendError
+from gpu_lstm.errors import BackendError, out_of_range
 from gpu_lstm.native.kernels import Kernel, Launch
 from gpu_lstm.native.launch import Device as Device
 
@@ -76,10 +76,7 @@ class CudaBackend(Backend):
     def kernel(self, kernel: Kernel) -> Launch:
         """Return a CUDA kernel, compiled at its first use and kept.
 
-        Raises
-        ------
-        BackendError
-            The kernel can't be compiled here.
+        Raises BackendError where the kernel can't be compiled here.
         """
         raise NotImplementedError
 

@@ -226,8 +226,7 @@ def _load(device: int) -> tuple[Any, Any]:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise unavailable(
-            "CuPy found, no NVIDIA driver",
-            f"CuPy found no usable NVIDIA driver ({error}); install the driver",
+            "CuPy found, no NVIDIA driver", f"CuPy found no usable NVIDIA driver ({error}); install the driver"
         ) from None
     if device >= count:
         raise unavailable(

@@ -19,12 +19,7 @@ _TO_DEVICE = {"torch": '{}.to("cuda:DEVICE")'}
 
 
 def adopt(
-    name: str,
-    x: Any,
-    backend: str,
-    types: Sequence[int],
-    device: int,
-    ways: Sequence[tuple[str, Callable[[Any], Any]]],
+    name: str, x: Any, backend: str, types: Sequence[int], device: int, ways: Sequence[tuple[str, Callable[[Any], Any]]]
 ) -> Any:
     """Return an array of a backend on the memory of `x`.
 

@@ -60,10 +60,7 @@ NAMES = ", ".join([*GRIDS, *LISTS])
 def named(name: str) -> tuple[list[Size], int]:
     """Sizes and rounds of a grid by name, or of axes as in ``B=1,32,T=64,H=128,256``.
 
-    Raises
-    ------
-    InputError
-        `name` is no grid and no list of axes.
+    Raises InputError where `name` is no grid and no list of axes.
     """
     if name in GRIDS:
         star = GRIDS[name]

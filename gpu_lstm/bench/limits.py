@@ -34,47 +34,24 @@ ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Work:
-    """What one phase has to do.
-
-    Attributes
-    ----------
-    flops : float
-    memory : float
-        Bytes to and from memory.
-    cache : float
-        Bytes of weights that each step reads again, through cache or from on-chip memory.
-    barriers, launches : int
-    """
+    """What one phase has to do."""
 
     flops: float
-    memory: float
-    cache: float = 0.0
+    memory: float  # bytes to and from memory
+    cache: float = 0.0  # bytes of weights that each step reads again, through cache or from on-chip memory
     barriers: int = 0
     launches: int = 0
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a machine can do at most.
+    """What a machine can do at most."""
 
-    Attributes
-    ----------
-    flops : float
-        Operations per second of a large matrix product.
-    memory : float
-        Bytes per second, read and written, of a large copy.
-    cache : float
-        The same where everything fits into the caches.
-    cache_bytes : float
-        Size of the last cache.
-    barrier, launch : float
-        Seconds of one; 0 where it is not known, which keeps the floor a floor.
-    """
-
-    flops: float
-    memory: float
-    cache: float = math.inf
-    cache_bytes: float = 0.0
+    flops: float  # operations per second of a large matrix product
+    memory: float  # bytes per second, read and written, of a large copy
+    cache: float = math.inf  # the same where everything fits into the caches
+    cache_bytes: float = 0.0  # size of the last cache
+    # seconds of one; 0 where it is not known, which keeps the floor a floor
     barrier: float = 0.0
     launch: float = 0.0
 

@@ -30,41 +30,22 @@ from gpu_lstm.recurrence import runnable_tiers
 
 @dataclass(frozen=True)
 class Side:
-    """One way to compute a problem.
+    """One way to compute a problem."""
 
-    Attributes
-    ----------
-    name : str
-        In tables and records; what ``--peers`` takes.
-    about : str
-        One line for people.
-    make : callable
-    packages : tuple of str
-        It needs them installed.
-    kinds : tuple of str
-    dtypes : tuple of str
-    devices : tuple of str
-        ``cpu``, ``gpu``.
-    own_stream : bool
-        On a GPU it works on streams of its own, so device events of the current stream don't time it.
-    options : tuple of str
-        Words of `gpu_lstm.bench.problem.parse_options`: it computes the LSTM with these, against an oracle of its own.
-    takes : frozenset of str, optional
-        Options of a problem that it has, too, and ``ragged``; all, if not given.
-    tolerance : float
-        How far its results may be off where its products are rounded to fewer bits than those of its dtype.
-    """
-
-    name: str
-    about: str
+    name: str  # in tables and records; what ``--peers`` takes
+    about: str  # one line for people
     make: Callable[[Problem], Step]
-    packages: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()  # it needs them installed
     kinds: tuple[str, ...] = KINDS
     dtypes: tuple[str, ...] = ("float32", "float64")
-    devices: tuple[str, ...] = ("cpu", "gpu")
+    devices: tuple[str, ...] = ("cpu", "gpu")  # ``cpu``, ``gpu``
+    # on a GPU it works on streams of its own, so device events of the current stream don't time it
     own_stream: bool = False
+    # words of `gpu_lstm.bench.problem.parse_options`: it computes the LSTM with these, against an oracle of its own
     options: tuple[str, ...] = ()
+    # options of a problem that it has, too, and ``ragged``; all, if not given
     takes: frozenset[str] | None = frozenset()
+    # how far its results may be off where its products are rounded to fewer bits than those of its dtype
     tolerance: float = 0.0
 
     def fits(self, problem: Problem) -> bool:
@@ -92,10 +73,7 @@ def our_sides(backend: Backend, tiers: Iterable[str] | None = None) -> list[Side
 def our_variant(words: Sequence[str], tier: str = "auto") -> Side:
     """Our LSTM with these options: what they cost is told beside the plain one.
 
-    Raises
-    ------
-    InputError
-        A word is no option.
+    Raises InputError where a word is no option.
     """
     parse_options(words)
     name = " ".join(words)

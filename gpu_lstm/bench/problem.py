@@ -35,10 +35,7 @@ OF_THE_LAYER = ("num_layers", "bidirectional", "recompute")
 def parse_options(words: Sequence[str]) -> dict[str, Any]:
     """Arguments of the LSTM by name, from words like ``peepholes``, ``zoneout_h=0.1``, ``num_layers=2``.
 
-    Raises
-    ------
-    InputError
-        A word is none.
+    Raises InputError where a word is none.
     """
     own: dict[str, Any] = {}
     rest = []

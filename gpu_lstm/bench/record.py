@@ -91,10 +91,7 @@ def write(record: dict[str, Any], path: Path | None) -> None:
 def read(path: Path) -> dict[str, Any]:
     """Read a record of `gpu-lstm bench`.
 
-    Raises
-    ------
-    InputError
-        `path` is no file, or no such record.
+    Raises InputError where `path` is no file, or no such record.
     """
     if path.is_dir():
         path = path / "record.json"

@@ -25,22 +25,7 @@ Point = dict[str, Any]
 
 @dataclass
 class Sweep:
-    """What to measure.
-
-    Attributes
-    ----------
-    sizes : list of (T, B, D, H)
-    kinds : list of {"training", "inference"}
-    dtype : str
-    backends : list of Backend
-    peers : list of Side
-    rounds : int
-    tiers : list of str, optional
-        All that run, if not given.
-    memory : bool
-        Whether to measure the peak of training steps, in processes of their own.
-    patience : Patience
-    """
+    """What to measure."""
 
     sizes: list[Size]
     kinds: list[str]
@@ -48,8 +33,8 @@ class Sweep:
     backends: list[Backend]
     peers: list[Side]
     rounds: int
-    tiers: list[str] | None = None
-    memory: bool = True
+    tiers: list[str] | None = None  # all that run, if not given
+    memory: bool = True  # whether to measure the peak of training steps, in processes of their own
     patience: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:

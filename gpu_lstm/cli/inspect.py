@@ -89,10 +89,7 @@ def passage(
 ) -> tuple[str, str]:
     """The text to show of the model at `path`, and where it is from.
 
-    Raises
-    ------
-    InputError
-        The text is missing, or has characters that the model never saw.
+    Raises InputError where the text is missing, or has characters that the model never saw.
     """
     start = options.start or 0
     if options.text is not None:

@@ -15,11 +15,7 @@ from gpu_lstm.recurrence import TIERS
 from gpu_lstm.training.folder import MADE, is_run
 
 RUNS = Path("runs")
-SHIPPED = {
-    "shakespeare": text.SHAKESPEARE,
-    "co2": series.CO2,
-    "japanese_vowels": sequences.JAPANESE_VOWELS,
-}
+SHIPPED = {"shakespeare": text.SHAKESPEARE, "co2": series.CO2, "japanese_vowels": sequences.JAPANESE_VOWELS}
 """Data sets that come with the package, by the name that checkpoints keep."""
 
 Parsers = Any
@@ -68,12 +64,8 @@ def trained_on(checkpoint: Path, description: dict[str, Any]) -> str:
     """The data that a checkpoint names, a shipped set's name or a path, once it is sure that they are the same still.
 
     A checkpoint may come from anyone. So a path in it is followed only from within its run's folder, is told before it
-    is read, and nothing of what lies there goes further unless it is what the checkpoint's fingerprint says.
-
-    Raises
-    ------
-    InputError
-        The data are others now, or have a path that isn't to be followed: then the user has to name them.
+    is read, and nothing of what lies there goes further unless it is what the checkpoint's fingerprint says. Raises
+    InputError where the data are others now, or have a path that isn't to be followed: then the user has to name them.
     """
     try:
         name, known = str(description["options"]["data"]), description.get("fingerprint")
@@ -103,10 +95,7 @@ def next_free(path: Path) -> Path:
 def place_for(option: str, given: Path | None, folder: Path, name: str, *read: str | Path) -> Path:
     """Where to write: what the user gave, else a file in the folder; never an older one, but for those that a run made.
 
-    Raises
-    ------
-    InputError
-        What was given is a folder, lies in none, or is among the files that are `read`.
+    Raises InputError where what was given is a folder, lies in none, or is among the files that are `read`.
     """
     if given is None:
         return folder / name if name in MADE and is_run(folder) else next_free(folder / name)
@@ -122,10 +111,7 @@ def place_for(option: str, given: Path | None, folder: Path, name: str, *read: s
 def find_checkpoint(given: Path | None, kind: str | None) -> Path:
     """The model file that the user means: a file, a run's folder, or the newest run of that kind.
 
-    Raises
-    ------
-    InputError
-        The user points at no model file, or no run is of that kind.
+    Raises InputError where the user points at no model file, or no run is of that kind.
     """
     if given is None:
         pattern = f"{kind or '*'}*/model.safetensors"

@@ -39,13 +39,7 @@ def loss_curve(log: list[dict[str, Any]], path: Path, unit: str, title: str) -> 
     _save(figure, path)
 
 
-def forecast(
-    names: list[str],
-    history: np.ndarray,
-    tested: np.ndarray | None,
-    future: np.ndarray,
-    path: Path,
-) -> None:
+def forecast(names: list[str], history: np.ndarray, tested: np.ndarray | None, future: np.ndarray, path: Path) -> None:
     """Draw each series: its history, a forecast of its own last steps beside what came, and the future.
 
     Parameters

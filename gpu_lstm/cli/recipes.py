@@ -22,26 +22,13 @@ from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, Task, TextTask, sp
 
 @dataclass(frozen=True)
 class Recipe:
-    """A task that is not made yet: what it needs is known before it takes any memory.
-
-    Attributes
-    ----------
-    kind : str
-    config : dict
-        Of the model.
-    steps : int
-        T of a training step.
-    make : callable
-        Makes the task.
-    extra : dict
-        What the run's description gets.
-    """
+    """A task that is not made yet: what it needs is known before it takes any memory."""
 
     kind: str
-    config: dict[str, Any]
-    steps: int
-    make: Callable[[], Task]
-    extra: dict[str, Any]
+    config: dict[str, Any]  # of the model
+    steps: int  # T of a training step
+    make: Callable[[], Task]  # makes the task
+    extra: dict[str, Any]  # what the run's description gets
 
 
 def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
@@ -141,10 +128,7 @@ def where(plain: dict[str, Any], backend: Backend) -> dict[str, Any]:
 def same_data(path: Path, amount: int, expected: int, what: str) -> None:
     """Refuse to go on with other data than the run began with.
 
-    Raises
-    ------
-    InputError
-        The data's amount is another.
+    Raises InputError where the data's amount is another.
     """
     if amount != expected:
         raise InputError(f"{path} has {amount} {what}; the run to go on with began with {expected}")

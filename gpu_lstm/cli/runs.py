@@ -118,10 +118,7 @@ def full_name(data: str) -> str:
 def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, backend: Backend) -> bool:
     """Whether to train: with --dry-run, only what memory it would take is told.
 
-    Raises
-    ------
-    InputError
-        Training would take more memory than there is.
+    Raises InputError where training would take more memory than there is.
     """
     hidden, dtype = recipe.config["hidden_size"], plain["dtype"]
     of_recurrence = Options.of(recipe.config.get("lstm") or {}).recurrent()
@@ -149,10 +146,7 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 def check_changes(changes: dict[str, Any], run: dict[str, Any]) -> None:
     """Refuse options beside --resume that would make another run of it.
 
-    Raises
-    ------
-    InputError
-        An option is neither `CHANGEABLE` nor what the run has.
+    Raises InputError where an option is neither `CHANGEABLE` nor what the run has.
     """
     for name, value in changes.items():
         if name in NOT_OF_THE_TASK and name != "out":

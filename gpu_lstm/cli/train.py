@@ -38,11 +38,7 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
     parser.add_argument("--num-layers", type=positive, default=1)
     parser.add_argument("--dropout", type=float)
     parser.add_argument(
-        "--lstm",
-        nargs="+",
-        default=[],
-        metavar="OPTION",
-        help=f"of the LSTM family: {Options.words()}",
+        "--lstm", nargs="+", default=[], metavar="OPTION", help=f"of the LSTM family: {Options.words()}"
     )
     parser.add_argument("--batch", type=positive, help="sequences per step")
     parser.add_argument("--epochs", type=positive)

@@ -34,10 +34,7 @@ _SEEKING = threading.Lock()
 def find_file(path: str | Path, what: str) -> Path:
     """Return the path, if it is a file that isn't empty.
 
-    Raises
-    ------
-    InputError
-        The file doesn't exist, is a folder or is empty; the message calls it `what`.
+    Raises InputError where the file doesn't exist, is a folder or is empty; the message calls it `what`.
     """
     path = Path(path)
     try:
@@ -127,10 +124,7 @@ def _read_at(file: int, size: int, place: int) -> bytes:
 def write_all(file: IO[bytes], block: np.ndarray) -> None:
     """Write a contiguous array to an unbuffered temporary file.
 
-    Raises
-    ------
-    InputError
-        The disk with the temporary files is full.
+    Raises InputError where the disk with the temporary files is full.
     """
     content = memoryview(block.data).cast("B")
     try:
@@ -200,10 +194,7 @@ def number(cell: str) -> float | None:
 def parse_cell(path: Path, line: int, column: str, cell: str) -> float:
     """Return a cell's finite number.
 
-    Raises
-    ------
-    InputError
-        The cell is empty, not a number, or not finite; the message has file, line and column.
+    Raises InputError where the cell is empty, not a number, or not finite; the message has file, line and column.
     """
     value = number(cell)
     if value is not None and math.isfinite(value):
@@ -255,10 +246,7 @@ class Table:
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the rows below the header with their line numbers.
 
-        Raises
-        ------
-        InputError
-            The table has no rows, or one with more or fewer cells than the header.
+        Raises InputError where the table has no rows, or one with more or fewer cells than the header.
         """
         rows = self._rows()
         next(rows, None)
@@ -288,10 +276,7 @@ class Table:
     def place(self, name: str) -> int:
         """Return which column has a name.
 
-        Raises
-        ------
-        InputError
-            The table has no such column, or more than one; the message lists those that it has.
+        Raises InputError where the table has no such column, or more than one; the message lists those that it has.
         """
         if name not in self.header:
             listed = ", ".join(map(repr, self.header[:20]))
@@ -305,12 +290,8 @@ class Table:
         """Return the names of the columns that hold numbers and are no `others`, and why the rest was left.
 
         All rows are looked at. A column that holds numbers in some of them, and not more of other text, is one of
-        numbers: what it lacks is told by whoever reads it. One without a name is left.
-
-        Raises
-        ------
-        InputError
-            No column holds numbers, or the name of one that does is a number: the file has no header.
+        numbers: what it lacks is told by whoever reads it. One without a name is left. Raises InputError where no
+        column holds numbers, or the name of one that does is a number: the file has no header.
         """
         left = {f"column {k + 1}": "no name" for k, name in enumerate(self.header) if not name}
         asked = [k for k, name in enumerate(self.header) if name and name not in others]

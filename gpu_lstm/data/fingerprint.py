@@ -25,12 +25,8 @@ class Fingerprint(TypedDict):
 def fingerprint(path: str | Path) -> Fingerprint:
     """Hash a file or the files of a folder that `read_text` takes, in its order: their sizes and content.
 
-    Up to `WHOLE` bytes all are read, of more a block in regular distances. Names and times don't matter.
-
-    Raises
-    ------
-    InputError
-        Nothing there, empty or unreadable.
+    Up to `WHOLE` bytes all are read, of more a block in regular distances. Names and times don't matter. Raises
+    InputError where nothing there, empty or unreadable.
     """
     files = _files(path)
     sizes = [file.stat().st_size for file in files]
@@ -47,10 +43,7 @@ def fingerprint(path: str | Path) -> Fingerprint:
 def check_unchanged(path: str | Path, expected: Fingerprint) -> None:
     """Refuse data other than those of a fingerprint; nothing is read of them where already their size is another.
 
-    Raises
-    ------
-    InputError
-        The data are others, or can't be read, see `fingerprint`.
+    Raises InputError where the data are others, or can't be read, see `fingerprint`.
     """
     size = sum(file.stat().st_size for file in _files(path))
     if size != expected["bytes"]:

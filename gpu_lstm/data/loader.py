@@ -12,28 +12,15 @@ Batch = TypeVar("Batch")
 
 
 class Loader(Generic[Batch]):
-    """Batches by number, the following one made ahead.
-
-    Parameters
-    ----------
-    make : callable
-        The batch of a number; a pure function, since it is called ahead and in another thread.
-
-    Attributes
-    ----------
-    waited : float
-        Seconds that `get` has waited for batches.
-    end : int or None
-        How many batches there are to be: none is made ahead from that number on.
-    """
+    """Batches by number, the following one made ahead, by a pure function: it is called in another thread."""
 
     def __init__(self, make: Callable[[int], Batch]):
         self._make = make
         self._ahead: tuple[int, Future[Batch]] | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._process = 0
-        self.waited = 0.0
-        self.end: int | None = None
+        self.waited = 0.0  # seconds that `get` has waited for batches
+        self.end: int | None = None  # how many batches there are to be: none is made ahead from that number on
 
     def get(self, number: int) -> Batch:
         """Return the batch of that number; what `make` raised is raised here."""

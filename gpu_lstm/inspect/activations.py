@@ -81,10 +81,7 @@ def read(lstm: LSTM, saved: Saved) -> dict[str, np.ndarray]:
 def inputs(model: Model | LSTM, data: np.ndarray) -> tuple[LSTM, Array]:
     """The model's LSTM and what it is given, (T, 1, input_size) on its backend; see `activations`.
 
-    Raises
-    ------
-    InputError
-        The model is of another kind, or data has the wrong shape or values.
+    Raises InputError where the model is of another kind, or data has the wrong shape or values.
     """
     if isinstance(model, LanguageModel):
         tokens = check_host("data", data, ("T",), whole=True)

@@ -88,10 +88,7 @@ def series_page(
 def summary(model: LanguageModel | Forecaster, data: np.ndarray, features: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What both kinds of page show: activations, tracking, gradient reach.
 
-    Raises
-    ------
-    InputError
-        See `activations`; or the model has diverged.
+    Raises InputError as `activations`, or where the model has diverged.
     """
     found = activations(model, data)
     if not all(np.isfinite(array).all() for array in found.values()):

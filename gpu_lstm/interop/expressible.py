@@ -17,10 +17,7 @@ NOISE = frozenset({"input_dropout", "recurrent_dropout", "weight_dropout"})
 def package(name: str, what: str, extra: str) -> Any:
     """Import the package that `what` needs, which the named extra of ours installs.
 
-    Raises
-    ------
-    BackendError
-        The package is not installed.
+    Raises BackendError where the package is not installed.
     """
     try:
         return importlib.import_module(name)
@@ -33,10 +30,7 @@ def package(name: str, what: str, extra: str) -> Any:
 def check_options(lstm: LSTM, takes: Set[str], other: str) -> None:
     """Refuse an LSTM with an option that changes what it computes in evaluation and that is not in `takes`.
 
-    Raises
-    ------
-    InputError
-        The LSTM has such an option; the message names it.
+    Raises InputError where the LSTM has such an option; the message names it.
     """
     beyond = {name: value for name, value in lstm.options.on().items() if name not in takes | NOISE}
     if beyond:
@@ -47,10 +41,7 @@ def check_options(lstm: LSTM, takes: Set[str], other: str) -> None:
 def check_path(path: Any) -> Path:
     """Return a path to write to, if it is one.
 
-    Raises
-    ------
-    InputError
-        `path` is no path, or that of a folder.
+    Raises InputError where `path` is no path, or that of a folder.
     """
     if not isinstance(path, str | Path):
         raise InputError(f"path is a {type(path).__name__}; expected a str or a Path")

@@ -160,11 +160,8 @@ def is_lstm_shape(arrays: list[np.ndarray]) -> bool:
 def select(content: Content, layers: Sequence[str] | None, source: str) -> list[Part]:
     """Return the LSTM layers asked for, or all where it is certain that each takes what the one below gives.
 
-    Raises
-    ------
-    InputError
-        The source has no LSTM layer, or none of a name; how they are connected isn't certain; or a layer has a setting
-        that we can't express.
+    Raises InputError where the source has no LSTM layer, or none of a name; how they are connected isn't certain; or a
+    layer has a setting that we can't express.
     """
     weights = content.weights
     if not weights:

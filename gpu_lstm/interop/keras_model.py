@@ -105,10 +105,7 @@ def sources(call: Any) -> Iterator[str]:
 def chain(model: list[Node], ask: str) -> list[Node]:
     """Return the LSTM layers of a model, from bottom to top, if nothing else decides what the last one gives.
 
-    Raises
-    ------
-    InputError
-        Something lies between two of them, one is given more than its input, or they are no chain.
+    Raises InputError where something lies between two of them, one is given more than its input, or they are no chain.
     """
     by_name = {node.name: node for node in model}
     above: dict[str | None, list[Node]] = {}
@@ -154,10 +151,7 @@ def ancestors(node: Node, by_name: Mapping[str, Node]) -> list[str]:
 def gate(config: Mapping[str, Any], name: str) -> str:
     """Return a Keras layer's recurrent activation, if its other settings are such that we compute the same.
 
-    Raises
-    ------
-    InputError
-        A setting is one that we can't express; the message names it.
+    Raises InputError where a setting is one that we can't express; the message names it.
     """
     if "layer" not in config:
         return direction_gate(config, name, backwards=False)

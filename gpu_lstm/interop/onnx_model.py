@@ -101,10 +101,8 @@ def inferred_shapes(model: Any, dims: Sizes, optional: set[str]) -> dict[str, tu
 def computed(model: Any, node: Any, given: Sequence[Value | None]) -> list[np.ndarray | None]:
     """Return what onnx's evaluator makes of a node's inputs, an entry an output; None for what is no array.
 
-    Raises
-    ------
-    Exception
-        Of any kind: whatever a node of the file makes the evaluator raise; `InputError` for a result above `LIMIT`.
+    Raises an exception of any kind: whatever a node of the file makes the evaluator raise; `InputError` for a result
+    above `LIMIT`.
     """
     from onnx.reference import ReferenceEvaluator
 

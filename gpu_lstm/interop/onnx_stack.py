@@ -52,10 +52,8 @@ def alone(runs: Sequence[Run]) -> str:
 def chosen(trace: Trace, names: Sequence[str] | None) -> list[Run]:
     """Return the LSTM nodes of these names; all that the file may run, if there are no names.
 
-    Raises
-    ------
-    InputError
-        The file has no LSTM node, none of a name, or several of one name that differ; or a name is given twice.
+    Raises InputError where the file has no LSTM node, none of a name, or several of one name that differ; or a name is
+    given twice.
     """
     if not trace.runs:
         others = [label for label, _ in trace.strange if label.split()[0].endswith(("LSTM", "GRU", "RNN"))]
@@ -97,10 +95,7 @@ def few(labels: Sequence[str]) -> str:
 def in_order(trace: Trace, runs: Sequence[Run], by_name: bool) -> list[Run]:
     """Return the LSTM nodes from the one at the bottom to the one at the top.
 
-    Raises
-    ------
-    InputError
-        The nodes are no stack, each on top of the one before.
+    Raises InputError where the nodes are no stack, each on top of the one before.
     """
     labels = [run.label for run in runs]
     below: dict[str, Run] = {}
@@ -165,21 +160,15 @@ def order_of_y(array: np.ndarray, top: Run) -> set[str]:
     """Return what `order_of_x` does for an array of the top's outputs."""
     split = top.out.reshape(top.y.shape)
     return order(
-        array,
-        {
-            "T": [top.out, split, split.transpose(0, 2, 1, 3)],
-            "B": [top.out.swapaxes(0, 1), split.swapaxes(0, 1)],
-        },
+        array, {"T": [top.out, split, split.transpose(0, 2, 1, 3)], "B": [top.out.swapaxes(0, 1), split.swapaxes(0, 1)]}
     )
 
 
 def batch_first(trace: Trace, stack: Sequence[Run], whole: bool) -> bool:
     """Return whether x and y are batch first, as the graph has them.
 
-    Raises
-    ------
-    InputError
-        The `whole` graph gives something else than y, h and c, takes something else than x, or turns only one of them.
+    Raises InputError where the `whole` graph gives something else than y, h and c, takes something else than x, or
+    turns only one of them.
     """
     bottom, top = stack[0], stack[-1]
     orders = order_of_x(trace, bottom)
@@ -220,10 +209,7 @@ def check_x(trace: Trace, stack: Sequence[Run], whole: bool) -> None:
 def check_output(trace: Trace, stack: Sequence[Run], name: str, value: Value) -> set[str]:
     """Return the order of axes of an output; both where it is another one than y.
 
-    Raises
-    ------
-    InputError
-        The output is none of y, h and c.
+    Raises InputError where the output is none of y, h and c.
     """
     array, both = value.array, {"T", "B"}
     if value.kind == "elements" and array.size:
@@ -255,11 +241,8 @@ def check_output(trace: Trace, stack: Sequence[Run], name: str, value: Value) ->
 def states_of(trace: Trace, stack: Sequence[Run], whole: bool) -> list[State]:
     """Return the initial h and c of a stack, from the file.
 
-    Raises
-    ------
-    InputError
-        The states are no arrays of one shape, or come from somewhere else in each layer; or, for the `whole` graph,
-        from outside in another order, or from another LSTM node.
+    Raises InputError where the states are no arrays of one shape, or come from somewhere else in each layer; or, for
+    the `whole` graph, from outside in another order, or from another LSTM node.
     """
     return [state_of(trace, stack, part, whole) for part in (0, 1)]
 
@@ -334,10 +317,7 @@ def one_state(trace: Trace, run: Run, part: int, whole: bool) -> tuple[str, np.n
 def lengths_of(trace: Trace, stack: Sequence[Run], whole: bool) -> np.ndarray | None:
     """Return the lengths that the file holds; None where it holds none.
 
-    Raises
-    ------
-    InputError
-        The lengths differ from node to node, or the `whole` graph computes them.
+    Raises InputError where the lengths differ from node to node, or the `whole` graph computes them.
     """
     value = stack[0].given[4]
     for run in stack[1:]:

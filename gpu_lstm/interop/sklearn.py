@@ -25,15 +25,7 @@ from gpu_lstm.data.series import deviations, rmse, truth
 from gpu_lstm.interop.sklearn_base import LSTMEstimator
 from gpu_lstm.layers.checks import check_share, check_size
 from gpu_lstm.models import Classifier, Forecaster, Model, Regressor
-from gpu_lstm.training.tasks import (
-    ClassifyTask,
-    Parts,
-    RegressTask,
-    Task,
-    WindowsTask,
-    forecast_from,
-    in_blocks,
-)
+from gpu_lstm.training.tasks import ClassifyTask, Parts, RegressTask, Task, WindowsTask, forecast_from, in_blocks
 
 # isort: split
 from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin

@@ -230,10 +230,7 @@ def nothing(call: Call, x: Tensor, h0: Tensor | None, c0: Tensor | None, *weight
 def native(backend: Backend, name: str, tensor: Tensor | None) -> Array:
     """Return a tensor as an array of the backend, on the same memory; a negated view as the numbers it stands for.
 
-    Raises
-    ------
-    InputError
-        The tensor has no memory to be read.
+    Raises InputError where the tensor has no memory to be read.
     """
     if tensor is None:
         return None
@@ -259,10 +256,7 @@ def device_of(tensor: Tensor | None) -> Iterator[None]:
 def backend_of(device: torch.device) -> Backend:
     """Return the backend for tensors of a device.
 
-    Raises
-    ------
-    BackendError
-        The device is neither a CPU nor a CUDA device, or CuPy can't run here.
+    Raises BackendError where the device is neither a CPU nor a CUDA device, or CuPy can't run here.
     """
     if device.type == "cpu":
         return NumpyBackend("numpy (tensors on the CPU)")

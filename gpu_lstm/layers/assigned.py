@@ -14,10 +14,7 @@ from gpu_lstm.errors import InputError
 def fitting(backend: Backend, dtype: str, name: str, value: Any, shape: tuple[int, ...]) -> Array:
     """Return what is kept of a value that is assigned to a parameter of that dtype and shape.
 
-    Raises
-    ------
-    InputError
-        The value has another shape, or what are no real numbers that the dtype can hold.
+    Raises InputError where the value has another shape, or what are no real numbers that the dtype can hold.
     """
     if isinstance(value, list | tuple | np.ndarray):
         if isinstance(value, np.ndarray) and type(value) not in (np.ndarray, np.memmap):

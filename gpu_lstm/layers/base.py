@@ -128,10 +128,6 @@ class Layer:
         """Add a parameter; drawn on the host so that all backends start equal."""
         self._params.add(name, self.backend.asarray(values.astype(self.param_dtype), self.param_dtype))
 
-    def add_uniform(self, name: str, shape: tuple[int, ...], bound: float, rng: np.random.Generator) -> None:
-        """Add a parameter, uniform in [-bound, bound]."""
-        self.add(name, rng.uniform(-bound, bound, shape))
-
     def over(self, params: Mapping[str, Array]) -> Self:
         """Return a twin of this layer that works with these arrays, which are not checked."""
         twin = object.__new__(type(self))
@@ -186,10 +182,7 @@ class Layer:
 def check_seed(seed: Any, name: str = "seed") -> tuple[int, ...]:
     """Return a seed as a tuple if it is a whole number of at least 0, or a tuple of some.
 
-    Raises
-    ------
-    InputError
-        The seed is another thing.
+    Raises InputError where the seed is another thing.
     """
     parts = seed if isinstance(seed, tuple) and seed else (seed,)
     for part in parts:

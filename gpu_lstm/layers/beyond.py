@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Array, widened
+from gpu_lstm.backend import Array, Backend, widened
 from gpu_lstm.layers.base import Params
-from gpu_lstm.layers.call import RECURRENT, ZONEOUT_C, ZONEOUT_H, Member, Piece, Work
+from gpu_lstm.layers.call import RECURRENT, ZONEOUT_C, ZONEOUT_H, Member, Piece, State, Work
 from gpu_lstm.recurrence.variant import PARAMETERS, VALUES, Variant, normalise, normalise_backward, weight_hh_gradient
 
 
@@ -62,3 +62,13 @@ def parameter_gradients(
     dz_hh = dz if piece.saved.dz_hh is None else xp.reshape(piece.saved.dz_hh, dz.shape)
     weight_hh = weight_hh_gradient(xp, work.ops.weight_gradients, dz_hh, before, work.options.heads)
     return du, weight_ih, weight_hh, bias, found
+
+
+def initial_gradients(backend: Backend, members: list[Member], ends: State, given: tuple[bool, bool]) -> Params:
+    """Gradients of learned initial states from those of all sequences' `ends`; zero where h0 or c0 was given."""
+    xp, found = backend.xp, Params()
+    for part, gradient, was_given in zip(("h0", "c0"), ends, given, strict=True):
+        for place, member in enumerate(members):
+            total = xp.sum(widened(backend, gradient[place, ...]), axis=0)
+            found[f"{part}_{member.name}"] = xp.zeros_like(total) if was_given else total
+    return found

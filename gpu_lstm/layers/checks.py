@@ -11,10 +11,7 @@ from gpu_lstm.errors import InputError
 def check_dtype(dtype: str, among: tuple[str, ...] = DTYPES) -> str:
     """Return the dtype's name if it is one to compute in.
 
-    Raises
-    ------
-    InputError
-        The dtype is none of `among`.
+    Raises InputError where the dtype is none of `among`.
     """
     name = str(dtype)
     if name not in among:
@@ -25,10 +22,7 @@ def check_dtype(dtype: str, among: tuple[str, ...] = DTYPES) -> str:
 def check_size(name: str, value: int) -> int:
     """Return a size argument if it is a whole number of at least 1.
 
-    Raises
-    ------
-    InputError
-        The size is another thing.
+    Raises InputError where the size is another thing.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
@@ -38,10 +32,7 @@ def check_size(name: str, value: int) -> int:
 def check_probability(name: str, value: float, kind: str = "probability") -> float:
     """Return a number, of dropout a probability, if it is in [0, 1).
 
-    Raises
-    ------
-    InputError
-        It is another number.
+    Raises InputError where it is another number.
     """
     if not 0 <= value < 1:
         raise InputError(f"{name} is {value!r}; expected a {kind} in [0, 1)")

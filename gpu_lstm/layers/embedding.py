@@ -32,14 +32,9 @@ class Embedding(Layer):
     """
 
     def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        *,
-        backend: str | Backend | None = None,
-        dtype: str = "float32",
+        self, num_embeddings: int, embedding_dim: int, *, backend: str | Backend | None = None, dtype: str = "float32",
         seed: int | tuple[int, ...] = 0,
-    ):
+    ):  # fmt: skip
         super().__init__(backend, dtype)
         self.num_embeddings = check_size("num_embeddings", num_embeddings)
         self.embedding_dim = check_size("embedding_dim", embedding_dim)

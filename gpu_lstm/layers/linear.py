@@ -32,23 +32,17 @@ class Linear(Layer):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        output_size: int,
-        *,
-        backend: str | Backend | None = None,
-        dtype: str = "float32",
-        wide: bool = False,
-        seed: int | tuple[int, ...] = 0,
-    ):
+        self, input_size: int, output_size: int, *, backend: str | Backend | None = None, dtype: str = "float32",
+        wide: bool = False, seed: int | tuple[int, ...] = 0,
+    ):  # fmt: skip
         super().__init__(backend, dtype)
         self.output_dtype = self.param_dtype if wide else self.dtype
         self.input_size = check_size("input_size", input_size)
         self.output_size = check_size("output_size", output_size)
         rng = np.random.default_rng(check_seed(seed))
         bound = 1 / math.sqrt(self.input_size)
-        self.add_uniform("weight", (self.output_size, self.input_size), bound, rng)
-        self.add_uniform("bias", (self.output_size,), bound, rng)
+        self.add("weight", rng.uniform(-bound, bound, (self.output_size, self.input_size)))
+        self.add("bias", rng.uniform(-bound, bound, self.output_size))
 
     def forward(self, x: Array, keep: bool = True, *, guard: bool = True) -> tuple[Array, Tape]:
         """Return map x (..., input_size) to y (..., output_size).

@@ -9,8 +9,8 @@ from typing import Any, Unpack
 import numpy as np
 
 from gpu_lstm import ops
-from gpu_lstm.backend import Array, Backend, widened
-from gpu_lstm.layers import schedule, walk
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.layers import beyond, schedule, walk
 from gpu_lstm.layers.arguments import check_dy, check_forward, check_state, copied, stacked, swapped, valid
 from gpu_lstm.layers.base import Layer, Params, Tape, check_seed, training_seed
 from gpu_lstm.layers.call import Call, Member, Pair, Sizes, State, Work
@@ -39,22 +39,19 @@ class LSTM(Layer):
     batch_first : bool
         x and y are (B, T, .) instead of (T, B, .). Costs a copy of each.
     forget_bias : float or None
-        Start of the forget gate's bias. None: uniform like the rest; 1 helps long memories
-        (R. Jozefowicz et al., ICML 2015).
+        Start of the forget gate's bias. None: like the rest; 1 helps long memories (R. Jozefowicz et al., ICML 2015).
     backend : str, Backend or None
     dtype : {"float32", "float64", "float16", "bfloat16"}
         Of x, y, h and their gradients. With 16 bits, c, its gradient and the parameters are float32.
     tier : {"auto", "reference", "pointwise", "sequence"}
     recompute : bool
-        Keep only the states at the borders of segments of about sqrt(T) steps, on a GPU 256 at least (see `segments`),
-        and compute each segment again in `backward` (T. Chen et al., Training Deep Nets with Sublinear Memory Cost,
-        2016). The same results to the last bit for far less memory and about a third more time. The inputs of upper
-        layers are computed again too, except with `bidirectional`, where each layer needs the one below as a whole.
+        Keep only the states at the borders of segments of about sqrt(T) steps (see `segments`) and compute each segment
+        again in `backward` (T. Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016). The same results to
+        the last bit for far less memory and about a third more time.
     seed : int or tuple of int
         At least 0. Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
     **options
-        What goes beyond the plain LSTM: peepholes, layer_norm, proj_size and so on, each a row of
-        `gpu_lstm.layers.options.Options` and of docs/variants.md.
+        What goes beyond the plain LSTM, see `gpu_lstm.layers.options.Options` and docs/variants.md.
 
     Attributes
     ----------
@@ -115,10 +112,8 @@ class LSTM(Layer):
         bound = 1 / math.sqrt(self.hidden_size)
         for member in self.members:
             for part, shape in self.options.parameters(self.hidden_size, self.sizes.width(member.layer)).items():
-                if part in STARTS:
-                    self.add(f"{part}_{member.name}", np.full(shape, STARTS[part]))
-                else:
-                    self.add_uniform(f"{part}_{member.name}", shape, bound, rng)
+                values = np.full(shape, STARTS[part]) if part in STARTS else rng.uniform(-bound, bound, shape)
+                self.add(f"{part}_{member.name}", values)
             if forget_bias is not None:
                 self.params[f"bias_{member.name}"][self.hidden_size : 2 * self.hidden_size] = float(forget_bias)
 
@@ -294,10 +289,7 @@ class LSTM(Layer):
             dy = swapped(backend, dy)
         dh0, dc0 = self._joined([states[member] for member in self.members])
         if self.options.learn_state:
-            for part, d, was_given in (("h0", dh0, given[0]), ("c0", dc0, given[1])):
-                for place, member in enumerate(self.members):
-                    total = xp.sum(widened(backend, d[place, ...]), axis=0)
-                    gradients[f"{part}_{member.name}"] = xp.zeros_like(total) if was_given else total
+            gradients |= beyond.initial_gradients(backend, self.members, (dh0, dc0), given)
         return dy, (dh0, dc0), {name: gradients[name] for name in params}
 
     def needed(self, params: Params | None = None) -> Params:

@@ -94,10 +94,7 @@ class Given(TypedDict, total=False):
 class Options:
     """What `gpu_lstm.LSTM` takes beyond sizes, a row an option. All are off by default, as in the plain LSTM.
 
-    Raises
-    ------
-    InputError
-        A value is none that its option takes.
+    Raises InputError where a value is none that its option takes.
     """
 
     bias: bool = _row(_SWITCH, True, "no bias", "b = 0", parameters="no `bias`")
@@ -179,10 +176,7 @@ class Options:
     def parse(cls, words: Sequence[str]) -> dict[str, Any]:
         """Read options by name, from words of a command line like ``peepholes`` and ``zoneout_h=0.1``.
 
-        Raises
-        ------
-        InputError
-            A word is no option, or has no value that the option takes.
+        Raises InputError where a word is no option, or has no value that the option takes.
         """
         named: dict[str, Any] = {}
         kinds = {row.name: row.metadata["kind"] for row in fields(cls)}
@@ -206,10 +200,7 @@ class Options:
     def check_sizes(self, hidden_size: int, num_layers: int, forget_bias: float | None) -> None:
         """Refuse what doesn't go together.
 
-        Raises
-        ------
-        InputError
-            Two of them don't go together, or one with a size.
+        Raises InputError where two of them don't go together, or one with a size.
         """
         if self.proj_size >= hidden_size:
             raise InputError(f"proj_size is {self.proj_size}; expected less than hidden_size={hidden_size}")
@@ -234,10 +225,7 @@ class Options:
     def parameters(self, hidden_size: int, input_size: int) -> dict[str, tuple[int, ...]]:
         """Return shape of every parameter of one layer and direction, by the beginning of its name."""
         gates, out = 4 * hidden_size, self.proj_size or hidden_size
-        shapes: dict[str, tuple[int, ...]] = {
-            "weight_ih": (gates, input_size),
-            "weight_hh": (gates, out // self.heads),
-        }
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, input_size), "weight_hh": (gates, out // self.heads)}
         if self.bias:
             shapes["bias"] = (gates,)
         if self.proj_size:
@@ -254,10 +242,7 @@ class Options:
 def for_model(named: Mapping[str, Any] | None, forget_bias: float | None) -> dict[str, Any]:
     """Return arguments of a model's LSTM: options by name, and a forget gate's bias where there is one to set.
 
-    Raises
-    ------
-    InputError
-        An option has no such name or value, or is none for a model.
+    Raises InputError where an option has no such name or value, or is none for a model.
     """
     options = Options.of(named or {})
     if options.cells:

@@ -19,12 +19,6 @@ class Parameters(MutableMapping[str, Array]):
     array; everything else becomes a new array: another dtype or byte order, gaps, a list, an array of the host. Two
     mappings that have a parameter in common see the same array, whichever of them it is assigned to.
 
-    Parameters
-    ----------
-    backend : Backend
-    dtype : str
-        Of all the arrays.
-
     Raises
     ------
     InputError
@@ -56,13 +50,7 @@ class Parameters(MutableMapping[str, Array]):
         return whole
 
     def replace(self, arrays: Mapping[str, Any]) -> None:
-        """Assign all parameters at once.
-
-        Raises
-        ------
-        InputError
-            The names aren't these, or an array is refused.
-        """
+        """Assign all parameters at once; raises InputError where the names aren't these, or an array is refused."""
         odd = sorted(arrays.keys() ^ self.keys())
         if odd:
             raise InputError(f"params has not the names of these parameters; these are on one side only: {odd}")
@@ -105,18 +93,16 @@ class Parameters(MutableMapping[str, Array]):
 
     def update(self, /, *arrays: Any, **more: Any) -> None:
         """Assign as ``dict.update`` does, all of them or, where one is refused, none."""
-        fitting = {name: self._fitting(name, value) for name, value in dict(*arrays, **more).items()}
-        for name, array in fitting.items():
+        kept = {}
+        for name, value in dict(*arrays, **more).items():
+            if name not in self._places:
+                raise InputError(f"{name!r} is no parameter; expected one of {', '.join(self)}")
+            now, shape = self._places[name]
+            kept[name] = now if value is now else fitting(self.backend, self.dtype, name, value, shape)
+        for name, array in kept.items():
             self._places[name][0] = array
 
     def freeze(self) -> None:
         """Replace all by copies that nobody can write to."""
         for place, copy in zip(self._places.values(), [frozen(array) for array in self.values()], strict=True):
             place[0] = copy
-
-    def _fitting(self, name: str, value: Any) -> Array:
-        """Return what is kept of a value."""
-        if name not in self._places:
-            raise InputError(f"{name!r} is no parameter; expected one of {', '.join(self)}")
-        now, shape = self._places[name]
-        return now if value is now else fitting(self.backend, self.dtype, name, value, shape)

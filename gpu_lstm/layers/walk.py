@@ -116,14 +116,9 @@ def forward_segment(
 
 
 def backward(
-    work: Work,
-    pass_: Pass,
-    again: Pass | None,
-    x: Array,
-    kept: list[Any],
-    arriving: dict[int, Pair],
+    work: Work, pass_: Pass, again: Pass | None, x: Array, kept: list[Any], arriving: dict[int, Pair],
     states: dict[Member, Pair],
-) -> tuple[Array, dict[Member, Pair], Params]:
+) -> tuple[Array, dict[Member, Pair], Params]:  # fmt: skip
     """Backpropagate through a pass that had x (T, B, .): dx, (dh0, dc0) of each member, and the parameters' gradients.
 
     Gradients are summed up segment by segment, so that they are the same to the last bit with `recompute`. Where the
@@ -170,16 +165,9 @@ def backward(
 
 
 def backward_segment(
-    work: Work,
-    pass_: Pass,
-    number: int,
-    pieces: dict[Member, Piece],
-    dy: dict[int, list[Array | None]],
-    states: dict[Member, Pair],
-    add: Add,
-    later: dict[int, Array],
-    jobs: Jobs,
-) -> tuple[dict[int, Array], dict[Member, Pair]]:
+    work: Work, pass_: Pass, number: int, pieces: dict[Member, Piece], dy: dict[int, list[Array | None]],
+    states: dict[Member, Pair], add: Add, later: dict[int, Array], jobs: Jobs,
+) -> tuple[dict[int, Array], dict[Member, Pair]]:  # fmt: skip
     """Backpropagate through a segment: dx by direction, and the gradients of the states before it.
 
     `add` takes gradients of parameters. Where there is a place for dx in `later`, they and dx become `jobs`.

@@ -39,9 +39,8 @@ def softmax_cross_entropy(
     logits = backend.require("logits", logits, (*any_shape(logits)[1:], "V"))
     vocabulary = logits.shape[-1]
     if not is_float(logits) or vocabulary == 0:
-        raise InputError(
-            f"logits has dtype {logits.dtype} and V={vocabulary}; expected a float dtype and V of at least 1"
-        )
+        given = f"dtype {logits.dtype} and V={vocabulary}"
+        raise InputError(f"logits has {given}; expected a float dtype and V of at least 1")
     if overwrite and not getattr(getattr(logits, "flags", None), "writeable", True):
         raise InputError("logits is read-only; expected an array to overwrite, or overwrite=False")
     targets = backend.require("targets", targets, tuple(logits.shape[:-1]))

@@ -25,10 +25,7 @@ def lstm_amount(
 def model_amounts(kind: str, config: dict[str, Any]) -> dict[str, int]:
     """Numbers in each part of the model that `config` describes: embedding, lstm, lstm_biases, head.
 
-    Raises
-    ------
-    InputError
-        A size is missing or no whole number of at least 1.
+    Raises InputError where a size is missing or no whole number of at least 1.
     """
 
     def size(name: str) -> int:

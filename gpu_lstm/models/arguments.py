@@ -54,10 +54,7 @@ def numbers(values: Sequence[float]) -> list[float]:
 def check_host(name: str, value: Any, shape: tuple[int | str, ...], whole: bool = False) -> np.ndarray:
     """A host array of (whole) numbers and of that shape; ``"T"`` stands for any size, ``"S=3"`` for 3.
 
-    Raises
-    ------
-    InputError
-        `value` has another shape, or holds something else than (whole) numbers.
+    Raises InputError where `value` has another shape, or holds something else than (whole) numbers.
     """
     try:
         array = np.asarray(value)

@@ -19,23 +19,18 @@ class Model:
     layers : dict of str to Layer
         An LSTM among them, as ``lstm``.
     config : dict
-        Arguments that make this model again; an empty ``lstm`` is left out.
+        Arguments that make this model again, plain JSON values; an empty ``lstm`` is left out.
 
     Attributes
     ----------
-    layers : dict of str to Layer
     params : dict
         Every layer's arrays under ``layer.parameter``, those that the layers use: what is assigned here, they use from
         then on, and the other way round.
-    config : dict
-        Arguments that make this model again; plain JSON values.
-    loss_scale : float
-        By which `loss` multiplies all gradients, for half precision; the loss itself stays as it is.
     """
 
     kind: ClassVar[str]
     lstm: LSTM
-    loss_scale: float = 1.0
+    loss_scale: float = 1.0  # by which `loss` multiplies all gradients, for half precision; the loss stays as it is
 
     def __init__(self, layers: Mapping[str, Layer], config: dict[str, Any]):
         self.layers = dict(layers)

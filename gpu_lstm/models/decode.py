@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.backend.base import out_of_range
-from gpu_lstm.errors import InputError
+from gpu_lstm.errors import InputError, out_of_range
 from gpu_lstm.layers import State
 from gpu_lstm.models.arguments import check_host
 from gpu_lstm.native import compiled

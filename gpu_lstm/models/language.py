@@ -52,14 +52,9 @@ class LanguageModel(Model):
         self.dropout = Dropout(dropout, **of_all)
         self.head = Linear(self.lstm.output_size, vocabulary_size, wide=True, **of_all, seed=seeds[2])
         config = {
-            "vocabulary_size": vocabulary_size,
-            "embedding_size": embedding_size,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "dropout": dropout,
-            "forget_bias": forget_bias,
-            "lstm": dict(lstm or {}),
-        }
+            "vocabulary_size": vocabulary_size, "embedding_size": embedding_size, "hidden_size": hidden_size,
+            "num_layers": num_layers, "dropout": dropout, "forget_bias": forget_bias, "lstm": dict(lstm or {}),
+        }  # fmt: skip
         super().__init__({"embedding": self.embedding, "lstm": self.lstm, "head": self.head}, config)
 
     def loss(
@@ -118,12 +113,11 @@ class LanguageModel(Model):
         seed: int | tuple[int, ...] = 0,
         never: Sequence[int] = (),
     ) -> Iterator[int]:
-        """Draw tokens that continue a prompt, one at a time.
+        """Draw tokens that continue a prompt, one at a time; a seed gives the same on all backends, up to rounding.
 
         Parameters
         ----------
         prompt : (N,) integers
-            At least one token.
         length : int
             Number of tokens to draw.
         temperature : float
@@ -131,11 +125,6 @@ class LanguageModel(Model):
         seed : int
         never : sequence of int
             Tokens that are not drawn; not all that there are.
-
-        Returns
-        -------
-        iterator of int
-            The same tokens from the same seed on every backend and tier, up to rounding.
 
         Raises
         ------

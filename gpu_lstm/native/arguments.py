@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.errors import InputError
+from gpu_lstm.native import refused
 
 PLAIN = (np.ndarray, np.memmap)
 """Kinds of arrays that have no meaning of their own, as a mask or units are."""
@@ -60,27 +61,11 @@ class Argument:
         return OTHERS.get(self.dtype)
 
     def fit(self, array: Any, shape: Shape, dtype: np.dtype, limits: Limits, n: int | None = None) -> np.ndarray | None:
-        """Return the array as C++ takes it: itself, or a copy.
+        """Return the array as C++ takes it: itself, or a copy; the n-th of a list.
 
-        Parameters
-        ----------
-        array
-            What was given.
-        shape : tuple of int, or int
-            That it must have.
-        dtype : numpy.dtype
-            Of the call.
-        limits : pair of int, or None
-            From where to where its numbers may go.
-        n : int, optional
-            Its place in a list.
-
-        Raises
-        ------
-        InputError
-            The array has another shape, is no plain one, has a dtype that another can't stand for, or a number that is
-            no place in another array; or it is to be written and has another dtype, gaps, an odd address, or is
-            read-only.
+        Raises InputError where the array has another shape, is no plain one, has a dtype that another can't stand for,
+        or a number outside of `limits`; or it is to be written and has another dtype, gaps, an odd address, or is
+        read-only.
         """
         if array is None and self.optional:
             return None
@@ -89,12 +74,12 @@ class Argument:
             kind = f"{type(array).__module__}.{type(array).__name__}"
             raise InputError(f"{self.label(n)} is a {kind}; expected a NumPy array")
         if array.shape != shape and (isinstance(shape, tuple) or array.size != shape):
-            raise InputError(f"{self.label(n)} has shape {array.shape}; expected {self._expected(shape)}")
+            raise InputError(f"{self.label(n)} has shape {array.shape}; expected {refused.expected(self.shape, shape)}")
         if not (array.dtype == dtype and array.flags.num & needed == needed and (not self.gaps or self.apart(array))):
             if array.dtype != dtype and (self.written or not np.can_cast(array.dtype, dtype, "same_kind")):
                 raise InputError(f"{self.label(n)} has dtype {array.dtype}; expected {dtype}")
             if self.written:
-                raise InputError(f"{self.label(n)} {self._unfit(array)}")
+                raise InputError(f"{self.label(n)} {refused.unfit(array)}")
             array = np.array(array, dtype, order="C")
         if limits and array.size and not limits[0] <= array.min() <= array.max() <= limits[1]:
             numbers, expected = f"{array.min()}..{array.max()}", f"{self.low}..{self.high}={limits[1]}"
@@ -123,21 +108,6 @@ class Argument:
         _, batch, width = array.shape
         row = strides[1] // item
         return (row,) if (strides == (batch * row * item, row * item, item) and row >= width) or not array.size else ()
-
-    def _expected(self, shape: Shape) -> str:
-        if not isinstance(shape, tuple):
-            return f"{shape} elements"
-        texts = zip(self.shape.split(","), shape, strict=True)
-        parts = [text if text.isdigit() else f"{text}={n}" for text, n in texts]
-        return f"({', '.join(parts)}{',' * (len(parts) == 1)})"
-
-    def _unfit(self, array: np.ndarray) -> str:
-        """What is wrong with an array that is to be written."""
-        if not array.flags.writeable:
-            return "is read-only; expected an array to write to"
-        if not array.flags.c_contiguous:
-            return "is not C-contiguous; expected an array without gaps (np.ascontiguousarray)"
-        return "is misaligned; expected an array whose elements begin at multiples of their size"
 
 
 def longs(numbers: Sequence[int]) -> Any:

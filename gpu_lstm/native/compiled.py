@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import operator
 import os
 from collections.abc import Callable, Sequence
@@ -12,26 +11,20 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.native import refused
 from gpu_lstm.native.arguments import OTHERS, Argument, Limits, Shape, longs
-from gpu_lstm.native.entries import ENTRIES, Entry
-from gpu_lstm.native.library import SETS as SETS
-from gpu_lstm.native.library import instruction_set as instruction_set
-from gpu_lstm.native.library import library as library
-from gpu_lstm.native.library import missing as missing
+from gpu_lstm.native.library import SETS, SUFFIXES, function_of, instruction_set, library, missing
+
+__all__ = ["SETS", "SUFFIXES", "function_of", "instruction_set", "library", "missing"]
 
 THREADS_VARIABLES = ("GPU_LSTM_NUM_THREADS", "OMP_NUM_THREADS")
 SERIAL_WORK = 1 << 18
 """Multiply-adds below which a second thread costs more than it saves."""
-SUFFIXES = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
-"""Of its entries' names, by dtype."""
 NO_MEMORY = 1
 """The status of an entry that found none, as ``kernels/cpu/lstm_cpu.cpp`` has it."""
-
-LONG = OTHERS["long"]
-"""C's long."""
-
 Span = tuple[int, int, Argument]
 """From where to where an array reaches, and which one it is."""
+LONG = OTHERS["long"]  # C's long
 _START = operator.itemgetter(0)
 _ONE = ctypes.c_void_p * 1
 
@@ -44,10 +37,7 @@ def words() -> str:
 def threads() -> int:
     """Return the threads to use: GPU_LSTM_NUM_THREADS, else OMP_NUM_THREADS, else this process's processors.
 
-    Raises
-    ------
-    InputError
-        An environment variable is no whole number of at least 1.
+    Raises InputError where an environment variable is no whole number of at least 1.
     """
     for variable in THREADS_VARIABLES:
         text = os.environ.get(variable)
@@ -63,20 +53,13 @@ def threads() -> int:
 def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
     """Call an entry of the library, the one way into it besides `watch`; the GIL is released.
 
-    Parameters
-    ----------
-    name : str
-        Without the prefix ``gpu_lstm_`` and the suffix of the dtype.
-    dtype : numpy.dtype
-        float32 or float64, of all arrays that have no other one.
-    *arguments
-        As its row of `gpu_lstm.native.entries` has them: whole numbers, arrays, lists of arrays, None.
+    `name` is without the prefix ``gpu_lstm_`` and the suffix of `dtype`, which all arrays have that have no other one;
+    the arguments are whole numbers, arrays, lists of arrays and None, as its row of `gpu_lstm.native.entries` has them.
 
     Raises
     ------
     InputError
-        An array can't be taken, as `gpu_lstm.native.entries.Argument.fit` says, has a number that is no place in
-        another array, or two that are written share memory. Nothing was written.
+        An array can't be taken, see `Argument.fit`, or two that are written share memory. Nothing was written.
     MemoryError
         The library needs more memory than there is. Nothing was written.
     """
@@ -122,9 +105,8 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
     if shared := _shared(spans):
         first, second = shared
         if first.written and second.written:
-            raise InputError(
-                f"{first.name} shares memory with {second.name}; expected arrays of their own, for both are written"
-            )
+            told = f"{first.name} shares memory with {second.name}"
+            raise InputError(f"{told}; expected arrays of their own, for both are written")
         return call(name, dtype, *map(Argument.copied, entry.arguments, arguments))
     run(name, function, passed)
 
@@ -136,25 +118,6 @@ def run(name: str, function: Callable[..., int], passed: Sequence[Any]) -> None:
         raise MemoryError(f"the compiled library's {name} needs more memory than there is")
     if status:
         raise BackendError(f"the compiled library's {name} refused its arguments")
-
-
-@functools.cache
-def function_of(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry, np.dtype]:
-    """The library's function for a dtype and an instruction set, its row, and that dtype in native byte order."""
-    loaded = library()
-    assert loaded is not None, "only called where the library is there"
-    entry, native = ENTRIES[name], dtype.newbyteorder("=")
-    if native not in SUFFIXES:
-        raise InputError(f"{entry.first} has dtype {dtype}; expected {' or '.join(map(str, SUFFIXES))}")
-    function = loaded[f"gpu_lstm_{name}_{SUFFIXES[native]}_{instructions}"]
-    function.restype = ctypes.c_int
-    kinds: list[Any] = []
-    for argument in entry.arguments:
-        number = ctypes.c_double if argument.dtype == "double" else ctypes.c_long
-        kinds.append(ctypes.c_void_p if argument.shape or argument.many else number)
-        kinds += [ctypes.c_void_p if argument.many else ctypes.c_long] * len(argument.gaps)
-    function.argtypes = kinds
-    return function, entry, native
 
 
 def _reach(array: np.ndarray) -> tuple[int, int]:
@@ -177,32 +140,13 @@ def _shared(spans: list[Span]) -> tuple[Argument, Argument] | None:
     end = 0
     for start, stop, _ in spans:
         if start < end:
-            break
+            return refused.shared(spans)
         end = stop
-    else:
-        return None  # as nearly always
-    furthest = furthest_written = (0, 0, spans[0][2])
-    for span in spans:
-        start, stop, argument = span
-        if start < furthest_written[1]:
-            return furthest_written[2], argument
-        if argument.written:
-            if start < furthest[1]:
-                return furthest[2], argument
-            furthest_written = span
-        if stop > furthest[1]:
-            furthest = span
-    return None
+    return None  # as nearly always
 
 
 def axes(name: str, array: np.ndarray, count: int) -> tuple[int, ...]:
-    """Return the sizes of an array that is to have so many axes.
-
-    Raises
-    ------
-    InputError
-        The array has another number of axes.
-    """
+    """Return the sizes of an array; raises InputError where it has not so many axes."""
     shape: tuple[int, ...] = array.shape
     if len(shape) != count:
         raise InputError(f"{name} has shape {shape}; expected {count} axes")

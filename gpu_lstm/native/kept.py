@@ -41,10 +41,7 @@ class Kept:
 def frozen(array: Any) -> np.ndarray:
     """Return a copy of an array that nobody can write to.
 
-    Raises
-    ------
-    InputError
-        The array is none of NumPy's.
+    Raises InputError where the array is none of NumPy's.
     """
     if not isinstance(array, np.ndarray):
         kind = f"{type(array).__module__}.{type(array).__name__}"

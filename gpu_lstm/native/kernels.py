@@ -89,10 +89,7 @@ class Kernel:
 def watchdog() -> int:
     """Looks after which a waiting kernel gives up; 0: never.
 
-    Raises
-    ------
-    InputError
-        The environment has another thing than a whole number.
+    Raises InputError where the environment has another thing than a whole number.
     """
     text = os.environ.get(WATCHDOG, "0")
     if not text.isdecimal() or int(text) >= 2**31:
@@ -174,10 +171,7 @@ def address(array: Any) -> int:
 def require_whole(name: str, array: Any) -> None:
     """Refuse an array that a kernel would read wrongly: one with gaps or, as no array of a device is, misaligned.
 
-    Raises
-    ------
-    InputError
-        The array has gaps, or is misaligned.
+    Raises InputError where the array has gaps, or is misaligned.
     """
     if not array.flags.c_contiguous:
         raise InputError(f"{name} is not C-contiguous; expected an array without gaps (xp.ascontiguousarray)")

@@ -46,10 +46,7 @@ class Device:
 def function_of(xp: Any, kernel: Kernel, architecture: int) -> Any:
     """Return CuPy's function for a kernel, compiled for the current device.
 
-    Raises
-    ------
-    BackendError
-        The kernel can't be compiled here.
+    Raises BackendError where the kernel can't be compiled here.
     """
     from gpu_lstm.native.ahead import said_if_slow  # not before CuPy, whose import takes longer
 

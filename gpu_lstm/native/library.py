@@ -11,12 +11,18 @@ import functools
 import importlib.machinery
 import os
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from gpu_lstm.errors import InputError
+from gpu_lstm.native.entries import ENTRIES, Entry
 
 OFF_VARIABLE = "GPU_LSTM_COMPILED"
 SETS = ("baseline", "avx2", "avx512")
 """Instruction sets in the library, by number."""
+SUFFIXES = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
+"""Of its entries' names, by dtype."""
 
 
 @functools.cache
@@ -54,13 +60,29 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 def instruction_set() -> int:
     """Return the number of this processor's best instruction set, or of that which GPU_LSTM_COMPILED names (for tests).
 
-    Raises
-    ------
-    InputError
-        The processor has not the named one.
+    Raises InputError where the processor has not the named one.
     """
     loaded, named = library(), os.environ.get(OFF_VARIABLE)
     best = int(loaded.gpu_lstm_best_set()) if loaded else 0
     if named in SETS and SETS.index(named) > best:
         raise InputError(f"environment variable {OFF_VARIABLE} is {named}; this processor has up to {SETS[best]}")
     return SETS.index(named) if named in SETS else best
+
+
+@functools.cache
+def function_of(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry, np.dtype]:
+    """The library's function for a dtype and an instruction set, its row, and that dtype in native byte order."""
+    loaded = library()
+    assert loaded is not None, "only called where the library is there"
+    entry, native = ENTRIES[name], dtype.newbyteorder("=")
+    if native not in SUFFIXES:
+        raise InputError(f"{entry.first} has dtype {dtype}; expected {' or '.join(map(str, SUFFIXES))}")
+    function = loaded[f"gpu_lstm_{name}_{SUFFIXES[native]}_{instructions}"]
+    function.restype = ctypes.c_int
+    kinds: list[Any] = []
+    for argument in entry.arguments:
+        number = ctypes.c_double if argument.dtype == "double" else ctypes.c_long
+        kinds.append(ctypes.c_void_p if argument.shape or argument.many else number)
+        kinds += [ctypes.c_void_p if argument.many else ctypes.c_long] * len(argument.gaps)
+    function.argtypes = kinds
+    return function, entry, native

@@ -21,10 +21,7 @@ _INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 def read_source(file: str) -> str:
     """Text of a file in ``kernels/cuda`` with each header it includes put in place, once.
 
-    Raises
-    ------
-    BackendError
-        The sources are not where the package was installed.
+    Raises BackendError where the sources are not where the package was installed.
     """
     path = PurePosixPath("cuda", file)
     return expand(read_text(path), path)
@@ -51,10 +48,7 @@ def expand(text: str, path: PurePosixPath) -> str:
 def read_text(path: PurePosixPath | str) -> str:
     """A file of ``kernels``.
 
-    Raises
-    ------
-    BackendError
-        The file is not where the package was installed.
+    Raises BackendError where the file is not where the package was installed.
     """
     try:
         text: str = _folder().joinpath(str(path)).read_text(encoding="utf-8")

@@ -13,28 +13,21 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled, fingerprints
 from gpu_lstm.native.arguments import WRITABLE, blocks
 from gpu_lstm.native.kept import Made, for_product
-from gpu_lstm.ops.arrays import Arrays, Rule
+from gpu_lstm.ops.arrays import Arrays, Many, Numbers, Rule
 
 RULES = ("sgd", "rmsprop", "adam")
 """Optimizer rules of ``kernels/cpu/training.h``, by number."""
-LANES = 16
-"""Numbers in the widest register."""
-EXP_COST, UPDATE_COST = 16, 8
-"""What an element costs there, in multiply-adds."""
+LANES, EXP_COST, UPDATE_COST = 16, 16, 8
+"""Numbers in the widest register; what an element costs there, in multiply-adds."""
 
 
 class Cpu(Arrays):
     """The operations on the host, on as many threads as pay."""
 
     def product(  # noqa: D102
-        self,
-        a: Array,
-        b: Array,
-        bias: Array | None = None,
-        dtype: str | None = None,
-        out: Array | None = None,
+        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None,
         kept: Made | None = None,
-    ) -> Array:
+    ) -> Array:  # fmt: skip
         # The compiled product, where there is one, for its threads: those of BLAS keep spinning after their work and
         # slow the compiled recurrence that comes next to a half and less.
         wide_a, wide_b = widened(self.backend, a), widened(self.backend, b)
@@ -102,7 +95,7 @@ class Cpu(Arrays):
         compiled.call("cross_entropy", logits.dtype, rows, vocabulary, logits, targets, scale, losses, threads)
         return np.sum(losses, dtype=np.float64).astype(logits.dtype) * logits.dtype.type(scale)
 
-    def norm(self, arrays: Sequence[Array]) -> Array:  # noqa: D102
+    def norm(self, arrays: Many) -> Array:  # noqa: D102
         if not compilable(*arrays):
             return super().norm(arrays)
         sizes = [array.size for array in arrays]
@@ -112,13 +105,7 @@ class Cpu(Arrays):
         return np.sqrt(np.sum(sums))
 
     def _move(
-        self,
-        optimizer: Rule,
-        params: Sequence[Array],
-        gradients: Sequence[Array],
-        states: Sequence[Sequence[Array]],
-        numbers: Sequence[float],
-        scale: float,
+        self, optimizer: Rule, params: Many, gradients: Many, states: Sequence[Many], numbers: Numbers, scale: float
     ) -> None:
         flat = [array for state in states for array in state]
         for n, (param, gradient, state) in enumerate(zip(params, gradients, states, strict=True)):
@@ -134,11 +121,8 @@ class Cpu(Arrays):
             )  # fmt: skip
             return
         # Gradients are scaled in place, and what is overwritten as one parameter moves is no other one's gradient.
-        moved = (*params, *flat)
-        own = [
-            g if g.flags.writeable and not any(np.may_share_memory(g, x) for x in moved) else g.copy()
-            for g in gradients
-        ]
+        apart = (g.flags.writeable and not any(np.may_share_memory(g, x) for x in (*params, *flat)) for g in gradients)
+        own = [g if fine else g.copy() for g, fine in zip(gradients, apart, strict=True)]
         super()._move(optimizer, params, own, states, numbers, scale)
 
     def watch(self, arrays: Sequence[Array]) -> Callable[[], int | None]:  # noqa: D102
@@ -163,12 +147,8 @@ class Cpu(Arrays):
 
 def compilable(*arrays: np.ndarray) -> bool:
     """Return whether the compiled library is there and has the dtype of these arrays, one for all."""
-    return (
-        compiled.library() is not None
-        and len(arrays) > 0
-        and arrays[0].dtype in compiled.SUFFIXES
-        and all(array.dtype == arrays[0].dtype for array in arrays)
-    )
+    dtypes = {array.dtype for array in arrays}
+    return compiled.library() is not None and len(dtypes) == 1 and dtypes <= compiled.SUFFIXES.keys()
 
 
 def plain_memory(*arrays: np.ndarray) -> bool:

@@ -16,7 +16,8 @@ from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.native.kept import Made
-from gpu_lstm.ops.arrays import Arrays, Rule, seed_sequence, sum_rows
+from gpu_lstm.ops.arrays import Arrays, Many, Rule, seed_sequence
+from gpu_lstm.ops.expressions import sum_rows
 
 CHUNK = 4096
 """Elements that a block of the optimizer takes, as ``kernels/cuda/optimizer.cu`` has it."""
@@ -32,14 +33,9 @@ class Cuda(Arrays):
     checks_gradients: ClassVar[bool] = True
 
     def product(  # noqa: D102
-        self,
-        a: Array,
-        b: Array,
-        bias: Array | None = None,
-        dtype: str | None = None,
-        out: Array | None = None,
+        self, a: Array, b: Array, bias: Array | None = None, dtype: str | None = None, out: Array | None = None,
         kept: Made | None = None,
-    ) -> Array:
+    ) -> Array:  # fmt: skip
         backend = self.backend
         if out is None:
             kind = a.dtype if dtype is None else backend.dtype(dtype)
@@ -153,15 +149,9 @@ class Cuda(Arrays):
         return self._norm(dtype, table, len(arrays), chunks, 1.0)
 
     def update(  # noqa: D102
-        self,
-        optimizer: Rule,
-        params: Sequence[Array],
-        gradients: Sequence[Array],
-        states: Sequence[Sequence[Array]],
-        max_norm: float | None,
-        loss: Array | None,
-        loss_scale: float = 1.0,
-    ) -> Array | None:
+        self, optimizer: Rule, params: Many, gradients: Many, states: Sequence[Many], max_norm: float | None,
+        loss: Array | None, loss_scale: float = 1.0,
+    ) -> Array | None:  # fmt: skip
         xp = self.backend.xp
         if loss is not None:
             loss = self.backend.require("loss", self.backend.asarray(loss), ())

@@ -18,14 +18,9 @@ class Adam(Optimizer):
     weight_decay = 0.0
 
     def __init__(
-        self,
-        backend: Backend,
-        params: Params,
-        learning_rate: float = 1e-3,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
+        self, backend: Backend, params: Params, learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
         eps: float = 1e-8,
-    ):
+    ):  # fmt: skip
         super().__init__(backend, params, learning_rate)
         self.beta1 = check_probability("beta1", beta1, "number")
         self.beta2 = check_probability("beta2", beta2, "number")
@@ -34,15 +29,9 @@ class Adam(Optimizer):
     def numbers(self) -> tuple[float, ...]:
         """Return the numbers of `move`; step size and the second moment's root hold both biases' corrections."""
         return (
-            self.rate / (1 - self.beta1**self.updates),
-            math.sqrt(1 - self.beta2**self.updates),
-            self.beta1,
-            1 - self.beta1,
-            self.beta2,
-            1 - self.beta2,
-            self.eps,
-            1 - self.rate * self.weight_decay,
-        )
+            self.rate / (1 - self.beta1**self.updates), math.sqrt(1 - self.beta2**self.updates),
+            self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, self.eps, 1 - self.rate * self.weight_decay,
+        )  # fmt: skip
 
     @compiled_as("adam")
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:  # noqa: D102
@@ -66,15 +55,9 @@ class AdamW(Adam):
     """Adam with decoupled weight decay: p *= 1 - rate * weight_decay first (I. Loshchilov and F. Hutter, 2019)."""
 
     def __init__(
-        self,
-        backend: Backend,
-        params: Params,
-        learning_rate: float = 1e-3,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-    ):
+        self, backend: Backend, params: Params, learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
+        eps: float = 1e-8, weight_decay: float = 0.01,
+    ):  # fmt: skip
         super().__init__(backend, params, learning_rate, beta1, beta2, eps)
         if weight_decay < 0:
             raise InputError(f"weight_decay is {weight_decay!r}; expected at least 0")

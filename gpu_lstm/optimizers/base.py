@@ -84,8 +84,7 @@ class Optimizer:
         factor : float
             Scales the learning rate (see schedules).
         max_norm : float, optional
-            Gradients are scaled so that their joint norm is at most this, as `clip_by_global_norm` does, but without
-            waiting for a device.
+            Gradients are scaled so that their joint norm is at most this.
         loss : array of shape (), optional
             Where it or the norm is not finite, no parameter moves.
         loss_scale : float
@@ -99,9 +98,8 @@ class Optimizer:
         Raises
         ------
         InputError
-            The gradients have not the parameters' names; a gradient, a parameter or an array of the state has another
-            shape or dtype than the parameter had at first, or one of the latter two can't be written; or max_norm is
-            not above 0. Nothing moved.
+            The gradients have not the parameters' names; an array has another shape or dtype than the parameter had at
+            first, or is to be written and can't be; or max_norm is not above 0. Nothing moved.
         """
         for what, given in (("gradients", gradients), ("params", self.params)):
             if given.keys() != self._kinds.keys():
@@ -124,15 +122,9 @@ class Optimizer:
                 self.backend.require(f"gradient of {name}", gradient, tuple(param.shape), str(param.dtype))
             taken.append(gradient)
         self.advance(factor)
-        return ops.of(self.backend).update(
-            self,
-            list(self.params.values()),
-            taken,
-            [[self.state[f"{slot}.{name}"] for slot in self.slots] for name in self.params],
-            max_norm,
-            loss,
-            loss_scale,
-        )
+        params = list(self.params.values())
+        states = [[self.state[f"{slot}.{name}"] for slot in self.slots] for name in self.params]
+        return ops.of(self.backend).update(self, params, taken, states, max_norm, loss, loss_scale)
 
     def _check(self, name: str, array: Array, shape: tuple[int, ...], dtype: Any) -> None:
         """Refuse an array to write that is not of that kind."""

@@ -35,12 +35,7 @@ class RMSProp(Optimizer):
     slots = ("square",)
 
     def __init__(
-        self,
-        backend: Backend,
-        params: Params,
-        learning_rate: float = 1e-3,
-        decay: float = 0.99,
-        eps: float = 1e-8,
+        self, backend: Backend, params: Params, learning_rate: float = 1e-3, decay: float = 0.99, eps: float = 1e-8
     ):
         super().__init__(backend, params, learning_rate)
         self.decay = check_probability("decay", decay, "number")

@@ -12,7 +12,7 @@ from gpu_lstm.native import compiled
 from gpu_lstm.native.kernels import ARITHMETIC
 from gpu_lstm.recurrence import cpu, reference
 from gpu_lstm.recurrence.cuda import auto, pointwise, sequence
-from gpu_lstm.recurrence.problem import Tier
+from gpu_lstm.recurrence.tier import Tier
 from gpu_lstm.recurrence.widened import widened_tier
 
 TIERS = ("reference", "pointwise", "sequence")
@@ -111,10 +111,7 @@ def make_plan(
 
 
 def runnable_tiers(
-    backend: Backend,
-    hidden_size: int | None = None,
-    dtype: str = "float32",
-    options: frozenset[str] = frozenset(),
+    backend: Backend, hidden_size: int | None = None, dtype: str = "float32", options: frozenset[str] = frozenset()
 ) -> list[str]:
     """The tiers that run on this backend and machine, with those options, the fastest last."""
     return [name for name in TIERS if not obstacle(backend, name, hidden_size, dtype, options)]

@@ -2,7 +2,7 @@
 
 Only the recurrence has a loop over time; the products with x and the sums over time are one large matrix product each
 and live in the LSTM layer. A `Problem` goes through all steps and becomes `Saved`; what `Arriving` brings from the loss
-goes back and becomes `Gradients`. A `Tier` takes lists of them: one, two directions of a layer, or layers of a stack.
+goes back and becomes `Gradients`. A tier takes lists of them: one, two directions of a layer, or layers of a stack.
 
 T time steps, B sequences, H hidden size; arrays are time-major and C-contiguous. What goes beyond the plain LSTM is a
 `Variant`: projection, peepholes, layer normalisation and so on.
@@ -10,7 +10,6 @@ T time steps, B sequences, H hidden size; arrays are time-major and C-contiguous
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -43,15 +42,12 @@ class Mask:
 class Saved:
     """What forward hands to backward."""
 
-    # (T+1, B, P) and (T+1, B, H): P is H without a projection. Hidden and cell state. Forward in time, slot 0 is the
-    # initial state and slot t+1 the state after step t; in reverse, slot T is the initial state and slot t the state
-    # after step t. The state of a sequence outside its own steps is that of its nearest step. c has one slot, the last
-    # one, where nothing was kept for backward.
+    # (T+1, B, P) and (T+1, B, H), P is H without a projection. Slot 0 is the initial state and slot t+1 that after step
+    # t; in reverse, slot T the initial state and slot t that after step t. Outside its own steps a sequence has the
+    # state of its nearest step. c has one slot, the last one, where nothing was kept for backward.
     h: Array
     c: Array
-    # (T, B, 4H): Activated gates i, f, g, o, in the memory of the z that forward was given. Backward may overwrite
-    # them.
-    gates: Array
+    gates: Array  # (T, B, 4H): activated i, f, g, o, in the memory of forward's z; backward may overwrite them
     weight_hh: Array  # (4H, H)
     mask: Mask | None  # None: every sequence has T steps
     reverse: bool  # the recurrence ran from the last step to the first
@@ -69,6 +65,16 @@ class Saved:
     h_last: Array = None  # (B, P) or None: the final h in float32, where `h` was rounded after all steps
     # set by backward: of the variant's parameters, ``weight_hr``, ``peephole``, ``gain_hh``, ``gain_c``, ``shift_c``
     gradients: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """T, B, H."""
+        return len(self.gates), self.c.shape[1], self.c.shape[2]
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """Of the sequences on the host; None: every one has T steps."""
+        return None if self.mask is None else self.mask.lengths
 
     @property
     def outputs(self) -> Array:
@@ -144,51 +150,6 @@ class Gradients(NamedTuple):
     dz: Array
     dh0: Array
     dc0: Array
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What a layer could give to a tier at once, for `Tier.fit`."""
-
-    direction: str  # {"forward", "backward"}
-    steps: int
-    batch: int
-    hidden: int
-    dtype: str  # in which arrays are stored
-    options: frozenset[str] = frozenset()  # of the LSTM's options those that change the recurrence
-    count: int = 1  # recurrences side by side: directions
-    layers: int = 1  # of a stack, which could run in one launch
-    multiply_adds: int = 0  # of large products that could be done beside
-
-
-class Fit(NamedTuple):
-    """What a tier makes of an `Offer`: how many of its layers at once, and whether its products go beside."""
-
-    at_once: int = 1
-    beside: bool = False
-
-
-@dataclass(frozen=True)
-class Tier:
-    """One way to run the recurrence; whoever wraps one replaces `forward` and `backward` and maps over their lists."""
-
-    takes: frozenset[str]  # of the LSTM's options that concern the recurrence, those that it takes
-    # (backend, hidden_size or None, dtype, options) -> why it can't run there, or ""
-    obstacle: Callable[[Any, int | None, str, frozenset[str]], str]
-    fit: Callable[[Any, Offer], Fit]  # (backend, offer) -> how much of it to give at once
-    # (backend, list of problems) -> list of saved, and (backend, list of arriving) -> list of gradients
-    forward: Callable[[Any, Sequence[Problem]], list[Saved]]
-    backward: Callable[[Any, Sequence[Arriving]], list[Gradients]]
-
-
-def one_by_one(backend: Backend, offer: Offer) -> Fit:
-    """The `fit` of a tier that runs one recurrence after the other and leaves no room beside it."""
-    return Fit()
-
-
-def each(one: Callable[[Any, Any], Any]) -> Callable[[Any, Sequence[Any]], list[Any]]:
-    """A tier's `forward` or `backward` from a function of one problem."""
-    return lambda backend, items: [one(backend, item) for item in items]
 
 
 def begin(problem: Problem, h: Array, c: Array) -> None:

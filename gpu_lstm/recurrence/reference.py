@@ -18,15 +18,13 @@ from gpu_lstm.recurrence.problem import (
     Gradients,
     Problem,
     Saved,
-    Tier,
     begin,
-    each,
     gradients_at_the_end,
-    one_by_one,
     slots,
     split_gates,
     transposed,
 )
+from gpu_lstm.recurrence.tier import Tier, each, one_by_one
 from gpu_lstm.recurrence.variant import OPTIONS
 
 
@@ -38,12 +36,8 @@ def forward(backend: Backend, problem: Problem) -> Saved:
         i, f, o = sigmoid(z_t + h_{t-1} W_hh^T)     g = tanh(z_t + h_{t-1} W_hh^T)
         c_t = f c_{t-1} + i g                       h_t = o tanh(c_t)
 
-    With a variant, `gpu_lstm.recurrence.family` runs. This tier keeps everything in any case.
-
-    Returns
-    -------
-    Saved
-        States and gates of every step; ``saved.outputs`` is h_t, ``saved.last`` the final state.
+    With a variant, `gpu_lstm.recurrence.family` runs. This tier keeps everything in any case: states and gates of every
+    step; ``saved.outputs`` is h_t, ``saved.last`` the final state.
     """
     if problem.variant is not None:
         return family.forward(backend, problem)
@@ -68,14 +62,9 @@ def forward(backend: Backend, problem: Problem) -> Saved:
 
 
 def backward(backend: Backend, arriving: Arriving) -> Gradients:
-    """Backpropagate through all steps, along h and along c.
+    """Backpropagate through all steps, along h and along c; dz lies in the memory of ``saved.gates``.
 
     With a variant, or with gradients of c at every step, `gpu_lstm.recurrence.family` runs.
-
-    Returns
-    -------
-    Gradients
-        dz in the memory of ``saved.gates``.
     """
     saved, dh = arriving.saved, arriving.dh
     if saved.variant is not None or arriving.dc is not None:

@@ -145,10 +145,7 @@ def normalise_backward(xp: Any, dy: Array, y: Array, scale: Array) -> Array:
 def refuse(asked: bool, what: str) -> None:
     """Refuse what a tier doesn't take; the plan picks another one, so only a direct call gets here.
 
-    Raises
-    ------
-    InputError
-        `asked` is true: a caller wants what the tier lacks.
+    Raises InputError where `asked` is true: a caller wants what the tier lacks.
     """
     if asked:
         raise InputError(f"this tier takes no {what}; the reference tier does")

@@ -12,7 +12,8 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from gpu_lstm.backend import Backend, widened
-from gpu_lstm.recurrence.problem import Arriving, Gradients, Problem, Saved, Tier
+from gpu_lstm.recurrence.problem import Arriving, Gradients, Problem, Saved
+from gpu_lstm.recurrence.tier import Tier
 
 Parts = TypeVar("Parts", bound=Any)
 

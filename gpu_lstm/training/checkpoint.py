@@ -101,11 +101,8 @@ def write_whole(path: Path, content: bytes) -> None:
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read arrays and description.
 
-    Raises
-    ------
-    InputError
-        No such file, one that can't be read, damaged or half-written, not written by gpu_lstm, or with numbers that are
-        none.
+    Raises InputError where there is no such file, or one that can't be read, is damaged or torn, was not written
+    by gpu_lstm, or has numbers that are none.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -150,10 +147,7 @@ def to_torch_names(params: Mapping[str, Array], backend: Backend) -> dict[str, n
 def assign(model: Model, arrays: dict[str, np.ndarray], path: Path) -> None:
     """Copy arrays under PyTorch's names into the model's parameters.
 
-    Raises
-    ------
-    InputError
-        A name is missing or a shape is another than the description's model has.
+    Raises InputError where a name is missing or a shape is another than the description's model has.
     """
     expected = to_torch_names(model.params, model.backend)
     for name, array in expected.items():
@@ -199,10 +193,7 @@ def differences(then: Any, now: dict[str, str]) -> str:
 def check_amounts(arrays: dict[str, np.ndarray], description: dict[str, Any], path: Path) -> None:
     """Refuse a description whose model is far larger than the arrays beside it, before anything is allocated.
 
-    Raises
-    ------
-    InputError
-        The model would be far larger than the arrays, or the description is damaged.
+    Raises InputError where the model would be far larger than the arrays, or the description is damaged.
     """
     try:
         amounts = model_amounts(description["kind"], description["model"])
@@ -217,10 +208,7 @@ def check_amounts(arrays: dict[str, np.ndarray], description: dict[str, Any], pa
 def build(description: dict[str, Any], path: Path, backend: Backend, tier: str = "auto") -> Model:
     """The described model, with its first parameters; one that was trained in 16 bits in float32, as they are.
 
-    Raises
-    ------
-    InputError
-        The description is damaged.
+    Raises InputError where the description is damaged.
     """
     try:
         maker = MODELS[description["kind"]]
@@ -238,10 +226,7 @@ def save_model(path: Path, model: Model, description: dict[str, Any]) -> None:
 def load_model(path: Path, kind: str, backend: Backend, tier: str = "auto") -> tuple[Model, dict[str, Any]]:
     """Read a model of that kind and its description.
 
-    Raises
-    ------
-    InputError
-        See `load`; or the checkpoint is of another kind of model.
+    Raises InputError as `load`, or where the checkpoint is of another kind of model.
     """
     arrays, description = load(path)
     if description.get("kind") != kind:

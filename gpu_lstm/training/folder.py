@@ -75,10 +75,7 @@ def is_run(folder: Path) -> bool:
 def check_unused(folder: Path) -> None:
     """Refuse a folder where a new run would overwrite something.
 
-    Raises
-    ------
-    InputError
-        The folder holds a run, or files of others that have our names.
+    Raises InputError where the folder holds a run, or files of others that have our names.
     """
     if holds_run(folder):
         raise InputError(
@@ -90,10 +87,7 @@ def check_unused(folder: Path) -> None:
 def check_names(folder: Path) -> None:
     """Refuse a folder without a manifest that has files with our names, for nobody can tell whose they are.
 
-    Raises
-    ------
-    InputError
-        The folder has such a file.
+    Raises InputError where the folder has such a file.
     """
     taken = [name for name in (MANIFEST, *OURS) if os.path.lexists(folder / name)]
     note = folder / lock.NAME
@@ -112,10 +106,7 @@ def manifest(folder: Path) -> bytes | None:
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Entries by file name: ``sha256``, ``bytes``, ``step``; empty where there is none.
 
-    Raises
-    ------
-    InputError
-        The manifest is damaged.
+    Raises InputError where the manifest is damaged.
     """
     path, content = folder / MANIFEST, manifest(folder)
     if content is None:
@@ -202,10 +193,7 @@ def trouble(folder: Path, name: str, files: dict[str, dict[str, Any]]) -> str:
 def newest(folder: Path) -> tuple[Path, dict[str, np.ndarray], dict[str, Any], list[str]]:
     """The newest whole checkpoint of a run: path, arrays, description, and lines on what was passed over.
 
-    Raises
-    ------
-    InputError
-        The run has no whole checkpoint, or its manifest is damaged.
+    Raises InputError where the run has no whole checkpoint, or its manifest is damaged.
     """
     if not folder.is_dir():
         raise InputError(f"run {folder} does not exist")

@@ -64,10 +64,7 @@ class Holder:
 def locked(folder: Path) -> Iterator[Holder | None]:
     """Hold the folder's lock; gives the holder that died with it, if there was one.
 
-    Raises
-    ------
-    InputError
-        Another process holds it; the message has its id and host.
+    Raises InputError where another process holds it; the message has its id and host.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME

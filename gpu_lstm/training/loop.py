@@ -87,19 +87,9 @@ class Training:
         self._validates_at = settings.validates_at(self.steps)
 
     def go(self, report: Callable[[Event], None], stop: Callable[[], bool] = lambda: False) -> Outcome:
-        """Train to the end, or until `stop` says so.
+        """Train to the end, or until `stop`, asked after every step, says so; `report` gets an Event after every step.
 
-        Parameters
-        ----------
-        report : callable
-            Called with an Event after every step.
-        stop : callable
-            Asked after every step; True ends the run.
-
-        Raises
-        ------
-        TrainingError
-            Loss, gradients or score are not finite, or memory ran out.
+        Raises TrainingError where loss, gradients or score are not finite, or memory ran out.
         """
         patience, end = self.settings.patience, "finished"
         self.task.loader.end = self.steps
@@ -136,7 +126,8 @@ class Training:
             self._skipped_in_a_row = 0
         else:
             skipped = self._skip(loss, norm, asked)
-        self.scaler.update(finite)
+        if self.scaler.active:
+            self.scaler.update(finite)
         self.step += 1
         score, text, best = None, "", False
         if self.step in self._validates_at:
@@ -149,13 +140,7 @@ class Training:
         return Event(self.step, self.steps, task.shown(loss), norm, score, text, best, skipped)
 
     def _skip(self, loss: float, norm: float, asked: Asked) -> str:
-        """Have the step not count, and say why.
-
-        Raises
-        ------
-        TrainingError
-            More than the loss's scale is wrong, and settings ask to stop then or too many steps were skipped in a row.
-        """
+        """Have the step not count, and say why; stop where more than the loss's scale is wrong and settings ask to."""
         self.optimizer.updates -= 1
         told = not_finite(self.task.model.backend, loss, norm, asked.gradients)
         if math.isfinite(loss) and not self.scaler.exhausted:

@@ -224,10 +224,7 @@ def _classify(job: Job) -> list[float]:
 def check_fits(job: Job, available: int | None) -> None:
     """Refuse a job that needs more memory than there is, and say what would fit.
 
-    Raises
-    ------
-    InputError
-        Training needs more memory than is available.
+    Raises InputError where training needs more memory than is available.
     """
     needed = predict(job).peak
     if available is None or needed <= available:

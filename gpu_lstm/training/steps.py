@@ -19,15 +19,7 @@ class Asked(NamedTuple):
 
 
 class Launched:
-    """Steps of a task by an optimizer, launch by launch.
-
-    Parameters
-    ----------
-    task : Task
-    optimizer : Optimizer
-    clip : float
-        Largest norm of the gradients.
-    """
+    """Steps of a task by an optimizer, launch by launch; the gradients' norm is at most `clip`."""
 
     def __init__(self, task: Task, optimizer: Optimizer, clip: float):
         self.task, self.optimizer, self.clip = task, optimizer, clip

@@ -88,10 +88,7 @@ class EventFile:
 def append(file: IO[bytes], content: bytes) -> None:
     """Write to an unbuffered file, all of it.
 
-    Raises
-    ------
-    OSError
-        The disk is full, or the like; it names the file.
+    Raises OSError where the disk is full, or the like; it names the file.
     """
     with naming(file.name):
         if file.write(content) != len(content):

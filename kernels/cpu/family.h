@@ -53,10 +53,10 @@ struct Family : Options<T, T> {
     return {load(p, left), load(p + hidden, left), load(p + 2 * hidden, left)};
   }
 
-  // Columns of h, and hidden units, in panels of 4 vectors: one beside the other, or the four gates.
+  // Columns of h, hidden units, and those with the four gates of each.
   Columns of_h() const { return {heads, size / heads, Simd<T>::panel}; }
   Columns of_units() const { return {1, hidden, Simd<T>::panel}; }
-  Columns of_gates() const { return {heads, hidden / heads, Simd<T>::width}; }
+  Columns of_gates() const { return {heads, hidden / heads, Simd<T>::panel}; }
 };
 
 // visit(b, unit, units left in the block, its element of sums) for each vector of a block in some rows of the batch.
@@ -113,18 +113,18 @@ struct FamilyForward {
   T* m;          // (T, B, H): what is projected, one step where keep is false; or null
   T *normalised, *scales;  // (T, B, 4H), (T, B): h W_hh^T normalised, one step where keep is false; or null
   bool keep;
-  T* panels;  // [block][k][gate][unit], then projection_panels() and seen()
+  T* panels;  // [block][gate][k][unit], then projection_panels() and seen()
   T* own;     // own_size() of each thread
 
   long depth() const { return f.size / f.heads; }
-  long panel_size() const { return depth() * Simd<T>::panel; }
+  long panel_size() const { return 4 * depth() * Simd<T>::panel; }
   long weight_size() const { return f.of_gates().blocks() * panel_size(); }
   long projection_size() const { return f.projection ? projected().blocks() * f.hidden * Simd<T>::panel : 0; }
   T* projection_panels() const { return panels + weight_size(); }  // [block][k][column of h]
   // (2, B, P): what this step and the next multiply by W_hh
   T* seen() const { return projection_panels() + projection_size(); }
   long panels_size() const { return weight_size() + projection_size() + whole_lines<T>(2 * f.batch * f.size); }
-  long own_size() const { return whole_lines<T>(f.batch * Simd<T>::panel + f.hidden); }
+  long own_size() const { return whole_lines<T>(4 * f.batch * Simd<T>::panel + f.hidden); }
   Columns projected() const { return {1, f.size, Simd<T>::panel}; }
 
   void pack(long n) const {
@@ -156,38 +156,19 @@ struct FamilyForward {
     if (n + 1 < f.steps) see(n + 1, step(n + 1), b, unit, left, h_new);
   }
 
-  struct Tile {
-    const FamilyForward& p;
-    long n, number;
-    long row0;
+  // Some rows of a block in step n.
+  void through_weight(long n, long number, Range rows, T* sums) const {
+    const Block block = f.of_gates().block(number);
+    const long count = rows.end - rows.begin;
+    through_gates(count, seen_at(n) + rows.begin * f.size + block.head * depth(), f.size, depth(),
+                  panels + number * panel_size(), block.count, sums);
+    each_vector(rows, block, sums, [&](long b, long unit, long left, const T* from_h) {
+      one(n, b, unit, left, load_gates(from_h, gates_apart<T>(count), Simd<T>::width));
+    });
+  }
 
-    template <int M>
-    __attribute__((noinline)) void run(long r0) const {
-      constexpr long panel = Simd<T>::panel, width = Simd<T>::width;
-      const Block block = p.f.of_gates().block(number);
-      const long t = p.step(n), H = p.f.hidden, first = row0 + r0;
-      V sums[M][4];
-#pragma GCC unroll 8
-      for (int r = 0; r < M; ++r)
-#pragma GCC unroll 4
-        for (int gate = 0; gate < 4; ++gate) {
-          sums[r][gate] = V{};
-          __builtin_prefetch(p.z + ((t * p.f.batch + first + r) * 4 + gate) * H + block.first, 1);
-        }
-      product<T, M, 4>(p.depth(), p.seen_at(n) + first * p.f.size + block.head * p.depth(), p.f.size, 1,
-                       p.panels + number * p.panel_size(), sums);
-      T rows[M * panel];
-#pragma GCC unroll 8
-      for (int r = 0; r < M; ++r)
-#pragma GCC unroll 4
-        for (int gate = 0; gate < 4; ++gate) store(rows + r * panel + gate * width, sums[r][gate]);
-      for (int r = 0; r < M; ++r) p.one(n, first + r, block.first, block.count, rows + r * panel);
-    }
-  };
-
-  // Some units of step n: `from_h` holds the four gates' share of h.
-  void one(long n, long b, long unit, long left, const T* from_h) const {
-    const auto add = load_gates(from_h, Simd<T>::width, Simd<T>::width);
+  // Some units of step n: `add` is the four gates' share of h.
+  void one(long n, long b, long unit, long left, const Gates<V>& add) const {
     if (normalised) return store_gates(normalised_at(step(n)) + b * 4 * f.hidden + unit, f.hidden, add, left);
     V c_new;
     const V o = gates_of(n, b, unit, left, add, c_new);
@@ -222,8 +203,7 @@ struct FamilyForward {
     const long t = step(n), H = f.hidden, at = (t * f.batch + b) * H + unit;
     const T* c_before = c + ((keep ? f.before(t) : 0) * f.batch + b) * H + unit;
     T* here = z + (t * f.batch + b) * 4 * H + unit;
-    auto gates = load_gates(here, H, left);
-    gates = {gates.i + add.i, gates.f + add.f, gates.g + add.g, gates.o + add.o};
+    auto gates = load_gates(here, H, left) + add;
     const V before = load(c_before, left), old = before * f.alive(t, b);
     family_gates<T>(f, f.peepholes_of(unit, left), gates, old, c_new);
     if (keep || normalised) store_gates(here, H, gates, left);
@@ -265,10 +245,9 @@ struct FamilyForward {
     const Range rows = split_batch ? own_rows : Range{0, f.batch};
     const Range units = split_batch ? Range{0, f.of_gates().blocks()} : mine;
     const Range columns = split_batch ? Range{0, m ? projected().blocks() : 0} : mine_of_h;
-    T *sums = own + member * own_size(), *row = sums + f.batch * Simd<T>::panel;
+    T *sums = own + member * own_size(), *row = sums + 4 * f.batch * Simd<T>::panel;
     for (long n = 0; n < f.steps; ++n) {
-      for (long block = units.begin; block < units.end; ++block)
-        for_tiles(rows.end - rows.begin, Tile{*this, n, block, rows.begin});
+      for (long block = units.begin; block < units.end; ++block) through_weight(n, block, rows, sums);
       if (normalised) {
         if (!split_batch) barrier.wait();
         for (long b = own_rows.begin; b < own_rows.end; ++b) whole_row(n, b, row);

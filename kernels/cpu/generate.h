@@ -19,12 +19,14 @@ struct Generate {
   const unsigned char* never;  // (V,): tokens that are not drawn
   long* drawn;             // (count,)
 
-  long blocks() const { return divide_up(hidden, Simd<T>::width); }
-  long head_blocks() const { return divide_up(vocabulary, Simd<T>::panel); }
+  static constexpr long kPanel = Simd<T>::panel;
+
+  long blocks() const { return divide_up(hidden, kPanel); }
+  long head_blocks() const { return divide_up(vocabulary, kPanel); }
   long input(long layer) const { return layer ? hidden : embedding_size; }
-  long layer_size(long layer) const { return blocks() * (input(layer) + hidden) * Simd<T>::panel; }
+  long layer_size(long layer) const { return blocks() * 4 * (input(layer) + hidden) * kPanel; }
   long size() const {
-    long total = head_blocks() * hidden * Simd<T>::panel;
+    long total = head_blocks() * hidden * kPanel;
     for (long layer = 0; layer < layers; ++layer) total += layer_size(layer);
     return total;
   }
@@ -33,49 +35,43 @@ struct Generate {
     T* to = panels;
     for (long layer = 0; layer < layers; ++layer)
       for (long block = 0; block < blocks(); ++block) {
-        const long first = block * Simd<T>::width;
-        pack_gates(weight_ih[layer], hidden, input(layer), first, hidden - first, to);
-        to += input(layer) * Simd<T>::panel;
-        pack_gates(weight_hh[layer], hidden, hidden, first, hidden - first, to);
-        to += hidden * Simd<T>::panel;
+        const long first = block * kPanel, count = least(hidden - first, kPanel);
+        pack_gates(weight_ih[layer], hidden, input(layer), first, count, to);
+        to += 4 * input(layer) * kPanel;
+        pack_gates(weight_hh[layer], hidden, hidden, first, count, to);
+        to += 4 * hidden * kPanel;
       }
-    for (long block = 0; block < head_blocks(); ++block, to += hidden * Simd<T>::panel)
-      for (long j = 0; j < Simd<T>::panel; ++j) {
-        const long token = block * Simd<T>::panel + j;
-        for (long k = 0; k < hidden; ++k)
-          to[k * Simd<T>::panel + j] = token < vocabulary ? head[token * hidden + k] : T(0);
-      }
+    for (long first = 0; first < vocabulary; first += kPanel, to += hidden * kPanel)
+      pack_panel(head + first * hidden, 1, hidden, hidden, least(vocabulary - first, kPanel), to);
   }
 
   T* part(long which, long layer) const { return state + (which * layers + layer) * hidden; }
 
   void step_layer(long layer, const T* x, const T* packed, Range units) const {
-    using V = typename Simd<T>::V;
     const long in = input(layer);
+    T sums[4 * kPanel];
     for (long block = units.begin; block < units.end; ++block) {
-      const long unit = block * Simd<T>::width, left = hidden - unit;
-      const T* panel = packed + block * (in + hidden) * Simd<T>::panel;
-      V sums[1][4] = {};
-      product<T, 1, 4>(in, x, 0, 1, panel, sums);
-      product<T, 1, 4>(hidden, part(2, layer), 0, 1, panel + in * Simd<T>::panel, sums);
-      auto gates = load_gates(bias[layer] + unit, hidden, left);
-      gates = {gates.i + sums[0][0], gates.f + sums[0][1], gates.g + sums[0][2], gates.o + sums[0][3]};
-      V c, h;
-      cell_forward<T>(gates, load(part(1, layer) + unit, left), c, h);
-      store(part(1, layer) + unit, c, left);
-      store(part(0, layer) + unit, h, left);
+      const long first = block * kPanel, count = least(hidden - first, kPanel);
+      const T* panel = packed + 4 * block * (in + hidden) * kPanel;
+      through_gates(1, x, in, in, panel, count, sums);
+      through_gates(1, part(2, layer), hidden, hidden, panel + 4 * in * kPanel, count, sums, true);
+      for (long j = 0; j < count; j += Simd<T>::width) {
+        const long unit = first + j, left = hidden - unit;
+        auto gates = load_gates(bias[layer] + unit, hidden, left) + load_gates(sums + j, kPanel, left);
+        typename Simd<T>::V c, h;
+        cell_forward<T>(gates, load(part(1, layer) + unit, left), c, h);
+        store(part(1, layer) + unit, c, left);
+        store(part(0, layer) + unit, h, left);
+      }
     }
   }
 
   void score(const T* packed, Range range) const {
-    using V = typename Simd<T>::V;
+    T sums[kPanel];
     for (long block = range.begin; block < range.end; ++block) {
-      V sums[1][4] = {};
-      product<T, 1, 4>(hidden, part(0, layers - 1), 0, 1, packed + block * hidden * Simd<T>::panel, sums);
-      for (long v = 0; v < 4; ++v) {
-        const long first = block * Simd<T>::panel + v * Simd<T>::width, left = vocabulary - first;
-        if (left > 0) store(scores + first, sums[0][v] + load(head_bias + first, left), left);
-      }
+      const long first = block * kPanel, count = least(vocabulary - first, kPanel);
+      through_panel(1, part(0, layers - 1), hidden, hidden, packed + block * hidden * kPanel, count, sums);
+      for (long j = 0; j < count; ++j) scores[first + j] = sums[j] + head_bias[first + j];
     }
   }
 
@@ -112,7 +108,7 @@ struct Generate {
         packed += layer_size(layer);
         x = part(0, layer);
         barrier.wait();
-        for (long k = units.begin * Simd<T>::width; k < units.end * Simd<T>::width && k < hidden; ++k)
+        for (long k = units.begin * kPanel; k < units.end * kPanel && k < hidden; ++k)
           part(2, layer)[k] = part(0, layer)[k];
       }
       const long next = n + 1 - given_count;

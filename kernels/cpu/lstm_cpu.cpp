@@ -58,8 +58,8 @@ long at_most(long count) {
 #pragma GCC target("avx2,fma")
 #define SET avx2
 #define VECTOR_BYTES 32
-#define TILE_ROWS 3
-#define TILE_VECTORS 4
+#define TILE_ROWS 6
+#define TILE_VECTORS 2
 #define PART_OF_FLOATS 2
 #include "set.h"
 #pragma GCC pop_options
@@ -82,10 +82,11 @@ long at_most(long count) {
 #define VECTOR_BYTES 16
 #ifdef WITH_NEON
 #define TILE_ROWS 5
-#else
-#define TILE_ROWS 3
-#endif
 #define TILE_VECTORS 4
+#else
+#define TILE_ROWS 6
+#define TILE_VECTORS 2
+#endif
 #define PART_OF_FLOATS 0
 #include "set.h"
 #endif

@@ -102,15 +102,13 @@ struct ProductTile {
 };
 
 // The same with the number of vectors known at run time only.
-template <typename T>
+template <typename T, int N = TILE_VECTORS>
 void add_product(long rows, const T* a, long row, long column, long depth, const T* panel, T* to, long pitch,
                  long columns, Start start, const T* bias = nullptr) {
-  switch (divide_up(columns, Simd<T>::width)) {
-    case 1: return for_tiles(rows, ProductTile<T, 1>{a, row, column, depth, panel, to, pitch, columns, start, bias});
-    case 2: return for_tiles(rows, ProductTile<T, 2>{a, row, column, depth, panel, to, pitch, columns, start, bias});
-    case 3: return for_tiles(rows, ProductTile<T, 3>{a, row, column, depth, panel, to, pitch, columns, start, bias});
-    default: return for_tiles(rows, ProductTile<T, 4>{a, row, column, depth, panel, to, pitch, columns, start, bias});
-  }
+  if constexpr (N > 1)
+    if (columns <= (N - 1) * Simd<T>::width)
+      return add_product<T, N - 1>(rows, a, row, column, depth, panel, to, pitch, columns, start, bias);
+  for_tiles(rows, ProductTile<T, N>{a, row, column, depth, panel, to, pitch, columns, start, bias});
 }
 
 // `count` columns and what fills the last vector of a panel with zeros.

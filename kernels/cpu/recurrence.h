@@ -3,8 +3,8 @@
 // Included once for each instruction set (set.h). Arrays are those of gpu_lstm/recurrence/problem.py:
 //   z, gates, dz (T, B, 4H)    h, c (T+1, B, H)    weight_hh (4H, H)    gate order i, f, g, o
 //
-// Forward, the 4 vectors of a panel are the four gates of the same hidden units, so that a cell is finished before
-// anything goes back to memory. Backward, they are 4 vectors of hidden units.
+// A block of hidden units, as many vectors as a tile has, is multiplied for some rows of the batch, and finished before
+// the next one while its sums are in the first cache. Forward, it has a panel for each gate.
 
 // What a member of a team works on in each step: the threads split the batch, or the hidden units in blocks; then they
 // wait for each other after each step.
@@ -16,19 +16,25 @@ struct Part {
         blocks(split_batch ? Range{0, count} : share(count, member, members)) {}
 };
 
-// The rows of a (4H, depth) matrix that make the four gates of up to a vector of units, as [k][gate][unit].
+// Rows first.. of each gate of a (4H, depth) matrix as four panels, one after the other.
 template <typename T>
 void pack_gates(const T* weight, long hidden, long depth, long first, long count, T* to) {
-  constexpr long width = Simd<T>::width;
-  // A few k at a time, so that the lines read and the lines written both stay in the first cache.
-  for (long k1 = 0; k1 < depth; k1 += 16) {
-    const long end = least(k1 + 16, depth);
-    for (long gate = 0; gate < 4; ++gate)
-      for (long unit = 0; unit < width; ++unit) {
-        const T* from = weight + (gate * hidden + first + unit) * depth;
-        for (long k = k1; k < end; ++k) to[(k * 4 + gate) * width + unit] = unit < count ? from[k] : T(0);
-      }
-  }
+  const long size = depth * whole_vectors<T>(count);
+  for (long gate = 0; gate < 4; ++gate)
+    pack_panel(weight + (gate * hidden + first) * depth, 1, depth, depth, count, to + gate * size);
+}
+
+// The four gates' sums of some rows of A times such panels: [gate][row][unit], gates gates_apart(rows) from one another.
+template <typename T>
+long gates_apart(long rows) {
+  return rows * Simd<T>::panel;
+}
+
+template <typename T>
+void through_gates(long rows, const T* a, long row, long depth, const T* panels, long count, T* sums, bool add = false) {
+  const long size = depth * whole_vectors<T>(count);
+  for (long gate = 0; gate < 4; ++gate)
+    through_panel(rows, a, row, depth, panels + gate * size, count, sums + gate * gates_apart<T>(rows), add);
 }
 
 template <typename T>
@@ -39,72 +45,62 @@ struct Forward {
   const long* lengths;  // (B,) or null
   bool reverse, keep;
   const T* kept;  // the panels, where another call has made them; or null
-  T* panels;      // blocks of `width` hidden units: [block][k][gate][unit]
-  T* own;         // of each thread: nothing
+  T* panels;      // blocks of up to a panel of hidden units: [block][gate][k][unit]
+  T* own;         // own_size() of each thread
 
-  long blocks() const { return divide_up(hidden, Simd<T>::width); }
-  long panel_size() const { return hidden * Simd<T>::panel; }
+  static constexpr long kRows = 64;  // of the batch at a time
+
+  long blocks() const { return divide_up(hidden, Simd<T>::panel); }
+  long panel_size() const { return 4 * hidden * Simd<T>::panel; }
   long panels_size() const { return kept ? 0 : blocks() * panel_size(); }
-  long own_size() const { return 0; }
+  long own_size() const { return 4 * gates_apart<T>(least(batch, kRows)); }
+  long first(long block) const { return block * Simd<T>::panel; }
+  long count(long block) const { return least(hidden - first(block), Simd<T>::panel); }
   const T* panel(long block) const { return (kept ? kept : panels) + block * panel_size(); }
 
   void pack(long block) const {
-    const long first = block * Simd<T>::width;
-    pack_gates(weight, hidden, hidden, first, hidden - first, panels + block * panel_size());
+    pack_gates(weight, hidden, hidden, first(block), count(block), panels + block * panel_size());
   }
 
-  struct Tile {
-    const Forward& p;
-    long t, before, after, block;
-    long row0;
-
-    template <int M>
-    __attribute__((noinline)) void run(long r0) const {
-      using V = typename Simd<T>::V;
-      constexpr long width = Simd<T>::width;
-      const long H = p.hidden, first = row0 + r0, units = H - block * width;
-      V sums[M][4];
-#pragma GCC unroll 8
-      for (int r = 0; r < M; ++r)
-#pragma GCC unroll 4
-        for (int gate = 0; gate < 4; ++gate) {
-          sums[r][gate] = V{};
-          // z comes from memory or the last cache: asked for now, it is there when the product is done.
-          __builtin_prefetch(p.z + ((t * p.batch + first + r) * 4 + gate) * H + block * width, 1);
+  // Some rows of a block in step t, from h W_hh^T.
+  void cells(long t, long before, long after, long block, Range rows, const T* sums) const {
+    const long H = hidden, apart = gates_apart<T>(rows.end - rows.begin);
+    const long slot_before = keep ? before : 0, slot = keep ? after : 0;
+    for (long b = rows.begin; b < rows.end; ++b, sums += Simd<T>::panel)
+      for (long j = 0; j < count(block); j += Simd<T>::width) {
+        const long unit = first(block) + j, left = H - unit;
+        T* here = z + (t * batch + b) * 4 * H + unit;
+        const T* c_before = c + (slot_before * batch + b) * H + unit;
+        auto gates = load_gates(here, H, left) + load_gates(sums + j, apart, left);
+        typename Simd<T>::V c_new, h_new;
+        cell_forward<T>(gates, load(c_before, left), c_new, h_new);
+        if (lengths && t >= lengths[b]) {
+          c_new = load(c_before, left);
+          h_new = load(h + (before * batch + b) * H + unit, left);
         }
-      product<T, M, 4>(H, p.h + (before * p.batch + first) * H, H, 1, p.panel(block), sums);
-      const long slot_before = p.keep ? before : 0, slot = p.keep ? after : 0;
-#pragma GCC unroll 8
-      for (int r = 0; r < M; ++r) {
-        const long b = first + r, unit = block * width;
-        T* z = p.z + (t * p.batch + b) * 4 * H + unit;
-        const T* c_before = p.c + (slot_before * p.batch + b) * H + unit;
-        auto gates = load_gates(z, H, units);
-        gates = {gates.i + sums[r][0], gates.f + sums[r][1], gates.g + sums[r][2], gates.o + sums[r][3]};
-        V c, h;
-        cell_forward<T>(gates, load(c_before, units), c, h);
-        if (p.lengths && t >= p.lengths[b]) {
-          c = load(c_before, units);
-          h = load(p.h + (before * p.batch + b) * H + unit, units);
-        }
-        if (p.keep) store_gates(z, H, gates, units);
-        store(p.c + (slot * p.batch + b) * H + unit, c, units);
-        store(p.h + (after * p.batch + b) * H + unit, h, units);
+        if (keep) store_gates(here, H, gates, left);
+        store(c + (slot * batch + b) * H + unit, c_new, left);
+        store(h + (after * batch + b) * H + unit, h_new, left);
       }
-    }
-  };
+  }
 
   void run(int member, int members, Barrier& barrier, bool split_batch) const {
     const Range mine = kept ? Range{} : share(blocks(), member, members);
     for (long block = mine.begin; block < mine.end; ++block) pack(block);
     if (!kept) barrier.wait();
     const auto [rows, units] = Part(batch, blocks(), member, members, split_batch);
+    T* sums = own + member * own_size();
     for (long n = 0; n < steps; ++n) {
-      const long t = reverse ? steps - 1 - n : n;
+      const long t = reverse ? steps - 1 - n : n, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
       // To and fro: the step begins with the panels that the one before had last, which are still in cache.
       for (long k = units.begin; k < units.end; ++k) {
         const long block = n % 2 ? units.begin + units.end - 1 - k : k;
-        for_tiles(rows.end - rows.begin, Tile{*this, t, reverse ? t + 1 : t, reverse ? t : t + 1, block, rows.begin});
+        for (long b = rows.begin; b < rows.end; b += kRows) {
+          const Range some{b, least(b + kRows, rows.end)};
+          through_gates(some.end - b, h + (before * batch + b) * hidden, hidden, hidden, panel(block), count(block),
+                        sums);
+          cells(t, before, after, block, some, sums);
+        }
       }
       if (!split_batch) barrier.wait();
     }

@@ -2,8 +2,8 @@
 //
 // Its shape, for which it is included once each:
 //   VECTOR_BYTES                 of a vector register
-//   TILE_ROWS, TILE_VECTORS      a tile of sums in registers: rows by vectors of a panel; forward takes 4 vectors, the
-//                                gates, so they are 4
+//   TILE_ROWS, TILE_VECTORS      a tile of sums in registers: rows by vectors of a panel; their product, the vectors of
+//                                the panel and a number of A fill the registers
 //   PART_OF_FLOATS               the part that has its floats; the next one has its doubles
 
 namespace SET {

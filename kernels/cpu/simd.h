@@ -118,3 +118,8 @@ CELL void store_gates(T* p, long apart, const Gates<typename Simd<T>::V>& gates,
   store(p + 2 * apart, gates.g, n);
   store(p + 3 * apart, gates.o, n);
 }
+
+template <typename V>
+CELL Gates<V> operator+(const Gates<V>& a, const Gates<V>& b) {
+  return {a.i + b.i, a.f + b.f, a.g + b.g, a.o + b.o};
+}

@@ -14,7 +14,8 @@ from gpu_lstm.recurrence.cuda import planner, pointwise, sequence
 from gpu_lstm.recurrence.cuda.checks import check_z
 from gpu_lstm.recurrence.cuda.explain import explain
 from gpu_lstm.recurrence.cuda.layout import DIRECTIONS
-from gpu_lstm.recurrence.problem import Arriving, Fit, Gradients, Offer, Problem, Saved, Tier
+from gpu_lstm.recurrence.problem import Arriving, Gradients, Problem, Saved
+from gpu_lstm.recurrence.tier import Fit, Offer, Tier
 from gpu_lstm.recurrence.variant import Variant
 
 

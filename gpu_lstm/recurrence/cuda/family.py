@@ -16,16 +16,7 @@ from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.recurrence import family, packed
 from gpu_lstm.recurrence.cuda.checks import gradients_of_steps
-from gpu_lstm.recurrence.problem import (
-    Arriving,
-    Gradients,
-    Mask,
-    Problem,
-    Saved,
-    begin,
-    gradients_at_the_end,
-    slots,
-)
+from gpu_lstm.recurrence.problem import Arriving, Gradients, Mask, Problem, Saved, begin, gradients_at_the_end, slots
 from gpu_lstm.recurrence.variant import Variant, split_heads
 
 

@@ -15,28 +15,15 @@ from gpu_lstm.backend.cuda import CudaBackend
 from gpu_lstm.native import catalogue, kernels
 from gpu_lstm.recurrence.cuda import family
 from gpu_lstm.recurrence.cuda.checks import check, check_saved, gradients_of_steps
-from gpu_lstm.recurrence.problem import (
-    Arriving,
-    Gradients,
-    Problem,
-    Saved,
-    Tier,
-    begin,
-    each,
-    gradients_at_the_end,
-    one_by_one,
-    slots,
-)
+from gpu_lstm.recurrence.problem import Arriving, Gradients, Problem, Saved, begin, gradients_at_the_end, slots
+from gpu_lstm.recurrence.tier import Tier, each, one_by_one
 from gpu_lstm.recurrence.variant import OPTIONS
 
 
 def forward(backend: CudaBackend, problem: Problem) -> Saved:
     """Run the recurrence over all steps; see `gpu_lstm.recurrence.reference.forward`.
 
-    Raises
-    ------
-    InputError
-        An array has another dtype, shape or device, has gaps, or is too large.
+    Raises InputError where an array has another dtype, shape or device, has gaps, or is too large.
     """
     z, weight_hh, mask, keep = problem.z, problem.weight_hh, problem.mask, problem.keep
     num_steps, batch, hidden, dtype = check(backend, z, weight_hh, problem.variant)

@@ -28,19 +28,8 @@ from gpu_lstm.recurrence.cuda.checks import check, check_saved, check_z, gradien
 from gpu_lstm.recurrence.cuda.explain import words
 from gpu_lstm.recurrence.cuda.family import StepArguments
 from gpu_lstm.recurrence.cuda.layout import MOST_RUNS, Layout
-from gpu_lstm.recurrence.problem import (
-    Arriving,
-    Fit,
-    Gradients,
-    Joint,
-    Mask,
-    Offer,
-    Problem,
-    Saved,
-    Tier,
-    begin,
-    gradients_at_the_end,
-)
+from gpu_lstm.recurrence.problem import Arriving, Gradients, Joint, Mask, Problem, Saved, begin, gradients_at_the_end
+from gpu_lstm.recurrence.tier import Fit, Offer, Tier
 from gpu_lstm.recurrence.variant import OPTIONS, Variant, normalise, refuse
 
 TAKES = OPTIONS - {"proj_size", "heads"}
@@ -274,10 +263,7 @@ def _backward(backend: CudaBackend, arriving: Sequence[Arriving], layout: Layout
 def _cells(direction: str, variant: Variant | None, dc: Array | None = None) -> str:
     """What the cells do, of `catalogue.SEQUENCE_CELLS`.
 
-    Raises
-    ------
-    InputError
-        The variant has an option that this tier doesn't take.
+    Raises InputError where the variant has an option that this tier doesn't take.
     """
     options = frozenset() if variant is None else variant.options()
     refuse(bool(options - TAKES), " or ".join(sorted(options - TAKES)))

@@ -27,22 +27,11 @@ class Task(ABC):
     steps_per_epoch : int
     items : int
         How many `item` a step reads, for the speed.
-
-    Attributes
-    ----------
-    item : str
-        What a step reads, for people.
-    unit : str
-        Unit of loss and score.
-    one_shape : bool
-        Whether the steps have the same shapes, so that one can be recorded as a graph and replayed.
-    loader : Loader
-        Makes the batches of its steps.
     """
 
-    item: ClassVar[str]
-    unit: ClassVar[str] = "loss"
-    one_shape: ClassVar[bool] = False
+    item: ClassVar[str]  # what a step reads, for people
+    unit: ClassVar[str] = "loss"  # of loss and score
+    one_shape: ClassVar[bool] = False  # whether all steps have the same shapes: one can be recorded and replayed
 
     def __init__(self, model: Model, seed: int | tuple[int, ...], steps_per_epoch: int, items: int):
         self.model, self.seed = model, check_seed(seed)

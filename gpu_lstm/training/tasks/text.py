@@ -35,15 +35,9 @@ class TextTask(Task):
     item, unit, one_shape = "char", "bits/char", True
 
     def __init__(
-        self,
-        model: LanguageModel,
-        tokens: np.ndarray,
-        batch: int,
-        length: int,
-        validation: float,
-        seed: int,
+        self, model: LanguageModel, tokens: np.ndarray, batch: int, length: int, validation: float, seed: int,
         newline: int | None = None,
-    ):
+    ):  # fmt: skip
         cut = len(tokens) - int(len(tokens) * check_share("validation", validation))
         self.train = Tracks(tokens[:cut], batch, length)
         self.held_out = Tracks.fitting(tokens[cut:], batch, length)

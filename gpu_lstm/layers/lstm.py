@@ -10,7 +10,7 @@ import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers import beyond, schedule, walk
+from gpu_lstm.layers import beyond, inference, schedule, walk
 from gpu_lstm.layers.arguments import check_dy, check_forward, check_state, copied, stacked, swapped, valid
 from gpu_lstm.layers.base import Layer, Params, Tape, check_seed, training_seed
 from gpu_lstm.layers.call import Call, Member, Pair, Sizes, State, Work
@@ -18,7 +18,6 @@ from gpu_lstm.layers.checks import check_probability, check_size
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import STARTS, Given, Options
 from gpu_lstm.recurrence import Plan, make_plan
-from gpu_lstm.recurrence.inference import WHOLE, Infer
 
 
 class LSTM(Layer):
@@ -189,8 +188,8 @@ class LSTM(Layer):
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, ("h0", "c0"), state, call.batch)
         given = h0 is not None, c0 is not None
-        if not keep and self._plain and call.plain and (infer := WHOLE.get(self.plan.run.forward)):
-            return *self._infer(infer, x, h0, c0), Tape(self, None)
+        if not keep and self._plain and call.plain and self.plan.run.forward in inference.WHOLE:
+            return *inference.run(self, x, h0, c0), Tape(self, None)
         if guard and self.recompute:  # which begins with them again
             h0, c0 = (None if s is None else xp.asarray(s, copy=True) for s in (h0, c0))
         work = self._work(self.rounded(), call)
@@ -218,18 +217,6 @@ class LSTM(Layer):
         if guard and self._lies_on_tape(call):
             results = [copied(backend, result) for result in results]
         return results[0] if len(results) == 1 else tuple(results), (backend.asarray(h, self.dtype), c), tape
-
-    def _infer(self, infer: Infer, x: Array, h0: Array | None, c0: Array | None) -> tuple[Array, State]:
-        """What `forward` gives for inference, layer by layer in one call each."""
-        params, kept, last = self.params, self.kept(self.params, keep=False), []
-        for member in self.members:
-            part, (first_h, first_c) = member.name, self._of_member(member, h0, c0)
-            weights = kept[f"weight_ih_{part}"], params.get(f"bias_{part}"), kept[f"weight_hh_{part}"]
-            h, c = infer(self.backend, x, self.hidden_size, *weights, first_h, first_c)
-            x = h[1:, ...]
-            last.append((h[-1, ...], c[0, ...]))
-        h, c = (stacked(self.backend.xp, [one[part] for one in last]) for part in (0, 1))
-        return x, (h, c)
 
     def backward(
         self, tape: Tape, dy: Any = None, dstate: tuple[Array | None, Array | None] | None = None

@@ -14,8 +14,7 @@ CELL void product(long depth, const T* a, long row, long column, const T* panel,
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) b[v] = load(panel + (k * N + v) * Simd<T>::width);
 #ifdef WITH_X86
-    if constexpr (M == 2)  // loaded once: of two uses GCC makes two loads
-      for (auto& v : b) asm("" : "+v"(v));
+    if constexpr (M == 2) for (auto& v : b) asm("" : "+v"(v));  // of two uses GCC would make two loads
 #endif
 #pragma GCC unroll 8
     for (int r = 0; r < M; ++r) {
@@ -234,9 +233,9 @@ struct Product {
   }
 
   void run_blocks(Range part, int member, int members, Barrier& barrier) const {
-    const bool own = alone(members), split_columns = kept && rows < kOwnRows * members;
-    const Range mine = split_columns ? Range{0, rows} : share(rows, member, members);
-    if (split_columns) part = share(blocks(), member, members);
+    const bool own = alone(members), by_columns = kept && rows < kOwnRows * members;
+    const Range mine = by_columns ? Range{0, rows} : share(rows, member, members);
+    if (by_columns) part = share(blocks(), member, members);
     const Range packing = kept ? Range{} : own ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
     T* to = panels + (own ? member * panels_size() : 0);
     T* rows_of_a = packed + member * kRows * kPitch;

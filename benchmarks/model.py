@@ -1,4 +1,4 @@
-"""The shipped language model end to end against the same model in PyTorch: a training step, and drawing text.
+"""The shipped language model end to end against the same model in PyTorch: a training step, drawing text; streaming.
 
     python -m benchmarks.model --rounds 9 --out benchmarks/results/cpu_model.json
 
@@ -6,7 +6,8 @@ On a GPU, `benchmarks.run_on_gpu` compares training steps of larger ones too, in
 
 Training: embedding, LSTM, linear, cross-entropy, clipping, Adam, on the shipped text, the state carried along. Both
 sides start with the same weights and see the same chunks; their first losses must be equal up to rounding. Drawing: one
-sequence, a token at a time; the likeliest tokens are compared first, then tokens are drawn at temperature 1.
+sequence, a token at a time; the likeliest tokens are compared first, then tokens are drawn at temperature 1. Streaming:
+`LSTM` and `LSTMCell` by themselves, one step a call.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import numpy as np
 from benchmarks import need_compiled
 from gpu_lstm.backend import Backend, choose
 from gpu_lstm.bench import record, threads
-from gpu_lstm.bench.method import interleave, quartiles, ratio
+from gpu_lstm.bench.method import interleave, quartiles
+from gpu_lstm.bench.report import spread
 from gpu_lstm.cli.options import data_path
 from gpu_lstm.data.text import read_text
+from gpu_lstm.layers import LSTM, LSTMCell
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.optimizers import Adam
 from gpu_lstm.training.checkpoint import to_torch_names
@@ -34,7 +37,9 @@ from gpu_lstm.training.tasks import TextTask
 CLIP, RATE = 1.0, 4e-3
 CHECKED_STEPS = 3
 TOKENS = 256
-"""Tokens that one timed call draws."""
+"""Tokens that one timed call draws, and steps that it streams."""
+STREAMED = 128
+"""Input and hidden size of what is streamed."""
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-2}
 """Of the first losses, relative."""
 Steps = dict[str, Callable[[], float]]
@@ -137,6 +142,55 @@ def torch_sample(model: Any, first: int, length: int, temperature: float = 1.0) 
     return drawn
 
 
+def streaming(size: int = STREAMED) -> dict[str, Callable[[], Any]]:
+    """A step a call, the state carried along, of layers with the same weights; h of the last step comes back."""
+    import torch
+
+    lstm, cell = (kind(size, size, backend="numpy") for kind in (LSTM, LSTMCell))
+    theirs, their_cell = torch.nn.LSTM(size, size), torch.nn.LSTMCell(size, size)
+    for layer, end in ((theirs, "_l0"), (their_cell, "")):
+        arrays = {name.removesuffix("_l0"): torch.from_numpy(array.copy()) for name, array in lstm.params.items()}
+        arrays = {name.replace("bias", "bias_ih"): array for name, array in arrays.items()}
+        arrays["bias_hh"] = torch.zeros(4 * size)
+        layer.load_state_dict({name + end: array for name, array in arrays.items()})
+    for name, array in zip(cell.params, lstm.params.values(), strict=True):
+        cell.params[name][...] = array
+    x = np.random.default_rng(0).standard_normal((TOKENS, 1, size), dtype=np.float32)
+    x_theirs = torch.from_numpy(x)
+
+    def ours() -> Any:
+        state: Any = None
+        for step in range(TOKENS):
+            _, state, _ = lstm.forward(x[step : step + 1], state, keep=False)
+        return state[0][0]
+
+    def our_cell() -> Any:
+        h = c = None
+        for step in range(TOKENS):
+            h, c, _ = cell.forward(x[step], (h, c), keep=False)
+        return h
+
+    def torch_lstm() -> Any:
+        state: Any = None
+        with torch.inference_mode():
+            for step in range(TOKENS):
+                _, state = theirs(x_theirs[step : step + 1], state)
+        return state[0][0].numpy()
+
+    def torch_cell() -> Any:
+        state: Any = None
+        with torch.inference_mode():
+            for step in range(TOKENS):
+                state = their_cell(x_theirs[step], state)
+        return state[0].numpy()
+
+    sides = {"ours": ours, "cell": our_cell, "torch": torch_lstm, "torch-cell": torch_cell}
+    first, *others = (side() for side in sides.values())
+    if not all(np.allclose(first, other, atol=1e-5) for other in others):
+        raise RuntimeError("streamed results differ")
+    return sides
+
+
 def first_losses(steps: Steps, dtype: str = "float32") -> dict[str, list[float]]:
     """Losses of the first steps of each side.
 
@@ -173,13 +227,18 @@ def main() -> None:
     training = {"ours": our_training(task), "torch": torch_training(task, theirs)}
     found["first_losses"] = first_losses(training)
     found["training"] = {"seconds": interleave(training, options.rounds), "at_once": 64 * 64}
+    found["streaming"] = {"seconds": interleave(streaming(), options.rounds), "at_once": TOKENS}
     found["summary"] = {"numpy": {}}
-    for kind in ("training", "drawing"):
-        seconds = found[kind]["seconds"]
-        times = ratio(seconds["ours"], seconds["torch"])["ratio"]
-        found["summary"]["numpy"][kind] = {"torch": {"mean": times, "least": times, "most": times, "sizes": 1}}
-        rates = (f"{side} {found[kind]['at_once'] / quartiles(some)['median']:,.0f}" for side, some in seconds.items())
-        print(f"{kind}: characters per second: {', '.join(rates)}, ratio {times:.2f}")
+    for kind in ("training", "drawing", "streaming"):
+        seconds, at_once = found[kind]["seconds"], found[kind]["at_once"]
+        ours = quartiles(seconds["ours"])["median"]
+        ratios = {side: quartiles(some)["median"] / ours for side, some in seconds.items() if side != "ours"}
+        found["summary"]["numpy"][kind] = {side: spread([value]) for side, value in ratios.items()}
+        found[kind]["microseconds"] = {
+            side: quartiles(some)["median"] / at_once * 1e6 for side, some in seconds.items()
+        }
+        each = ", ".join(f"{side} {value:,.1f}" for side, value in found[kind]["microseconds"].items())
+        print(f"{kind}: microseconds for each of {at_once}: {each}; torch over ours {ratios['torch']:.2f}")
     record.write(found, options.out)
 
 

@@ -1,7 +1,7 @@
-"""Everything that is recorded on a CPU, in one command, on a quiet machine; then the tables are made from it.
+"""What README.md tells of a CPU's speed, in one command, on a quiet machine; then the tables are made from it.
 
-    python -m benchmarks.record              # about half an hour on 2 cores
-    python -m benchmarks.record --only cpu_model
+    python -m benchmarks.record --rounds 5                # MINUTES on 2 cores with AVX-512: its records, and AVX2's
+    python -m benchmarks.record --only cpu_model_avx2     # or of the others: cpu_variants and so on
 
 What needs a GPU is in `benchmarks.run_on_gpu`.
 
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks import need_compiled
 from benchmarks.tables import RESULTS
+from gpu_lstm.native import compiled
 from gpu_lstm.training.checkpoint import write_whole
 
 OPTIONS = (
@@ -37,25 +38,37 @@ OPTIONS = (
 """Of the LSTM family, each beside the plain LSTM."""
 BENCH = ["-m", "gpu_lstm", "bench", "--backend", "numpy", "--threads", "2"]
 STANDARD = [*BENCH, "--grid", "standard"]
-RECORDS = {
+FEW = [*BENCH, "--grid", "few", "--infer", "--tier", "sequence", "--no-memory"]
+BY_SET = {
     "cpu_training_step": [*STANDARD, "--peers", "torch"],
-    "cpu_reference_tier": [*STANDARD, "--peers", "torch", "--tier", "reference", "--no-memory"],
+    "cpu_few": [*FEW, "--peers", "torch,torch-int8,onnxruntime,onnxruntime-int8,int8,bfloat16"],
+    "cpu_model": ["-m", "benchmarks.model"],
+}
+"""What README.md tells, by name, and the arguments of Python that make it, for each instruction set."""
+MORE = {
     "cpu_off_grid": [*BENCH, "--grid", "odd", "--peers", "torch", "--train", "--no-memory"],
     "cpu_peers": [*STANDARD, "--peers", "onnxruntime,jax", "--no-memory"],
     "cpu_module": [*STANDARD, "--peers", "torch,module", "--train", "--no-memory"],
     "cpu_variants": [
-        *(*BENCH, "--grid", "T=64,B=32,D=128,H=256", "--peers", "torch-cell", "--rounds", "9", "--no-memory"),
+        *(*BENCH, "--grid", "T=64,B=32,D=128,H=256", "--peers", "torch-cell", "--no-memory"),
         *(word for options in OPTIONS for word in ("--set", *options.split())),
     ],
     "cpu_recompute": [*BENCH, "--grid", "T=100000,B=1,D=64,H=256", "--peers", "none", "--train", "--set", "recompute"],
     "cpu_full_grid": [*BENCH, "--grid", "full"],
-    "cpu_model": ["-m", "benchmarks.model"],
 }
-"""Records by name, and the arguments of Python that make them."""
+"""What is made where it is named: half an hour."""
 
 
-def make(name: str, arguments: list[str]) -> None:
+def by_set() -> dict[str, list[str]]:
+    """The records of AVX2 and, where this processor has it, of AVX-512; there AVX2's are held to it."""
+    best = compiled.SETS[compiled.instruction_set()]
+    held = {"avx2": ["-m", "benchmarks.as_avx2"], "avx512": []} if best == "avx512" else {best: []}
+    return {f"{name}_{one}": [*by, *arguments] for one, by in held.items() for name, arguments in BY_SET.items()}
+
+
+def make(name: str, arguments: list[str], rounds: int) -> None:
     """One record: run the command, then put its file in place."""
+    arguments = [*arguments, "--rounds", str(rounds)]
     print(f"\n== {name}: python {' '.join(arguments)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
@@ -64,17 +77,24 @@ def make(name: str, arguments: list[str]) -> None:
         for ending, path in files.items():
             # The record's command shall be one that others can type, and not name a temporary place.
             text = path.read_text(encoding="utf-8").replace(f" --out {out}", "")
+            if "benchmarks.as_avx2" in arguments:
+                text = text.replace("gpu-lstm bench", "python -m benchmarks.as_avx2 -m gpu_lstm bench")
+                text = text.replace("python -m benchmarks.model", "python -m benchmarks.as_avx2 -m benchmarks.model")
             write_whole(RESULTS / f"{name}.{ending}", text.encode())
 
 
 def main() -> None:
     """Record, then make the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(RECORDS), default=list(RECORDS), help="these records only")
-    only = parser.parse_args().only
     need_compiled()
-    for name in only:
-        make(name, RECORDS[name])
+    records = by_set()
+    parser.add_argument(
+        "--only", nargs="+", choices=[*records, *MORE], default=list(records), help="these records only"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each side")
+    options = parser.parse_args()
+    for name in options.only:
+        make(name, (records | MORE)[name], options.rounds)
     subprocess.run([sys.executable, "-m", "benchmarks.tables"], check=True)
 
 

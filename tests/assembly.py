@@ -16,8 +16,8 @@ from pathlib import Path
 
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 INSTRUCTION = re.compile(r"^ *([0-9a-f]+):\t(\S+) *([^#<]*)")
-BACK = re.compile(r"j\w+|b(\.\w+)?|cbn?z|tbn?z")
-"""Instructions that may go back to where a loop begins."""
+BACK = re.compile(r"j(?!mp)\w+|b\.\w+|cbn?z|tbn?z")
+"""Instructions that may go back to where a loop begins: those without a condition join other code."""
 MULTIPLY_ADD = re.compile(
     r"vfn?m(add|sub)\d+p[sd]|fml[as]|vpdpbusds?|[us]?usdot|[us]dot|vdpbf16ps|bf(dot|mmla)|[us]mmla"
 )

@@ -133,11 +133,11 @@ def test_the_summary_has_8_bits_over_8_bits_and_shares_of_the_large_product():
     }
     said = report.summary(found)["numpy"]
     assert said["inference"]["torch"] == {"mean": pytest.approx(1.5**0.5), "least": 0.5, "most": 3.0, "sizes": 2}
-    assert said["inference int8"]["torch"] == {"mean": pytest.approx(12**0.5), "least": 2.0, "most": 6.0, "sizes": 2}
-    assert said["inference int8"]["onnxruntime"]["mean"] == pytest.approx(4.0)
+    assert said["inference_int8"]["torch"] == {"mean": pytest.approx(12**0.5), "least": 2.0, "most": 6.0, "sizes": 2}
+    assert said["inference_int8"]["onnxruntime"]["mean"] == pytest.approx(4.0)
     assert said["training"] == {}
     shares = report.shares_of_product(found)["numpy"]
-    assert (shares["inference"]["least"], shares["inference, large"]["most"]) == (1 / 8, 1 / 8)
+    assert (shares["inference"]["least"], shares["inference_large"]["most"]) == (1 / 8, 1 / 8)
 
 
 def test_a_busy_machine_is_told_of_at_the_end_and_at_the_head_of_the_page(here, monkeypatch, capsys):

@@ -1,6 +1,10 @@
 """Grids, clocks, turns, spread, threads."""
 
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -158,3 +162,22 @@ def test_threads_are_set_by_starting_again(monkeypatch):
     assert started[0][1:] == ["-m", "gpu_lstm", "bench"]
     assert all(os.environ[variable] == "3" for variable in threads.VARIABLES)
     assert threads.count() == 3
+
+
+def test_all_libraries_are_held_to_avx2():
+    if shutil.which("cc") is None or sys.platform != "linux":
+        pytest.skip("it takes Linux and a C compiler")
+    program = (
+        "from gpu_lstm.native import compiled; print(compiled.instruction_set() < 2)\n"
+        "from numpy._core._multiarray_umath import __cpu_features__ as found; print(not found['AVX512F'])\n"
+        "import importlib.util; there = importlib.util.find_spec('torch') is not None\n"
+        "if there: import torch; print(torch.backends.cpu.get_cpu_capability() != 'AVX512')\n"
+    )
+    root = Path(__file__).parents[1]
+    environment = {name: value for name, value in os.environ.items() if name != "GPU_LSTM_COMPILED"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(root), *sys.path])
+    command = [sys.executable, "-m", "benchmarks.as_avx2", "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)
+    if "can't hide" in result.stderr:
+        pytest.skip(result.stderr.strip())
+    assert set(result.stdout.split()) == {"True"}, result.stderr

@@ -18,6 +18,7 @@ from gpu_lstm.native import compiled
 from gpu_lstm.native.arguments import OTHERS
 from gpu_lstm.native.entries import ENTRIES
 from gpu_lstm.recurrence import packed
+from gpu_lstm.recurrence.quantized import Quantized
 from gpu_lstm.recurrence.variant import Variant
 from tests.odd import LAYOUTS, in_packed_record
 from tests.support import NUMPY
@@ -26,14 +27,14 @@ SOURCES = Path(__file__).resolve().parents[1]
 F32 = np.dtype(np.float32)
 needs_library = pytest.mark.skipif(compiled.library() is None, reason=f"no compiled library: {compiled.missing()}")
 
-NAMES = {"byte": "unsigned char", "word": "std::uint64_t"}
+NAMES = {"byte": "unsigned char", "int8": "signed char", "word": "std::uint64_t"}
 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
 def entries_in_cpp():
     """Of each entry, its arguments: name and type."""
-    files = (SOURCES / "kernels/cpu" / name for name in ("entries.h", "inference.h"))
+    files = (SOURCES / "kernels/cpu" / name for name in ("entries.h", "inference.h", "quantized.h"))
     text = "".join(file.read_text() for file in files).replace("\\\n", " ")
     options = re.search(r"#define OPTIONS (.*)", text)[1]
     found = re.findall(r"^ENTRY\((\w+)\)\(([^)]*)\)", text.replace("OPTIONS, ", f"{options}, "), re.MULTILINE)
@@ -47,7 +48,9 @@ def entries_in_table():
     for name, entry in ENTRIES.items():
         arguments = found[name] = []
         for a in entry.arguments:
-            number = {"": "T" if a.shape else "long", **NAMES}.get(a.dtype, a.dtype)
+            number = {"": ("float" if name.startswith("quantized") else "T") if a.shape else "long", **NAMES}.get(
+                a.dtype, a.dtype
+            )
             const = "" if a.written else "const "
             kind = (
                 f"{const}{number}* const*"
@@ -82,6 +85,7 @@ NUMBERS = dict(
     steps=3, batch=2, hidden=8, size=8, heads=2, reverse=0, keep=1, threads=1, split_batch=1,
     rows=5, columns=6, depth=4, outputs=3, count=2, vocabulary=7, embedding_size=3, layers=2, given_count=2, rule=2,
     inputs=5, around=1, tanh_instead=1, temperature=1.0, scale=0.5, options=len(packed.numbers(Variant(), "float32")),
+    bits=8,
 )  # fmt: skip
 LISTS = dict(columns=[600, 5], sizes=[12, 9], reverse=[0, 1])
 
@@ -101,13 +105,16 @@ def shapes_of(entry, values):
 def arguments_of(name, **changed):
     """Arguments that fit an entry, by name: random numbers in float32, of sizes like `NUMBERS` but for some."""
     rng, entry, sizes = np.random.default_rng(0), ENTRIES[name], NUMBERS | changed
+    if name.startswith("quantized"):
+        shape = 4 * sizes["hidden"], sizes["depth" if name == "quantized_multiply" else "hidden"]
+        sizes["bytes"] = Quantized.of(NUMPY, np.zeros(shape, np.float32), "int8").packed().size
     values = [None if a.shape else (LISTS if a.many else sizes).get(a.name, 0) for a in entry.arguments]
     shapes = shapes_of(entry, values)
 
     def draw(argument, shape, limits):
         if limits:
             return rng.integers(limits[0], limits[1] + 1, shape)
-        if argument.dtype in ("byte", "word"):
+        if argument.dtype in ("byte", "int8", "word"):
             return np.zeros(shape, OTHERS[argument.dtype])
         kind = {"long": int, "double": np.float64}.get(argument.dtype, np.float32)
         return rng.uniform(0.1, 0.9, shape).astype(np.float32).astype(kind)
@@ -152,7 +159,7 @@ ODD = LAYOUTS | {
 
 def is_odd(argument, array):
     """Whether an array differs from what C++ reads or writes."""
-    kind = {"long": "l", "double": "f8", "byte": "u1", "word": "u8"}.get(argument.dtype, "f4")
+    kind = {"long": "l", "double": "f8", "byte": "u1", "int8": "i1", "word": "u8"}.get(argument.dtype, "f4")
     flags = array.flags
     return array.dtype != kind or not (
         flags.c_contiguous and flags.aligned and (flags.writeable or not argument.written)

@@ -353,7 +353,7 @@ def keras_lstm(problem: Problem) -> Step:
 
 SHARED = frozenset({"num_layers", "bidirectional", "proj_size", "ragged"})
 """What `torch.nn.LSTM` has of ours."""
-INT8 = 0.05
+INT8 = 0.1
 """How far results of 8-bit weights may be off, relative to the largest."""
 PEERS = [
     Side("torch", "torch.nn.LSTM", torch_lstm, ("torch",), dtypes=DTYPES, takes=SHARED),

@@ -301,14 +301,14 @@ def over_floor(points: list[Any]) -> float:
 def summary(record: Record) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """How many times as long as ours each side takes, by backend and kind: the geometric mean, and of which sizes.
 
-    Where our LSTM with 8-bit weights was measured, ``inference int8`` has the same over that one.
+    Where our LSTM with 8-bit weights was measured, ``inference_int8`` has the same over that one.
     """
     found: dict[str, Any] = {}
     for backend in backends(record):
         points = [point for point in record["points"] if point["backend"] == backend]
         found[backend] = {kind: _over(of(points, kind)) for kind in KINDS}
         if eights := _over(of(points, "inference"), "int8"):
-            found[backend]["inference int8"] = eights
+            found[backend]["inference_int8"] = eights
     return found
 
 
@@ -330,12 +330,12 @@ def spread(some: list[float]) -> dict[str, float]:
 
 
 def shares_of_product(record: Record) -> dict[str, dict[str, dict[str, float]]]:
-    """Our part of the large product's rate, by backend and kind; ``KIND, large``: at H >= 256 and B >= 32."""
+    """Our part of the large product's rate, by backend and kind; ``KIND_large``: at H >= 256 and B >= 32."""
     found: dict[str, dict[str, list[float]]] = {}
     for point in (point for point in record["points"] if point.get("ours")):
         kinds = found.setdefault(point["backend"], {})
         _, batch, _, hidden = point["size"]
-        for kind in [point["kind"], f"{point['kind']}, large"][: 1 + (batch >= 32 and hidden >= 256)]:
+        for kind in [point["kind"], f"{point['kind']}_large"][: 1 + (batch >= 32 and hidden >= 256)]:
             kinds.setdefault(kind, []).append(point["sides"][point["ours"]]["share_of_product"])
     return {backend: {kind: spread(some) for kind, some in kinds.items()} for backend, kinds in found.items()}
 

@@ -14,6 +14,7 @@ from gpu_lstm import __version__
 from gpu_lstm.backend import DTYPES, CupyBackend, NumpyBackend, choose
 from gpu_lstm.cli.options import Parsers, add_device, add_parser, positive
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.native import compiled
 from gpu_lstm.native.ahead import compile_all
 from gpu_lstm.recurrence import make_plan
 from gpu_lstm.recurrence.cuda import needed, planner
@@ -55,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"would run on: {backend.why}")
     for line in make_plan(backend, options.tier, dtype=options.dtype).why().splitlines():
         print(f"  tier {line}")
+    if not compiled.missing():
+        print(f"  weights of 8 bits on the CPU: in compiled code, {'with' if compiled.vnni() else 'without'} VNNI")
     return compile_ahead(backend, options.compile, options.dtype, options.jobs) if options.compile else 0
 
 

@@ -54,7 +54,10 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--length is {options.length}; expected at most {LONGEST}: use --start to see other parts")
     if options.start is not None and options.start < 0:
         raise InputError(f"--start is {options.start}; expected at least 0")
-    kind = load(path)[1].get("kind")
+    description = load(path)[1]
+    kind = description.get("kind")
+    if "weights" in description:
+        raise InputError(f"checkpoint {path} has weights of {description['weights']}; expected the one it was made of")
     if kind not in PAGES:
         raise InputError(f"checkpoint {path} is of kind {kind!r}; expected one of {', '.join(PAGES)}")
     if options.text is not None and kind != "text":

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.layers import LSTM
+from gpu_lstm.recurrence.quantized import Quantized
 
 Arrays = Mapping[str, np.ndarray]
 """The parameters of one layer in one direction: ``weight_ih``, ``weight_hh``, ``bias``, ... as in `LSTM`, gate order i,
@@ -19,9 +20,14 @@ def endings(lstm: LSTM, layer: int) -> list[str]:
     return [f"_l{layer}", f"_l{layer}_reverse"][: lstm.num_directions]
 
 
+def wide(array: Any) -> Any:
+    """Return a parameter, or the numbers that one of few bits stands for."""
+    return array.wide() if isinstance(array, Quantized) else array
+
+
 def arrays_of(lstm: LSTM) -> list[list[dict[str, np.ndarray]]]:
     """Return the parameters of an LSTM on the host: of each layer, of each direction, by their names without ending."""
-    host = {name: np.asarray(lstm.backend.to_numpy(array)) for name, array in lstm.params.items()}
+    host = {name: np.asarray(lstm.backend.to_numpy(wide(array))) for name, array in lstm.params.items()}
     return [
         [
             {name.removesuffix(ending): array for name, array in host.items() if name.endswith(ending)}

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpu_lstm.backend import PARAM_DTYPES
 from gpu_lstm.errors import InputError
-from gpu_lstm.interop.arrays import arrays_of
+from gpu_lstm.interop.arrays import arrays_of, endings, wide
 from gpu_lstm.interop.expressible import check_options, check_path
 from gpu_lstm.interop.onnx_nodes import ORDER, require_onnx
 from gpu_lstm.layers import LSTM, Linear, Reversed
@@ -23,6 +23,8 @@ OPSET, IR_VERSION = 17, 8
 """Of January 2022: what ONNX Runtime reads from 1.12 on."""
 TAKES = frozenset({"bias", "peepholes", "coupled", "hard_sigmoid", "clip", "residual", "learn_state", "heads"})
 """Options of ours that the operator, or one beside it, has."""
+MICROSOFT = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
 TYPES = {"float32": 1, "float64": 11, "int64": 7}
 """ONNX's numbers of the types."""
 
@@ -137,8 +139,8 @@ class Graph:
         return self.constant(name, array, self.dtype)
 
     def host(self, array: Any) -> np.ndarray:
-        """Copy a parameter to the host."""
-        return np.asarray(self.backend.to_numpy(array))
+        """Copy a parameter to the host, of few bits as the numbers that it stands for."""
+        return np.asarray(self.backend.to_numpy(wide(array)))
 
     def take(self, name: str, dtype: str, shape: Sequence[int | str], about: str, default: Any = None) -> str:
         """Add an input; one with a default value may be left out."""
@@ -164,7 +166,10 @@ class Graph:
         initializers = [self.onnx.numpy_helper.from_array(array, name) for name, array in self.values.items()]
         model = helper.make_model(
             helper.make_graph(self.nodes, "gpu_lstm", self.inputs, self.outputs, initializers),
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[
+                helper.make_opsetid("", OPSET),
+                *(helper.make_opsetid(domain, 1) for domain in {node.domain for node in self.nodes if node.domain}),
+            ],
             ir_version=IR_VERSION,
             producer_name="gpu_lstm",
             producer_version=__version__,
@@ -180,8 +185,16 @@ def language_model(graph: Graph, model: LanguageModel) -> None:
     """Add ``ids`` and the state before them to ``logits`` and the state after them."""
     graph.take("ids", "int64", ("T", "B"), "tokens")
     graph.give("logits", graph.dtype, ("T", "B", model.head.output_size), "scores of the token after each")
-    table = graph.weight("embedding.weight", graph.host(model.embedding.params["weight"]))
-    vectors = graph.add("Gather", [table, "ids"], "vectors", axis=0)
+    table = model.embedding.params["weight"]
+    if is_int8(table):
+        whole = graph.add("Gather", [graph.constant("embedding.weight", table.values, "int8"), "ids"], "whole", axis=0)
+        scales = graph.add("Gather", [graph.weight("embedding.scale", table.scales[:, None]), "ids"], "scales", axis=0)
+        vectors = graph.add(
+            "Mul", [graph.add("Cast", [whole], "vectors.whole", to=TYPES["float32"]), scales], "vectors"
+        )
+    else:
+        table = graph.weight("embedding.weight", graph.host(table))
+        vectors = graph.add("Gather", [table, "ids"], "vectors", axis=0)
     y = lstm(graph, model.lstm, vectors, carried=True)
     linear(graph, model.head, y, "logits")
 
@@ -270,7 +283,12 @@ def lstm_alone(graph: Graph, layer: LSTM | Reversed) -> None:
 
 
 def linear(graph: Graph, layer: Linear, x: str, name: str) -> str:
-    """Add y = x W^T + b."""
+    """Add y = x W^T + b; of weights of 8 bits in ONNX Runtime's operator."""
+    matrix = layer.params["weight"]
+    if is_int8(matrix):
+        held = [graph.constant(f"{name}.weight", matrix.values.T, "int8"), graph.weight(f"{name}.scale", matrix.scales)]
+        held += ["", graph.weight(f"{name}.bias", graph.host(layer.params["bias"]))]
+        return graph.add("DynamicQuantizeMatMul", [x, *held], name, domain=MICROSOFT)
     weight = graph.weight(f"{name}.weight", graph.host(layer.params["weight"]).T)
     bias = graph.weight(f"{name}.bias", graph.host(layer.params["bias"]))
     return graph.add("Add", [graph.add("MatMul", [x, weight], f"{name}.product"), bias], name)
@@ -302,11 +320,19 @@ def lstm(graph: Graph, layer: LSTM | Reversed, x: str, lengths: str = "", carrie
     for place in range(layers):
         name = f"lstm.l{place}"
         held = operands(inner, arrays[place])
+        operator, more = "LSTM", []
+        if is_int8(inner.params[f"weight_hh_l{place}"]):
+            operator, attributes["domain"] = "DynamicQuantizeLSTM", MICROSOFT
+            parts = [whole_numbers(graph, inner, place, part) for part in ("weight_ih", "weight_hh")]
+            del held["W"], held["R"]
+            more = [one for part in parts for one in part[1:]]
         given = {key: graph.weight(f"{name}.{key}", array) for key, array in held.items()}
+        if more:
+            given |= {"W": parts[0][0], "R": parts[1][0]}
         state = [before["h"][place], before["c"][place]]
-        inputs = [x, given["W"], given["R"], given.get("B", ""), lengths, *state, given.get("P", "")]
+        inputs = [x, given["W"], given["R"], given.get("B", ""), lengths, *state, given.get("P", ""), *more]
         outputs = [f"{name}.Y", f"{name}.Y_h", f"{name}.Y_c"]
-        graph.add("LSTM", inputs, *outputs, hidden_size=inner.hidden_size, direction=direction, **attributes)
+        graph.add(operator, inputs, *outputs, hidden_size=inner.hidden_size, direction=direction, **attributes)
         ordered = graph.add("Transpose", [f"{name}.Y"], f"{name}.by_batch", perm=[0, 2, 1, 3])
         y = graph.add("Reshape", [ordered, graph.constant(f"{name}.shape", [0, 0, -1])], f"{name}.y")
         x = graph.add("Add", [x, y], f"{name}.sum") if inner.options.residual and place > 0 else y
@@ -315,6 +341,24 @@ def lstm(graph: Graph, layer: LSTM | Reversed, x: str, lengths: str = "", carrie
             graph.add("Concat", [f"lstm.l{place}.Y_{name}" for place in range(layers)], name, axis=0)
             graph.give(name, graph.dtype, (rows, "B", inner.hidden_size), "state after")
     return x
+
+
+def is_int8(parameter: Any) -> bool:
+    """Return whether a parameter has weights of 8 bits; those of bfloat16 are written in the graph's dtype."""
+    return getattr(parameter, "scales", None) is not None
+
+
+def whole_numbers(graph: Graph, layer: LSTM, place: int, part: str) -> list[str]:
+    """Add a layer's ``weight_ih`` or ``weight_hh`` of 8 bits, transposed, with scales and zeros; return all names."""
+    found = [layer.params[f"{part}{ending}"] for ending in endings(layer, place)]
+    rows = np.arange(4 * layer.hidden_size).reshape(4, -1)[list(ORDER)].ravel()
+    values, scales = (np.stack([getattr(one, name)[rows] for one in found]) for name in ("values", "scales"))
+    name = f"lstm.l{place}.{part}"
+    return [
+        graph.constant(name, values.swapaxes(1, 2), "int8"),
+        graph.weight(f"{name}.scale", scales),
+        graph.constant(f"{name}.zero", np.zeros(scales.shape), "int8"),
+    ]
 
 
 def first_states(

@@ -75,11 +75,6 @@ class Call:
     seed: tuple[int, ...] | None  # None: evaluation
     keep: bool  # whether backward will follow
 
-    @property
-    def plain(self) -> bool:
-        """Whether all sequences have all steps, nothing is drawn, and it is one segment."""
-        return self.mask is None and self.resets is None and self.seed is None and self.steps * self.batch <= 16384
-
 
 @dataclass
 class Work:

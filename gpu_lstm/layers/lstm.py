@@ -145,6 +145,7 @@ class LSTM(Layer):
     ) -> tuple[Any, State, Tape]:
         """Run all layers over all steps.
 
+        On a CPU's `sequence` tier a sequence's results don't depend on the rest of the batch or on threads, to the bit.
         What comes back is the caller's own. x and the parameters lie on the tape themselves; until `backward` has run
         they must stay as they are, and where they don't, `backward` says so.
 
@@ -188,16 +189,18 @@ class LSTM(Layer):
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, ("h0", "c0"), state, call.batch)
         given = h0 is not None, c0 is not None
-        if not keep and self._plain and call.plain and self.plan.run.forward in inference.WHOLE:
-            return *inference.run(self, x, h0, c0), Tape(self, None)
+        if self._plain and inference.fits(self.plan.run, call):
+            kept = self.kept(self.params, keep)
+            found = inference.run(self.sizes, self.plan.run, self.members, self.params, kept, x, (h0, c0))
+            return *found, Tape(self, None)
         if guard and self.recompute:  # which begins with them again
             h0, c0 = (None if s is None else xp.asarray(s, copy=True) for s in (h0, c0))
         work = self._work(self.rounded(), call)
-        kept: list[Any] = []
+        pieces: list[Any] = []
         # Now, because what is guarded is read next in any case: it is in the cache.
         copies = call.mask is not None or self.batch_first
         guarded = ({} if copies else {"x": x}) | self.needed(work.params) if guard else {}
-        tape = Tape(self, (kept, call, given, work.params) if keep else None, guarded)
+        tape = Tape(self, (pieces, call, given, work.params) if keep else None, guarded)
         finals: dict[Member, Pair] = {}
         for pass_ in schedule.passes(work, "forward"):
             entered, dropped = x, None
@@ -205,7 +208,7 @@ class LSTM(Layer):
                 x, dropped = work.drop(pass_.first_layer, 0, x)
             ran, segments = walk.forward(work, pass_, x, {m: self._first(m, h0, c0, call) for m in pass_.members})
             if keep:
-                kept.append((x, dropped, segments))
+                pieces.append((x, dropped, segments))
             finals |= ran.states
             x = _side_by_side(xp, ran.outputs)
             if self.options.residual and pass_.first_layer > 0:

@@ -31,6 +31,7 @@ class Model:
     kind: ClassVar[str]
     lstm: LSTM
     loss_scale: float = 1.0  # by which `loss` multiplies all gradients, for half precision; the loss stays as it is
+    weights: str = ""  # "int8" or "bfloat16" where `gpu_lstm.models.quantize` made it
 
     def __init__(self, layers: Mapping[str, Layer], config: dict[str, Any]):
         self.layers = dict(layers)

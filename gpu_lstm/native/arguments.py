@@ -21,6 +21,7 @@ OTHERS: dict[str, np.dtype] = {
     "long": np.dtype("l"),
     "double": np.dtype(np.float64),
     "byte": np.dtype(np.uint8),
+    "int8": np.dtype(np.int8),
     "word": np.dtype(np.uint64),
 }
 """Dtypes besides the call's."""

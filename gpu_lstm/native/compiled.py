@@ -50,6 +50,16 @@ def threads() -> int:
     return os.cpu_count() or 1
 
 
+def vnni() -> str:
+    """Return how the names of entries end that multiply by 8-bit weights: ``_vnni`` where the processor has VNNI.
+
+    GPU_LSTM_VNNI=0 says that it has not: the same results to the last bit, for tests and measurements.
+    """
+    loaded, which = library(), instruction_set()
+    there = loaded is not None and which > 0 and loaded.gpu_lstm_vnni() & which
+    return "_vnni" if there and os.environ.get("GPU_LSTM_VNNI") != "0" else ""
+
+
 def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
     """Call an entry of the library, the one way into it besides `watch`; the GIL is released.
 

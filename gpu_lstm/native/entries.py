@@ -11,7 +11,7 @@ A row of `TABLE` has the arguments in C++'s order (``kernels/cpu/entries.h``, ``
 ``name?[shape]``                     one, or None
 ``name*many[shape]``                 a list of so many; in the shape, n counts them
 ``name[~size]``                      one of any shape, with so many elements
-``name:long[shape]``                 one of another dtype: long, double, byte, word
+``name:long[shape]``                 one of another dtype: long, double, byte, int8, word
 ``name:long[shape]{low..high}``      whole numbers in that range
 ``name[shape]+row``                  with gaps between rows; how far apart they are is C++'s next argument
 ``name[shape]+row+column``           the same in both directions
@@ -82,6 +82,11 @@ update
     states!*count*(1+rule//2)[~sizes[n//(1+rule//2)]] numbers:double[2<<rule] scale:double threads
 activate
     tanh_instead count x[count] y![count]
+quantized_multiply
+    rows hidden depth bits bytes x[rows,depth] packed:int8[bytes] bias?[4*hidden] y![rows,4*hidden] threads
+quantized_forward
+    steps batch hidden bits bytes z[steps,batch,4*hidden] packed:int8[bytes] h![steps+1,batch,hidden]
+    c![keep*steps+1,batch,hidden] lengths?:long[batch]{0..steps} reverse keep threads split_batch
 """
 
 OPTIONS = """

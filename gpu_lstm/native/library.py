@@ -74,7 +74,7 @@ def function_of(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Ent
     """The library's function for a dtype and an instruction set, its row, and that dtype in native byte order."""
     loaded = library()
     assert loaded is not None, "only called where the library is there"
-    entry, native = ENTRIES[name], dtype.newbyteorder("=")
+    entry, native = ENTRIES[name.removesuffix("_vnni")], dtype.newbyteorder("=")
     if native not in SUFFIXES:
         raise InputError(f"{entry.first} has dtype {dtype}; expected {' or '.join(map(str, SUFFIXES))}")
     function = loaded[f"gpu_lstm_{name}_{SUFFIXES[native]}_{instructions}"]

@@ -49,7 +49,7 @@ def forward(backend: Backend, problem: Problem) -> Saved:
     c = backend.empty((num_steps + 1, batch, hidden), z.dtype)
     begin(problem, h, c)
     weight_t = transposed(backend, problem.weight_hh)
-    scale, shift = _gate_constants(backend, batch, width, z.dtype)
+    scale, shift = gate_constants(backend, batch, width, z.dtype)
     from_h = xp.empty((batch, width), dtype=z.dtype)
     for t, before, after in slots(num_steps, reverse):
         z_t, h_t, c_t = z[t, ...], h[after, ...], c[after, ...]
@@ -140,7 +140,7 @@ def cell_backward(backend: Backend, gates: Array, c_before: Array, c: Array, h: 
     gates *= slope
 
 
-def _gate_constants(backend: Backend, batch: int, width: int, dtype: Any) -> tuple[Array, Array]:
+def gate_constants(backend: Backend, batch: int, width: int, dtype: Any) -> tuple[Array, Array]:
     """(B, 4H) each, to treat the four gates alike: activation = scale tanh(scale z) + shift.
 
     Full size, because NumPy multiplies equal shapes twice as fast as a matrix by a row.

@@ -20,7 +20,7 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError, naming
 from gpu_lstm.layers.options import torch_names
-from gpu_lstm.models import MODELS, Model
+from gpu_lstm.models import MODELS, Model, quantize
 from gpu_lstm.models.amounts import model_amounts
 from gpu_lstm.native import compiled
 from gpu_lstm.native.kernels import ARITHMETIC
@@ -129,9 +129,16 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if (sealed or written == FORMAT) and not seal_holds(path):
         raise InputError(f"checkpoint {path} is damaged: its checksum is another than the one that was written")
     for name, array in arrays.items():
-        if bad := array.size - np.count_nonzero(np.isfinite(array)):
+        if bad := array.size - np.count_nonzero(usable(array)):
             raise InputError(f"checkpoint {path} can't be used: {bad} of {array.size} numbers in {name} aren't finite")
     return arrays, description
+
+
+def usable(array: np.ndarray) -> np.ndarray:
+    """Which numbers are some: whole ones of 8 bits in -127..127, finite ones, also those of bfloat16 in 16 bits."""
+    if array.dtype == np.int8:
+        return np.asarray(array != -128)
+    return np.asarray((array & 0x7F80) != 0x7F80 if array.dtype == np.uint16 else np.isfinite(array))
 
 
 def to_torch_names(params: Mapping[str, Array], backend: Backend) -> dict[str, np.ndarray]:
@@ -220,6 +227,7 @@ def build(description: dict[str, Any], path: Path, backend: Backend, tier: str =
 
 def save_model(path: Path, model: Model, description: dict[str, Any]) -> None:
     """Write a model for use: parameters under PyTorch's names, and its description."""
+    description = {**description, "weights": model.weights} if model.weights else description
     save(path, to_torch_names(model.params, model.backend), description)
 
 
@@ -233,5 +241,7 @@ def load_model(path: Path, kind: str, backend: Backend, tier: str = "auto") -> t
         raise InputError(f"checkpoint {path} is of kind {description.get('kind')!r}; expected {kind!r}")
     check_amounts(arrays, description, path)
     model = build(description, path, backend, tier)
+    if "weights" in description:
+        model = quantize(model, description["weights"])
     assign(model, arrays, path)
     return model, description

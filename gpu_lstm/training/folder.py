@@ -36,7 +36,9 @@ BEST = "model.safetensors"
 MANIFEST = "manifest.json"
 LOG = "log.jsonl"
 PICTURE = "loss.png"
-MADE = (PICTURE, "forecast.csv", "forecast.png", "inspect.html", "model.onnx")
+QUANTIZED = {"int8": "model-int8.safetensors", "bfloat16": "model-bfloat16.safetensors"}
+"""The best model with weights of few bits, by what they are."""
+MADE = (PICTURE, "forecast.csv", "forecast.png", "inspect.html", "model.onnx", *QUANTIZED.values())
 """What commands write beside a model if not told otherwise."""
 OURS = (BEST, LOG, tensorboard.NAME, *MADE)
 """Names in a run's folder besides those of the manifest, the lock and the checkpoints to go on from."""

@@ -46,10 +46,7 @@ int guarded(const Body& body) noexcept {
 
 // How many recurrences or products an entry takes at once.
 constexpr long kMost = 2;
-long at_most(long count) {
-  if (count < 1 || count > kMost) throw Refused();
-  return count;
-}
+long at_most(long count) { return count < 1 || count > kMost ? throw Refused() : count; }
 
 }  // namespace
 
@@ -91,6 +88,7 @@ long at_most(long count) {
 #include "set.h"
 #endif
 
+#include "quantized_sets.h"
 #if HAS(0)
 // The best instruction set of this processor: 0 baseline, 1 AVX2 with FMA, 2 AVX-512.
 extern "C" int gpu_lstm_best_set() {

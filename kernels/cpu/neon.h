@@ -1,7 +1,6 @@
-// The products' inner loop on ARM, for product.h.
-//
-// There a multiply-add takes one of its factors from a lane: a row's elements come in a vector at a time, and four vectors
-// of a panel in one load, so that the loop of a tile of 5 rows by 4 vectors is multiply-adds to 90 %, in floats.
+// product() of product.h for ARM, where a multiply-add takes one of its factors from a lane: elements of A come in a
+// vector at a time, and four vectors of a panel in one load. In floats the inner loop of a tile of 5 rows by 4 vectors is
+// multiply-adds to 90 %.
 
 #ifdef WITH_NEON
 
@@ -19,32 +18,47 @@ CELL void load_line(const T* p, V (&line)[N]) {
   }
 }
 
-// product() over the first k, as many as whole vectors of A's rows have: that many.
-template <typename T, int M, int N>
+// The product over the first k, as many as whole vectors of A have: that many.
+template <typename T, int M, int N, bool kPacked>
 CELL long product_by_lanes(long depth, const T* a, long row, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
-  using V = typename Simd<T>::V;
   constexpr long width = Simd<T>::width;
   long k = 0;
   for (; k + width <= depth; k += width) {
-    V rows[M];
-#pragma GCC unroll 8
-    for (int r = 0; r < M; ++r) rows[r] = load(a + r * row + k);
+    typename Simd<T>::V vectors[M];  // of A, `width` k of M rows: a row each, or, packed, one k after the other
+#pragma GCC unroll 16
+    for (int n = 0; n < M; ++n) vectors[n] = load(kPacked ? a + k * M + n * width : a + n * row + k);
 #pragma GCC unroll 4
     for (int lane = 0; lane < width; ++lane) {
-      V b[N];
+      typename Simd<T>::V b[N];
       load_line(panel + (k + lane) * N * width, b);
-#pragma GCC unroll 8
-      for (int r = 0; r < M; ++r)
+#pragma GCC unroll 16
+      for (int r = 0; r < M; ++r) {
+        const int place = lane * M + r;
+        const T scalar = kPacked ? vectors[place / width][place % width] : vectors[r][lane];
 #pragma GCC unroll 4
-        for (int v = 0; v < N; ++v) sums[r][v] += rows[r][lane] * b[v];
+        for (int v = 0; v < N; ++v) sums[r][v] += scalar * b[v];
+      }
     }
   }
   return k;
 }
 
-#else
 template <typename T, int M, int N>
-CELL long product_by_lanes(long, const T*, long, const T*, typename Simd<T>::V (&)[M][N]) {
-  return 0;
+CELL void product(long depth, const T* a, long row, long column, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
+  long k = 0;
+  if (column == 1) k = product_by_lanes<T, M, N, false>(depth, a, row, panel, sums);
+  else if (row == 1 && column == M) k = product_by_lanes<T, M, N, true>(depth, a, row, panel, sums);
+#pragma GCC unroll 1
+  for (; k < depth; ++k) {
+    typename Simd<T>::V b[N];
+    load_line(panel + k * N * Simd<T>::width, b);
+#pragma GCC unroll 16
+    for (int r = 0; r < M; ++r) {
+      const T scalar = a[r * row + k * column];
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) sums[r][v] += scalar * b[v];
+    }
+  }
 }
+
 #endif

@@ -106,21 +106,10 @@ class Team {
   // member 0.
   template <typename Job>
   static void run(int members, const Job& job) {
-    Task task{[](const void* context, int member, int size, Barrier& barrier) {
-                (*static_cast<const Job*>(context))(member, size, barrier);
-              },
-              &job};
-    if (Team* team = members > 1 ? instance() : nullptr) {
-      std::unique_lock<std::mutex> mine(team->in_use_, std::try_to_lock);
-      if (mine.owns_lock()) {
-        team->grow(members - 1);
-        team->run_with_workers(members, task);
-        return;
-      }
-    }
-    // Alone, or another caller has the workers: its job is as long as ours, so waiting would cost no less.
-    Barrier barrier(1);
-    task.call(task.context, 0, 1, barrier);
+    run(members, Task{[](const void* context, int member, int size, Barrier& barrier) {
+                        (*static_cast<const Job*>(context))(member, size, barrier);
+                      },
+                      &job});
   }
 
   // job(part, member, members, barrier) for one or two parts. Two run at once, each on about half of the threads and
@@ -172,6 +161,20 @@ class Team {
     static Team* team = new (std::nothrow) Team;
     return team;
 #endif
+  }
+
+  __attribute__((noinline)) static void run(int members, const Task& task) {
+    if (Team* team = members > 1 ? instance() : nullptr) {
+      std::unique_lock<std::mutex> mine(team->in_use_, std::try_to_lock);
+      if (mine.owns_lock()) {
+        team->grow(members - 1);
+        team->run_with_workers(members, task);
+        return;
+      }
+    }
+    // Alone, or another caller has the workers: its job is as long as ours, so waiting would cost no less.
+    Barrier barrier(1);
+    task.call(task.context, 0, 1, barrier);
   }
 
   void grow(int workers) {

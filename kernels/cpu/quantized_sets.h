@@ -1,0 +1,80 @@
+// The entries of quantized.h: in the namespace of each instruction set, without VNNI and with it where the compiler knows
+// it.
+
+#define CELL static inline __attribute__((always_inline))
+
+#if defined(WITH_X86) && HAS(2)
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define SET avx2
+#define VECTOR_BYTES 32
+namespace SET {
+namespace plain {
+#define KIND
+#include "quantized.h"
+#undef KIND
+}  // namespace plain
+#pragma GCC target("avxvnni")
+#define WITH_VNNI
+namespace vnni {
+#define KIND _vnni
+#include "quantized.h"
+#undef KIND
+}  // namespace vnni
+}  // namespace SET
+#undef WITH_VNNI
+#undef VECTOR_BYTES
+#undef SET
+#pragma GCC pop_options
+#endif
+
+#if defined(WITH_X86) && HAS(4)
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+#define SET avx512
+#define VECTOR_BYTES 64
+namespace SET {
+namespace plain {
+#define KIND
+#include "quantized.h"
+#undef KIND
+}  // namespace plain
+#pragma GCC target("avx512vnni")
+#define WITH_VNNI
+namespace vnni {
+#define KIND _vnni
+#include "quantized.h"
+#undef KIND
+}  // namespace vnni
+}  // namespace SET
+#undef WITH_VNNI
+#undef VECTOR_BYTES
+#undef SET
+#pragma GCC pop_options
+#endif
+
+#if HAS(0)
+#define SET baseline
+#define VECTOR_BYTES 16
+namespace SET {
+namespace plain {
+#define KIND
+#include "quantized.h"
+#undef KIND
+}  // namespace plain
+}  // namespace SET
+#undef VECTOR_BYTES
+#undef SET
+
+// Whether this processor has VNNI: 1 for AVX2, 2 for AVX-512, 3 for both.
+extern "C" int gpu_lstm_vnni() {
+  int found = 0;
+#ifdef WITH_X86
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avxvnni")) found |= 1;
+  if (__builtin_cpu_supports("avx512vnni")) found |= 2;
+#endif
+  return found;
+}
+#endif
+#undef CELL

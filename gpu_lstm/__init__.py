@@ -6,14 +6,6 @@ from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, LSTMCell, Stack
 
 __version__ = "0.1.0"
 __all__ = [
-    "LSTM",
-    "BackendError",
-    "Dropout",
-    "Embedding",
-    "GpuLstmError",
-    "InputError",
-    "LSTMCell",
-    "Linear",
-    "Stack",
+    "LSTM", "BackendError", "Dropout", "Embedding", "GpuLstmError", "InputError", "LSTMCell", "Linear", "Stack",
     "choose",
-]
+]  # fmt: skip

@@ -11,20 +11,9 @@ SHARED = Path(__file__).with_name("page.js")
 
 
 def fill_template(template: Path, title: str, content: dict[str, Any]) -> str:
-    """Put title and content into a template.
+    """Put title and content, JSON values without NaN or infinity, into a template: HTML that needs nothing else.
 
-    Parameters
-    ----------
-    template : Path
-        With ``__TITLE__``, ``__SHARED__`` and ``__CONTENT__``.
-    title : str
-    content : dict
-        JSON values, none of them NaN or infinite.
-
-    Returns
-    -------
-    str
-        HTML that needs no other file and no network.
+    The template has ``__TITLE__``, ``__SHARED__`` and ``__CONTENT__``.
     """
     # No "<" in the text: neither an end of the script element nor the start of a comment can come from the data.
     text = json.dumps(content, allow_nan=False).replace("<", "\\u003c")

@@ -25,42 +25,24 @@ _RANGES = 16
 
 
 class OfThread(threading.local):
-    """What each thread that uses a backend has of its own.
-
-    Attributes
-    ----------
-    checks : dict
-        Of numbers in a range, since its last `read`: where in `ranges` those lie that are out of it.
-    ranges : array or None
-    recording : Graph or None
-        What its calls are recorded in.
-    handle : int or None
-        Of cuBLAS, where it isn't CuPy's.
-    """
+    """What each thread that uses a backend has of its own."""
 
     def __init__(self) -> None:
+        # of numbers in a range, since the last `read`: where in `ranges` those lie that are out of it
         self.checks: dict[tuple[str, int, str], int] = {}
         self.ranges: Array = None
-        self.recording: Graph[Any] | None = None
-        self.handle: int | None = None
+        self.recording: Graph[Any] | None = None  # what its calls are recorded in
+        self.handle: int | None = None  # of cuBLAS, where it isn't CuPy's
 
 
 class CudaBackend(Backend):
-    """A backend whose arrays CUDA kernels take. Nothing here but `read` waits for the device.
-
-    Attributes
-    ----------
-    limits : Device
-        What the GPU has.
-    tf32 : bool
-        Whether float32 matrices are rounded to TF32 where they are multiplied: 10 bits of mantissa instead of 23.
-    """
+    """A backend whose arrays CUDA kernels take. Nothing here but `read` waits for the device."""
 
     kernels: ClassVar[str] = "cuda"
     takes_out: ClassVar[bool] = True
     least_steps: ClassVar[int] = LEAST_STEPS
-    limits: Device
-    tf32: bool = False
+    limits: Device  # what the GPU has
+    tf32: bool = False  # whether float32 matrices are rounded to TF32 where they are multiplied: 10 bits of mantissa
 
     def __init__(self) -> None:
         self._own = OfThread()

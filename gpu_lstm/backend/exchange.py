@@ -21,25 +21,13 @@ _TO_DEVICE = {"torch": '{}.to("cuda:DEVICE")'}
 def adopt(
     name: str, x: Any, backend: str, types: Sequence[int], device: int, ways: Sequence[tuple[str, Callable[[Any], Any]]]
 ) -> Any:
-    """Return an array of a backend on the memory of `x`.
+    """Return an array of a backend on the memory of `x`, an object of another library.
 
-    Parameters
-    ----------
-    name, backend : str
-        The argument's name and the backend's, for the message.
-    x : object
-        Of another library.
-    types : sequence of int
-        DLPack's types of the devices whose memory the backend reaches; for `CUDA` it must be number `device`.
-    device : int
-    ways : sequence of (str, callable)
-        Attributes by which libraries offer their arrays, and what takes an object that has one; the best first.
+    `types` are DLPack's types of the devices whose memory the backend reaches; for `CUDA` it must be number `device`.
+    `ways` are attributes by which libraries offer their arrays, and what takes an object that has one; the best first.
 
-    Raises
-    ------
-    InputError
-        `x` is on another device, is part of a graph of gradients, isn't what its memory says, or offers nothing that
-        the backend can take.
+    Raises InputError where `x` is on another device, is part of a graph of gradients, isn't what its memory says, or
+    offers nothing that the backend can take.
     """
     kind = f"{type(x).__module__}.{type(x).__name__}"
     if getattr(x, "requires_grad", False) is True:

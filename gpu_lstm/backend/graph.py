@@ -11,30 +11,17 @@ Result = TypeVar("Result")
 
 
 class Graph(Generic[Result]):
-    """A recorded function, see `gpu_lstm.backend.Backend.record`.
+    """A recorded function, see `gpu_lstm.backend.Backend.record`."""
 
-    Attributes
-    ----------
-    result : Any
-        What the function gave: arrays that every replay fills anew.
-    uploads : list of (array, callable)
-        Memory of the host that a replay reads, and what makes its content.
-    expect : callable
-        Tells the backend what `read` has to check after a replay.
-    launch, wait : callable
-        Ask the device for all of it; wait until it has been done.
-    held : Any
-        What must live as long as the graph: memory has fixed addresses in it.
-    """
-
-    result: Result
-    launch: Callable[[], None]
-    wait: Callable[[], None]
-    expect: Callable[[], None]
+    result: Result  # what the function gave: arrays that every replay fills anew
+    launch: Callable[[], None]  # asks the device for all of it
+    wait: Callable[[], None]  # until it has been done
+    expect: Callable[[], None]  # tells the backend what `read` has to check after a replay
 
     def __init__(self) -> None:
+        # memory of the host that a replay reads, and what makes its content
         self.uploads: list[tuple[np.ndarray, Callable[[], np.ndarray]]] = []
-        self.held: Any = None
+        self.held: Any = None  # what must live as long as the graph: memory has fixed addresses in it
 
     def replay(self) -> bool:
         """Do it all once more; return False, and do nothing, where the host's data has another shape than recorded."""

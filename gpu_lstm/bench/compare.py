@@ -14,12 +14,9 @@ Line = dict[str, Any]
 def compare(a: dict[str, Any], b: dict[str, Any]) -> list[Line]:
     """A line for each side at each point that both records have.
 
-    Returns
-    -------
-    list of dict
-        The point; ``side``; ``ratio``, A's time over B's, above 1 where B is faster; ``low`` and ``high``, the same
-        between the averted and the facing quartiles; ``changed``: the middle halves of the two don't overlap, so that
-        the change is more than the noise.
+    It has the point; ``side``; ``ratio``, A's time over B's, above 1 where B is faster; ``low`` and ``high``, the same
+    between the averted and the facing quartiles; ``changed``: the middle halves of the two don't overlap, so that the
+    change is more than the noise.
     """
     earlier = {key(point): point for point in a["points"]}
     lines = []

@@ -63,16 +63,9 @@ def product_flops(size: Size, kind: str = "training") -> int:
 
 
 def phases(size: Size, item: int, kind: str = "training", waits: tuple[int, int] = (0, 0)) -> dict[str, Work]:
-    """The phases of a step, in order; see the module's table.
+    """The phases of a step, in order, for numbers of `item` bytes; see the module's table.
 
-    Parameters
-    ----------
-    size : (T, B, D, H)
-    item : int
-        Bytes of a number.
-    kind : {"training", "inference"}
-    waits : (barriers, launches)
-        Of one time step in one direction.
+    `kind` is training or inference; `waits` are the barriers and launches of one time step in one direction.
     """
     steps, batch, d, h = size
     n, gates = steps * batch, 4 * h

@@ -26,20 +26,7 @@ LAUNCHES = 1000
 
 
 class Machine:
-    """The limits of one backend's device in one dtype.
-
-    Parameters
-    ----------
-    backend : Backend
-    dtype : str
-
-    Attributes
-    ----------
-    product_by : str
-        The library whose matrix product was the fastest.
-    seconds : dict
-        Every time that `measure` took, by name.
-    """
+    """The limits of one backend's device in one dtype."""
 
     def __init__(self, backend: Backend, dtype: str):
         self.backend, self.dtype = backend, dtype
@@ -52,8 +39,8 @@ class Machine:
             self.products["torch"] = self._torch_product()
         self.copies, self.copied = (self._gpu_copies if self.on_gpu else self._cpu_copies)()
         self.cache_bytes = self._cache_bytes()
-        self.seconds: dict[str, list[float]] = {}
-        self.product_by = ""
+        self.seconds: dict[str, list[float]] = {}  # every time that `measure` took, by name
+        self.product_by = ""  # the library whose matrix product was the fastest
 
     def measure(self, patience: Patience, rounds: int = 3) -> None:
         """Time everything, in turns; later calls time the fastest product again and add to what there is."""

@@ -44,10 +44,6 @@ class DeviceClock:
 
     It holds for work on CuPy's current stream and on PyTorch's, which are the same (the default one) unless someone
     changed them; other libraries have streams of their own and need `WallClock`.
-
-    Parameters
-    ----------
-    cupy : module
     """
 
     kind = "device events"

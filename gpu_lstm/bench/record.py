@@ -28,12 +28,7 @@ PACKAGES = ("numpy", "torch", "onnxruntime", "jax", "keras", "cupy-cuda12x", "cu
 def provenance(command: str, packages: tuple[str, ...] = PACKAGES) -> dict[str, Any]:
     """What is measured, where and when; call it first, since it notes the load.
 
-    Parameters
-    ----------
-    command : str
-        As one would type it again.
-    packages : tuple of str
-        Versions of those that are installed are noted.
+    `command` is as one would type it again; versions of those `packages` that are installed are noted.
     """
     versions = {package: installed(package) for package in packages}
     return {

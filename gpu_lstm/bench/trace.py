@@ -94,17 +94,7 @@ class DeviceMarks:
 
 
 class Tracer:
-    """Collects spans.
-
-    Parameters
-    ----------
-    backend : Backend
-
-    Attributes
-    ----------
-    spans : list of Span
-        In the order of their beginnings; times are in seconds after `finish`.
-    """
+    """Collects `spans`, in the order of their beginnings; their times are in seconds after `finish`."""
 
     def __init__(self, backend: Backend):
         self.marks = DeviceMarks(backend.xp) if on_gpu(backend) else HostMarks()
@@ -153,13 +143,7 @@ def tracing(
 ) -> Iterator[Tracer]:
     """Watch layers, their backend, the compiled kernels, the loss and an optimizer until the block ends.
 
-    Parameters
-    ----------
-    layers : mapping of str to Layer
-        A model's ``layers``.
-    optimizer : Optimizer, optional
-    more : mapping of name to (owner, attribute), optional
-        Further functions to watch.
+    `layers` are as a model has them; `more` has further functions to watch, (owner, attribute) by name.
     """
     backend = next(iter(layers.values())).backend
     tracer = Tracer(backend)

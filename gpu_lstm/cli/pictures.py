@@ -42,16 +42,8 @@ def loss_curve(log: list[dict[str, Any]], path: Path, unit: str, title: str) -> 
 def forecast(names: list[str], history: np.ndarray, tested: np.ndarray | None, future: np.ndarray, path: Path) -> None:
     """Draw each series: its history, a forecast of its own last steps beside what came, and the future.
 
-    Parameters
-    ----------
-    names : S names
-    history : (N, S)
-        All that is known.
-    tested : (K, S) or None
-        The last K steps of it as they were forecast from those before; None: they weren't.
-    future : (K, S)
-    path : Path
-        Of the PNG.
+    History is (N, S), all that is known; `tested` (K, S) its last K steps as they were forecast from those before,
+    None: they weren't.
     """
     steps, ahead = len(history), len(future)
     figure, axes = _figure(len(names))

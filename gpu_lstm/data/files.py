@@ -220,23 +220,10 @@ def not_utf8(path: Path, where: str) -> InputError:
 
 
 class Table:
-    """A CSV file: names of columns in its first row, then rows with as many cells.
+    """A CSV file, plain, ``.gz`` or ``.xz``: names of columns in its first row, then rows with as many cells.
 
-    Parameters
-    ----------
-    path : path
-        Plain or ``.gz`` or ``.xz``.
-    what : str
-        What errors call it.
-
-    Attributes
-    ----------
-    header : list of str
-
-    Raises
-    ------
-    InputError
-        No such file; here and while rows are read, the file isn't UTF-8 or not CSV.
+    Errors call it `what`. Raises InputError where there is no such file; here and while rows are read, where it isn't
+    UTF-8 or not CSV.
     """
 
     def __init__(self, path: str | Path, what: str):

@@ -17,32 +17,15 @@ JAPANESE_VOWELS = SHIPPED / "japanese_vowels.csv.gz"
 
 @dataclass(frozen=True)
 class Sequences:
-    """N labelled sequences.
+    """N labelled sequences."""
 
-    Attributes
-    ----------
-    names : list of str
-        The D feature columns.
-    classes : list of str
-        Label texts in class order: sorted, as numbers where all are.
-    values : (steps, D) float64
-        All sequences' steps, one after the other.
-    starts : (N + 1,) int64
-        Sequence n is ``values[starts[n]:starts[n + 1]]``.
-    labels : (N,) int64
-        Class of each; (N, K) numbers where a regressor is to say them.
-    test : (N,) bool
-        Whether the file's `split` column says test.
-    left : dict of str to str
-        Columns that were not taken though none were asked for by name, and why.
-    """
-
-    names: list[str]
-    classes: list[str]
-    values: np.ndarray
-    starts: np.ndarray
-    labels: np.ndarray
-    test: np.ndarray
+    names: list[str]  # the D feature columns
+    classes: list[str]  # label texts in class order: sorted, as numbers where all are
+    values: np.ndarray  # (steps, D) float64: all sequences' steps, one after the other
+    starts: np.ndarray  # (N + 1,) int64: sequence n is ``values[starts[n]:starts[n + 1]]``
+    labels: np.ndarray  # (N,) int64: class of each; (N, K) numbers where a regressor is to say them
+    test: np.ndarray  # (N,) bool: whether the file's `split` column says test
+    # columns that were not taken though none were asked for by name, and why
     left: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -75,24 +58,10 @@ def read_sequences(
 ) -> Sequences:
     """Read labelled sequences from a CSV file with a header and one row per step.
 
-    Rows of one sequence follow one another and share the values of columns `series`, `label` and, where the
-    file has it, `split` (train or test).
-
-    Parameters
-    ----------
-    path : path
-    label, series : str
-        Column names.
-    columns : sequence of str, optional
-        Feature columns; all others that have a name and hold numbers if not given, see `Table.numeric`.
-    split : str
-        Name of the optional column that says train or test.
-
-    Raises
-    ------
-    InputError
-        No such file or column, a label that is missing or changes within a sequence, a sequence whose rows don't
-        follow one another, or a cell that is no finite number.
+    Rows of one sequence follow one another and share the values of the columns called `series`, `label` and, where the
+    file has it, `split` (train or test). `columns` are the features; all others that have a name and hold numbers if
+    not given, see `Table.numeric`. Raises InputError where there is no such file or column, a label that is missing or
+    changes within a sequence, a sequence whose rows don't follow one another, or a cell that is no finite number.
     """
     table = Table(path, "sequences")
     path, keys = table.path, [table.place(name) for name in (series, label)]

@@ -15,37 +15,19 @@ CO2 = SHIPPED / "co2.csv"
 
 @dataclass(frozen=True)
 class Series:
-    """One or many series over the same steps.
+    """One or many series over the same steps."""
 
-    Attributes
-    ----------
-    names : list of str
-        Column names.
-    values : (N, S) float64
-        S series of N steps.
-    left : dict of str to str
-        Columns that were not taken though none were asked for by name, and why.
-    """
-
-    names: list[str]
-    values: np.ndarray
+    names: list[str]  # column names
+    values: np.ndarray  # (N, S) float64: S series of N steps
+    # columns that were not taken though none were asked for by name, and why
     left: dict[str, str] = field(default_factory=dict)
 
 
 def read_series(path: str | Path, columns: Sequence[str] | None = None) -> Series:
-    """Read numeric columns of a CSV file with a header.
+    """Read numeric columns of a CSV file with a header, plain or ``.gz`` or ``.xz``.
 
-    Parameters
-    ----------
-    path : path
-        A CSV file, plain or ``.gz`` or ``.xz``; converted block by block, kept in a temporary file if large.
-    columns : sequence of str, optional
-        Names of the columns; all that have a name and hold numbers if not given, see `Table.numeric`.
-
-    Raises
-    ------
-    InputError
-        No such file or column, no rows, or a cell that is no finite number: the message has its line and column.
+    All columns that have a name and hold numbers if none are named, see `Table.numeric`. Raises InputError where there
+    is no such file or column, no rows, or a cell that is no finite number: the message has its line and column.
     """
     table = Table(path, "series")
     names, left = (list(columns), {}) if columns else table.numeric()
@@ -67,22 +49,9 @@ def persistence(values: np.ndarray, origins: np.ndarray, horizon: int) -> np.nda
 
 
 def autoregression(values: np.ndarray, origins: np.ndarray, horizon: int, fitted: int, order: int = 24) -> np.ndarray:
-    """Forecast of an AR(order) model with intercept for each series, iterated to the horizon.
+    """Forecast (K, horizon, S) of an AR(order) model with intercept for each series, iterated to the horizon.
 
-    Parameters
-    ----------
-    values : (N, S)
-    origins : (K,) integers
-        Origin k knows values[:k].
-    horizon : int
-    fitted : int
-        The model is fitted by least squares on values[:fitted].
-    order : int
-        Number of past values it uses.
-
-    Returns
-    -------
-    (K, horizon, S)
+    It is fitted by least squares on values[:fitted], of (N, S); origin k of (K,) knows values[:k].
     """
     forecasts = np.empty((len(origins), horizon, values.shape[1]))
     for s in range(values.shape[1]):

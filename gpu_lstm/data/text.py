@@ -23,15 +23,9 @@ UNKNOWN = "\ufffd"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The characters of a model, in token order.
+    """The characters of a model, in token order."""
 
-    Attributes
-    ----------
-    characters : str
-        `UNKNOWN` first, the rest in code-point order.
-    """
-
-    characters: str
+    characters: str  # `UNKNOWN` first, the rest in code-point order
 
     def __post_init__(self) -> None:
         rest = self.characters[1:]
@@ -67,25 +61,11 @@ class Vocabulary:
 
 
 def read_text(path: str | Path) -> tuple[np.ndarray, Vocabulary]:
-    """Read a UTF-8 file, or all files of a folder, as tokens and the vocabulary made from them.
+    """Read a UTF-8 file, or all files of a folder, as tokens (N,) and the vocabulary made from them.
 
-    The files are read twice, block by block; tokens larger than memory are kept in a temporary file.
-
-    Parameters
-    ----------
-    path : path
-        A file, plain or ``.xz`` or ``.gz``; or a folder, whose files (not the hidden ones) are taken in
-        the order of their names, folders within included.
-
-    Returns
-    -------
-    tokens : (N,) unsigned integers
-    vocabulary : Vocabulary
-
-    Raises
-    ------
-    InputError
-        Nothing there, empty, unreadable, or not UTF-8.
+    A file is plain, ``.xz`` or ``.gz``; a folder's files (not the hidden ones) are taken in the order of their names,
+    folders within included. They are read twice, block by block; tokens larger than memory are kept in a temporary
+    file. Raises InputError where nothing is there, or it is empty, unreadable, or not UTF-8.
     """
     files = text_files(path)
     seen = np.zeros(sys.maxunicode + 1, dtype=bool)
@@ -170,20 +150,9 @@ SHUFFLED = 1 << 22
 def shuffle_lines(tokens: np.ndarray, newline: int, seed: tuple[int, ...]) -> np.ndarray:
     """Return the lines of tokens in random order, a pure function of the seed; larger than memory if need be.
 
-    First every line goes to a random one of as many buckets as make each fit into memory; then each bucket's lines
-    are shuffled, and the buckets follow one another. A line longer than `SHUFFLED` tokens is cut.
-
-    Parameters
-    ----------
-    tokens : (N,) unsigned integers
-        In memory or in a file, see `gpu_lstm.data.files.Stored`.
-    newline : int
-        The token that ends a line.
-    seed : tuple of int
-
-    Returns
-    -------
-    (N,) unsigned integers
+    First every line, which ends with the token `newline`, goes to a random one of as many buckets as make each fit into
+    memory; then each bucket's lines are shuffled, and the buckets follow one another. A line longer than `SHUFFLED`
+    tokens is cut.
     """
     rng = np.random.default_rng(seed)
     buckets = -(-len(tokens) // SHUFFLED)
@@ -236,23 +205,10 @@ def _take_lines(tokens: np.ndarray, newline: int, order: Callable[[int], np.ndar
 
 
 class Tracks:
-    """A long token sequence as a batch: B tracks side by side, each read from start to end in chunks of T.
+    """A long token sequence as a batch: B=`batch` tracks, each read from start to end in chunks of T=`length`.
 
-    Each chunk continues the one before it, so that the recurrent state can be carried over (truncated BPTT).
-
-    Parameters
-    ----------
-    tokens : (N,) integers
-        An array in memory or mapped from a file.
-    batch : int
-        B, number of tracks.
-    length : int
-        T, steps of a chunk.
-
-    Raises
-    ------
-    InputError
-        `tokens` has fewer than B (T + 1) tokens.
+    Each chunk continues the one before it, so that the recurrent state can be carried over (truncated BPTT). Raises
+    InputError where there are fewer than B (T + 1) tokens, in memory or mapped from a file.
     """
 
     def __init__(self, tokens: np.ndarray, batch: int, length: int):

@@ -13,14 +13,6 @@ from gpu_lstm.inspect.report import series_page, text_page
 from gpu_lstm.inspect.tracking import Tracked, best_cells, series_features, text_features, tracking
 
 __all__ = [
-    "QUANTITIES",
-    "Tracked",
-    "activations",
-    "best_cells",
-    "gradient_reach",
-    "series_features",
-    "series_page",
-    "text_features",
-    "text_page",
-    "tracking",
-]
+    "QUANTITIES", "Tracked", "activations", "best_cells", "gradient_reach", "series_features", "series_page",
+    "text_features", "text_page", "tracking",
+]  # fmt: skip

@@ -102,17 +102,12 @@ def summary(model: LanguageModel | Forecaster, data: np.ndarray, features: Mappi
     lags = gradient_reach(model, data, reach, WINDOWS) if reach >= 4 else None
     shown = {rows[0].feature for rows in tracked}
     return {
-        "layers": layers,
-        "options": model.lstm.options.on(),
-        "hidden": hidden,
-        "steps": steps,
-        "cells": [[cell // hidden, cell % hidden] for cell in kept],
-        **packed,
+        "layers": layers, "options": model.lstm.options.on(), "hidden": hidden, "steps": steps,
+        "cells": [[cell // hidden, cell % hidden] for cell in kept], **packed,
         "tracked": [[about_cell(row, hidden) for row in rows] for rows in tracked],
         "features": {name: short(features[name]) for name in features if name in shown},
-        "still": [name for name in features if name not in shown],
-        "reach": None if lags is None else reach_chart(lags),
-    }
+        "still": [name for name in features if name not in shown], "reach": None if lags is None else reach_chart(lags),
+    }  # fmt: skip
 
 
 def token_bits(model: LanguageModel, tokens: np.ndarray) -> np.ndarray:

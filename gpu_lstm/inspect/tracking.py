@@ -75,19 +75,9 @@ def text_features(text: str) -> dict[str, np.ndarray]:
 
 
 TEXT_FEATURES = (
-    "position in line",
-    "indentation",
-    "position in word",
-    "position in sentence",
-    "line of paragraph",
-    "bracket depth",
-    "inside quotes",
-    "start of line",
-    "upper case",
-    "upper-case line",
-    "digits",
-    "white space",
-)
+    "position in line", "indentation", "position in word", "position in sentence", "line of paragraph", "bracket depth",
+    "inside quotes", "start of line", "upper case", "upper-case line", "digits", "white space",
+)  # fmt: skip
 
 
 def series_features(names: Sequence[str], values: np.ndarray, memory: int) -> dict[str, np.ndarray]:
@@ -153,18 +143,11 @@ def tracking(values: np.ndarray, features: Mapping[str, np.ndarray]) -> dict[str
 
 @dataclass(frozen=True)
 class Tracked:
-    """A cell that tracks a feature.
-
-    Attributes
-    ----------
-    feature : str
-    cell : int
-    chosen, r : float
-        Correlation over the first half of the steps, by which the cell was chosen, and over the second half.
-    """
+    """A cell that tracks a feature."""
 
     feature: str
     cell: int
+    # correlation over the first half of the steps, by which the cell was chosen, and over the second half
     chosen: float
     r: float
 

@@ -40,11 +40,7 @@ def arrays_of(lstm: LSTM) -> list[list[dict[str, np.ndarray]]]:
 def lstm_of(layers: Sequence[Sequence[Arrays]], **options: Any) -> LSTM:
     """Make an LSTM of these sizes and parameters, as `arrays_of` gives them; what it has no parameter for is left out.
 
-    Parameters
-    ----------
-    layers : list, an entry a layer, of lists of dict, an entry a direction
-    **options
-        Further arguments of `LSTM`.
+    `layers` has an entry a layer, each with one a direction; `options` are further arguments of `LSTM`.
     """
     first = layers[0][0]
     (_, input_size), (_, hidden_size) = first["weight_ih"].shape, first["weight_hh"].shape

@@ -21,15 +21,8 @@ SLOPE = 0.2
 class Cell:
     """One LSTM node: its attributes and constants, checked.
 
-    Attributes
-    ----------
-    w, r : (directions, 4H, D) and (directions, 4H, H)
-    bias : (directions, 4H) or None
-        Both biases added up.
-    peepholes : (directions, 3H) or None
-        Gate order i, o, f.
-    slopes : list of float, or None
-        Of the hard sigmoid of each direction; None for the sigmoid.
+    w (directions, 4H, D) and r (directions, 4H, H); bias (directions, 4H), both added up, and peepholes (directions,
+    3H) in gate order i, o, f, or None; slopes of the hard sigmoid of each direction, None for the sigmoid.
     """
 
     def __init__(self, run: Run):

@@ -72,19 +72,6 @@ class Trace:
         Lengths that may be left out are.
     shapes : bool
         Give the outputs of strange nodes in front of LSTM nodes the shapes that onnx infers, to follow them on.
-
-    Attributes
-    ----------
-    runs : list of Run
-    strange : list of (str, str)
-        Nodes that the outputs need and that do more than move: operator with name, and the name of an output.
-    outputs : dict of str to Value
-    consumed : list of numpy.ndarray
-        What strange nodes take.
-    defaults : dict of str to numpy.ndarray
-        Of inputs that may be left out.
-    lengths, lengths_default : numpy.ndarray or None
-        Those that were fed; those that the file has where none are given.
     """
 
     def __init__(
@@ -92,11 +79,12 @@ class Trace:
     ) -> None:
         self.onnx, self.model, self.sizes = require_onnx(), model, sizes
         self.runs: list[Run] = []
+        # nodes that the outputs need and that do more than move, and the name of an output
         self.strange: list[tuple[str, str]] = []
-        self.consumed: list[np.ndarray] = []
+        self.consumed: list[np.ndarray] = []  # what strange nodes take
         self.blocks: list[Block] = []
-        self.lengths: np.ndarray | None = None
-        self.lengths_default: np.ndarray | None = None
+        self.lengths: np.ndarray | None = None  # that were fed
+        self.lengths_default: np.ndarray | None = None  # that the file has where none are given
         self.count = 0
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         free = {entry.name for entry in model.graph.input}
@@ -106,7 +94,7 @@ class Trace:
         self.free_sizes = {size for sizes in self.dims.values() for size, declared in sizes if not declared}
         self.shapes = inferred_shapes(model, self.dims, optional) if shapes else {}
         counts, states = upstream(model.graph, 4), upstream(model.graph, 0, 5, 6)
-        self.defaults: dict[str, np.ndarray] = {}
+        self.defaults: dict[str, np.ndarray] = {}  # of inputs that may be left out
         env: ChainMap[str, Value] = ChainMap({name: self._read(tensor) for name, tensor in tensors.items()})
         for entry in model.graph.input:
             name, shape = entry.name, tuple(size for size, _ in self.dims[entry.name])

@@ -100,14 +100,8 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     recompute: bool = False
 
     _makes: ClassVar[tuple[str, ...]] = (
-        "hidden_size",
-        "num_layers",
-        "dropout",
-        "backend",
-        "dtype",
-        "tier",
-        "recompute",
-    )
+        "hidden_size", "num_layers", "dropout", "backend", "dtype", "tier", "recompute",
+    )  # fmt: skip
     """Parameters that a model is made with, and keeps."""
 
     def __sklearn_tags__(self) -> Any:

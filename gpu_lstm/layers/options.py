@@ -52,16 +52,10 @@ _LIMIT = Kind(
 
 
 def _row(kind: Kind, default: Any, about: str, equation: str = "", source: str = "", parameters: str = "") -> Any:
-    """Make an option's row.
+    """Make an option's row: with `default` the LSTM is the plain one.
 
-    Parameters
-    ----------
-    kind : Kind
-    default
-        With which the LSTM is the plain one, which h', c' = the state before the step and s = the sigmoid describe.
-    about, equation, source, parameters : str
-        Its name in words, what it changes, where it is from, and the parameters that a layer has more: what
-        docs/variants.md says of it.
+    The rest is what docs/variants.md says of it: its name in words, what it changes (h', c' are the state before the
+    step, s is the sigmoid), where it is from, and the parameters that a layer has more.
     """
     metadata = {"kind": kind, "about": about, "equation": equation, "source": source, "parameters": parameters}
     return field(default=default, metadata=metadata)

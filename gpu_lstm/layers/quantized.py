@@ -26,10 +26,7 @@ Kind = TypeVar("Kind", bound=Layer)
 def refuse_training(*_: Any, **__: Any) -> NoReturn:
     """Refuse, where a layer or model with quantised weights is asked to learn.
 
-    Raises
-    ------
-    InputError
-        Always.
+    Raises InputError where always.
     """
     raise InputError("a layer with quantised weights can't be trained; train the one that it was made of")
 
@@ -59,10 +56,7 @@ class QuantizedLSTM(LSTM):
     ) -> tuple[Any, State, Tape]:
         """Run all layers over all steps, as `LSTM.forward` in evaluation; nothing is kept for a backward.
 
-        Raises
-        ------
-        InputError
-            `LSTM.forward` refuses an argument, or a seed is given, as in training.
+        Raises InputError where `LSTM.forward` refuses an argument, or a seed is given, as in training.
         """
         return super().forward(x, state, lengths, None if seed is None else refuse_training(), keep=False)
 
@@ -75,10 +69,7 @@ class QuantizedLinear(Linear):
     def forward(self, x: Array, keep: bool = False, *, guard: bool = True) -> tuple[Array, Tape]:
         """Map x (..., input_size) to y (..., output_size); nothing is kept for a backward.
 
-        Raises
-        ------
-        InputError
-            x has another last axis or dtype, or belongs to another backend.
+        Raises InputError where x has another last axis or dtype, or belongs to another backend.
         """
         x = self.backend.require("x", x, (*any_shape(x)[:-1], f"input_size={self.input_size}"), self.dtype)
         rows = self.backend.xp.reshape(x, (-1, self.input_size))
@@ -94,10 +85,7 @@ class QuantizedEmbedding(Embedding):
     def forward(self, ids: Array, *, guard: bool = True) -> tuple[Array, Tape]:
         """Look up ids, integers of any shape (...), as y (..., embedding_dim).
 
-        Raises
-        ------
-        InputError
-            ids aren't integers, are outside 0..num_embeddings-1, or belong to another backend.
+        Raises InputError where ids aren't integers, are outside 0..num_embeddings-1, or belong to another backend.
         """
         table: Quantized = self.params["weight"]
         ids = self.backend.require("ids", ids, any_shape(ids))

@@ -121,19 +121,10 @@ def backward(
 ) -> tuple[Array, dict[Member, Pair], Params]:  # fmt: skip
     """Backpropagate through a pass that had x (T, B, .): dx, (dh0, dc0) of each member, and the parameters' gradients.
 
-    Gradients are summed up segment by segment, so that they are the same to the last bit with `recompute`. Where the
-    products go beside, those of the parameters and the first layer's dx go beside the next recurrence.
-
-    Parameters
-    ----------
-    again : Pass or None
-        With `recompute`: how it runs forward.
-    kept : list
-        From `forward`; it is used up.
-    arriving : dict of int to (dh, dc)
-        Gradients of every step's h and c, by direction.
-    states : dict of Member to (dh, dc)
-        Gradients of the final states.
+    `kept`, from `forward`, is used up; `again` is how the pass runs forward, with `recompute`. `arriving` has the
+    gradients of every step's h and c by direction, `states` those of the final states. Gradients are summed up segment
+    by segment, so that they are the same to the last bit with `recompute`. Where the products go beside, those of the
+    parameters and the first layer's dx go beside the next recurrence.
     """
     xp, jobs, gradients = work.sizes.backend.xp, Jobs(), Params()
     last = len(pass_.segments) - 1

@@ -19,15 +19,7 @@ from gpu_lstm.models.base import Model, gather
 class SequenceModel(Model):
     """A linear map of the mean of the LSTM's outputs over each sequence's own steps.
 
-    Parameters
-    ----------
-    mean, spread : D numbers each
-        Of the training data's features: mean and standard deviation.
-    own : dict
-        What only the subclass has in its description.
-    num_outputs : int
-    hidden_size, num_layers, bidirectional, dropout, lstm, where
-        As of `Classifier`.
+    Arguments are as of `Classifier`; `own` is what only the subclass has in its description.
     """
 
     def __init__(
@@ -44,15 +36,9 @@ class SequenceModel(Model):
         where: Where,
     ):
         config: dict[str, Any] = {
-            "mean": numbers(mean),
-            "spread": numbers(spread),
-            **own,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "bidirectional": bidirectional,
-            "dropout": dropout,
-            "lstm": dict(lstm or {}),
-        }
+            "mean": numbers(mean), "spread": numbers(spread), **own, "hidden_size": hidden_size,
+            "num_layers": num_layers, "bidirectional": bidirectional, "dropout": dropout, "lstm": dict(lstm or {}),
+        }  # fmt: skip
         self.mean, self.spread = np.array(config["mean"]), np.array(config["spread"])
         of_all, of_lstm, seeds = arguments(lstm, **where)
         sizes = len(self.mean), hidden_size, num_layers

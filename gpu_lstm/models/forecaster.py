@@ -56,16 +56,10 @@ class Forecaster(Model):
         **where: Unpack[Where],
     ):
         config: dict[str, Any] = {
-            "mean": numbers(mean),
-            "spread": numbers(spread),
-            "step_spread": numbers(step_spread),
-            "horizon": horizon,
-            "memory": memory,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "dropout": dropout,
+            "mean": numbers(mean), "spread": numbers(spread), "step_spread": numbers(step_spread), "horizon": horizon,
+            "memory": memory, "hidden_size": hidden_size, "num_layers": num_layers, "dropout": dropout,
             "lstm": dict(lstm or {}),
-        }
+        }  # fmt: skip
         self.mean, self.spread, self.step_spread = (
             np.array(config[name]) for name in ("mean", "spread", "step_spread")
         )

@@ -66,12 +66,8 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
     `name` is without the prefix ``gpu_lstm_`` and the suffix of `dtype`, which all arrays have that have no other one;
     the arguments are whole numbers, arrays, lists of arrays and None, as its row of `gpu_lstm.native.entries` has them.
 
-    Raises
-    ------
-    InputError
-        An array can't be taken, see `Argument.fit`, or two that are written share memory. Nothing was written.
-    MemoryError
-        The library needs more memory than there is. Nothing was written.
+    Nothing was written where it raises InputError, for an array can't be taken, see `Argument.fit`, or two that are
+    written share memory; or MemoryError.
     """
     function, entry, dtype = function_of(name, dtype, SETS[instruction_set()])
     taken: list[np.ndarray] = []  # which live until the call is over

@@ -21,17 +21,7 @@ _SCALARS = [(both[:1].ctypes.data, both[1:].ctypes.data) for both in _NUMBERS]
 
 
 class Cublas:
-    """Products of CuPy's arrays.
-
-    Parameters
-    ----------
-    binding : module
-        ``cupy_backends.cuda.libs.cublas``.
-    xp : module
-        CuPy.
-    dtype : callable
-        The dtype of a name; raises `BackendError` where there is none.
-    """
+    """Products of CuPy's arrays, by its `binding`, ``cupy_backends.cuda.libs.cublas``."""
 
     def __init__(self, binding: Any, xp: Any, dtype: Callable[[str], Any]):
         self.binding, self._xp = binding, xp
@@ -108,14 +98,7 @@ class RecordedCublas:
     """CuPy's binding of cuBLAS, for a stream that is being captured: CuPy refuses that, NVIDIA allows it.
 
     The two products go to the library itself, with CuPy's handle, the current stream and a workspace that stays: cuBLAS
-    would take one of its own otherwise, at every capture.
-
-    Parameters
-    ----------
-    binding : module
-        ``cupy_backends.cuda.libs.cublas``; all but the products is its own.
-    xp : module
-        CuPy.
+    would take one of its own otherwise, at every capture. All else is the binding's own.
     """
 
     def __init__(self, binding: Any, xp: Any):

@@ -108,14 +108,9 @@ def _require_resident(
 
 
 def count_clusters(xp: Any, limits: Device) -> tuple[Device, str]:
-    """Ask the driver how many clusters run at once, one block a multiprocessor.
+    """Ask the driver how many clusters run at once, one block a multiprocessor: the limits with what it said.
 
-    Returns
-    -------
-    limits : Device
-        With what it said.
-    why_none : str
-        Why it can't be asked, or that there is no room for any; empty where all is well.
+    And why it can't be asked, or that there is no room for any; empty where all is well.
     """
     if limits.capability < catalogue.CLUSTERS_SINCE:
         return limits, ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import mmap
 import threading
 import weakref
 from collections import deque
@@ -16,16 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.native.kernels import address
+from gpu_lstm.native.blocks import ALIGNMENT as ALIGNMENT
+from gpu_lstm.native.blocks import new_block
 
 SMALLEST = 1 << 16
 """Bytes from which an array's memory is kept; NumPy does well with smaller ones."""
 LARGEST_IDLE = 1 << 28
 """Bytes that are kept at most while no array uses them."""
-ALIGNMENT = 64
-"""Bytes of a cache line and of the widest vector register."""
-HUGE = 1 << 22
-"""Bytes from which larger pages pay."""
 
 
 class Pool:
@@ -86,21 +82,6 @@ class Pool:
             self._free.append(self._returned.popleft())
         while sum(block.nbytes for block in self._free) > keep:
             self._free.pop(0)
-
-
-def new_block(size: int) -> memoryview:
-    """Return bytes straight from the system, from a cache line on; it gets them back as soon as nobody holds them."""
-    if hasattr(mmap, "MAP_ANONYMOUS"):
-        try:
-            block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except OSError as error:
-            raise MemoryError(f"no memory for an array of {size} bytes: {error}") from None
-        if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            block.madvise(mmap.MADV_HUGEPAGE)
-        return memoryview(block)
-    whole = np.empty(size + ALIGNMENT, np.uint8)
-    start = -address(whole) % ALIGNMENT
-    return whole[start : start + size].data
 
 
 POOL = Pool()

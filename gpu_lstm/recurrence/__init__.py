@@ -5,17 +5,6 @@ from gpu_lstm.recurrence.problem import Arriving, Gradients, Joint, Mask, Proble
 from gpu_lstm.recurrence.tier import Fit, Offer, Tier
 
 __all__ = [
-    "TIERS",
-    "Arriving",
-    "Fit",
-    "Gradients",
-    "Joint",
-    "Mask",
-    "Offer",
-    "Plan",
-    "Problem",
-    "Saved",
-    "Tier",
-    "make_plan",
+    "TIERS", "Arriving", "Fit", "Gradients", "Joint", "Mask", "Offer", "Plan", "Problem", "Saved", "Tier", "make_plan",
     "runnable_tiers",
-]
+]  # fmt: skip

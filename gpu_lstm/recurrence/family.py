@@ -132,13 +132,7 @@ def backward(backend: Backend, arriving: Arriving) -> Gradients:
 def parameter_gradients(backend: Backend, saved: Saved, projected: Array | None) -> None:
     """Set the gradients of projection and peepholes in ``saved.gradients``: one product or sum over all steps.
 
-    Parameters
-    ----------
-    backend : Backend
-    saved : Saved
-        After the loop backward: its gates are dz.
-    projected : (T, B, P) or None
-        The gradient of W_hr (o tanh(c)) at each step.
+    The gates of `saved` are dz; `projected` (T, B, P) is the gradient of W_hr (o tanh(c)) at each step, or None.
     """
     xp, variant = backend.xp, saved.variant
     if variant is None:
@@ -188,12 +182,7 @@ def cell_backward(
 ) -> None:  # fmt: skip
     """One cell's derivatives: gates (B, 4H) become dz; dc (B, H), all that arrives at c, becomes dc of c_old.
 
-    Parameters
-    ----------
-    dm : (B, H)
-        All that arrives at m.
-    gradients : dict
-        ``gain_c`` and ``shift_c`` grow by this step's share.
+    dm (B, H) is all that arrives at m. ``gain_c`` and ``shift_c`` of `gradients` grow by this step's share.
     """
     xp, peepholes = backend.xp, variant.peepholes
     i, f, g, o = (xp.asarray(gate, copy=True) for gate in split_gates(gates))

@@ -27,20 +27,11 @@ def numbers(variant: Variant, dtype: str) -> dict[str, float | int]:
     leak = ACTIVATIONS[variant.cell_activation]
     low, high, g_low, g_high = family.moving(variant, PRECISION[dtype])
     return {
-        "clip": float(variant.clip),
-        "cell_clip": float(variant.cell_clip),
-        "gate_low": low,
-        "gate_high": high,
-        "g_low": g_low,
-        "g_high": g_high,
-        "share_h": _share(variant.zoneout_h),
-        "share_c": _share(variant.zoneout_c),
-        "epsilon": EPSILON,
-        "leak": leak or 0.0,
-        "coupled": int(variant.coupled),
-        "hard_sigmoid": int(variant.hard_sigmoid),
-        "rectified": int(leak is not None),
-    }
+        "clip": float(variant.clip), "cell_clip": float(variant.cell_clip), "gate_low": low, "gate_high": high,
+        "g_low": g_low, "g_high": g_high, "share_h": _share(variant.zoneout_h), "share_c": _share(variant.zoneout_c),
+        "epsilon": EPSILON, "leak": leak or 0.0, "coupled": int(variant.coupled),
+        "hard_sigmoid": int(variant.hard_sigmoid), "rectified": int(leak is not None),
+    }  # fmt: skip
 
 
 def arrays(variant: Variant) -> tuple[Array | None, ...]:
@@ -62,21 +53,9 @@ def listed(variant: Variant, dtype: str) -> tuple[Any, ...]:
 
 
 def check(backend: Backend, variant: Variant, sizes: tuple[int, int, int, int], dtype: str, sums: str) -> None:
-    """Refuse a variant whose arrays don't fit.
+    """Refuse a variant whose arrays don't fit T, B, H and P of `sizes`, the `dtype` of h, and that of `sums`.
 
-    Parameters
-    ----------
-    backend : Backend
-    variant : Variant
-    sizes : tuple of int
-        T, B, H and P.
-    dtype, sums : str
-        Of h and of sums.
-
-    Raises
-    ------
-    InputError
-        An array has another shape, dtype or device, or a part of layer normalisation is missing.
+    Raises InputError where an array has another shape, dtype or device, or a part of layer normalisation is missing.
     """
     gates = f"4H={4 * sizes[2]}"
     steps, batch, hidden, size = (f"{name}={n}" for name, n in zip("TBHP", sizes, strict=True))

@@ -24,8 +24,8 @@ from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.native import compiled
+from gpu_lstm.native.blocks import new_block
 from gpu_lstm.native.kept import Made
-from gpu_lstm.native.pool import new_block
 from gpu_lstm.recurrence import cpu, reference
 from gpu_lstm.recurrence.plan import Plan
 from gpu_lstm.recurrence.problem import Arriving, Gradients, Problem, Saved, begin, slots

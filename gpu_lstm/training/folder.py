@@ -251,11 +251,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 class Logs:
     """The two logs of a run, open to be written on after a step: what they have from later goes.
 
-    Parameters
-    ----------
-    folder : Path
-        Of the run; what is not named by its manifest is removed, too.
-    step : int
+    What is in the folder and not named by its manifest is removed, too.
     """
 
     def __init__(self, folder: Path, step: int):

@@ -58,14 +58,8 @@ class Outcome:
 class Training:
     """Steps of a task by an optimizer, with validation and early stop; nothing is written.
 
-    Parameters
-    ----------
-    task : Task
-    settings : Settings
-    optimizer : Optimizer, optional
-        To go on with, of the same model; a new one if not given.
-    graph : bool
-        Replay each step as a CUDA graph, see `Replayed`: for a GPU whose host is what steps wait for.
+    The optimizer may be one to go on with, of the same model. With `graph`, each step is replayed as a CUDA graph, see
+    `Replayed`: for a GPU whose host is what steps wait for.
     """
 
     advice = "a smaller batch or length, or recompute, needs less"

@@ -106,12 +106,7 @@ def predict(job: Job) -> Prediction:
 def step_of_layer(size: tuple[int, int, int, int], dtype: str, threads: int = 0) -> int:
     """Bytes that a training step of one plain LSTM layer takes at its peak, beside x, dy and the parameters.
 
-    Parameters
-    ----------
-    size : (T, B, D, H)
-    dtype : str
-    threads : int
-        Of compiled code, which packs W_hh once more and, in each thread, slabs of a product's factors; 0 without.
+    Compiled code packs W_hh once more and, in each of its `threads`, slabs of a product's factors; 0: there is none.
     """
     steps, batch, inputs, hidden = size
     config = {"hidden_size": hidden, "num_layers": 1, "dropout": 0.0}

@@ -141,14 +141,9 @@ class Run(Training):
         for prefix, part in (("optimizer", self.optimizer.state), ("carried", self.task.carried())):
             arrays |= {f"{prefix}.{name}": backend.to_numpy(widened(backend, array)) for name, array in part.items()}
         progress = {
-            "step": self.step,
-            "updates": self.optimizer.updates,
-            "best": self._best(),
-            "since_best": self.since_best,
-            "skipped": self.skipped,
-            "skipped_in_a_row": self._skipped_in_a_row,
-            "loss_scale": self.scaler.state(),
-        }
+            "step": self.step, "updates": self.optimizer.updates, "best": self._best(), "since_best": self.since_best,
+            "skipped": self.skipped, "skipped_in_a_row": self._skipped_in_a_row, "loss_scale": self.scaler.state(),
+        }  # fmt: skip
         if self.step and self._best() is None:
             self._save_model()
         if self._logs is not None:

@@ -229,8 +229,7 @@ struct Product {
   }
 
   void run(int member, int members, Barrier& barrier) const {
-    const long most = kept ? blocks() : kBlocks;
-    for (long first = 0; first < blocks(); first += most)
+    for (long first = 0, most = kept ? blocks() : kBlocks; first < blocks(); first += most)
       run_blocks({first, least(first + most, blocks())}, member, members, barrier);
   }
 
@@ -254,9 +253,8 @@ struct Product {
         for (long m = part.begin; m < part.end; ++m) {
           const auto& [f, first, count] = block(m);
           const T* panel = kept ? kept + (k0 * blocks() + m * slab) * Simd<T>::panel : to + (m - part.begin) * kPanel;
-          add_product<T>(n, rows_of_a, row, column, slab, panel,
-                         f.c + r0 * f.columns + first, f.columns, count, k0 ? kAdd : bias ? kBias : kZero,
-                         bias ? bias + first : nullptr);
+          add_product<T>(n, rows_of_a, row, column, slab, panel, f.c + r0 * f.columns + first, f.columns, count,
+                         k0 ? kAdd : bias ? kBias : kZero, bias ? bias + first : nullptr);
         }
       }
     }

@@ -133,22 +133,6 @@ class StepArguments:
     """What forward and backward of a step share: sizes, checked arrays, arguments of the kernels.
 
     The sequence tier takes its arguments from here, too.
-
-    Attributes
-    ----------
-    size : int
-        P, that of h.
-    state : dtype
-        Of c, of gradients of states and of sums.
-    normed, masked : bool
-        With layer normalisation; what is multiplied by W_hh isn't h itself.
-    product_shape : tuple
-        Of h W_hh^T of one step, head by head.
-    weight : (4H, P) or (heads, 4H / heads, P / heads)
-    options, lengths, of_h, sizes
-        Arguments of the kernels.
-    numbers : list
-        0..T as the kernels take them.
     """
 
     def __init__(self, backend: CudaBackend, variant: Variant, z: Array, weight_hh: Array, mask: Mask | None):
@@ -157,7 +141,8 @@ class StepArguments:
         self.hidden, self.dtype = width // 4, str(z.dtype)
         self.size = self.hidden if variant.projection is None else variant.projection.shape[0]
         sums = kernels.ARITHMETIC[self.dtype]
-        self.state = backend.dtype(sums)
+        self.state = backend.dtype(sums)  # of c, of gradients of states and of sums
+        # with layer normalisation; what is multiplied by W_hh isn't h itself
         self.normed = variant.gain_hh is not None
         self.masked = variant.recurrent_mask is not None or variant.live is not None
         packed.check(backend, variant, (self.num_steps, self.batch, self.hidden, self.size), self.dtype, sums)
@@ -165,7 +150,7 @@ class StepArguments:
             if array is not None:
                 kernels.require_whole(name, array)
         heads = variant.heads
-        self.product_shape: tuple[int, ...] = (self.batch, width)
+        self.product_shape: tuple[int, ...] = (self.batch, width)  # of h W_hh^T of one step, head by head
         self.weight = weight_hh
         if heads > 1:
             self.product_shape = (heads, self.batch, width // heads)

@@ -18,16 +18,7 @@ from gpu_lstm.models import Model
 
 
 class Task(ABC):
-    """A model with its data.
-
-    Parameters
-    ----------
-    model : Model
-    seed : int or tuple of int
-    steps_per_epoch : int
-    items : int
-        How many `item` a step reads, for the speed.
-    """
+    """A model with its data: `steps_per_epoch` steps, each of which reads so many `items`."""
 
     item: ClassVar[str]  # what a step reads, for people
     unit: ClassVar[str] = "loss"  # of loss and score

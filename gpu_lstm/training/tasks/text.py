@@ -17,18 +17,8 @@ from gpu_lstm.training.tasks.base import Task
 class TextTask(Task):
     """Language modelling: the state is carried from chunk to chunk, its gradient is not.
 
-    Parameters
-    ----------
-    model : LanguageModel
-    tokens : (N,) integers
-        The last `validation` share of them is never trained on.
-    batch, length : int
-        B tracks, T steps of a chunk.
-    validation : float
-        Share in (0, 1).
-    seed : int
-    newline : int, optional
-        The token that ends a line: every epoch takes the lines in a new order.
+    `batch` tracks B of (N,) tokens go in chunks of T=`length`; the last `validation` share of them is never trained on.
+    With `newline`, the token that ends a line, every epoch takes the lines in a new order.
     """
 
     model: LanguageModel

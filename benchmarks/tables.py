@@ -7,8 +7,8 @@ Marks in the text say what goes where; what is between them is replaced:
 
     <!-- n: FILE KEY FORMAT -->1.44<!-- /n -->               one number
     <!-- machine: FILE --> ... <!-- /machine -->             processor, threads, versions, date, revision
-    <!-- files -->                                           a table of all records
-    <!-- /files -->
+    <!-- files --> ... <!-- /files -->                       a table of all records
+    <!-- cpu --> ... <!-- /cpu -->                           what a CPU does, once `benchmarks.record` has run
 
 KEY is a path into the record, as in ``summary.numpy.training.torch.mean``. FORMAT is Python's:
 ``.2f``, ``.0%``, ``,.0f``.
@@ -17,6 +17,7 @@ KEY is a path into the record, as in ``summary.numpy.training.torch.mean``. FORM
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import sys
@@ -91,6 +92,52 @@ def files(results: Path) -> str:
     return rows(head, body) if body else "\nNothing is recorded yet.\n"
 
 
+STANDARD, FEW = "`gpu-lstm bench --grid standard --peers torch`", "`gpu-lstm bench --grid few --infer`"
+CPU = [
+    ("training step over `torch.nn.LSTM`, 7 sizes", "training_step", "summary.numpy.training.torch", ".2f", STANDARD),
+    ("inference over `torch.nn.LSTM`, 7 sizes", "training_step", "summary.numpy.inference.torch", ".2f", STANDARD),
+    (
+        "a training step's part of a large product's rate, H >= 256, B >= 32", "training_step",
+        "shares.numpy.training_large", ".0%", STANDARD,
+    ),
+    ("training step over `reference`", "training_step", "summary.numpy.training.reference", ".2f", STANDARD),
+    ("1, 2, 4 sequences over ONNX Runtime", "few", "summary.numpy.inference.onnxruntime", ".2f", FEW),
+    ("8-bit weights over ONNX Runtime's", "few", "summary.numpy.inference_int8.onnxruntime-int8", ".2f", FEW),
+    ("8-bit weights over `torch.nn.LSTM`", "few", "summary.numpy.inference_int8.torch", ".2f", FEW),
+    (
+        "the whole language model's training step over PyTorch's", "model", "summary.numpy.training.torch", ".2f",
+        "`python -m benchmarks.model`",
+    ),
+    ("that model drawing text, a token at a time", "model", "summary.numpy.drawing.torch", ".1f", "the same"),
+    ("`LSTM`, H = 128, one step a call: microseconds", "model", "streaming.microseconds.ours", ".0f", "the same"),
+    ("`torch.nn.LSTM`, likewise", "model", "streaming.microseconds.torch", ".0f", "the same"),
+]  # fmt: skip
+"""What is measured, in which record, where in it, how it is written, and the command."""
+SETS = {"avx512": "AVX-512", "avx2": "AVX2"}
+
+
+def cpu(results: Path) -> str | None:
+    """What a CPU does, a column for each instruction set that was recorded; None where none was."""
+    there = [one for one in SETS if (results / f"cpu_training_step_{one}.json").exists()]
+    if not there:
+        return None
+
+    def cell(one: str, record: str, key: str, form: str) -> str:
+        name = f"cpu_{record}_{one}.json"
+        with contextlib.suppress(WrongMark):
+            return number(results, name, key, form)
+        with contextlib.suppress(WrongMark):
+            mean, least, most = (number(results, name, f"{key}.{part}", form) for part in ("mean", "least", "most"))
+            return mean if least == most else f"**{mean}**, {least} to {most}"
+        return "not measured"
+
+    body = [
+        [what, *(cell(one, record, key, form) for one in there), command] for what, record, key, form, command in CPU
+    ]
+    head = ["times as fast, geometric mean, least to most", *(SETS[one] for one in there), "command"]
+    return f"\n{machine(results, f'cpu_training_step_{there[0]}.json')}:\n{rows(head, body)}"
+
+
 def made(text: str, results: Path) -> str:
     """The text with everything between marks replaced by what the records say."""
     text = re.sub(
@@ -98,11 +145,15 @@ def made(text: str, results: Path) -> str:
         lambda m: m[1] + number(results, m[2], m[3], m[4]) + m[5],
         text,
     )
-    makers = {"machine": machine, "files": lambda results, _: files(results)}
+    makers = {
+        "machine": machine,
+        "files": lambda results, _: files(results),
+        "cpu": lambda results, _: cpu(results),
+    }
     for mark, make in makers.items():
         text = re.sub(
             rf"(<!-- {mark}(?:: (\S+))? -->).*?(<!-- /{mark} -->)",
-            lambda m, make=make: m[1] + make(results, m[2] or "") + m[3],  # type: ignore[misc]
+            lambda m, make=make: m[0] if (new := make(results, m[2])) is None else m[1] + new + m[3],  # type: ignore[misc]
             text,
             flags=re.S,
         )

@@ -64,6 +64,26 @@ def test_machine_and_tables(results):
     assert tables.made(made, results) == made
 
 
+def test_a_cpu_has_a_column_for_each_set_once_it_is_recorded(results):
+    text = "<!-- cpu -->as before<!-- /cpu -->"
+    assert tables.made(text, results) == text
+    (results / "cpu_training_step_avx2.json").write_text(json.dumps(RECORD))
+    ratio = {"mean": 2.0, "least": 1.5, "most": 2.5, "sizes": 3}
+    told = {"inference": {"onnxruntime": ratio}, "inference_int8": {"torch": ratio | {"least": 2.0, "most": 2.0}}}
+    (results / "cpu_few_avx2.json").write_text(json.dumps(RECORD | {"summary": {"numpy": told}}))
+    (results / "cpu_model_avx2.json").write_text(json.dumps({"streaming": {"microseconds": {"ours": 41.3}}}))
+    made = tables.made(text, results)
+    assert "as before" not in made
+    assert "| times as fast, geometric mean, least to most | AVX2 | command |" in made
+    assert (
+        "| 1, 2, 4 sequences over ONNX Runtime | **2.00**, 1.50 to 2.50 | `gpu-lstm bench --grid few --infer` |" in made
+    )
+    assert "| 8-bit weights over `torch.nn.LSTM` | 2.00 |" in made
+    assert "one step a call: microseconds | 41 | the same |" in made
+    assert "| inference over `torch.nn.LSTM`, 7 sizes | not measured |" in made
+    assert tables.made(made, results) == made
+
+
 def test_check_says_what_differs(results, monkeypatch, capsys, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("first line\n<!-- n: torch.json summary.numpy.training.torch.mean .2f -->1.90<!-- /n -->\n")

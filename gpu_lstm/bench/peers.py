@@ -24,6 +24,7 @@ from gpu_lstm.backend import DTYPES, Backend
 from gpu_lstm.bench import threads
 from gpu_lstm.bench.problem import KINDS, TOLERANCE, Problem, Step, parse_options
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.models import quantize
 from gpu_lstm.native import compiled
 from gpu_lstm.recurrence import runnable_tiers
 
@@ -78,6 +79,11 @@ def our_variant(words: Sequence[str], tier: str = "auto") -> Side:
     parse_options(words)
     name = " ".join(words)
     return Side(name, f"gpu_lstm, {name}", partial(Problem.our_step, tier=tier), options=tuple(words), takes=None)
+
+
+def our_quantized(problem: Problem, weights: str) -> Step:
+    """Our LSTM with weights of few bits, in the tier that is taken by itself."""
+    return problem.our_step(lstm=quantize(problem.lstm(), weights))
 
 
 def choose(names: Iterable[str] | None) -> list[Side]:
@@ -270,7 +276,7 @@ def onnx_runtime(problem: Problem, int8: bool = False) -> Step:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "int8.onnx"
             logging.disable(logging.WARNING)  # of what would change nothing in a graph of one node
-            quantization.quantize_dynamic(model, path, per_channel=True, reduce_range=compiled.instruction_set() < 2)
+            quantization.quantize_dynamic(model, path, per_channel=True, reduce_range=not compiled.vnni())
             logging.disable(logging.NOTSET)
             model = onnx.load(path)
     options = runtime.SessionOptions()
@@ -354,7 +360,7 @@ def keras_lstm(problem: Problem) -> Step:
 SHARED = frozenset({"num_layers", "bidirectional", "proj_size", "ragged"})
 """What `torch.nn.LSTM` has of ours."""
 INT8 = 0.1
-"""How far results of 8-bit weights may be off, relative to the largest."""
+"""How far results of weights of few bits may be off, relative to the largest."""
 PEERS = [
     Side("torch", "torch.nn.LSTM", torch_lstm, ("torch",), dtypes=DTYPES, takes=SHARED),
     Side(
@@ -385,5 +391,12 @@ PEERS = [
     ),
     Side("jax", "JAX, lax.scan under jit", jax_scan, ("jax", "jaxlib"), own_stream=True),
     Side("keras", "keras.layers.LSTM on JAX", keras_lstm, ("keras", "jax", "jaxlib"), own_stream=True),
+    *(
+        Side(
+            weights, f"our LSTM with weights of {weights}", partial(our_quantized, weights=weights), (),
+            ("inference",), ("float32",), takes=frozenset({"num_layers", "bidirectional", "ragged"}), tolerance=INT8,
+        )
+        for weights in ("int8", "bfloat16")
+    ),
 ]  # fmt: skip
-"""All that can be measured beside ours."""
+"""All that can be measured beside our tiers."""

@@ -10,6 +10,7 @@ inline long least(long a, long b) { return a < b ? a : b; }
 // sums[r][v] += sum over k of a[r * row + k * column] * panel[(k * N + v) * width ...]
 template <typename T, int M, int N>
 CELL void product(long depth, const T* a, long row, long column, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
+#pragma GCC unroll 4
   for (long k = 0; k < depth; ++k) {
     typename Simd<T>::V b[N];
 #pragma GCC unroll 4
@@ -17,7 +18,7 @@ CELL void product(long depth, const T* a, long row, long column, const T* panel,
 #ifdef WITH_X86
     if constexpr (M == 2) for (auto& v : b) asm("" : "+v"(v));  // of two uses GCC would make two loads
 #endif
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < M; ++r) {
       const T scalar = a[r * row + k * column];
 #pragma GCC unroll 4
@@ -45,71 +46,59 @@ CELL void for_tiles(long rows, const Tile& tile) {
   }
 }
 
-// Rows of A times one panel, into a matrix in memory. `columns` of the panel's N vectors are real.
-enum Start { kZero, kAdd, kBias };
-
-template <typename T, int N>
-struct ProductTile {
+// Rows of A times one panel, into a matrix in memory. `columns` of the panel are real.
+template <typename T>
+struct PanelProduct {
   const T* a;
-  long row, column, depth;  // A(r, k) = a[r * row + k * column]
+  long row, depth;  // A(r, k) = a[r * row + k], or those of each tile packed as [k][r]
   const T* panel;
   T* to;
   long pitch, columns;
-  Start start;
-  const T* bias;
+  const T* first;  // what is added to the sums, rows `step` elements apart; or null
+  long step;
+};
 
+template <typename T, bool kPacked, int N>
+struct ProductTile : PanelProduct<T> {
   template <int M>
   void run(long r0) const {
     constexpr long wide = N * Simd<T>::width;
-    const T* rows_of_a = a + r0 * row;
-    T* rows_of_c = to + r0 * pitch;
-    if (columns == wide) {
-      whole<M>(rows_of_a, rows_of_c, pitch, start);
-      return;
-    }
+    const T *rows_of_a = this->a + r0 * this->row, *add = this->first ? this->first + r0 * this->step : nullptr;
+    T* c = this->to + r0 * this->pitch;
+    if (this->columns == wide) return whole<M>(rows_of_a, c, this->pitch, add, this->step);
     T sums[M * wide];
-    whole<M>(rows_of_a, sums, wide, kZero);
+    whole<M>(rows_of_a, sums, wide, nullptr, 0);
     for (long r = 0; r < M; ++r)
-      for (long j = 0; j < columns; ++j) {
-        T* p = rows_of_c + r * pitch + j;
-        *p = sums[r * wide + j] + (start == kAdd ? *p : start == kBias ? bias[j] : T(0));
-      }
+      for (long j = 0; j < this->columns; ++j)
+        c[r * this->pitch + j] = sums[r * wide + j] + (add ? add[r * this->step + j] : T(0));
   }
 
   // Alone in its function, so that all sums stay in registers.
   template <int M>
-  __attribute__((noinline)) void whole(const T* rows_of_a, T* rows_of_c, long pitch_of_c, Start start_with) const {
-    using V = typename Simd<T>::V;
+  __attribute__((noinline)) void whole(const T* rows_of_a, T* c, long pitch, const T* add, long step) const {
     constexpr long width = Simd<T>::width;
-    V sums[M][N];
+    typename Simd<T>::V sums[M][N];
 #pragma GCC unroll 8
     for (int r = 0; r < M; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < N; ++v) sums[r][v] = V{};
-    product<T, M, N>(depth, rows_of_a, row, column, panel, sums);
-    if (start_with != kZero) {
-      const T* first = start_with == kAdd ? rows_of_c : bias;
-      const long step = start_with == kAdd ? pitch_of_c : 0;
-#pragma GCC unroll 8
-      for (int r = 0; r < M; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < N; ++v) sums[r][v] += load(first + r * step + v * width);
-    }
+      for (int v = 0; v < N; ++v) {
+        sums[r][v] = typename Simd<T>::V{};
+        __builtin_prefetch(c + r * pitch + v * width, 1);  // it is there when the product is done
+      }
+    product<T, M, N>(this->depth, rows_of_a, kPacked ? 1 : this->row, kPacked ? M : 1, this->panel, sums);
 #pragma GCC unroll 8
     for (int r = 0; r < M; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < N; ++v) store(rows_of_c + r * pitch_of_c + v * width, sums[r][v]);
+      for (int v = 0; v < N; ++v)
+        store(c + r * pitch + v * width, add ? sums[r][v] + load(add + r * step + v * width) : sums[r][v]);
   }
 };
 
-// The same with the number of vectors known at run time only.
-template <typename T, int N = TILE_VECTORS>
-void add_product(long rows, const T* a, long row, long column, long depth, const T* panel, T* to, long pitch,
-                 long columns, Start start, const T* bias = nullptr) {
+template <typename T, bool kPacked = false, int N = TILE_VECTORS>
+void add_product(long rows, const PanelProduct<T>& of) {
   if constexpr (N > 1)
-    if (columns <= (N - 1) * Simd<T>::width)
-      return add_product<T, N - 1>(rows, a, row, column, depth, panel, to, pitch, columns, start, bias);
-  for_tiles(rows, ProductTile<T, N>{a, row, column, depth, panel, to, pitch, columns, start, bias});
+    if (of.columns <= (N - 1) * Simd<T>::width) return add_product<T, kPacked, N - 1>(rows, of);
+  for_tiles(rows, ProductTile<T, kPacked, N>{of});
 }
 
 // `count` columns and what fills the last vector of a panel with zeros.
@@ -137,22 +126,24 @@ void pack_panel(const T* from, long row, long column, long depth, long count, T*
   }
 }
 
-// sums (rows, panel) (+)= rows of A, `row` elements apart, times a panel of `count` columns, a part of the depth that
-// stays in cache at a time.
+// sums, rows `pitch` elements apart, (+)= rows of A, `row` elements apart, times a panel of `count` columns, a part of the
+// depth that stays in cache at a time.
 template <typename T>
-void through_panel(long rows, const T* a, long row, long depth, const T* panel, long count, T* sums, bool add = false) {
+void through_panel(long rows, const T* a, long row, long depth, const T* panel, long count, T* sums, bool add = false,
+                   long pitch = Simd<T>::panel) {
   constexpr long kDepth = 512;
   const long wide = whole_vectors<T>(count);
   for (long k = 0; k < depth; k += kDepth) {
     const long part = least(depth - k, kDepth);
-    add_product<T>(rows, a + k, row, 1, part, panel + k * wide, sums, Simd<T>::panel, wide, k || add ? kAdd : kZero);
+    add_product<T>(rows, {a + k, row, part, panel + k * wide, sums, pitch, wide, k || add ? sums : nullptr, pitch});
   }
 }
 
 // C (rows, columns) = A (rows, depth) B (depth, columns) [+ bias (columns)] for one or two B with the same A, and the
 // sums of A's rows; A and B with any strides.
 // The threads split the rows of C. One slab of the depth at a time, B is packed into panels: by each thread for itself
-// where it has many rows to use them for, else by all together. Rows of A are packed too.
+// where it has many rows to use them for, else by all together. A is read where it lies if that is row by row, else
+// packed tile by tile.
 template <typename T>
 struct Factor {
   const T* b;
@@ -176,7 +167,7 @@ struct Product {
   T* panels;      // (up to kBlocks, kSlab, panel) of all threads, or of each
   T* packed;      // (kRows, kPitch) of each thread
 
-  static constexpr long kSlab = 256, kRows = 32 * TILE_ROWS;
+  static constexpr long kSlab = 2048 / sizeof(T), kRows = 16 * TILE_ROWS;
   static constexpr long kOwnRows = 96;  // from here on, packing B once more costs less than waiting for others
   static constexpr long kPitch = kSlab + 16;  // not a multiple of a page: rows would share the same cache sets
   static constexpr long kPanel = kSlab * Simd<T>::panel;
@@ -207,24 +198,30 @@ struct Product {
     pack_panel(f.b + k0 * f.row + first * f.column, f.row, f.column, slab, count, to);
   }
 
-  // Row r, column k of the result is at r * row + k * column.
-  void pack_rows(const T* from, long n, long slab, T* to, long& row, long& column) const {
-    if (a_column == 1) {
-      row = kPitch, column = 1;
-      for (long r = 0; r < n; ++r)
-        for (long k = 0; k < slab; ++k) to[r * row + k] = from[r * a_row + k];
-    } else {
-      row = 1, column = kRows;
-      for (long k = 0; k < slab; ++k)
-        for (long r = 0; r < n; ++r) to[k * column + r] = from[r * a_row + k * a_column];
+  // Some k of a tile's rows, for PanelProduct.
+  struct PackedRows {
+    const T* from;
+    long row, column, count;
+    T* to;
+    long first;
+
+    template <int M>
+    void run(long r) const {
+      T* tile = to + r * kPitch + first * M;
+      for (long k = 0; k < count; ++k, tile += M) {
+        const T* rows_of_a = from + r * row + k * column;
+        if (row == 1) std::memcpy(tile, rows_of_a, M * sizeof(T));
+        else
+          for (long i = 0; i < M; ++i) tile[i] = rows_of_a[i * row];
+      }
     }
-  }
+  };
 
   // Slab by slab, so that the rounding errors of long sums stay small.
-  void add_sums(const T* packed, long row, long column, long r0, long n, long slab, bool first) const {
+  void add_sums(const T* from, long r0, long n, long slab, bool first) const {
     T partial[kRows] = {};
     for (long k = 0; k < slab; ++k)
-      for (long r = 0; r < n; ++r) partial[r] += packed[r * row + k * column];
+      for (long r = 0; r < n; ++r) partial[r] += from[r * a_row + k * a_column];
     for (long r = 0; r < n; ++r) sums[r0 + r] = (first ? T(0) : sums[r0 + r]) + partial[r];
   }
 
@@ -239,7 +236,7 @@ struct Product {
     if (by_columns) part = share(blocks(), member, members);
     const Range packing = kept ? Range{} : own ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
     T* to = panels + (own ? member * panels_size() : 0);
-    T* rows_of_a = packed + member * kRows * kPitch;
+    T* tiles = packed + member * kRows * kPitch;
     for (long k0 = 0; k0 < depth; k0 += kSlab) {
       const long slab = least(depth - k0, kSlab);
       if ((k0 || part.begin) && !own) barrier.wait();
@@ -247,14 +244,18 @@ struct Product {
       if (!own) barrier.wait();
       for (long r0 = mine.begin; r0 < mine.end; r0 += kRows) {
         const long n = least(mine.end - r0, kRows);
-        long row, column;
-        pack_rows(a + r0 * a_row + k0 * a_column, n, slab, rows_of_a, row, column);
-        if (sums && part.begin == 0) add_sums(rows_of_a, row, column, r0, n, slab, k0 == 0);
+        const T* rows_of_a = a + r0 * a_row + k0 * a_column;
+        if (sums && part.begin == 0) add_sums(rows_of_a, r0, n, slab, k0 == 0);
+        const bool by_rows = a_column == 1;
+        for (long k = 0; k < slab && !by_rows; k += 16)  // a few at a time: what is read stays in the first cache
+          for_tiles(n, PackedRows{rows_of_a + k * a_column, a_row, a_column, least(slab - k, 16), tiles, k});
         for (long m = part.begin; m < part.end; ++m) {
           const auto& [f, first, count] = block(m);
           const T* panel = kept ? kept + (k0 * blocks() + m * slab) * Simd<T>::panel : to + (m - part.begin) * kPanel;
-          add_product<T>(n, rows_of_a, row, column, slab, panel, f.c + r0 * f.columns + first, f.columns, count,
-                         k0 ? kAdd : bias ? kBias : kZero, bias ? bias + first : nullptr);
+          T* c = f.c + r0 * f.columns + first;
+          const PanelProduct<T> of{by_rows ? rows_of_a : tiles, by_rows ? a_row : kPitch, slab, panel, c, f.columns, count,
+                                   k0 ? c : bias ? bias + first : nullptr, k0 ? f.columns : 0};
+          by_rows ? add_product<T>(n, of) : add_product<T, true>(n, of);
         }
       }
     }

@@ -1,5 +1,4 @@
-// The entries of quantized.h: in the namespace of each instruction set, without VNNI and with it where the compiler knows
-// it.
+// quantized.h in the namespace of each instruction set, without VNNI and with it: names of those entries end in _vnni.
 
 #define CELL static inline __attribute__((always_inline))
 
@@ -14,6 +13,7 @@ namespace plain {
 #include "quantized.h"
 #undef KIND
 }  // namespace plain
+#if __GNUC__ > 10  // older ones don't know it
 #pragma GCC target("avxvnni")
 #define WITH_VNNI
 namespace vnni {
@@ -21,6 +21,7 @@ namespace vnni {
 #include "quantized.h"
 #undef KIND
 }  // namespace vnni
+#endif
 }  // namespace SET
 #undef WITH_VNNI
 #undef VECTOR_BYTES
@@ -71,7 +72,9 @@ extern "C" int gpu_lstm_vnni() {
   int found = 0;
 #ifdef WITH_X86
   __builtin_cpu_init();
+#if __GNUC__ > 10
   if (__builtin_cpu_supports("avxvnni")) found |= 1;
+#endif
   if (__builtin_cpu_supports("avx512vnni")) found |= 2;
 #endif
   return found;

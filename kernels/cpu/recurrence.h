@@ -123,7 +123,7 @@ struct Backward {
   long blocks() const { return divide_up(hidden, Simd<T>::panel); }
   long panel_size() const { return 4 * hidden * Simd<T>::panel; }
   long panels_size() const { return blocks() * panel_size(); }
-  long own_size() const { return batch * Simd<T>::panel; }
+  long own_size() const { return batch * blocks() * Simd<T>::panel; }
   long first(long block) const { return block * Simd<T>::panel; }
   long count(long block) const { return least(hidden - first(block), Simd<T>::panel); }
   bool valid(long t, long b) const { return !lengths || t < lengths[b]; }
@@ -132,19 +132,22 @@ struct Backward {
     pack_panel(weight + first(block), hidden, 1, 4 * hidden, count(block), panels + block * panel_size());
   }
 
-  // sums (rows, panel) = dz of step t times a block of weight_hh.
-  void through_weight(long t, long block, Range rows, T* sums) const {
-    through_panel(rows.end - rows.begin, gates + (t * batch + rows.begin) * 4 * hidden, 4 * hidden, 4 * hidden,
-                  panels + block * panel_size(), count(block), sums);
+  // sums (rows, units of all blocks) = dz of step t times weight_hh.
+  void through_weight(long t, Range rows, Range of, T* sums) const {
+    for (long block = of.begin; block < of.end; ++block)
+      through_panel(rows.end - rows.begin, gates + (t * batch + rows.begin) * 4 * hidden, 4 * hidden, 4 * hidden,
+                    panels + block * panel_size(), count(block), sums + first(block - of.begin), false,
+                    first(of.end - of.begin));
   }
 
   // What arrives at h before step `from` (-1: at the end): through the weights, or as it was where the sequence has
   // no such step.
-  void cells(long t, long from, long block, Range rows, const T* sums) const {
-    const long H = hidden, before = reverse ? t + 1 : t, after = reverse ? t : t + 1, begin = first(block);
-    for (long b = rows.begin; b < rows.end; ++b, sums += Simd<T>::panel) {
+  void cells(long t, long from, Range rows, Range of, const T* sums) const {
+    const long H = hidden, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
+    const long begin = first(of.begin), end = first(of.end);
+    for (long b = rows.begin; b < rows.end; ++b, sums += end - begin) {
       const bool through = from >= 0 && valid(from, b), here = valid(t, b);
-      for (long unit = begin; unit < begin + count(block); unit += Simd<T>::width) {
+      for (long unit = begin; unit < least(end, H); unit += Simd<T>::width) {
         const long left = H - unit;
         T *kept = dh + b * H + unit, *z = gates + (t * batch + b) * 4 * H + unit;
         auto arrived = through ? load(sums + unit - begin) : load(kept, left);
@@ -173,21 +176,16 @@ struct Backward {
     long from = -1;
     for (long n = 0; n < steps; ++n) {
       const long t = reverse ? n : steps - 1 - n;
-      for (long block = units.begin; block < units.end; ++block) {
-        if (from >= 0) through_weight(from, block, rows, sums);
-        cells(t, from, block, rows, sums);
-      }
+      if (from >= 0) through_weight(from, rows, units, sums);
+      cells(t, from, rows, units, sums);
       if (!split_batch) barrier.wait();
       from = t;
     }
-    for (long block = units.begin; block < units.end; ++block) {
-      through_weight(from, block, rows, sums);
-      for (long b = rows.begin; b < rows.end; ++b)
-        if (valid(from, b))
-          for (long j = 0; j < count(block); j += Simd<T>::width)
-            store(dh + b * hidden + first(block) + j, load(sums + (b - rows.begin) * Simd<T>::panel + j),
-                  count(block) - j);
-    }
+    through_weight(from, rows, units, sums);
+    const long begin = first(units.begin), end = first(units.end);
+    for (long b = rows.begin; b < rows.end; ++b, sums += end - begin)
+      for (long unit = begin; unit < least(end, hidden) && valid(from, b); unit += Simd<T>::width)
+        store(dh + b * hidden + unit, load(sums + unit - begin), hidden - unit);
   }
 };
 

@@ -7,15 +7,8 @@
 #include <cstring>
 #include <new>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define WITH_X86 1
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#define WITH_NEON 1
-#include <arm_neon.h>
-#endif
-
 #include "scratch.h"
+#include "target.h"
 #include "team.h"
 
 #ifdef PART
@@ -51,27 +44,25 @@ long at_most(long count) { return count < 1 || count > kMost ? throw Refused() :
 }  // namespace
 
 #if defined(WITH_X86) && (HAS(2) || HAS(3))
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
+TARGET("avx2,fma")
 #define SET avx2
 #define VECTOR_BYTES 32
 #define TILE_ROWS 6
 #define TILE_VECTORS 2
 #define PART_OF_FLOATS 2
 #include "set.h"
-#pragma GCC pop_options
+TARGET_END
 #endif
 
 #if defined(WITH_X86) && (HAS(4) || HAS(5))
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+TARGET("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 #define SET avx512
 #define VECTOR_BYTES 64
 #define TILE_ROWS 6
 #define TILE_VECTORS 4
 #define PART_OF_FLOATS 4
 #include "set.h"
-#pragma GCC pop_options
+TARGET_END
 #endif
 
 #if HAS(0) || HAS(1)

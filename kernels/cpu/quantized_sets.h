@@ -3,8 +3,7 @@
 #define CELL static inline __attribute__((always_inline))
 
 #if defined(WITH_X86) && HAS(2)
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
+TARGET("avx2,fma")
 #define SET avx2
 #define VECTOR_BYTES 32
 namespace SET {
@@ -13,8 +12,9 @@ namespace plain {
 #include "quantized.h"
 #undef KIND
 }  // namespace plain
-#if __GNUC__ > 10  // older ones don't know it
-#pragma GCC target("avxvnni")
+#ifdef KNOWS_AVXVNNI
+TARGET_END
+TARGET("avx2,fma,avxvnni")
 #define WITH_VNNI
 namespace vnni {
 #define KIND _vnni
@@ -26,12 +26,11 @@ namespace vnni {
 #undef WITH_VNNI
 #undef VECTOR_BYTES
 #undef SET
-#pragma GCC pop_options
+TARGET_END
 #endif
 
 #if defined(WITH_X86) && HAS(4)
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+TARGET("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 #define SET avx512
 #define VECTOR_BYTES 64
 namespace SET {
@@ -40,7 +39,8 @@ namespace plain {
 #include "quantized.h"
 #undef KIND
 }  // namespace plain
-#pragma GCC target("avx512vnni")
+TARGET_END
+TARGET("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,avx512vnni")
 #define WITH_VNNI
 namespace vnni {
 #define KIND _vnni
@@ -51,7 +51,7 @@ namespace vnni {
 #undef WITH_VNNI
 #undef VECTOR_BYTES
 #undef SET
-#pragma GCC pop_options
+TARGET_END
 #endif
 
 #if HAS(0)
@@ -72,8 +72,9 @@ extern "C" int gpu_lstm_vnni() {
   int found = 0;
 #ifdef WITH_X86
   __builtin_cpu_init();
-#if __GNUC__ > 10
-  if (__builtin_cpu_supports("avxvnni")) found |= 1;
+#ifdef KNOWS_AVXVNNI
+  unsigned a, b, c, d;
+  if (__builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 16)) found |= 1;
 #endif
   if (__builtin_cpu_supports("avx512vnni")) found |= 2;
 #endif

@@ -1,0 +1,24 @@
+// The instruction sets that a processor's kind has, and how a part of a file is compiled for one: TARGET("avx2,fma"),
+// functions, TARGET_END. GCC and Clang say it in different words.
+#pragma once
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define WITH_X86 1
+#include <cpuid.h>
+#include <immintrin.h>
+#if (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define KNOWS_AVXVNNI 1
+#endif
+#elif defined(__aarch64__)
+#define WITH_NEON 1
+#include <arm_neon.h>
+#endif
+
+#define PRAGMA(...) _Pragma(#__VA_ARGS__)
+#ifdef __clang__
+#define TARGET(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define TARGET_END PRAGMA(clang attribute pop)
+#else
+#define TARGET(features) PRAGMA(GCC push_options) PRAGMA(GCC target(features))
+#define TARGET_END PRAGMA(GCC pop_options)
+#endif

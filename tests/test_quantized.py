@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, Embedding, Linear, LSTMCell
+from gpu_lstm.backend import choose
 from gpu_lstm.cli import main
 from gpu_lstm.errors import BackendError, InputError
+from gpu_lstm.inspect import activations
 from gpu_lstm.layers import Dropout
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor, quantize
 from gpu_lstm.native import compiled
@@ -159,6 +161,7 @@ def test_layers_give_what_array_expressions_give_and_about_what_float32_gives(we
         assert actual.dtype == np.float32 and not np.array_equal(actual, exact)
 
 
+@needs_library  # in array expressions, float32 sums are those of BLAS
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_a_sequence_has_its_bits_in_any_batch_at_any_place_in_any_pieces_on_any_threads(weights, monkeypatch):
     lstm = quantize(LSTM(40, 72, num_layers=2, backend="numpy", seed=1), weights)
@@ -206,6 +209,16 @@ def test_array_expressions_run_on_any_namespace():
         )
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_array_expressions_run_on_a_gpu(weights):
+    ids, cupy = np.arange(8).reshape(4, 2), choose("cupy")
+    theirs, ours = (quantize(LanguageModel(9, 6, 8, backend=backend), weights) for backend in (cupy, NUMPY))
+    assert "array expressions" in theirs.lstm.plan.why()
+    logits = cupy.to_numpy(theirs.logits(cupy.asarray(ids))[0])
+    np.testing.assert_allclose(logits, ours.logits(ids)[0], atol=1e-3)
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +257,12 @@ def test_the_named_tier_must_run(monkeypatch):
         quantize(lstm)
     lstm.tier = "auto"
     assert "compiled code can't run: there is none" in quantize(lstm).plan.why()
+
+
+def test_what_is_inside_is_looked_at_in_the_model_that_it_was_made_of():
+    for model, data in ((LanguageModel(9, 4, 8, backend="numpy"), np.arange(5)), (LSTM(3, 8), np.zeros((5, 3)))):
+        with pytest.raises(InputError, match="model has quantised weights, whose gates are not kept"):
+            activations(quantize(model), data)
 
 
 def test_training_is_refused():

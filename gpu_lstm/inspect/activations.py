@@ -10,6 +10,7 @@ import numpy as np
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM
+from gpu_lstm.layers.quantized import QuantizedLSTM
 from gpu_lstm.models import Forecaster, LanguageModel, Model
 from gpu_lstm.models.arguments import check_host
 from gpu_lstm.recurrence import Problem, Saved
@@ -81,8 +82,10 @@ def read(lstm: LSTM, saved: Saved) -> dict[str, np.ndarray]:
 def inputs(model: Model | LSTM, data: np.ndarray) -> tuple[LSTM, Array]:
     """The model's LSTM and what it is given, (T, 1, input_size) on its backend; see `activations`.
 
-    Raises InputError where the model is of another kind, or data has the wrong shape or values.
+    Raises InputError where the model is of another kind or quantised, or data has the wrong shape or values.
     """
+    if isinstance(model if isinstance(model, LSTM) else getattr(model, "lstm", None), QuantizedLSTM):
+        raise InputError("model has quantised weights, whose gates are not kept; expected the one that it was made of")
     if isinstance(model, LanguageModel):
         tokens = check_host("data", data, ("T",), whole=True)
         if tokens.min() < 0 or tokens.max() >= model.embedding.num_embeddings:

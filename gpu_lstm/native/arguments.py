@@ -61,7 +61,7 @@ class Argument:
         """The dtype, where that is another than the call's."""
         return OTHERS.get(self.dtype)
 
-    def fit(self, array: Any, shape: Shape, dtype: np.dtype, limits: Limits, n: int | None = None) -> np.ndarray | None:
+    def fit(self, array: Any, shape: Shape, dtype: np.dtype, limits: Limits, n: int | None = None) -> Any:
         """Return the array as C++ takes it: itself, or a copy; the n-th of a list.
 
         Raises InputError where the array has another shape, is no plain one, has a dtype that another can't stand for,
@@ -70,13 +70,14 @@ class Argument:
         """
         if array is None and self.optional:
             return None
-        needed, dtype = self.flags, dtype if self.own_dtype is None else self.own_dtype
+        if self.own_dtype is not None:
+            dtype = self.own_dtype
         if type(array) not in PLAIN:
             kind = f"{type(array).__module__}.{type(array).__name__}"
             raise InputError(f"{self.label(n)} is a {kind}; expected a NumPy array")
         if array.shape != shape and (isinstance(shape, tuple) or array.size != shape):
             raise InputError(f"{self.label(n)} has shape {array.shape}; expected {refused.expected(self.shape, shape)}")
-        if not (array.dtype == dtype and array.flags.num & needed == needed and (not self.gaps or self.apart(array))):
+        if array.dtype != dtype or self.flags & ~array.flags.num or (self.gaps and not self.apart(array)):
             if array.dtype != dtype and (self.written or not np.can_cast(array.dtype, dtype, "same_kind")):
                 raise InputError(f"{self.label(n)} has dtype {array.dtype}; expected {dtype}")
             if self.written:
@@ -85,8 +86,7 @@ class Argument:
         if limits and array.size and not limits[0] <= array.min() <= array.max() <= limits[1]:
             numbers, expected = f"{array.min()}..{array.max()}", f"{self.low}..{self.high}={limits[1]}"
             raise InputError(f"{self.label(n)} has values {numbers}; expected {expected}")
-        fitting: np.ndarray = array
-        return fitting
+        return array
 
     def label(self, n: int | None) -> str:
         """Return its name, or that of an array of its list."""

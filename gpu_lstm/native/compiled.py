@@ -103,7 +103,8 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
             found = [take_apart(argument, x, shapes[n], limits, None if one else n) for n, x in enumerate(arrays)]
             return [(ctypes.c_void_p * len(found))(*[one[0] for one in found]), longs([one[1] for one in found])]
         if len(arrays) == 1:
-            return [_ONE(take(argument, arrays[0], shapes[0], limits))]
+            nothing = arrays[0] is None and argument.optional
+            return [_ONE(0 if nothing else take(argument, arrays[0], shapes[0], limits))]
         places = [take(argument, array, shapes[n], limits, n) for n, array in enumerate(arrays)]
         return [(ctypes.c_void_p * len(places))(*places)]
 

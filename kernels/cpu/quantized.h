@@ -47,6 +47,8 @@ CELL Ints dot(Ints sums, int four, Bytes weights) {
   const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(w, a));
   return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #endif
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return (Ints)vdotq_s32((int32x4_t)sums, (int8x16_t)weights, vreinterpretq_s8_s32(vdupq_n_s32(four)));
 #else
   signed char a[4];
   __builtin_memcpy(a, &four, 4);

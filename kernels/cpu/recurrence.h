@@ -3,8 +3,8 @@
 // Included once for each instruction set (set.h). Arrays are those of gpu_lstm/recurrence/problem.py:
 //   z, gates, dz (T, B, 4H)    h, c (T+1, B, H)    weight_hh (4H, H)    gate order i, f, g, o
 //
-// A block of hidden units, as many vectors as a tile has, is multiplied for some rows of the batch, and finished before
-// the next one while its sums are in the first cache. Forward, it has a panel for each gate.
+// Blocks of hidden units, as many vectors as a tile has, are multiplied for some rows of the batch, and their cells are
+// finished while the sums are in cache. Forward, a block has a panel for each gate.
 
 // What a member of a team works on in each step: the threads split the batch, or the hidden units in blocks; then they
 // wait for each other after each step.
@@ -31,10 +31,11 @@ long gates_apart(long rows) {
 }
 
 template <typename T>
-void through_gates(long rows, const T* a, long row, long depth, const T* panels, long count, T* sums, bool add = false) {
+void through_gates(long rows, const T* a, long row, long depth, const T* panels, long count, T* sums, bool add = false,
+                   long pitch = Simd<T>::panel) {
   const long size = depth * whole_vectors<T>(count);
   for (long gate = 0; gate < 4; ++gate)
-    through_panel(rows, a, row, depth, panels + gate * size, count, sums + gate * gates_apart<T>(rows), add);
+    through_panel(rows, a, row, depth, panels + gate * size, count, sums + gate * rows * pitch, add, pitch);
 }
 
 template <typename T>
@@ -48,12 +49,13 @@ struct Forward {
   T* panels;      // blocks of up to a panel of hidden units: [block][gate][k][unit]
   T* own;         // own_size() of each thread
 
-  static constexpr long kRows = 64;  // of the batch at a time
+  // Of the batch, and of the blocks, at a time: cells of several blocks read and write in longer runs.
+  static constexpr long kRows = 64, kBlocks = 256 / Simd<T>::panel;
 
   long blocks() const { return divide_up(hidden, Simd<T>::panel); }
   long panel_size() const { return 4 * hidden * Simd<T>::panel; }
   long panels_size() const { return kept ? 0 : blocks() * panel_size(); }
-  long own_size() const { return 4 * gates_apart<T>(least(batch, kRows)); }
+  long own_size() const { return 4 * gates_apart<T>(least(batch, kRows)) * least(blocks(), kBlocks); }
   long first(long block) const { return block * Simd<T>::panel; }
   long count(long block) const { return least(hidden - first(block), Simd<T>::panel); }
   const T* panel(long block) const { return (kept ? kept : panels) + block * panel_size(); }
@@ -62,13 +64,13 @@ struct Forward {
     pack_gates(weight, hidden, hidden, first(block), count(block), panels + block * panel_size());
   }
 
-  // Some rows of a block in step t, from h W_hh^T.
-  void cells(long t, long before, long after, long block, Range rows, const T* sums) const {
-    const long H = hidden, apart = gates_apart<T>(rows.end - rows.begin);
-    const long slot_before = keep ? before : 0, slot = keep ? after : 0;
-    for (long b = rows.begin; b < rows.end; ++b, sums += Simd<T>::panel)
-      for (long j = 0; j < count(block); j += Simd<T>::width) {
-        const long unit = first(block) + j, left = H - unit;
+  // Some rows of some blocks in step t, from h W_hh^T.
+  void cells(long t, long before, long after, Range rows, Range of, const T* sums) const {
+    const long H = hidden, begin = first(of.begin), wide = first(of.end) - begin;
+    const long slot_before = keep ? before : 0, slot = keep ? after : 0, apart = (rows.end - rows.begin) * wide;
+    for (long b = rows.begin; b < rows.end; ++b, sums += wide)
+      for (long j = 0; j < least(wide, H - begin); j += Simd<T>::width) {
+        const long unit = begin + j, left = H - unit;
         T* here = z + (t * batch + b) * 4 * H + unit;
         const T* c_before = c + (slot_before * batch + b) * H + unit;
         auto gates = load_gates(here, H, left) + load_gates(sums + j, apart, left);
@@ -93,13 +95,16 @@ struct Forward {
     for (long n = 0; n < steps; ++n) {
       const long t = reverse ? steps - 1 - n : n, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
       // To and fro: the step begins with the panels that the one before had last, which are still in cache.
-      for (long k = units.begin; k < units.end; ++k) {
-        const long block = n % 2 ? units.begin + units.end - 1 - k : k;
+      const long groups = divide_up(units.end - units.begin, kBlocks);
+      for (long k = 0; k < groups; ++k) {
+        const long start = units.begin + (n % 2 ? groups - 1 - k : k) * kBlocks;
+        const Range of{start, least(start + kBlocks, units.end)};
         for (long b = rows.begin; b < rows.end; b += kRows) {
           const Range some{b, least(b + kRows, rows.end)};
-          through_gates(some.end - b, h + (before * batch + b) * hidden, hidden, hidden, panel(block), count(block),
-                        sums);
-          cells(t, before, after, block, some, sums);
+          for (long block = of.begin; block < of.end; ++block)
+            through_gates(some.end - b, h + (before * batch + b) * hidden, hidden, hidden, panel(block), count(block),
+                          sums + first(block - of.begin), false, first(of.end - of.begin));
+          cells(t, before, after, some, of, sums);
         }
       }
       if (!split_batch) barrier.wait();
@@ -140,8 +145,7 @@ struct Backward {
                     first(of.end - of.begin));
   }
 
-  // What arrives at h before step `from` (-1: at the end): through the weights, or as it was where the sequence has
-  // no such step.
+  // What arrives at h before step `from` (-1: the end): through the weights, or as it was where there is no such step.
   void cells(long t, long from, Range rows, Range of, const T* sums) const {
     const long H = hidden, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
     const long begin = first(of.begin), end = first(of.end);

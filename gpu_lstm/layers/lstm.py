@@ -189,7 +189,7 @@ class LSTM(Layer):
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, ("h0", "c0"), state, call.batch)
         given = h0 is not None, c0 is not None
-        if self._plain and inference.fits(self.plan.run, call):
+        if not keep and self._plain and inference.fits(self.plan.run, call):
             kept = self.kept(self.params, keep)
             found = inference.run(self.sizes, self.plan.run, self.members, self.params, kept, x, (h0, c0))
             return *found, Tape(self, None)

@@ -1,6 +1,6 @@
 """What README.md tells of a CPU's speed, in one command, on a quiet machine; then the tables are made from it.
 
-    python -m benchmarks.record --rounds 5                # MINUTES on 2 cores with AVX-512: its records, and AVX2's
+    python -m benchmarks.record --rounds 5                # ten minutes on 2 cores with AVX-512: its records, and AVX2's
     python -m benchmarks.record --only cpu_model_avx2     # or of the others: cpu_variants and so on
 
 What needs a GPU is in `benchmarks.run_on_gpu`.

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,7 +54,8 @@ class Silent(method.Patience):
         self.waits += 1
 
 
-def test_sides_take_turns_and_each_timed_step_follows_an_untimed_one():
+def test_sides_take_turns_and_each_timed_step_follows_an_untimed_one(monkeypatch):
+    monkeypatch.setattr(method, "WARM", 0)
     calls = []
     steps = {name: lambda name=name: calls.append(name) for name in "ab"}
     patience = Silent()
@@ -61,6 +63,13 @@ def test_sides_take_turns_and_each_timed_step_follows_an_untimed_one():
     assert calls == list("aabb") * 3
     assert {side: len(seconds) for side, seconds in times.items()} == {"a": 3, "b": 3}
     assert patience.waits == 6
+
+
+def test_what_a_wait_has_cooled_is_warm_again():
+    calls = []
+    (times,) = method.interleave({"a": lambda: calls.append(time.perf_counter())}, 1, Silent()).values()
+    assert calls[-1] - calls[0] >= method.WARM
+    assert len(times) == 1
 
 
 def test_there_is_one_round_at_least_and_no_more_than_enough():

@@ -391,7 +391,7 @@ def facts(record: Record) -> dict[str, str]:
             f"in cache {machine['cache'] / 1e9:.0f} GB/s, last cache {machine['cache_bytes'] / 1e6:.0f} MB"
         )
     found["method"] = (
-        "fresh random inputs; outputs and gradients against float64 first; an untimed step before each timed one; "
+        "fresh random inputs; outputs and gradients against float64 first; untimed steps before each timed one; "
         "sides in turns; medians, quartiles as spread; device events on GPUs with the cache overwritten"
     )
     return found

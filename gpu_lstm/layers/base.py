@@ -160,7 +160,7 @@ class Layer:
         self._params.freeze()
         return self
 
-    def kept(self, params: Params, keep: bool) -> dict[str, Made]:
+    def kept(self, params: Mapping[str, Array], keep: bool) -> dict[str, Made]:
         """For inference, what kernels make of weights that products take, which may be there from a call before.
 
         Where backward will follow there is nothing, and from then on nothing is left: weights are about to change.

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers import beyond, schedule, walk
+from gpu_lstm.layers import beyond, inference, schedule, walk
 from gpu_lstm.layers.arguments import check_dy, check_forward, check_state, copied, stacked, swapped, valid
 from gpu_lstm.layers.base import Layer, Params, Tape, check_seed, training_seed
 from gpu_lstm.layers.call import Call, Member, Pair, Sizes, State, Work
@@ -119,12 +119,14 @@ class LSTM(Layer):
     def _choose_tier(self) -> None:
         self._recurrent = self.options.recurrent()
         self.plan: Plan = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, self._recurrent)
+        beyond = self.options.on().keys() - {"bias"} or self.num_directions > 1 or self.batch_first
+        self._plain = not beyond and self.dtype == self.param_dtype
         # The reference tier is the oracle: it stays with the array namespace in its large products too.
         self._ops = ops.Arrays(self.backend) if self.plan.tier == "reference" else ops.of(self.backend)
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the tier, which is chosen again where the state arrives."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("plan", "_ops")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("plan", "_plain", "_ops")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -187,14 +189,18 @@ class LSTM(Layer):
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, ("h0", "c0"), state, call.batch)
         given = h0 is not None, c0 is not None
+        if not keep and self._plain and inference.fits(self.plan.run, call):
+            kept = self.kept(self.params, keep)
+            found = inference.run(self.sizes, self.plan.run, self.members, self.params, kept, x, (h0, c0))
+            return *found, Tape(self, None)
         if guard and self.recompute:  # which begins with them again
             h0, c0 = (None if s is None else xp.asarray(s, copy=True) for s in (h0, c0))
         work = self._work(self.rounded(), call)
-        kept: list[Any] = []
+        pieces: list[Any] = []
         # Now, because what is guarded is read next in any case: it is in the cache.
         copies = call.mask is not None or self.batch_first
         guarded = ({} if copies else {"x": x}) | self.needed(work.params) if guard else {}
-        tape = Tape(self, (kept, call, given, work.params) if keep else None, guarded)
+        tape = Tape(self, (pieces, call, given, work.params) if keep else None, guarded)
         finals: dict[Member, Pair] = {}
         for pass_ in schedule.passes(work, "forward"):
             entered, dropped = x, None
@@ -202,7 +208,7 @@ class LSTM(Layer):
                 x, dropped = work.drop(pass_.first_layer, 0, x)
             ran, segments = walk.forward(work, pass_, x, {m: self._first(m, h0, c0, call) for m in pass_.members})
             if keep:
-                kept.append((x, dropped, segments))
+                pieces.append((x, dropped, segments))
             finals |= ran.states
             x = _side_by_side(xp, ran.outputs)
             if self.options.residual and pass_.first_layer > 0:

@@ -42,7 +42,7 @@ class QuantizedLSTM(LSTM):
     def _choose_tier(self) -> None:
         weights = self.params["weight_hh_l0"].weights
         self.plan, self._ops = quantized.make_plan(self.backend, self.tier, weights, self.options.recurrent())
-        self._recurrent = self.options.recurrent()
+        self._recurrent, self._plain = self.options.recurrent(), False
 
     def forward(  # type: ignore[override]  # there is no seed, as nothing is drawn, and no resets
         self,

@@ -38,7 +38,7 @@ def forward(backend: Backend, problems: Sequence[Problem]) -> list[Saved]:
         _forward(problems, begun, both)
         return begun
     for problem, saved in zip(problems, begun, strict=True):
-        split = _split(*saved.sizes)
+        split = shared_out(*saved.sizes)
         if saved.variant is None:
             _forward([problem], [saved], split)
         else:
@@ -58,7 +58,7 @@ def backward(backend: Backend, arriving: Sequence[Arriving]) -> list[Gradients]:
         _backward(arriving, found, both)
         return found
     for one, gradients in zip(arriving, found, strict=True):
-        split = _split(*one.saved.sizes)
+        split = shared_out(*one.saved.sizes)
         if one.saved.variant is None and one.dc is None:
             _backward([one], [gradients], split)
         else:
@@ -104,7 +104,7 @@ def _order(every: Sequence[Saved]) -> tuple[list[np.ndarray | None], list[int]]:
     return [saved.lengths for saved in every], [int(saved.reverse) for saved in every]
 
 
-def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
+def shared_out(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
     """Number of threads, and 1 where they split the batch, 0 where the hidden units."""
     threads = compiled.threads()
     if num_steps * batch * 4 * hidden * hidden < compiled.SERIAL_WORK:
@@ -114,7 +114,7 @@ def _split(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
 
 
 def _split_both(two: Sequence[Saved]) -> tuple[int, int] | None:
-    """Return what `_split` does, for two at once on half of the threads each; None where they run one after the other.
+    """Return that of two at once, each on half of the threads; None where they run one after the other.
 
     At once, fewer threads wait for each other after each step, on two threads none; but each has twice as much of its
     W_hh to read.
@@ -124,7 +124,7 @@ def _split_both(two: Sequence[Saved]) -> tuple[int, int] | None:
     first, second = two
     if (first.h.shape, first.c.shape, first.h.dtype) != (second.h.shape, second.c.shape, second.h.dtype):
         return None
-    threads, by_batch = _split(*first.sizes)
+    threads, by_batch = shared_out(*first.sizes)
     if by_batch or threads % 2:
         return None
     half, by_batch = threads // 2, first.c.shape[1] >= BATCH_TO_SPLIT * (threads // 2)

@@ -10,8 +10,7 @@ ENTRY(forward)(long steps, long batch, long hidden, long count, T* const* z, con
   return guarded([&] {
     Forward<T> of[kMost];
     for (long n = 0; n < at_most(count); ++n)
-      of[n] = {steps, batch, hidden, z[n], h[n], c[n], weight_hh[n], lengths[n], reverse[n] != 0, keep != 0,
-               kept[n]};
+      of[n] = {steps, batch, hidden, z[n], h[n], c[n], weight_hh[n], lengths[n], reverse[n] != 0, keep != 0, kept[n]};
     run<T>(of, count, steps, threads, split_batch != 0);
   });
 }

@@ -19,6 +19,17 @@ ENTRY(pack)(long gates, long rows, long depth, const T* weight, T* panels) {
   });
 }
 
+// A layer in one direction: z = x W_ih^T + b, then the recurrence; the bits of multiply and forward.
+ENTRY(infer)(long steps, long batch, long inputs, long hidden, const T* x, const T* kept_ih, const T* bias,
+             const T* kept_hh, T* z, T* h, T* c, long around, long threads, long split_batch) {
+  return guarded([&] {
+    multiply<T>({steps * batch, inputs, x, inputs, 1, {{nullptr, 1, inputs, 4 * hidden, z}, {}}, 1, bias, nullptr,
+                 kept_ih}, around);
+    Forward<T> of{steps, batch, hidden, z, h, c, nullptr, nullptr, false, false, kept_hh};
+    run<T>(&of, 1, steps, threads, split_batch != 0);
+  });
+}
+
 ENTRY(generate)(long vocabulary, long embedding_size, long hidden, long layers, const T* embedding,
                 const T* const* weight_ih, const T* const* weight_hh, const T* const* bias, const T* head,
                 const T* head_bias, long room, T* panels, T* state, T* scores, long given_count, const long* given,

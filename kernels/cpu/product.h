@@ -15,6 +15,9 @@ CELL void product(long depth, const T* a, long row, long column, const T* panel,
     typename Simd<T>::V b[N];
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) b[v] = load(panel + (k * N + v) * Simd<T>::width);
+#ifdef WITH_X86
+    if constexpr (M == 2) for (auto& v : b) asm("" : "+v"(v));  // of two uses GCC would make two loads
+#endif
 #pragma GCC unroll 16
     for (int r = 0; r < M; ++r) {
       const T scalar = a[r * row + k * column];
@@ -223,13 +226,14 @@ struct Product {
   }
 
   void run(int member, int members, Barrier& barrier) const {
-    for (long first = 0; first < blocks(); first += kBlocks)
-      run_blocks({first, least(first + kBlocks, blocks())}, member, members, barrier);
+    for (long first = 0, most = kept ? blocks() : kBlocks; first < blocks(); first += most)
+      run_blocks({first, least(first + most, blocks())}, member, members, barrier);
   }
 
   void run_blocks(Range part, int member, int members, Barrier& barrier) const {
-    const Range mine = share(rows, member, members);
-    const bool own = alone(members);
+    const bool own = alone(members), by_columns = kept && rows < kOwnRows * members;
+    const Range mine = by_columns ? Range{0, rows} : share(rows, member, members);
+    if (by_columns) part = share(blocks(), member, members);
     const Range packing = kept ? Range{} : own ? Range{0, part.end - part.begin} : share(part.end - part.begin, member, members);
     T* to = panels + (own ? member * panels_size() : 0);
     T* tiles = packed + member * kRows * kPitch;

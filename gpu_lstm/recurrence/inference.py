@@ -1,0 +1,55 @@
+"""A layer of the plain LSTM for inference in one call of compiled code.
+
+For few sequences, or a step a call, where what stands around a product and a recurrence takes longer than they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from gpu_lstm.backend import Array, Backend
+from gpu_lstm.native import compiled, kept
+from gpu_lstm.native.kept import Made
+from gpu_lstm.recurrence import cpu
+
+Infer = Callable[[Backend, Array, int, Made, Array | None, Made, Array | None, Array | None], tuple[Array, Array]]
+"""As `on_cpu`."""
+
+
+def on_cpu(
+    backend: Backend,
+    x: Array,
+    hidden: int,
+    weight_ih: Made,
+    bias: Array | None,
+    weight_hh: Made,
+    h0: Array | None,
+    c0: Array | None,
+) -> tuple[Array, Array]:
+    """Run a layer over x (T, B, D), as `gpu_lstm.ops` and the tier do, to the last bit.
+
+    Returns
+    -------
+    h : (T+1, B, H)
+        Slot 0 is the initial state.
+    c : (1, B, H)
+        After the last step.
+    """
+    steps, batch, inputs = x.shape
+    h, c, z = (backend.empty((slots, batch, width), x.dtype) for slots, width in _shapes(steps, hidden))
+    h[0] = 0 if h0 is None else h0
+    c[0] = 0 if c0 is None else c0
+    around = compiled.threads_for(steps * batch * 4 * hidden * inputs, hidden // 16)
+    compiled.call(
+        "infer", x.dtype, steps, batch, inputs, hidden, x, weight_ih(kept.for_product), bias,
+        weight_hh(kept.for_recurrence), z, h, c, around, *cpu.shared_out(steps, batch, hidden),
+    )  # fmt: skip
+    return h, c
+
+
+def _shapes(steps: int, hidden: int) -> tuple[tuple[int, int], ...]:
+    return (steps + 1, hidden), (1, hidden), (steps, 4 * hidden)
+
+
+WHOLE: Mapping[object, Infer] = {cpu.forward: on_cpu}
+"""By a tier's `forward`, so that whoever wraps a tier has what he wraps."""

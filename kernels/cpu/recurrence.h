@@ -34,7 +34,7 @@ template <typename T>
 void through_gates(long rows, const T* a, long row, long depth, const T* panels, long count, T* sums, bool add = false,
                    long pitch = Simd<T>::panel) {
   const long size = depth * whole_vectors<T>(count);
-  if (rows == 1) return row_through_gates(a, depth, panels, count, sums, add, pitch);
+  if (rows == 1) return row_through_four(a, depth, panels, size, count, sums, add, pitch);
   for (long gate = 0; gate < 4; ++gate)
     through_panel(rows, a, row, depth, panels + gate * size, count, sums + gate * rows * pitch, add, pitch);
 }
@@ -140,10 +140,14 @@ struct Backward {
 
   // sums (rows, units of all blocks) = dz of step t times weight_hh.
   void through_weight(long t, Range rows, Range of, T* sums) const {
-    for (long block = of.begin; block < of.end; ++block)
-      through_panel(rows.end - rows.begin, gates + (t * batch + rows.begin) * 4 * hidden, 4 * hidden, 4 * hidden,
-                    panels + block * panel_size(), count(block), sums + first(block - of.begin), false,
-                    first(of.end - of.begin));
+    const T* dz = gates + (t * batch + rows.begin) * 4 * hidden;
+    const long depth = 4 * hidden, wide = Simd<T>::panel, pitch = first(of.end - of.begin);
+    for (long block = of.begin, n; block < of.end; block += n, sums += n * wide) {
+      n = rows.end - rows.begin == 1 && block + 4 <= of.end && count(block + 3) == wide ? 4 : 1;
+      const T* from = panels + block * panel_size();
+      if (n == 4) row_through_four(dz, depth, from, panel_size(), wide, sums, false, wide);
+      else through_panel(rows.end - rows.begin, dz, depth, depth, from, count(block), sums, false, pitch);
+    }
   }
 
   // What arrives at h before step `from` (-1: the end): through the weights, or as it was where there is no such step.

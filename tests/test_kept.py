@@ -47,7 +47,8 @@ def same(lstm, x):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    ("steps", "batch", "inputs", "hidden"), [(3, 1, 5, 7), (2, 4, 300, 33), (1, 2, 64, 48), (9, 33, 1, 16)]
+    ("steps", "batch", "inputs", "hidden"),
+    [(3, 1, 5, 7), (2, 4, 300, 33), (1, 2, 64, 48), (9, 33, 1, 16), (67, 300, 5, 24)],
 )
 def test_kept_panels_give_the_same_bits(instruction_set, dtype, steps, batch, inputs, hidden):
     lstm, x = LSTM(inputs, hidden, 2, dtype=dtype), data(steps, batch, inputs, dtype)

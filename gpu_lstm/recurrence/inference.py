@@ -1,6 +1,7 @@
 """A layer of the plain LSTM for inference in one call of compiled code.
 
-For few sequences, or a step a call, where what stands around a product and a recurrence takes longer than they do.
+For few sequences, or a step a call, where what stands around a product and a recurrence takes longer than they do; and
+for many, whose x W_ih^T needn't be kept.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from gpu_lstm.recurrence import cpu
 
 Infer = Callable[[Backend, Array, int, Made, Array | None, Made, Array | None, Array | None], tuple[Array, Array]]
 """As `on_cpu`."""
+CHUNK = 1 << 20
+"""Bytes of z at a time: what the product wrote is still in a second cache when the recurrence reads it."""
+LEAST_ROWS = 192
+"""Of z at a time, as many as the product wants."""
 
 
 def on_cpu(
@@ -36,19 +41,18 @@ def on_cpu(
         After the last step.
     """
     steps, batch, inputs = x.shape
-    h, c, z = (backend.empty((slots, batch, width), x.dtype) for slots, width in _shapes(steps, hidden))
+    rows = max(CHUNK // (4 * hidden * x.itemsize), LEAST_ROWS)
+    some = max(1, min(steps, rows // max(batch, 1)))
+    shapes = (steps + 1, hidden), (1, hidden), (some, 4 * hidden)
+    h, c, z = (backend.empty((slots, batch, width), x.dtype) for slots, width in shapes)
     h[0] = 0 if h0 is None else h0
     c[0] = 0 if c0 is None else c0
     around = compiled.threads_for(steps * batch * 4 * hidden * inputs, hidden // 16)
     compiled.call(
         "infer", x.dtype, steps, batch, inputs, hidden, x, weight_ih(kept.for_product), bias,
-        weight_hh(kept.for_recurrence), z, h, c, around, *cpu.shared_out(steps, batch, hidden),
+        weight_hh(kept.for_recurrence), some, z, h, c, around, *cpu.shared_out(steps, batch, hidden),
     )  # fmt: skip
     return h, c
-
-
-def _shapes(steps: int, hidden: int) -> tuple[tuple[int, int], ...]:
-    return (steps + 1, hidden), (1, hidden), (steps, 4 * hidden)
 
 
 WHOLE: Mapping[object, Infer] = {cpu.forward: on_cpu}

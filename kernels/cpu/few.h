@@ -9,17 +9,23 @@ __attribute__((noinline)) void row_through_four(const T* a, long depth, const T*
   constexpr long width = Simd<T>::width;
   if constexpr (N > 1)
     if (count <= (N - 1) * width) return row_through_four<T, N - 1>(a, depth, panels, apart, count, sums, add, pitch);
-  for (long first = 0; first < depth; first += kDepth) {
-    V found[4][N] = {};
-    for (long k = first; k < least(first + kDepth, depth); ++k)
+#ifdef WITH_NEON
+  constexpr int kPanels = 2;  // at once: of four GCC loads more vectors than there are registers
+#else
+  constexpr int kPanels = 4;
+#endif
+  for (long first = 0; first < depth; first += kDepth)
+    for (int panel = 0; panel < 4; panel += kPanels) {
+      V found[kPanels][N] = {};
+      for (long k = first; k < least(first + kDepth, depth); ++k)
 #pragma GCC unroll 4
-      for (int n = 0; n < 4; ++n)
+        for (int n = 0; n < kPanels; ++n)
 #pragma GCC unroll 4
-        for (int v = 0; v < N; ++v) found[n][v] += a[k] * load(panels + n * apart + (k * N + v) * width);
-    for (int n = 0; n < 4; ++n)
-      for (int v = 0; v < N; ++v) {
-        T* to = sums + n * pitch + v * width;
-        store(to, first || add ? found[n][v] + load(to) : found[n][v]);
-      }
-  }
+          for (int v = 0; v < N; ++v) found[n][v] += a[k] * load(panels + (panel + n) * apart + (k * N + v) * width);
+      for (int n = 0; n < kPanels; ++n)
+        for (int v = 0; v < N; ++v) {
+          T* to = sums + (panel + n) * pitch + v * width;
+          store(to, first || add ? found[n][v] + load(to) : found[n][v]);
+        }
+    }
 }

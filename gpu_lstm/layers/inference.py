@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from gpu_lstm.backend import Array
 from gpu_lstm.layers.arguments import stacked
 from gpu_lstm.layers.call import Call, Member, Sizes, State
+from gpu_lstm.layers.schedule import ONE_SEGMENT
 from gpu_lstm.native.kept import Made
 from gpu_lstm.recurrence import Tier
 from gpu_lstm.recurrence.inference import WHOLE
@@ -14,8 +15,8 @@ from gpu_lstm.recurrence.inference import WHOLE
 
 def fits(tier: Tier, call: Call) -> bool:
     """Return whether a tier has it, and all sequences have all steps, nothing is drawn, and it is one segment."""
-    plain = call.mask is None and call.resets is None and call.seed is None and call.steps * call.batch <= 16384
-    return plain and tier.forward in WHOLE
+    plain = call.mask is None and call.resets is None and call.seed is None
+    return plain and call.steps * call.batch <= ONE_SEGMENT and tier.forward in WHOLE
 
 
 def run(

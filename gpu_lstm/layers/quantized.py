@@ -24,10 +24,7 @@ Kind = TypeVar("Kind", bound=Layer)
 
 
 def refuse_training(*_: Any, **__: Any) -> NoReturn:
-    """Refuse, where a layer or model with quantised weights is asked to learn.
-
-    Raises InputError where always.
-    """
+    """Raise InputError: a layer or model with quantised weights is asked to learn."""
     raise InputError("a layer with quantised weights can't be trained; train the one that it was made of")
 
 

@@ -36,15 +36,19 @@ def stacked(turns: list[Turn]) -> bool:
     return turns[0].member.layer != turns[-1].member.layer
 
 
+ONE_SEGMENT = 16384
+"""Rows, that is steps times sequences, up to which all steps are one segment."""
+
+
 def segments(num_steps: int, batch: int, least_steps: int = 1) -> list[tuple[int, int]]:
     """Return the ranges of steps that are computed together, in the order of time.
 
-    Up to 16,384 rows (steps times sequences) it is all of them; beyond, about sqrt(T) steps, and no fewer than make
+    Up to `ONE_SEGMENT` rows it is all of them; beyond, about sqrt(T) steps, and no fewer than make
     2,048 rows, so that the products stay large and adding up the gradients of the segments costs next to nothing; nor
     fewer than the backend's `least_steps`. With and without `recompute` they are the same.
     """
     length = num_steps
-    if num_steps * batch > 16384:
+    if num_steps * batch > ONE_SEGMENT:
         length = min(num_steps, max(math.isqrt(num_steps), -(-2048 // batch), least_steps))
     return [(start, min(start + length, num_steps)) for start in range(0, num_steps, length)]
 

@@ -64,7 +64,7 @@ class Quantized:
         Raises
         ------
         InputError
-            `weights` is none of `FORMATS`, a number is not finite, or a row is too long for 32 bits.
+            `weights` is none of `BITS`, a number is not finite, or a row is too long for 32 bits.
         """
         if weights not in BITS:
             raise InputError(f"weights is {weights!r}; expected {' or '.join(map(repr, BITS))}")

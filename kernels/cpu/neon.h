@@ -1,4 +1,4 @@
-// product() of product.h for ARM, where a multiply-add takes one of its factors from a lane: elements of A come in a
+// What product() of product.h does first on ARM, where a multiply-add takes one of its factors from a lane: elements of A come in a
 // vector at a time, and four vectors of a panel in one load. In floats the inner loop of a tile of 5 rows by 4 vectors is
 // multiply-adds to 90 %.
 
@@ -44,21 +44,17 @@ CELL long product_by_lanes(long depth, const T* a, long row, const T* panel, typ
 }
 
 template <typename T, int M, int N>
-CELL void product(long depth, const T* a, long row, long column, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
-  long k = 0;
-  if (column == 1) k = product_by_lanes<T, M, N, false>(depth, a, row, panel, sums);
-  else if (row == 1 && column == M) k = product_by_lanes<T, M, N, true>(depth, a, row, panel, sums);
-#pragma GCC unroll 1
-  for (; k < depth; ++k) {
-    typename Simd<T>::V b[N];
-    load_line(panel + k * N * Simd<T>::width, b);
-#pragma GCC unroll 16
-    for (int r = 0; r < M; ++r) {
-      const T scalar = a[r * row + k * column];
-#pragma GCC unroll 4
-      for (int v = 0; v < N; ++v) sums[r][v] += scalar * b[v];
-    }
-  }
+CELL long product_by_lanes(long depth, const T* a, long row, long column, const T* panel,
+                           typename Simd<T>::V (&sums)[M][N]) {
+  if (column == 1) return product_by_lanes<T, M, N, false>(depth, a, row, panel, sums);
+  return row == 1 && column == M ? product_by_lanes<T, M, N, true>(depth, a, row, panel, sums) : 0;
+}
+
+#else  // product() does all
+
+template <typename T, int M, int N>
+CELL long product_by_lanes(long, const T*, long, long, const T*, typename Simd<T>::V (&)[M][N]) {
+  return 0;
 }
 
 #endif

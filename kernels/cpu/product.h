@@ -6,12 +6,11 @@
 inline long divide_up(long a, long b) { return (a + b - 1) / b; }
 inline long least(long a, long b) { return a < b ? a : b; }
 
-#ifndef WITH_NEON  // which has its own (neon.h)
 // sums[r][v] += sum over k of a[r * row + k * column] * panel[(k * N + v) * width ...]
 template <typename T, int M, int N>
 CELL void product(long depth, const T* a, long row, long column, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
 #pragma GCC unroll 4
-  for (long k = 0; k < depth; ++k) {
+  for (long k = product_by_lanes<T, M, N>(depth, a, row, column, panel, sums); k < depth; ++k) {
     typename Simd<T>::V b[N];
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) b[v] = load(panel + (k * N + v) * Simd<T>::width);
@@ -26,7 +25,6 @@ CELL void product(long depth, const T* a, long row, long column, const T* panel,
     }
   }
 }
-#endif
 
 // Calls tile.run<M>(r) for m <= M rows from row r on.
 template <int M, typename Tile>

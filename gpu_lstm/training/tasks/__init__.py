@@ -12,11 +12,11 @@ from gpu_lstm.training.tasks.sequences import (
     resampled,
     split_sequences,
 )
-from gpu_lstm.training.tasks.series import SeriesTask, WindowsTask, forecast_from, split_series
+from gpu_lstm.training.tasks.series import SeriesTask, WindowsTask, split_series
 from gpu_lstm.training.tasks.text import TextTask, bits_per_token
 
 __all__ = [
     "ClassifyTask", "Parts", "RegressTask", "SequencesTask", "SeriesTask", "Task", "TextTask", "WindowsTask",
-    "bits_per_token", "check_share", "class_scores", "forecast_from", "in_blocks", "resampled", "split_sequences",
+    "bits_per_token", "check_share", "class_scores", "in_blocks", "resampled", "split_sequences",
     "split_series",
 ]  # fmt: skip

@@ -22,7 +22,8 @@ from gpu_lstm.cli.options import (
     positive,
     trained_on,
 )
-from gpu_lstm.data.series import read_series, rmse
+from gpu_lstm.data.baselines import rmse
+from gpu_lstm.data.series import read_series
 from gpu_lstm.models import Forecaster
 from gpu_lstm.training.checkpoint import load_model, write_whole
 

@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from gpu_lstm.backend import choose
-from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, find_checkpoint, first_prompt, positive
-from gpu_lstm.data.text import Vocabulary
+from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, find_checkpoint, positive
+from gpu_lstm.data.tokens import read_vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.models import LanguageModel

@@ -290,7 +290,5 @@ def test_no_two_chunks_share_an_input():
 
 @pytest.mark.parametrize(("count", "batch", "length"), [(17, 2, 8), (0, 1, 1), (8, 1, 8)])
 def test_a_text_too_short_for_one_chunk_says_what_it_needs(count, batch, length):
-    with pytest.raises(
-        InputError, match=rf"text has {count} tokens here; expected at least {batch * (length + 1)}"
-    ):
+    with pytest.raises(InputError, match=rf"text has {count} tokens here; expected at least {batch * (length + 1)}"):
         Tracks(np.zeros(count, np.uint8), batch, length)

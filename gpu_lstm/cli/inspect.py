@@ -82,7 +82,7 @@ def of_text(path: Path, backend: Backend, options: argparse.Namespace) -> str:
     assert isinstance(model, LanguageModel)
     vocabulary = read_vocabulary(description["vocabulary"])
     if not isinstance(vocabulary, Characters):
-        raise InputError(f"checkpoint {path} has {vocabulary.tokens} as tokens; the page shows those of characters only")
+        raise InputError(f"checkpoint {path} has {vocabulary.tokens} as tokens; the page is for characters")
     if len(vocabulary) != model.config["vocabulary_size"]:
         raise InputError(f"checkpoint {path} has a vocabulary of {len(vocabulary)}; its model has another")
     text, where = passage(vocabulary, path, description, options)

@@ -63,7 +63,8 @@ def next_command(run: Run, where: str) -> str:
     """What to do with the model that a run made, as one would type it in a shell."""
     task = run.task
     if isinstance(task, TextTask):
-        prompt = first_words(read_vocabulary(run.description["vocabulary"]).decode(np.asarray(task.train.tokens[:1000])))
+        beginning = np.asarray(task.train.tokens[:1000])
+        prompt = first_words(read_vocabulary(run.description["vocabulary"]).decode(beginning))
         return f"next: gpu-lstm sample {where}" + (f" --prompt={shlex.quote(prompt)}" if prompt else "")
     if isinstance(task, SeriesTask):
         measurable = len(task.values) - task.validation_end >= task.model.config["horizon"]

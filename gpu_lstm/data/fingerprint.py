@@ -24,7 +24,7 @@ class Fingerprint(TypedDict):
 
 
 def fingerprint(path: str | Path, include: Sequence[str] = ()) -> Fingerprint:
-    """Hash a file or the files of a folder that `read_text` takes with `include`, in its order: their sizes and content.
+    """Hash a file or the files of a folder that `read_text` takes, in its order: their sizes and content.
 
     Up to `WHOLE` bytes all are read, of more a block in regular distances. Names and times don't matter. Raises
     InputError where nothing there, empty or unreadable.

@@ -70,6 +70,7 @@ def encode_file(
     """Read a file or folder as tokens of an existing vocabulary; see `read_text`."""
     spool = Spool(vocabulary.dtype)
     for file in text_files(path, include):
+        found: Iterator[np.ndarray]
         if isinstance(vocabulary, Bytes):
             found = map(vocabulary.encode, _raw(file))
         else:
@@ -79,9 +80,7 @@ def encode_file(
     return spool.finish()
 
 
-def read_part(
-    path: str | Path, start: int, length: int, encoding: str = UTF8, include: Sequence[str] = ()
-) -> str:
+def read_part(path: str | Path, start: int, length: int, encoding: str = UTF8, include: Sequence[str] = ()) -> str:
     """Read up to `length` characters of a file or folder from character `start` on; empty where it has fewer.
 
     See `read_text` for what can be read and what is raised.
@@ -274,10 +273,3 @@ class Tracks:
         start = number * self.length
         columns = [self.tokens[b * self.track + start :][: self.length + 1] for b in range(self.batch)]
         return np.stack(columns, axis=1).astype(np.int64)
-
-    def counts(self, size: int) -> np.ndarray:
-        """How often each of `size` tokens is a target, (V,)."""
-        found = np.zeros(size, np.int64)
-        for number in range(len(self)):
-            found += np.bincount(self.chunk(number)[1:].reshape(-1), minlength=size)
-        return found

@@ -90,7 +90,9 @@ class Vocabulary(ABC):
 
     def decode(self, tokens: np.ndarray) -> str:
         """Return the text of tokens; what is no UTF-8 becomes the replacement character."""
-        return b"".join(self.pieces[token] for token in np.asarray(tokens).reshape(-1).tolist()).decode(errors="replace")
+        return b"".join(self.pieces[token] for token in np.asarray(tokens).reshape(-1).tolist()).decode(
+            errors="replace"
+        )
 
     def written(self, tokens: Iterable[int]) -> Iterator[str]:
         """Yield the text of tokens as they come, whole characters."""
@@ -173,10 +175,10 @@ class Characters(Vocabulary):
 
 
 class Bytes(Vocabulary):
-    """The 256 bytes: any file at all; a text in UTF-8."""
+    """The 256 bytes: any file at all; of a text, those of its encoding."""
 
     tokens, unit, most = "bytes", "byte", 4
-    pieces = [bytes([value]) for value in range(256)]  # type: ignore[assignment]  # noqa: RUF012
+    pieces = [bytes([value]) for value in range(256)]  # noqa: RUF012
 
     def __len__(self) -> int:
         return 256
@@ -188,6 +190,20 @@ class Bytes(Vocabulary):
 
     def describe(self) -> dict[str, str]:  # noqa: D102
         return {"tokens": self.tokens}
+
+    def is_text(self, tokens: np.ndarray) -> bool:
+        """Whether bytes are UTF-8, but for what is cut off at both ends; only then they have characters."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        start = 0
+        head = np.asarray(tokens[:4])
+        while start < min(3, len(head)) and head[start] & 0xC0 == 0x80:
+            start += 1
+        try:
+            for block in _blocks_of(tokens[start:]):
+                decoder.decode(block.tobytes())
+        except UnicodeDecodeError:
+            return False
+        return True
 
 
 class Subwords(Vocabulary):
@@ -245,7 +261,7 @@ class Subwords(Vocabulary):
         return map(self.encode, _by_lines(blocks))
 
     @functools.cached_property
-    def pieces(self) -> list[bytes]:  # type: ignore[override]  # noqa: D102
+    def pieces(self) -> list[bytes]:  # noqa: D102
         bytes_of = {letter: byte for byte, letter in enumerate(_letters())}
         names = [self._tokenizer.id_to_token(token) for token in range(len(self))]
         try:
@@ -273,6 +289,15 @@ def read_vocabulary(saved: Any) -> Vocabulary:
         case {"tokens": "subwords", "tokenizer": str(content)}:
             return Subwords(content)
     raise InputError(f"vocabulary is {json.dumps(saved, default=repr)[:60]}; expected that of {', '.join(KINDS)}")
+
+
+def count_tokens(tokens: np.ndarray, size: int) -> np.ndarray:
+    """How often each of `size` tokens is there, (V,); they may be larger than memory."""
+    return sum((np.bincount(block, minlength=size) for block in _blocks_of(tokens)), np.zeros(size, np.int64))
+
+
+def _blocks_of(tokens: np.ndarray) -> Iterator[np.ndarray]:
+    return (np.asarray(tokens[at : at + LONGEST]) for at in range(0, len(tokens), LONGEST))
 
 
 def _library() -> Any:

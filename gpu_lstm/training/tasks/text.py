@@ -19,8 +19,8 @@ class TextTask(Task):
     """Language modelling: the state is carried from chunk to chunk, its gradient is not.
 
     `batch` tracks B of (N,) tokens go in chunks of T=`length`; the last `validation` share of them is never trained on.
-    With `newline`, the token that ends a line, every epoch takes the lines in a new order. `rates` say what bits a token
-    are in bits a character, of the text that is trained on and of what is held out.
+    With `newline`, the token that ends a line, every epoch takes the lines in a new order. `rates`, of what is
+    trained on and of what is held out, make bits a character of bits a token.
     """
 
     model: LanguageModel
@@ -81,7 +81,7 @@ class TextTask(Task):
         self._carry(self._before)
 
     def shown(self, loss: float) -> float:  # noqa: D102
-        return self.rates[0].bits(loss * BITS)
+        return (loss * BITS + self.rates[0].added) / self.rates[0].characters
 
     def validate(self) -> tuple[float, str]:  # noqa: D102
         bits = self.rates[1].bits(bits_per_token(self.model, self.held_out))

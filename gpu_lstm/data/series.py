@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gpu_lstm.data.files import BLOCK, SHIPPED, Spool, Table, parse_cell
+from gpu_lstm.data.files import SHIPPED, Spool
+from gpu_lstm.data.tables import Reading, read_table
 
 CO2 = SHIPPED / "co2.csv"
 
@@ -21,26 +22,21 @@ class Series:
     values: np.ndarray  # (N, S) float64: S series of N steps
     # columns that were not taken though none were asked for by name, and why
     left: dict[str, str] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)  # how the table was read, lines for people
 
 
-def read_series(path: str | Path, columns: Sequence[str] | None = None) -> Series:
-    """Read numeric columns of a CSV file with a header, plain or ``.gz`` or ``.xz``.
+def read_series(source: Any, columns: Sequence[str] | None = None, reading: Reading | None = None) -> Series:
+    """Read numeric columns of a table, see `read_table` for what that may be.
 
-    All columns that have a name and hold numbers if none are named, see `Table.numeric`. Raises InputError where there
-    is no such file or column, no rows, or a cell that is no finite number: the message has its line and column.
+    All columns that hold numbers if none are named, see `Table.numeric`. Raises InputError where there is no such file
+    or column, no rows, or a cell that is no finite number: the message has its line and column.
     """
-    table = Table(path, "series")
+    table = read_table(source, "series", reading, columns or ())
     names, left = (list(columns), {}) if columns else table.numeric()
-    picked = [(table.place(name), name) for name in names]
-    spool, block = Spool("float64", len(picked)), list[list[float]]()
-    for line, row in table.rows():
-        block.append([parse_cell(table.path, line, name, row[k]) for k, name in picked])
-        if len(block) * len(picked) >= BLOCK:
-            spool.add(np.array(block))
-            block = []
-    if block:
-        spool.add(np.array(block))
-    return Series(names, spool.finish(), left)
+    spool = Spool("float64", len(names))
+    for piece in table.chunks(names):
+        spool.add(np.column_stack([table.complete(piece, name) for name in names]))
+    return Series(names, spool.finish(), left, table.understood(names))
 
 
 def persistence(values: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:

@@ -6,8 +6,8 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
-from gpu_lstm.data.series import Series
 from gpu_lstm.data.sequences import Sequences
+from gpu_lstm.data.series import Series
 from gpu_lstm.data.tables import Reading
 
 NAMES = tuple(each.name for each in fields(Reading))
@@ -15,7 +15,7 @@ NAMES = tuple(each.name for each in fields(Reading))
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `Reading`; what isn't given is None."""
-    table = parser.add_argument_group("how the table is written", "found out if not given, or told that it has to be given")
+    table = parser.add_argument_group("how the table is written", "found out if not given, or asked for where unsure")
     table.add_argument("--sep", help="what separates cells: one character, or tab, space, comma, semicolon, bar")
     table.add_argument("--decimal", metavar="MARK", help="decimal mark: . or ,")
     table.add_argument("--thousands", metavar="MARK", help="mark between thousands: . or , or a space or '")
@@ -24,10 +24,15 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
         "--header", choices=("auto", "first", "none"), default=None,
         help="whether the first row has the columns' names; if none has, they are 1, 2, ...",
     )  # fmt: skip
-    table.add_argument("--skip", type=int, metavar="LINES", help="lines at the file's start that aren't of the table (0)")
+    table.add_argument("--skip", type=int, metavar="LINES", help="lines at the file's start that aren't its (0)")
     table.add_argument("--skip-end", type=int, metavar="ROWS", help="rows at its end that aren't, such as totals (0)")
     table.add_argument("--comment", metavar="MARK", help="lines that begin with it are skipped (#); '' for none")
     table.add_argument("--units", action="store_true", default=None, help="the row below the header has units")
+
+
+def table_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_table_options` that were given."""
+    return {name: value for name in NAMES if (value := getattr(options, name, None)) is not None}
 
 
 def reading(*plain: dict[str, Any]) -> Reading:

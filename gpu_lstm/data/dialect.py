@@ -1,4 +1,4 @@
-"""How a text table is written: encoding, separator, where its header is. Found out where that is certain, else refused."""
+"""How a text table is written: encoding, separator, header. Found out where that is certain, else refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from gpu_lstm.data.files import BLOCK, UNREADABLE, open_bytes
-from gpu_lstm.data.numbers import MISSING, form
+from gpu_lstm.data.numbers import form
 from gpu_lstm.errors import InputError
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
@@ -47,7 +47,7 @@ class Reading:
         words = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";", "bar": "|", "pipe": "|"}
         if self.sep is not None:
             object.__setattr__(self, "sep", words.get(self.sep.lower(), self.sep))
-            if len(self.sep) != 1 or self.sep in "\"\r\n\0" or self.sep.isalnum():
+            if len(self.sep) != 1 or self.sep in '"\r\n\0' or self.sep.isalnum():
                 raise InputError(f"sep (--sep) is {self.sep!r}; expected one character, or one of {', '.join(words)}")
         for name, given, marks in (("decimal", self.decimal, ".,"), ("thousands", self.thousands, "., '")):
             if given is not None and (len(given) != 1 or given not in marks):
@@ -64,7 +64,9 @@ class Reading:
             try:
                 codecs.lookup(self.encoding)
             except LookupError:
-                raise InputError(f"encoding (--encoding) is {self.encoding!r}; Python knows none of that name") from None
+                raise InputError(
+                    f"encoding (--encoding) is {self.encoding!r}; Python knows none of that name"
+                ) from None
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Dialect:
     told: list[str] = field(default_factory=list)  # for people
 
     @contextmanager
-    def open(self) -> Iterator[IO[str]]:
+    def open(self) -> Iterator[IO[str] | _Uncommented]:
         """Open the rows of data: no header, no comments.
 
         Raises InputError where, while it is read, it proves to be damaged.
@@ -244,7 +246,7 @@ def _is_western(path: Path) -> bool:
 
 def _head(found: Dialect) -> tuple[list[tuple[int, str]], bool]:
     """Return the first lines with their numbers, without blank ones and comments, and whether these are all."""
-    lines, size = [], 0
+    lines, size = list[tuple[int, str]](), 0
     with _text(found.path, found.encoding) as text:
         for number in range(1, found.reading.skip + _HEAD_ROWS * 5):
             line = text.readline(_HEAD_CHARACTERS)
@@ -306,7 +308,9 @@ def _separator(found: Dialect, lines: list[str], whole: bool) -> str:
 def _only_column(found: Dialect, lines: list[str]) -> str:
     """Return a separator that doesn't occur: the table has one column. Raises InputError where one may occur."""
     for sep, name in SEPARATORS.items():
-        if sep not in (" ", found.reading.decimal) and sum(sep in line for line in lines) > len(lines) / 2:
+        if sep not in (" ", found.reading.decimal) and 2 * sum(sep in line for line in lines) >= len(lines):
+            if sep in lines[0]:
+                return sep  # the header has it: which rows haven't as many is told when they are read
             raise InputError(
                 f"{found.path} is no table that is certain: of its first {len(lines)} rows some have {name} between "
                 "cells and others have not as many; say what separates cells (--sep) or the decimal mark (--decimal)"
@@ -373,7 +377,8 @@ def _has_header(found: Dialect, first: list[str], below: list[list[str]], asked:
     if found.reading.header != "auto":
         return found.reading.header == "first"
     values = [_is_value(cell) for cell in first]
-    if not any(values) or (asked and set(asked) <= set(first)) or not below:
+    numbered = {str(k + 1) for k in range(len(first))}  # what columns without names are called
+    if not any(values) or (asked and set(asked) <= set(first) and not set(asked) <= numbered) or not below:
         return True
     if any(over and cell for over, cell in zip(_names_numbers(first, below), first, strict=True)):
         return True

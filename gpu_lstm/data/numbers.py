@@ -24,7 +24,8 @@ _NUMBER = {
     for mark in MARKS
 }
 _DRESSED = re.compile(
-    r"(?P<sign>[+-]?)(?P<before>(?:[$€£¥₹]|[A-Z]{3} ) ?)?(?P<number>[+-]?[0-9.,](?:[0-9.,' ]*[0-9.,])?(?:[eE][+-]?[0-9]+)?)"
+    r"(?P<sign>[+-]?)(?P<before>(?:[$€£¥₹]|[A-Z]{3} ) ?)?"
+    r"(?P<number>[+-]?[0-9.,](?:[0-9.,' ]*[0-9.,])?(?:[eE][+-]?[0-9]+)?)"
     r"(?P<after> ?[%‰°$€£¥₹A-Za-zµ²³][^\s0-9;:_]{0,11})?"
 )
 """A number with its unit, before or after it."""
@@ -63,7 +64,9 @@ def form(cell: str) -> Form:
 
 
 def _kind(cell: str) -> str:
-    point, comma = (found if found and _has_digits(found) else None for found in (_NUMBER[mark].fullmatch(cell) for mark in ".,"))
+    point, comma = (
+        found if found and _has_digits(found) else None for found in (_NUMBER[mark].fullmatch(cell) for mark in ".,")
+    )
     if point and comma:
         return "point?" if "." in cell else "comma?" if "," in cell else "groups" if point["group"] else "plain"
     if point:
@@ -121,7 +124,7 @@ def plain_values(cells: Sequence[str], decimal: str = ".") -> np.ndarray | None:
 
 
 def values(cells: Sequence[str], decimal: str, unit: str = "") -> tuple[np.ndarray, int | None]:
-    """Return the numbers of cells, (n,) float64 with NaN where one is missing, and which is the first that holds none."""
+    """Return the numbers of cells, (n,) float64, NaN where missing, and which is the first that holds none."""
     found = plain_values(cells, decimal) if not unit else None
     if found is not None:
         return found, None

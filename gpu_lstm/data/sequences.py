@@ -37,16 +37,12 @@ class Sequences:
     # columns that were not taken though none were asked for by name, and why
     left: dict[str, str] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)  # how the table was read, lines for people
-    ids: list[str] = field(default_factory=list)  # (N,) what the file calls each
+    ids: list[str] = field(default_factory=list)  # what the file calls each sequence, N of them, where it does
+    of_steps: bool = False  # whether each step has a label of its own
     targets: list[str] = field(default_factory=list)  # the K columns of numbers about sequences
 
     def __len__(self) -> int:
         return len(self.starts) - 1
-
-    @property
-    def per_step(self) -> bool:
-        """Whether labels are those of steps."""
-        return self.labels.ndim == 1 and len(self.labels) != len(self)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -64,10 +60,10 @@ class Sequences:
         """
         lengths = self.lengths[picked]
         x = np.zeros((int(lengths.max()), len(picked), self.values.shape[1]))
-        labels = np.full(x.shape[:2], UNKNOWN) if self.per_step else self.labels[picked]
+        labels = np.full(x.shape[:2], UNKNOWN) if self.of_steps else self.labels[picked]
         for b, n in enumerate(picked):
             x[: lengths[b], b] = self.values[self.starts[n] : self.starts[n + 1]]
-            if self.per_step:
+            if self.of_steps:
                 labels[: lengths[b], b] = self.labels[self.starts[n] : self.starts[n + 1]]
         return x, lengths, labels
 
@@ -120,15 +116,16 @@ def read_sequences(
     names, left = (list(columns), {}) if columns else table.numeric(reserved)
     reader = _Reader(table, series, wanted, split if split in table.names else None, target)
     spool = Spool("float64", len(names))
-    for piece in table.chunks(dict.fromkeys([*reserved, *names])):
+    for piece in table.chunks(list(dict.fromkeys([*reserved, *names]))):
         values = np.column_stack([table.complete(piece, name) for name in names])
         reader.see(piece)
         spool.add(values)
     starts = np.array([*reader.starts, table.rows])
     labels, found = reader.labels(classes)
     told, test = table.understood(names), np.array(reader.test)
+    targets = wanted if target == "numbers" else []
     return Sequences(
-        names, found, spool.finish(), starts, labels, test, left, told, reader.ids, wanted if target == "numbers" else []
+        names, found, spool.finish(), starts, labels, test, left, told, reader.ids, target == "steps", targets
     )
 
 
@@ -218,7 +215,7 @@ class _Reader:
 
 
 def _classes(texts: list[str]) -> list[str]:
-    """Return the classes of labels: sorted texts; where all are numbers, 1 and 1.0 are one, called as the shortest is."""
+    """Return the classes of labels: sorted texts; where all are numbers, 1 and 1.0 are one, by the shorter name."""
     distinct = sorted(set(texts))
     if any(_finite(text) is None for text in distinct):
         return distinct

@@ -73,8 +73,7 @@ class Text:
             self.told.append(f"{reading.skip_end} rows at its end skipped")
         self.commas_likely = self._dialect.sep == ";"
         self.after = " after its header" if self._dialect.named_in else ""
-        one = len(self.names) == 1
-        self.hint = "" if reading.sep else "; it was read as one column (--sep)" if one else f"; its cells were separated by {named} (--sep)"
+        self.hint = "; it was read as one column (--sep)" if len(self.names) == 1 and not reading.sep else ""
         self._checked = False  # whether no row is too short
 
     def at(self, row: int) -> str:
@@ -91,7 +90,7 @@ class Text:
         with self._dialect.open() as text:
             try:
                 pieces = pd.read_csv(
-                    text,  # type: ignore[call-overload]
+                    text,
                     sep=r"\s+" if self._dialect.sep == " " else self._dialect.sep,
                     header=None,
                     names=range(len(self.names)),
@@ -199,7 +198,7 @@ def _frame(source: Any, what: str) -> pd.DataFrame:
             raise InputError(f"{what} has columns of different lengths: {listed}; expected one length")
         source = pd.DataFrame(dict(source))
     if not isinstance(source, pd.DataFrame):
-        raise InputError(f"{what} is a {type(source).__name__}; expected a path, a DataFrame, columns by name or an array")
+        raise InputError(f"{what} is a {type(source).__name__}; expected a path, DataFrame, columns or array")
     if source.columns.nlevels > 1:
         raise InputError(f"{what} has {source.columns.nlevels} rows of column names; expected one")
     if not isinstance(source.index, pd.RangeIndex) and (
@@ -237,9 +236,11 @@ def _load_arrays(path: Path) -> pd.DataFrame:
         if isinstance(error, InputError):
             raise
         why = "it holds pickled objects, which may run code" if "pickle" in str(error) else str(error)
-        raise InputError(f"{path} can't be read: {why}; expected arrays of numbers, as numpy.save writes them") from None
+        raise InputError(
+            f"{path} can't be read: {why}; expected arrays of numbers, as numpy.save writes them"
+        ) from None
     if len(arrays) == 1:
-        return _frame(*arrays.values(), str(path))
+        return _frame(next(iter(arrays.values())), str(path))
     columns: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         if array.ndim == 1 and not array.dtype.names:

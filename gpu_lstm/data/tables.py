@@ -83,18 +83,23 @@ class Column:
     def see(self, column: pd.Series) -> None:
         """Take the next cells into account."""
         cells = _cells(column)
-        begin = int(column.index[0])
+        begin, found = int(column.index[0]), None
         if isinstance(cells, np.ndarray):
             found, infinite = cells, int(np.isinf(cells).sum())
             lacking = int(np.isnan(cells).sum())
-            kinds = {("missing", ""): lacking, ("plain", ""): len(cells) - lacking - infinite, ("infinite", ""): infinite}
+            kinds = {
+                ("missing", ""): lacking,
+                ("plain", ""): len(cells) - lacking - infinite,
+                ("infinite", ""): infinite,
+            }
             counted = Counter({kind: count for kind, count in kinds.items() if count})
         else:
             counted = numbers.forms(cells, ("point", "") in self.forms)
             found = numbers.plain_values(cells) if set(counted) <= {("plain", ""), ("point", "")} else None
         for one in counted:
             if one not in self.first and one[0] not in ("plain", "missing") and not isinstance(cells, np.ndarray):
-                self.first[one] = next((begin + k, cell) for k, cell in enumerate(cells) if _is_form(cell, one))
+                where = next(((begin + k, cell) for k, cell in enumerate(cells) if form(cell) == one), None)
+                self.first |= {one: where} if where else {}
         self.forms += counted
         self._see_values(found, begin)
         if len(self.texts) < 2:
@@ -109,10 +114,6 @@ class Column:
         self.rising = self.rising and (not len(found) or (found[0] >= self.high and bool((np.diff(found) >= 0).all())))
         self.whole = self.whole and bool((found == np.round(found)).all())
         self.low, self.high = min(self.low, *found), max(self.high, *found)
-
-
-def _is_form(cell: str, expected: Form) -> bool:
-    return form(cell) == expected
 
 
 class Table:
@@ -224,7 +225,7 @@ class Table:
         return names, left
 
     def _why_left(self, column: Column) -> str:
-        unit, found, texts = column.most(self.decimal)
+        _, found, texts = column.most(self.decimal)
         if column.empty:
             return "empty"
         if texts > found or not found:
@@ -243,7 +244,9 @@ class Table:
         """Return the cells of a column as texts without spaces around; of a missing one, nothing."""
         cells = _cells(piece[name])
         if isinstance(cells, np.ndarray):
-            return ["" if math.isnan(cell) else str(int(cell)) if cell == int(cell) else repr(float(cell)) for cell in cells]
+            return [
+                "" if math.isnan(cell) else str(int(cell)) if cell == int(cell) else repr(float(cell)) for cell in cells
+            ]
         return [cell.strip() for cell in cells]
 
     def numbers(self, piece: pd.DataFrame, name: str) -> np.ndarray:
@@ -275,7 +278,8 @@ class Table:
         cell = str(cell)
         kind, unit = form(cell)
         shown, expected = f"{cell.strip()[:40]!r}" if cell.strip() else "empty", "a number"
-        if kind in ("missing", "infinite") and cell.strip().lower().lstrip("+-") in ("nan", "inf", "infinity"):
+        value = numbers.number(cell)
+        if value is not None and not math.isfinite(value):
             shown, expected = cell.strip(), "a finite number"
         elif kind not in ("missing", "text", "infinite"):
             has = self.columns[self.place(name)].most(self.decimal)[0]
@@ -283,7 +287,8 @@ class Table:
             expected += f" {same}" if has != unit else f" with {MARKS[self.decimal]} (--decimal)"
         units = ", or units, which --units says" if row == 0 and kind == "text" and self._source.is_text else ""
         return InputError(
-            f"{self.at(row)}: column {name!r} is {shown}; expected {expected}{units}, or other columns to take (--columns)"
+            f"{self.at(row)}: column {name!r} is {shown}; expected {expected}{units}, or other columns to take "
+            "(--columns)"
         )
 
     def understood(self, names: Sequence[str]) -> list[str]:
@@ -310,7 +315,7 @@ class Table:
 
 
 def _cells(column: pd.Series) -> np.ndarray | list[str]:
-    """Return the cells of a column: (n,) float64 with NaN where one is missing, where its type is one of numbers; else texts."""
+    """Return the cells of a column: (n,) float64, NaN where missing, where its type is one of numbers; else texts."""
     import pandas as pd
 
     types = pd.api.types
@@ -321,7 +326,7 @@ def _cells(column: pd.Series) -> np.ndarray | list[str]:
             return [str(cell) for cell in column]
         return np.asarray(column.to_numpy(np.float64, na_value=math.nan))
     if column.dtype == object:
-        cells = column.tolist()
+        cells: list[str] = column.tolist()
         if all(type(cell) is str for cell in cells):
             return cells
     return ["" if missing else str(cell) for cell, missing in zip(column, column.isna(), strict=True)]

@@ -98,6 +98,7 @@ def test_a_folder_by_patterns_in_an_encoding_is_a_run_like_others(here, capsys):
     assert "text: 2,000 characters, 10 different characters, 1 of 2 files of " in printed
     assert "200 held-out characters" in told(capsys, "evaluate", "r")
     told(capsys, "inspect", "r", "--length", "20")
+    assert "on 2,000 other characters" in told(capsys, "evaluate", "r", "--data", "d", "--include", "a.*")
     (here / "d" / "b.png").write_bytes(b"another")
     assert "going on with r" in told(capsys, "train", "--resume", "r", "--epochs", "2")
     (here / "d" / "c.txt").write_text("more", encoding="utf-8")

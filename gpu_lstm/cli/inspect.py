@@ -19,9 +19,10 @@ from gpu_lstm.cli.options import (
     find_checkpoint,
     place_for,
     positive,
-    reading,
+    reading_text,
     trained_on,
 )
+from gpu_lstm.cli.tables import reading
 from gpu_lstm.data.series import read_series
 from gpu_lstm.data.text import encode_file, read_part
 from gpu_lstm.data.tokens import UNKNOWN, Characters, read_vocabulary
@@ -106,10 +107,10 @@ def passage(
             raise InputError("--text is empty; expected at least one character")
     elif options.data is not None:
         name = where = options.data
-        text = read_part(data_path(options.data), start, options.length, **reading(description["options"]))
+        text = read_part(data_path(options.data), start, options.length)
     else:
         name = trained_on(path, description)
-        tokens = encode_file(data_path(name), vocabulary, **reading(description["options"]))
+        tokens = encode_file(data_path(name), vocabulary, **reading_text(description["options"]))
         cut = len(tokens) - int(len(tokens) * description["options"]["validation"])
         text = vocabulary.decode(tokens[cut + start : cut + start + options.length])
         where = f"{name}, held-out part (from character {cut:,})"
@@ -129,7 +130,7 @@ def of_series(path: Path, backend: Backend, options: argparse.Namespace) -> str:
     model, description = load_model(path, "series", backend, options.tier)
     assert isinstance(model, Forecaster)
     name = options.data or trained_on(path, description)
-    data = read_series(data_path(name), description["columns"])
+    data = read_series(data_path(name), description["columns"], reading(description["options"]))
     known = len(data.values)
     start = max(0, known - options.length) if options.start is None else options.start
     if start >= known:

@@ -147,6 +147,6 @@ def quoted(path: Path) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
-def reading(options: dict[str, Any]) -> dict[str, Any]:
+def reading_text(options: dict[str, Any]) -> dict[str, Any]:
     """How a run reads its text's files, as keyword arguments, from the options in its description."""
     return {"encoding": options.get("encoding") or text.UTF8, "include": tuple(options.get("include") or ())}

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import Backend
-from gpu_lstm.cli.options import data_path, reading
-from gpu_lstm.data.sequences import Sequences, read_sequences
-from gpu_lstm.data.series import Series, deviations, read_series
+from gpu_lstm.cli.options import data_path, reading_text
+from gpu_lstm.cli.tables import reading, tell_table
+from gpu_lstm.data.sequences import read_sequences
+from gpu_lstm.data.series import deviations, read_series
 from gpu_lstm.data.text import encode_file, read_text, text_files
 from gpu_lstm.data.tokens import Vocabulary, count_tokens, read_vocabulary
 from gpu_lstm.errors import InputError
@@ -46,7 +47,7 @@ class Recipe:
 
 def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
     """A language model, from its options; `known` is the description of a run to go on with, or to begin from."""
-    path, how = data_path(plain["data"]), reading(plain)
+    path, how = data_path(plain["data"]), reading_text(plain)
     if known is None:
         tokens, vocabulary = read_text(path, plain.get("tokens", "characters"), plain.get("vocabulary", 0), **how)
         if len(vocabulary) < 2:
@@ -99,8 +100,8 @@ def unknown_share(vocabulary: Vocabulary, counts: list[np.ndarray]) -> float:
 def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
     """A forecaster, from its options."""
     path = data_path(plain["data"])
-    data = read_series(path, known["columns"] if known else plain["columns"])
-    tell_columns(data)
+    data = read_series(path, known["columns"] if known else plain["columns"], reading(plain))
+    tell_table(data)
     if known is not None:
         same_data(path, len(data.values), known["amount"], "steps")
     parts = (plain["train"], plain["validation"])
@@ -126,8 +127,9 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
 def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
     """A classifier, from its options."""
     path = data_path(plain["data"])
-    data = read_sequences(path, plain["label"], plain["series"], known["columns"] if known else plain["columns"])
-    tell_columns(data)
+    columns = known["columns"] if known else plain["columns"]
+    data = read_sequences(path, plain["label"], plain["series"], columns, reading=reading(plain))
+    tell_table(data)
     if known is not None:
         same_data(path, len(data), known["amount"], "sequences")
     picked, _ = split_sequences(data, plain["validation"], plain["seed"])
@@ -173,13 +175,3 @@ def same_data(path: Path, amount: int, expected: int | None, what: str) -> None:
     """
     if expected is not None and amount != expected:
         raise InputError(f"{path} has {amount} {what}; the run to go on with began with {expected}")
-
-
-def tell_columns(data: Series | Sequences) -> None:
-    """Print which columns of a table were taken, and which were left and why."""
-
-    def listed(names: list[str], most: int = 30) -> str:
-        return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-    left = [f"{name} ({why})" for name, why in data.left.items()]
-    print(f"columns: {listed(data.names)}" + (f"; left out: {listed(left)}" if left else ""), flush=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.cli.options import reading
+from gpu_lstm.cli.options import reading_text
 from gpu_lstm.data import ngram
 from gpu_lstm.data.text import Tracks, encode_file
 from gpu_lstm.data.tokens import CODE_POINTS, Bytes, Characters, Vocabulary, count_tokens, read_vocabulary
@@ -20,7 +20,7 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: bool) 
     assert isinstance(model, LanguageModel)
     settings = description["options"]
     vocabulary = read_vocabulary(description["vocabulary"])
-    tokens = encode_file(path, vocabulary, **reading(settings))
+    tokens = encode_file(path, vocabulary, **reading_text(settings))
     cut = 0 if other else len(tokens) - int(len(tokens) * settings["validation"])
     train, tokens = tokens[:cut], tokens[cut:]
     tracks = Tracks.fitting(tokens, settings["batch"], settings["length"])

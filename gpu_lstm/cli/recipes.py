@@ -29,6 +29,7 @@ from gpu_lstm.training.tasks import (
     check_share,
     split_sequences,
 )
+from gpu_lstm.training.tasks.series import known_steps
 
 MOST_UNKNOWN = 0.1
 """Share of unknown characters above which a model is not trained on a text."""
@@ -124,7 +125,8 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
         return SeriesTask(model, data, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
 
     extra = {"columns": data.names, "amount": len(data.values)}
-    return Recipe("series", config, plain["length"], make, extra, {"epochs": plain["epochs"]})
+    lags = len(config["linear"]["weight"][0][0]) if "linear" in config else 0
+    return Recipe("series", config, known_steps(plain["length"], lags), make, extra, {"epochs": plain["epochs"]})
 
 
 def tell_sizes(plain: dict[str, Any], periods: tuple[int, ...]) -> None:

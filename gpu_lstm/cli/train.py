@@ -112,7 +112,7 @@ def add_command(commands: Parsers) -> None:
     )  # fmt: skip
     add_table_options(series)
     series.set_defaults(
-        hidden_size=None, dropout=0.0, batch=32, epochs=None, learning_rate=3e-3, optimizer="adamw", validations=10
+        hidden_size=None, dropout=0.0, batch=32, epochs=None, learning_rate=1e-3, optimizer="adamw", validations=10
     )
     classify = add_parser_for(kinds, "classify", "a classifier of sequences, on a CSV file with a row per step")
     classify.add_argument("--columns", nargs="+", help="feature columns; all other numeric ones if not given")

@@ -34,7 +34,7 @@ class LinearForecast:
     @property
     def lags(self) -> int:
         """How many values it looks back."""
-        return self.weight.shape[2]
+        return int(self.weight.shape[2])
 
     def plain(self) -> dict[str, Any]:
         """As lists of numbers, for a description."""

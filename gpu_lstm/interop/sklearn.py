@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.baselines import rmse, truth
+from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.series import deviations
 from gpu_lstm.interop.sklearn_base import LSTMEstimator
 from gpu_lstm.layers.checks import check_share, check_size

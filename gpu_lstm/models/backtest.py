@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -54,8 +55,8 @@ def backtest(
     known = origins - begins[np.searchsorted(begins, origins, "right") - 1]
     last = len(values) - (horizon if model.num_ahead else 0)
     if origins.ndim != 1 or not len(origins) or known.min() < 1 or origins.max() > last:
-        found = f"{origins.min()}..{origins.max()}" if origins.size else "none"
-        raise InputError(f"origins is {found}; expected rows 1..{last} with a step before each in its own stretch")
+        given = f"{origins.min()}..{origins.max()}" if origins.size else "none"
+        raise InputError(f"origins is {given}; expected rows 1..{last} with a step before each in its own stretch")
     known = np.minimum(known, length)
     size = (len(origins), horizon, model.num_series)
     found = np.empty(size if levels is None else (*size, len(levels)))
@@ -137,7 +138,7 @@ def anomalies(
         There are fewer than 20 normal rows.
     """
     bounds = [*np.asarray(begins).tolist(), len(values)]
-    parts = [one_step_errors(model, values[a:b], length) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [one_step_errors(model, values[a:b], length) for a, b in pairwise(bounds)]
     errors = np.abs(np.concatenate(parts))
     usual = errors[normal]
     usual = usual[np.isfinite(usual).all(axis=1)]

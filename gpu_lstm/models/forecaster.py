@@ -142,7 +142,7 @@ class Forecaster(Model):
         if self.linear is None:
             return np.repeat(series[first:steps, :, None, :], self.horizon, axis=2)
         known = (series[:steps] - self.mean) / self.spread
-        return self.linear(known, self._inputs(values), first, steps) * self.spread + self.mean
+        return np.asarray(self.linear(known, self._inputs(values), first, steps) * self.spread + self.mean)
 
     def targets(self, values: np.ndarray, first: int = 0) -> np.ndarray:
         """What the head should say from step `first` on, (T - horizon - first, B, horizon S).
@@ -293,7 +293,7 @@ class Forecaster(Model):
         sizes = {"past": self.num_inputs - self.num_ahead, "future": self.num_ahead}
         if rounds > 1 and sizes["past"]:
             raise InputError(
-                f"steps is more than horizon = {self.horizon}; expected no more of a model with inputs known in the past only"
+                f"steps is above horizon = {self.horizon}, and some inputs are known in the past only; expected no more"
             )
         parts = [history.astype(np.float64)]
         for name, array in (("past", past), ("future", future)):
@@ -317,7 +317,7 @@ class Forecaster(Model):
 
 
 def slow_mean(values: np.ndarray, memory: int) -> np.ndarray:
-    """Running mean (T, ...) of values (T, ...): the plain mean over the first `memory` steps, then an exponential one."""
+    """Running mean (T, ...) of values (T, ...): the plain mean of the first `memory` steps, then an exponential one."""
     slow = np.empty_like(values)
     slow[0] = values[0]
     for t in range(1, len(values)):

@@ -82,7 +82,9 @@ class Outcome:
         """
         check_levels("levels", levels)
         if self.certain:
-            raise InputError("the model says values alone; one made with quantiles or a distribution says how sure it is")
+            raise InputError(
+                "the model says values alone; one made with quantiles or a distribution says how sure it is"
+            )
         if self.quantiles:
             unknown = [level for level in levels if level not in self.quantiles]
             if unknown:

@@ -13,7 +13,7 @@ from typing import Any
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
 from gpu_lstm.layers.schedule import segments
-from gpu_lstm.models.amounts import model_amounts
+from gpu_lstm.models.amounts import model_amounts, series_widths
 from gpu_lstm.native.kernels import ARITHMETIC
 
 SLOTS = {"sgd": 1, "rmsprop": 1, "adam": 2, "adamw": 2}

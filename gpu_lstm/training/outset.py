@@ -17,6 +17,8 @@ from gpu_lstm.training.tasks.series import check_parts
 KNOWN = 128
 """Known steps of a window where the series shows no period."""
 MOST_KNOWN = 512
+STEPS = 500
+"""About so many steps of training, in whole epochs."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def sizes_for(values: np.ndarray, ranges: Sequence[tuple[int, int]], batch: int)
     """Choose what suits the rows (N, S) to train on, which lie in these ranges (begin, end).
 
     The horizon is the shortest period of 7 to 48 steps, else 12. Windows have two of the longest period, and at least
-    four times the horizon, as far as half of the longest range goes. Epochs are as many as make about 1,500 steps.
+    four times the horizon, as far as half of the longest range goes. Epochs are as many as make about `STEPS` steps.
     """
     found = periods_of(values, ranges)
     longest = max(end - begin for begin, end in ranges)
@@ -54,10 +56,8 @@ def sizes_for(values: np.ndarray, ranges: Sequence[tuple[int, int]], batch: int)
     length = max(2, min(wanted, (longest - horizon) // 2))
     memory = max([min(period, length) for period in found], default=24)
     windows = sum(max(0, end - begin - length - horizon + 1) for begin, end in ranges)
-    rows = sum(end - begin for begin, end in ranges)
-    hidden = 64 if rows >= 1000 else 32
     steps = max(1, -(-windows // batch))
-    return Sizes(horizon, length, memory, hidden, max(1, min(200, round(1500 / steps))), found)
+    return Sizes(horizon, length, memory, 32, max(1, round(STEPS / steps)), found)
 
 
 def training_ranges(data: Series, parts: tuple[float, float]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -70,9 +70,7 @@ def training_ranges(data: Series, parts: tuple[float, float]) -> tuple[list[tupl
     return known, [(b, int(e)) for b, e in zip(begins, validation, strict=True) if e > b]
 
 
-def outset(
-    data: Series, parts: tuple[float, float], horizon: int, length: int, linear: bool = True
-) -> dict[str, Any]:
+def outset(data: Series, parts: tuple[float, float], horizon: int, length: int, linear: bool = True) -> dict[str, Any]:
     """Arguments of a `Forecaster` that come from its data.
 
     Units are those of the training part. The linear forecast is fitted on the validation part, too, once
@@ -91,12 +89,16 @@ def outset(
         config["inputs"] = {"mean": mean[series:], "spread": spread[series:], "ahead": ahead}
     if linear:
         units = (values - mean) / spread
-        most = max(2, 3 * length // 4)
-        lags = sorted({most, *(max(2, most * k // 16) for k in (1, 2, 4, 8, 12))})
+        lags = lags_up_to(min(length, max(end - begin for begin, end in ranges) - horizon - length // 4))
         fitted = fit_linear(units[:, :series], units[:, series:], ahead, both, horizon, lags)
         if fitted is not None:
             config["linear"] = fitted.plain()
     return config
+
+
+def lags_up_to(most: int) -> list[int]:
+    """Return numbers of lags for a linear forecast to choose from."""
+    return sorted({max(2, most * k // 16) for k in (1, 2, 4, 8, 12, 16)})
 
 
 def chosen(options: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from gpu_lstm.models.backtest import backtest, spaced
 from gpu_lstm.models.outcome import SCORED
 from gpu_lstm.training.tasks.base import Task
 
-
 VALIDATED = 2000
 """The most origins that are validated on, evenly spaced."""
 
@@ -32,8 +31,8 @@ class WindowsTask(Task):
         Where there are many series, one after the other; the model's columns.
     batch : int
     length : int
-        Known steps of a window; the first quarter of them only warms the state up, and so do those without which a
-        linear forecast has not all that it looks back to.
+        Known steps of a window, see `known_steps`; the first quarter of them only warms the state up, and so do those
+        without which a linear forecast has not all that it looks back to.
     starts : sequence of int
         Where windows to train on may begin.
     origins : (K,) integers
@@ -54,15 +53,15 @@ class WindowsTask(Task):
         values: np.ndarray,
         batch: int,
         length: int,
-        starts: Sequence[int],
+        starts: Sequence[int] | np.ndarray,
         origins: np.ndarray,
         loss: str | None,
         seed: int,
-        begins: Sequence[int] = (0,),
+        begins: Sequence[int] | np.ndarray = (0,),
     ):
         super().__init__(model, seed, max(1, -(-len(starts) // batch)), batch * length)
         self.values, self.batch, self.length, self.loss = values, batch, length, loss
-        self.window = length + model.horizon
+        self.window = known_steps(length, model.linear.lags if model.linear else 0) + model.horizon
         self.starts, self.origins, self.begins = starts, spaced(origins, VALIDATED), np.asarray(begins)
         self.skip = max(length // 4, model.linear.lags - 1 if model.linear else 0)
 
@@ -76,7 +75,7 @@ class WindowsTask(Task):
     def initial(self) -> float:  # noqa: D102
         return self.validate()[0] if self.model.linear and len(self.origins) else super().initial()
 
-    def validate(self) -> tuple[float, str]:  # noqa: D102
+    def validate(self) -> tuple[float, str]:
         """Score the forecasts, each series in units of its own, so that none drowns another; see `score`."""
         model, horizon = self.model, self.model.horizon
         actual = truth(self.values[:, : model.num_series], self.origins, horizon)
@@ -91,6 +90,11 @@ class WindowsTask(Task):
         total = score(error, model.unit)
         each = f" (the mean of {len(error)} series, each in units of its own)" if len(error) > 1 else ""
         return total, f"{name} {total:.4g} over {horizon} steps ahead{each}"
+
+
+def known_steps(length: int, lags: int) -> int:
+    """Steps of the windows that are trained on: `length`, or what leaves a quarter of that once all lags are known."""
+    return max(length, lags - 1 + max(1, length // 4))
 
 
 def score(errors: np.ndarray, units: np.ndarray) -> float:
@@ -130,11 +134,12 @@ class SeriesTask(WindowsTask):
         train, validation = series.cuts(parts)
         begins = series.starts[:-1]
         self.train_end, self.validation_end = int(train[-1]), int(validation[-1])
-        starts = series.windows(begins, train, length + model.horizon)
+        steps = known_steps(length, model.linear.lags if model.linear else 0)
+        starts = series.windows(begins, train, steps + model.horizon)
         if not len(starts):
             raise InputError(
                 f"series has {(train - begins).max()} steps to train on; "
-                f"expected at least length + horizon = {length + model.horizon}"
+                f"expected at least length + horizon = {steps + model.horizon}"
             )
         origins = series.windows(train, validation, model.horizon)
         origins = origins[series.known(origins) > 0]

@@ -11,13 +11,13 @@ import numpy as np
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import data_path
-from gpu_lstm.data.sequences import Sequences, read_sequences
+from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.series import Series, deviations, read_series
 from gpu_lstm.data.text import Vocabulary, encode_file, read_text
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel
-from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, Task, TextTask, split_sequences, split_series
+from gpu_lstm.models import Forecaster, LanguageModel
+from gpu_lstm.training.tasks import SeriesTask, Task, TextTask, split_series
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Recipe:
     steps: int  # T of a training step
     make: Callable[[], Task]  # makes the task
     extra: dict[str, Any]  # what the run's description gets
+    batch: int | None = None  # B of the training step of those steps, where it isn't what was asked for
+    epochs: int = 1  # how many there are to be, where none were asked for
 
 
 def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
@@ -82,36 +84,9 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
     return Recipe("series", config, plain["length"], make, {"columns": data.names, "amount": len(data.values)})
 
 
-def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
-    """A classifier, from its options."""
-    path = data_path(plain["data"])
-    data = read_sequences(path, plain["label"], plain["series"], known["columns"] if known else plain["columns"])
-    tell_columns(data)
-    if known is not None:
-        same_data(path, len(data), known["amount"], "sequences")
-    picked, _ = split_sequences(data, plain["validation"], plain["seed"])
-    rows = data.rows(picked)
-    config = {
-        "mean": rows.mean(axis=0).tolist(),
-        "spread": deviations(rows),
-        "num_classes": len(data.classes),
-        "bidirectional": not plain["one_direction"],
-        **{n: plain[n] for n in ("hidden_size", "num_layers", "dropout")},
-        **family(plain),
-    }
-
-    def make() -> Task:
-        model = Classifier(**config, **where(plain, backend))
-        return ClassifyTask(model, data, plain["batch"], plain["validation"], plain["seed"])
-
-    extra = {"columns": data.names, "classes": data.classes, "amount": len(data)}
-    return Recipe("classify", config, int(data.lengths.max()), make, extra)
-
-
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "text": prepare_text,
     "series": prepare_series,
-    "classify": prepare_classify,
 }
 
 

@@ -30,6 +30,7 @@ class Sequences:
     # columns that were not taken though none were asked for by name, and why
     left: dict[str, str] = field(default_factory=dict)
     of_steps: bool = False  # whether each step has a label of its own
+    split: bool = False  # whether the data say which are test
     ids: list[str] = field(default_factory=list)  # what the file calls each sequence, N of them, where it does
 
     def __len__(self) -> int:
@@ -43,6 +44,13 @@ class Sequences:
     def rows(self, picked: np.ndarray) -> np.ndarray:
         """Return all steps of some sequences, (steps, D)."""
         return np.concatenate([self.values[self.starts[n] : self.starts[n + 1]] for n in picked])
+
+    def labels_of(self, picked: np.ndarray) -> np.ndarray:
+        """Return the labels of some sequences, or of all of their steps where each has one."""
+        if not self.of_steps:
+            chosen: np.ndarray = self.labels[picked]
+            return chosen
+        return np.concatenate([self.labels[self.starts[n] : self.starts[n + 1]] for n in picked])
 
     def batch(self, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return some sequences, padded with zeros: x (T, B, D) with T the longest, lengths (B,), labels (B,).
@@ -119,4 +127,5 @@ def read_sequences(
         raise InputError(f"{path}: column {label!r} has one value, {classes[0]!r}; expected at least two classes")
     place = {text: n for n, text in enumerate(classes)}
     found = np.array([place[text] for text in labels])
-    return Sequences(names, classes, spool.finish(), np.array(starts), found, np.array(test), left, ids=ids)
+    parts = (spool.finish(), np.array(starts), found, np.array(test))
+    return Sequences(names, classes, *parts, left, split=split_key is not None, ids=ids)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import data_path
-from gpu_lstm.cli.recipes import Recipe, family, same_data, tell_columns, where
-from gpu_lstm.data.sequences import Sequences, read_sequences
+from gpu_lstm.cli.recipes import Recipe, family, same_data, where
+from gpu_lstm.cli.tables import reading, tell_table
+from gpu_lstm.data.sequences import Sequences, Target, read_sequences
 from gpu_lstm.data.series import deviations
 from gpu_lstm.data.splits import truncated, with_test_part
 from gpu_lstm.errors import InputError
@@ -20,7 +20,7 @@ from gpu_lstm.models import Classifier, Model, Regressor, Tagger
 from gpu_lstm.training.fitting import POOLING, balanced, epochs_for, frames_for
 from gpu_lstm.training.tasks import ClassifyTask, LabelTask, RegressTask, Task, plan_of, split_sequences
 
-TARGETS = {"classify": "class", "regress": "numbers", "label": "steps"}
+TARGETS: dict[str, Target] = {"classify": "class", "regress": "numbers", "label": "steps"}
 """What each kind of training reads of its label columns."""
 RULES = 2
 """How sequences are split, framed and put into batches; a run without the number keeps to the rules before these."""
@@ -29,8 +29,12 @@ RULES = 2
 def prepare(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None, kind: str) -> Recipe:
     """A model of sequences, from its options; `known` is the description of a run to go on with."""
     path = data_path(plain["data"])
-    data = read(path, plain, kind, known["columns"] if known else plain["columns"])
-    tell_columns(data)
+    columns = known["columns"] if known else plain["columns"]
+    data = read_sequences(
+        path, plain["label"], plain["series"], columns, target=TARGETS[kind], reading=reading(plain),
+        classes=(known or {}).get("classes") or None,
+    )  # fmt: skip
+    tell_table(data)
     if known is not None:
         same_data(path, len(data), known["amount"], "sequences")
     rules = plain.get("rules", 1)
@@ -38,6 +42,8 @@ def prepare(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | Non
     train, held_out = split_sequences(data, plain["validation"], plain["seed"], alike=rules >= 2)
     if rules >= 2:
         tell_parts(data, train, held_out, plain, kind)
+    if data.of_steps and not (len(data.labels_of(train)) and len(data.labels_of(held_out))):
+        raise InputError(f"{path} has no labelled step among the sequences to train on, or to validate on")
     rows = data.rows(train)
     config: dict[str, Any] = {
         "mean": rows.mean(axis=0).tolist(),
@@ -62,18 +68,14 @@ def prepare(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | Non
         task = LabelTask if kind == "label" else ClassifyTask
         return task(*given, class_weights=weights(data, train, plain), by_length=by_length)
 
-    extra = {"columns": data.names, "classes": data.classes, "amount": len(data)}
+    extra: dict[str, Any] = {"columns": data.names, "classes": data.classes, "amount": len(data)}
+    if kind == "regress":
+        extra["targets"] = data.targets
     each = len(train) // min(plain["batch"], len(train)) if plan is None else len(plan.parts)
     return Recipe(kind, config, -(-steps // frames[1]), make, extra, batch=batch, epochs=epochs_for(each))
 
 
 MAKERS: dict[str, Callable[..., Model]] = {"classify": Classifier, "regress": Regressor, "label": Tagger}
-
-
-def read(path: Path, plain: dict[str, Any], kind: str, columns: list[str] | None) -> Sequences:
-    """Sequences with what they are to be learnt with, by the options that a run keeps."""
-    more: dict[str, Any] = {} if kind == "classify" else {"target": TARGETS[kind]}
-    return read_sequences(path, plain["label"], plain["series"], columns, **more)
 
 
 def parted(data: Sequences, plain: dict[str, Any]) -> Sequences:

@@ -9,6 +9,7 @@ from gpu_lstm.backend import DTYPES
 from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive
 from gpu_lstm.cli.runs import KINDS, run
 from gpu_lstm.cli.sequences import RULES
+from gpu_lstm.cli.tables import add_table_options
 from gpu_lstm.layers.options import Options
 from gpu_lstm.training.fitting import WARM_UP
 
@@ -103,6 +104,7 @@ def add_command(commands: Parsers) -> None:
     series.add_argument("--train", type=float, default=0.7, help="share of the series to train on, at its start")
     series.add_argument("--validation", type=float, default=0.1, help="share after that; the rest is for evaluate")
     series.add_argument("--loss", default="mse", choices=("mse", "mae", "huber"))
+    add_table_options(series)
     series.set_defaults(
         hidden_size=64, dropout=0.0, batch=32, epochs=20, learning_rate=3e-3, optimizer="adamw", validations=10
     )
@@ -135,6 +137,7 @@ def add_sequence_kinds(kinds: Parsers) -> None:
         )  # fmt: skip
         parser.add_argument("--truncate", type=positive, metavar="STEPS", help="read only so many steps of each")
         parser.add_argument("--one-direction", action="store_true", help="read forward only")
+        add_table_options(parser)
         parser.set_defaults(
             hidden_size=64, dropout=0.5, batch=32, learning_rate=3e-3, optimizer="adamw", validations=15,
             warm_up=WARM_UP, rules=RULES,

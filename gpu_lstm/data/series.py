@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gpu_lstm.data.clock import Clock
-from gpu_lstm.data.files import BLOCK, SHIPPED, Spool, Table, parse_cell
+from gpu_lstm.data.files import SHIPPED, Spool
+from gpu_lstm.data.tables import Reading, read_table
 
 CO2 = SHIPPED / "co2.csv"
 
@@ -75,24 +76,18 @@ class Series:
         return np.asarray(origins - self.starts[np.searchsorted(self.starts, origins, "right") - 1])
 
 
-def read_series(path: str | Path, columns: Sequence[str] | None = None) -> Series:
-    """Read numeric columns of a CSV file with a header, plain or ``.gz`` or ``.xz``.
+def read_series(source: Any, columns: Sequence[str] | None = None, reading: Reading | None = None) -> Series:
+    """Read numeric columns of a table, see `read_table` for what that may be.
 
-    All columns that have a name and hold numbers if none are named, see `Table.numeric`. Raises InputError where there
-    is no such file or column, no rows, or a cell that is no finite number: the message has its line and column.
+    All columns that hold numbers if none are named, see `Table.numeric`. Raises InputError where there is no such file
+    or column, no rows, or a cell that is no finite number: the message has its line and column.
     """
-    table = Table(path, "series")
+    table = read_table(source, "series", reading, columns or ())
     names, left = (list(columns), {}) if columns else table.numeric()
-    picked = [(table.place(name), name) for name in names]
-    spool, block = Spool("float64", len(picked)), list[list[float]]()
-    for line, row in table.rows():
-        block.append([parse_cell(table.path, line, name, row[k]) for k, name in picked])
-        if len(block) * len(picked) >= BLOCK:
-            spool.add(np.array(block))
-            block = []
-    if block:
-        spool.add(np.array(block))
-    return Series(names, spool.finish(), left)
+    spool = Spool("float64", len(names))
+    for piece in table.chunks(names):
+        spool.add(np.column_stack([table.complete(piece, name) for name in names]))
+    return Series(names, spool.finish(), left, told=table.understood(names))
 
 
 def persistence(values: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from gpu_lstm.models.base import gather
 from gpu_lstm.models.classifier import SequenceModel, row_weights
 
 PADDING = -1
-"""Label of a step after a sequence's end: it neither counts nor gets a gradient."""
+"""Label of a step without one, as after a sequence's end: it neither counts nor gets a gradient."""
 
 
 class Tagger(SequenceModel):
@@ -76,7 +76,7 @@ class Tagger(SequenceModel):
             In the data's own units, on the host; ignored beyond each sequence's end.
         lengths : (B,) integers
         labels : (T, B) integers in 0..num_classes-1
-            Ignored beyond each sequence's end.
+            Ignored beyond each sequence's end; -1 where a step has none.
         seed : int or tuple of int, optional
             Seeds dropout; None turns it off.
         class_weights : (num_classes,), optional

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array
 from gpu_lstm.data.batches import ByLength, blocks, ragged
-from gpu_lstm.data.sequences import Sequences
+from gpu_lstm.data.sequences import UNKNOWN, Sequences
 from gpu_lstm.data.splits import drawn, strata
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
@@ -44,7 +44,7 @@ def step_scores(
     loss, right, total, count = 0.0, 0, 0.0, 0
     for part in blocks(data.lengths[picked], block):
         x, lengths, labels = data.batch(picked[part])
-        inside = np.arange(len(x))[:, None] < lengths[None, :]
+        inside = labels != UNKNOWN  # which it is beyond the end, too
         own = labels[inside]
         lost, found = lost_and_right(model.logits(x, lengths)[inside], own, weights)
         loss, right = loss + lost, right + found
@@ -232,3 +232,15 @@ def in_blocks(
     parts = blocks(data.lengths[picked], block)
     said = np.concatenate([say(*data.batch(picked[part])[:2]) for part in parts])
     return said[np.argsort(np.concatenate(parts))]
+
+
+def steps_in_blocks(
+    say: Callable[[np.ndarray, np.ndarray], np.ndarray], data: Sequences, picked: np.ndarray, block: int = 256
+) -> np.ndarray:
+    """The same where `say` gives (T, B, ...): one row for each step, (steps, ...), a sequence after the other."""
+    found: dict[int, np.ndarray] = {}
+    for part in blocks(data.lengths[picked], block):
+        x, lengths, _ = data.batch(picked[part])
+        said = say(x, lengths)
+        found |= {int(n): said[: lengths[b], b] for b, n in enumerate(part)}
+    return np.concatenate([found[n] for n in range(len(picked))])

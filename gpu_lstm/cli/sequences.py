@@ -16,6 +16,8 @@ from gpu_lstm.data.sequences import Sequences, Target, read_sequences
 from gpu_lstm.data.series import deviations
 from gpu_lstm.data.splits import truncated, with_test_part
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.base import check_seed
+from gpu_lstm.layers.checks import check_share
 from gpu_lstm.models import Classifier, Model, Regressor, Tagger
 from gpu_lstm.training.fitting import POOLING, balanced, epochs_for, frames_for
 from gpu_lstm.training.tasks import ClassifyTask, LabelTask, RegressTask, Task, plan_of, split_sequences
@@ -88,7 +90,9 @@ def parted(data: Sequences, plain: dict[str, Any]) -> Sequences:
             raise InputError(f"--test is {share}; expected none, for the data have a column 'split' that says which")
         return data
     share = 0.2 if share is None else share
-    return data if share == 0 or len(data) < 3 else with_test_part(data, share, plain["seed"])
+    if share == 0 or len(data) < 3:
+        return data
+    return with_test_part(data, check_share("--test", share), np.random.default_rng((*check_seed(plain["seed"]), 3)))
 
 
 def head(data: Sequences, train: np.ndarray, kind: str) -> dict[str, Any]:

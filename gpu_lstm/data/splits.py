@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 
 from gpu_lstm.data.sequences import Sequences
-from gpu_lstm.layers.base import check_seed
-from gpu_lstm.layers.checks import check_share, check_size
 
 
 def drawn(share: float, classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -44,18 +42,14 @@ def strata(data: Sequences) -> np.ndarray:
     return data.labels if has_classes else np.zeros(len(data), dtype=np.int64)
 
 
-def with_test_part(data: Sequences, share: float, seed: int | tuple[int, ...]) -> Sequences:
-    """Return the sequences with a share of them, of each class alike, called test: the same for the same seed.
-
-    Raises InputError where the share is not in (0, 1).
-    """
-    rng = np.random.default_rng((*check_seed(seed), 3))
-    return replace(data, test=drawn(check_share("test", share), strata(data), rng))
+def with_test_part(data: Sequences, share: float, rng: np.random.Generator) -> Sequences:
+    """Return the sequences with a share of them, of each class alike, called test."""
+    return replace(data, test=drawn(share, strata(data), rng))
 
 
 def truncated(data: Sequences, steps: int) -> Sequences:
     """Return the first steps of each sequence, at most so many."""
-    lengths = np.minimum(data.lengths, check_size("truncate", steps))
+    lengths = np.minimum(data.lengths, steps)
     kept = np.concatenate([np.arange(a, a + n) for a, n in zip(data.starts, lengths, strict=False)])
     labels = data.labels[kept] if data.of_steps else data.labels
     return replace(data, values=data.values[kept], starts=np.concatenate([[0], np.cumsum(lengths)]), labels=labels)

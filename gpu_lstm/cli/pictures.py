@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm.data.clock import written
 from gpu_lstm.page import as_text
 from gpu_lstm.training.checkpoint import write_whole
 
@@ -39,29 +40,53 @@ def loss_curve(log: list[dict[str, Any]], path: Path, unit: str, title: str) -> 
     _save(figure, path)
 
 
-def forecast(names: list[str], history: np.ndarray, tested: np.ndarray | None, future: np.ndarray, path: Path) -> None:
+def forecast(
+    names: list[str],
+    history: np.ndarray,
+    tested: np.ndarray | None,
+    future: np.ndarray,
+    path: Path,
+    times: np.ndarray | None = None,
+    unit: str = "step",
+    title: str = "",
+) -> None:
     """Draw each series: its history, a forecast of its own last steps beside what came, and the future.
 
     History is (N, S), all that is known; `tested` (K, S) its last K steps as they were forecast from those before,
-    None: they weren't.
+    None: they weren't. `times` (N + K,) datetime64 are of the history and the future, which are counted if not given;
+    `unit` says what they are.
     """
     steps, ahead = len(history), len(future)
     figure, axes = _figure(len(names))
     first, origin = max(0, steps - max(8 * ahead, 60)), steps - ahead
+    when = np.arange(steps + ahead) if times is None else times
+    made = f"step {origin}" if times is None else written(when[[origin - 1]])[0]
     for s, (axis, name) in enumerate(zip(axes, names, strict=True)):
-        axis.plot(range(first, steps), history[first:, s], color=INK, linewidth=1.2, label="history and truth")
+        axis.plot(when[first:steps], history[first:, s], color=INK, linewidth=1.2, label="history and truth")
         if tested is not None:
             joined = np.concatenate([history[origin - 1 : origin, s], tested[:, s]])
-            axis.plot(range(origin - 1, steps), joined, color=TWO, label=f"forecast made at step {origin}")
-            axis.axvline(origin - 1, color=MUTED, linewidth=0.8, linestyle=":")
+            axis.plot(when[origin - 1 : steps], joined, color=TWO, label=f"forecast made at {made}")
+            axis.axvline(when[origin - 1], color=MUTED, linewidth=0.8, linestyle=":")
         joined = np.concatenate([history[-1:, s], future[:, s]])
-        axis.plot(range(steps - 1, steps + ahead), joined, color=ONE, label="forecast of the future")
-        axis.axvline(steps - 1, color=MUTED, linewidth=0.8, linestyle=":")
-        axis.set_ylabel(name, parse_math=False)
-        if s == 0:
-            axis.legend(frameon=False, loc="upper left")
-    axes[-1].set_xlabel("step")
+        axis.plot(when[steps - 1 :], joined, color=ONE, label="forecast of the future")
+        axis.axvline(when[steps - 1], color=MUTED, linewidth=0.8, linestyle=":")
+        axis.set_ylabel(as_text(name), parse_math=False)
+    axes[0].legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    if title:
+        figure.suptitle(as_text(title), x=0.01, ha="left", color=INK, parse_math=False)
+    if times is not None:
+        _date_axes(axes)
+    axes[-1].set_xlabel(as_text(unit), parse_math=False)
     _save(figure, path)
+
+
+def _date_axes(axes: list[Any]) -> None:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    for axis in axes:
+        locator = AutoDateLocator()
+        axis.xaxis.set_major_locator(locator)
+        axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
 
 
 def _save(figure: Any, path: Path) -> None:

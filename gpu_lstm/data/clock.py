@@ -150,8 +150,8 @@ def _even(apart: np.ndarray, within: np.ndarray, where: Callable[[int], str]) ->
     if changed is not None and (len(uneven) or changed[1] > size):
         row, other = changed
         raise InputError(
-            f"the step changes: it is {span(other)} from {where(row)} on, and mostly {span(size)}; expected one step: give "
-            f"one part of the rows, or average them over even steps; {UNEVEN}"
+            f"the step changes: it is {span(other)} from {where(row)} on, and mostly {span(size)}; expected one step: "
+            f"give one part of the rows, or average them over even steps; {UNEVEN}"
         )
     if len(uneven) or np.mean(ahead[within] == 1) <= 0.5:
         row = int(uneven[0]) if len(uneven) else int(np.flatnonzero(within & (ahead != 1))[0])
@@ -223,7 +223,9 @@ def to_utc(times: np.ndarray, zone: str) -> tuple[np.ndarray, list[str]]:
             told = ["the hour that clocks repeat in autumn is there once; it is taken for the first of the two"]
     except (ValueError, KeyError, OSError) as error:
         if "nonexistent" in f"{type(error)}{error}".lower():
-            raise InputError(f"times don't fit --time-zone {zone}: {error} is left out by its clocks") from None
+            raise InputError(
+                f"times don't fit --time-zone {zone}: {str(error).split(' is ')[0]} is left out by its clocks"
+            ) from None
         raise InputError(
             f"--time-zone is {zone!r}; expected a name of the tz database, as Europe/Berlin ({error})"
         ) from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gpu_lstm.data.clock import Step, span
+from gpu_lstm.data.clock import UNEVEN, Step, span
 from gpu_lstm.data.files import BLOCK, Spool
 from gpu_lstm.errors import InputError
 
@@ -68,7 +69,7 @@ def treat(values: np.ndarray, rows: Rows, how: str) -> Treated:
     if how == "refuse":
         raise InputError(
             f"{'; '.join(report)}; expected none missing, or --missing interpolate, forward or drop"
-            + (" (or other columns: --columns)" if any(len(cells) for cells in empty) else "")
+            + (" (or other columns: --columns)" if any(len(cells) for cells in empty) else f"; {UNEVEN}")
         )
     if how == "drop":
         keep = np.ones(len(rows.order), bool)
@@ -105,8 +106,8 @@ def describe(rows: Rows, jumps: np.ndarray, empty: Sequence[np.ndarray]) -> list
             longest = int(np.diff(np.append(runs, len(cells))).max())
             shown = ", ".join(rows.where(int(cells[k])) for k in runs[:SHOWN])
             report.append(
-                f"column {name!r} has no number in {len(cells):,} of {len(rows.order):,} rows, at most {longest:,} in a "
-                f"row: {shown}{more(len(runs))}"
+                f"column {name!r} has no number in {len(cells):,} of {len(rows.order):,} rows, at most {longest:,} "
+                f"in a row: {shown}{more(len(runs))}"
             )
     return report
 
@@ -210,9 +211,9 @@ def _fill_column(
     """Return what the missing cells of a column get, and the runs of rows that can't be filled: (series, from, to)."""
     filled = np.full(len(cells), np.nan)
     owner = np.searchsorted(starts, cells, "right") - 1
-    runs = np.flatnonzero((np.diff(cells, prepend=-2) > 1) | (np.diff(owner, prepend=-1) > 0))
+    first = (np.diff(cells, prepend=-2) > 1) | (np.diff(owner, prepend=-1) > 0)
     holes = []
-    for a, b in zip(runs, np.append(runs[1:], len(cells)), strict=True):
+    for a, b in itertools.pairwise(bounds(first)):
         low, high, series = int(cells[a]), int(cells[b - 1]) + 1, int(owner[a])
         begins, ends = low == starts[series], high == starts[series + 1]
         if begins or (ends and how == "interpolate"):

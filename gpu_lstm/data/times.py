@@ -155,6 +155,12 @@ def fitting(cells: pandas.Series, known: Sequence[Form]) -> list[tuple[Form, np.
     return found
 
 
+def mostly(form: Form, cells: pandas.Series) -> bool:
+    """Return whether nearly all of some texts can be read by a form: those that can't are then told by their places."""
+    fit = cells.str.fullmatch(form.shape).to_numpy(bool)
+    return bool(fit.mean() > 0.9) and bool(np.isnat(form.read(cells[fit])).mean() < 0.1)
+
+
 def distinct(read: list[tuple[Form, np.ndarray]]) -> list[tuple[Form, np.ndarray]]:
     """Return those that give other times than those before them."""
     kept: list[tuple[Form, np.ndarray]] = []
@@ -185,19 +191,18 @@ def find_time(frame: pandas.DataFrame) -> list[str]:
     parts = parts_of(names)
     if parts and all(within(texts(frame[name]), k) for k, name in enumerate(parts)):
         return parts
-    dates = []
-    for name in names:
-        cells = texts(frame[name])
-        if frame[name].dtype.kind == "M":
-            dates.append(name)
-        elif frame[name].dtype.kind not in "fb" and cells[0:1].str.contains(r"\d").all():
-            allowed = [form for form in FORMS if not form.digits or may_be(form, name, cells)]
-            if fitting(cells, allowed):
-                dates.append(name)
-    dates.sort(key=lambda name: not NAMED.search(name))
-    if not dates:
-        return []
-    return [dates[0], *clock_of(frame, dates[0])]
+    dates = sorted((name for name in names if holds_times(frame[name])), key=lambda name: not NAMED.search(name))
+    return [dates[0], *clock_of(frame, dates[0])] if dates else []
+
+
+def holds_times(column: pandas.Series) -> bool:
+    """Return whether nearly all cells of a column are a time."""
+    if column.dtype.kind in "Mfb":
+        return column.dtype.kind == "M"
+    cells = texts(column)
+    return bool(re.search(r"\d", cells.iloc[0])) and any(
+        mostly(form, cells) for form in FORMS if not form.digits or may_be(form, str(column.name), cells)
+    )
 
 
 def may_be(form: Form, name: str, cells: pandas.Series) -> bool:

@@ -15,6 +15,7 @@ from gpu_lstm.cli.options import (
     find_checkpoint,
     trained_on,
 )
+from gpu_lstm.cli.tables import add_table_options, table_options
 from gpu_lstm.errors import InputError
 from gpu_lstm.training.checkpoint import load, load_model
 
@@ -25,6 +26,7 @@ def add_command(commands: Parsers) -> None:
     add_run(parser)
     parser.add_argument("--data", help="other data, all of it; the held-out part of the training data if not given")
     add_device(parser)
+    add_table_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -37,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"checkpoint: {path}")
     try:
         data = options.data or trained_on(path, description)
+        description["options"] |= table_options(options)
         MEASURES[kind](model, description, data_path(data), options.data is not None)
     except KeyError as error:
         raise InputError(f"checkpoint {path} has a damaged description: it lacks {error}") from None

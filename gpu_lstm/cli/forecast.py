@@ -22,6 +22,7 @@ from gpu_lstm.cli.options import (
     positive,
     trained_on,
 )
+from gpu_lstm.cli.tables import add_table_options, reading
 from gpu_lstm.data.series import read_series, rmse
 from gpu_lstm.models import Forecaster
 from gpu_lstm.training.checkpoint import load_model, write_whole
@@ -36,6 +37,7 @@ def add_command(commands: Parsers) -> None:
     parser.add_argument("--csv", type=Path, help="CSV file to write; forecast.csv beside the model if not given")
     parser.add_argument("--picture", type=Path, help="PNG to write; forecast.png beside the model if not given")
     add_device(parser)
+    add_table_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     source = data_path(options.data or trained_on(path, description))
     target = place_for("--csv", options.csv, path.parent, "forecast.csv", path, source)
     picture = place_for("--picture", options.picture, path.parent, "forecast.png", path, source)
-    data = read_series(source, description["columns"])
+    data = read_series(source, description["columns"], reading(vars(options), description["options"]))
     steps = options.steps or model.horizon
     known, length = len(data.values), description["options"]["length"]
     values = np.asarray(data.values)

@@ -11,8 +11,9 @@ import numpy as np
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import data_path
-from gpu_lstm.data.sequences import Sequences, read_sequences
-from gpu_lstm.data.series import Series, deviations, read_series
+from gpu_lstm.cli.tables import reading, tell_table
+from gpu_lstm.data.sequences import read_sequences
+from gpu_lstm.data.series import deviations, read_series
 from gpu_lstm.data.text import Vocabulary, encode_file, read_text
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
@@ -58,8 +59,8 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
 def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
     """A forecaster, from its options."""
     path = data_path(plain["data"])
-    data = read_series(path, known["columns"] if known else plain["columns"])
-    tell_columns(data)
+    data = read_series(path, known["columns"] if known else plain["columns"], reading(plain))
+    tell_table(data)
     if known is not None:
         same_data(path, len(data.values), known["amount"], "steps")
     parts = (plain["train"], plain["validation"])
@@ -85,8 +86,9 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
 def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
     """A classifier, from its options."""
     path = data_path(plain["data"])
-    data = read_sequences(path, plain["label"], plain["series"], known["columns"] if known else plain["columns"])
-    tell_columns(data)
+    columns = known["columns"] if known else plain["columns"]
+    data = read_sequences(path, plain["label"], plain["series"], columns, reading=reading(plain))
+    tell_table(data)
     if known is not None:
         same_data(path, len(data), known["amount"], "sequences")
     picked, _ = split_sequences(data, plain["validation"], plain["seed"])
@@ -132,13 +134,3 @@ def same_data(path: Path, amount: int, expected: int, what: str) -> None:
     """
     if amount != expected:
         raise InputError(f"{path} has {amount} {what}; the run to go on with began with {expected}")
-
-
-def tell_columns(data: Series | Sequences) -> None:
-    """Print which columns of a table were taken, and which were left and why."""
-
-    def listed(names: list[str], most: int = 30) -> str:
-        return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-    left = [f"{name} ({why})" for name, why in data.left.items()]
-    print(f"columns: {listed(data.names)}" + (f"; left out: {listed(left)}" if left else ""), flush=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from gpu_lstm.backend import DTYPES
 from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive
 from gpu_lstm.cli.runs import KINDS, run
+from gpu_lstm.cli.tables import add_table_options
 from gpu_lstm.layers.options import Options
 
 
@@ -90,6 +91,7 @@ def add_command(commands: Parsers) -> None:
     series.add_argument("--train", type=float, default=0.7, help="share of the series to train on, at its start")
     series.add_argument("--validation", type=float, default=0.1, help="share after that; the rest is for evaluate")
     series.add_argument("--loss", default="mse", choices=("mse", "mae", "huber"))
+    add_table_options(series)
     series.set_defaults(
         hidden_size=64, dropout=0.0, batch=32, epochs=20, learning_rate=3e-3, optimizer="adamw", validations=10
     )
@@ -99,6 +101,7 @@ def add_command(commands: Parsers) -> None:
     classify.add_argument("--series", default="series", help="column that tells the sequences apart")
     classify.add_argument("--validation", type=float, default=0.2, help="share of the training sequences held out")
     classify.add_argument("--one-direction", action="store_true", help="read forward only")
+    add_table_options(classify)
     classify.set_defaults(
         hidden_size=64, dropout=0.5, batch=32, epochs=60, learning_rate=3e-3, optimizer="adamw", validations=15
     )

@@ -15,7 +15,8 @@ from gpu_lstm.cli.options import (
     find_checkpoint,
     trained_on,
 )
-from gpu_lstm.cli.tables import add_table_options, table_options
+from gpu_lstm.cli.series import add_time_options, read_otherwise
+from gpu_lstm.cli.tables import add_table_options
 from gpu_lstm.errors import InputError
 from gpu_lstm.training.checkpoint import load, load_model
 
@@ -26,6 +27,7 @@ def add_command(commands: Parsers) -> None:
     add_run(parser)
     parser.add_argument("--data", help="other data, all of it; the held-out part of the training data if not given")
     add_device(parser)
+    add_time_options(parser)
     add_table_options(parser)
 
 
@@ -39,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"checkpoint: {path}")
     try:
         data = options.data or trained_on(path, description)
-        description["options"] |= table_options(options)
+        read_otherwise(description, options)
         MEASURES[kind](model, description, data_path(data), options.data is not None)
     except KeyError as error:
         raise InputError(f"checkpoint {path} has a damaged description: it lacks {error}") from None

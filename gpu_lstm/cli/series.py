@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.cli.tables import reading, tell_table
+from gpu_lstm.cli.tables import reading, table_options, tell_table
 from gpu_lstm.data.clock import written
 from gpu_lstm.data.gaps import TREATMENTS
 from gpu_lstm.data.series import Series, read_series
@@ -68,30 +68,37 @@ def read_new(source: Any, plain: Mapping[str, Any]) -> Series:
         source,
         plain["columns"],
         reading(dict(plain)),
-        **{name: plain.get(name) or () for name in ("past", "future")},
-        **{name: plain.get(name) for name in ("series", "time")},
+        time=plain.get("time"),
         calendar=bool(plain.get("calendar")),
-        **_of_time(plain),
+        **_given(plain),
     )
 
 
-def read_again(source: Any, description: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> Series:
-    """Read series as a run's description says, or as options say that were given anew."""
-    plain, given = description["options"], options or {}
+def read_again(source: Any, description: Mapping[str, Any]) -> Series:
+    """Read series as a run's description says."""
+    plain = description["options"]
     return read_series(
         source,
         description["columns"],
-        reading(dict(given), plain),
-        **{name: plain.get(name) or () for name in ("past", "future")},
-        series=plain.get("series"),
-        time=given.get("time") or description.get("time") or ["none"],  # older runs took no notice of times
+        reading(plain),
+        time=description.get("time", ["none"]),  # older runs took no notice of times
         calendar=description.get("calendar", ()),
-        **_of_time({**plain, **{name: value for name, value in given.items() if value is not None}}),
+        **_given(plain),
     )
 
 
-def _of_time(plain: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: plain[name] for name in OF_TIME if plain.get(name) is not None}
+def read_otherwise(description: dict[str, Any], options: argparse.Namespace) -> None:
+    """Change in a run's description how a table and its times are read, where options say so."""
+    plain = description["options"]
+    plain |= table_options(options)
+    plain |= {name: value for name in OF_TIME if (value := getattr(options, name, None)) is not None}
+    if getattr(options, "time", None):
+        description["time"] = options.time
+
+
+def _given(plain: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("past", "future", "series", *OF_TIME)
+    return {name: plain[name] for name in names if plain.get(name) is not None}
 
 
 def kept(data: Series) -> dict[str, Any]:

@@ -202,7 +202,8 @@ def local(times: np.ndarray, zone: str) -> np.ndarray:
         return times
     import pandas
 
-    return pandas.DatetimeIndex(times, tz="UTC").tz_convert(zone).tz_localize(None).to_numpy("datetime64[ns]")
+    shown = pandas.DatetimeIndex(times, tz="UTC").tz_convert(zone).tz_localize(None)
+    return np.asarray(shown.to_numpy("datetime64[ns]"))
 
 
 def to_utc(times: np.ndarray, zone: str) -> tuple[np.ndarray, list[str]]:

@@ -162,8 +162,8 @@ def _filled(values: np.ndarray, rows: Rows, jumps: np.ndarray, how: str, told: l
         for series, a, b in holes:
             begin[series] = max(begin[series], b) if a == starts[series] else begin[series]
             end[series] = min(end[series], a) if a != starts[series] else end[series]
-    for series in np.flatnonzero(begin >= end):
-        row = int(np.flatnonzero(rows.first)[series])
+    if (begin >= end).any():
+        row = int(np.flatnonzero(rows.first)[begin >= end][0])
         raise InputError(
             f"{'; '.join(told)}; nothing is left{rows.owner(row)} between the first and the last known values"
         )

@@ -96,7 +96,9 @@ def rows_of(places, starts=(0,), columns=("a", "b")):
     first = np.isin(np.arange(len(places)), starts)
     times = HOURS[places].astype("datetime64[ns]")
     step = find_step(HOURS.astype("datetime64[ns]"), np.arange(len(HOURS)) == 0, str)[0]
-    return Rows(np.arange(len(places)), first, places, times, step, list(columns), lambda r: f"row {r}", lambda r: "")
+    return Rows(
+        np.arange(len(places)), first, places, times, step, list(columns), "t", lambda r: f"row {r}", lambda r: ""
+    )
 
 
 VALUES = np.array([[NAN, 5], [1, NAN], [NAN, NAN], [4, 8], [5, NAN], [NAN, 9]])
@@ -113,8 +115,8 @@ def test_what_is_missing_is_refused_with_its_places():
     with pytest.raises(InputError) as error:
         treat(VALUES, rows_of([0, 1, 2, 5, 6, 7]), "refuse")
     assert str(error.value) == (
-        "2 steps of 1 hour are missing in 1 gaps: 2 after row 2; column 'a' has no number in 3 of 6 rows, at most 1 in "
-        "a row: row 0, row 2, row 5; column 'b' has no number in 3 of 6 rows, at most 2 in a row: row 1, row 4; "
+        "t: 2 steps of 1 hour are missing in 1 gaps: 2 after row 2; column 'a' has no number in 3 of 6 rows: "
+        "row 0, row 2, row 5; column 'b' has no number in 3 of 6 rows, at most 2 in a row: row 1, row 4; "
         "expected none missing, or --missing interpolate, forward or drop (or other columns: --columns)"
     )
 

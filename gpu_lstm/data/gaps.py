@@ -28,6 +28,7 @@ class Rows:
     times: np.ndarray | None  # (L,) datetime64[ns]
     step: Step | None
     names: list[str]  # columns of the values
+    label: str  # of the table, for people
     where: Callable[[int], str]  # names the row with this number in `order` for people
     owner: Callable[[int], str]  # " of series 'a'" for such a row, "" where there is one series
 
@@ -68,7 +69,7 @@ def treat(values: np.ndarray, rows: Rows, how: str) -> Treated:
     report = describe(rows, jumps, empty)
     if how == "refuse":
         raise InputError(
-            f"{'; '.join(report)}; expected none missing, or --missing interpolate, forward or drop"
+            f"{rows.label}: {'; '.join(report)}; expected none missing, or --missing interpolate, forward or drop"
             + (" (or other columns: --columns)" if any(len(cells) for cells in empty) else f"; {UNEVEN}")
         )
     if how == "drop":
@@ -76,7 +77,7 @@ def treat(values: np.ndarray, rows: Rows, how: str) -> Treated:
         for cells in empty:
             keep[cells] = False
         if not keep.any():
-            raise InputError(f"{'; '.join(report)}; no row is left")
+            raise InputError(f"{rows.label}: {'; '.join(report)}; no row is left")
         report.append(f"{np.count_nonzero(~keep):,} rows dropped; windows don't cross the breaks")
         return _kept(values, rows, keep, jumps, report)
     return _filled(values, rows, jumps, how, report)
@@ -105,10 +106,9 @@ def describe(rows: Rows, jumps: np.ndarray, empty: Sequence[np.ndarray]) -> list
             runs = np.flatnonzero(np.diff(cells, prepend=-2) > 1)
             longest = int(np.diff(np.append(runs, len(cells))).max())
             shown = ", ".join(rows.where(int(cells[k])) for k in runs[:SHOWN])
-            report.append(
-                f"column {name!r} has no number in {len(cells):,} of {len(rows.order):,} rows, at most {longest:,} "
-                f"in a row: {shown}{more(len(runs))}"
-            )
+            row = f", at most {longest:,} in a row" if longest > 1 else ""
+            count = f"{len(cells):,} of {len(rows.order):,} rows"
+            report.append(f"column {name!r} has no number in {count}{row}: {shown}{more(len(runs))}")
     return report
 
 
@@ -148,7 +148,9 @@ def _filled(values: np.ndarray, rows: Rows, jumps: np.ndarray, how: str, told: l
     """Return all rows with those between them that are missing, and every cell filled."""
     count = len(jumps)
     if jumps.sum() > 2 * count:
-        raise InputError(f"{'; '.join(told)}: more than there are rows, too many to fill; is a time wrong?")
+        raise InputError(
+            f"{rows.label}: {'; '.join(told)}: more than there are rows, too many to fill; is a time wrong?"
+        )
     ends = np.cumsum(jumps) - 1  # where each row goes among all
     source = np.full(int(ends[-1]) + 1, -1)
     source[ends] = rows.order
@@ -165,7 +167,8 @@ def _filled(values: np.ndarray, rows: Rows, jumps: np.ndarray, how: str, told: l
     if (begin >= end).any():
         row = int(np.flatnonzero(rows.first)[begin >= end][0])
         raise InputError(
-            f"{'; '.join(told)}; nothing is left{rows.owner(row)} between the first and the last known values"
+            f"{rows.label}: {'; '.join(told)}; nothing is left{rows.owner(row)} between the first "
+            "and the last known values"
         )
 
     def fill(start: int, block: np.ndarray) -> None:

@@ -27,7 +27,7 @@ class Cells:
         missing_values: Sequence[float],
     ):
         self.table, self.names, self.series = table, list(names), series
-        self.clock = Times(clock, date_format, table.at) if clock else None
+        self.clock = Times(clock, date_format, table.at, table.label) if clock else None
         values, codes, known = Spool("float64", len(names)), Spool("int32"), dict[str, int]()
         for piece in table.chunks([*names, *clock, *([series] if series else [])]):
             block = np.column_stack([table.numbers(piece, name) for name in names])
@@ -44,7 +44,7 @@ class Cells:
 
     def where(self, row: int, times: np.ndarray | None, zone: str) -> str:
         """Return a row's line, and its time, for people."""
-        at = self.table.at(row)
+        at = self.table.at(row).removeprefix(f"{self.table.label}, ")
         return at if times is None else f"{at} ({written(times[row : row + 1], zone)[0]})"
 
 
@@ -56,9 +56,8 @@ def in_order(cells: Cells, time_zone: str | None) -> tuple[Rows, str, list[str]]
     if times is not None:
         back = np.flatnonzero((np.diff(times[order]) < 0) & (np.diff(codes[order]) == 0))
         if len(back):
-            told.append(
-                f"rows are not in order of time, the first before {cells.table.at(int(order[back[0] + 1]))}: sorted"
-            )
+            place = cells.where(int(order[back[0] + 1]), None, zone)
+            told.append(f"rows are not in order of time, the first before {place}: sorted")
             order = np.lexsort((times, codes))
         order, twice = _once(cells, order, times, zone)
         told += twice
@@ -73,7 +72,10 @@ def in_order(cells: Cells, time_zone: str | None) -> tuple[Rows, str, list[str]]
     step, places = None, np.arange(len(order)) - np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
     ordered = None if times is None else times[order]
     if ordered is not None and cells.clock is not None:
-        step, places, odd = find_step(ordered, first, where)
+        try:
+            step, places, odd = find_step(ordered, first, where)
+        except InputError as error:
+            raise InputError(f"{cells.table.label}: {error}") from None
         low, high = written(np.array([ordered.min(), ordered.max()]), zone)
         of = f", {len(cells.ids):,} series by {cells.series!r}" if cells.series else ""
         by = f", of {zone}" if zone else ""
@@ -84,7 +86,7 @@ def in_order(cells: Cells, time_zone: str | None) -> tuple[Rows, str, list[str]]
         ]
     elif cells.series:
         told.append(f"{len(cells.ids):,} series by {cells.series!r}")
-    return Rows(order, first, places, ordered, step, cells.names, where, owner), zone, told
+    return Rows(order, first, places, ordered, step, cells.names, cells.table.label, where, owner), zone, told
 
 
 def in_zone(cells: Cells, time_zone: str | None) -> tuple[np.ndarray | None, str, list[str]]:
@@ -121,11 +123,12 @@ def _once(cells: Cells, order: np.ndarray, times: np.ndarray, zone: str) -> tupl
     for k in again:
         one, other = order[k - 1], order[k]
         if not np.array_equal(cells.values[one], cells.values[other], equal_nan=True):
-            clocks = " or, where clocks were set back, --time-zone" if not zone else ""
-            several = "" if cells.series else ", --series where a column says of which series a row is"
+            hints = [] if cells.series else ["--series where a column says of which series a row is"]
+            hints += [] if zone else ["--time-zone where clocks were set back"]
             raise InputError(
-                f"{len(again):,} rows have the time of another row: {cells.where(int(other), times, zone)} has other "
-                f"values than {cells.table.at(int(one))}; expected each time once{several}{clocks}; {UNEVEN}"
+                f"{cells.table.label}: {len(again):,} rows have the time of another row: "
+                f"{cells.where(int(other), times, zone)} has other values than {cells.where(int(one), None, zone)}; "
+                f"expected each time once, {', '.join(hints)}; {UNEVEN}"
             )
     place = cells.where(int(order[again[0]]), times, zone)
     return np.delete(order, again), [f"{len(again):,} rows that are there twice are left out, the first is {place}"]

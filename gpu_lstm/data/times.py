@@ -198,11 +198,10 @@ def find_time(frame: pandas.DataFrame) -> list[str]:
 def holds_times(column: pandas.Series) -> bool:
     """Return whether nearly all cells of a column are a time."""
     if column.dtype.kind in "Mfb":
-        return column.dtype.kind == "M"
+        return str(column.dtype).startswith("datetime64")
     cells = texts(column)
-    return bool(re.search(r"\d", cells.iloc[0])) and any(
-        mostly(form, cells) for form in FORMS if not form.digits or may_be(form, str(column.name), cells)
-    )
+    allowed = (form for form in FORMS if not form.digits or may_be(form, str(column.name), cells))
+    return re.search(r"\d", cells.iloc[0]) is not None and any(mostly(form, cells) for form in allowed)
 
 
 def may_be(form: Form, name: str, cells: pandas.Series) -> bool:
@@ -244,10 +243,12 @@ class Times:
         How they are written, in the words of `datetime.strptime`, where that isn't certain.
     where : callable
         Names a row for people, given its label in the blocks.
+    label : str
+        What errors call the table.
     """
 
-    def __init__(self, columns: Sequence[str], date_format: str | None, where: Callable[[int], str]):
-        self.columns, self._where = list(columns), where
+    def __init__(self, columns: Sequence[str], date_format: str | None, where: Callable[[int], str], label: str = ""):
+        self.columns, self._where, self._label = list(columns), where, f"{label}: " if label else ""
         self._name = " ".join(columns)
         self._fixed = date_format
         self._forms = FORMS
@@ -380,7 +381,7 @@ class Times:
             row = int(np.flatnonzero(read[0][1] != read[1][1])[0])
             ways = " or ".join(f"{form.words} ({times[row].astype('datetime64[D]')})" for form, times in read)
             raise InputError(
-                f"column {self._name!r} may be {ways}, and no row says which; expected --date-format, "
+                f"{self._label}column {self._name!r} may be {ways}, and no row says which; expected --date-format, "
                 "%d/%m/%Y for day/month/year and so on"
             )
         self.words = read[0][0].words

@@ -112,6 +112,8 @@ class LanguageModel(Model):
         temperature: float = 1.0,
         seed: int | tuple[int, ...] = 0,
         never: Sequence[int] = (),
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> Iterator[int]:
         """Draw tokens that continue a prompt, one at a time; a seed gives the same on all backends, up to rounding.
 
@@ -125,15 +127,18 @@ class LanguageModel(Model):
         seed : int
         never : sequence of int
             Tokens that are not drawn; not all that there are.
+        top_k, top_p : int, float
+            Draw only among the `top_k` likeliest, and of these the fewest that have the share `top_p`; 0 and 1: all.
 
         Raises
         ------
         InputError
             `prompt` or `never` has other than tokens of the vocabulary, `prompt` none, `never` all; `length` is no
-            whole number, or `temperature` no number of at least 0.
+            whole number, or `temperature`, `top_k` or `top_p` out of range.
         """
-        tokens, barred = decode.check(prompt, never, length, temperature, self.embedding.num_embeddings)
-        what = tokens, int(length), float(temperature), np.random.default_rng(check_seed(seed)), barred
+        tokens, barred = decode.check(prompt, never, length, temperature, top_k, top_p, self.embedding.num_embeddings)
+        draw = decode.Draw(float(temperature), int(top_k), float(top_p))
+        what = tokens, int(length), draw, np.random.default_rng(check_seed(seed)), barred
         if self.on_host and self.lstm.plan.tier == "sequence" and not self.lstm.options.on():
             return decode.by_compiled_code(self.params, self.lstm.num_layers, *what)
         return decode.by_arrays(self.backend, self.logits, *what)

@@ -106,7 +106,9 @@ def passage(
             raise InputError("--text is empty; expected at least one character")
     elif options.data is not None:
         name = where = options.data
-        text = read_part(data_path(options.data), start, options.length)
+        text = read_part(
+            data_path(options.data), start, options.length, reading_text(description["options"])["encoding"]
+        )
     else:
         name = trained_on(path, description)
         tokens = encode_file(data_path(name), vocabulary, **reading_text(description["options"]))

@@ -54,14 +54,14 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
     else:
         vocabulary = read_vocabulary(known["vocabulary"])
         tokens = encode_file(path, vocabulary, **how)
-        same_data(path, len(tokens), known.get("amount"), vocabulary.tokens)
+        same_data(path, len(tokens), known["amount"], vocabulary.tokens)
     if plain.get("shuffle_lines") and vocabulary.newline is None:
         raise InputError(f"text {path} has no lines to shuffle")
     cut = len(tokens) - int(len(tokens) * check_share("validation", plain["validation"]))
     counts = [count_tokens(part, len(vocabulary)) for part in (tokens[:cut], tokens[cut:])]
     tell_text(path, how["include"], vocabulary, counts)
     share = unknown_share(vocabulary, counts)
-    if known is not None and "amount" not in known and share > MOST_UNKNOWN:
+    if known is not None and known["amount"] is None and share > MOST_UNKNOWN:
         raise InputError(f"{path} has {share:.0%} characters that the model doesn't know; expected at most 10%")
     names = ("embedding_size", "hidden_size", "num_layers", "dropout")
     config = {"vocabulary_size": len(vocabulary), **{n: plain[n] for n in names}, **family(plain)}

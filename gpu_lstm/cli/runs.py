@@ -12,6 +12,7 @@ from typing import Any
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli import sequences
 from gpu_lstm.cli.options import RUNS, SHIPPED, announce, data_path, next_free, trained_on
+from gpu_lstm.cli.origin import Origin, changes
 from gpu_lstm.cli.progress import finish, tell
 from gpu_lstm.cli.recipes import RECIPES as RECIPES_BUT_SEQUENCES
 from gpu_lstm.cli.recipes import Recipe
@@ -30,7 +31,8 @@ KINDS = {"text": "shakespeare", "series": "co2", "classify": "japanese_vowels", 
 KEEPING = ("keep", "save_minutes", "on_nonfinite")
 """Settings that are of a command rather than of a run."""
 NOT_OF_THE_TASK = (
-    "run", "out", "resume", "backend", "any_kind", "command", "dry_run", "graph", "parser", "arguments", *KEEPING
+    "run", "out", "resume", "init", "backend", "any_kind", "command", "dry_run", "graph", "parser", "arguments",
+    *KEEPING,
 )  # fmt: skip
 """Options that a run's description doesn't keep among those of its task."""
 CHANGEABLE = ("data", "tier", "recompute", "sample_length", "epochs", "patience")
@@ -39,12 +41,17 @@ CHANGEABLE = ("data", "tier", "recompute", "sample_length", "epochs", "patience"
 
 def run(options: argparse.Namespace) -> int:
     """Train, or go on training."""
+    if options.init is not None and options.resume is not None:
+        raise InputError("--init begins a new run and --resume goes on with one; expected one of them")
     made = begin(options) if options.resume is None else resume(options)
     return 0 if made is None else finish(made)
 
 
 def begin(options: argparse.Namespace) -> Run | None:
-    """A new run; None where only its memory was asked for."""
+    """A new run, with weights of another where asked for; None where only its memory was asked for."""
+    origin = None if options.init is None else Origin.read(options.init, options.kind)
+    if origin is not None:
+        origin.adopt(options, given(options))
     Options.parse(options.lstm)  # refused before anything is read
     backend = announce(options)
     decay = 0.1 if options.kind in sequences.TARGETS else 0.01
@@ -66,14 +73,20 @@ def begin(options: argparse.Namespace) -> Run | None:
         raise InputError(f"gpu-lstm train {options.kind} needs data: gpu-lstm train {options.kind} FILE")
     plain["data"] = full_name(options.data or KINDS[options.kind])
     folder = new_folder(options)
-    recipe = RECIPES[options.kind](plain, backend, None)
+    recipe = RECIPES[options.kind](plain, backend, origin and origin.description)
+    if origin is not None:
+        origin.agree(recipe, plain)
     if options.epochs is None:
         plain["epochs"] = recipe.epochs
         settings = replace(settings, epochs=recipe.epochs)
     if not fits(options, plain, recipe, backend):
         return None
     known = {"options": plain, **recipe.extra, "fingerprint": marked(plain)}
-    return Run(recipe.make(), settings, folder, known, tell, options.graph)
+    run = Run(recipe.make(), settings, folder, known, tell, options.graph)
+    if origin is not None:
+        origin.begin(run.task.model)
+        print(changes(origin.description["options"], plain))
+    return run
 
 
 def resume(options: argparse.Namespace) -> Run | None:
@@ -107,6 +120,7 @@ def resume(options: argparse.Namespace) -> Run | None:
         elif "data" in changes:
             check_unchanged(data_path(plain["data"]), known, plain.get("include") or ())
         recipe = RECIPES[kind](plain, backend, description)
+        recipe.config.update(description["model"])  # what it has of data is of those that it began with
         if not fits(options, plain, recipe, backend):
             return None
         about = {"options": plain, **recipe.extra, "fingerprint": known or marked(plain)}
@@ -115,10 +129,23 @@ def resume(options: argparse.Namespace) -> Run | None:
         raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
     run.resume(arrays, description)
     if run.step == run.steps:
-        print(f"{folder} is finished: {run.steps} steps done")
+        print(f"{folder} is finished: {run.steps} steps done; more --epochs than {run.settings.epochs} go on with it")
         return None
     print(f"going on with {folder} after step {run.step} of {run.steps}")
+    tell_changes(run, description)
     return run
+
+
+def tell_changes(run: Run, description: dict[str, Any]) -> None:
+    """Print what is other than before in a run that goes on, and what the learning rate makes of more epochs."""
+    before = description["settings"]
+    if line := changes(description["options"] | before, run.description["options"] | run.description["settings"]):
+        print(line)
+    if run.settings.epochs != before["epochs"]:
+        print(
+            f"learning rate: its schedule ({run.settings.schedule}) is laid over all {run.steps} steps anew; the next "
+            f"one has {run.schedule(run.step):.3g} of {run.settings.learning_rate:g}"
+        )
 
 
 def marked(plain: dict[str, Any]) -> Fingerprint:

@@ -38,7 +38,7 @@ def prepare(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | Non
     )  # fmt: skip
     tell_table(data)
     if known is not None:
-        same_data(path, len(data), known["amount"], "sequences")
+        same_data(path, len(data), known.get("amount"), "sequences")
     rules = plain.get("rules", 1)
     data = parted(data, plain)
     train, held_out = split_sequences(data, plain["validation"], plain["seed"], alike=rules >= 2)
@@ -55,9 +55,10 @@ def prepare(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | Non
         **{n: plain[n] for n in ("hidden_size", "num_layers", "dropout")},
         **family(plain),
     }
-    frames = frames_for(data.lengths[train]) if rules >= 2 and kind != "label" else (1, 1)
-    if rules >= 2 and kind != "label":
-        config |= {"pooling": list(POOLING), "frames": list(frames)}
+    if known is not None:
+        config |= {name: known["model"][name] for name in ("pooling", "frames") if name in known["model"]}
+    elif kind != "label":
+        config |= {"pooling": list(POOLING), "frames": list(frames_for(data.lengths[train]))}
     batch = min(plain["batch"], len(train))
     plan = plan_of(data.lengths[train], batch) if rules >= 2 else None
     steps, batch = (int(data.lengths.max()), batch) if plan is None else plan.largest
@@ -74,7 +75,9 @@ def prepare(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | Non
     if kind == "regress":
         extra["targets"] = data.targets
     each = len(train) // min(plain["batch"], len(train)) if plan is None else len(plan.parts)
-    return Recipe(kind, config, -(-steps // frames[1]), make, extra, batch=batch, epochs=epochs_for(each))
+    return Recipe(
+        kind, config, -(-steps // config.get("frames", (1, 1))[1]), make, extra, batch=batch, epochs=epochs_for(each)
+    )
 
 
 MAKERS: dict[str, Callable[..., Model]] = {"classify": Classifier, "regress": Regressor, "label": Tagger}

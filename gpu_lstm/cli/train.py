@@ -34,6 +34,9 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
     parser.add_argument("--any-kind", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=f"folder of the run; the next free {RUNS}/{kind} if not given")
     parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with a run, as it was set up")
+    parser.add_argument(
+        "--init", type=Path, metavar="RUN", help="begin with the weights of another run: its sizes and names stay"
+    )
     add_device(parser)
     parser.add_argument(
         "--dtype", default="float32", choices=DTYPES,

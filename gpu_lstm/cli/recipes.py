@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,18 @@ import numpy as np
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import data_path, reading_text
-from gpu_lstm.cli.tables import reading, tell_table
-from gpu_lstm.data.sequences import read_sequences
-from gpu_lstm.data.series import deviations, read_series
+from gpu_lstm.cli.series import kept, read_again, read_new, tell_series
 from gpu_lstm.data.text import encode_file, read_text, text_files
 from gpu_lstm.data.tokens import Vocabulary, count_tokens, read_vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel
+from gpu_lstm.models import Forecaster, LanguageModel
 from gpu_lstm.training.outset import chosen, outset, sizes_for, training_ranges
 from gpu_lstm.training.tasks import (
-    ClassifyTask,
     SeriesTask,
     Task,
     TextTask,
     check_share,
-    split_sequences,
 )
 from gpu_lstm.training.tasks.series import known_steps
 
@@ -44,7 +40,8 @@ class Recipe:
     steps: int  # T of a training step
     make: Callable[[], Task]  # makes the task
     extra: dict[str, Any]  # what the run's description gets
-    settings: dict[str, Any] = field(default_factory=dict)  # of training, as they follow from the data
+    batch: int | None = None  # B of the training step of those steps, where it isn't what was asked for
+    epochs: int = 1  # how many there are to be, where none were asked for
 
 
 def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
@@ -57,14 +54,14 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
     else:
         vocabulary = read_vocabulary(known["vocabulary"])
         tokens = encode_file(path, vocabulary, **how)
-        same_data(path, len(tokens), known.get("amount"), vocabulary.tokens)
+        same_data(path, len(tokens), known["amount"], vocabulary.tokens)
     if plain.get("shuffle_lines") and vocabulary.newline is None:
         raise InputError(f"text {path} has no lines to shuffle")
     cut = len(tokens) - int(len(tokens) * check_share("validation", plain["validation"]))
     counts = [count_tokens(part, len(vocabulary)) for part in (tokens[:cut], tokens[cut:])]
     tell_text(path, how["include"], vocabulary, counts)
     share = unknown_share(vocabulary, counts)
-    if known is not None and "amount" not in known and share > MOST_UNKNOWN:
+    if known is not None and known["amount"] is None and share > MOST_UNKNOWN:
         raise InputError(f"{path} has {share:.0%} characters that the model doesn't know; expected at most 10%")
     names = ("embedding_size", "hidden_size", "num_layers", "dropout")
     config = {"vocabulary_size": len(vocabulary), **{n: plain[n] for n in names}, **family(plain)}
@@ -102,13 +99,15 @@ def unknown_share(vocabulary: Vocabulary, counts: list[np.ndarray]) -> float:
 def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
     """A forecaster, from its options; what they leave to the data is filled in."""
     path = data_path(plain["data"])
-    data = read_series(path, known["columns"] if known else plain["columns"], reading(plain))
-    tell_table(data)
+    data = read_new(path, plain) if known is None else read_again(path, {**known, "options": plain})
+    parts = (plain["train"], plain["validation"])
+    tell_series(data, parts)
     if known is not None:
         same_data(path, len(data.values), known["amount"], "steps")
-    parts = (plain["train"], plain["validation"])
     if known is None:
-        sizes = sizes_for(np.asarray(data.values), training_ranges(data, parts)[0], plain["batch"])
+        sizes = sizes_for(
+            np.asarray(data.values)[:, : len(data.targets)], training_ranges(data, parts)[0], plain["batch"]
+        )
         plain |= chosen(plain, sizes)
         tell_sizes(plain, sizes.periods)
     config = {
@@ -124,9 +123,9 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
         model = Forecaster(**config, **where(plain, backend))
         return SeriesTask(model, data, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
 
-    extra = {"columns": data.names, "amount": len(data.values)}
     lags = len(config["linear"]["weight"][0][0]) if "linear" in config else 0
-    return Recipe("series", config, known_steps(plain["length"], lags), make, extra, {"epochs": plain["epochs"]})
+    extra = {**kept(data), "amount": len(data.values)}
+    return Recipe("series", config, known_steps(plain["length"], lags), make, extra, epochs=plain["epochs"] or 1)
 
 
 def tell_sizes(plain: dict[str, Any], periods: tuple[int, ...]) -> None:
@@ -135,37 +134,9 @@ def tell_sizes(plain: dict[str, Any], periods: tuple[int, ...]) -> None:
     print(f"{shown}; forecasts of {plain['horizon']} steps from windows of {plain['length']}", flush=True)
 
 
-def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
-    """A classifier, from its options."""
-    path = data_path(plain["data"])
-    columns = known["columns"] if known else plain["columns"]
-    data = read_sequences(path, plain["label"], plain["series"], columns, reading=reading(plain))
-    tell_table(data)
-    if known is not None:
-        same_data(path, len(data), known["amount"], "sequences")
-    picked, _ = split_sequences(data, plain["validation"], plain["seed"])
-    rows = data.rows(picked)
-    config = {
-        "mean": rows.mean(axis=0).tolist(),
-        "spread": deviations(rows),
-        "num_classes": len(data.classes),
-        "bidirectional": not plain["one_direction"],
-        **{n: plain[n] for n in ("hidden_size", "num_layers", "dropout")},
-        **family(plain),
-    }
-
-    def make() -> Task:
-        model = Classifier(**config, **where(plain, backend))
-        return ClassifyTask(model, data, plain["batch"], plain["validation"], plain["seed"])
-
-    extra = {"columns": data.names, "classes": data.classes, "amount": len(data)}
-    return Recipe("classify", config, int(data.lengths.max()), make, extra)
-
-
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "text": prepare_text,
     "series": prepare_series,
-    "classify": prepare_classify,
 }
 
 

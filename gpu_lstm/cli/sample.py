@@ -7,7 +7,6 @@ import sys
 
 from gpu_lstm.backend import choose
 from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, find_checkpoint, positive
-from gpu_lstm.data.tokens import read_vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.models import LanguageModel
@@ -34,25 +33,18 @@ def run(options: argparse.Namespace) -> int:
     """Print the prompt and its continuation, character by character."""
     path = find_checkpoint(options.checkpoint, "text")
     check_seed(options.seed, "--seed")
-    model, description = load_model(path, "text", choose(options.backend), options.tier)
+    model, _ = load_model(path, "text", choose(options.backend), options.tier)
     assert isinstance(model, LanguageModel)
-    vocabulary = read_vocabulary(description.get("vocabulary", ""))
+    vocabulary = model.vocabulary
     if len(vocabulary) != model.config["vocabulary_size"]:
         raise InputError(f"checkpoint {path} has a vocabulary of {len(vocabulary)}; its model has another")
     text = vocabulary.first if options.prompt is None else options.prompt
     if unknown := vocabulary.lacks(text):
         raise InputError(f"--prompt has characters that the model never saw: {', '.join(map(repr, unknown))}")
-    drawn = model.sample(
-        vocabulary.encode(text), options.length * vocabulary.most, options.temperature, options.seed, vocabulary.never,
-        options.top_k, options.top_p,
-    )  # fmt: skip
     sys.stdout.write(text.lstrip("\n"))
-    left = options.length
-    for part in vocabulary.written(drawn):
-        sys.stdout.write(part[:left])
+    limits = options.top_k, options.top_p
+    for part in model.sample(text, options.length, options.temperature, options.seed, (), *limits):
+        sys.stdout.write(part)
         sys.stdout.flush()
-        left -= len(part)
-        if left <= 0:
-            break
     sys.stdout.write("\n")
     return 0

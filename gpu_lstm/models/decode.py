@@ -6,12 +6,13 @@ exp(score / temperature) passes a uniform number times the whole sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
+from gpu_lstm.data.tokens import Vocabulary
 from gpu_lstm.errors import InputError, out_of_range
 from gpu_lstm.layers import State
 from gpu_lstm.models.arguments import check_host
@@ -48,6 +49,30 @@ def check(
 
 def _is_empty(tokens: object) -> bool:
     return tokens.size == 0 if isinstance(tokens, np.ndarray) else isinstance(tokens, Sized) and len(tokens) == 0
+
+
+def as_text(
+    vocabulary: Vocabulary,
+    prompt: str,
+    length: int,
+    never: Sequence[int],
+    sample: Callable[..., Iterator[int]],
+) -> Iterator[str]:
+    """Draw text that continues a prompt, `length` characters of it, in pieces; `sample` draws tokens.
+
+    Raises InputError where the prompt has characters that have no token, or `length` is no whole number.
+    """
+    if unknown := vocabulary.lacks(prompt):
+        raise InputError(f"prompt has characters that the model never saw: {', '.join(map(repr, unknown))}")
+    drawn = sample(vocabulary.encode(prompt), length * vocabulary.most, never=(*vocabulary.never, *never))
+    return _cut(vocabulary.written(drawn), int(length))
+
+
+def _cut(parts: Iterator[str], length: int) -> Iterator[str]:
+    """Yield parts up to so many characters."""
+    while length > 0 and (part := next(parts, None)) is not None:
+        yield part[:length]
+        length -= len(part)
 
 
 class Draw(NamedTuple):

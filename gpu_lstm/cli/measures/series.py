@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.cli.tables import reading
-from gpu_lstm.data.series import read_series
+from gpu_lstm.cli.series import read_again
 from gpu_lstm.models import Forecaster, Model
 from gpu_lstm.training.comparison import Comparison, compare, verdict
 
@@ -20,7 +19,7 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: bool) 
     """Errors of each column in its own unit and scaled, beside simple forecasts from the same origins."""
     assert isinstance(model, Forecaster)
     settings = description["options"]
-    data = read_series(path, description["columns"], reading(settings))
+    data = read_again(path, description)
     found = compare(model, data, (settings["train"], settings["validation"]), settings["length"])
     some = f"{len(found.origins)} of {found.of}" if len(found.origins) < found.of else str(found.of)
     print(

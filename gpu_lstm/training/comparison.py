@@ -20,6 +20,10 @@ MOST = 5000
 """The most origins that are measured, evenly spaced."""
 
 
+SAME = 0.005
+"""Errors that differ by no more than this share are called equal."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Forecasts (K, H, S) by name, the model's first, with what came."""
@@ -121,11 +125,10 @@ def simple_forecasts(
 def verdict(scores: dict[str, float]) -> str:
     """One line: whether the model, the first of the scores, beats each of the others."""
     (name, own), *others = scores.items()
-    better = sorted((value, other) for other, value in others if value < own * 0.995)
-    same = sorted((value, other) for other, value in others if own * 0.995 <= value <= own)
+    better = sorted((value, other) for other, value in others if value < own * (1 - SAME))
     if better:
         return "; ".join(f"{other} is better: {value:.4g} against {own:.4g}" for value, other in better)
     value, other = min((value, other) for other, value in others)
-    if same:
+    if value <= own * (1 + SAME):
         return f"the {name} is no better than {other}: {own:.4g} against {value:.4g}"
-    return f"the {name} beats each of them, the best by {1 - own / value:.1%}: {other}, {value:.4g} against {own:.4g}"
+    return f"the {name} beats each of them; the best is {other}, {value:.4g} against {own:.4g}"

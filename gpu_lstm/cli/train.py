@@ -113,9 +113,7 @@ def add_command(commands: Parsers) -> None:
     )
     series = add_parser_for(kinds, "series", "a forecaster, on columns of a table with a row for each step")
     series.add_argument("--horizon", type=positive, help="steps ahead (the data's shortest period, else 12)")
-    series.add_argument(
-        "--length", type=positive, help="known steps of a window (by the data's periods, 128 or more)"
-    )
+    series.add_argument("--length", type=positive, help="known steps of a window (by the data's periods, 128 or more)")
     series.add_argument("--memory", type=positive, help="steps of the slow mean that inputs refer to (a period)")
     series.add_argument("--train", type=float, default=0.7, help="share of the series to train on, at its start")
     series.add_argument("--validation", type=float, default=0.1, help="share after that; the rest is for evaluate")

@@ -74,6 +74,7 @@ def periods(values: np.ndarray, most: int = 2, limit: int = 1000) -> list[int]:
     rest = np.asarray(values, dtype=np.float64)
     time = np.arange(len(rest))
     limit, found = min(len(rest) // 3, limit), list[int]()
+    least = max(PERIOD_SHOWS, 4 / np.sqrt(max(1, len(rest))))  # of few values, chance shows some
     if limit < 4:
         return found
     rest = rest - np.polyval(np.polyfit(time, rest, 1), time)
@@ -85,7 +86,7 @@ def periods(values: np.ndarray, most: int = 2, limit: int = 1000) -> list[int]:
         first = int(rises[0])
         tops = [
             lag for lag in range(first + 1, limit)
-            if r[lag] >= max(r[lag - 1], r[lag + 1], PERIOD_SHOWS, r[first:lag].min() + PERIOD_SHOWS)
+            if r[lag] >= max(r[lag - 1], r[lag + 1], least, r[first:lag].min() + least)
         ]  # fmt: skip
         clear = [lag for lag in tops if r[lag] >= 0.85 * max(r[top] for top in tops)]
         if not clear or (found and clear[0] <= found[-1]):

@@ -29,7 +29,7 @@ class LinearForecast:
     bias: np.ndarray  # (G, H)
     now: np.ndarray  # (G, H, P + F): of the inputs at the last known step
     ahead: np.ndarray  # (G, H, F): of the inputs known ahead, at the step that is forecast
-    unit: np.ndarray  # (S,): root of its mean squared error where it was fitted
+    unit: np.ndarray  # (H, S): root of its mean squared error where it was left out of the fit
 
     @property
     def lags(self) -> int:
@@ -123,12 +123,12 @@ def fit_linear(
     origins = origins[:: -(-len(origins) // ROWS)]
     shared = series > 1 and series * horizon * longest > SHARED
     groups = [list(range(series))] if shared else [[s] for s in range(series)]
-    fits, unit = [], np.empty(series)
+    fits, unit = [], np.empty((horizon, series))
     for group in groups:
         sums = [sums_of(values[:, s], inputs, num_ahead, origins, longest, horizon) for s in group]
         weights, error = choose([add_up(parts) for parts in zip(*sums, strict=True)], longest, tried, inputs.shape[1])
         fits.append(weights)
-        unit[group] = np.sqrt(error)
+        unit[:, group] = np.sqrt(error)[:, None]
     total = np.stack(fits)  # (G, H, 1 + longest + P + F + F)
     differences, level = total[:, :, 1:longest], total[:, :, longest]
     weight = np.empty((len(groups), horizon, longest))
@@ -147,7 +147,7 @@ class Sums:
     count: int
     squares: list[np.ndarray]  # (K, K), one for all steps ahead or one for each
     cross: np.ndarray  # (K, H)
-    own: float  # sum of y^2
+    own: np.ndarray  # (H,): sums of y^2
 
 
 def sums_of(
@@ -161,7 +161,7 @@ def sums_of(
         lagged = values[kept[:, None] - np.arange(1, lags)] - last[:, None]
         common = np.column_stack([np.ones(len(kept)), lagged, last, inputs[kept]])
         change = values[kept[:, None] + np.arange(1, horizon + 1)] - last[:, None]
-        own = float(np.sum(change**2))
+        own = np.sum(change**2, axis=0)
         if not num_ahead:
             found.append(Sums(len(kept), [common.T @ common], common.T @ change, own))
             continue
@@ -178,22 +178,22 @@ def add_up(parts: Sequence[Sums]) -> Sums:
     """Sums over all of them."""
     squares = [sum(arrays[1:], start=arrays[0]) for arrays in zip(*(part.squares for part in parts), strict=True)]
     cross = sum((part.cross for part in parts[1:]), start=parts[0].cross)
-    return Sums(sum(part.count for part in parts), squares, cross, sum(part.own for part in parts))
+    return Sums(sum(part.count for part in parts), squares, cross, np.sum([part.own for part in parts], axis=0))
 
 
-def choose(blocks: list[Sums], longest: int, lags: Sequence[int], num_inputs: int) -> tuple[np.ndarray, float]:
-    """Weights (H, K), fitted on all blocks, by what is best on each where it is left out; and their squared error."""
+def choose(blocks: list[Sums], longest: int, lags: Sequence[int], num_inputs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (H, K), fitted on all blocks, by what is best on each left out; and its squared errors (H,)."""
     size, horizon = blocks[0].cross.shape
-    errors = dict.fromkeys(((n, penalty) for n in lags for penalty in PENALTIES), 0.0)
+    errors = {(n, penalty): np.zeros(horizon) for n in lags for penalty in PENALTIES}
     for k, held_out in enumerate(blocks):
         rest = add_up(blocks[:k] + blocks[k + 1 :])
         for n in lags:
             for penalty, weights in solutions(rest, columns(n, longest, size)):
                 errors[n, penalty] += squared_error(held_out, weights)
-    best_lags, best_penalty = min(errors, key=errors.__getitem__)
+    best_lags, best_penalty = min(errors, key=lambda way: float(errors[way].sum()))
     every = add_up(blocks)
     weights = dict(solutions(every, columns(best_lags, longest, size)))[best_penalty]
-    return weights.T, errors[best_lags, best_penalty] / (every.count * horizon)
+    return weights.T, errors[best_lags, best_penalty] / every.count
 
 
 def columns(lags: int, longest: int, size: int) -> np.ndarray:
@@ -223,13 +223,13 @@ def solutions(sums: Sums, kept: np.ndarray) -> Iterator[tuple[float, np.ndarray]
         yield penalty, weights
 
 
-def squared_error(sums: Sums, weights: np.ndarray) -> float:
-    """Sum of the squared errors of weights (K, H) over all windows and steps ahead."""
+def squared_error(sums: Sums, weights: np.ndarray) -> np.ndarray:
+    """Sums (H,) of the squared errors of weights (K, H) over all windows."""
     if len(sums.squares) == 1:
-        explained = np.sum(weights * (sums.squares[0] @ weights))
+        explained = np.sum(weights * (sums.squares[0] @ weights), axis=0)
     else:
-        explained = sum(weights[:, h] @ squares @ weights[:, h] for h, squares in enumerate(sums.squares))
-    return max(0.0, float(sums.own - 2 * np.sum(weights * sums.cross) + explained))
+        explained = np.array([weights[:, h] @ squares @ weights[:, h] for h, squares in enumerate(sums.squares)])
+    return np.asarray(np.maximum(0.0, sums.own - 2 * np.sum(weights * sums.cross, axis=0) + explained))
 
 
 def rounded(array: np.ndarray) -> Any:

@@ -226,7 +226,7 @@ def forecaster(graph: Graph, model: Forecaster) -> None:
     shape = graph.constant("ahead_shape", [-1, model.horizon, series])
     steps = graph.add("Transpose", [graph.add("Reshape", [ahead, shape], "by_step")], "by_time", perm=[1, 0, 2])
     wide = graph.add("Cast", [steps], "ahead.float64", to=TYPES["float64"])
-    difference = graph.add("Mul", [wide, graph.constant("unit", model.unit, "float64")], "difference")
+    difference = graph.add("Mul", [wide, graph.constant("unit", model.unit[:, None, :], "float64")], "difference")
     if model.linear is None:
         simple = graph.add("Slice", ["values", last, graph.constant("end", [2**62]), axis], "newest")
     else:

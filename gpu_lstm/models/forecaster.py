@@ -86,7 +86,11 @@ class Forecaster(Model):
         self.horizon, self.memory = check_size("horizon", horizon), check_size("memory", memory)
         self.outcome = Outcome(tuple(quantiles), distribution)
         self.linear = LinearForecast.of(linear) if linear else None
-        self.unit = self.spread * (self.linear.unit if self.linear else 1.0)  # of what the head says
+        self.unit = np.tile(self.spread, (horizon, 1))  # (horizon, S): of what the head says
+        if self.linear:
+            unit = self.linear.unit
+            even = np.sqrt(np.mean(unit**2, axis=0)) + np.zeros_like(unit)  # far steps err more, and count more
+            self.unit = self.spread * (even if self.outcome.certain else unit)
         given = inputs or {"mean": [], "spread": [], "ahead": 0}
         self.input_mean, self.input_spread = np.array(given["mean"]), np.array(given["spread"])
         self.num_inputs, self.num_ahead = len(self.input_mean), int(given["ahead"])
@@ -277,11 +281,12 @@ class Forecaster(Model):
         said = said.reshape(steps - start, -1, self.outcome.parts, self.horizon, self.num_series)
         said = said.transpose(0, 3, 1, 2, 4)
         simple = self.simple(known, start, steps).transpose(0, 2, 1, 3)[:, :, :, None, :]
+        unit = self.unit[:, None, None, :]
         if self.outcome.distribution:
-            both = [simple + said[..., :1, :] * self.unit, said[..., 1:, :] + np.log(self.unit)]
+            both = [simple + said[..., :1, :] * unit, said[..., 1:, :] + np.log(unit)]
             found = np.concatenate(both, axis=3)
         else:
-            found = simple + said * self.unit
+            found = simple + said * unit
         return found[0] if first is None else found
 
     def _known(

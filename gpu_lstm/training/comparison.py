@@ -87,7 +87,7 @@ def compare(model: Forecaster, data: Series, parts: tuple[float, float], length:
         said = backtest(model, values, taken, length, begins, levels)
     return Comparison(
         taken, len(origins), truth(series, taken, model.horizon), forecasts, np.where(scale > 0, scale, 1.0),
-        f"the value {lag} steps before" if lag > 1 else "the value before", model.unit, levels, said,
+        f"the value {lag} steps before" if lag > 1 else "the value before", model.unit.mean(axis=0), levels, said,
     )  # fmt: skip
 
 

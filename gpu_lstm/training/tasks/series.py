@@ -87,7 +87,7 @@ class WindowsTask(Task):
         else:
             error = 2 * pinball_of(said, actual, np.array(levels)).mean(axis=(0, 1))
         name = "RMSE" if asked is None else "CRPS" if model.outcome.distribution else "twice the pinball loss"
-        total = score(error, model.unit)
+        total = score(error, model.unit.mean(axis=0))
         each = f" (the mean of {len(error)} series, each in units of its own)" if len(error) > 1 else ""
         return total, f"{name} {total:.4g} over {horizon} steps ahead{each}"
 

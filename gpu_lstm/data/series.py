@@ -86,7 +86,7 @@ def read_series(source: Any, columns: Sequence[str] | None = None, reading: Read
     names, left = (list(columns), {}) if columns else table.numeric()
     spool = Spool("float64", len(names))
     for piece in table.chunks(names):
-        spool.add(np.column_stack([table.complete(piece, name) for name in names]))
+        spool.add(table.complete(piece, names))
     return Series(names, spool.finish(), left, told=table.understood(names))
 
 

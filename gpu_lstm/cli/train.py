@@ -9,6 +9,7 @@ from gpu_lstm.backend import DTYPES
 from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive
 from gpu_lstm.cli.runs import KINDS, run
 from gpu_lstm.cli.tables import add_table_options
+from gpu_lstm.data.tokens import KINDS as KINDS_OF_TOKENS
 from gpu_lstm.layers.options import Options
 
 
@@ -74,12 +75,22 @@ def add_command(commands: Parsers) -> None:
         description="Train a model. Without a kind it is text, on the Shakespeare that ships with the package.",
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind", parser_class=type(parser))
-    text = add_parser_for(kinds, "text", "a character language model, on a UTF-8 file or a folder of them")
+    text = add_parser_for(kinds, "text", "a language model, on a text file or a folder of them")
+    text.add_argument(
+        "--tokens", default="characters", choices=KINDS_OF_TOKENS,
+        help="what the text is cut into; bytes are for any file, subwords need the tokenizers library",
+    )  # fmt: skip
+    text.add_argument("--vocabulary", type=positive, default=1024, metavar="N", help="how many subwords, at most")
+    text.add_argument("--encoding", default="utf-8", help="of the files, as Python names it")
+    text.add_argument(
+        "--include", nargs="+", metavar="PATTERN",
+        help="files to take of a folder, as '*.txt' or 'letters/*'; all but hidden ones if not given",
+    )  # fmt: skip
     text.add_argument("--embedding-size", type=positive, default=64)
     text.add_argument("--length", type=positive, default=64, help="steps of a chunk; the state is carried on")
     text.add_argument("--validation", type=float, default=0.1, help="share of the text held out, at its end")
     text.add_argument("--shuffle-lines", action="store_true", help="take the lines in a new order in every epoch")
-    text.add_argument("--sample-length", type=int, default=160, help="characters of sample at each validation")
+    text.add_argument("--sample-length", type=int, default=160, help="tokens of sample at each validation")
     text.set_defaults(
         hidden_size=256, dropout=0.1, batch=64, epochs=10, learning_rate=4e-3, optimizer="adam", validations=8
     )

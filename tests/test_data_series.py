@@ -32,7 +32,8 @@ def test_columns_of_numbers_are_taken_and_the_rest_is_named(write):
     assert data.names == ["x", "y"]
     assert data.values.dtype == np.float64
     assert data.values.tolist() == [[1, 10], [2.5, -20]]
-    assert data.left == {"day": "text, such as '2020-01-01'", "place": "text, such as 'north'"}
+    assert data.left == {"place": "text, such as 'north'"}
+    assert data.times.astype("datetime64[D]").astype(str).tolist() == ["2020-01-01", "2020-01-02"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_columns_asked_for_leave_nothing_to_tell(write):
 @pytest.mark.parametrize("missing", ["", "NA", "?", "nan", "null"])
 def test_a_column_that_begins_without_a_number_is_refused_by_name(write, missing):
     path = write(f"hour,target,y\n1,{missing},3\n2,{missing},3\n3,7,3\n")
-    with pytest.raises(InputError, match=r"line 2: column 'target' is .*expected a .*or other columns .*--columns"):
+    with pytest.raises(InputError, match=r"column 'target' has no number in 2 of 3 rows, .*: line 2; .*--columns"):
         read_series(path)
     assert read_series(path, ["hour", "y"]).names == ["hour", "y"]
 
@@ -172,13 +173,9 @@ def test_a_missing_column_is_told_with_those_that_there_are(write):
 @pytest.mark.parametrize(
     ("cell", "shown"),
     [
-        ("nan", "nan; expected a finite number"),
-        ("NaN", "NaN; expected a finite number"),
         ("inf", "inf; expected a finite number"),
         ("-Infinity", "-Infinity; expected a finite number"),
         ("1e999", "1e999; expected a finite number"),
-        ("", "empty; expected a number"),
-        ("  ", "empty; expected a number"),
         ("abc", "'abc'; expected a number"),
         ("1;2", "'1;2'; expected a number"),
         ("x" * 500, f"'{'x' * 40}'; expected a number"),
@@ -194,7 +191,7 @@ def test_a_cell_that_is_no_finite_number_is_told_with_line_and_column(write, cel
 
 
 def test_a_nan_in_the_first_row_is_refused_too(write):
-    with pytest.raises(InputError, match="line 2: column 'y' is nan"):
+    with pytest.raises(InputError, match=r"a.csv: column 'y' has no number in 1 of 2 rows: line 2; .*--missing inter"):
         read_series(write("x,y\n1,nan\n2,3\n"))
 
 

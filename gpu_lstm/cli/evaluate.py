@@ -15,7 +15,8 @@ from gpu_lstm.cli.options import (
     find_checkpoint,
     trained_on,
 )
-from gpu_lstm.cli.tables import add_table_options, table_options
+from gpu_lstm.cli.series import add_time_options, read_otherwise
+from gpu_lstm.cli.tables import add_table_options
 from gpu_lstm.errors import InputError
 from gpu_lstm.training.checkpoint import load, load_model
 
@@ -29,6 +30,7 @@ def add_command(commands: Parsers) -> None:
         "--include", nargs="+", metavar="PATTERN", help="files to take of a folder of texts given with --data"
     )
     add_device(parser)
+    add_time_options(parser)
     add_table_options(parser)
 
 
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"checkpoint: {path}")
     try:
         data = options.data or trained_on(path, description)
-        description["options"] |= table_options(options)
+        read_otherwise(description, options)
         if options.data is not None:
             description["options"]["include"] = options.include
         MEASURES[kind](model, description, data_path(data), options.data is not None)

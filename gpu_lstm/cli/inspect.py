@@ -22,8 +22,7 @@ from gpu_lstm.cli.options import (
     reading_text,
     trained_on,
 )
-from gpu_lstm.cli.tables import reading
-from gpu_lstm.data.series import read_series
+from gpu_lstm.cli.series import read_again
 from gpu_lstm.data.text import encode_file, read_part
 from gpu_lstm.data.tokens import UNKNOWN, Characters, read_vocabulary
 from gpu_lstm.errors import InputError
@@ -132,7 +131,7 @@ def of_series(path: Path, backend: Backend, options: argparse.Namespace) -> str:
     model, description = load_model(path, "series", backend, options.tier)
     assert isinstance(model, Forecaster)
     name = options.data or trained_on(path, description)
-    data = read_series(data_path(name), description["columns"], reading(description["options"]))
+    data = read_again(data_path(name), description)
     known = len(data.values)
     start = max(0, known - options.length) if options.start is None else options.start
     if start >= known:

@@ -12,9 +12,10 @@ import numpy as np
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import data_path, reading_text
+from gpu_lstm.cli.series import kept, read_again, read_new, tell_series
 from gpu_lstm.cli.tables import reading, tell_table
 from gpu_lstm.data.sequences import read_sequences
-from gpu_lstm.data.series import deviations, read_series
+from gpu_lstm.data.series import deviations
 from gpu_lstm.data.text import encode_file, read_text, text_files
 from gpu_lstm.data.tokens import Vocabulary, count_tokens, read_vocabulary
 from gpu_lstm.errors import InputError
@@ -100,11 +101,13 @@ def unknown_share(vocabulary: Vocabulary, counts: list[np.ndarray]) -> float:
 def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
     """A forecaster, from its options."""
     path = data_path(plain["data"])
-    data = read_series(path, known["columns"] if known else plain["columns"], reading(plain))
-    tell_table(data)
+    data = read_new(path, plain) if known is None else read_again(path, {**known, "options": plain})
+    parts = (plain["train"], plain["validation"])
+    tell_series(data, parts)
+    if data.past or data.future or len(data.starts) > 2:
+        raise InputError("inputs, and more than one stretch without a break, are read, but no model takes them yet")
     if known is not None:
         same_data(path, len(data.values), known["amount"], "steps")
-    parts = (plain["train"], plain["validation"])
     train = np.asarray(data.values[: split_series(len(data.values), parts)[0]])
     if len(train) < 2:
         raise InputError(f"series {path} has {len(data.values)} steps; expected more to train on")
@@ -121,7 +124,7 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
         model = Forecaster(**config, **where(plain, backend))
         return SeriesTask(model, data.values, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
 
-    return Recipe("series", config, plain["length"], make, {"columns": data.names, "amount": len(data.values)})
+    return Recipe("series", config, plain["length"], make, {**kept(data), "amount": len(data.values)})
 
 
 def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:

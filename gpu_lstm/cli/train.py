@@ -8,6 +8,7 @@ from pathlib import Path
 from gpu_lstm.backend import DTYPES
 from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive
 from gpu_lstm.cli.runs import KINDS, run
+from gpu_lstm.cli.series import add_column_options, add_time_options
 from gpu_lstm.cli.tables import add_table_options
 from gpu_lstm.data.tokens import KINDS as KINDS_OF_TOKENS
 from gpu_lstm.layers.options import Options
@@ -94,14 +95,15 @@ def add_command(commands: Parsers) -> None:
     text.set_defaults(
         hidden_size=256, dropout=0.1, batch=64, epochs=10, learning_rate=4e-3, optimizer="adam", validations=8
     )
-    series = add_parser_for(kinds, "series", "a forecaster, on numeric columns of a CSV file")
-    series.add_argument("--columns", nargs="+", help="column names; all numeric ones if not given")
+    series = add_parser_for(kinds, "series", "a forecaster, on columns of a table with a row for each step")
     series.add_argument("--horizon", type=positive, default=12, help="steps ahead")
     series.add_argument("--length", type=positive, default=128, help="known steps of a window")
     series.add_argument("--memory", type=positive, default=52, help="steps of the slow mean that inputs refer to")
     series.add_argument("--train", type=float, default=0.7, help="share of the series to train on, at its start")
     series.add_argument("--validation", type=float, default=0.1, help="share after that; the rest is for evaluate")
     series.add_argument("--loss", default="mse", choices=("mse", "mae", "huber"))
+    add_column_options(series)
+    add_time_options(series)
     add_table_options(series)
     series.set_defaults(
         hidden_size=64, dropout=0.0, batch=32, epochs=20, learning_rate=3e-3, optimizer="adamw", validations=10

@@ -202,9 +202,9 @@ FILES = (
     Odd("blank_lines.csv", text("a,b\n\n1,2\n\n\n3,4\n\n"), [[1, 2], [3, 4]]),
     Odd("carriage_returns.csv", text("a,b\r1,2\r3,4\r"), [[1, 2], [3, 4]]),
     Odd(
-        "missing_words.csv", text("t,a,b\nx,1,NA\ny,n/a,2\nz,-,NULL\n"), ("line 2", "'b'", "'NA'", "expected a number")
+        "missing_words.csv", text("t,a,b\nx,1,NA\ny,n/a,2\nz,-,NULL\n"), ("'a'", "line 3", "'b'", "line 2", "--missing")
     ),
-    Odd("first_row_missing.csv", text("t,target\nx,NA\ny,2\nz,3\n"), ("line 2", "'target'", "'NA'")),
+    Odd("first_row_missing.csv", text("t,target\nx,NA\ny,2\nz,3\n"), ("'target'", "line 2", "--missing")),
     Odd("infinite.csv", text("t,a\nx,1\ny,inf\n"), ("line 3", "'a' is inf", "finite")),
     Odd("underscores.csv", text("t,a\nx,1_0\ny,2_0\n"), ("no numeric column", "1_0")),
     Odd("other_digits.csv", text("t,a,b\nx,\u0661,1\ny,\uff12,2\n"), [[1], [2]], left={"a": "text"}),
@@ -223,7 +223,7 @@ FILES = (
         "years.csv",
         text("year,v\n" + "".join(f"{2001 + n},{n % 7 + 0.5}\n" for n in range(12))),
         COLUMN,
-        left={"year": "years"},
+        told=("time: year",),
     ),
     Odd(
         "constant.csv",

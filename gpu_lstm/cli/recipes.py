@@ -13,21 +13,17 @@ import numpy as np
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import data_path, reading_text
 from gpu_lstm.cli.series import kept, read_again, read_new, tell_series
-from gpu_lstm.cli.tables import reading, tell_table
-from gpu_lstm.data.sequences import read_sequences
 from gpu_lstm.data.series import deviations
 from gpu_lstm.data.text import encode_file, read_text, text_files
 from gpu_lstm.data.tokens import Vocabulary, count_tokens, read_vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel
+from gpu_lstm.models import Forecaster, LanguageModel
 from gpu_lstm.training.tasks import (
-    ClassifyTask,
     SeriesTask,
     Task,
     TextTask,
     check_share,
-    split_sequences,
     split_series,
 )
 
@@ -44,6 +40,8 @@ class Recipe:
     steps: int  # T of a training step
     make: Callable[[], Task]  # makes the task
     extra: dict[str, Any]  # what the run's description gets
+    batch: int | None = None  # B of the training step of those steps, where it isn't what was asked for
+    epochs: int = 1  # how many there are to be, where none were asked for
 
 
 def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
@@ -127,37 +125,9 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
     return Recipe("series", config, plain["length"], make, {**kept(data), "amount": len(data.values)})
 
 
-def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
-    """A classifier, from its options."""
-    path = data_path(plain["data"])
-    columns = known["columns"] if known else plain["columns"]
-    data = read_sequences(path, plain["label"], plain["series"], columns, reading=reading(plain))
-    tell_table(data)
-    if known is not None:
-        same_data(path, len(data), known["amount"], "sequences")
-    picked, _ = split_sequences(data, plain["validation"], plain["seed"])
-    rows = data.rows(picked)
-    config = {
-        "mean": rows.mean(axis=0).tolist(),
-        "spread": deviations(rows),
-        "num_classes": len(data.classes),
-        "bidirectional": not plain["one_direction"],
-        **{n: plain[n] for n in ("hidden_size", "num_layers", "dropout")},
-        **family(plain),
-    }
-
-    def make() -> Task:
-        model = Classifier(**config, **where(plain, backend))
-        return ClassifyTask(model, data, plain["batch"], plain["validation"], plain["seed"])
-
-    extra = {"columns": data.names, "classes": data.classes, "amount": len(data)}
-    return Recipe("classify", config, int(data.lengths.max()), make, extra)
-
-
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "text": prepare_text,
     "series": prepare_series,
-    "classify": prepare_classify,
 }
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gpu_lstm.backend import Backend
+from gpu_lstm.cli import sequences
 from gpu_lstm.cli.options import RUNS, SHIPPED, announce, data_path, next_free, trained_on
 from gpu_lstm.cli.origin import Origin, changes
 from gpu_lstm.cli.progress import finish, tell
-from gpu_lstm.cli.recipes import RECIPES, Recipe
+from gpu_lstm.cli.recipes import RECIPES as RECIPES_BUT_SEQUENCES
+from gpu_lstm.cli.recipes import Recipe
 from gpu_lstm.data.fingerprint import Fingerprint, check_unchanged, fingerprint
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
@@ -21,8 +25,9 @@ from gpu_lstm.training import Run, Settings, checkpoint
 from gpu_lstm.training.folder import check_unused, newest
 from gpu_lstm.training.memory import Job, check_fits, predict
 
-KINDS = {"text": "shakespeare", "series": "co2", "classify": "japanese_vowels"}
-"""Kinds of training, each with the shipped data that it takes if no others are given."""
+RECIPES: dict[str, Callable[..., Recipe]] = {**RECIPES_BUT_SEQUENCES, **sequences.RECIPES}
+KINDS = {"text": "shakespeare", "series": "co2", "classify": "japanese_vowels", "regress": "", "label": ""}
+"""Kinds of training, each with the shipped data that it takes if no others are given; empty where there are none."""
 KEEPING = ("keep", "save_minutes", "on_nonfinite")
 """Settings that are of a command rather than of a run."""
 NOT_OF_THE_TASK = (
@@ -49,11 +54,12 @@ def begin(options: argparse.Namespace) -> Run | None:
         origin.adopt(options, given(options))
     Options.parse(options.lstm)  # refused before anything is read
     backend = announce(options)
+    decay = 0.1 if options.kind in sequences.TARGETS else 0.01
     settings = Settings(
-        epochs=options.epochs,
+        epochs=options.epochs or 1,  # or as many as the recipe says, once the data are read
         learning_rate=options.learning_rate,
         optimizer=options.optimizer,
-        options={"weight_decay": 0.1 if options.kind == "classify" else 0.01} if options.optimizer == "adamw" else {},
+        options={"weight_decay": decay} if options.optimizer == "adamw" else {},
         schedule=options.schedule,
         warm_up=options.warm_up,
         clip=options.clip,
@@ -63,11 +69,16 @@ def begin(options: argparse.Namespace) -> Run | None:
     )
     check_seed(options.seed, "--seed")
     plain = {k: v for k, v in vars(options).items() if k not in NOT_OF_THE_TASK}
+    if not (options.data or KINDS[options.kind]):
+        raise InputError(f"gpu-lstm train {options.kind} needs data: gpu-lstm train {options.kind} FILE")
     plain["data"] = full_name(options.data or KINDS[options.kind])
     folder = new_folder(options)
     recipe = RECIPES[options.kind](plain, backend, origin and origin.description)
     if origin is not None:
         origin.agree(recipe, plain)
+    if options.epochs is None:
+        plain["epochs"] = recipe.epochs
+        settings = replace(settings, epochs=recipe.epochs)
     if not fits(options, plain, recipe, backend):
         return None
     known = {"options": plain, **recipe.extra, "fingerprint": marked(plain)}
@@ -155,9 +166,10 @@ def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, bac
     hidden, dtype = recipe.config["hidden_size"], plain["dtype"]
     of_recurrence = Options.of(recipe.config.get("lstm") or {}).recurrent()
     plan = make_plan(backend, plain["tier"], hidden, dtype, of_recurrence)
-    most = Offer("backward", recipe.steps, plain["batch"], hidden, dtype, of_recurrence, multiply_adds=sys.maxsize)
+    batch = recipe.batch or plain["batch"]
+    most = Offer("backward", recipe.steps, batch, hidden, dtype, of_recurrence, multiply_adds=sys.maxsize)
     job = Job(
-        recipe.kind, recipe.config, dtype, plain["optimizer"], recipe.steps, plain["batch"], plain["recompute"],
+        recipe.kind, recipe.config, dtype, plain["optimizer"], recipe.steps, batch, plain["recompute"],
         fused=len(runnable_tiers(backend)) > 1, widened=plan.widened,
         least_steps=backend.least_steps, beside=plan.run.fit(backend, most).beside,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Models: compositions of layers for text, series, classes and numbers."""
+"""Models: compositions of layers for text, series, classes, numbers and labels of steps."""
 
 from gpu_lstm.models.base import Model
 from gpu_lstm.models.classifier import Classifier
@@ -6,8 +6,11 @@ from gpu_lstm.models.forecaster import Forecaster
 from gpu_lstm.models.language import LanguageModel
 from gpu_lstm.models.quantized import quantize
 from gpu_lstm.models.regressor import Regressor
+from gpu_lstm.models.tagger import Tagger
 
-MODELS: dict[str, type[Model]] = {model.kind: model for model in (LanguageModel, Forecaster, Classifier, Regressor)}
+MODELS: dict[str, type[Model]] = {
+    model.kind: model for model in (LanguageModel, Forecaster, Classifier, Regressor, Tagger)
+}
 """Model classes by kind, as checkpoints name them."""
 
-__all__ = ["MODELS", "Classifier", "Forecaster", "LanguageModel", "Model", "Regressor", "quantize"]
+__all__ = ["MODELS", "Classifier", "Forecaster", "LanguageModel", "Model", "Regressor", "Tagger", "quantize"]

@@ -89,10 +89,11 @@ def periods(values: np.ndarray, most: int = 2, limit: int = 1000) -> list[int]:
             if r[lag] >= max(r[lag - 1], r[lag + 1], least, r[first:lag].min() + least)
         ]  # fmt: skip
         clear = [lag for lag in tops if r[lag] >= 0.85 * max(r[top] for top in tops)]
-        if not clear or (found and clear[0] <= found[-1]):
+        period = max((lag for lag in clear if lag <= 1.25 * clear[0]), key=r.__getitem__, default=0)
+        if not clear or (found and period <= found[-1]):
             break
-        found.append(clear[0])
-        rest = rest - np.array([rest[place :: clear[0]].mean() for place in range(clear[0])])[time % clear[0]]
+        found.append(period)
+        rest = rest - np.array([rest[place::period].mean() for place in range(period)])[time % period]
     return found
 
 

@@ -22,6 +22,7 @@ from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.options import Options
 from gpu_lstm.recurrence import Offer, make_plan, runnable_tiers
 from gpu_lstm.training import Run, Settings, checkpoint
+from gpu_lstm.training.fitting import WEIGHT_DECAY
 from gpu_lstm.training.folder import check_unused, newest
 from gpu_lstm.training.memory import Job, check_fits, predict
 
@@ -54,7 +55,7 @@ def begin(options: argparse.Namespace) -> Run | None:
         origin.adopt(options, given(options))
     Options.parse(options.lstm)  # refused before anything is read
     backend = announce(options)
-    decay = 0.1 if options.kind in sequences.TARGETS else 0.01
+    decay = WEIGHT_DECAY if options.kind in sequences.TARGETS else 0.01
     settings = Settings(
         epochs=options.epochs or 1,  # or as many as the recipe says, once the data are read
         learning_rate=options.learning_rate,

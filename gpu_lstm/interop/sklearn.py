@@ -39,6 +39,10 @@ from sklearn.utils.validation import check_is_fitted
 __all__ = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor"]
 
 
+Split = tuple[np.ndarray, np.ndarray]
+"""Numbers of the sequences to train and to validate on."""
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class SequenceEstimator(LSTMEstimator):
     """What classifier and regressor share.
@@ -130,9 +134,7 @@ class SequenceEstimator(LSTMEstimator):
     def _make_model(self, given: dict[str, Any], labels: np.ndarray, seed: int) -> Model:
         raise NotImplementedError
 
-    def _make_task(
-        self, model: Any, data: Sequences, parts: tuple[np.ndarray, np.ndarray], seed: int, weights: np.ndarray | None
-    ) -> Task:
+    def _make_task(self, model: Any, data: Sequences, parts: Split, seed: int, weights: np.ndarray | None) -> Task:
         raise NotImplementedError
 
     def _say(self, X: Any, say: Callable[..., np.ndarray]) -> np.ndarray:
@@ -240,9 +242,7 @@ class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
     def _make_model(self, given: dict[str, Any], labels: np.ndarray, seed: int) -> Model:
         return Classifier(num_classes=len(self.classes_), **given, seed=seed)
 
-    def _make_task(
-        self, model: Any, data: Sequences, parts: tuple[np.ndarray, np.ndarray], seed: int, weights: np.ndarray | None
-    ) -> Task:
+    def _make_task(self, model: Any, data: Sequences, parts: Split, seed: int, weights: np.ndarray | None) -> Task:
         labels, by_class = data.labels[parts[0]], None
         if self.class_weight is not None:
             present = self.classes_[np.unique(labels)]
@@ -297,9 +297,7 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
         units = {"target_mean": labels.mean(axis=0).tolist(), "target_spread": deviations(labels)}
         return Regressor(**units, **given, seed=seed)
 
-    def _make_task(
-        self, model: Any, data: Sequences, parts: tuple[np.ndarray, np.ndarray], seed: int, weights: np.ndarray | None
-    ) -> Task:
+    def _make_task(self, model: Any, data: Sequences, parts: Split, seed: int, weights: np.ndarray | None) -> Task:
         return RegressTask(model, data, self.batch_size, parts, seed, weights, loss=self.loss)
 
 

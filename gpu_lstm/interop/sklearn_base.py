@@ -246,6 +246,9 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
             In scikit-learn's words: NaN, infinity, no numbers, other features than at `fit`, nothing in it.
         """
         X = as_sequences(X)
+        for name, dtype in X.dtypes.items() if hasattr(X, "iloc") and X.ndim == 2 else ():
+            if dtype.kind in "Mm":
+                raise ValueError(f"X has a column {name!r} of {dtype}; expected numbers")
         if not isinstance(X, Ragged):
             return validate_data(self, X, reset=reset, dtype=np.float64, order="C"), None
         return validate_data(self, X.rows, reset=reset, dtype=np.float64, order="C"), X.lengths

@@ -694,3 +694,22 @@ def test_epochs_that_are_not_asked_for_follow_from_the_data():
     model = LSTMClassifier(hidden_size=2, batch_size=10, backend="numpy", random_state=0).fit(X, y)
     assert model.n_iter_ == 200  # 2 steps each, 400 in all
     assert model.model_.config["pooling"] == ["mean", "max", "last"]
+
+
+def test_data_frames_hold_numbers_or_their_column_is_named():
+    pandas = pytest.importorskip("pandas")
+    frames = [pandas.DataFrame({"a": np.arange(n) % 3.0, "b": np.arange(n)}) for n in (4, 5, 6, 4)]
+    labels = ["u", "v", "u", "v"]
+    fitted = LSTMClassifier(hidden_size=3, max_iter=1, random_state=0).fit(frames, labels)
+    nullable = [frame.astype("Float64") for frame in frames]
+    again = LSTMClassifier(hidden_size=3, max_iter=1, random_state=0).fit(nullable, labels)
+    assert np.array_equal(fitted.predict_proba(frames), again.predict_proba(nullable))
+    for column in (["x"] * 4, pandas.Categorical(["x"] * 4), pandas.date_range("2024-01-01", periods=4)):
+        with pytest.raises(ValueError, match=r"X\[0\] has a column 'c' of .*; expected numbers"):
+            LSTMClassifier(max_iter=1).fit([frames[0].assign(c=column), *frames[1:]], labels)
+    nullable[1].iloc[2, 0] = pandas.NA
+    with pytest.raises(ValueError, match="NaN"):
+        LSTMClassifier(max_iter=1).fit(nullable, labels)
+    dated = frames[0].assign(c=pandas.date_range("2024-01-01", periods=4))
+    with pytest.raises(ValueError, match="X has a column 'c' of datetime64.*; expected numbers"):
+        LSTMForecaster(max_iter=1).fit(dated)

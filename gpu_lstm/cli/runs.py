@@ -155,8 +155,8 @@ def marked(plain: dict[str, Any]) -> Fingerprint:
 
 
 def full_name(data: str) -> str:
-    """What a description keeps of where data are: a shipped set's name, or the whole path."""
-    return data if data in SHIPPED else str(Path(data).resolve())
+    """What a description keeps of where data are: a shipped set's name, ``-``, or the whole path."""
+    return data if data in SHIPPED or data == "-" else str(Path(data).resolve())
 
 
 def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, backend: Backend) -> bool:

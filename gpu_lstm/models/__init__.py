@@ -2,12 +2,18 @@
 
 from gpu_lstm.models.base import Model
 from gpu_lstm.models.classifier import Classifier
+from gpu_lstm.models.compose import Composed, Padded, compose
 from gpu_lstm.models.forecaster import Forecaster
 from gpu_lstm.models.language import LanguageModel
 from gpu_lstm.models.quantized import quantize
 from gpu_lstm.models.regressor import Regressor
 
-MODELS: dict[str, type[Model]] = {model.kind: model for model in (LanguageModel, Forecaster, Classifier, Regressor)}
+MODELS: dict[str, type[Model]] = {
+    model.kind: model for model in (LanguageModel, Forecaster, Classifier, Regressor, Composed)
+}
 """Model classes by kind, as checkpoints name them."""
 
-__all__ = ["MODELS", "Classifier", "Forecaster", "LanguageModel", "Model", "Regressor", "quantize"]
+__all__ = [
+    "MODELS", "Classifier", "Composed", "Forecaster", "LanguageModel", "Model", "Padded", "Regressor", "compose",
+    "quantize",
+]  # fmt: skip

@@ -11,7 +11,7 @@ from gpu_lstm.backend import Array, widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.layers.base import training_seed
-from gpu_lstm.losses import softmax_cross_entropy
+from gpu_lstm.losses.cross_entropy import softmax_cross_entropy
 from gpu_lstm.models.arguments import Where, arguments, check_host, numbers
 from gpu_lstm.models.base import Model, gather
 

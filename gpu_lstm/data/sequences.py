@@ -23,13 +23,17 @@ class Sequences:
     classes: list[str]  # label texts in class order: sorted, as numbers where all are
     values: np.ndarray  # (steps, D) float64: all sequences' steps, one after the other
     starts: np.ndarray  # (N + 1,) int64: sequence n is ``values[starts[n]:starts[n + 1]]``
-    labels: np.ndarray  # (N,) int64: class of each; (N, K) numbers where a regressor is to say them
+    # (N,) int64: class of each; (N, K) float64 numbers where a regressor is to say them; (steps,) int64 classes where
+    # each step has one; zeros where the data have no labels
+    labels: np.ndarray
     test: np.ndarray  # (N,) bool: whether the file's `split` column says test
     # columns that were not taken though none were asked for by name, and why
     left: dict[str, str] = field(default_factory=dict)
+    of_steps: bool = False  # whether each step has a label of its own
+    ids: list[str] = field(default_factory=list)  # what the file calls each sequence, N of them, where it does
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.starts) - 1
 
     @property
     def lengths(self) -> np.ndarray:
@@ -41,12 +45,19 @@ class Sequences:
         return np.concatenate([self.values[self.starts[n] : self.starts[n + 1]] for n in picked])
 
     def batch(self, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return some sequences, padded with zeros: x (T, B, D) with T the longest, lengths (B,), labels (B,)."""
+        """Return some sequences, padded with zeros: x (T, B, D) with T the longest, lengths (B,), labels (B,).
+
+        Labels of steps are (T, B), padded with -1.
+        """
         lengths = self.lengths[picked]
         x = np.zeros((int(lengths.max()), len(picked), self.values.shape[1]))
+        labels = np.full(x.shape[:2], -1) if self.of_steps else self.labels[picked]
         for b, n in enumerate(picked):
-            x[: lengths[b], b] = self.values[self.starts[n] : self.starts[n + 1]]
-        return x, lengths, self.labels[picked]
+            part = slice(self.starts[n], self.starts[n + 1])
+            x[: lengths[b], b] = self.values[part]
+            if self.of_steps:
+                labels[: lengths[b], b] = self.labels[part]
+        return x, lengths, labels
 
 
 def read_sequences(
@@ -70,7 +81,7 @@ def read_sequences(
     names, left = (list(columns), {}) if columns else table.numeric(reserved)
     picked = [(table.place(name), name) for name in names]
     spool, block = Spool("float64", len(picked)), list[list[float]]()
-    starts, labels, test = [0], [], []
+    starts, labels, test, ids = [0], list[str](), list[bool](), list[str]()
     current: tuple[str, str] | None = None
     seen: set[tuple[str, str]] = set()
     count = 0
@@ -89,6 +100,7 @@ def read_sequences(
                 raise InputError(f"{path}, line {line}: column {label!r} is empty; expected a label")
             labels.append(row[keys[1]].strip())
             test.append(part == "test")
+            ids.append(here[1])
             current = here
         elif row[keys[1]].strip() != labels[-1]:
             raise InputError(f"{path}, line {line}: column {label!r} changes within series {row[keys[0]]!r}")
@@ -107,4 +119,4 @@ def read_sequences(
         raise InputError(f"{path}: column {label!r} has one value, {classes[0]!r}; expected at least two classes")
     place = {text: n for n, text in enumerate(classes)}
     found = np.array([place[text] for text in labels])
-    return Sequences(names, classes, spool.finish(), np.array(starts), found, np.array(test), left)
+    return Sequences(names, classes, spool.finish(), np.array(starts), found, np.array(test), left, ids=ids)

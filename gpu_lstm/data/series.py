@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpu_lstm.data.clock import Clock
 from gpu_lstm.data.files import BLOCK, SHIPPED, Spool, Table, parse_cell
 
 CO2 = SHIPPED / "co2.csv"
@@ -15,12 +16,63 @@ CO2 = SHIPPED / "co2.csv"
 
 @dataclass(frozen=True)
 class Series:
-    """One or many series over the same steps."""
+    """One series, or many (a panel), each of N_m rows in order of time: M stretches without a break, end to end.
 
-    names: list[str]  # column names
-    values: np.ndarray  # (N, S) float64: S series of N steps
+    Nothing that looks at several rows may look across the start of a stretch. Each series is one stretch, but several
+    where rows were dropped: those stand one after the other and share its id.
+    """
+
+    names: list[str]  # columns: the targets, then the inputs known in the past only, then those known ahead, too
+    values: np.ndarray  # (N, S) float64
     # columns that were not taken though none were asked for by name, and why
     left: dict[str, str] = field(default_factory=dict)
+    past: list[str] = field(default_factory=list)  # those of `names` that are known in the past only
+    future: list[str] = field(default_factory=list)  # those known in the future, too, with what the calendar gives
+    times: np.ndarray | None = None  # (N,) datetime64[ns]: UTC where `clock` has a zone, else as written
+    clock: Clock | None = None  # the column of the times, their step and zone
+    starts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (M + 1,): where stretches begin and end
+    ids: list[str] = field(default_factory=lambda: [""])  # M: which series each stretch is of
+    told: list[str] = field(default_factory=list)  # what people should know of times, gaps and what was filled
+
+    def __post_init__(self) -> None:
+        if not len(self.starts):
+            object.__setattr__(self, "starts", np.array([0, len(self.values)]))
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the columns to forecast."""
+        return self.names[: len(self.names) - len(self.past) - len(self.future)]
+
+    def cuts(self, shares: Sequence[float]) -> list[np.ndarray]:
+        """Return where each share of every series ends within its stretches: for each share (M,) row numbers.
+
+        Shares are counted in rows from a series' start, one after the other: with (0.7, 0.1), stretch m has the rows
+        from starts[m] to cuts[0][m] in the first share and those up to cuts[1][m] in the second.
+        """
+        rows, first = dict.fromkeys(self.ids, 0), dict[str, int]()
+        for name, start, stop in zip(self.ids, self.starts, self.starts[1:], strict=False):
+            first.setdefault(name, int(start))
+            rows[name] += int(stop - start)
+        ends = np.cumsum(shares)
+        return [
+            np.array(
+                [
+                    np.clip(first[name] + int(rows[name] * end), start, stop)
+                    for name, start, stop in zip(self.ids, self.starts, self.starts[1:], strict=False)
+                ],
+                np.int64,
+            )
+            for end in ends
+        ]
+
+    def windows(self, first: np.ndarray, last: np.ndarray, size: int) -> np.ndarray:
+        """Return the rows, ascending, at which `size` rows begin that lie within [first[m], last[m]) for some m."""
+        ranges = [np.arange(a, b - size + 1) for a, b in zip(first, last, strict=True)]
+        return np.concatenate([np.zeros(0, np.int64), *ranges])
+
+    def known(self, origins: np.ndarray) -> np.ndarray:
+        """Return how many rows of its own stretch come before each row."""
+        return np.asarray(origins - self.starts[np.searchsorted(self.starts, origins, "right") - 1])
 
 
 def read_series(path: str | Path, columns: Sequence[str] | None = None) -> Series:

@@ -44,16 +44,17 @@ def model_amounts(kind: str, config: dict[str, Any]) -> dict[str, int]:
             raise InputError(f"{name} is {str(value)[:40]}; expected a list of numbers")
         return len(value)
 
-    hidden, layers, directions, embedding = size("hidden_size"), size("num_layers"), 1, 0
+    hidden, layers, directions, summaries, embedding = size("hidden_size"), size("num_layers"), 1, 1, 0
     if kind == "text":
         inputs, outputs = size("embedding_size"), size("vocabulary_size")
         embedding = inputs * outputs
     elif kind == "series":
         inputs, outputs = 2 * count("mean"), count("mean") * size("horizon")
     elif kind in ("classify", "regress"):
-        inputs = count("mean")
+        inputs = count("mean") * config.get("frames", (1, 1))[0]
         outputs = size("num_classes") if kind == "classify" else count("target_mean")
         directions = 2 if config.get("bidirectional", True) else 1
+        summaries = len(config.get("pooling", ("mean",)))
     else:
         raise InputError(f"kind is {kind!r}; expected text, series, classify, regress or composed")
     options = Options.of(config.get("lstm") or {})
@@ -62,7 +63,7 @@ def model_amounts(kind: str, config: dict[str, Any]) -> dict[str, int]:
         "embedding": embedding,
         "lstm": lstm["weights"] + lstm["biases"],
         "lstm_biases": lstm["biases"],
-        "head": outputs * ((options.proj_size or hidden) * directions + 1),
+        "head": outputs * ((options.proj_size or hidden) * directions * summaries + 1),
     }
 
 

@@ -1,0 +1,28 @@
+"""A model of sequences: how often it is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.data.sequences import read_sequences
+from gpu_lstm.errors import InputError
+from gpu_lstm.models import Classifier, Model
+from gpu_lstm.training.tasks import class_scores
+
+
+def measure(model: Model, description: dict[str, Any], path: Path, other: bool) -> None:
+    """Accuracy."""
+    assert isinstance(model, Classifier)
+    settings = description["options"]
+    data = read_sequences(path, settings["label"], settings["series"], description["columns"])
+    if data.classes != description["classes"]:
+        raise InputError(f"{path} has classes {data.classes[:20]}; the model has {description['classes'][:20]}")
+    picked = np.arange(len(data)) if other else np.flatnonzero(data.test)
+    if not len(picked):
+        raise InputError(f"{path} has no test sequences (column 'split'); give other data with --data")
+    loss, accuracy = class_scores(model, data, picked)
+    right = round(accuracy * len(picked))
+    print(f"accuracy {accuracy:.1%}: {right} of {len(picked)} sequences right; loss {loss:.4f} nats")

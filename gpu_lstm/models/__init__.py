@@ -1,8 +1,9 @@
 """Models: compositions of layers for text, series, classes and numbers."""
 
+from gpu_lstm.data.batches import Padded
 from gpu_lstm.models.base import Model
 from gpu_lstm.models.classifier import Classifier
-from gpu_lstm.models.compose import Composed, Padded, compose
+from gpu_lstm.models.composed import Composed, compose
 from gpu_lstm.models.forecaster import Forecaster
 from gpu_lstm.models.language import LanguageModel
 from gpu_lstm.models.quantized import quantize

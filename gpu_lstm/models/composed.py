@@ -15,10 +15,12 @@ import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend, choose
+from gpu_lstm.data.batches import Padded, Samples, time_major
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Dropout, Embedding, Layer, Linear, Params, Tape
 from gpu_lstm.layers.assigned import fitting, whole
 from gpu_lstm.layers.base import training_seed
+from gpu_lstm.layers.checks import check_size
 from gpu_lstm.layers.described import call
 from gpu_lstm.layers.pooling import Pool
 from gpu_lstm.losses import Loss, huber, mean_absolute, mean_squared, softmax_cross_entropy
@@ -34,13 +36,6 @@ LOSSES: dict[str, Loss[Any]] = {
 """Losses by name."""
 Criterion = str | Callable[[Array, Array], tuple[Array, Array]]
 """A loss: a name of `LOSSES`, or what gives of a prediction and a target the mean loss and its gradient."""
-
-
-class Padded(NamedTuple):
-    """Sequences of different lengths in one array: values (T, B, ...) and lengths (B,), whole numbers."""
-
-    values: Any
-    lengths: Any
 
 
 class Tapes(NamedTuple):
@@ -251,6 +246,39 @@ class Composed(Model):
         value, _ = self._criterion(loss, prediction, aim)
         to_numpy = self.backend.to_numpy
         return self.backend.read(value)[0], to_numpy(prediction), to_numpy(aim)
+
+    def samples(self, x: Any, y: Any = None) -> Samples:
+        """Data, sample first: arrays, lists of sequences, or a mapping of the inputs' names to such; see `Samples`."""
+        return Samples.of(x if isinstance(x, Mapping) else {self.inputs[0]: x}, y)
+
+    def arranged(self, samples: Samples) -> dict[str, Any]:
+        """Inputs as `forward` takes them, of a batch of samples."""
+        least = {name: 1 if name in self.tokens else 2 for name in samples.inputs}
+        return {name: time_major(part, np.ndim(part[0]) >= least[name]) for name, part in samples.inputs.items()}
+
+    def predict(self, x: Any, batch_size: int = 256) -> np.ndarray | list[np.ndarray]:
+        """What the model says of samples, on the host.
+
+        Parameters
+        ----------
+        x : array (N, T, D), list of N sequences (T_n, D), or a mapping of the inputs' names to such
+            The first axis is the sample's; tokens are without the last axis, what has no steps without T.
+        batch_size : int
+
+        Returns
+        -------
+        (N, K), or (N, T, K) where the last part says something at each step; a list of (T_n, K) where lengths differ
+        """
+        samples, found = self.samples(x), []
+        for start in range(0, len(samples), check_size("batch_size", batch_size)):
+            inputs = self.arranged(samples.take(range(start, min(start + batch_size, len(samples)))))
+            y, tapes = self.forward(inputs, keep=False, guard=False)
+            host = self.backend.to_numpy(self.backend.asarray(y, self.param_dtype))
+            host = np.swapaxes(host, 0, 1) if host.ndim == 3 else host
+            found += (
+                list(host) if tapes.lengths is None else [one[:n] for one, n in zip(host, tapes.lengths, strict=True)]
+            )
+        return np.stack(found) if len({one.shape for one in found}) == 1 else found
 
     def _criterion(self, loss: Criterion, prediction: Array, target: Array) -> tuple[Array, Array]:
         known = _known(loss)

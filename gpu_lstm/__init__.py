@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from gpu_lstm.training import TrainingError as TrainingError
     from gpu_lstm.training import find_learning_rate as find_learning_rate
     from gpu_lstm.training import fit as fit
+    from gpu_lstm.training import load as load
+    from gpu_lstm.training import save as save
 
 __version__ = "0.1.0"
 
@@ -35,7 +37,7 @@ _LATER = {
     "losses": ("huber", "mean_absolute", "mean_squared", "softmax_cross_entropy"),
     "models": ("Classifier", "Forecaster", "LanguageModel", "Model", "Padded", "Regressor", "compose"),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSProp"),
-    "training": ("EarlyStop", "TensorBoard", "TrainingError", "find_learning_rate", "fit"),
+    "training": ("EarlyStop", "TensorBoard", "TrainingError", "find_learning_rate", "fit", "load", "save"),
 }
 """Names that are imported where they are first asked for, by the room that they are from."""
 

@@ -15,6 +15,8 @@ from gpu_lstm.cli.options import (
     find_checkpoint,
     trained_on,
 )
+from gpu_lstm.cli.series import add_time_options, read_otherwise
+from gpu_lstm.cli.tables import add_table_options
 from gpu_lstm.errors import InputError
 from gpu_lstm.training.checkpoint import load, load_model
 
@@ -24,11 +26,18 @@ def add_command(commands: Parsers) -> None:
     parser = add_parser(commands, "evaluate", run, "measure a trained model on data that it never saw")
     add_run(parser)
     parser.add_argument("--data", help="other data, all of it; the held-out part of the training data if not given")
+    parser.add_argument(
+        "--include", nargs="+", metavar="PATTERN", help="files to take of a folder of texts given with --data"
+    )
     add_device(parser)
+    add_time_options(parser)
+    add_table_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Load whatever kind the checkpoint is, and measure it."""
+    if options.include and not options.data:
+        raise InputError("--include is for other data: --data names them")
     path = find_checkpoint(options.checkpoint, None)
     kind = load(path)[1].get("kind")
     if kind not in MEASURES:
@@ -37,6 +46,9 @@ def run(options: argparse.Namespace) -> int:
     print(f"checkpoint: {path}")
     try:
         data = options.data or trained_on(path, description)
+        read_otherwise(description, options)
+        if options.data is not None:
+            description["options"]["include"] = options.include
         MEASURES[kind](model, description, data_path(data), options.data is not None)
     except KeyError as error:
         raise InputError(f"checkpoint {path} has a damaged description: it lacks {error}") from None

@@ -19,10 +19,12 @@ from gpu_lstm.cli.options import (
     find_checkpoint,
     place_for,
     positive,
+    reading_text,
     trained_on,
 )
-from gpu_lstm.data.series import read_series
-from gpu_lstm.data.text import UNKNOWN, Vocabulary, encode_file, read_part
+from gpu_lstm.cli.series import read_again
+from gpu_lstm.data.text import encode_file, read_part
+from gpu_lstm.data.tokens import UNKNOWN, Characters, read_vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Forecaster, LanguageModel
 from gpu_lstm.training.checkpoint import load, load_model, write_whole
@@ -78,7 +80,9 @@ def of_text(path: Path, backend: Backend, options: argparse.Namespace) -> str:
 
     model, description = load_model(path, "text", backend, options.tier)
     assert isinstance(model, LanguageModel)
-    vocabulary = Vocabulary(description["vocabulary"])
+    vocabulary = read_vocabulary(description["vocabulary"])
+    if not isinstance(vocabulary, Characters):
+        raise InputError(f"checkpoint {path} has {vocabulary.tokens} as tokens; the page is for characters")
     if len(vocabulary) != model.config["vocabulary_size"]:
         raise InputError(f"checkpoint {path} has a vocabulary of {len(vocabulary)}; its model has another")
     text, where = passage(vocabulary, path, description, options)
@@ -88,7 +92,7 @@ def of_text(path: Path, backend: Backend, options: argparse.Namespace) -> str:
 
 
 def passage(
-    vocabulary: Vocabulary, path: Path, description: dict[str, Any], options: argparse.Namespace
+    vocabulary: Characters, path: Path, description: dict[str, Any], options: argparse.Namespace
 ) -> tuple[str, str]:
     """The text to show of the model at `path`, and where it is from.
 
@@ -102,10 +106,12 @@ def passage(
             raise InputError("--text is empty; expected at least one character")
     elif options.data is not None:
         name = where = options.data
-        text = read_part(data_path(options.data), start, options.length)
+        text = read_part(
+            data_path(options.data), start, options.length, reading_text(description["options"])["encoding"]
+        )
     else:
         name = trained_on(path, description)
-        tokens = encode_file(data_path(name), vocabulary)
+        tokens = encode_file(data_path(name), vocabulary, **reading_text(description["options"]))
         cut = len(tokens) - int(len(tokens) * description["options"]["validation"])
         text = vocabulary.decode(tokens[cut + start : cut + start + options.length])
         where = f"{name}, held-out part (from character {cut:,})"
@@ -125,7 +131,7 @@ def of_series(path: Path, backend: Backend, options: argparse.Namespace) -> str:
     model, description = load_model(path, "series", backend, options.tier)
     assert isinstance(model, Forecaster)
     name = options.data or trained_on(path, description)
-    data = read_series(data_path(name), description["columns"])
+    data = read_again(data_path(name), description)
     known = len(data.values)
     start = max(0, known - options.length) if options.start is None else options.start
     if start >= known:

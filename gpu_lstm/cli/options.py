@@ -79,7 +79,7 @@ def trained_on(checkpoint: Path, description: dict[str, Any]) -> str:
             raise InputError(f"checkpoint {checkpoint} names {name} as its data, but {why}; name the data yourself")
         print(f"data: {name}, as {checkpoint} has it", flush=True)
     if known is not None:
-        check_unchanged(data_path(name), known)
+        check_unchanged(data_path(name), known, description["options"].get("include") or ())
     return name
 
 
@@ -147,6 +147,6 @@ def quoted(path: Path) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
-def first_prompt(vocabulary: text.Vocabulary) -> str:
-    """What a text begins after: a new line, or where the model never saw one the first character that it knows."""
-    return "\n" if "\n" in vocabulary.characters else vocabulary.characters[1]
+def reading_text(options: dict[str, Any]) -> dict[str, Any]:
+    """How a run reads its text's files, as keyword arguments, from the options in its description."""
+    return {"encoding": options.get("encoding") or text.UTF8, "include": tuple(options.get("include") or ())}

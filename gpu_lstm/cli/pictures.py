@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpu_lstm.data.clock import written
 from gpu_lstm.page import as_text
 from gpu_lstm.training.checkpoint import write_whole
 
@@ -39,29 +42,49 @@ def loss_curve(log: list[dict[str, Any]], path: Path, unit: str, title: str) -> 
     _save(figure, path)
 
 
-def forecast(names: list[str], history: np.ndarray, tested: np.ndarray | None, future: np.ndarray, path: Path) -> None:
+@dataclass(frozen=True)
+class Outlook:
+    """One series, what was forecast of its last known steps, and its forecast."""
+
+    name: str
+    history: np.ndarray  # (N,): all that is known
+    tested: np.ndarray | None  # (K,): its last K steps, as forecast from those before; None: they weren't
+    future: np.ndarray  # (K,)
+    times: np.ndarray | None  # (N + K,) datetime64, as clocks show them; None: steps are counted
+
+
+def forecast(outlooks: Sequence[Outlook], path: Path, unit: str = "step") -> None:
     """Draw each series: its history, a forecast of its own last steps beside what came, and the future.
 
-    History is (N, S), all that is known; `tested` (K, S) its last K steps as they were forecast from those before,
-    None: they weren't.
+    `unit` says what times or steps are.
     """
-    steps, ahead = len(history), len(future)
-    figure, axes = _figure(len(names))
-    first, origin = max(0, steps - max(8 * ahead, 60)), steps - ahead
-    for s, (axis, name) in enumerate(zip(axes, names, strict=True)):
-        axis.plot(range(first, steps), history[first:, s], color=INK, linewidth=1.2, label="history and truth")
-        if tested is not None:
-            joined = np.concatenate([history[origin - 1 : origin, s], tested[:, s]])
-            axis.plot(range(origin - 1, steps), joined, color=TWO, label=f"forecast made at step {origin}")
-            axis.axvline(origin - 1, color=MUTED, linewidth=0.8, linestyle=":")
-        joined = np.concatenate([history[-1:, s], future[:, s]])
-        axis.plot(range(steps - 1, steps + ahead), joined, color=ONE, label="forecast of the future")
-        axis.axvline(steps - 1, color=MUTED, linewidth=0.8, linestyle=":")
-        axis.set_ylabel(name, parse_math=False)
-        if s == 0:
-            axis.legend(frameon=False, loc="upper left")
-    axes[-1].set_xlabel("step")
+    figure, axes = _figure(len(outlooks))
+    for axis, one in zip(axes, outlooks, strict=True):
+        steps, ahead = len(one.history), len(one.future)
+        first, origin = max(0, steps - max(8 * ahead, 60)), steps - ahead
+        when = np.arange(steps + ahead) if one.times is None else one.times
+        axis.plot(when[first:steps], one.history[first:], color=INK, linewidth=1.2, label="history and truth")
+        if one.tested is not None:
+            joined = np.append(one.history[origin - 1], one.tested)
+            made = f"step {origin}" if one.times is None else f"{written(when[[origin - 1]])[0].replace('T', ' ')}"
+            axis.plot(when[origin - 1 : steps], joined, color=TWO, label=f"forecast made at {made}")
+            axis.axvline(when[origin - 1], color=MUTED, linewidth=0.8, linestyle=":")
+        axis.plot(when[steps - 1 :], np.append(one.history[-1], one.future), color=ONE, label="forecast of the future")
+        axis.axvline(when[steps - 1], color=MUTED, linewidth=0.8, linestyle=":")
+        axis.set_ylabel(as_text(one.name), parse_math=False)
+        if one.times is not None:
+            _date_axis(axis)
+    axes[0].legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    axes[-1].set_xlabel(as_text(unit), parse_math=False)
     _save(figure, path)
+
+
+def _date_axis(axis: Any) -> None:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
 
 
 def _save(figure: Any, path: Path) -> None:

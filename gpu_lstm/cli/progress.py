@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from gpu_lstm.cli import pictures
-from gpu_lstm.cli.options import first_prompt, quoted
-from gpu_lstm.data.text import UNKNOWN, Vocabulary
+from gpu_lstm.cli.options import quoted
+from gpu_lstm.data.tokens import UNKNOWN, read_vocabulary
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.training import Event, Run
 from gpu_lstm.training.folder import BEST, LOG, PICTURE, read_log
@@ -63,7 +63,8 @@ def next_command(run: Run, where: str) -> str:
     """What to do with the model that a run made, as one would type it in a shell."""
     task = run.task
     if isinstance(task, TextTask):
-        prompt = first_words(Vocabulary(run.description["vocabulary"]).decode(np.asarray(task.train.tokens[:1000])))
+        beginning = np.asarray(task.train.tokens[:1000])
+        prompt = first_words(read_vocabulary(run.description["vocabulary"]).decode(beginning))
         return f"next: gpu-lstm sample {where}" + (f" --prompt={shlex.quote(prompt)}" if prompt else "")
     if isinstance(task, SeriesTask):
         measurable = len(task.values) - task.validation_end >= task.model.config["horizon"]
@@ -86,12 +87,12 @@ def sample_writer(run: Run) -> Callable[[], str] | None:
     model = run.task.model
     if not isinstance(model, LanguageModel) or run.description["options"]["sample_length"] <= 0:
         return None
-    vocabulary = Vocabulary(run.description["vocabulary"])
+    vocabulary = read_vocabulary(run.description["vocabulary"])
     length = run.description["options"]["sample_length"]
-    prompt = vocabulary.encode(first_prompt(vocabulary))
+    prompt = vocabulary.encode(vocabulary.first)
 
     def write() -> str:
-        drawn = model.sample(prompt, length, temperature=0.8, seed=run.step, never=(0,))
+        drawn = model.sample(prompt, length, temperature=0.8, seed=run.step, never=vocabulary.never)
         return vocabulary.decode(np.fromiter(drawn, dtype=np.int64))
 
     return write

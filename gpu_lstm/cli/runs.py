@@ -11,7 +11,7 @@ from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import RUNS, SHIPPED, announce, data_path, next_free, trained_on
 from gpu_lstm.cli.progress import finish, tell
 from gpu_lstm.cli.recipes import RECIPES, Recipe
-from gpu_lstm.data.fingerprint import check_unchanged, fingerprint
+from gpu_lstm.data.fingerprint import Fingerprint, check_unchanged, fingerprint
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.options import Options
@@ -61,7 +61,7 @@ def begin(options: argparse.Namespace) -> Run | None:
     recipe = RECIPES[options.kind](plain, backend, None)
     if not fits(options, plain, recipe, backend):
         return None
-    known = {"options": plain, **recipe.extra, "fingerprint": fingerprint(data_path(plain["data"]))}
+    known = {"options": plain, **recipe.extra, "fingerprint": marked(plain)}
     return Run(recipe.make(), settings, folder, known, tell, options.graph)
 
 
@@ -94,11 +94,11 @@ def resume(options: argparse.Namespace) -> Run | None:
         if known is None:
             tell(f"{path} is of an older gpu_lstm and has no fingerprint of its data; only their amount is compared")
         elif "data" in changes:
-            check_unchanged(data_path(plain["data"]), known)
+            check_unchanged(data_path(plain["data"]), known, plain.get("include") or ())
         recipe = RECIPES[kind](plain, backend, description)
         if not fits(options, plain, recipe, backend):
             return None
-        about = {"options": plain, **recipe.extra, "fingerprint": known or fingerprint(data_path(plain["data"]))}
+        about = {"options": plain, **recipe.extra, "fingerprint": known or marked(plain)}
         run = Run(recipe.make(), Settings.read(settings, path), folder, about, tell, options.graph)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
@@ -108,6 +108,11 @@ def resume(options: argparse.Namespace) -> Run | None:
         return None
     print(f"going on with {folder} after step {run.step} of {run.steps}")
     return run
+
+
+def marked(plain: dict[str, Any]) -> Fingerprint:
+    """The fingerprint of a run's data."""
+    return fingerprint(data_path(plain["data"]), plain.get("include") or ())
 
 
 def full_name(data: str) -> str:

@@ -8,6 +8,9 @@ from pathlib import Path
 from gpu_lstm.backend import DTYPES
 from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive
 from gpu_lstm.cli.runs import KINDS, run
+from gpu_lstm.cli.series import add_column_options, add_time_options
+from gpu_lstm.cli.tables import add_table_options
+from gpu_lstm.data.tokens import KINDS as KINDS_OF_TOKENS
 from gpu_lstm.layers.options import Options
 
 
@@ -73,23 +76,35 @@ def add_command(commands: Parsers) -> None:
         description="Train a model. Without a kind it is text, on the Shakespeare that ships with the package.",
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind", parser_class=type(parser))
-    text = add_parser_for(kinds, "text", "a character language model, on a UTF-8 file or a folder of them")
+    text = add_parser_for(kinds, "text", "a language model, on a text file or a folder of them")
+    text.add_argument(
+        "--tokens", default="characters", choices=KINDS_OF_TOKENS,
+        help="what the text is cut into; bytes are for any file, subwords need the tokenizers library",
+    )  # fmt: skip
+    text.add_argument("--vocabulary", type=positive, default=1024, metavar="N", help="how many subwords, at most")
+    text.add_argument("--encoding", default="utf-8", help="of the files, as Python names it")
+    text.add_argument(
+        "--include", nargs="+", metavar="PATTERN",
+        help="files to take of a folder, as '*.txt' or 'letters/*'; all but hidden ones if not given",
+    )  # fmt: skip
     text.add_argument("--embedding-size", type=positive, default=64)
     text.add_argument("--length", type=positive, default=64, help="steps of a chunk; the state is carried on")
     text.add_argument("--validation", type=float, default=0.1, help="share of the text held out, at its end")
     text.add_argument("--shuffle-lines", action="store_true", help="take the lines in a new order in every epoch")
-    text.add_argument("--sample-length", type=int, default=160, help="characters of sample at each validation")
+    text.add_argument("--sample-length", type=int, default=160, help="tokens of sample at each validation")
     text.set_defaults(
         hidden_size=256, dropout=0.1, batch=64, epochs=10, learning_rate=4e-3, optimizer="adam", validations=8
     )
-    series = add_parser_for(kinds, "series", "a forecaster, on numeric columns of a CSV file")
-    series.add_argument("--columns", nargs="+", help="column names; all numeric ones if not given")
+    series = add_parser_for(kinds, "series", "a forecaster, on columns of a table with a row for each step")
     series.add_argument("--horizon", type=positive, default=12, help="steps ahead")
     series.add_argument("--length", type=positive, default=128, help="known steps of a window")
     series.add_argument("--memory", type=positive, default=52, help="steps of the slow mean that inputs refer to")
     series.add_argument("--train", type=float, default=0.7, help="share of the series to train on, at its start")
     series.add_argument("--validation", type=float, default=0.1, help="share after that; the rest is for evaluate")
     series.add_argument("--loss", default="mse", choices=("mse", "mae", "huber"))
+    add_column_options(series)
+    add_time_options(series)
+    add_table_options(series)
     series.set_defaults(
         hidden_size=64, dropout=0.0, batch=32, epochs=20, learning_rate=3e-3, optimizer="adamw", validations=10
     )
@@ -99,6 +114,7 @@ def add_command(commands: Parsers) -> None:
     classify.add_argument("--series", default="series", help="column that tells the sequences apart")
     classify.add_argument("--validation", type=float, default=0.2, help="share of the training sequences held out")
     classify.add_argument("--one-direction", action="store_true", help="read forward only")
+    add_table_options(classify)
     classify.set_defaults(
         hidden_size=64, dropout=0.5, batch=32, epochs=60, learning_rate=3e-3, optimizer="adamw", validations=15
     )

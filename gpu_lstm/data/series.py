@@ -1,15 +1,22 @@
-"""Time series: numeric columns of a CSV file, windows over them, and the simple forecasts to beat."""
+"""Time series: columns of a table as one series or many, their times, and windows over them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from gpu_lstm.data.clock import Clock
-from gpu_lstm.data.files import BLOCK, SHIPPED, Spool, Table, parse_cell
+from gpu_lstm.data.calendar import calendar_features, calendar_names
+from gpu_lstm.data.clock import Clock, local
+from gpu_lstm.data.files import BLOCK, SHIPPED, Spool
+from gpu_lstm.data.gaps import TREATMENTS, treat
+from gpu_lstm.data.order import Cells, in_order
+from gpu_lstm.data.tables import Reading, Table, read_table
+from gpu_lstm.data.times import find_time
+from gpu_lstm.errors import InputError
 
 CO2 = SHIPPED / "co2.csv"
 
@@ -32,6 +39,7 @@ class Series:
     clock: Clock | None = None  # the column of the times, their step and zone
     starts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (M + 1,): where stretches begin and end
     ids: list[str] = field(default_factory=lambda: [""])  # M: which series each stretch is of
+    calendar: list[str] = field(default_factory=list)  # those of `future` that the times themselves give
     told: list[str] = field(default_factory=list)  # what people should know of times, gaps and what was filled
 
     def __post_init__(self) -> None:
@@ -75,24 +83,136 @@ class Series:
         return np.asarray(origins - self.starts[np.searchsorted(self.starts, origins, "right") - 1])
 
 
-def read_series(path: str | Path, columns: Sequence[str] | None = None) -> Series:
-    """Read numeric columns of a CSV file with a header, plain or ``.gz`` or ``.xz``.
+def with_calendar(data: Series, names: bool | Sequence[str]) -> Series:
+    """Return series with what the calendar says of their times among the inputs that are known ahead.
 
-    All columns that have a name and hold numbers if none are named, see `Table.numeric`. Raises InputError where there
-    is no such file or column, no rows, or a cell that is no finite number: the message has its line and column.
+    Raises InputError where there are no times, or the calendar says nothing at this step.
     """
-    table = Table(path, "series")
-    names, left = (list(columns), {}) if columns else table.numeric()
-    picked = [(table.place(name), name) for name in names]
-    spool, block = Spool("float64", len(picked)), list[list[float]]()
-    for line, row in table.rows():
-        block.append([parse_cell(table.path, line, name, row[k]) for k, name in picked])
-        if len(block) * len(picked) >= BLOCK:
-            spool.add(np.array(block))
-            block = []
-    if block:
-        spool.add(np.array(block))
-    return Series(names, spool.finish(), left)
+    if data.times is None or data.clock is None:
+        raise InputError("--calendar needs a column of times (--time)")
+    picked = calendar_names(data.clock.step, data.times) if names is True else list(names or [])
+    spool = Spool("float64", len(data.names) + len(picked))
+    for start in range(0, len(data.values), BLOCK):
+        rows = slice(start, start + BLOCK)
+        features = calendar_features(local(data.times[rows], data.clock.zone), picked)
+        spool.add(np.column_stack([data.values[rows], features]))
+    return replace(
+        data, names=[*data.names, *picked], values=spool.finish(), future=[*data.future, *picked], calendar=picked
+    )
+
+
+def read_series(
+    source: Any,
+    columns: Sequence[str] | None = None,
+    reading: Reading | None = None,
+    *,
+    past: Sequence[str] = (),
+    future: Sequence[str] = (),
+    series: str | None = None,
+    time: Sequence[str] | None = None,
+    date_format: str | None = None,
+    time_zone: str | None = None,
+    missing: str = "refuse",
+    missing_values: Sequence[float] = (),
+    calendar: bool | Sequence[str] = False,
+) -> Series:
+    """Read one series or many from a table with a row for each step.
+
+    Parameters
+    ----------
+    source : path, DataFrame, mapping of columns, or array
+        As `read_table` takes it.
+    columns : sequence of str, optional
+        What is to be forecast. All columns that hold numbers and are nothing else if not given, see `Table.numeric`.
+    reading : Reading, optional
+        How a text is written.
+    past, future : sequence of str
+        Inputs that are known in the past only, and those that are known ahead, too.
+    series : str, optional
+        The column that says which series a row is of, where there are many.
+    time : sequence of str, optional
+        The column of the times, or those that make them together: a date and a time of day, or year, month and so on.
+        Found out if not given; ("none",): there is none, rows are one step apart.
+    date_format : str, optional
+        How times are written, in the words of `datetime.strptime`, where that isn't certain.
+    time_zone : str, optional
+        Whose clocks they are of, such as "Europe/Berlin".
+    missing : {"refuse", "interpolate", "forward", "drop"}
+        What to do about missing cells and steps, see `gpu_lstm.data.gaps.treat`.
+    missing_values : sequence of float
+        Numbers that mean that there is none.
+    calendar : bool or sequence of str
+        Add what the calendar says of each time to the inputs that are known ahead: what the step and the span allow,
+        or those of these names, see `calendar_features`.
+
+    Raises
+    ------
+    InputError
+        There is no such file or column, a cell is no finite number, times can be read in several ways, are uneven or
+        there twice, or something is missing and `missing` is "refuse". The message has line and column.
+    """
+    if missing not in TREATMENTS:
+        raise InputError(f"missing is {missing!r}; expected one of {', '.join(TREATMENTS)}")
+    asked = [*(columns or ()), *past, *future, *([series] if series else [])]
+    table = read_table(source, "series", reading, asked)
+    clock = _time_columns(table, time, asked)
+    others = {*past, *future, *clock, *([series] if series else [])}
+    targets, left = (list(columns), {}) if columns else table.numeric(others)
+    names = [*targets, *past, *future]
+    if twice := [name for name, count in Counter([*names, *clock]).items() if count > 1]:
+        raise InputError(f"column {twice[0]!r} is asked for twice; expected each in one role")
+    cells = Cells(table, names, clock, series, date_format, missing_values)
+    told = table.understood(names)
+    rows, zone, about = in_order(cells, time_zone)
+    treated = treat(cells.values, rows, missing)
+    if columns is None and (counters := _counters(treated.values[:, : len(targets)], targets)):
+        left |= dict.fromkeys(counters, "rises evenly: counts the rows")
+        picked = [k for k, name in enumerate(names) if name not in counters]
+        names = [names[k] for k in picked]
+        if len(counters) == len(targets):
+            raise InputError(f"{table.label} has no numeric column but {', '.join(counters)}, which counts the rows")
+        treated = replace(treated, values=treated.values[:, picked])
+    found = Series(
+        names,
+        treated.values,
+        left,
+        list(past),
+        list(future),
+        treated.times,
+        Clock(clock, rows.step, zone) if rows.step is not None else None,
+        treated.starts,
+        [cells.ids[cells.codes[rows.order[row]]] for row in treated.rows],
+        told=[*told, *about, *treated.told],
+    )
+    return with_calendar(found, calendar) if calendar else found
+
+
+def _time_columns(table: Table, time: Sequence[str] | None, asked: Sequence[str]) -> list[str]:
+    """Return the columns of a table that hold its times."""
+    if time is None:
+        piece = next(table.chunks())
+        return find_time(piece[[name for name in piece.columns if name not in asked]])
+    if list(time) == ["none"] and "none" not in table.names:
+        return []
+    for name in time:
+        table.place(name)
+    return list(time)
+
+
+def _counters(values: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Return the columns that rise by the same amount from row to row, as counters and clocks do."""
+    found = []
+    for k, name in enumerate(names):
+        rises = np.diff(values[:1000, k])
+        if len(rises) > 8 and rises[0] != 0 and _even(rises, values[:1000, k]):
+            rises = np.diff(values[:, k])
+            if _even(rises, values[:, k]):
+                found.append(name)
+    return found
+
+
+def _even(rises: np.ndarray, values: np.ndarray) -> bool:
+    return bool(np.ptp(rises) <= 1e-9 * np.abs(values).max())
 
 
 def persistence(values: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:

@@ -49,6 +49,12 @@ def plain(layer: Layer) -> dict[str, Any]:
     return {"kind": type(layer).__name__} | {name: of(value) for name, value in described(layer).items()}
 
 
+def unknown_layers(config: Mapping[str, Any]) -> list[str]:
+    """Names of layers of a user's own in a composition's description, which nothing can be made of."""
+    kinds = [part["layer"]["kind"] for part in config.get("parts", []) if "layer" in part]
+    return [kind for kind in kinds if kind not in KINDS]
+
+
 def part_of(about: Mapping[str, Any], before: Sequence[Part], backend: Backend, dtype: str, tier: str) -> Part:
     """The part of a description.
 

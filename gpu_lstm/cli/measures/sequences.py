@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm.cli.tables import reading
 from gpu_lstm.data.sequences import read_sequences
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Classifier, Model
@@ -17,9 +18,10 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: bool) 
     """Accuracy."""
     assert isinstance(model, Classifier)
     settings = description["options"]
-    data = read_sequences(path, settings["label"], settings["series"], description["columns"])
-    if data.classes != description["classes"]:
-        raise InputError(f"{path} has classes {data.classes[:20]}; the model has {description['classes'][:20]}")
+    columns, classes = description["columns"], description["classes"]
+    data = read_sequences(
+        path, settings["label"], settings["series"], columns, reading=reading(settings), classes=classes
+    )
     picked = np.arange(len(data)) if other else np.flatnonzero(data.test)
     if not len(picked):
         raise InputError(f"{path} has no test sequences (column 'split'); give other data with --data")

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.data.series import autoregression, persistence, read_series, rmse, truth
+from gpu_lstm.cli.series import read_again
+from gpu_lstm.data.series import autoregression, persistence, rmse, truth
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Forecaster, Model
 from gpu_lstm.training.tasks import forecast_from, split_series
@@ -17,7 +18,7 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: bool) 
     """RMSE beside persistence and an AR(24) model fitted on all that comes before."""
     assert isinstance(model, Forecaster)
     settings = description["options"]
-    values = np.asarray(read_series(path, description["columns"]).values)
+    values = np.asarray(read_again(path, description).values)
     parts = (settings["train"], settings["validation"])
     fitted = split_series(len(values), parts)[1]
     origins = np.arange(fitted, len(values) - model.horizon + 1)

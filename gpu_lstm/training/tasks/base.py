@@ -20,7 +20,7 @@ from gpu_lstm.models import Model
 class Task(ABC):
     """A model with its data: `steps_per_epoch` steps, each of which reads so many `items`."""
 
-    item: ClassVar[str]  # what a step reads, for people
+    item: str  # what a step reads, for people
     unit: ClassVar[str] = "loss"  # of loss and score
     one_shape: bool = False  # whether all steps have the same shapes: one can be recorded and replayed
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from gpu_lstm.models.amounts import model_amounts
 from tests.support import NUMPY, central_differences, relative_error
 
 RNG = np.random.default_rng(0)
-F64 = {"backend": NUMPY, "dtype": "float64"}
+F64: dict[str, Any] = {"backend": NUMPY, "dtype": "float64"}
 X = RNG.standard_normal((5, 3, 2))
 RAGGED = Padded(X, [5, 1, 3])
 STATIC = RNG.standard_normal((3, 2))

@@ -1,6 +1,7 @@
 """Models of one's own, trained: the loop's promises, data in every form, callbacks."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 import gpu_lstm
 from gpu_lstm import LSTM, Adam, Concat, Embedding, InputError, Linear, LSTMCell, Pool, compose, find_learning_rate, fit
-from gpu_lstm.data.batches import Stream
+from gpu_lstm.data.samples import Samples, Stream, shuffled
 from gpu_lstm.models import MODELS, Model
 from gpu_lstm.models.base import gather
 from gpu_lstm.training import EarlyStop, TensorBoard, TrainingError, checkpoint, folder
@@ -322,11 +323,31 @@ def test_the_names_of_everyday_are_at_the_top_and_imported_when_asked_for():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
-    for room, names in gpu_lstm._LATER.items():
+    later: dict = vars(gpu_lstm)["_LATER"]
+    for room, names in later.items():
         for name in names:
             assert getattr(gpu_lstm, name) is getattr(importlib.import_module(f"gpu_lstm.{room}"), name)
-    stub = Path(gpu_lstm.__file__).read_text(encoding="utf-8")
-    for room, names in gpu_lstm._LATER.items():  # what type checkers see
-        assert all(f"from gpu_lstm.{room} import {name} as {name}\n" in stub for name in names)
+    stub = Path(gpu_lstm.__file__).with_suffix(".pyi").read_text(encoding="utf-8")  # what type checkers see
+    assert sorted(re.findall(r" as (\w+)\n", stub)) == sorted(gpu_lstm.__all__)
     with pytest.raises(AttributeError, match="module 'gpu_lstm' has no attribute 'LTSM'"):
-        gpu_lstm.LTSM  # noqa: B018
+        getattr(gpu_lstm, "LTSM")  # noqa: B009
+
+
+def test_sequences_of_very_different_lengths_go_in_batches_of_similar_ones():
+    lists = [RNG.standard_normal((2 + n % 3, 2)) for n in range(60)] + [RNG.standard_normal((300, 2))]
+    batches = shuffled(Samples.of(lists, np.arange(61)), 8, (0,))
+    for epoch in range(3):
+        found = [batches.make(epoch * batches.steps + k) for k in range(batches.steps)]
+        assert sorted(n for one in found for n in one.target) == list(range(61))
+        assert max(len(one) * one.lengths().max() for one in found) <= 300
+    assert fit(small(), (lists, np.arange(61.0)), "mse", batch_size=8).outcome.step == batches.steps
+
+
+def test_a_model_is_saved_and_loaded(tmp_path):
+    model = small()
+    gpu_lstm.save(model, tmp_path / "model.safetensors")
+    again = gpu_lstm.load(tmp_path / "model.safetensors", "numpy")
+    assert repr(again) == repr(model)
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    with pytest.raises(InputError, match="Echo is of your own, and can't be named in a file"):
+        gpu_lstm.save(Echo(), tmp_path / "echo.safetensors")

@@ -17,7 +17,7 @@ from gpu_lstm.data.tokens import UNKNOWN, read_vocabulary
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.training import Event, Run
 from gpu_lstm.training.folder import BEST, LOG, PICTURE, read_log
-from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, TextTask
+from gpu_lstm.training.tasks import ClassifyTask, SequencesTask, SeriesTask, TextTask
 
 
 def tell(line: str) -> None:
@@ -43,6 +43,8 @@ def finish(run: Run) -> int:
         return 130
     why = "no better score for long" if outcome.end == "early" else "all steps done"
     print(f"{why}; best score on held-out data: {outcome.best:.4g}")
+    if isinstance(run.task, ClassifyTask) and (remark := run.task.remark()):
+        tell(remark)
     if outcome.skipped:
         print(f"{outcome.skipped} steps were skipped, because loss or gradients were not finite; {LOG} names them")
     print(f"model: {run.folder / BEST}   loss curve: {run.folder / PICTURE}")
@@ -69,7 +71,7 @@ def next_command(run: Run, where: str) -> str:
     if isinstance(task, SeriesTask):
         measurable = len(task.values) - task.validation_end >= task.model.config["horizon"]
         return f"next: gpu-lstm forecast {where}" + (f"   or: gpu-lstm evaluate {where}" if measurable else "")
-    assert isinstance(task, ClassifyTask)
+    assert isinstance(task, SequencesTask)
     if task.data.test.any():
         return f"next: gpu-lstm evaluate {where}"
     return f"no sequences are called test; gpu-lstm evaluate {where} --data FILE measures the model on others"

@@ -13,21 +13,17 @@ import numpy as np
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import data_path, reading_text
 from gpu_lstm.cli.series import kept, read_again, read_new, tell_series
-from gpu_lstm.cli.tables import reading, tell_table
-from gpu_lstm.data.sequences import read_sequences
 from gpu_lstm.data.series import deviations
 from gpu_lstm.data.text import encode_file, read_text, text_files
 from gpu_lstm.data.tokens import Vocabulary, count_tokens, read_vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel
+from gpu_lstm.models import Forecaster, LanguageModel
 from gpu_lstm.training.tasks import (
-    ClassifyTask,
     SeriesTask,
     Task,
     TextTask,
     check_share,
-    split_sequences,
     split_series,
 )
 
@@ -44,6 +40,8 @@ class Recipe:
     steps: int  # T of a training step
     make: Callable[[], Task]  # makes the task
     extra: dict[str, Any]  # what the run's description gets
+    batch: int | None = None  # B of the training step of those steps, where it isn't what was asked for
+    epochs: int = 1  # how many there are to be, where none were asked for
 
 
 def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
@@ -56,14 +54,14 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
     else:
         vocabulary = read_vocabulary(known["vocabulary"])
         tokens = encode_file(path, vocabulary, **how)
-        same_data(path, len(tokens), known.get("amount"), vocabulary.tokens)
+        same_data(path, len(tokens), known["amount"], vocabulary.tokens)
     if plain.get("shuffle_lines") and vocabulary.newline is None:
         raise InputError(f"text {path} has no lines to shuffle")
     cut = len(tokens) - int(len(tokens) * check_share("validation", plain["validation"]))
     counts = [count_tokens(part, len(vocabulary)) for part in (tokens[:cut], tokens[cut:])]
     tell_text(path, how["include"], vocabulary, counts)
     share = unknown_share(vocabulary, counts)
-    if known is not None and "amount" not in known and share > MOST_UNKNOWN:
+    if known is not None and known["amount"] is None and share > MOST_UNKNOWN:
         raise InputError(f"{path} has {share:.0%} characters that the model doesn't know; expected at most 10%")
     names = ("embedding_size", "hidden_size", "num_layers", "dropout")
     config = {"vocabulary_size": len(vocabulary), **{n: plain[n] for n in names}, **family(plain)}
@@ -127,37 +125,9 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
     return Recipe("series", config, plain["length"], make, {**kept(data), "amount": len(data.values)})
 
 
-def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
-    """A classifier, from its options."""
-    path = data_path(plain["data"])
-    columns = known["columns"] if known else plain["columns"]
-    data = read_sequences(path, plain["label"], plain["series"], columns, reading=reading(plain))
-    tell_table(data)
-    if known is not None:
-        same_data(path, len(data), known["amount"], "sequences")
-    picked, _ = split_sequences(data, plain["validation"], plain["seed"])
-    rows = data.rows(picked)
-    config = {
-        "mean": rows.mean(axis=0).tolist(),
-        "spread": deviations(rows),
-        "num_classes": len(data.classes),
-        "bidirectional": not plain["one_direction"],
-        **{n: plain[n] for n in ("hidden_size", "num_layers", "dropout")},
-        **family(plain),
-    }
-
-    def make() -> Task:
-        model = Classifier(**config, **where(plain, backend))
-        return ClassifyTask(model, data, plain["batch"], plain["validation"], plain["seed"])
-
-    extra = {"columns": data.names, "classes": data.classes, "amount": len(data)}
-    return Recipe("classify", config, int(data.lengths.max()), make, extra)
-
-
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "text": prepare_text,
     "series": prepare_series,
-    "classify": prepare_classify,
 }
 
 

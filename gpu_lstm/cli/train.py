@@ -1,4 +1,4 @@
-"""``gpu-lstm train text|series|classify``: what it takes."""
+"""``gpu-lstm train text|series|classify|regress|label``: what it takes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from gpu_lstm.backend import DTYPES
 from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive
 from gpu_lstm.cli.runs import KINDS, run
+from gpu_lstm.cli.sequences import RULES
 from gpu_lstm.cli.series import add_column_options, add_time_options
 from gpu_lstm.cli.tables import add_table_options
 from gpu_lstm.data.tokens import KINDS as KINDS_OF_TOKENS
 from gpu_lstm.layers.options import Options
+from gpu_lstm.training.fitting import WARM_UP
 
 
 def with_kind(arguments: list[str]) -> list[str]:
@@ -27,10 +29,14 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
     """Add one kind's parser with the options that all kinds have."""
     parser = add_parser(kinds, kind, run, about)
     parser.set_defaults(kind=kind, parser=parser)
-    parser.add_argument("data", nargs="?", help=f"your own data, or the name of shipped ones ({KINDS[kind]})")
+    shipped = f", or the name of shipped ones ({KINDS[kind]})" if KINDS[kind] else ""
+    parser.add_argument("data", nargs="?", help=f"your own data{shipped}")
     parser.add_argument("--any-kind", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=f"folder of the run; the next free {RUNS}/{kind} if not given")
     parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with a run, as it was set up")
+    parser.add_argument(
+        "--init", type=Path, metavar="RUN", help="begin with the weights of another run: its sizes and names stay"
+    )
     add_device(parser)
     parser.add_argument(
         "--dtype", default="float32", choices=DTYPES,
@@ -48,7 +54,10 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--optimizer", choices=("adam", "adamw", "sgd", "rmsprop"))
     parser.add_argument("--schedule", default="cosine", choices=("cosine", "constant"))
-    parser.add_argument("--warm-up", type=int, default=50, metavar="STEPS")
+    parser.add_argument(
+        "--warm-up", type=float, default=50, metavar="STEPS",
+        help="over which the learning rate rises; below 1 a share of all steps",
+    )  # fmt: skip
     parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")
     parser.add_argument("--validations", type=positive, default=10, help="how often to validate in the whole run")
     parser.add_argument("--patience", type=int, default=0, help="validations without gain before it stops; 0 never")
@@ -68,11 +77,18 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
     return parser
 
 
+SEQUENCE_KINDS = {
+    "classify": "a classifier of sequences, on a table with a row a step",
+    "regress": "numbers about sequences, on a table with a row a step",
+    "label": "a class of each step of sequences, on a table with a row a step",
+}
+
+
 def add_command(commands: Parsers) -> None:
     """Add ``train`` with its kinds."""
     parser = commands.add_parser(
         "train",
-        help="train a model: text, series or classify; text if nothing is said",
+        help="train a model: text, series, classify, regress or label; text if nothing is said",
         description="Train a model. Without a kind it is text, on the Shakespeare that ships with the package.",
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind", parser_class=type(parser))
@@ -108,13 +124,37 @@ def add_command(commands: Parsers) -> None:
     series.set_defaults(
         hidden_size=64, dropout=0.0, batch=32, epochs=20, learning_rate=3e-3, optimizer="adamw", validations=10
     )
-    classify = add_parser_for(kinds, "classify", "a classifier of sequences, on a CSV file with a row per step")
-    classify.add_argument("--columns", nargs="+", help="feature columns; all other numeric ones if not given")
-    classify.add_argument("--label", default="label", help="column of the class")
-    classify.add_argument("--series", default="series", help="column that tells the sequences apart")
-    classify.add_argument("--validation", type=float, default=0.2, help="share of the training sequences held out")
-    classify.add_argument("--one-direction", action="store_true", help="read forward only")
-    add_table_options(classify)
-    classify.set_defaults(
-        hidden_size=64, dropout=0.5, batch=32, epochs=60, learning_rate=3e-3, optimizer="adamw", validations=15
-    )
+    add_sequence_kinds(kinds)
+
+
+def add_sequence_kinds(kinds: Parsers) -> None:
+    """Add the kinds that read sequences: a table with a row a step, in which a column tells the sequences apart."""
+    for kind, about in SEQUENCE_KINDS.items():
+        parser = add_parser_for(kinds, kind, about)
+        parser.add_argument("--columns", nargs="+", help="feature columns; all other numeric ones if not given")
+        if kind == "regress":
+            parser.add_argument(
+                "--target", nargs="+", dest="label", required=True, help="columns of the numbers to say"
+            )
+            parser.add_argument(
+                "--loss", default="mse", choices=("mse", "mae", "huber"), help="in units of their spread"
+            )
+        else:
+            parser.add_argument("--label", default="label", help="column of the class")
+            parser.add_argument(
+                "--class-weight", default="none", choices=("none", "balanced"),
+                help="balanced: each class counts alike in the loss, whatever its size",
+            )  # fmt: skip
+        parser.add_argument("--series", default="series", help="column that tells the sequences apart")
+        parser.add_argument("--validation", type=float, default=0.2, help="share of the training sequences held out")
+        parser.add_argument(
+            "--test", type=float, default=None, metavar="SHARE",
+            help="of data without a column 'split': share kept for gpu-lstm evaluate (0.2)",
+        )  # fmt: skip
+        parser.add_argument("--truncate", type=positive, metavar="STEPS", help="read only so many steps of each")
+        parser.add_argument("--one-direction", action="store_true", help="read forward only")
+        add_table_options(parser)
+        parser.set_defaults(
+            hidden_size=64, dropout=0.5, batch=32, learning_rate=3e-3, optimizer="adamw", validations=15,
+            warm_up=WARM_UP, rules=RULES,
+        )  # fmt: skip

@@ -40,6 +40,7 @@ class Sequences:
     ids: list[str] = field(default_factory=list)  # what the file calls each sequence, N of them, where it does
     of_steps: bool = False  # whether each step has a label of its own
     targets: list[str] = field(default_factory=list)  # the K columns of numbers about sequences
+    split: bool = False  # whether the table says which are test
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -52,6 +53,13 @@ class Sequences:
     def rows(self, picked: np.ndarray) -> np.ndarray:
         """Return all steps of some sequences, (steps, D)."""
         return np.concatenate([self.values[self.starts[n] : self.starts[n + 1]] for n in picked])
+
+    def labels_of(self, picked: np.ndarray) -> np.ndarray:
+        """Return the labels of some sequences, or of all of their steps that have one."""
+        if not self.of_steps:
+            return np.asarray(self.labels[picked])
+        found = np.concatenate([self.labels[self.starts[n] : self.starts[n + 1]] for n in picked])
+        return np.asarray(found[found != UNKNOWN])
 
     def batch(self, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return some sequences, padded with zeros: x (T, B, D) with T the longest, lengths (B,), labels.
@@ -125,8 +133,9 @@ def read_sequences(
     told, test = table.understood(names), np.array(reader.test)
     targets = wanted if target == "numbers" else []
     return Sequences(
-        names, found, spool.finish(), starts, labels, test, left, told, reader.ids, target == "steps", targets
-    )
+        names, found, spool.finish(), starts, labels, test, left, told, reader.ids, target == "steps", targets,
+        split in table.names,
+    )  # fmt: skip
 
 
 class _Reader:

@@ -271,7 +271,7 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
         return Regressor(**units, **given, seed=seed)
 
     def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
-        return RegressTask(model, data, self.batch_size, parts, seed, weights, self.loss)
+        return RegressTask(model, data, self.batch_size, parts, seed, weights, loss=self.loss)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

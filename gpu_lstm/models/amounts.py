@@ -50,13 +50,13 @@ def model_amounts(kind: str, config: dict[str, Any]) -> dict[str, int]:
         embedding = inputs * outputs
     elif kind == "series":
         inputs, outputs = 2 * count("mean"), count("mean") * size("horizon")
-    elif kind in ("classify", "regress"):
+    elif kind in ("classify", "regress", "label"):
         inputs = count("mean") * config.get("frames", (1, 1))[0]
-        outputs = size("num_classes") if kind == "classify" else count("target_mean")
+        outputs = count("target_mean") if kind == "regress" else size("num_classes")
         directions = 2 if config.get("bidirectional", True) else 1
         summaries = len(config.get("pooling", ("mean",)))
     else:
-        raise InputError(f"kind is {kind!r}; expected text, series, classify, regress or composed")
+        raise InputError(f"kind is {kind!r}; expected text, series, classify, regress, label or composed")
     options = Options.of(config.get("lstm") or {})
     lstm = lstm_amount(inputs, hidden, layers, directions, options)
     return {

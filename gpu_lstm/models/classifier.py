@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 
 from gpu_lstm.backend import Array
+from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.layers.base import training_seed
 from gpu_lstm.layers.checks import check_size
 from gpu_lstm.losses.cross_entropy import softmax_cross_entropy
+from gpu_lstm.losses.weighted import weighted_cross_entropy
 from gpu_lstm.models.arguments import Where, arguments, check_host, numbers
 from gpu_lstm.models.base import Model, gather
 from gpu_lstm.models.summaries import Pooled, check_pooling, framed, summed_up, taken_apart
@@ -145,7 +147,12 @@ class Classifier(SequenceModel):
         )  # fmt: skip
 
     def loss(
-        self, x: np.ndarray, lengths: np.ndarray, labels: np.ndarray, seed: int | tuple[int, ...] | None = None
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray,
+        labels: np.ndarray,
+        seed: int | tuple[int, ...] | None = None,
+        class_weights: np.ndarray | None = None,
     ) -> tuple[Array, Params]:
         """Loss in nats and gradients of a batch.
 
@@ -157,14 +164,29 @@ class Classifier(SequenceModel):
         labels : (B,) integers in 0..num_classes-1
         seed : int or tuple of int, optional
             Seeds dropout; None turns it off.
+        class_weights : (num_classes,), optional
+            How much a sequence of each class counts; 1 if not given.
         """
         lengths = check_host("lengths", lengths, ("B",), whole=True)
         labels = check_host("labels", labels, (len(lengths),), whole=True)
-        target = self.backend.asarray(labels)
-        return self._loss(
-            x, lengths, lambda logits: softmax_cross_entropy(self.backend, logits, target, overwrite=True), seed
-        )
+        target, backend = self.backend.asarray(labels), self.backend
+        if class_weights is None:
+            return self._loss(x, lengths, lambda y: softmax_cross_entropy(backend, y, target, overwrite=True), seed)
+        weights = backend.asarray(row_weights(labels, class_weights, self.config["num_classes"]), self.param_dtype)
+        return self._loss(x, lengths, lambda y: weighted_cross_entropy(backend, y, target, weights), seed)
 
     def logits(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Scores (B, num_classes) of a batch x (T, B, D) with lengths (B,), on the host."""
         return self._outputs(x, lengths)
+
+
+def row_weights(labels: np.ndarray, class_weights: np.ndarray, num_classes: int) -> np.ndarray:
+    """How much each row counts, (...), by the weight (num_classes,) of its class; one of label -1 doesn't.
+
+    So that a mean over all rows is one over those that count. Raises InputError where a label is out of range.
+    """
+    given = check_host("class_weights", class_weights, (f"num_classes={num_classes}",))
+    if labels.min() < -1 or labels.max() >= num_classes or labels.max() < 0:
+        raise InputError(f"targets has values {labels.min()}..{labels.max()}; expected 0..V-1={num_classes - 1}")
+    counts = labels >= 0
+    return np.where(counts, given[labels] * (labels.size / counts.sum()), 0.0)

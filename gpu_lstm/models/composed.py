@@ -15,7 +15,7 @@ import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend, choose
-from gpu_lstm.data.batches import Padded, Samples, time_major
+from gpu_lstm.data.samples import Padded, Samples, time_major
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Dropout, Embedding, Layer, Linear, Params, Tape
 from gpu_lstm.layers.assigned import fitting, whole

@@ -1,9 +1,9 @@
 """Training: tasks (a model with its data), the loop, the same in a folder, checkpoints, a model of one's own."""
 
 from gpu_lstm.training.callbacks import EarlyStop, RateSearch, TensorBoard, find_learning_rate
-from gpu_lstm.training.own import History, fit
 from gpu_lstm.training.loading import load, save
 from gpu_lstm.training.loop import Event, Outcome, Training, TrainingError
+from gpu_lstm.training.own import History, fit
 from gpu_lstm.training.run import Run
 from gpu_lstm.training.settings import Settings
 

@@ -10,8 +10,8 @@ from typing import Any
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Model
 from gpu_lstm.models.composed import Criterion
-from gpu_lstm.training.own import task_of
 from gpu_lstm.training.loop import Event, Training, TrainingError
+from gpu_lstm.training.own import task_of
 from gpu_lstm.training.settings import Settings
 from gpu_lstm.training.tensorboard import EventFile
 

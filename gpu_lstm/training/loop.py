@@ -68,7 +68,7 @@ class Training:
     def __init__(self, task: Task, settings: Settings, optimizer: Optimizer | None = None, graph: bool = False):
         self.task, self.settings = task, settings
         self.steps = settings.epochs * task.steps_per_epoch
-        self.schedule = make_schedule(settings.schedule, self.steps, min(settings.warm_up, self.steps))
+        self.schedule = make_schedule(settings.schedule, self.steps, settings.warm_up_steps(self.steps))
         self.optimizer: Optimizer = optimizer or make_optimizer(
             settings.optimizer, task.model.backend, task.model.params, settings.learning_rate, **settings.options
         )

@@ -12,7 +12,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from gpu_lstm.backend import Backend
-from gpu_lstm.data.batches import Batches, Samples, given, shuffled
+from gpu_lstm.data.samples import Batches, Samples, given, shuffled
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.checks import check_share, check_size

@@ -16,5 +16,7 @@ from gpu_lstm.models import Model
 MEASURES: dict[str, Callable[[Model, dict[str, Any], Path, bool], None]] = {
     "text": text.measure,
     "series": series.measure,
-    "classify": sequences.measure,
+    "classify": sequences.measure_classes,
+    "regress": sequences.measure_numbers,
+    "label": sequences.measure_steps,
 }

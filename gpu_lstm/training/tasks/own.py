@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import Array
-from gpu_lstm.data.batches import Batches, Samples, time_major
+from gpu_lstm.data.samples import Batches, Samples, time_major
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.models import Composed, Model

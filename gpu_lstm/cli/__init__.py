@@ -71,13 +71,19 @@ def notes() -> Iterator[None]:
         log.setLevel(level)
 
 
-def command(arguments: list[str]) -> int:
-    """Run one command; errors that a user can cause are one line."""
+def parser_of_all() -> Parser:
+    """The parser of all commands."""
     parser = Parser(prog="gpu-lstm", description="The LSTM, from scratch, on the CPU and on NVIDIA GPUs.")
     parser.add_argument("--version", action="version", version=f"gpu_lstm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     for each in COMMANDS:
         each.add_command(commands)
+    return parser
+
+
+def command(arguments: list[str]) -> int:
+    """Run one command; errors that a user can cause are one line."""
+    parser = parser_of_all()
     arguments = train.with_kind(arguments)
     try:
         options = parser.parse_args(arguments)

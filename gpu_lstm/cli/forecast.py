@@ -42,7 +42,10 @@ def add_command(commands: Parsers) -> None:
     parser = add_parser(commands, "forecast", run, "forecast series with a trained forecaster")
     add_run(parser)
     parser.add_argument("--data", help="table to forecast; the one that the model was trained on if not given")
-    parser.add_argument("--future", help="table with the inputs that are known ahead, for the steps to forecast")
+    parser.add_argument(
+        "--future",
+        help="table with the inputs that are known ahead, for the steps to forecast (where the model has such)",
+    )
     parser.add_argument("--steps", type=positive, help="how far; the model's horizon if not given")
     parser.add_argument("--csv", type=Path, help="CSV file to write; forecast.csv beside the model if not given")
     parser.add_argument("--picture", type=Path, help="PNG to write; forecast.png beside the model if not given")

@@ -22,13 +22,21 @@ Parsers = Any
 """What ``ArgumentParser.add_subparsers`` returns."""
 
 
+class Defaults(argparse.HelpFormatter):
+    """Shows an option's default after its help; where it has none, the help says what that means."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_one = not any(action.default is none for none in (None, False, argparse.SUPPRESS)) and action.default != []
+        if not (action.help and has_one and (action.option_strings or action.nargs in ("?", "*"))):
+            return action.help
+        return action.help if "%(default)" in action.help else f"{action.help} (default: %(default)s)"
+
+
 def add_parser(
     commands: Parsers, name: str, run: Callable[[argparse.Namespace], int], about: str
 ) -> argparse.ArgumentParser:
     """Add a command and the options that all of them have."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=about, description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about, formatter_class=Defaults)
     parser.set_defaults(run=run)
     return parser
 

@@ -18,7 +18,7 @@ from gpu_lstm.training import checkpoint
 
 OF_THE_DATA = ("data", "include", *NAMES)
 """Options that say which data there are and how they are written, which a new run doesn't take from another."""
-OF_A_RUN = ("vocabulary", "columns", "classes")
+OF_A_RUN = ("vocabulary", "columns", "classes", "targets")
 """What a description has that must be the same in the new data."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,29 +18,45 @@ from gpu_lstm.training.checkpoint import write_whole
 INK, MUTED, ONE, TWO = "#1f2328", "#8c959f", "#0969da", "#d1590a"
 
 
-def loss_curve(log: list[dict[str, Any]], path: Path, unit: str, title: str) -> None:
-    """Draw training loss and validation score over steps, as a PNG."""
-    figure, axes = _figure(1)
-    (axis,) = axes
-    steps = np.array([line["step"] for line in log])
-    losses = np.array([line["loss"] for line in log])
-    axis.plot(steps, losses, color=ONE, alpha=0.25, linewidth=0.8)
+def loss_curve(log: list[dict[str, Any]], path: Path, units: tuple[str, str], title: str) -> None:
+    """Draw training loss and held-out score over steps, as a PNG: in one panel where they have the same unit.
+
+    `log` has a line a step, see `gpu_lstm.training.folder.read_log`; what isn't finite is left out.
+    """
+    kept = [line for line in log if math.isfinite(line.get("loss", math.nan))]
+    steps, losses = (np.array([line[name] for line in kept]) for name in ("step", "loss"))
+    scores = np.array([(line["step"], line["score"]) for line in log if "score" in line]).reshape(-1, 2)
+    panels = 1 if units[0] == units[1] or not len(scores) else 2
+    figure, axes = _figure(panels)
+    first, last = axes[0], axes[-1]
     width = max(1, len(steps) // 100)
-    if len(steps) >= width:
-        smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
-        axis.plot(steps[width - 1 :], smooth, color=ONE, label=f"training, mean of {width} steps")
-    scored = [(line["step"], line["score"]) for line in log if "score" in line]
-    if scored:
-        axis.plot(*zip(*scored, strict=True), color=TWO, marker="o", markersize=4, label="held out")
-    top = np.quantile(losses, 0.99) if len(losses) else 1.0
-    best = min([score for _, score in scored] + losses.tolist())
-    margin = 0.08 * (top - best) or 0.5
-    axis.set_ylim(best - margin, top + margin)
-    axis.set_xlabel("step")
-    axis.set_ylabel(unit)
-    axis.set_title(as_text(title), loc="left", color=INK, parse_math=False)
-    axis.legend(frameon=False)
+    if width > 1:
+        first.plot(steps, losses, color=ONE, alpha=0.25, linewidth=0.8)
+    smooth = np.convolve(losses, np.ones(width) / width, mode="valid") if len(steps) else losses
+    first.plot(steps[width - 1 :], smooth, color=ONE, label="training" + f", mean of {width} steps" * (width > 1))
+    if len(scores):
+        last.plot(*scores.T, color=TWO, marker="o", markersize=4, label="held out")
+    _limit(first, losses, scores[:, 1] if panels == 1 else losses[:0])
+    if panels == 2:
+        _limit(last, losses[:0], scores[:, 1])
+        last.sharex(first)
+    first.set_title(as_text(title if len(title) <= 40 else title[:39] + "…"), loc="left", color=INK, parse_math=False)
+    for axis, unit in zip(axes, units, strict=False):
+        axis.set_ylabel(unit)
+        # Above the axis, where it covers no data.
+        axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2)
+    last.set_xlabel("training step")
     _save(figure, path)
+
+
+def _limit(axis: Any, losses: np.ndarray, scores: np.ndarray) -> None:
+    """Have an axis show all scores, and all losses but the first ones, beside which all others look alike."""
+    tops = [np.quantile(losses, 0.99)] if len(losses) else []
+    shown = np.concatenate([losses, scores])
+    if len(shown):
+        low, high = shown.min(), max([*tops, *scores.tolist()])
+        margin = 0.08 * (high - low) or 0.5 * abs(high) or 0.5
+        axis.set_ylim(low - margin, high + margin)
 
 
 @dataclass(frozen=True)

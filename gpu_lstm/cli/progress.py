@@ -19,6 +19,17 @@ from gpu_lstm.training import Event, Run
 from gpu_lstm.training.folder import BEST, LOG, PICTURE, read_log
 from gpu_lstm.training.tasks import ClassifyTask, SequencesTask, SeriesTask, TextTask
 
+EVERY = 60.0
+"""Seconds after which a line is printed where no terminal shows the bar."""
+
+
+def span(seconds: float) -> str:
+    """A time for people."""
+    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {name}" if seconds >= 10 * size else f"{seconds / size:.1f} {name}"
+    return f"{seconds:.0f} s"
+
 
 def tell(line: str) -> None:
     """Print a line about what was found amiss and passed over."""
@@ -42,7 +53,7 @@ def finish(run: Run) -> int:
         )
         return 130
     why = "no better score for long" if outcome.end == "early" else "all steps done"
-    print(f"{why}; best score on held-out data: {outcome.best:.4g}")
+    print(f"{why}; best score on held-out data: {outcome.best:.4g} {score_unit(run)}")
     if isinstance(run.task, ClassifyTask) and (remark := run.task.remark()):
         tell(remark)
     if outcome.skipped:
@@ -55,10 +66,13 @@ def finish(run: Run) -> int:
 def draw_curve(run: Run) -> None:
     """Draw the loss over the steps that are in the log."""
     log = read_log(run.folder / LOG)
-    if run.task.model.kind == "series":
-        log = [{k: v for k, v in line.items() if k != "score"} for line in log]  # another unit than the loss
     if log:
-        pictures.loss_curve(log, run.folder / PICTURE, run.task.unit, run.folder.name)
+        pictures.loss_curve(log, run.folder / PICTURE, (run.task.unit, score_unit(run)), run.folder.name)
+
+
+def score_unit(run: Run) -> str:
+    """Of the score."""
+    return run.task.score_unit or run.task.unit
 
 
 def next_command(run: Run, where: str) -> str:
@@ -117,19 +131,25 @@ def shown(run: Run) -> Iterator[Callable[[Event], None]]:
         bar_format="{percentage:3.0f}% |{bar}| {rate_fmt}, {remaining} left, {desc}",
     )
     mean: float | None = None  # of the last losses
-    begun, first = time.perf_counter(), run.step
+    begun = told = time.perf_counter()
+    first = run.step
 
     def report(event: Event) -> None:
-        nonlocal mean
+        nonlocal mean, told
         loss = (mean or 0.0) if event.skipped else event.loss
         mean = loss if mean is None else 0.95 * mean + 0.05 * loss
         bar.update(task.items)
         bar.set_description_str(f"{mean:.3f} {task.unit}", refresh=False)
         if event.skipped:
             tqdm.write(f"step {event.step} skipped: {event.skipped}")
-        if event.score is None:
-            return
         per_step = (time.perf_counter() - begun) / (event.step - first)
+        if event.score is None and not (bar.disable and time.perf_counter() - told >= EVERY):
+            return
+        told = time.perf_counter()
+        if event.score is None:  # nobody sees the bar
+            left = span((event.steps - event.step) * per_step)
+            print(f"step {event.step} of {event.steps}: {mean:.3f} {task.unit} in training, {left} left", flush=True)
+            return
         text = f"step {event.step}/{event.steps}: {mean:.3f} {task.unit} in training; {event.text}"
         text += " (best so far)" if event.best else ""
         left = tqdm.format_interval((event.steps - event.step) * per_step)

@@ -29,7 +29,7 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
     """Add one kind's parser with the options that all kinds have."""
     parser = add_parser(kinds, kind, run, about)
     parser.set_defaults(kind=kind, parser=parser)
-    shipped = f", or the name of shipped ones ({KINDS[kind]})" if KINDS[kind] else ""
+    shipped = f", or the name of shipped ones ({KINDS[kind]})" if KINDS[kind] else ": a table (has to be named)"
     parser.add_argument("data", nargs="?", help=f"your own data{shipped}")
     parser.add_argument("--any-kind", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=f"folder of the run; the next free {RUNS}/{kind} if not given")
@@ -43,17 +43,20 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
         help="float16, bfloat16: mixed precision, what layers pass on in 16 bits, sums and parameters in float32",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same weights, bit for bit")
-    parser.add_argument("--hidden-size", type=positive)
-    parser.add_argument("--num-layers", type=positive, default=1)
-    parser.add_argument("--dropout", type=float)
+    parser.add_argument("--hidden-size", type=positive, help="units of each LSTM layer")
+    parser.add_argument("--num-layers", type=positive, default=1, help="LSTM layers, one on top of the other")
+    parser.add_argument("--dropout", type=float, help="share of outputs of a layer that are put to 0 in training")
     parser.add_argument(
-        "--lstm", nargs="+", default=[], metavar="OPTION", help=f"of the LSTM family: {Options.words()}"
-    )
+        "--lstm", nargs="+", default=[], metavar="OPTION",
+        help=f"of the LSTM family: {Options.words()}; the plain LSTM if not given",
+    )  # fmt: skip
     parser.add_argument("--batch", type=positive, help="sequences per step")
-    parser.add_argument("--epochs", type=positive)
-    parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--optimizer", choices=("adam", "adamw", "sgd", "rmsprop"))
-    parser.add_argument("--schedule", default="cosine", choices=("cosine", "constant"))
+    parser.add_argument("--epochs", type=positive, help="times through all data (without a default: as they need it)")
+    parser.add_argument("--learning-rate", type=float, help="of the optimizer, at the schedule's highest")
+    parser.add_argument("--optimizer", choices=("adam", "adamw", "sgd", "rmsprop"), help="how parameters move")
+    parser.add_argument(
+        "--schedule", default="cosine", choices=("cosine", "constant"), help="of the learning rate, after its warm-up"
+    )
     parser.add_argument(
         "--warm-up", type=float, default=50, metavar="STEPS",
         help="over which the learning rate rises; below 1 a share of all steps",
@@ -103,7 +106,7 @@ def add_command(commands: Parsers) -> None:
         "--include", nargs="+", metavar="PATTERN",
         help="files to take of a folder, as '*.txt' or 'letters/*'; all but hidden ones if not given",
     )  # fmt: skip
-    text.add_argument("--embedding-size", type=positive, default=64)
+    text.add_argument("--embedding-size", type=positive, default=64, help="numbers that stand for a token")
     text.add_argument("--length", type=positive, default=64, help="steps of a chunk; the state is carried on")
     text.add_argument("--validation", type=float, default=0.1, help="share of the text held out, at its end")
     text.add_argument("--shuffle-lines", action="store_true", help="take the lines in a new order in every epoch")
@@ -117,7 +120,7 @@ def add_command(commands: Parsers) -> None:
     series.add_argument("--memory", type=positive, default=52, help="steps of the slow mean that inputs refer to")
     series.add_argument("--train", type=float, default=0.7, help="share of the series to train on, at its start")
     series.add_argument("--validation", type=float, default=0.1, help="share after that; the rest is for evaluate")
-    series.add_argument("--loss", default="mse", choices=("mse", "mae", "huber"))
+    series.add_argument("--loss", default="mse", choices=("mse", "mae", "huber"), help="of scaled values")
     add_column_options(series)
     add_time_options(series)
     add_table_options(series)
@@ -151,7 +154,9 @@ def add_sequence_kinds(kinds: Parsers) -> None:
             "--test", type=float, default=None, metavar="SHARE",
             help="of data without a column 'split': share kept for gpu-lstm evaluate (0.2)",
         )  # fmt: skip
-        parser.add_argument("--truncate", type=positive, metavar="STEPS", help="read only so many steps of each")
+        parser.add_argument(
+            "--truncate", type=positive, metavar="STEPS", help="read only so many steps of each; all if not given"
+        )
         parser.add_argument("--one-direction", action="store_true", help="read forward only")
         add_table_options(parser)
         parser.set_defaults(

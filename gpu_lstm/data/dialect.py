@@ -26,7 +26,7 @@ _UNIT = re.compile(
     r"([23²³]|\^-?[0-9]|-[0-9])?[/*· ]?)+"
 )
 """How units are written below a header."""
-_HEAD_ROWS, _HEAD_CHARACTERS = 200, 1 << 18
+_HEAD_ROWS, _HEAD_CHARACTERS = 200, 1 << 17
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def _separator(found: Dialect, lines: list[str], whole: bool) -> str:
     """
     scores: dict[str, tuple[float, float]] = {}
     for sep in SEPARATORS:
-        if sep == found.reading.decimal or (sep == " " and scores):
+        if (sep == " " and scores) or (sep == found.reading.decimal and not any('"' in line for line in lines)):
             continue
         try:
             rows = [cells for _, cells in _cells(list(enumerate(lines)), sep)]
@@ -291,6 +291,8 @@ def _separator(found: Dialect, lines: list[str], whole: bool) -> str:
             continue
         rows = rows[: len(rows) if whole or len(rows) < 3 else -1]
         width, times = Counter(map(len, rows)).most_common(1)[0]
+        if sep == found.reading.decimal and times < len(rows):
+            continue
         if width > 1 and times > len(rows) / 2 and (sep != " " or times == len(rows) > 1):
             known = [cell for row in rows for cell in row if cell]
             numeric = sum(form(cell)[0] not in ("text", "missing") or bool(_DATE.fullmatch(cell)) for cell in known)
@@ -299,9 +301,11 @@ def _separator(found: Dialect, lines: list[str], whole: bool) -> str:
         return _only_column(found, lines)
     full = {sep: score for sep, score in scores.items() if score[0] == max(score[0] for score in scores.values())}
     best = max(full, key=lambda sep: full[sep][1])
-    if sum(score[1] == full[best][1] for score in full.values()) > 1:
-        names = " or ".join(SEPARATORS[sep] for sep in full)
-        raise InputError(f"{found.path}: its cells may be separated by {names}; say by which: --sep")
+    names = [cell for cell in next(_split(iter(lines), best)) if not _is_value(cell)]
+    mixed = any(sep in name for sep in full if sep != best for name in names)
+    if mixed or sum(score[1] == full[best][1] for score in full.values()) > 1:
+        either = " or ".join(SEPARATORS[sep] for sep in full)
+        raise InputError(f"{found.path}: its cells may be separated by {either}; say by which: --sep")
     return best
 
 
@@ -386,7 +390,7 @@ def _has_header(found: Dialect, first: list[str], below: list[list[str]], asked:
         return False  # nobody calls a column -1.5, or 2020-01-01 above other dates
     raise InputError(
         f"{found.path} may have no header: its first row is {', '.join(first)[:60]!r}; say so with --header none, or "
-        "--header first where these are the names of columns"
+        "--header first where these are the names of columns, or --skip where the table begins further down"
     )
 
 

@@ -139,17 +139,16 @@ def forms(cells: Sequence[str], sure: bool) -> Counter[Form]:
     Where it is `sure` already that this column has decimal points, cells that are plainly written count as plain.
     """
     if sure or not any("." in cell for cell in cells):
-        rest = [cell for cell in cells if cell.strip().lower() not in MISSING]
-        found = plain_values(rest)
+        found, missing = plain_values(cells), 0
+        if found is None:
+            rest = [cell for cell in cells if cell.strip().lower() not in MISSING]
+            found, missing = plain_values(rest), len(cells) - len(rest)
+        elif (unknown := np.isnan(found)).any():
+            found, missing = found[~unknown], int(unknown.sum())
         if found is not None:
             infinite = int(np.isinf(found).sum())
-            return +Counter(
-                {
-                    ("missing", ""): len(cells) - len(rest),
-                    ("plain", ""): len(rest) - infinite,
-                    ("infinite", ""): infinite,
-                }
-            )
+            kinds = {"missing": missing, "plain": len(found) - infinite, "infinite": infinite}
+            return Counter({(kind, ""): count for kind, count in kinds.items() if count})
     counted: Counter[Form] = Counter()
     for cell, times in Counter(cells).items():
         counted[form(cell)] += times

@@ -125,7 +125,7 @@ def read_sequences(
     reader = _Reader(table, series, wanted, split if split in table.names else None, target)
     spool = Spool("float64", len(names))
     for piece in table.chunks(list(dict.fromkeys([*reserved, *names]))):
-        values = np.column_stack([table.complete(piece, name) for name in names])
+        values = table.complete(piece, names)
         reader.see(piece)
         spool.add(values)
     starts = np.array([*reader.starts, table.rows])
@@ -184,8 +184,7 @@ class _Reader:
             return []
         if self.target != "numbers":
             return self.table.texts(piece, self.wanted[0])
-        columns = [self.table.complete(piece, name).tolist() for name in self.wanted]
-        return list(zip(*columns, strict=True))
+        return [tuple(row) for row in self.table.complete(piece, self.wanted).tolist()]
 
     def _add(self, row: int, labels: list[Any], k: int) -> None:
         if not labels:

@@ -182,7 +182,7 @@ def read_series(
         Clock(clock, rows.step, zone) if rows.step is not None else None,
         treated.starts,
         [cells.ids[cells.codes[rows.order[row]]] for row in treated.rows],
-        told=[*told, *about, *treated.told],
+        told=[*told, *about, *cells.told, *treated.told],
     )
     return with_calendar(found, calendar) if calendar else found
 

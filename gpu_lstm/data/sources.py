@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +31,7 @@ class Source(Protocol):
     told: list[str]  # how it is read, for people
     is_text: bool
     commas_likely: bool  # whether 1.234 may be more than a thousand
+    skip_end: int  # rows at its end that were skipped
     after: str  # behind what it has no rows
     hint: str  # why its columns may be others than expected
 
@@ -64,16 +67,17 @@ class Text:
 
     def __init__(self, path: Path, reading: Reading, asked: Sequence[str]):
         self._dialect: Dialect = find_dialect(path, reading, asked)
-        self.label, self.names, self._reading = str(path), self._dialect.names, reading
+        self.label, self.names = str(path), self._dialect.names
         named = SEPARATORS.get(self._dialect.sep, repr(self._dialect.sep))
         self.told = [*([f"separated by {named}"] if len(self.names) > 1 else []), *self._dialect.told]
         if self._dialect.commented:
             self.told.append(f"lines that begin with {reading.comment} skipped")
         if reading.skip_end:
-            self.told.append(f"{reading.skip_end} rows at its end skipped")
-        self.commas_likely = self._dialect.sep == ";"
+            self.told.append(f"last {reading.skip_end} rows skipped")
+        self.commas_likely, self.skip_end = self._dialect.sep == ";", reading.skip_end
         self.after = " after its header" if self._dialect.named_in else ""
         self.hint = "; it was read as one column (--sep)" if len(self.names) == 1 and not reading.sep else ""
+        self._cut = "" if reading.sep else f"; cells were taken to be separated by {named} (--sep, --decimal)"
         self._checked = False  # whether no row is too short
 
     def at(self, row: int) -> str:
@@ -86,7 +90,7 @@ class Text:
         import pandas as pd
 
         held: pd.DataFrame | None = None  # the last rows so far
-        end = self._reading.skip_end
+        end = self.skip_end
         with self._dialect.open() as text:
             try:
                 pieces = pd.read_csv(
@@ -100,7 +104,7 @@ class Text:
                     skipinitialspace=self._dialect.sep != "\t",
                     chunksize=max(1, CELLS // len(self.names)),
                 )
-                for piece in pieces:
+                for piece in _strictly(pieces):
                     if not self._checked and len(self.names) > 1 and (piece.iloc[:, -1] == "").any():
                         self._check_widths()
                     if end:
@@ -109,7 +113,8 @@ class Text:
                     if len(piece):
                         yield piece
             except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-                self._check_widths()
+                if "EOF inside string" not in str(error):
+                    self._check_widths()
                 raise InputError(f"{self.label} can't be read: {' '.join(str(error).split())}") from None
             except pd.errors.EmptyDataError:
                 return
@@ -120,14 +125,26 @@ class Text:
         for line, cells in self._dialect.rows():
             if len(cells) != width and not (len(cells) == width + 1 and not cells[-1]):
                 than = "as in the header" if self._dialect.named_in else "as in the first"
-                raise InputError(f"{self.label}, line {line}: {len(cells)} cells; expected {width}, {than}{self.hint}")
+                raise InputError(f"{self.label}, line {line}: {len(cells)} cells; expected {width}, {than}{self._cut}")
         self._checked = True
+
+
+def _strictly(pieces: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Yield pieces; that a row has more cells than there are names is an error."""
+    import pandas as pd
+
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            if (piece := next(pieces, None)) is None:
+                return
+        yield piece
 
 
 class Frame:
     """A data frame of pandas."""
 
-    is_text, commas_likely, after, hint = False, False, "", ""
+    is_text, commas_likely, skip_end, after, hint = False, False, 0, "", ""
 
     def __init__(self, label: str, frame: pd.DataFrame):
         self.label, self._frame, self.told = label, frame, list[str]()
@@ -149,7 +166,7 @@ class Frame:
 class Parquet:
     """A parquet file, read by batches."""
 
-    is_text, commas_likely, after, hint = False, False, "", ""
+    is_text, commas_likely, skip_end, after, hint = False, False, 0, "", ""
 
     def __init__(self, path: Path):
         try:
@@ -235,7 +252,11 @@ def _load_arrays(path: Path) -> pd.DataFrame:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
         if isinstance(error, InputError):
             raise
-        why = "it holds pickled objects, which may run code" if "pickle" in str(error) else str(error)
+        why = (
+            "it holds pickled objects, which may run code"
+            if re.search("pickle|Python object", str(error))
+            else str(error)
+        )
         raise InputError(
             f"{path} can't be read: {why}; expected arrays of numbers, as numpy.save writes them"
         ) from None

@@ -26,6 +26,7 @@ __all__ = ["Reading", "Table", "read_table"]
 
 _ROWS = 10
 """Rows from which on a column that counts them is one of row numbers."""
+_TOTAL = re.compile(r"((grand |sub)?total|sum|average|mean|summe|gesamt|mittelwert|somme|moyenne|suma|media)s?:?", re.I)
 _YEARS = re.compile(r"years?|yr|jahr|année|annee|año|ano|anno", re.I)
 
 
@@ -64,6 +65,7 @@ class Column:
     rising: bool = True  # never decreases
     whole: bool = True
     texts: set[str] = field(default_factory=set)  # up to two different cells
+    last: tuple[str, str] = ("", "")  # the last two cells
 
     @property
     def empty(self) -> bool:
@@ -102,6 +104,7 @@ class Column:
                 self.first |= {one: where} if where else {}
         self.forms += counted
         self._see_values(found, begin)
+        self.last = (*self.last, *map(str, cells[-2:]))[-2:]  # type: ignore[assignment]
         if len(self.texts) < 2:
             self.texts.update(itertools.islice(dict.fromkeys(map(str, cells)), 2))
 
@@ -171,6 +174,12 @@ class Table:
                 column.see(piece.iloc[:, k])
         if not self.rows:
             raise InputError(f"{self.label} has no rows" + self._source.after)
+        for column in found:
+            if _TOTAL.fullmatch(column.last[1].strip()) and column.last[0] != column.last[1]:
+                raise InputError(
+                    f"{self.at(self.rows - 1)}: column {column.name!r} is {column.last[1].strip()!r}; expected no row "
+                    "of totals (--skip-end 1 leaves the last row out)"
+                )
         return found
 
     @cached_property
@@ -254,28 +263,41 @@ class Table:
 
         Raises InputError where one is infinite or no number; the message has file, line and column.
         """
+        found, bad = self._parse(piece, name)
+        if bad is not None:
+            raise self._no_number(piece, bad, name)
+        return found
+
+    def complete(self, piece: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+        """Return the numbers of columns, (n, K) float64.
+
+        Raises InputError where one is missing, infinite or no number: the first such row is told.
+        """
+        found, wrong = np.empty((len(piece), len(names))), list[tuple[int, str]]()
+        for k, name in enumerate(names):
+            found[:, k], bad = self._parse(piece, name)
+            lacking = np.isnan(found[:, k])
+            if bad is not None or lacking.any():
+                wrong.append((int(lacking.argmax()), name))
+        if wrong:
+            raise self._no_number(piece, *min(wrong, key=lambda one: one[0]))
+        return found
+
+    def _parse(self, piece: pd.DataFrame, name: str) -> tuple[np.ndarray, int | None]:
+        """Return the numbers of a column, NaN where there is none, and which is the first cell with neither."""
         cells = _cells(piece[name])
         if isinstance(cells, np.ndarray):
             found, bad = cells, None
         else:
             unit = self.columns[self.place(name)].most(self.decimal)[0]
             found, bad = numbers.values(cells, self.decimal, unit)
-        if bad is None and np.isinf(found).any():
-            bad = int(np.isinf(found).argmax())
-        if bad is not None:
-            raise self._no_number(int(piece.index[bad]), name, cells[bad])
-        return found
+        if (infinite := np.isinf(found)).any():
+            first = int(infinite.argmax())
+            found, bad = np.where(infinite, math.nan, found), first if bad is None else min(first, bad)
+        return found, bad
 
-    def complete(self, piece: pd.DataFrame, name: str) -> np.ndarray:
-        """Return what `numbers` does. Raises InputError where a cell is missing, too."""
-        found = self.numbers(piece, name)
-        if np.isnan(found).any():
-            k = int(np.isnan(found).argmax())
-            raise self._no_number(int(piece.index[k]), name, _cells(piece[name])[k])
-        return found
-
-    def _no_number(self, row: int, name: str, cell: Any) -> InputError:
-        cell = str(cell)
+    def _no_number(self, piece: pd.DataFrame, k: int, name: str) -> InputError:
+        row, cell = int(piece.index[k]), str(_cells(piece[name])[k])
         kind, unit = form(cell)
         shown, expected = f"{cell.strip()[:40]!r}" if cell.strip() else "empty", "a number"
         value = numbers.number(cell)
@@ -327,7 +349,7 @@ def _cells(column: pd.Series) -> np.ndarray | list[str]:
         return np.asarray(column.to_numpy(np.float64, na_value=math.nan))
     if column.dtype == object:
         cells: list[str] = column.tolist()
-        if all(type(cell) is str for cell in cells):
+        if set(map(type, cells)) <= {str}:
             return cells
     return ["" if missing else str(cell) for cell, missing in zip(column, column.isna(), strict=True)]
 

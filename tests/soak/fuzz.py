@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas  # noqa: F401  # or its import would count as memory of a file
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 

@@ -167,6 +167,8 @@ class RegressTask(SequencesTask):
 
     model: Regressor
 
+    unit, score_unit = "scaled loss", "RMSE of the spread"
+
     def __init__(self, *arguments: Any, loss: str = "mse", **named: Any):
         super().__init__(*arguments, **named)
         self.loss = loss

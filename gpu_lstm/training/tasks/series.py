@@ -35,7 +35,7 @@ class WindowsTask(Task):
     """
 
     model: Forecaster
-    item, one_shape = "step", True
+    item, unit, score_unit, one_shape = "step", "scaled loss", "RMSE", True
 
     def __init__(
         self,

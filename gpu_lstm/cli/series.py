@@ -81,7 +81,7 @@ def read_again(source: Any, description: Mapping[str, Any]) -> Series:
         source,
         description["columns"],
         reading(plain),
-        time=description.get("time", ["none"]),  # older runs took no notice of times
+        time=plain.get("time") or description.get("time", ["none"]),  # older runs took no notice of times
         calendar=description.get("calendar", ()),
         **_given(plain),
     )
@@ -95,9 +95,7 @@ def read_otherwise(description: dict[str, Any], options: argparse.Namespace) -> 
     """Change in a run's description how a table and its times are read, where options say so."""
     plain = description["options"]
     plain |= table_options(options)
-    plain |= {name: value for name in OF_TIME if (value := getattr(options, name, None)) is not None}
-    if getattr(options, "time", None):
-        description["time"] = options.time
+    plain |= {name: value for name in ("time", *OF_TIME) if (value := getattr(options, name, None)) is not None}
 
 
 def _given(plain: Mapping[str, Any]) -> dict[str, Any]:

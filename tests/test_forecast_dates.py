@@ -117,5 +117,12 @@ def test_a_run_resumes_over_filled_series_and_its_page_shows_one_stretch(here, c
     assert main(["train", "--resume", "r", "--epochs", "2"]) == 0
     assert main(["inspect", "r", "--length", "500"]) == 0
     capsys.readouterr()
-    assert main(["train", "--resume", "r", "--missing", "forward"]) == 2
+    assert main(["train", "series", "--resume", "r", "--missing", "forward"]) == 2
     assert "--missing is forward; the run to go on with has drop, which stays" in capsys.readouterr().err
+
+
+def test_the_horizon_is_no_longer_than_what_there_is_to_validate_on(here, capsys):
+    months(96, "ab").to_csv("m.csv", index=False)
+    options = ["--epochs", "1", "--hidden-size", "4", "--target", "sales", "--series", "shop", "--out", "r"]
+    assert main(["train", "series", "m.csv", *options]) == 0
+    assert "periods: 12 steps; forecasts of 9 steps" in capsys.readouterr().out

@@ -34,6 +34,7 @@ class Source(Protocol):
     skip_end: int  # rows at its end that were skipped
     after: str  # behind what it has no rows
     hint: str  # why its columns may be others than expected
+    how: str  # what its cells were taken for, and the options that say it
 
     def chunks(self) -> Iterator[pd.DataFrame]:
         """Yield pieces; columns are in order, whatever their labels, and the index counts the rows from 0."""
@@ -77,6 +78,8 @@ class Text:
         self.commas_likely, self.skip_end = self._dialect.sep == ";", reading.skip_end
         self.after = " after its header" if self._dialect.named_in else ""
         self.hint = "; it was read as one column (--sep)" if len(self.names) == 1 and not reading.sep else ""
+        cells = "one column" if len(self.names) == 1 else f"cells separated by {named}"
+        self.how = f"; {cells} (--sep), numbers with a decimal point or comma (--decimal)"
         self._cut = "" if reading.sep else f"; cells were taken to be separated by {named} (--sep, --decimal)"
         self._checked = False  # whether no row is too short
 
@@ -144,7 +147,7 @@ def _strictly(pieces: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
 class Frame:
     """A data frame of pandas."""
 
-    is_text, commas_likely, skip_end, after, hint = False, False, 0, "", ""
+    is_text, commas_likely, skip_end, after, hint, how = False, False, 0, "", "", ""
 
     def __init__(self, label: str, frame: pd.DataFrame):
         self.label, self._frame, self.told = label, frame, list[str]()
@@ -166,7 +169,7 @@ class Frame:
 class Parquet:
     """A parquet file, read by batches."""
 
-    is_text, commas_likely, skip_end, after, hint = False, False, 0, "", ""
+    is_text, commas_likely, skip_end, after, hint, how = False, False, 0, "", "", ""
 
     def __init__(self, path: Path):
         try:

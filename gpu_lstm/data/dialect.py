@@ -148,7 +148,7 @@ def _is_comment(line: str, comment: str) -> bool:
 
 def _split(lines: Iterator[str], sep: str) -> Iterator[list[str]]:
     if sep == " ":
-        return (line.split() for line in lines)
+        return csv.reader((" ".join(line.split()) for line in lines), delimiter=sep)
     return csv.reader(lines, delimiter=sep, skipinitialspace=sep != "\t")
 
 

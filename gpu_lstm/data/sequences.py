@@ -107,7 +107,7 @@ def read_sequences(
         What the label is: a class of the sequence; a number, or several, about it; a class of each step, of which some
         may have none; or that there is none, or it isn't to be read.
     reading : Reading, optional
-        How a text is written, where that isn't to be found out; with `wide`, each row is a whole sequence of one feature
+        How a text is written, where that isn't to be found out; with `wide`, each row is a whole sequence of a feature
         and of the steps that its columns of numbers are, up to the last that isn't missing.
     classes : sequence of str, optional
         Those that a model knows, in its order.
@@ -163,7 +163,7 @@ def _of_rows(table: Table, piece: Any, names: list[str], lengths: list[int]) -> 
     if not known[taken].all() or not known.any(axis=1).all():
         row, column = np.argwhere(taken & ~known)[0]
         raise InputError(
-            f"{table.at(int(piece.index[row]))}: column {names[column]!r} has no number; expected one in each column up "
+            f"{table.at(int(piece.index[row]))}: column {names[column]!r} has no number; expected one in each up "
             "to the sequence's end"
         )
     lengths.extend(steps.tolist())

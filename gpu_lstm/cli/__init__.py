@@ -12,10 +12,23 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from gpu_lstm import __version__
-from gpu_lstm.cli import bench, check, evaluate, export, forecast, info, inspect, profile, quantize, sample, train
+from gpu_lstm.cli import (
+    bench,
+    check,
+    evaluate,
+    export,
+    forecast,
+    info,
+    inspect,
+    predict,
+    profile,
+    quantize,
+    sample,
+    train,
+)
 from gpu_lstm.errors import GpuLstmError
 
-COMMANDS = (train, sample, forecast, evaluate, inspect, export, quantize, check, info, bench, profile)
+COMMANDS = (train, sample, forecast, predict, evaluate, inspect, export, quantize, check, info, bench, profile)
 
 
 class Parser(argparse.ArgumentParser):

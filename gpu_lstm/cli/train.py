@@ -13,7 +13,7 @@ from gpu_lstm.cli.series import add_column_options, add_time_options
 from gpu_lstm.cli.tables import add_table_options
 from gpu_lstm.data.tokens import KINDS as KINDS_OF_TOKENS
 from gpu_lstm.layers.options import Options
-from gpu_lstm.training.fitting import WARM_UP
+from gpu_lstm.training.fitting import DROPOUT, LEARNING_RATE, WARM_UP
 
 
 def with_kind(arguments: list[str]) -> list[str]:
@@ -29,7 +29,7 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
     """Add one kind's parser with the options that all kinds have."""
     parser = add_parser(kinds, kind, run, about)
     parser.set_defaults(kind=kind, parser=parser)
-    shipped = f", or the name of shipped ones ({KINDS[kind]})" if KINDS[kind] else "; it has to be named"
+    shipped = f", or the name of shipped ones ({KINDS[kind]})" if KINDS[kind] else " (has to be named)"
     parser.add_argument("data", nargs="?", help=f"your own data, - for standard input{shipped}")
     parser.add_argument("--any-kind", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=f"folder of the run; the next free {RUNS}/{kind} if not given")
@@ -115,17 +115,25 @@ def add_command(commands: Parsers) -> None:
         hidden_size=256, dropout=0.1, batch=64, epochs=10, learning_rate=4e-3, optimizer="adam", validations=8
     )
     series = add_parser_for(kinds, "series", "a forecaster, on columns of a table with a row for each step")
-    series.add_argument("--horizon", type=positive, default=12, help="steps ahead")
-    series.add_argument("--length", type=positive, default=128, help="known steps of a window")
-    series.add_argument("--memory", type=positive, default=52, help="steps of the slow mean that inputs refer to")
+    series.add_argument("--horizon", type=positive, help="steps ahead (the data's shortest period, else 12)")
+    series.add_argument("--length", type=positive, help="known steps of a window (by the data's periods, 128 or more)")
+    series.add_argument("--memory", type=positive, help="steps of the slow mean that inputs refer to (a period)")
     series.add_argument("--train", type=float, default=0.7, help="share of the series to train on, at its start")
     series.add_argument("--validation", type=float, default=0.1, help="share after that; the rest is for evaluate")
-    series.add_argument("--loss", default="mse", choices=("mse", "mae", "huber"), help="of scaled values")
+    series.add_argument("--loss", choices=("mse", "mae", "huber"), help="of values alone (mse)")
+    series.add_argument(
+        "--quantiles", nargs="+", type=float, default=[], metavar="Q", help="forecast these quantiles, as 0.1 0.5 0.9"
+    )
+    series.add_argument("--distribution", default="", choices=("gaussian", "student"), help="forecast a distribution")
+    series.add_argument(
+        "--no-linear", dest="linear", action="store_false",
+        help="forecast changes of the last value; else the LSTM corrects a ridge regression on the window's values",
+    )  # fmt: skip
     add_column_options(series)
     add_time_options(series)
     add_table_options(series)
     series.set_defaults(
-        hidden_size=64, dropout=0.0, batch=32, epochs=20, learning_rate=3e-3, optimizer="adamw", validations=10
+        hidden_size=None, dropout=0.0, batch=32, epochs=None, learning_rate=1e-3, optimizer="adamw", validations=10
     )
     add_sequence_kinds(kinds)
 
@@ -160,6 +168,6 @@ def add_sequence_kinds(kinds: Parsers) -> None:
         parser.add_argument("--one-direction", action="store_true", help="read forward only")
         add_table_options(parser)
         parser.set_defaults(
-            hidden_size=64, dropout=0.5, batch=32, learning_rate=3e-3, optimizer="adamw", validations=15,
+            hidden_size=64, dropout=DROPOUT, batch=32, learning_rate=LEARNING_RATE, optimizer="adamw", validations=15,
             warm_up=WARM_UP, rules=RULES,
         )  # fmt: skip

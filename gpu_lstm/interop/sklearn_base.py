@@ -14,6 +14,7 @@ from gpu_lstm.layers.checks import check_size
 from gpu_lstm.models import MODELS, Model
 from gpu_lstm.optimizers import OPTIMIZERS, make_optimizer
 from gpu_lstm.training import Event, Settings, Training
+from gpu_lstm.training.fitting import epochs_for
 from gpu_lstm.training.tasks import Task
 
 try:
@@ -87,7 +88,7 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     schedule: str = "cosine"
     clip: float = 1.0
     batch_size: int = 32
-    max_iter: int = 100
+    max_iter: int | None = 100
     early_stopping: bool = False
     validation_fraction: float = 0.1
     n_iter_no_change: int = 10
@@ -150,7 +151,8 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
 
     def _train(self, task: Task, more: bool) -> None:
         """Train the task's model, `max_iter` epochs or one `more`; it becomes this estimator's."""
-        epochs = 1 if more else check_size("max_iter", self.max_iter)
+        asked = epochs_for(task.steps_per_epoch) if self.max_iter is None else check_size("max_iter", self.max_iter)
+        epochs = 1 if more else asked
         steps = epochs * task.steps_per_epoch
         stops_early = self.early_stopping and not more
         settings = Settings(

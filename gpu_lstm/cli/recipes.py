@@ -104,9 +104,9 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
     if known is not None:
         same_data(path, len(data.values), known["amount"], "steps")
     if known is None:
-        sizes = sizes_for(
-            np.asarray(data.values)[:, : len(data.targets)], training_ranges(data, parts)[0], plain["batch"]
-        )
+        train, validation = data.cuts(parts)
+        targets, held_out = np.asarray(data.values)[:, : len(data.targets)], int((validation - train).max())
+        sizes = sizes_for(targets, training_ranges(data, parts)[0], plain["batch"], held_out)
         plain |= chosen(plain, sizes)
         tell_sizes(plain, sizes.periods)
     config = {

@@ -42,8 +42,6 @@ CHANGEABLE = ("data", "tier", "recompute", "sample_length", "epochs", "patience"
 
 def run(options: argparse.Namespace) -> int:
     """Train, or go on training."""
-    if options.init is not None and options.resume is not None:
-        raise InputError("--init begins a new run and --resume goes on with one; expected one of them")
     made = begin(options) if options.resume is None else resume(options)
     return 0 if made is None else finish(made)
 
@@ -194,7 +192,7 @@ def check_changes(changes: dict[str, Any], run: dict[str, Any]) -> None:
     Raises InputError where an option is neither `CHANGEABLE` nor what the run has.
     """
     for name, value in changes.items():
-        if name in NOT_OF_THE_TASK and name != "out":
+        if name in NOT_OF_THE_TASK and name not in ("out", "init"):
             continue
         if name not in run or (name not in CHANGEABLE and run[name] != value):
             has = f"has {run[name]}, which stays" if name in run else "has no such thing"

@@ -13,7 +13,7 @@ from gpu_lstm.data.clock import written
 from gpu_lstm.data.gaps import TREATMENTS
 from gpu_lstm.data.series import Series, read_series
 
-OF_TIME = ("date_format", "time_zone", "missing", "missing_values")
+OF_TIME = ("date_format", "time_zone", "missing", "missing_value")
 """Options that other data may need otherwise than those that a run was trained on."""
 
 
@@ -57,7 +57,7 @@ def add_time_options(parser: argparse.ArgumentParser) -> None:
         "repeat the last known row, or drop rows and never look across the breaks (refuse)",
     )  # fmt: skip
     time.add_argument(
-        "--missing-value", nargs="+", type=float, dest="missing_values", metavar="NUMBER",
+        "--missing-value", nargs="+", type=float, metavar="NUMBER",
         help="numbers that mean that there is none, such as -999 (none)",
     )  # fmt: skip
 
@@ -98,7 +98,8 @@ def read_otherwise(description: dict[str, Any], options: argparse.Namespace) -> 
 
 def _given(plain: Mapping[str, Any]) -> dict[str, Any]:
     names = ("past", "future", "series", *OF_TIME)
-    return {name: plain[name] for name in names if plain.get(name) is not None}
+    given = {name: plain[name] for name in names if plain.get(name) is not None}
+    return {**given, "missing_values": given.pop("missing_value", ())}
 
 
 def kept(data: Series) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
     """Add one kind's parser with the options that all kinds have."""
     parser = add_parser(kinds, kind, run, about)
     parser.set_defaults(kind=kind, parser=parser)
-    shipped = f", or the name of shipped ones ({KINDS[kind]})" if KINDS[kind] else "; it has to be named"
+    shipped = f", or the name of shipped ones ({KINDS[kind]})" if KINDS[kind] else " (has to be named)"
     parser.add_argument("data", nargs="?", help=f"your own data, - for standard input{shipped}")
     parser.add_argument("--any-kind", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=f"folder of the run; the next free {RUNS}/{kind} if not given")

@@ -10,7 +10,8 @@ import numpy as np
 from gpu_lstm.cli.options import reading_text
 from gpu_lstm.data import ngram
 from gpu_lstm.data.text import Tracks, encode_file
-from gpu_lstm.data.tokens import CODE_POINTS, Bytes, Characters, Vocabulary, count_tokens, read_vocabulary
+from gpu_lstm.data.tokens import CODE_POINTS, Bytes, Characters, Vocabulary, count_tokens
+from gpu_lstm.errors import InputError
 from gpu_lstm.models import LanguageModel, Model
 from gpu_lstm.training.tasks import bits_per_token
 
@@ -19,7 +20,9 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: bool) 
     """Bits per character, what the text has that the model doesn't know, and an n-gram model of the same tokens."""
     assert isinstance(model, LanguageModel)
     settings = description["options"]
-    vocabulary = read_vocabulary(description["vocabulary"])
+    vocabulary = model.vocabulary
+    if len(vocabulary) != model.config["vocabulary_size"]:
+        raise InputError(f"checkpoint has a vocabulary of {len(vocabulary)}; its model has another")
     tokens = encode_file(path, vocabulary, **reading_text(settings))
     cut = 0 if other else len(tokens) - int(len(tokens) * settings["validation"])
     train, tokens = tokens[:cut], tokens[cut:]

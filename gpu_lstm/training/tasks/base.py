@@ -23,7 +23,7 @@ class Task(ABC):
     item: str  # what a step reads, for people
     unit: ClassVar[str] = "loss"  # of the loss, and of the score
     score_unit: ClassVar[str] = ""  # of the score, where that is another
-    one_shape: ClassVar[bool] = False  # whether all steps have the same shapes: one can be recorded and replayed
+    one_shape: bool = False  # whether all steps have the same shapes: one can be recorded and replayed
 
     def __init__(self, model: Model, seed: int | tuple[int, ...], steps_per_epoch: int, items: int):
         self.model, self.seed = model, check_seed(seed)

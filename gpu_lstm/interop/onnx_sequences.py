@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from gpu_lstm.models.classifier import SequenceModel
 
-if TYPE_CHECKING:
-    from gpu_lstm.interop.onnx_export import Graph
-
+Graph = Any
+"""`gpu_lstm.interop.onnx_export.Graph`, which imports this."""
 INT64, LEAST = 7, -3.0e38
 """ONNX's number of a type; and what no output is below, which float32 and float64 have."""
 

@@ -10,8 +10,9 @@ import pytest
 
 from gpu_lstm import InputError
 from gpu_lstm.data import files, sources
+from gpu_lstm.data.baselines import autoregression, persistence, rmse, truth
 from gpu_lstm.data.dialect import Reading
-from gpu_lstm.data.series import CO2, autoregression, deviations, persistence, read_series, rmse, truth
+from gpu_lstm.data.series import CO2, deviations, read_series
 
 
 @pytest.fixture

@@ -241,7 +241,7 @@ TRIED = {
 """Options that make another run, each with a value that none of the runs has."""
 TAKEN = {
     "--resume", "--backend", "--tier", "--epochs", "--patience", "--recompute", "--graph", "--dry-run", "--keep",
-    "--save-minutes", "--on-nonfinite", "--sample-length", "--any-kind", "--init",
+    "--save-minutes", "--on-nonfinite", "--sample-length", "--any-kind",
 }  # fmt: skip
 
 

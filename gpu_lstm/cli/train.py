@@ -115,17 +115,25 @@ def add_command(commands: Parsers) -> None:
         hidden_size=256, dropout=0.1, batch=64, epochs=10, learning_rate=4e-3, optimizer="adam", validations=8
     )
     series = add_parser_for(kinds, "series", "a forecaster, on columns of a table with a row for each step")
-    series.add_argument("--horizon", type=positive, default=12, help="steps ahead")
-    series.add_argument("--length", type=positive, default=128, help="known steps of a window")
-    series.add_argument("--memory", type=positive, default=52, help="steps of the slow mean that inputs refer to")
+    series.add_argument("--horizon", type=positive, help="steps ahead (the data's shortest period, else 12)")
+    series.add_argument("--length", type=positive, help="known steps of a window (by the data's periods, 128 or more)")
+    series.add_argument("--memory", type=positive, help="steps of the slow mean that inputs refer to (a period)")
     series.add_argument("--train", type=float, default=0.7, help="share of the series to train on, at its start")
     series.add_argument("--validation", type=float, default=0.1, help="share after that; the rest is for evaluate")
-    series.add_argument("--loss", default="mse", choices=("mse", "mae", "huber"), help="of scaled values")
+    series.add_argument("--loss", choices=("mse", "mae", "huber"), help="of values alone (mse)")
+    series.add_argument(
+        "--quantiles", nargs="+", type=float, default=[], metavar="Q", help="forecast these quantiles, as 0.1 0.5 0.9"
+    )
+    series.add_argument("--distribution", default="", choices=("gaussian", "student"), help="forecast a distribution")
+    series.add_argument(
+        "--no-linear", dest="linear", action="store_false",
+        help="forecast changes of the last value; else the LSTM corrects a ridge regression on the window's values",
+    )  # fmt: skip
     add_column_options(series)
     add_time_options(series)
     add_table_options(series)
     series.set_defaults(
-        hidden_size=64, dropout=0.0, batch=32, epochs=20, learning_rate=3e-3, optimizer="adamw", validations=10
+        hidden_size=None, dropout=0.0, batch=32, epochs=None, learning_rate=1e-3, optimizer="adamw", validations=10
     )
     add_sequence_kinds(kinds)
 

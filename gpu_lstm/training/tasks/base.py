@@ -6,6 +6,7 @@ the same weights to the last bit and a resumed run needs no generator states.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -65,6 +66,10 @@ class Task(ABC):
     @abstractmethod
     def validate(self) -> tuple[float, str]:
         """Score on the validation part, lower is better, and the same for people to read."""
+
+    def initial(self) -> float:
+        """Score before the first step, to be beaten by what is learned; infinite where a model starts with nothing."""
+        return math.inf
 
     def carried(self) -> dict[str, Array]:
         """Arrays that the next step depends on besides parameters and the step's number."""

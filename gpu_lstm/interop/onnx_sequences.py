@@ -62,7 +62,7 @@ def summary(graph: Graph, model: SequenceModel, y: str, lengths: str) -> str:
         parts.append(graph.add("ReduceMax", [kept], "summary.max", axes=[0], keepdims=0))
     if "last" in model.pooling:
         parts += last_outputs(graph, model, y, own)
-    return parts[0] if len(parts) == 1 else graph.add("Concat", parts, "summary", axis=1)
+    return parts[0] if len(parts) == 1 else str(graph.add("Concat", parts, "summary", axis=1))
 
 
 def last_outputs(graph: Graph, model: SequenceModel, y: str, lengths: str) -> list[str]:

@@ -238,8 +238,8 @@ FILES = (
         left={"id": "whole numbers too large"},
     ),
     Odd("empty_column.csv", text("t,a,b\nx,1,\ny,2,\n"), [[1], [2]], left={"b": "empty"}),
-    Odd("long_cell.csv", text("t,a\nx,1\n" + "y" * 300_000 + ",2\n"), [[1], [2]]),
-    Odd("open_quote.csv", text('t,a\nx,1\n"y,2\n'), ("can't be read",)),
+    Odd("long_cell.csv", text("t,a\nx,1\n" + "y" * 300_000 + ",2\n"), ("after line 2", "larger than field limit")),
+    Odd("open_quote.csv", text('t,a\nx,1\n"y,2\n'), ("line 3", "1 cells")),
     Odd("nul.csv", b"t,a\nx,1\ny\x00,2\n", ("line 3", "NUL", "--encoding")),
     Odd("chinese.csv", text("\u6e29\u5ea6,v\n1.5,2\n2.5,3\n", "gb18030"), ("not UTF-8", "--encoding")),
     Odd(

@@ -42,6 +42,7 @@ class Reading:
     skip_end: int = 0  # rows at its end that aren't, such as totals
     comment: str = "#"  # lines that begin with it aren't rows; nothing: none are
     units: bool = False  # the row below the header has units
+    wide: bool = False  # each row is a whole sequence, a column a step
 
     def __post_init__(self) -> None:
         words = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";", "bar": "|", "pipe": "|"}
@@ -147,7 +148,7 @@ def _is_comment(line: str, comment: str) -> bool:
 
 def _split(lines: Iterator[str], sep: str) -> Iterator[list[str]]:
     if sep == " ":
-        return (line.split() for line in lines)
+        return csv.reader((" ".join(line.split()) for line in lines), delimiter=sep)
     return csv.reader(lines, delimiter=sep, skipinitialspace=sep != "\t")
 
 

@@ -151,6 +151,8 @@ def read_series(
         There is no such file or column, a cell is no finite number, times can be read in several ways, are uneven or
         there twice, or something is missing and `missing` is "refuse". The message has line and column.
     """
+    if reading is not None and reading.wide:
+        raise InputError("wide (--wide) is for sequences; expected a series with a row for each step")
     if missing not in TREATMENTS:
         raise InputError(f"missing is {missing!r}; expected one of {', '.join(TREATMENTS)}")
     asked = [*(columns or ()), *past, *future, *([series] if series else [])]

@@ -230,7 +230,7 @@ class Table:
         if not names:
             besides = f" besides {' and '.join(map(repr, sorted(others)))}" if others else ""
             listed = ", ".join(f"{name} ({why})" for name, why in list(left.items())[:10])
-            raise InputError(f"{self.label} has no numeric column{besides}: {listed or 'no others'}{self._source.hint}")
+            raise InputError(f"{self.label} has no numeric column{besides}: {listed or 'no others'}{self._source.how}")
         return names, left
 
     def _why_left(self, column: Column) -> str:

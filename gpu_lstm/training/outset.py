@@ -42,16 +42,17 @@ def periods_of(values: np.ndarray, ranges: Sequence[tuple[int, int]]) -> tuple[i
     return tuple(often[:2])
 
 
-def sizes_for(values: np.ndarray, ranges: Sequence[tuple[int, int]], batch: int) -> Sizes:
+def sizes_for(values: np.ndarray, ranges: Sequence[tuple[int, int]], batch: int, held_out: int | None = None) -> Sizes:
     """Choose what suits the rows (N, S) to train on, which lie in these ranges (begin, end).
 
-    The horizon is the shortest period of 7 to 48 steps, else 12. Windows have two of the longest period, and at least
-    four times the horizon, as far as half of the longest range goes. Epochs are as many as make about `STEPS` steps.
+    The horizon is the shortest period of 7 to 48 steps, else 12, and no longer than the rows `held_out`. Windows
+    have two of the longest period, and at least four times the horizon, as far as half of the longest range goes.
+    Epochs are as many as make about `STEPS` steps.
     """
     found = periods_of(values, ranges)
     longest = max(end - begin for begin, end in ranges)
     horizon = next((period for period in found if 7 <= period <= 48), 12)
-    horizon = max(1, min(horizon, longest // 6))
+    horizon = max(1, min(horizon, longest // 6, horizon if held_out is None else held_out))
     wanted = max([KNOWN, 4 * horizon, *(2 * period for period in found if 2 * period <= MOST_KNOWN)])
     length = max(2, min(wanted, (longest - horizon) // 2))
     memory = max([min(period, length) for period in found], default=24)

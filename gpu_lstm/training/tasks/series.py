@@ -45,7 +45,7 @@ class WindowsTask(Task):
     """
 
     model: Forecaster
-    item, unit, score_unit, one_shape = "step", "scaled loss", "RMSE", True
+    item, unit, one_shape = "step", "scaled loss", True
 
     def __init__(
         self,
@@ -63,6 +63,8 @@ class WindowsTask(Task):
         self.values, self.batch, self.length, self.loss = values, batch, length, loss
         self.window = known_steps(length, model.linear.lags if model.linear else 0) + model.horizon
         self.starts, self.origins, self.begins = starts, spaced(origins, VALIDATED), np.asarray(begins)
+        said = model.outcome
+        self.score_unit = "RMSE" if said.certain else "CRPS" if said.distribution else "twice the pinball loss"
         self.skip = max(length // 4, model.linear.lags - 1 if model.linear else 0)
 
     def _batch(self, number: int) -> np.ndarray:
@@ -86,10 +88,9 @@ class WindowsTask(Task):
             error = np.sqrt(np.mean(np.subtract(said, actual) ** 2, axis=(0, 1)))
         else:
             error = 2 * pinball_of(said, actual, np.array(levels)).mean(axis=(0, 1))
-        name = "RMSE" if asked is None else "CRPS" if model.outcome.distribution else "twice the pinball loss"
         total = score(error, model.unit.mean(axis=0))
         each = f" (the mean of {len(error)} series, each in units of its own)" if len(error) > 1 else ""
-        return total, f"{name} {total:.4g} over {horizon} steps ahead{each}"
+        return total, f"{self.score_unit} {total:.4g} over {horizon} steps ahead{each}"
 
 
 def known_steps(length: int, lags: int) -> int:

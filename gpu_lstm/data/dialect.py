@@ -82,6 +82,7 @@ class Dialect:
     before: int = 0  # lines before the first row of data
     named_in: int = 0  # the line with the names; 0 for none
     commented: bool = False  # whether lines of comment stand among the rows
+    blank: int = 0  # blank lines between rows, once all rows have been read
     told: list[str] = field(default_factory=list)  # for people
 
     @contextmanager
@@ -98,7 +99,7 @@ class Dialect:
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the rows of data with the numbers of the lines where they end."""
         with _text(self.path, self.encoding) as text:
-            count = 0
+            count, empty, between = 0, 0, 0
 
             def counted() -> Iterator[str]:
                 nonlocal count
@@ -109,7 +110,12 @@ class Dialect:
 
             for cells in _split(counted(), self.sep):
                 if "".join(cells).strip() or len(cells) > 1:
+                    between += empty
+                    empty = 0
                     yield count, cells
+                else:
+                    empty += 1
+            self.blank = between
 
 
 class _Uncommented(io.TextIOBase):

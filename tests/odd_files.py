@@ -165,6 +165,8 @@ FILES = (
         [[1.5, 3], [2.5, 4]],
         told=("line 2 has units",),
     ),
+    Odd("first_row_unknown.csv", text("v,flag\nNA,A\n1,B\n2,A\n"), ("'v'", "line 2", "--missing")),
+    Odd("first_row_dashes.csv", text("v,w\n-,-\n1,3\n2,4\n"), ("'v'", "line 2", "--missing")),
     Odd(
         "second_header.csv",
         text("T,wind\nmean value,highest value\n1.5,3\n2.5,4\n"),
@@ -200,6 +202,7 @@ FILES = (
     Odd("ragged_first.csv", text("a,b,c\n1,2,3,4\n4,5,6,7\n"), ("line 2", "4 cells", "expected 3")),
     Odd("same_names.csv", text("a,a\n1,2\n3,4\n"), ("2 columns called 'a'",)),
     Odd("blank_lines.csv", text("a,b\n\n1,2\n\n\n3,4\n\n"), [[1, 2], [3, 4]]),
+    Odd("blank_cells.csv", text("v\n1\n\n3\n\n"), [[1], [3]], told=("1 blank lines skipped",)),
     Odd("carriage_returns.csv", text("a,b\r1,2\r3,4\r"), [[1, 2], [3, 4]]),
     Odd(
         "missing_words.csv", text("t,a,b\nx,1,NA\ny,n/a,2\nz,-,NULL\n"), ("'a'", "line 3", "'b'", "line 2", "--missing")

@@ -71,7 +71,7 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
         newline = vocabulary.newline if plain.get("shuffle_lines") else None
         parts = plain["batch"], plain["length"], plain["validation"], plain["seed"]
         task = TextTask(model, tokens, *parts, newline, (vocabulary.rate(counts[0]), vocabulary.rate(counts[1])))
-        task.item = vocabulary.unit
+        task.item, task.unit = vocabulary.unit, task.unit if vocabulary.counted == "characters" else "bits/byte"
         return task
 
     return Recipe("text", config, plain["length"], make, {"vocabulary": vocabulary.describe(), "amount": len(tokens)})
@@ -80,12 +80,11 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
 def tell_text(path: Path, include: tuple[str, ...], vocabulary: Vocabulary, counts: list[np.ndarray]) -> None:
     """Print what was read of a text, and how it is split."""
     train, held_out = (int(part @ vocabulary.characters_of) for part in counts)
-    cut_into = "" if vocabulary.tokens == "characters" else f" in {int(sum(map(np.sum, counts))):,} {vocabulary.tokens}"
+    whole = int(sum(map(np.sum, counts)))
+    cut_into = "" if vocabulary.tokens == vocabulary.counted else f" in {whole:,} {vocabulary.tokens}"
     files = f", {len(text_files(path, include))} of {len(text_files(path))} files of {path}" if path.is_dir() else ""
-    print(
-        f"text: {train + held_out:,} characters{cut_into}, {len(vocabulary):,} different {vocabulary.tokens}{files}; "
-        f"{held_out:,} at the end are held out"
-    )
+    read = f"{train + held_out:,} {vocabulary.counted}{cut_into}, {len(vocabulary):,} different {vocabulary.tokens}"
+    print(f"text: {read}{files}; {held_out:,} at the end are held out")
     if share := unknown_share(vocabulary, counts):
         print(f"note: {share:.2%} of them are unknown, and are learned as one and the same")
     sys.stdout.flush()

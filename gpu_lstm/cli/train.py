@@ -43,7 +43,9 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
         help="float16, bfloat16: mixed precision, what layers pass on in 16 bits, sums and parameters in float32",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same weights, bit for bit")
-    parser.add_argument("--hidden-size", type=positive, help="units of each LSTM layer")
+    parser.add_argument(
+        "--hidden-size", type=positive, help="units of each LSTM layer (without a default: as the data need it)"
+    )
     parser.add_argument("--num-layers", type=positive, default=1, help="LSTM layers, one on top of the other")
     parser.add_argument("--dropout", type=float, help="share of outputs of a layer that are put to 0 in training")
     parser.add_argument(
@@ -122,9 +124,16 @@ def add_command(commands: Parsers) -> None:
     series.add_argument("--validation", type=float, default=0.1, help="share after that; the rest is for evaluate")
     series.add_argument("--loss", choices=("mse", "mae", "huber"), help="of values alone (mse)")
     series.add_argument(
-        "--quantiles", nargs="+", type=float, default=[], metavar="Q", help="forecast these quantiles, as 0.1 0.5 0.9"
+        "--quantiles",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="Q",
+        help="forecast these quantiles, as 0.1 0.5 0.9; none if not given",
     )
-    series.add_argument("--distribution", default="", choices=("gaussian", "student"), help="forecast a distribution")
+    series.add_argument(
+        "--distribution", default="", choices=("gaussian", "student"), help="forecast a distribution (none)"
+    )
     series.add_argument(
         "--linear", default="ridge", choices=("ridge", "none"),
         help="what the LSTM corrects: ridge regression on the window's values, or none: the last value",

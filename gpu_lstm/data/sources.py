@@ -137,6 +137,8 @@ class Text:
                     )
         except csv.Error as error:
             raise InputError(f"{self.label} can't be read after line {line}: {error}") from None
+        if self._dialect.blank and width == 1:
+            self.told.append(f"{self._dialect.blank} blank lines skipped")
         self._rows = count
 
 

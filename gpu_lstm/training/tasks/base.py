@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 from gpu_lstm.backend import Array
 from gpu_lstm.backend.count import Count
@@ -22,7 +22,7 @@ class Task(ABC):
     """A model with its data: `steps_per_epoch` steps, each of which reads so many `items`."""
 
     item: str  # what a step reads, for people
-    unit: ClassVar[str] = "loss"  # of the loss, and of the score
+    unit: str = "loss"  # of the loss, and of the score
     score_unit: str = ""  # of the score, where that is another
     one_shape: bool = False  # whether all steps have the same shapes: one can be recorded and replayed
 

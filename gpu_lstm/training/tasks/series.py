@@ -47,7 +47,7 @@ class WindowsTask(Task):
     """
 
     model: Forecaster
-    item, unit, score_unit, one_shape = "step", "scaled loss", "RMSE", True
+    item, unit, one_shape = "step", "scaled loss", True
 
     def __init__(
         self,
@@ -66,6 +66,8 @@ class WindowsTask(Task):
         self.values, self.batch, self.length, self.loss = values, batch, length, loss
         self.window = known_steps(length, model.linear.lags if model.linear else 0) + model.horizon
         self.starts, self.origins, self.begins = starts, spaced(origins, VALIDATED), np.asarray(begins)
+        said = model.outcome
+        self.score_unit = "RMSE" if said.certain else "CRPS" if said.distribution else "twice the pinball loss"
         self.skip = max(length // 4, model.linear.lags - 1 if model.linear else 0)
 
     def _batch(self, number: int) -> np.ndarray:
@@ -91,10 +93,8 @@ class WindowsTask(Task):
         total = told = self._total(errors)
         if self._start is not None and gain_in_errors(self._start, errors, model.horizon) < SURE:
             total = max(told, self._total(self._start))
-        outcome = model.outcome
-        name = "RMSE" if outcome.certain else "CRPS" if outcome.distribution else "twice the pinball loss"
         each = f" (the mean of {model.num_series} series, each in units of its own)" if model.num_series > 1 else ""
-        return total, f"{name} {told:.4g} over {model.horizon} steps ahead{each}"
+        return total, f"{self.score_unit} {told:.4g} over {model.horizon} steps ahead{each}"
 
     def _errors(self) -> np.ndarray:
         """Of each origin and series, (K, S): mean squared errors, or twice the pinball loss of quantiles."""

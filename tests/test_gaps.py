@@ -115,7 +115,7 @@ def test_what_is_missing_is_refused_with_its_places():
     with pytest.raises(InputError) as error:
         treat(VALUES, rows_of([0, 1, 2, 5, 6, 7]), "refuse")
     assert str(error.value) == (
-        "t: 2 steps of 1 hour are missing in 1 gaps: 2 after row 2; column 'a' has no number in 3 of 6 rows: "
+        "t: 2 steps of 1 hour are missing: 2 after row 2; column 'a' has no number in 3 of 6 rows: "
         "row 0, row 2, row 5; column 'b' has no number in 3 of 6 rows, at most 2 in a row: row 1, row 4; "
         "expected none missing, or --missing interpolate, forward or drop (or other columns: --columns)"
     )
@@ -163,9 +163,7 @@ def test_a_series_without_a_value_is_refused():
 
 
 def test_a_time_that_is_far_off_is_not_filled_up():
-    with pytest.raises(
-        InputError, match="97 steps of 1 hour are missing in 1 gaps: 97 after row 2: more than there are rows"
-    ):
+    with pytest.raises(InputError, match="97 steps of 1 hour are missing: 97 after row 2: more than there are rows"):
         treat(np.ones((4, 2)), rows_of([0, 1, 2, 100]), "interpolate")
 
 

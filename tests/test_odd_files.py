@@ -1,6 +1,8 @@
 """Files as people have them: what each is read as, or why not. `python -m tests.odd_files FOLDER` prints the same."""
 
 import gzip
+import io
+import sys
 import tracemalloc
 
 import numpy as np
@@ -65,6 +67,26 @@ def test_what_a_run_was_told_of_its_table_holds_for_other_data(tmp_path, monkeyp
     capsys.readouterr()
     assert main(["evaluate", "r", "--data", "b.csv"]) == 2
     assert "b.csv, line 2: column 'v' is '0.000'; expected a number with a decimal comma" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_table_may_be_piped_in(tmp_path, monkeypatch, capsys, pack):
+    monkeypatch.chdir(tmp_path)
+    content = pack(("a;b\n" + rows(200).replace(",", ".")).encode())
+    small = ["--horizon", "2", "--length", "8", "--memory", "4", "--hidden-size", "4", "--epochs", "1"]
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        return main(list(arguments))
+
+    assert run("train", "series", "-", "--columns", "b", "--out", "r", *small) == 0
+    assert "199 rows, 2 columns, separated by semicolons" in capsys.readouterr().out
+    assert run("evaluate", "r") == 0  # the same once more
+    assert run("forecast", "r", "--data", "-") == 0
+    content = pack(b"")
+    capsys.readouterr()
+    assert run("train", "series", "-", *small) == 2
+    assert "empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])

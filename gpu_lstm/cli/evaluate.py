@@ -27,8 +27,9 @@ def add_command(commands: Parsers) -> None:
     add_run(parser)
     parser.add_argument("--data", help="other data, all of it; the held-out part of the training data if not given")
     parser.add_argument(
-        "--include", nargs="+", metavar="PATTERN", help="files to take of a folder of texts given with --data"
-    )
+        "--include", nargs="+", metavar="PATTERN",
+        help="files to take of a folder of texts given with --data; all but hidden ones if not given",
+    )  # fmt: skip
     add_device(parser)
     add_time_options(parser)
     add_table_options(parser)

@@ -38,11 +38,13 @@ def add_command(commands: Parsers) -> None:
     parser = add_parser(commands, "inspect", run, "make a page that shows what the cells of a trained model do")
     add_run(parser)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--text", help="text to read, for a language model")
+    source.add_argument("--text", help="text to read, for a language model; that of --data if not given")
     source.add_argument("--data", help="file to read; the training data if not given, of a text its held-out part")
     parser.add_argument("--length", type=positive, default=2000, help=f"steps to show, at most {LONGEST:,}")
     parser.add_argument(
-        "--start", type=int, help="first step to show; of a text 0, of a series so that its end is shown"
+        "--start",
+        type=int,
+        help="first step to show; if not given, 0 of a text, and of a series so that its end is shown",
     )
     parser.add_argument("--out", type=Path, help="HTML file to write; inspect.html beside the model if not given")
     add_device(parser)
@@ -133,10 +135,11 @@ def of_series(path: Path, backend: Backend, options: argparse.Namespace) -> str:
     name = options.data or trained_on(path, description)
     data = read_again(data_path(name), description)
     known = len(data.values)
-    start = max(0, known - options.length) if options.start is None else options.start
+    start = max(int(data.starts[-2]), known - options.length) if options.start is None else options.start
     if start >= known:
         raise InputError(f"--start is {start}; {name} has {known} steps")
-    values = np.asarray(data.values[start : start + options.length])
+    end = int(data.starts[np.searchsorted(data.starts, start, "right")])  # nothing looks beyond a stretch
+    values = np.asarray(data.values[start : min(start + options.length, end)])
     about = {"series": f"{', '.join(data.names)} of {name}"} | facts(path, model, description)
     return series_page(model, values, data.names, f"Inside {path.resolve().parent.name}", about, start)
 

@@ -22,6 +22,7 @@ from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.options import Options
 from gpu_lstm.recurrence import Offer, make_plan, runnable_tiers
 from gpu_lstm.training import Run, Settings, checkpoint
+from gpu_lstm.training.fitting import WEIGHT_DECAY
 from gpu_lstm.training.folder import check_unused, newest
 from gpu_lstm.training.memory import Job, check_fits, predict
 
@@ -41,8 +42,6 @@ CHANGEABLE = ("data", "tier", "recompute", "sample_length", "epochs", "patience"
 
 def run(options: argparse.Namespace) -> int:
     """Train, or go on training."""
-    if options.init is not None and options.resume is not None:
-        raise InputError("--init begins a new run and --resume goes on with one; expected one of them")
     made = begin(options) if options.resume is None else resume(options)
     return 0 if made is None else finish(made)
 
@@ -54,7 +53,7 @@ def begin(options: argparse.Namespace) -> Run | None:
         origin.adopt(options, given(options))
     Options.parse(options.lstm)  # refused before anything is read
     backend = announce(options)
-    decay = 0.1 if options.kind in sequences.TARGETS else 0.01
+    decay = WEIGHT_DECAY if options.kind in sequences.TARGETS else 0.01
     settings = Settings(
         epochs=options.epochs or 1,  # or as many as the recipe says, once the data are read
         learning_rate=options.learning_rate,
@@ -85,7 +84,8 @@ def begin(options: argparse.Namespace) -> Run | None:
     run = Run(recipe.make(), settings, folder, known, tell, options.graph)
     if origin is not None:
         origin.begin(run.task.model)
-        print(changes(origin.description["options"], plain))
+        if line := changes(origin.description["options"], plain):
+            print(line)
     return run
 
 
@@ -154,8 +154,8 @@ def marked(plain: dict[str, Any]) -> Fingerprint:
 
 
 def full_name(data: str) -> str:
-    """What a description keeps of where data are: a shipped set's name, or the whole path."""
-    return data if data in SHIPPED else str(Path(data).resolve())
+    """What a description keeps of where data are: a shipped set's name, ``-``, or the whole path."""
+    return data if data in SHIPPED or data == "-" else str(Path(data).resolve())
 
 
 def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, backend: Backend) -> bool:
@@ -193,7 +193,7 @@ def check_changes(changes: dict[str, Any], run: dict[str, Any]) -> None:
     Raises InputError where an option is neither `CHANGEABLE` nor what the run has.
     """
     for name, value in changes.items():
-        if name in NOT_OF_THE_TASK and name != "out":
+        if name in NOT_OF_THE_TASK and name not in ("out", "init"):
             continue
         if name not in run or (name not in CHANGEABLE and run[name] != value):
             has = f"has {run[name]}, which stays" if name in run else "has no such thing"

@@ -13,7 +13,7 @@ from gpu_lstm.data.clock import written
 from gpu_lstm.data.gaps import TREATMENTS
 from gpu_lstm.data.series import Series, read_series
 
-OF_TIME = ("date_format", "time_zone", "missing", "missing_values")
+OF_TIME = ("date_format", "time_zone", "missing", "missing_value")
 """Options that other data may need otherwise than those that a run was trained on."""
 
 
@@ -57,7 +57,7 @@ def add_time_options(parser: argparse.ArgumentParser) -> None:
         "repeat the last known row, or drop rows and never look across the breaks (refuse)",
     )  # fmt: skip
     time.add_argument(
-        "--missing-value", nargs="+", type=float, dest="missing_values", metavar="NUMBER",
+        "--missing-value", nargs="+", type=float, metavar="NUMBER",
         help="numbers that mean that there is none, such as -999 (none)",
     )  # fmt: skip
 
@@ -76,29 +76,31 @@ def read_new(source: Any, plain: Mapping[str, Any]) -> Series:
 
 def read_again(source: Any, description: Mapping[str, Any]) -> Series:
     """Read series as a run's description says."""
-    plain = description["options"]
-    return read_series(
+    plain, trained = description["options"], description.get("every")
+    data = read_series(
         source,
         description["columns"],
         reading(plain),
-        time=description.get("time", ["none"]),  # older runs took no notice of times
+        time=plain.get("time") or description.get("time", ["none"]),  # older runs took no notice of times
         calendar=description.get("calendar", ()),
         **_given(plain),
     )
+    step = str(data.clock.step) if data.clock is not None else ""
+    if trained and step and trained != step:
+        data.told.append(f"the model was trained on steps of another length: {trained}; these are {step}")
+    return data
 
 
 def read_otherwise(description: dict[str, Any], options: argparse.Namespace) -> None:
     """Change in a run's description how a table and its times are read, where options say so."""
     plain = description["options"]
     plain |= table_options(options)
-    plain |= {name: value for name in OF_TIME if (value := getattr(options, name, None)) is not None}
-    if getattr(options, "time", None):
-        description["time"] = options.time
+    plain |= {name: value for name in ("time", *OF_TIME) if (value := getattr(options, name, None)) is not None}
 
 
 def _given(plain: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("past", "future", "series", *OF_TIME)
-    return {name: plain[name] for name in names if plain.get(name) is not None}
+    names = {name: name for name in ("past", "future", "series", *OF_TIME)} | {"missing_value": "missing_values"}
+    return {to: plain[name] for name, to in names.items() if plain.get(name) is not None}
 
 
 def kept(data: Series) -> dict[str, Any]:

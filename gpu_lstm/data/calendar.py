@@ -31,7 +31,7 @@ def calendar_names(step: Step, times: np.ndarray) -> list[str]:
             f"--calendar finds no cycle in times that are {step} and span {spanned:.0f} days; expected at least two "
             "days, weeks or years, each of several steps"
         )
-    return [f"{CYCLES[name]}, {wave}" for name in cycles for wave in ("sine", "cosine")]
+    return [f"{wave}({CYCLES[name]})" for name in cycles for wave in ("sin", "cos")]
 
 
 def calendar_features(times: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -59,9 +59,9 @@ def calendar_features(times: np.ndarray, names: Sequence[str]) -> np.ndarray:
     }
     columns = []
     for name in names:
-        what, _, wave = name.partition(", ")
-        if what not in turns or wave not in ("sine", "cosine"):
-            raise InputError(f"calendar has no {name!r}; expected sine or cosine of {', '.join(turns)}")
+        wave, _, what = name.removesuffix(")").partition("(")
+        if what not in turns or wave not in ("sin", "cos"):
+            raise InputError(f"calendar has no {name!r}; expected sin or cos of {', '.join(turns)}")
         angle = 2 * np.pi * turns[what]
-        columns.append(np.sin(angle) if wave == "sine" else np.cos(angle))
+        columns.append(np.sin(angle) if wave == "sin" else np.cos(angle))
     return np.column_stack(columns) if columns else np.zeros((len(times), 0))

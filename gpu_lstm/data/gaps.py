@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpu_lstm.data.clock import UNEVEN, Step, span
+from gpu_lstm.data.clock import DAY, UNEVEN, Step, span
 from gpu_lstm.data.files import BLOCK, Spool
 from gpu_lstm.errors import InputError
 
@@ -78,7 +78,8 @@ def treat(values: np.ndarray, rows: Rows, how: str) -> Treated:
             keep[cells] = False
         if not keep.any():
             raise InputError(f"{rows.label}: {'; '.join(report)}; no row is left")
-        report.append(f"{np.count_nonzero(~keep):,} rows dropped; windows don't cross the breaks")
+        report.append(f"{np.count_nonzero(~keep):,} rows dropped" if not keep.all() else "no row dropped")
+        report[-1] += "; windows don't cross the breaks"
         return _kept(values, rows, keep, jumps, report)
     return _filled(values, rows, jumps, how, report)
 
@@ -100,7 +101,12 @@ def describe(rows: Rows, jumps: np.ndarray, empty: Sequence[np.ndarray]) -> list
         shown = ", ".join(f"{jumps[k] - 1:,} after {rows.where(int(k) - 1)}" for k in gaps[:SHOWN])
         total = int((jumps[gaps] - 1).sum())
         of = f" of {span(rows.step.count)}" if rows.step is not None and rows.step.unit == "nanoseconds" else ""
-        report.append(f"{total:,} steps{of} are missing in {len(gaps):,} gaps: {shown}{more(len(gaps))}")
+        steps = f"{total:,} steps{of} are missing" if total > 1 else f"1 step{of} is missing"
+        report.append(
+            f"{steps} in {len(gaps):,} gaps: {shown}{more(len(gaps))}" if len(gaps) > 1 else f"{steps}: {shown}"
+        )
+        if _clocks_set_forward(rows, jumps, gaps):
+            report[-1] += ", an hour of a Sunday as where clocks are set forward (--time-zone)"
     for name, cells in zip(rows.names, empty, strict=True):
         if len(cells):
             runs = np.flatnonzero(np.diff(cells, prepend=-2) > 1)
@@ -110,6 +116,16 @@ def describe(rows: Rows, jumps: np.ndarray, empty: Sequence[np.ndarray]) -> list
             count = f"{len(cells):,} of {len(rows.order):,} rows"
             report.append(f"column {name!r} has no number in {count}{row}: {shown}{more(len(runs))}")
     return report
+
+
+def _clocks_set_forward(rows: Rows, jumps: np.ndarray, gaps: np.ndarray) -> bool:
+    """Return whether all gaps are an hour in the night of a Sunday."""
+    if rows.times is None or rows.step is None or rows.step.unit != "nanoseconds":
+        return False
+    hours = (jumps[gaps] - 1) * rows.step.count / (DAY // 24)
+    days = rows.times[gaps].astype("datetime64[D]")
+    sunday = (days.astype(np.int64) + 4) % 7 == 0
+    return bool(((hours == 1) & sunday & (rows.times[gaps] - days <= np.timedelta64(4, "h"))).all())
 
 
 def more(count: int) -> str:

@@ -29,9 +29,11 @@ class Cells:
         self.table, self.names, self.series = table, list(names), series
         self.clock = Times(clock, date_format, table.at, table.label) if clock else None
         values, codes, known = Spool("float64", len(names)), Spool("int32"), dict[str, int]()
+        suspects = _Suspects(names)
         for piece in table.chunks([*names, *clock, *([series] if series else [])]):
             block = np.column_stack([table.numbers(piece, name) for name in names])
             block[np.isin(block, missing_values)] = np.nan
+            suspects.see(block)
             values.add(block)
             if self.clock is not None:
                 self.clock.add(piece)
@@ -41,11 +43,44 @@ class Cells:
             codes.add(np.array([known.setdefault(name, len(known)) for name in of]))
         self.values, self.codes, self.ids = values.finish(), np.asarray(codes.finish()), list(known)
         self.times = None if self.clock is None else self.clock.finish()
+        self.told = suspects.told()
 
     def where(self, row: int, times: np.ndarray | None, zone: str) -> str:
         """Return a row's line, and its time, for people."""
         at = self.table.at(row).removeprefix(f"{self.table.label}, ")
         return at if times is None else f"{at} ({written(times[row : row + 1], zone)[0]})"
+
+
+class _Suspects:
+    """Numbers that may mean that there is none: far off all others, and what people write for that."""
+
+    USUAL = np.array([*(sign * (10.0**k - 1) for k in (2, 3, 4, 5) for sign in (-1, 1)), -200.0])
+
+    def __init__(self, names: Sequence[str]):
+        self._names, self._counts = names, np.zeros((len(names), len(self.USUAL)), np.int64)
+        self._low, self._high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+
+    def see(self, block: np.ndarray) -> None:
+        """Count them in the next rows."""
+        for s, column in enumerate(block.T):
+            suspect = np.isin(column, self.USUAL)
+            if suspect.any():
+                self._counts[s] += (column[suspect, None] == self.USUAL).sum(axis=0)
+            others = column[~suspect & ~np.isnan(column)]
+            if len(others):
+                self._low[s], self._high[s] = min(self._low[s], others.min()), max(self._high[s], others.max())
+
+    def told(self) -> list[str]:
+        """Return what to say of those that were there more than once, at least as far off as all others are apart."""
+        lines = []
+        for s, k in zip(*np.nonzero(self._counts > 1), strict=True):
+            number, apart = self.USUAL[k], self._high[s] - self._low[s]
+            if number < self._low[s] - apart or number > self._high[s] + apart:
+                lines.append(
+                    f"column {self._names[s]!r} is {number:g} in {self._counts[s, k]:,} rows, far off all others; if "
+                    f"it means that there is none: --missing-value {number:g}"
+                )
+        return lines
 
 
 def in_order(cells: Cells, time_zone: str | None) -> tuple[Rows, str, list[str]]:
@@ -56,8 +91,11 @@ def in_order(cells: Cells, time_zone: str | None) -> tuple[Rows, str, list[str]]
     if times is not None:
         back = np.flatnonzero((np.diff(times[order]) < 0) & (np.diff(codes[order]) == 0))
         if len(back):
-            place = cells.where(int(order[back[0] + 1]), None, zone)
-            told.append(f"rows are not in order of time, the first before {place}: sorted")
+            if len(back) == np.count_nonzero(np.diff(codes[order]) == 0):
+                told.append("rows stand from the last time to the first: turned round")
+            else:
+                place = cells.where(int(order[back[0] + 1]), None, zone)
+                told.append(f"rows are not in order of time, the first that isn't is {place}: sorted")
             order = np.lexsort((times, codes))
         order, twice = _once(cells, order, times, zone)
         told += twice

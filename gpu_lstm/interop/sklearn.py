@@ -20,21 +20,29 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from gpu_lstm.data.baselines import rmse, truth
 from gpu_lstm.data.sequences import Sequences
-from gpu_lstm.data.series import deviations, rmse, truth
+from gpu_lstm.data.series import deviations
 from gpu_lstm.interop.sklearn_base import LSTMEstimator
 from gpu_lstm.layers.checks import check_share, check_size
 from gpu_lstm.models import Classifier, Forecaster, Model, Regressor
-from gpu_lstm.training.tasks import ClassifyTask, Parts, RegressTask, Task, WindowsTask, forecast_from, in_blocks
+from gpu_lstm.models.backtest import backtest
+from gpu_lstm.training.fitting import DROPOUT, LEARNING_RATE, POOLING, WEIGHT_DECAY, frames_for
+from gpu_lstm.training.tasks import ClassifyTask, RegressTask, Task, WindowsTask, in_blocks
 
 # isort: split
 from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 __all__ = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor"]
+
+
+Split = tuple[np.ndarray, np.ndarray]
+"""Numbers of the sequences to train and to validate on."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -47,8 +55,14 @@ class SequenceEstimator(LSTMEstimator):
         Read each sequence in both directions.
     standardize : bool
         Measure each feature from its mean in units of its standard deviation, over all steps of the training sequences.
+    max_iter : int or None
+        Epochs; None follows from how many sequences there are, see `gpu_lstm.training.fitting`.
     """
 
+    dropout: float = DROPOUT
+    learning_rate: float = LEARNING_RATE
+    weight_decay: float = WEIGHT_DECAY
+    max_iter: int | None = None
     bidirectional: bool = True
     standardize: bool = True
 
@@ -113,6 +127,7 @@ class SequenceEstimator(LSTMEstimator):
             if not self.standardize:
                 mean, deviation = [0.0] * len(mean), [1.0] * len(mean)
             given = {"mean": mean, "spread": deviation, "bidirectional": self.bidirectional, **self._of_lstm()}
+            given |= {"pooling": POOLING, "frames": frames_for(data.lengths[parts[0]])}
             model = self._make_model(given, labels[parts[0]], seed)
         check_size("batch_size", self.batch_size)
         shares = weights[parts[0]]
@@ -121,7 +136,7 @@ class SequenceEstimator(LSTMEstimator):
     def _make_model(self, given: dict[str, Any], labels: np.ndarray, seed: int) -> Model:
         raise NotImplementedError
 
-    def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
+    def _make_task(self, model: Any, data: Sequences, parts: Split, seed: int, weights: np.ndarray | None) -> Task:
         raise NotImplementedError
 
     def _say(self, X: Any, say: Callable[..., np.ndarray]) -> np.ndarray:
@@ -133,16 +148,24 @@ class SequenceEstimator(LSTMEstimator):
         return said[np.argsort(order)]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
-    """Classifies sequences, by the mean of an LSTM's outputs over each one's own steps.
+    """Classifies sequences, by a summary of an LSTM's outputs over each one's own steps.
 
-    Parameters are those of `SequenceEstimator` and `LSTMEstimator`.
+    Parameters are those of `SequenceEstimator` and `LSTMEstimator`, and
+
+    Parameters
+    ----------
+    class_weight : dict, "balanced" or None
+        How much sequences of each class count in the loss; ``balanced`` has all classes count alike.
 
     Attributes
     ----------
     classes_ : array
         Class labels, of any type that scikit-learn takes, sorted.
     """
+
+    class_weight: Any = None
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on labelled sequences.
@@ -221,13 +244,19 @@ class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
     def _make_model(self, given: dict[str, Any], labels: np.ndarray, seed: int) -> Model:
         return Classifier(num_classes=len(self.classes_), **given, seed=seed)
 
-    def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
-        return ClassifyTask(model, data, self.batch_size, parts, seed, weights)
+    def _make_task(self, model: Any, data: Sequences, parts: Split, seed: int, weights: np.ndarray | None) -> Task:
+        labels, by_class = data.labels[parts[0]], None
+        if self.class_weight is not None:
+            present = self.classes_[np.unique(labels)]
+            found = compute_class_weight(self.class_weight, classes=present, y=self.classes_[labels])
+            by_class = np.ones(len(self.classes_))
+            by_class[np.unique(labels)] = found
+        return ClassifyTask(model, data, self.batch_size, parts, seed, weights, class_weights=by_class)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # type: ignore[misc]
-    """Says one number about each sequence, or several, by the mean of an LSTM's outputs over each one's own steps.
+    """Says one number about each sequence, or several, by a summary of an LSTM's outputs.
 
     Parameters are those of `SequenceEstimator` and `LSTMEstimator`, and
 
@@ -270,7 +299,7 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
         units = {"target_mean": labels.mean(axis=0).tolist(), "target_spread": deviations(labels)}
         return Regressor(**units, **given, seed=seed)
 
-    def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
+    def _make_task(self, model: Any, data: Sequences, parts: Split, seed: int, weights: np.ndarray | None) -> Task:
         return RegressTask(model, data, self.batch_size, parts, seed, weights, loss=self.loss)
 
 
@@ -366,7 +395,7 @@ class LSTMForecaster(LSTMEstimator):
             if len(part) < known + horizon:
                 raise ValueError(f"X has a series of {len(part)} steps; expected more than horizon = {horizon}")
             origins = np.arange(known, len(part) - horizon + 1)
-            said.append(forecast_from(self.model_, part, origins, known))
+            said.append(backtest(self.model_, part, origins, known))
             came.append(truth(part, origins, horizon))
         return -rmse(np.concatenate(said), np.concatenate(came))
 

@@ -40,6 +40,10 @@ class Model:
         self._params = Parameters.joined({name: layer.params for name, layer in layers.items()})
         self.config = {name: value for name, value in config.items() if name != "lstm" or value}
 
+    def __repr__(self) -> str:
+        lines = [f"  {name}: {layer!r}" for name, layer in self.layers.items()]
+        return "\n".join([f"{type(self).__name__}: {self.count():,} parameters", *lines])
+
     @property
     def params(self) -> Parameters:  # noqa: D102
         return self._params

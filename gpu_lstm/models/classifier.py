@@ -12,7 +12,7 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.layers.base import training_seed
 from gpu_lstm.layers.checks import check_size
-from gpu_lstm.losses import softmax_cross_entropy
+from gpu_lstm.losses.cross_entropy import softmax_cross_entropy
 from gpu_lstm.losses.weighted import weighted_cross_entropy
 from gpu_lstm.models.arguments import Where, arguments, check_host, numbers
 from gpu_lstm.models.base import Model, gather

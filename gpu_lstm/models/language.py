@@ -12,7 +12,7 @@ from gpu_lstm.backend import Array
 from gpu_lstm.data.tokens import Vocabulary, read_vocabulary
 from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, Params, State
 from gpu_lstm.layers.base import check_seed, training_seed
-from gpu_lstm.losses import softmax_cross_entropy
+from gpu_lstm.losses.cross_entropy import softmax_cross_entropy
 from gpu_lstm.models import decode
 from gpu_lstm.models.arguments import Where, arguments
 from gpu_lstm.models.base import Model, gather

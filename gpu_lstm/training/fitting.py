@@ -15,6 +15,7 @@ FRAMES = 32
 POOLING = ("mean", "max", "last")
 WARM_UP = 0.1
 """Share of the steps over which the learning rate rises."""
+DROPOUT, LEARNING_RATE, WEIGHT_DECAY = 0.2, 3e-3, 0.1
 
 
 def epochs_for(steps_per_epoch: int) -> int:

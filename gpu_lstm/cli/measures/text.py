@@ -10,7 +10,8 @@ import numpy as np
 from gpu_lstm.cli.options import reading_text
 from gpu_lstm.data import ngram
 from gpu_lstm.data.text import Tracks, encode_file
-from gpu_lstm.data.tokens import CODE_POINTS, Bytes, Characters, Vocabulary, count_tokens, read_vocabulary
+from gpu_lstm.data.tokens import CODE_POINTS, Bytes, Characters, Vocabulary, count_tokens
+from gpu_lstm.errors import InputError
 from gpu_lstm.models import LanguageModel, Model
 from gpu_lstm.training.tasks import bits_per_token
 
@@ -19,18 +20,20 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: bool) 
     """Bits per character, what the text has that the model doesn't know, and an n-gram model of the same tokens."""
     assert isinstance(model, LanguageModel)
     settings = description["options"]
-    vocabulary = read_vocabulary(description["vocabulary"])
+    vocabulary = model.vocabulary
+    if len(vocabulary) != model.config["vocabulary_size"]:
+        raise InputError(f"checkpoint has a vocabulary of {len(vocabulary)}; its model has another")
     tokens = encode_file(path, vocabulary, **reading_text(settings))
     cut = 0 if other else len(tokens) - int(len(tokens) * settings["validation"])
     train, tokens = tokens[:cut], tokens[cut:]
     tracks = Tracks.fitting(tokens, settings["batch"], settings["length"])
     counts = count_tokens(tokens, len(vocabulary))
     bits = bits_per_token(model, tracks)
-    what = f"{int(counts @ vocabulary.characters_of):,} {'other' if other else 'held-out'} characters"
-    if not isinstance(vocabulary, Characters):
+    what = f"{int(counts @ vocabulary.characters_of):,} {'other' if other else 'held-out'} {vocabulary.counted}"
+    if vocabulary.tokens != vocabulary.counted:
         what += f", {len(tokens):,} {vocabulary.tokens}"
-    print(f"{vocabulary.rate(counts).bits(bits):.3f} bits per character on {what}")
-    if isinstance(vocabulary, Bytes):
+    print(f"{vocabulary.rate(counts).bits(bits):.3f} bits per {vocabulary.counted[:-1]} on {what}")
+    if isinstance(vocabulary, Bytes) and vocabulary.text:
         print(f"{bits:.3f} bits per byte" + ("" if vocabulary.is_text(tokens) else ", which is what counts: no UTF-8"))
     tell_unknown(vocabulary, counts, count_tokens(train, len(vocabulary)) if len(train) else counts)
     order = ngram.order_for(len(vocabulary))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -299,7 +300,10 @@ class Times:
             raise InputError(f"{self._where(cells.index[cells.isna()][0])}: column {self._name!r} is empty; {HELP}")
         zone = getattr(cells.dt, "tz", None)
         if zone is not None:
-            self.zone, cells = str(zone), cells.dt.tz_convert("UTC").dt.tz_localize(None)
+            self.zone, cells = (
+                (zone.key if isinstance(zone, ZoneInfo) else getattr(zone, "zone", None)) or "UTC",
+                cells.dt.tz_convert("UTC").dt.tz_localize(None),
+            )
         self._forms, self._read = [Form("dates", "", iso)], self._read or [[]]
         self._read[0].append(of_pandas(cells))
 

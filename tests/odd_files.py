@@ -200,6 +200,7 @@ FILES = (
     Odd("ragged_first.csv", text("a,b,c\n1,2,3,4\n4,5,6,7\n"), ("line 2", "4 cells", "expected 3")),
     Odd("same_names.csv", text("a,a\n1,2\n3,4\n"), ("2 columns called 'a'",)),
     Odd("blank_lines.csv", text("a,b\n\n1,2\n\n\n3,4\n\n"), [[1, 2], [3, 4]]),
+    Odd("blank_cells.csv", text("v\n1\n\n3\n\n"), [[1], [3]], told=("1 blank lines skipped",)),
     Odd("carriage_returns.csv", text("a,b\r1,2\r3,4\r"), [[1, 2], [3, 4]]),
     Odd(
         "missing_words.csv", text("t,a,b\nx,1,NA\ny,n/a,2\nz,-,NULL\n"), ("'a'", "line 3", "'b'", "line 2", "--missing")
@@ -238,8 +239,8 @@ FILES = (
         left={"id": "whole numbers too large"},
     ),
     Odd("empty_column.csv", text("t,a,b\nx,1,\ny,2,\n"), [[1], [2]], left={"b": "empty"}),
-    Odd("long_cell.csv", text("t,a\nx,1\n" + "y" * 300_000 + ",2\n"), [[1], [2]]),
-    Odd("open_quote.csv", text('t,a\nx,1\n"y,2\n'), ("can't be read",)),
+    Odd("long_cell.csv", text("t,a\nx,1\n" + "y" * 300_000 + ",2\n"), ("after line 2", "larger than field limit")),
+    Odd("open_quote.csv", text('t,a\nx,1\n"y,2\n'), ("line 3", "1 cells")),
     Odd("nul.csv", b"t,a\nx,1\ny\x00,2\n", ("line 3", "NUL", "--encoding")),
     Odd("chinese.csv", text("\u6e29\u5ea6,v\n1.5,2\n2.5,3\n", "gb18030"), ("not UTF-8", "--encoding")),
     Odd(

@@ -70,6 +70,18 @@ def test_bits_per_character_of_bytes_are_those_per_byte_of_all_its_bytes(here, c
     assert "bits per byte, which is what counts: no UTF-8" in told(capsys, "evaluate", "r", "--data", "b.bin")
 
 
+def test_of_files_that_are_no_text_bits_are_told_a_byte(here, capsys):
+    (here / "t.txt").write_bytes(np.random.default_rng(0).integers(100, 255, 4000, np.uint8).tobytes())
+    printed = told(capsys, *TRAIN, "--tokens", "bytes")
+    assert "text: 4,000 bytes, 256 different bytes; 400 at the end are held out" in printed
+    best = float(re.search(r"best score on held-out data: ([\d.]+) bits/byte", printed)[1])
+    printed = told(capsys, "evaluate", "r")
+    assert "bits per byte on 400 held-out bytes\n" in printed
+    assert "character" not in printed
+    assert bits(printed, "bits per byte") == pytest.approx(best, abs=2e-3)
+    assert "going on with r" in told(capsys, "train", "--resume", "r", "--epochs", "2")
+
+
 def test_unknown_characters_are_told_and_charged_for(here, capsys):
     told(capsys, *TRAIN)
     known = len(load(here / "r" / "model.safetensors")[1]["vocabulary"]) - 1

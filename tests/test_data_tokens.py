@@ -110,6 +110,9 @@ def test_bytes_are_those_of_the_files(tmp_path, monkeypatch):
     tokens, vocabulary = read_text(tmp_path, "bytes")
     assert np.asarray(tokens).tobytes() == (b"\xef\xbb\xbf\xff\0" * 5 + b"a") + (b"\xef\xbb\xbf\xff\0" * 5 + b"b")
     assert len(vocabulary) == 256
+    assert vocabulary.counted == "bytes"
+    assert read_vocabulary(vocabulary.describe()).counted == "bytes"
+    assert vocabulary.rate(count_tokens(tokens, 256)) == (1.0, 0.0)
 
 
 def test_subwords_of_files_larger_than_memory(tmp_path, monkeypatch, subwords):

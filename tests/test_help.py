@@ -40,7 +40,7 @@ def test_every_option_has_help_and_its_default(name):
         if isinstance(action, argparse._StoreTrueAction | argparse._VersionAction):
             continue
         default = action.default
-        if default is None or default is argparse.SUPPRESS or default == []:
+        if default is None or default is argparse.SUPPRESS or default in ([], ""):
             group = next(group for group in parser._action_groups if action in group._group_actions)
             told = re.search(r"not given|otherwise|\([^()]+\)$", f"{group.description or ''} {shown}")
             assert told or what in OPTED or action.required, f"{name} {what} doesn't say what happens without: {shown}"
@@ -55,3 +55,4 @@ def test_help_is_printed(name, capsys):
     assert printed.startswith(f"usage: {name}")
     assert "(default: None)" not in printed
     assert "(default: [])" not in printed
+    assert "(default: )" not in printed

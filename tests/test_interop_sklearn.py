@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from gpu_lstm.data.series import persistence, rmse, truth
+from gpu_lstm.data.baselines import persistence, rmse, truth
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.sklearn import LSTMClassifier, LSTMForecaster, LSTMRegressor
 from gpu_lstm.training.tasks import resampled

@@ -236,13 +236,12 @@ TRIED = {
     "--one-direction": [], "--past": ["b"], "--future": ["b"], "--calendar": [], "--time": ["t"],
     "--date-format": ["%Y"], "--time-zone": ["UTC"], "--missing": ["drop"], "--missing-value": ["-9"],
     "--sep": ["bar"], "--decimal": [","], "--thousands": [","], "--encoding": ["latin-1"], "--header": ["none"],
-    "--tokens": ["bytes"], "--vocabulary": ["300"], "--include": ["*.x"], "--truncate": ["5"],
-    "--class-weight": ["balanced"], "--test": ["0.3"], "--skip": ["1"], "--skip-end": ["1"], "--comment": [";"], "--units": [],
+    "--skip": ["1"], "--skip-end": ["1"], "--comment": [";"], "--units": [],
 }  # fmt: skip
 """Options that make another run, each with a value that none of the runs has."""
 TAKEN = {
     "--resume", "--backend", "--tier", "--epochs", "--patience", "--recompute", "--graph", "--dry-run", "--keep",
-    "--save-minutes", "--on-nonfinite", "--sample-length", "--any-kind", "--init",
+    "--save-minutes", "--on-nonfinite", "--sample-length", "--any-kind",
 }  # fmt: skip
 
 

@@ -181,3 +181,44 @@ def test_bits_of_numbers_are_those_of_python(tmp_path):
     assert read_series(path).values[:, 0].tolist() == values.tolist()
     path.write_text("v;w\n" + "\n".join(f"{v!r}".replace(".", ",") + ";1" for v in values.tolist()) + "\n")
     assert read_series(path, ["v"], Reading(decimal=",")).values[:, 0].tolist() == values.tolist()
+
+
+WIDE = "kind,1,2,3,4\na,1.5,2,3,4\nb,5,6,,\na,7,8,9,\n"
+
+
+def test_rows_may_be_whole_sequences(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(WIDE.replace("kind,1,2,3,4", "kind,s1,s2,s3,s4"))
+    for columns in (None, ["value"]):
+        data = read_sequences(path, "kind", columns=columns, reading=Reading(wide=True))
+        assert (data.names, data.lengths.tolist(), data.labels.tolist()) == (["value"], [4, 2, 3], [0, 1, 0])
+        assert data.values[:, 0].tolist() == [1.5, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert "each row is a sequence of up to 4 steps, columns s1 to s4" in data.told
+    blank = read_sequences(path, "kind", target=None, reading=Reading(wide=True))
+    assert (blank.ids, blank.values.tolist()) == (["1", "2", "3"], data.values.tolist())
+
+
+def test_rows_that_are_sequences_of_a_file_without_a_header(tmp_path):
+    path = tmp_path / "GunPoint_TRAIN.tsv"
+    path.write_text("1\t0.5\t1.5\n2\t-1\t2\n1\t0\t1\n")
+    data = read_sequences(path, "1", reading=Reading(wide=True, header="none"))
+    assert (data.classes, data.labels.tolist(), data.values[:2, 0].tolist()) == (["1", "2"], [0, 1, 0], [0.5, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (WIDE.replace("6,,", "6,,7"), {}, "line 3: column '3' has no number"),
+        (WIDE.replace("b,5,6", "b,,"), {}, "line 3: column '1' has no number"),
+        (WIDE, {"columns": ["1", "2"]}, "expected no --columns"),
+        (WIDE, {"target": "steps"}, "without labels each"),
+        (WIDE.replace("kind", "sort"), {}, "no column 'kind'"),
+    ],
+)
+def test_rows_that_are_no_whole_sequences_are_refused(tmp_path, content, options, message):
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_sequences(path, "kind", reading=Reading(wide=True, header="first"), **options)
+    with pytest.raises(InputError, match="wide .--wide. is for sequences"):
+        read_series(path, reading=Reading(wide=True))

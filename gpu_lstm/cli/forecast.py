@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ from gpu_lstm.cli.options import (
 from gpu_lstm.cli.series import add_time_options, read_again, read_otherwise
 from gpu_lstm.cli.tables import add_table_options, reading
 from gpu_lstm.data.ahead import inputs_ahead, last_stretches, times_ahead
+from gpu_lstm.data.baselines import rmse
 from gpu_lstm.data.clock import local, written
-from gpu_lstm.data.series import Series, rmse
+from gpu_lstm.data.series import Series
 from gpu_lstm.models import Forecaster
+from gpu_lstm.models.outcome import LEVELS
 from gpu_lstm.training.checkpoint import load_model, write_whole
 
 PRINTED, DRAWN = 60, 8
@@ -64,6 +66,7 @@ class Forecast:
     future: np.ndarray  # (K, S)
     times: np.ndarray | None  # (N + K,) datetime64 as `Series.times`
     first: int  # number of the first row
+    quantiles: np.ndarray | None = None  # (at most K, Q, S) of the future, of a model that says how sure it is
 
 
 def run(options: argparse.Namespace) -> int:
@@ -83,12 +86,15 @@ def run(options: argparse.Namespace) -> int:
         data, -(-steps // model.horizon) * model.horizon, options.future, reading(description["options"]),
         **{name: description["options"].get(name) for name in ("series", "date_format", "time_zone")},
     )  # fmt: skip
+    levels = () if model.outcome.certain else model.outcome.quantiles or LEVELS
+    if levels and steps > model.horizon:
+        print(f"quantiles end at the horizon, {model.horizon} steps: beyond, forecasts are fed back as if certain")
     found = list(forecasts(model, data, steps, ahead, description["options"]["length"]))
     several, unit = len(found) > 1, data.clock.name if data.clock is not None else "step"
-    write_whole(target, as_csv(found, data, description["options"].get("series") or "series").encode())
+    write_whole(target, as_csv(found, data, description["options"].get("series") or "series", levels).encode())
     drawn = [outlook for one in found for outlook in outlooks(one, data, several)]
     pictures.forecast(drawn[:DRAWN], picture, unit)
-    tell(found, data, unit)
+    tell(found, data, unit, levels)
     if len(drawn) > DRAWN:
         print(f"{picture} has the first {DRAWN} of {len(drawn)} series")
     print(f"wrote {target} and {picture}")
@@ -105,20 +111,35 @@ def forecasts(
         values = np.asarray(data.values[start:stop])
         known_ahead = np.concatenate([values[:, inputs:], ahead[name]])
 
-        def continued(origin: int, values: np.ndarray = values, known_ahead: np.ndarray = known_ahead) -> np.ndarray:
+        def continued(
+            origin: int, values: np.ndarray = values, known_ahead: np.ndarray = known_ahead, quantiles: bool = False
+        ) -> np.ndarray:
             begin, more = max(0, origin - length), dict[str, Any]()
             last = origin + len(known_ahead) - len(values)
             if data.past:
                 more["past"] = values[begin:origin, None, targets:inputs]
             if data.future:
                 more["future"] = known_ahead[begin:last, None]
-            return np.asarray(model.forecast(values[begin:origin, None, :targets], steps, **more)[:, 0, :])
+            history = values[begin:origin, None, :targets]
+            if quantiles:
+                return np.asarray(model.forecast_quantiles(history, **more)[:, 0])
+            return np.asarray(model.forecast(history, steps, **more)[:, 0, :])
 
         origin = len(values) - steps
         tested = continued(origin) if origin > 1 else None
         following = times_ahead(data, stop - 1, steps)
         times = None if data.times is None or following is None else np.append(data.times[start:stop], following)
-        yield Forecast(name, values[:, :targets], tested, continued(len(values)), times, start)
+        sure = None if model.outcome.certain else continued(len(values), quantiles=True)[:steps]
+        yield Forecast(name, values[:, :targets], tested, continued(len(values)), times, start, sure)
+
+
+def sure_of(one: Forecast, k: int) -> list[str]:
+    """Return the quantiles of a forecast's step for people, none beyond the horizon."""
+    if one.quantiles is None:
+        return []
+    if k >= len(one.quantiles):
+        return [""] * one.quantiles[0].size
+    return [f"{value:.6g}" for value in one.quantiles[k].ravel()]
 
 
 def labels(one: Forecast, data: Series) -> list[str]:
@@ -128,12 +149,13 @@ def labels(one: Forecast, data: Series) -> list[str]:
     return written(one.times, data.clock.zone)
 
 
-def as_csv(found: list[Forecast], data: Series, series: str) -> str:
-    """Return all forecasts as CSV: of the last known steps, beside what came, and of the future."""
+def as_csv(found: list[Forecast], data: Series, series: str, levels: Sequence[float] = ()) -> str:
+    """Return all forecasts as CSV: of the last known steps, beside what came, and of the future, with its quantiles."""
     text, names = io.StringIO(newline=""), data.targets
     several, step = len(found) > 1, data.clock.name if data.clock is not None else "step"
     rows = csv.writer(text)
     columns = [*(f"{name}_forecast" for name in names), *(f"{name}_truth" for name in names)]
+    columns += [f"{name}_{level:g}" for level in levels for name in names]
     rows.writerow([*([series] if several else []), step, *columns])
     for one in found:
         called, steps = labels(one, data), len(one.future)
@@ -141,9 +163,13 @@ def as_csv(found: list[Forecast], data: Series, series: str) -> str:
         for k in range(steps if one.tested is not None else 0):
             assert one.tested is not None
             row = known - steps + k
-            rows.writerow([*who, called[row], *one.tested[k].tolist(), *one.history[row].tolist()])
+            row_of = [*who, called[row], *one.tested[k].tolist(), *one.history[row].tolist()]
+            rows.writerow(row_of + [""] * len(levels) * len(names))
         for k in range(steps):
-            rows.writerow([*who, called[known + k], *one.future[k].tolist(), *("" for _ in names)])
+            sure = [""] * len(levels) * len(names)
+            if one.quantiles is not None and k < len(one.quantiles):
+                sure = one.quantiles[k].ravel().tolist()
+            rows.writerow([*who, called[known + k], *one.future[k].tolist(), *("" for _ in names), *sure])
     return text.getvalue()
 
 
@@ -157,20 +183,25 @@ def outlooks(one: Forecast, data: Series, several: bool) -> list[pictures.Outloo
             None if one.tested is None else one.tested[:, s],
             one.future[:, s],
             times,
+            None if one.quantiles is None else one.quantiles[:, :, s],
         )
         for s, name in enumerate(data.targets)
     ]
 
 
-def tell(found: list[Forecast], data: Series, unit: str) -> None:
-    """Print forecasts, and how good those of the last known steps were."""
+def tell(found: list[Forecast], data: Series, unit: str, levels: Sequence[float] = ()) -> None:
+    """Print forecasts with their quantiles, and how good those of the last known steps were."""
     several = len(found) > 1
     lines = [
-        ([one.id] if several else []) + [called] + [f"{value:.6g}" for value in row]
+        ([one.id] if several else []) + [called] + [f"{value:.6g}" for value in row] + sure_of(one, k)
         for one in found
-        for called, row in zip(labels(one, data)[len(one.history) :], one.future, strict=True)
+        for k, (called, row) in enumerate(zip(labels(one, data)[len(one.history) :], one.future, strict=True))
     ]
-    shown = [([""] if several else []) + [unit, *data.targets], *lines[:PRINTED]]
+    shown = [
+        ([""] if several else [])
+        + [unit, *data.targets, *(f"{name} {level:g}" for level in levels for name in data.targets)],
+        *lines[:PRINTED],
+    ]
     widths = [max(8 if k < 1 + several else 12, *map(len, column)) for k, column in enumerate(zip(*shown, strict=True))]
     for line in shown:
         print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))

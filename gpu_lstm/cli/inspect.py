@@ -135,10 +135,11 @@ def of_series(path: Path, backend: Backend, options: argparse.Namespace) -> str:
     name = options.data or trained_on(path, description)
     data = read_again(data_path(name), description)
     known = len(data.values)
-    start = max(0, known - options.length) if options.start is None else options.start
+    start = max(int(data.starts[-2]), known - options.length) if options.start is None else options.start
     if start >= known:
         raise InputError(f"--start is {start}; {name} has {known} steps")
-    values = np.asarray(data.values[start : start + options.length])
+    end = int(data.starts[np.searchsorted(data.starts, start, "right")])  # nothing looks beyond a stretch
+    values = np.asarray(data.values[start : min(start + options.length, end)])
     about = {"series": f"{', '.join(data.names)} of {name}"} | facts(path, model, description)
     return series_page(model, values, data.names, f"Inside {path.resolve().parent.name}", about, start)
 

@@ -35,7 +35,8 @@ class Defaults(argparse.HelpFormatter):
     """Shows an option's default after its help; where it has none, the help says what that means."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        has_one = not any(action.default is none for none in (None, False, argparse.SUPPRESS)) and action.default != []
+        has_one = not any(action.default is none for none in (None, False, argparse.SUPPRESS))
+        has_one = has_one and action.default not in ([], "")
         if not (action.help and has_one and (action.option_strings or action.nargs in ("?", "*"))):
             return action.help
         return action.help if "%(default)" in action.help else f"{action.help} (default: %(default)s)"

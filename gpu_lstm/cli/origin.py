@@ -16,7 +16,7 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.models import Model
 from gpu_lstm.training import checkpoint
 
-OF_THE_DATA = ("data", "include", *NAMES)
+OF_THE_DATA = ("data", "include", "time", "date_format", "time_zone", "missing_value", *NAMES)
 """Options that say which data there are and how they are written, which a new run doesn't take from another."""
 OF_A_RUN = ("vocabulary", "columns", "classes", "targets")
 """What a description has that must be the same in the new data."""

@@ -68,6 +68,7 @@ class Outlook:
     tested: np.ndarray | None  # (K,): its last K steps, as forecast from those before; None: they weren't
     future: np.ndarray  # (K,)
     times: np.ndarray | None  # (N + K,) datetime64, as clocks show them; None: steps are counted
+    quantiles: np.ndarray | None = None  # (at most K, Q) of the future, ascending in Q
 
 
 def forecast(outlooks: Sequence[Outlook], path: Path, unit: str = "step") -> None:
@@ -86,12 +87,17 @@ def forecast(outlooks: Sequence[Outlook], path: Path, unit: str = "step") -> Non
             made = f"step {origin}" if one.times is None else f"{written(when[[origin - 1]])[0].replace('T', ' ')}"
             axis.plot(when[origin - 1 : steps], joined, color=TWO, label=f"forecast made at {made}")
             axis.axvline(when[origin - 1], color=MUTED, linewidth=0.8, linestyle=":")
+        for k in range(0 if one.quantiles is None else one.quantiles.shape[1] // 2):
+            assert one.quantiles is not None
+            bounds = [np.append(one.history[-1], one.quantiles[:, side]) for side in (k, -1 - k)]
+            span = when[steps - 1 : steps + len(one.quantiles)]
+            axis.fill_between(span, *bounds, color=ONE, alpha=0.18, linewidth=0, label=None if k else "its quantiles")
         axis.plot(when[steps - 1 :], np.append(one.history[-1], one.future), color=ONE, label="forecast of the future")
         axis.axvline(when[steps - 1], color=MUTED, linewidth=0.8, linestyle=":")
         axis.set_ylabel(as_text(one.name), parse_math=False)
         if one.times is not None:
             _date_axis(axis)
-    axes[0].legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    axes[0].legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.2)
     axes[-1].set_xlabel(as_text(unit), parse_math=False)
     _save(figure, path)
 

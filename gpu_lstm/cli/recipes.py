@@ -13,19 +13,19 @@ import numpy as np
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import data_path, reading_text
 from gpu_lstm.cli.series import kept, read_again, read_new, tell_series
-from gpu_lstm.data.series import deviations
 from gpu_lstm.data.text import encode_file, read_text, text_files
 from gpu_lstm.data.tokens import Vocabulary, count_tokens, read_vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
 from gpu_lstm.models import Forecaster, LanguageModel
+from gpu_lstm.training.outset import chosen, outset, sizes_for, training_ranges
 from gpu_lstm.training.tasks import (
     SeriesTask,
     Task,
     TextTask,
     check_share,
-    split_series,
 )
+from gpu_lstm.training.tasks.series import known_steps
 
 MOST_UNKNOWN = 0.1
 """Share of unknown characters above which a model is not trained on a text."""
@@ -71,7 +71,7 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
         newline = vocabulary.newline if plain.get("shuffle_lines") else None
         parts = plain["batch"], plain["length"], plain["validation"], plain["seed"]
         task = TextTask(model, tokens, *parts, newline, (vocabulary.rate(counts[0]), vocabulary.rate(counts[1])))
-        task.item = vocabulary.unit
+        task.item, task.unit = vocabulary.unit, task.unit if vocabulary.counted == "characters" else "bits/byte"
         return task
 
     return Recipe("text", config, plain["length"], make, {"vocabulary": vocabulary.describe(), "amount": len(tokens)})
@@ -80,12 +80,11 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
 def tell_text(path: Path, include: tuple[str, ...], vocabulary: Vocabulary, counts: list[np.ndarray]) -> None:
     """Print what was read of a text, and how it is split."""
     train, held_out = (int(part @ vocabulary.characters_of) for part in counts)
-    cut_into = "" if vocabulary.tokens == "characters" else f" in {int(sum(map(np.sum, counts))):,} {vocabulary.tokens}"
+    whole = int(sum(map(np.sum, counts)))
+    cut_into = "" if vocabulary.tokens == vocabulary.counted else f" in {whole:,} {vocabulary.tokens}"
     files = f", {len(text_files(path, include))} of {len(text_files(path))} files of {path}" if path.is_dir() else ""
-    print(
-        f"text: {train + held_out:,} characters{cut_into}, {len(vocabulary):,} different {vocabulary.tokens}{files}; "
-        f"{held_out:,} at the end are held out"
-    )
+    read = f"{train + held_out:,} {vocabulary.counted}{cut_into}, {len(vocabulary):,} different {vocabulary.tokens}"
+    print(f"text: {read}{files}; {held_out:,} at the end are held out")
     if share := unknown_share(vocabulary, counts):
         print(f"note: {share:.2%} of them are unknown, and are learned as one and the same")
     sys.stdout.flush()
@@ -97,32 +96,41 @@ def unknown_share(vocabulary: Vocabulary, counts: list[np.ndarray]) -> float:
 
 
 def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
-    """A forecaster, from its options."""
+    """A forecaster, from its options; what they leave to the data is filled in."""
     path = data_path(plain["data"])
     data = read_new(path, plain) if known is None else read_again(path, {**known, "options": plain})
     parts = (plain["train"], plain["validation"])
     tell_series(data, parts)
-    if data.past or data.future or len(data.starts) > 2:
-        raise InputError("inputs, and more than one stretch without a break, are read, but no model takes them yet")
     if known is not None:
         same_data(path, len(data.values), known["amount"], "steps")
-    train = np.asarray(data.values[: split_series(len(data.values), parts)[0]])
-    if len(train) < 2:
-        raise InputError(f"series {path} has {len(data.values)} steps; expected more to train on")
-    names = ("horizon", "memory", "hidden_size", "num_layers", "dropout")
+    if known is None:
+        train, validation = data.cuts(parts)
+        targets, held_out = np.asarray(data.values)[:, : len(data.targets)], int((validation - train).max())
+        sizes = sizes_for(targets, training_ranges(data, parts)[0], plain["batch"], held_out)
+        plain |= chosen(plain, sizes)
+        tell_sizes(plain, sizes.periods)
     config = {
-        "mean": train.mean(axis=0).tolist(),
-        "spread": deviations(train),
-        "step_spread": deviations(np.diff(train, axis=0)),
-        **{n: plain[n] for n in names},
+        **outset(data, parts, plain["horizon"], plain["length"], plain.get("linear", False) and known is None),
+        **{n: plain[n] for n in ("memory", "hidden_size", "num_layers", "dropout")},
+        **{n: plain[n] for n in ("quantiles", "distribution") if plain.get(n)},
         **family(plain),
     }
+    if known is not None and "linear" in known["model"]:
+        config["linear"] = known["model"]["linear"]  # as it was fitted
 
     def make() -> Task:
         model = Forecaster(**config, **where(plain, backend))
-        return SeriesTask(model, data.values, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
+        return SeriesTask(model, data, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
 
-    return Recipe("series", config, plain["length"], make, {**kept(data), "amount": len(data.values)})
+    lags = len(config["linear"]["weight"][0][0]) if "linear" in config else 0
+    extra = {**kept(data), "amount": len(data.values)}
+    return Recipe("series", config, known_steps(plain["length"], lags), make, extra, epochs=plain["epochs"] or 1)
+
+
+def tell_sizes(plain: dict[str, Any], periods: tuple[int, ...]) -> None:
+    """Print which periods a series shows, and what is forecast from what."""
+    shown = f"periods: {' and '.join(map(str, periods))} steps" if periods else "periods: none that the data show"
+    print(f"{shown}; forecasts of {plain['horizon']} steps from windows of {plain['length']}", flush=True)
 
 
 RECIPES: dict[str, Callable[..., Recipe]] = {

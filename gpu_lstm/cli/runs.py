@@ -84,7 +84,8 @@ def begin(options: argparse.Namespace) -> Run | None:
     run = Run(recipe.make(), settings, folder, known, tell, options.graph)
     if origin is not None:
         origin.begin(run.task.model)
-        print(changes(origin.description["options"], plain))
+        if line := changes(origin.description["options"], plain):
+            print(line)
     return run
 
 

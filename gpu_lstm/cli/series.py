@@ -76,30 +76,31 @@ def read_new(source: Any, plain: Mapping[str, Any]) -> Series:
 
 def read_again(source: Any, description: Mapping[str, Any]) -> Series:
     """Read series as a run's description says."""
-    plain = description["options"]
-    return read_series(
+    plain, trained = description["options"], description.get("every")
+    data = read_series(
         source,
         description["columns"],
         reading(plain),
-        time=description.get("time", ["none"]),  # older runs took no notice of times
+        time=plain.get("time") or description.get("time", ["none"]),  # older runs took no notice of times
         calendar=description.get("calendar", ()),
         **_given(plain),
     )
+    step = str(data.clock.step) if data.clock is not None else ""
+    if trained and step and trained != step:
+        data.told.append(f"the model was trained on steps of another length: {trained}; these are {step}")
+    return data
 
 
 def read_otherwise(description: dict[str, Any], options: argparse.Namespace) -> None:
     """Change in a run's description how a table and its times are read, where options say so."""
     plain = description["options"]
     plain |= table_options(options)
-    plain |= {name: value for name in OF_TIME if (value := getattr(options, name, None)) is not None}
-    if getattr(options, "time", None):
-        description["time"] = options.time
+    plain |= {name: value for name in ("time", *OF_TIME) if (value := getattr(options, name, None)) is not None}
 
 
 def _given(plain: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("past", "future", "series", *OF_TIME)
-    given = {name: plain[name] for name in names if plain.get(name) is not None}
-    return {**given, "missing_values": given.pop("missing_value", ())}
+    names = {name: name for name in ("past", "future", "series", *OF_TIME)} | {"missing_value": "missing_values"}
+    return {to: plain[name] for name, to in names.items() if plain.get(name) is not None}
 
 
 def kept(data: Series) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     table.add_argument("--skip-end", type=int, metavar="ROWS", help="rows at its end that aren't, such as totals (0)")
     table.add_argument("--comment", metavar="MARK", help="lines that begin with it are skipped (#); '' for none")
     table.add_argument("--units", action="store_true", default=None, help="the row below the header has units")
+    table.add_argument("--wide", action="store_true", default=None, help="each row is a sequence, a column a step")
 
 
 def table_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -43,7 +43,9 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
         help="float16, bfloat16: mixed precision, what layers pass on in 16 bits, sums and parameters in float32",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same weights, bit for bit")
-    parser.add_argument("--hidden-size", type=positive, help="units of each LSTM layer")
+    parser.add_argument(
+        "--hidden-size", type=positive, help="units of each LSTM layer (without a default: as the data need it)"
+    )
     parser.add_argument("--num-layers", type=positive, default=1, help="LSTM layers, one on top of the other")
     parser.add_argument("--dropout", type=float, help="share of outputs of a layer that are put to 0 in training")
     parser.add_argument(
@@ -115,17 +117,32 @@ def add_command(commands: Parsers) -> None:
         hidden_size=256, dropout=0.1, batch=64, epochs=10, learning_rate=4e-3, optimizer="adam", validations=8
     )
     series = add_parser_for(kinds, "series", "a forecaster, on columns of a table with a row for each step")
-    series.add_argument("--horizon", type=positive, default=12, help="steps ahead")
-    series.add_argument("--length", type=positive, default=128, help="known steps of a window")
-    series.add_argument("--memory", type=positive, default=52, help="steps of the slow mean that inputs refer to")
+    series.add_argument("--horizon", type=positive, help="steps ahead (the data's shortest period, else 12)")
+    series.add_argument("--length", type=positive, help="known steps of a window (by the data's periods, 128 or more)")
+    series.add_argument("--memory", type=positive, help="steps of the slow mean that inputs refer to (a period)")
     series.add_argument("--train", type=float, default=0.7, help="share of the series to train on, at its start")
     series.add_argument("--validation", type=float, default=0.1, help="share after that; the rest is for evaluate")
-    series.add_argument("--loss", default="mse", choices=("mse", "mae", "huber"), help="of scaled values")
+    series.add_argument("--loss", choices=("mse", "mae", "huber"), help="of values alone (mse)")
+    series.add_argument(
+        "--quantiles",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="Q",
+        help="forecast these quantiles, as 0.1 0.5 0.9; none if not given",
+    )
+    series.add_argument(
+        "--distribution", default="", choices=("gaussian", "student"), help="forecast a distribution (none)"
+    )
+    series.add_argument(
+        "--no-linear", dest="linear", action="store_false",
+        help="forecast changes of the last value; else the LSTM corrects a ridge regression on the window's values",
+    )  # fmt: skip
     add_column_options(series)
     add_time_options(series)
     add_table_options(series)
     series.set_defaults(
-        hidden_size=64, dropout=0.0, batch=32, epochs=20, learning_rate=3e-3, optimizer="adamw", validations=10
+        hidden_size=None, dropout=0.0, batch=32, epochs=None, learning_rate=1e-3, optimizer="adamw", validations=10
     )
     add_sequence_kinds(kinds)
 

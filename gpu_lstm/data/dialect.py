@@ -42,6 +42,7 @@ class Reading:
     skip_end: int = 0  # rows at its end that aren't, such as totals
     comment: str = "#"  # lines that begin with it aren't rows; nothing: none are
     units: bool = False  # the row below the header has units
+    wide: bool = False  # each row is a whole sequence, a column a step
 
     def __post_init__(self) -> None:
         words = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";", "bar": "|", "pipe": "|"}
@@ -81,6 +82,7 @@ class Dialect:
     before: int = 0  # lines before the first row of data
     named_in: int = 0  # the line with the names; 0 for none
     commented: bool = False  # whether lines of comment stand among the rows
+    blank: int = 0  # blank lines between rows, once all rows have been read
     told: list[str] = field(default_factory=list)  # for people
 
     @contextmanager
@@ -97,7 +99,7 @@ class Dialect:
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the rows of data with the numbers of the lines where they end."""
         with _text(self.path, self.encoding) as text:
-            count = 0
+            count, empty, between = 0, 0, 0
 
             def counted() -> Iterator[str]:
                 nonlocal count
@@ -108,7 +110,12 @@ class Dialect:
 
             for cells in _split(counted(), self.sep):
                 if "".join(cells).strip() or len(cells) > 1:
+                    between += empty
+                    empty = 0
                     yield count, cells
+                else:
+                    empty += 1
+            self.blank = between
 
 
 class _Uncommented(io.TextIOBase):
@@ -147,7 +154,7 @@ def _is_comment(line: str, comment: str) -> bool:
 
 def _split(lines: Iterator[str], sep: str) -> Iterator[list[str]]:
     if sep == " ":
-        return (line.split() for line in lines)
+        return csv.reader((" ".join(line.split()) for line in lines), delimiter=sep)
     return csv.reader(lines, delimiter=sep, skipinitialspace=sep != "\t")
 
 

@@ -133,26 +133,27 @@ def values(cells: Sequence[str], decimal: str, unit: str = "") -> tuple[np.ndarr
     return np.array([math.nan if number is None else number for number in parsed], np.float64), bad
 
 
-def forms(cells: Sequence[str], sure: bool) -> Counter[Form]:
-    """Return how often cells are written in which form.
+def forms(cells: Sequence[str], sure: bool) -> tuple[Counter[Form], np.ndarray | None]:
+    """Return how often cells are written in which form, and their numbers, (n,), where all are plainly written.
 
-    Where it is `sure` already that this column has decimal points, cells that are plainly written count as plain.
+    Where it is `sure` already that this column has decimal points, such numbers count as plain.
     """
+    found, plain, missing = plain_values(cells), None, 0
     if sure or not any("." in cell for cell in cells):
-        found, missing = plain_values(cells), 0
         if found is None:
             rest = [cell for cell in cells if cell.strip().lower() not in MISSING]
-            found, missing = plain_values(rest), len(cells) - len(rest)
-        elif (unknown := np.isnan(found)).any():
-            found, missing = found[~unknown], int(unknown.sum())
-        if found is not None:
-            infinite = int(np.isinf(found).sum())
-            kinds = {"missing": missing, "plain": len(found) - infinite, "infinite": infinite}
-            return Counter({(kind, ""): count for kind, count in kinds.items() if count})
+            plain, missing = plain_values(rest), len(cells) - len(rest)
+        else:
+            plain = found[~np.isnan(found)]
+            missing = len(found) - len(plain)
+    if plain is not None:
+        infinite = int(np.isinf(plain).sum())
+        kinds = {"missing": missing, "plain": len(plain) - infinite, "infinite": infinite}
+        return Counter({(kind, ""): count for kind, count in kinds.items() if count}), found
     counted: Counter[Form] = Counter()
     for cell, times in Counter(cells).items():
         counted[form(cell)] += times
-    return counted
+    return counted, found
 
 
 def number(cell: str) -> float | None:

@@ -15,6 +15,8 @@ from gpu_lstm.data.tables import Reading, Table, read_table
 from gpu_lstm.errors import InputError
 
 JAPANESE_VOWELS = SHIPPED / "japanese_vowels.csv.gz"
+WIDE = ["value"]
+"""What the one feature is called where each row is a sequence."""
 UNKNOWN = -1
 """Label of a step, or of padding, that has none."""
 _NO_LABEL = {"", "na", "n/a", "<na>", "#n/a", "nan", "null", "?"}
@@ -105,7 +107,8 @@ def read_sequences(
         What the label is: a class of the sequence; a number, or several, about it; a class of each step, of which some
         may have none; or that there is none, or it isn't to be read.
     reading : Reading, optional
-        How a text is written, where that isn't to be found out.
+        How a text is written, where that isn't to be found out; with `wide`, each row is a whole sequence of a feature
+        and of the steps that its columns of numbers are, up to the last that isn't missing.
     classes : sequence of str, optional
         Those that a model knows, in its order.
 
@@ -115,22 +118,32 @@ def read_sequences(
         There is no such file or column; a label is missing, changes within a sequence, or is none of `classes`; a
         sequence's rows don't follow one another; a cell is no finite number; there is but one class.
     """
+    wide = reading is not None and reading.wide
+    if wide and ((columns and list(columns) != WIDE) or target == "steps"):
+        raise InputError(
+            "wide (--wide) takes all columns of numbers as steps, without labels each; expected no --columns"
+        )
     wanted = [] if target is None else [label] if isinstance(label, str) else list(label)
-    table = read_table(source, "sequences", reading, [*wanted, series, *(columns or ())])
-    for name in (series, *wanted):
+    columns = None if wide else columns
+    table = read_table(source, "sequences", reading, [*wanted, *([] if wide else [series]), *(columns or ())])
+    for name in wanted if wide else (series, *wanted):
         table.place(name)
     known = [label] if isinstance(label, str) else list(label)  # never features, even where they aren't read
     reserved = [name for name in (series, *known, split) if name in table.names]
     names, left = (list(columns), {}) if columns else table.numeric(reserved)
-    reader = _Reader(table, series, wanted, split if split in table.names else None, target)
-    spool = Spool("float64", len(names))
+    id_column, part_column = (name if name in table.names else None for name in (series, split))
+    reader = _Reader(table, id_column, wanted, part_column, target, wide)
+    spool, lengths = Spool("float64", 1 if wide else len(names)), list[int]()
     for piece in table.chunks(list(dict.fromkeys([*reserved, *names]))):
-        values = table.complete(piece, names)
+        values = _of_rows(table, piece, names, lengths) if wide else table.complete(piece, names)
         reader.see(piece)
         spool.add(values)
-    starts = np.array([*reader.starts, table.rows])
+    starts = np.cumsum([0, *lengths]) if wide else np.array([*reader.starts, table.rows])
     labels, found = reader.labels(classes)
     told, test = table.understood(names), np.array(reader.test)
+    if wide:
+        told.append(f"each row is a sequence of up to {len(names)} steps, columns {names[0]} to {names[-1]}")
+        names = WIDE
     targets = wanted if target == "numbers" else []
     return Sequences(
         names, found, spool.finish(), starts, labels, test, left, told, reader.ids, target == "steps", targets,
@@ -138,11 +151,39 @@ def read_sequences(
     )  # fmt: skip
 
 
+def _of_rows(table: Table, piece: Any, names: list[str], lengths: list[int]) -> np.ndarray:
+    """Return the steps of sequences that are rows, (steps, 1); how many each has, up to its last number, is appended.
+
+    Raises InputError where a number is missing before that.
+    """
+    block = np.column_stack([table.numbers(piece, name) for name in names])
+    known = ~np.isnan(block)
+    steps = len(names) - known[:, ::-1].argmax(axis=1)
+    taken = np.arange(len(names)) < steps[:, None]
+    if not known[taken].all() or not known.any(axis=1).all():
+        row, column = np.argwhere(taken & ~known)[0]
+        raise InputError(
+            f"{table.at(int(piece.index[row]))}: column {names[column]!r} has no number; expected one in each up "
+            "to the sequence's end"
+        )
+    lengths.extend(steps.tolist())
+    return np.asarray(block[taken][:, None])
+
+
 class _Reader:
     """What the rows of a table say of sequences: where they begin, their parts and labels."""
 
-    def __init__(self, table: Table, series: str, wanted: list[str], split: str | None, target: Target | None):
+    def __init__(
+        self,
+        table: Table,
+        series: str | None,
+        wanted: list[str],
+        split: str | None,
+        target: Target | None,
+        each_row: bool,
+    ):
         self.table, self.series, self.wanted, self.split, self.target = table, series, wanted, split, target
+        self._each_row = each_row  # whether it is a sequence
         self.starts, self.ids, self.test = list[int](), list[str](), list[bool]()
         self.found: list[tuple[int, Any]] = []  # of each sequence, or step: its first row, and the label
         self._seen: set[tuple[str, str]] = set()
@@ -151,12 +192,13 @@ class _Reader:
     def see(self, piece: Any) -> None:
         """Take the next rows into account."""
         at, first = self.table.at, int(piece.index[0])
-        ids = self.table.texts(piece, self.series)
+        rows = range(first + 1, first + 1 + len(piece))
+        ids = self.table.texts(piece, self.series) if self.series else [str(row) for row in rows]
         parts = self.table.texts(piece, self.split) if self.split else ["train"] * len(piece)
         labels = self._labels(piece)
         for k, here in enumerate(zip((part.lower() for part in parts), ids, strict=True)):
             row = first + k
-            if here != self._last:
+            if here != self._last or self._each_row:
                 if here[0] not in ("train", "test"):
                     raise InputError(f"{at(row)}: column {self.split!r} is {parts[k]!r}; expected train or test")
                 if not here[1]:

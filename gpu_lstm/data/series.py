@@ -151,6 +151,8 @@ def read_series(
         There is no such file or column, a cell is no finite number, times can be read in several ways, are uneven or
         there twice, or something is missing and `missing` is "refuse". The message has line and column.
     """
+    if reading is not None and reading.wide:
+        raise InputError("wide (--wide) is for sequences; expected a series with a row for each step")
     if missing not in TREATMENTS:
         raise InputError(f"missing is {missing!r}; expected one of {', '.join(TREATMENTS)}")
     asked = [*(columns or ()), *past, *future, *([series] if series else [])]
@@ -213,40 +215,6 @@ def _counters(values: np.ndarray, names: Sequence[str]) -> list[str]:
 
 def _even(rises: np.ndarray, values: np.ndarray) -> bool:
     return bool(np.ptp(rises) <= 1e-9 * np.abs(values).max())
-
-
-def persistence(values: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
-    """Forecast that nothing changes: (origins, horizon, S) from values (N, S); origin k knows values[:k]."""
-    return np.repeat(values[origins - 1][:, None, :], horizon, axis=1)
-
-
-def autoregression(values: np.ndarray, origins: np.ndarray, horizon: int, fitted: int, order: int = 24) -> np.ndarray:
-    """Forecast (K, horizon, S) of an AR(order) model with intercept for each series, iterated to the horizon.
-
-    It is fitted by least squares on values[:fitted], of (N, S); origin k of (K,) knows values[:k].
-    """
-    forecasts = np.empty((len(origins), horizon, values.shape[1]))
-    for s in range(values.shape[1]):
-        x = np.asarray(values[:, s])
-        lags = np.lib.stride_tricks.sliding_window_view(x[: fitted - 1], order)
-        design = np.column_stack([np.ones(len(lags)), lags])
-        weights = np.linalg.lstsq(design, x[order:fitted], rcond=None)[0]
-        past = np.lib.stride_tricks.sliding_window_view(x, order)[origins - order].copy()
-        for step in range(horizon):
-            value = weights[0] + past @ weights[1:]
-            forecasts[:, step, s] = value
-            past = np.column_stack([past[:, 1:], value])
-    return forecasts
-
-
-def truth(values: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
-    """Return what came after each origin, (origins, horizon, S)."""
-    return np.asarray(values[origins[:, None] + np.arange(horizon)[None, :]])
-
-
-def rmse(forecast: np.ndarray, actual: np.ndarray) -> float:
-    """Return the root of the mean squared error over all origins, steps and series."""
-    return float(np.sqrt(np.mean(np.subtract(forecast, actual, dtype=np.float64) ** 2)))
 
 
 def deviations(rows: np.ndarray) -> list[float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import csv
 import re
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +34,7 @@ class Source(Protocol):
     skip_end: int  # rows at its end that were skipped
     after: str  # behind what it has no rows
     hint: str  # why its columns may be others than expected
+    how: str  # what its cells were taken for, and the options that say it
 
     def chunks(self) -> Iterator[pd.DataFrame]:
         """Yield pieces; columns are in order, whatever their labels, and the index counts the rows from 0."""
@@ -77,8 +78,10 @@ class Text:
         self.commas_likely, self.skip_end = self._dialect.sep == ";", reading.skip_end
         self.after = " after its header" if self._dialect.named_in else ""
         self.hint = "; it was read as one column (--sep)" if len(self.names) == 1 and not reading.sep else ""
+        cells = "one column" if len(self.names) == 1 else f"cells separated by {named}"
+        self.how = f"; {cells} (--sep), numbers with a decimal point or comma (--decimal)"
         self._cut = "" if reading.sep else f"; cells were taken to be separated by {named} (--sep, --decimal)"
-        self._checked = False  # whether no row is too short
+        self._rows: int | None = None  # how many, once all are known to have as many cells as there are names
 
     def at(self, row: int) -> str:
         """Return the file and the line where a row ends."""
@@ -89,8 +92,9 @@ class Text:
         """Yield pieces whose cells are texts."""
         import pandas as pd
 
+        self._check_widths()
         held: pd.DataFrame | None = None  # the last rows so far
-        end = self.skip_end
+        end, rows = self.skip_end, 0
         with self._dialect.open() as text:
             try:
                 pieces = pd.read_csv(
@@ -104,47 +108,44 @@ class Text:
                     skipinitialspace=self._dialect.sep != "\t",
                     chunksize=max(1, CELLS // len(self.names)),
                 )
-                for piece in _strictly(pieces):
-                    if not self._checked and len(self.names) > 1 and (piece.iloc[:, -1] == "").any():
-                        self._check_widths()
+                for piece in pieces:
+                    rows += len(piece)
                     if end:
                         piece = piece if held is None else pd.concat([held, piece])
                         held, piece = piece.iloc[-end:], piece.iloc[:-end]
                     if len(piece):
                         yield piece
-            except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-                if "EOF inside string" not in str(error):
-                    self._check_widths()
+            except pd.errors.ParserError as error:
                 raise InputError(f"{self.label} can't be read: {' '.join(str(error).split())}") from None
             except pd.errors.EmptyDataError:
-                return
+                pass
+        if rows != self._rows:
+            raise InputError(f"{self.label} can't be read: it has {self._rows} rows or {rows}, by how quotes are read")
 
     def _check_widths(self) -> None:
-        """Raise InputError for a row with more or fewer cells than the header."""
-        width = len(self.names)
-        for line, cells in self._dialect.rows():
-            if len(cells) != width and not (len(cells) == width + 1 and not cells[-1]):
-                than = "as in the header" if self._dialect.named_in else "as in the first"
-                raise InputError(f"{self.label}, line {line}: {len(cells)} cells; expected {width}, {than}{self._cut}")
-        self._checked = True
-
-
-def _strictly(pieces: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """Yield pieces; that a row has more cells than there are names is an error."""
-    import pandas as pd
-
-    while True:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            if (piece := next(pieces, None)) is None:
-                return
-        yield piece
+        """Raise InputError for a row with more or fewer cells than the header; pandas fills or cuts such rows."""
+        if self._rows is not None:
+            return
+        width, count, line = len(self.names), 0, 0
+        try:
+            for line, cells in self._dialect.rows():
+                count += 1
+                if len(cells) != width and not (len(cells) == width + 1 and not cells[-1]):
+                    than = "as in the header" if self._dialect.named_in else "as in the first"
+                    raise InputError(
+                        f"{self.label}, line {line}: {len(cells)} cells; expected {width}, {than}{self._cut}"
+                    )
+        except csv.Error as error:
+            raise InputError(f"{self.label} can't be read after line {line}: {error}") from None
+        if self._dialect.blank and width == 1:
+            self.told.append(f"{self._dialect.blank} blank lines skipped")
+        self._rows = count
 
 
 class Frame:
     """A data frame of pandas."""
 
-    is_text, commas_likely, skip_end, after, hint = False, False, 0, "", ""
+    is_text, commas_likely, skip_end, after, hint, how = False, False, 0, "", "", ""
 
     def __init__(self, label: str, frame: pd.DataFrame):
         self.label, self._frame, self.told = label, frame, list[str]()
@@ -166,7 +167,7 @@ class Frame:
 class Parquet:
     """A parquet file, read by batches."""
 
-    is_text, commas_likely, skip_end, after, hint = False, False, 0, "", ""
+    is_text, commas_likely, skip_end, after, hint, how = False, False, 0, "", "", ""
 
     def __init__(self, path: Path):
         try:

@@ -85,7 +85,8 @@ class Column:
     def see(self, column: pd.Series) -> None:
         """Take the next cells into account."""
         cells = _cells(column)
-        begin, found = int(column.index[0]), None
+        begin = int(column.index[0])
+        found: np.ndarray | None
         if isinstance(cells, np.ndarray):
             found, infinite = cells, int(np.isinf(cells).sum())
             lacking = int(np.isnan(cells).sum())
@@ -96,8 +97,7 @@ class Column:
             }
             counted = Counter({kind: count for kind, count in kinds.items() if count})
         else:
-            counted = numbers.forms(cells, ("point", "") in self.forms)
-            found = numbers.plain_values(cells) if set(counted) <= {("plain", ""), ("point", "")} else None
+            counted, found = numbers.forms(cells, ("point", "") in self.forms)
         for one in counted:
             if one not in self.first and one[0] not in ("plain", "missing") and not isinstance(cells, np.ndarray):
                 where = next(((begin + k, cell) for k, cell in enumerate(cells) if form(cell) == one), None)
@@ -116,7 +116,7 @@ class Column:
         self.rows = {start for start in self.rows if np.array_equal(found, counted + start)}
         self.rising = self.rising and (not len(found) or (found[0] >= self.high and bool((np.diff(found) >= 0).all())))
         self.whole = self.whole and bool((found == np.round(found)).all())
-        self.low, self.high = min(self.low, *found), max(self.high, *found)
+        self.low, self.high = min(self.low, float(found.min())), max(self.high, float(found.max()))
 
 
 class Table:
@@ -230,7 +230,7 @@ class Table:
         if not names:
             besides = f" besides {' and '.join(map(repr, sorted(others)))}" if others else ""
             listed = ", ".join(f"{name} ({why})" for name, why in list(left.items())[:10])
-            raise InputError(f"{self.label} has no numeric column{besides}: {listed or 'no others'}{self._source.hint}")
+            raise InputError(f"{self.label} has no numeric column{besides}: {listed or 'no others'}{self._source.how}")
         return names, left
 
     def _why_left(self, column: Column) -> str:

@@ -61,7 +61,8 @@ def read_text(
         vocabulary = Characters(UNKNOWN + "".join(map(chr, np.flatnonzero(seen).tolist())))
     else:
         raise InputError(f"tokens is {tokens!r}; expected one of {', '.join(KINDS)}")
-    return encode_file(path, vocabulary, encoding, include), vocabulary
+    found = encode_file(path, vocabulary, encoding, include)
+    return found, Bytes(text=False) if isinstance(vocabulary, Bytes) and not vocabulary.is_text(found) else vocabulary
 
 
 def encode_file(

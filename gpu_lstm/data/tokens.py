@@ -41,6 +41,7 @@ class Vocabulary(ABC):
     unit: ClassVar[str]  # one of them
     never: ClassVar[tuple[int, ...]] = ()  # tokens that aren't drawn
     most: ClassVar[int] = 1  # tokens that a character may take
+    counted: str = "characters"  # what bits are told of
     added: float = 0.0  # bits that token 0 costs besides its own, for it stands for many characters
 
     @abstractmethod
@@ -175,21 +176,31 @@ class Characters(Vocabulary):
 
 
 class Bytes(Vocabulary):
-    """The 256 bytes: any file at all; of a text, those of its encoding."""
+    """The 256 bytes: any file at all; of a text, those of its encoding.
+
+    Where the files to train on are no UTF-8, bits are counted a byte and not a character: `text` is False.
+    """
 
     tokens, unit, most = "bytes", "byte", 4
     pieces = [bytes([value]) for value in range(256)]  # noqa: RUF012
 
+    def __init__(self, text: bool = True):
+        self.text, self.counted = text, "characters" if text else "bytes"
+
     def __len__(self) -> int:
         return 256
+
+    @functools.cached_property
+    def characters_of(self) -> np.ndarray:  # noqa: D102
+        return super().characters_of if self.text else np.ones(256, np.int64)
 
     def encode(self, text: str | bytes) -> np.ndarray:  # noqa: D102
         # What is no text on a command line was made surrogates of, and becomes its bytes again.
         content = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
         return np.frombuffer(content, np.uint8)
 
-    def describe(self) -> dict[str, str]:  # noqa: D102
-        return {"tokens": self.tokens}
+    def describe(self) -> dict[str, Any]:  # noqa: D102
+        return {"tokens": self.tokens} | ({} if self.text else {"text": False})
 
     def is_text(self, tokens: np.ndarray) -> bool:
         """Whether bytes are UTF-8, but for what is cut off at both ends; only then they have characters."""
@@ -285,7 +296,7 @@ def read_vocabulary(saved: Any) -> Vocabulary:
         case str():
             return Characters(saved)
         case {"tokens": "bytes"}:
-            return Bytes()
+            return Bytes(saved.get("text") is not False)
         case {"tokens": "subwords", "tokenizer": str(content)}:
             return Subwords(content)
     raise InputError(f"vocabulary is {json.dumps(saved, default=repr)[:60]}; expected that of {', '.join(KINDS)}")

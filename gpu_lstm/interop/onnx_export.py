@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import PARAM_DTYPES
+from gpu_lstm.data.linear import LinearForecast
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.arrays import arrays_of, endings, wide
 from gpu_lstm.interop.expressible import check_options, check_path
@@ -202,6 +203,9 @@ def language_model(graph: Graph, model: LanguageModel) -> None:
 def forecaster(graph: Graph, model: Forecaster) -> None:
     """Add ``values`` to ``forecast``, as `Forecaster.forecast` for `horizon` steps, with its features in float64."""
     series = model.num_series
+    if model.num_inputs or not model.outcome.certain:
+        what = f"{model.num_inputs} inputs" if model.num_inputs else "quantiles or a distribution"
+        raise InputError(f"model has {what}; expected a forecaster of values alone, from values alone")
     graph.take("values", "float64", ("T", "B", series), "known values, in the data's own units")
     axis = graph.constant("steps_axis", [0])
     first = graph.add("Slice", ["values", graph.constant("zero", [0]), graph.constant("one", [1]), axis], "first")
@@ -222,9 +226,29 @@ def forecaster(graph: Graph, model: Forecaster) -> None:
     shape = graph.constant("ahead_shape", [-1, model.horizon, series])
     steps = graph.add("Transpose", [graph.add("Reshape", [ahead, shape], "by_step")], "by_time", perm=[1, 0, 2])
     wide = graph.add("Cast", [steps], "ahead.float64", to=TYPES["float64"])
-    newest = graph.add("Slice", ["values", last, graph.constant("end", [2**62]), axis], "newest")
-    graph.add("Add", [newest, graph.add("Mul", [wide, spread], "difference")], "forecast")
+    difference = graph.add("Mul", [wide, graph.constant("unit", model.unit[:, None, :], "float64")], "difference")
+    if model.linear is None:
+        simple = graph.add("Slice", ["values", last, graph.constant("end", [2**62]), axis], "newest")
+    else:
+        simple = linear_forecast(graph, model, model.linear, first, spread)
+    graph.add("Add", [simple, difference], "forecast")
     graph.give("forecast", "float64", (model.horizon, "B", series), "the next values")
+
+
+def linear_forecast(graph: Graph, model: Forecaster, linear: LinearForecast, first: str, spread: str) -> str:
+    """Add what `Forecaster.simple` gives at the last step, (horizon, B, S)."""
+    repeats = graph.constant("repeats", [linear.lags, 1, 1])
+    padded = graph.add("Concat", [graph.add("Tile", [first, repeats], "before_first"), "values"], "padded", axis=0)
+    from_lag, end = graph.constant("from_lag", [-linear.lags]), graph.constant("window_end", [2**62])
+    window = graph.add("Slice", [padded, from_lag, end, "steps_axis"], "window")
+    mean = graph.constant("mean", model.mean, "float64")
+    units = graph.add("Div", [graph.add("Sub", [window, mean], "window_centred"), spread], "window_units")
+    by_series = graph.add("Transpose", [units], "window_by_series", perm=[2, 0, 1])  # (S, L, B)
+    weight = graph.constant("linear.weight", linear.weight, "float64")
+    products = graph.add("MatMul", [weight, by_series], "linear_products")  # (S, H, B)
+    bias = graph.constant("linear.bias", linear.bias[:, :, None], "float64")
+    ahead = graph.add("Transpose", [graph.add("Add", [products, bias], "linear_units")], "linear_ahead", perm=[1, 2, 0])
+    return graph.add("Add", [graph.add("Mul", [ahead, spread], "linear_difference"), mean], "simple")
 
 
 def running_mean(graph: Graph, first: str, memory: int) -> str:

@@ -20,13 +20,15 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from gpu_lstm.data.baselines import rmse, truth
 from gpu_lstm.data.sequences import Sequences
-from gpu_lstm.data.series import deviations, rmse, truth
+from gpu_lstm.data.series import deviations
 from gpu_lstm.interop.sklearn_base import LSTMEstimator
 from gpu_lstm.layers.checks import check_share, check_size
 from gpu_lstm.models import Classifier, Forecaster, Model, Regressor
+from gpu_lstm.models.backtest import backtest
 from gpu_lstm.training.fitting import DROPOUT, LEARNING_RATE, POOLING, WEIGHT_DECAY, frames_for
-from gpu_lstm.training.tasks import ClassifyTask, RegressTask, Task, WindowsTask, forecast_from, in_blocks
+from gpu_lstm.training.tasks import ClassifyTask, RegressTask, Task, WindowsTask, in_blocks
 
 # isort: split
 from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
@@ -393,7 +395,7 @@ class LSTMForecaster(LSTMEstimator):
             if len(part) < known + horizon:
                 raise ValueError(f"X has a series of {len(part)} steps; expected more than horizon = {horizon}")
             origins = np.arange(known, len(part) - horizon + 1)
-            said.append(forecast_from(self.model_, part, origins, known))
+            said.append(backtest(self.model_, part, origins, known))
             came.append(truth(part, origins, horizon))
         return -rmse(np.concatenate(said), np.concatenate(came))
 

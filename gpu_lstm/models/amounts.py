@@ -49,7 +49,8 @@ def model_amounts(kind: str, config: dict[str, Any]) -> dict[str, int]:
         inputs, outputs = size("embedding_size"), size("vocabulary_size")
         embedding = inputs * outputs
     elif kind == "series":
-        inputs, outputs = 2 * count("mean"), count("mean") * size("horizon")
+        count("mean"), size("horizon")
+        inputs, outputs = series_widths(config)
     elif kind in ("classify", "regress", "label"):
         inputs = count("mean") * config.get("frames", (1, 1))[0]
         outputs = count("target_mean") if kind == "regress" else size("num_classes")
@@ -65,6 +66,13 @@ def model_amounts(kind: str, config: dict[str, Any]) -> dict[str, int]:
         "lstm_biases": lstm["biases"],
         "head": outputs * ((options.proj_size or hidden) * directions * summaries + 1),
     }
+
+
+def series_widths(config: dict[str, Any]) -> tuple[int, int]:
+    """Inputs of a forecaster's LSTM, and what its head says."""
+    series, horizon, inputs = len(config["mean"]), config["horizon"], config.get("inputs") or {}
+    width = 2 * series + len(inputs.get("mean", ())) + horizon * inputs.get("ahead", 0)
+    return width, series * horizon * (2 if config.get("distribution") else len(config.get("quantiles", ())) or 1)
 
 
 def _composed_amounts(config: dict[str, Any]) -> dict[str, int]:

@@ -75,7 +75,7 @@ class Training:
         self._steps = (Replayed if graph else Launched)(task, self.optimizer, settings.clip)
         self.scaler = LossScaler.for_dtype(task.model.dtype)
         self.step = 0
-        self.best = math.inf
+        self.best = task.initial()
         self.since_best = 0
         self.skipped = self._skipped_in_a_row = 0
         self._validates_at = settings.validates_at(self.steps)

@@ -14,7 +14,7 @@ from typing import Any
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
 from gpu_lstm.layers.schedule import segments
-from gpu_lstm.models.amounts import model_amounts
+from gpu_lstm.models.amounts import model_amounts, series_widths
 from gpu_lstm.native.kernels import ARITHMETIC
 
 SLOTS = {"sgd": 1, "rmsprop": 1, "adam": 2, "adamw": 2}
@@ -197,12 +197,15 @@ def _series(job: Job) -> list[float]:
     """Moments of `Forecaster.loss`."""
     config, item, rows = job.config, job.item, job.rows
     series, states = len(config["mean"]), rows * _output_size(config) * item
-    outputs = rows * series * config["horizon"]
-    lstm = _lstm(job, 2 * series)
-    kept = lstm.kept + lstm.output + rows * series * (2 * item + 3 * 8)
+    width, said = series_widths(config)
+    outputs = rows * series * config["horizon"]  # of one part, as many as targets
+    lags = len(config["linear"]["weight"][0][0]) if config.get("linear") else 0
+    lstm = _lstm(job, width)
+    kept = lstm.kept + lstm.output + rows * width // 2 * (2 * item + 3 * 8)
     dropped = config["dropout"] > 0
-    targets = kept + (2 * states if dropped else 0) + outputs * (job.wide + 3 * 8)
-    backward = kept + (states if dropped else 0) + outputs * 4 * job.wide + 2 * states + lstm.backward
+    targets = kept + (2 * states if dropped else 0) + outputs * (job.wide + 3 * 8) + rows * lags * 8
+    gradients = rows * said * 4 * job.wide + (outputs * 6 * job.wide if said > outputs // rows else 0)
+    backward = kept + (states if dropped else 0) + gradients + 2 * states + lstm.backward
     return [targets, backward]
 
 

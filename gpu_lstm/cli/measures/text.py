@@ -29,11 +29,11 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: bool) 
     tracks = Tracks.fitting(tokens, settings["batch"], settings["length"])
     counts = count_tokens(tokens, len(vocabulary))
     bits = bits_per_token(model, tracks)
-    what = f"{int(counts @ vocabulary.characters_of):,} {'other' if other else 'held-out'} characters"
-    if not isinstance(vocabulary, Characters):
+    what = f"{int(counts @ vocabulary.characters_of):,} {'other' if other else 'held-out'} {vocabulary.counted}"
+    if vocabulary.tokens != vocabulary.counted:
         what += f", {len(tokens):,} {vocabulary.tokens}"
-    print(f"{vocabulary.rate(counts).bits(bits):.3f} bits per character on {what}")
-    if isinstance(vocabulary, Bytes):
+    print(f"{vocabulary.rate(counts).bits(bits):.3f} bits per {vocabulary.counted[:-1]} on {what}")
+    if isinstance(vocabulary, Bytes) and vocabulary.text:
         print(f"{bits:.3f} bits per byte" + ("" if vocabulary.is_text(tokens) else ", which is what counts: no UTF-8"))
     tell_unknown(vocabulary, counts, count_tokens(train, len(vocabulary)) if len(train) else counts)
     order = ngram.order_for(len(vocabulary))

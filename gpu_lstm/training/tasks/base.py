@@ -6,6 +6,7 @@ the same weights to the last bit and a resumed run needs no generator states.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ class Task(ABC):
     """A model with its data: `steps_per_epoch` steps, each of which reads so many `items`."""
 
     item: str  # what a step reads, for people
-    unit: ClassVar[str] = "loss"  # of the loss, and of the score
+    unit: str = "loss"  # of the loss, and of the score
     score_unit: ClassVar[str] = ""  # of the score, where that is another
     one_shape: bool = False  # whether all steps have the same shapes: one can be recorded and replayed
 
@@ -65,6 +66,10 @@ class Task(ABC):
     @abstractmethod
     def validate(self) -> tuple[float, str]:
         """Score on the validation part, lower is better, and the same for people to read."""
+
+    def initial(self) -> float:
+        """Score before the first step, to be beaten by what is learned; infinite where a model starts with nothing."""
+        return math.inf
 
     def carried(self) -> dict[str, Array]:
         """Arrays that the next step depends on besides parameters and the step's number."""

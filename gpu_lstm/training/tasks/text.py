@@ -85,7 +85,7 @@ class TextTask(Task):
 
     def validate(self) -> tuple[float, str]:  # noqa: D102
         bits = self.rates[1].bits(bits_per_token(self.model, self.held_out))
-        return bits, f"{bits:.3f} bits/char on held-out text"
+        return bits, f"{bits:.3f} {self.unit} on held-out text"
 
     def carried(self) -> dict[str, Array]:  # noqa: D102
         if self._state is None or (self._number.value + 1) % self.steps_per_epoch == 0:

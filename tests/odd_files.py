@@ -165,6 +165,8 @@ FILES = (
         [[1.5, 3], [2.5, 4]],
         told=("line 2 has units",),
     ),
+    Odd("first_row_unknown.csv", text("v,flag\nNA,A\n1,B\n2,A\n"), ("'v'", "line 2", "--missing")),
+    Odd("first_row_dashes.csv", text("v,w\n-,-\n1,3\n2,4\n"), ("'v'", "line 2", "--missing")),
     Odd(
         "second_header.csv",
         text("T,wind\nmean value,highest value\n1.5,3\n2.5,4\n"),

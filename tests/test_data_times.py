@@ -76,6 +76,23 @@ def test_clocks_that_are_set_forward_and_back(write, newest_first):
         read_series(path, time_zone="Berlin")
 
 
+def test_the_zone_of_times_with_offsets_is_checked_and_shown(write):
+    there = pd.date_range("2024-03-30 20:00", periods=40, freq="h", tz="Europe/Berlin")
+    frame = pd.DataFrame({"time": there, "v": np.arange(40) ** 2})
+    assert read_series(frame).clock.zone == "Europe/Berlin"
+    frame["time"] = [time.isoformat() for time in there]
+    assert read_series(write(frame)).clock.zone == "UTC"
+    assert (
+        read_series(write(frame), time_zone="Asia/Tokyo")
+        .told[1]
+        .endswith("2024-03-31T04:00+09:00 to 2024-04-01T19:00+09:00")
+    )
+    with pytest.raises(InputError, match="--time-zone is 'Berlin'"):
+        read_series(write(frame), time_zone="Berlin")
+    frame["time"] = there.tz_convert("UTC").tz_convert("+02:00")
+    assert read_series(frame).clock.zone == "UTC"
+
+
 def test_an_hour_that_clocks_leave_out_is_named_as_such(write):
     there = pd.date_range("2024-03-30 20:00", periods=40, freq="h", tz="Europe/Berlin")
     path = write({"time": there.strftime("%Y-%m-%d %H:%M"), "v": np.arange(40) ** 2})

@@ -16,7 +16,7 @@ from gpu_lstm.models.outcome import Outcome
 from gpu_lstm.training.comparison import compare, verdict
 from gpu_lstm.training.outset import outset, sizes_for
 from gpu_lstm.training.tasks import SeriesTask, WindowsTask
-from gpu_lstm.training.tasks.series import known_steps, score
+from gpu_lstm.training.tasks.series import gain_in_errors, known_steps, score
 from tests.support import NUMPY, STRICT, central_differences, relative_error
 
 RNG = np.random.default_rng(0)
@@ -354,6 +354,21 @@ def test_a_run_keeps_its_start_where_nothing_better_comes():
     assert start == task.initial()
     training.go(events.append)
     assert training.best == start and not any(event.best for event in events)
+
+
+def test_a_gain_counts_once_it_is_more_than_chance():
+    rng = np.random.default_rng(0)
+    before = rng.uniform(0.5, 1.5, (60, 1))
+    assert gain_in_errors(before, before * 0.8, 3) > 2
+    assert abs(gain_in_errors(before, before + rng.standard_normal((60, 1)), 3)) < 2
+    assert gain_in_errors(before[:3], before[:3] * 0.5, 3) == 0
+    data = Series(["a"], wave()[:, :1])
+    config = outset(data, (0.6, 0.2), 3, 16)
+    task = SeriesTask(Forecaster(**config, hidden_size=4, backend="numpy"), data, 8, 16, (0.6, 0.2), None, 0)
+    start = task.initial()
+    task.model.params["head.bias"][...] = 1e-4
+    found, told = task.validate()
+    assert found >= start and told.startswith("RMSE ")
 
 
 def test_backtests_know_nothing_of_other_stretches():

@@ -60,7 +60,6 @@ def test_a_run_begins_with_the_weights_of_another(here, capsys):
         (["text", "c.txt", "--init", "one"], "c.txt has 4.% characters that the model doesn't know; expected at most"),
         (["series", "a.csv", "--init", "one"], r"--init one.* is of kind 'text'; expected 'series', or: gpu-lstm tr"),
         (["text", "b.txt", "--init", "nothing"], "checkpoint nothing does not exist"),
-        (["text", "b.txt", "--init", "one", "--resume", "one"], "--init is one; the run to go on with has no such"),
     ],
 )
 def test_what_does_not_fit_is_refused(capsys, arguments, message):

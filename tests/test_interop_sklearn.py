@@ -27,6 +27,7 @@ from gpu_lstm.data.baselines import persistence, rmse, truth
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.sklearn import LSTMClassifier, LSTMForecaster, LSTMRegressor
 from gpu_lstm.training.tasks import resampled
+from gpu_lstm.training.tasks.series import score
 
 SMALL: dict[str, Any] = {
     "hidden_size": 8, "max_iter": 15, "learning_rate": 0.03, "weight_decay": 0.01, "dropout": 0.0, "random_state": 0,
@@ -260,7 +261,9 @@ def test_a_forecaster_stops_early_on_the_end_of_each_series():
         origins = np.arange(end, len(part) - 2)
         said.append(np.stack([model.predict(part[:origin]) for origin in origins]))
         came.append(truth(part, origins, 3))
-    assert rmse(np.concatenate(said), np.concatenate(came)) == pytest.approx(min(model.validation_curve_), rel=1e-5)
+    errors = np.sqrt(np.mean((np.concatenate(said) - np.concatenate(came)) ** 2, axis=(0, 1)))
+    expected = score(errors, model.model_.unit.mean(axis=0))
+    assert expected == pytest.approx(min(model.validation_curve_), rel=1e-5)
 
 
 def test_partial_fit_trains_one_epoch_more():
@@ -625,6 +628,20 @@ def test_a_forecaster_beats_persistence_and_goes_on_from_its_training_data():
     assert np.array_equal(model.predict(steps=10), model.predict(series[:150], steps=10))
     assert np.array_equal(model.predict(steps=2), model.predict()[:2])
     assert rmse(model.predict(), series[150:153]) < 1
+
+
+@pytest.mark.parametrize("sure", [{"quantiles": [0.1, 0.5, 0.9]}, {"distribution": "student"}])
+def test_a_forecaster_says_how_sure_it_is(sure):
+    series = np.sin(np.arange(120.0))[:, None] + np.random.default_rng(0).standard_normal((120, 1)) * 0.1
+    forecaster = clone(FORECASTER).set_params(random_state=0, **sure).fit(series)
+    found = forecaster.predict_quantiles()
+    assert found.shape == (3, 3, 1) and (np.diff(found, axis=1) >= 0).all()
+    np.testing.assert_allclose(found[:, 1], forecaster.predict())
+    assert forecaster.predict_quantiles([series, series[:50]], [0.5]).shape == (2, 3, 1, 1)
+    again = pickle.loads(pickle.dumps(forecaster))
+    np.testing.assert_array_equal(again.predict_quantiles(), found)
+    with pytest.raises(InputError, match="the model says values alone"):
+        clone(FORECASTER).fit(series).predict_quantiles()
 
 
 def test_the_score_of_a_forecaster_is_minus_the_error_of_what_it_predicts():

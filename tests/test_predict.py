@@ -140,3 +140,41 @@ def test_a_run_of_labels_goes_on_to_the_same_bytes(runs, tmp_path, monkeypatch):
     assert main(["train", "--resume", str(tmp_path / "r")]) == 0
     one, other = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "r", runs / "label"))
     assert one == other
+
+
+@pytest.fixture(scope="module")
+def wave(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wave")
+    rng = np.random.default_rng(0)
+    values = np.sin(np.arange(300) / 4) + 0.02 * rng.normal(size=300)
+    values[250] += 4
+    rows = [f"2026-01-{1 + k // 24:02d} {k % 24:02d}:00,{value:.5f}" for k, value in enumerate(values)]
+    (folder / "s.csv").write_text("\n".join(["time,v", *rows]))
+    small = ["--hidden-size", "8", "--epochs", "3", "--validations", "1", "--backend", "numpy", "--horizon", "4"]
+    assert main(["train", "series", str(folder / "s.csv"), *small, "--length", "32", "--out", str(folder / "r")]) == 0
+    return folder
+
+
+def test_anomalies_of_a_series_come_first_with_their_times(wave, capsys):
+    asked = ["predict", str(wave / "r"), "--data", str(wave / "s.csv"), "--anomalies", "--normal", "0.7"]
+    assert main([*asked, "--out", str(wave / "p.csv")]) == 0
+    with open(wave / "p.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 300
+    assert rows[0]["time"] == "2026-01-11T10:00" and rows[0]["anomaly"] == "yes"
+    assert "usual is what the first 210 of 300 rows have" in capsys.readouterr().out
+    assert main([*asked[:-2], "--normal", "1.5", "--out", str(wave / "p.csv")]) == 2
+    assert "--normal is 1.5" in capsys.readouterr().err
+
+
+def test_a_forecaster_says_what_comes_after(wave, capsys):
+    asked = ["predict", str(wave / "r"), "--data", str(wave / "s.csv"), "--steps", "6", "--json"]
+    assert main([*asked, "--out", str(wave / "f.csv")]) == 0
+    assert len(json.loads((wave / "f.json").read_text())) == 12  # the last 6 known, and the next 6
+    assert "2026-01-13T17:00" in capsys.readouterr().out
+
+
+def test_anomalies_are_of_series(runs, capsys):
+    asked = ["predict", str(runs / "label"), "--data", str(runs / "t.csv"), "--anomalies"]
+    assert main(asked) == 2
+    assert "--anomalies is for forecasters" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 import datetime
 import decimal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -222,3 +224,11 @@ def test_rows_that_are_no_whole_sequences_are_refused(tmp_path, content, options
         read_sequences(path, "kind", reading=Reading(wide=True, header="first"), **options)
     with pytest.raises(InputError, match="wide .--wide. is for sequences"):
         read_series(path, reading=Reading(wide=True))
+
+
+def test_pandas_is_imported_when_a_table_is_read_and_no_earlier():
+    code = (
+        "import sys, gpu_lstm, gpu_lstm.cli, gpu_lstm.data.tables; assert 'pandas' not in sys.modules; "
+        "from gpu_lstm.data.series import CO2, read_series; read_series(CO2); assert 'pandas' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -25,13 +25,17 @@ from gpu_lstm.cli.options import (
     data_path,
     find_checkpoint,
     place_for,
+    positive,
 )
-from gpu_lstm.cli.series import add_time_options, read_otherwise
+from gpu_lstm.cli.series import add_time_options, read_again, read_otherwise, tell_series
 from gpu_lstm.cli.tables import add_table_options, reading, tell_table
+from gpu_lstm.data.clock import written
 from gpu_lstm.data.sequences import Sequences, read_sequences
 from gpu_lstm.data.splits import truncated
 from gpu_lstm.errors import InputError
-from gpu_lstm.models import Classifier, Model, Regressor, Tagger
+from gpu_lstm.layers.checks import check_share
+from gpu_lstm.models import Classifier, Forecaster, Model, Regressor, Tagger
+from gpu_lstm.models.backtest import anomalies
 from gpu_lstm.training.checkpoint import load, load_model, write_whole
 from gpu_lstm.training.tasks import in_blocks, steps_in_blocks
 
@@ -52,6 +56,17 @@ def add_command(commands: Parsers) -> None:
     add_run(parser)
     parser.add_argument("--data", required=True, help="table to read, without labels or with them; - is standard input")
     parser.add_argument("--out", type=Path, help="CSV file to write; predictions.csv beside the model if not given")
+    series = parser.add_argument_group("of a forecaster")
+    series.add_argument(
+        "--anomalies", action="store_true",
+        help="say how unexpected each step is, by the error of its forecast, instead of what comes after the last (no)",
+    )  # fmt: skip
+    series.add_argument(
+        "--normal", type=float, default=0.5, metavar="SHARE",
+        help="share of the data, at its start, that is as it should be: it says what errors are usual",
+    )  # fmt: skip
+    series.add_argument("--steps", type=positive, help="how far to forecast; the model's horizon if not given")
+    series.add_argument("--future", help="table with the inputs that are known ahead (where the model has such)")
     parser.add_argument("--json", action="store_true", help="also write the rows as JSON, beside the CSV file (no)")
     add_device(parser)
     add_time_options(parser)
@@ -66,15 +81,20 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"checkpoint {path} is a language model; gpu-lstm sample writes text with it")
     if kind not in SAYS and kind != "series":
         raise InputError(f"checkpoint {path} is of kind {kind!r}; expected one of series, {', '.join(SAYS)}")
+    if options.anomalies and kind != "series":
+        raise InputError(f"--anomalies is for forecasters; checkpoint {path} is of kind {kind!r}")
     out = place_for("--out", options.out, path.parent, "predictions.csv", path, options.data)
     with named(options.data) as data:
-        if kind == "series":
+        if kind == "series" and not options.anomalies:
             return go_on(path, data, out, options)
         model, description = load_model(path, kind, announce(options), options.tier)
         print(f"checkpoint: {path}")
         try:
             read_otherwise(description, options)
-            said = of_sequences(model, description, data)
+            if kind == "series":
+                said = unexpected(model, description, data, options.normal)
+            else:
+                said = of_sequences(model, description, data)
         except KeyError as error:
             raise InputError(f"checkpoint {path} has a damaged description: it lacks {error}") from None
     write(said, out, options.json)
@@ -141,6 +161,32 @@ def as_classes(who: list[list[Any]], names: list[str], shares: np.ndarray, class
     """Rows of who it is, the likeliest class and all probabilities."""
     rows = [[*one, classes[int(row.argmax())], *row.tolist()] for one, row in zip(who, shares, strict=True)]
     return Said([*names, "predicted", *(f"p({name})" for name in classes)], rows)
+
+
+def unexpected(model: Model, description: dict[str, Any], path: Path, normal: float) -> Said:
+    """How unexpected each step of series is, by the error of its forecast from the steps before."""
+    assert isinstance(model, Forecaster)
+    data = read_again(path, description)
+    tell_series(data)
+    values = np.asarray(data.values)
+    usual = slice(0, int(len(values) * check_share("--normal", normal)))
+    scores, limits = anomalies(model, values, description["options"]["length"], usual, data.starts[:-1])
+    above = scores > limits
+    print(f"usual is what the first {usual.stop:,} of {len(values):,} rows have (--normal {normal})")
+    for name, count, limit in zip(data.targets, above.sum(axis=0), limits, strict=True):
+        print(f"{name}: {count:,} anomalies, errors above {limit:.3g} times the usual spread")
+    step, when = "step", [str(k) for k in range(len(values))]
+    if data.times is not None and data.clock is not None:
+        step, when = data.clock.name, written(data.times, data.clock.zone)
+    several = len(set(data.ids)) > 1
+    who = np.repeat(data.ids, np.diff(data.starts)).tolist() if several else []
+    rows = []
+    for k, moment in enumerate(when):
+        known = [None if np.isnan(score) else float(score) for score in scores[k]]
+        rows.append([*who[k : k + 1], moment, *known, "yes" if above[k].any() else "no"])
+    rows.sort(key=lambda row: str(row[-1]) == "no")  # anomalies first, else in order
+    names = [*(["series"] if several else []), step, *(f"{name} unexpected" for name in data.targets), "anomaly"]
+    return Said(names, rows)
 
 
 def go_on(path: Path, data: Path, out: Path, options: argparse.Namespace) -> int:

@@ -110,7 +110,7 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
         plain |= chosen(plain, sizes)
         tell_sizes(plain, sizes.periods)
     config = {
-        **outset(data, parts, plain["horizon"], plain["length"], plain.get("linear", False) and known is None),
+        **outset(data, parts, plain["horizon"], plain["length"], known is None and plain.get("linear") == "ridge"),
         **{n: plain[n] for n in ("memory", "hidden_size", "num_layers", "dropout")},
         **{n: plain[n] for n in ("quantiles", "distribution") if plain.get(n)},
         **family(plain),

@@ -135,8 +135,8 @@ def add_command(commands: Parsers) -> None:
         "--distribution", default="", choices=("gaussian", "student"), help="forecast a distribution (none)"
     )
     series.add_argument(
-        "--no-linear", dest="linear", action="store_false",
-        help="forecast changes of the last value; else the LSTM corrects a ridge regression on the window's values",
+        "--linear", default="ridge", choices=("ridge", "none"),
+        help="what the LSTM corrects: ridge regression on the window's values, or none: the last value",
     )  # fmt: skip
     add_column_options(series)
     add_time_options(series)

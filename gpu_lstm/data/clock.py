@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -202,8 +203,16 @@ def local(times: np.ndarray, zone: str) -> np.ndarray:
         return times
     import pandas
 
-    shown = pandas.DatetimeIndex(times, tz="UTC").tz_convert(zone).tz_localize(None)
+    shown = pandas.DatetimeIndex(times, tz="UTC").tz_convert(find_zone(zone)).tz_localize(None)
     return np.asarray(shown.to_numpy("datetime64[ns]"))
+
+
+def find_zone(name: str) -> ZoneInfo:
+    """Return the zone of a name. Raises InputError where there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ValueError, KeyError, OSError):
+        raise InputError(f"--time-zone is {name!r}; expected a name of the tz database, as Europe/Berlin") from None
 
 
 def to_utc(times: np.ndarray, zone: str) -> tuple[np.ndarray, list[str]]:
@@ -213,24 +222,21 @@ def to_utc(times: np.ndarray, zone: str) -> tuple[np.ndarray, list[str]]:
     """
     import pandas
 
-    index, told = pandas.DatetimeIndex(times), []
-    try:
+    clocks = find_zone(zone)
+    index, told = pandas.DatetimeIndex(times), list[str]()
+    first = np.ones(len(index), bool)  # of two hours that clocks show alike
+    there = index.tz_localize(clocks, ambiguous=first, nonexistent="NaT")
+    if there.isna().any():
+        shown = written(times[there.isna()][:1])[0]
+        raise InputError(f"times don't fit --time-zone {zone}: its clocks leave out {shown}")
+    if index.tz_localize(clocks, ambiguous="NaT").isna().any():
         try:
-            there = index.tz_localize(zone, ambiguous="infer")
-        except ValueError as error:  # of pandas 2: pytz.AmbiguousTimeError is none
-            if "ambiguous" not in f"{type(error)}{error}".lower() and "repeated" not in str(error):
+            there = index.tz_localize(clocks, ambiguous="infer")
+        except Exception as error:  # of pytz in pandas 2, ValueError in 3
+            if type(error) is not ValueError and type(error).__name__ != "AmbiguousTimeError":
                 raise
-            there = index.tz_localize(zone, ambiguous=np.ones(len(index), bool))
-            told = ["the hour that clocks repeat in autumn is there once; it is taken for the first of the two"]
-    except (ValueError, KeyError, OSError) as error:
-        if "nonexistent" in f"{type(error)}{error}".lower():
-            raise InputError(
-                f"times don't fit --time-zone {zone}: {str(error).split(' is ')[0]} is left out by its clocks"
-            ) from None
-        raise InputError(
-            f"--time-zone is {zone!r}; expected a name of the tz database, as Europe/Berlin ({error})"
-        ) from None
-    return there.tz_convert("UTC").tz_localize(None).to_numpy("datetime64[ns]"), told
+            told.append("the hour that clocks repeat in autumn is there once; it is taken for the first of the two")
+    return np.asarray(there.tz_convert("UTC").tz_localize(None).to_numpy("datetime64[ns]")), told
 
 
 def written(times: np.ndarray, zone: str = "") -> list[str]:

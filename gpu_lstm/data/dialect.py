@@ -21,7 +21,7 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": 
 """What may stand between cells, and its name for people. A space stands for one or more of them, or of tabs."""
 _DATE = re.compile(r"[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}([ T].*)?|[0-9]{1,2}:[0-9]{2}(:[0-9.]+)?")
 _UNIT = re.compile(
-    r"[\[(<].*[\])>]|-|1|(([kMGTmuµμncdh]?(m|g|s|A|K|mol|W|Wh|V|VA|VAr|Hz|Pa|bar|J|N|l|L|eV|lx|T|B|t|cd)|[%‰°ΩCFhdU]|°[CFK]?"
+    r"[\[(<].*[\])>]|(([kMGTmuµμncdh]?(m|g|s|A|K|mol|W|Wh|V|VA|VAr|Hz|Pa|bar|J|N|l|L|eV|lx|T|B|t|cd)|[%‰°ΩCFhdU]|°[CFK]?"
     r"|deg|deg ?[CF]|degrees|rad|min|sec|hours?|days?|ppm|ppb|psi|rpm|mph|kn|ft|in|lb|mmHg|dB|dBA|EUR|USD|GBP|count|pH)"
     r"([23²³]|\^-?[0-9]|-[0-9])?[/*· ]?)+"
 )
@@ -424,10 +424,12 @@ def _comment_header(found: Dialect, line: int, width: int) -> list[str] | None:
 def _holds_units(below: list[list[str]]) -> bool:
     """Return whether the row below the header certainly holds units: above all numbers, and nothing else but there."""
     row, rest = below[0], below[1:]
-    if not rest or any(map(_is_value, row)) or not any(map(_UNIT.fullmatch, row)):
+    units = [bool(_UNIT.fullmatch(cell)) and form(cell)[0] == "text" for cell in row]
+    if not rest or not any(units) or any(map(_is_value, row)):
         return False
     dates = [any(k < len(cells) and _DATE.fullmatch(cells[k]) for cells in rest) for k in range(len(row))]
+    over = _names_numbers(row, rest)
     return all(
-        not cell or _UNIT.fullmatch(cell) or (dates[k] and over)
-        for k, (cell, over) in enumerate(zip(row, _names_numbers(row, rest), strict=True))
+        cell in ("", "-") or (over[k] and (units[k] or (dates[k] and form(cell)[0] == "text")))
+        for k, cell in enumerate(row)
     )

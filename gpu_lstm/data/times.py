@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -197,7 +198,7 @@ def find_time(frame: pandas.DataFrame) -> list[str]:
 
 def holds_times(column: pandas.Series) -> bool:
     """Return whether nearly all cells of a column are a time."""
-    if column.dtype.kind in "Mfb":
+    if column.dtype.kind in "Mb":
         return str(column.dtype).startswith("datetime64")
     cells = texts(column)
     allowed = (form for form in FORMS if not form.digits or may_be(form, str(column.name), cells))
@@ -299,7 +300,10 @@ class Times:
             raise InputError(f"{self._where(cells.index[cells.isna()][0])}: column {self._name!r} is empty; {HELP}")
         zone = getattr(cells.dt, "tz", None)
         if zone is not None:
-            self.zone, cells = str(zone), cells.dt.tz_convert("UTC").dt.tz_localize(None)
+            self.zone, cells = (
+                (zone.key if isinstance(zone, ZoneInfo) else getattr(zone, "zone", None)) or "UTC",
+                cells.dt.tz_convert("UTC").dt.tz_localize(None),
+            )
         self._forms, self._read = [Form("dates", "", iso)], self._read or [[]]
         self._read[0].append(of_pandas(cells))
 

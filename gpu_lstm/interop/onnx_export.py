@@ -15,9 +15,11 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.interop.arrays import arrays_of, endings, wide
 from gpu_lstm.interop.expressible import check_options, check_path
 from gpu_lstm.interop.onnx_nodes import ORDER, require_onnx
+from gpu_lstm.interop.onnx_sequences import frames, summary
 from gpu_lstm.layers import LSTM, Linear, Reversed
 from gpu_lstm.layers.checks import check_dtype
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
+from gpu_lstm.models import Forecaster, LanguageModel, Model, Regressor, Tagger
+from gpu_lstm.models.classifier import SequenceModel
 from gpu_lstm.training.checkpoint import write_whole
 
 OPSET, IR_VERSION = 17, 8
@@ -52,6 +54,8 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
     Model
     Forecaster values (T, B, S) float64, in the data's own units     forecast (horizon, B, S) float64
     Classifier x (T, B, D) float64, in the data's own units; lengths logits (B, classes)
+    Regressor  the same                                              numbers (B, K) float64, in their own units
+    Tagger     the same                                              logits (T, B, classes)
     ========== ===================================================== ==============================================
 
     T and B are free. lengths, h0 and c0 may be left out: then all sequences have T steps, and states start from zero,
@@ -59,7 +63,7 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
 
     Parameters
     ----------
-    model : LSTM, Reversed, LanguageModel, Forecaster or Classifier
+    model : LSTM, Reversed or one of the models
     dtype : {"float32", "float64"}, optional
         Of the weights; that of the model's parameters if not given. ONNX Runtime computes LSTMs in float32 only.
     metadata : dict of str, optional
@@ -86,12 +90,12 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
         language_model(graph, model)
     elif isinstance(model, Forecaster):
         forecaster(graph, model)
-    elif isinstance(model, Classifier):
-        classifier(graph, model)
+    elif isinstance(model, SequenceModel):
+        sequence_model(graph, model)
     elif isinstance(model, LSTM | Reversed):
         lstm_alone(graph, model)
     else:
-        raise InputError(f"model is of kind {model.kind!r}; expected text, series or classify")
+        raise InputError(f"model is of kind {model.kind!r}; expected one of text, series, classify, regress, label")
     size = sum(array.nbytes for array in graph.values.values())
     if size > 2**31 - 2**20:
         raise InputError(f"model has {size:,} bytes of weights; an ONNX file holds 2 GB")
@@ -276,19 +280,28 @@ def running_mean(graph: Graph, first: str, memory: int) -> str:
     return "slow"
 
 
-def classifier(graph: Graph, model: Classifier) -> None:
-    """Add ``x`` and ``lengths`` to ``logits``: the mean of y over each sequence's own steps."""
+def sequence_model(graph: Graph, model: SequenceModel) -> None:
+    """Add ``x`` and ``lengths`` to the ``logits`` of each sequence or step, or the ``numbers`` about each sequence."""
     graph.take("x", "float64", ("T", "B", len(model.mean)), "features of each step, in the data's own units")
     centred = graph.add("Sub", ["x", graph.constant("mean", model.mean, "float64")], "centred")
     scaled = graph.add("Div", [centred, graph.constant("spread", model.spread, "float64")], "scaled.float64")
     inputs = graph.add("Cast", [scaled], "scaled", to=TYPES[graph.dtype])
-    lengths = take_lengths(graph, graph.size("x", 0), graph.size("x", 1))
+    inputs, lengths = frames(graph, inputs, take_lengths(graph, graph.size("x", 0), graph.size("x", 1)), model)
     y = lstm(graph, model.lstm, inputs, lengths)
-    total = graph.add("ReduceSum", [y, graph.constant("steps_axis", [0])], "total", keepdims=0)
-    counts = graph.add("Cast", [lengths], "counts", to=TYPES[graph.dtype])
-    column = graph.add("Unsqueeze", [counts, graph.constant("column_axis", [1])], "column")
-    linear(graph, model.head, graph.add("Div", [total, column], "summary"), "logits")
-    graph.give("logits", graph.dtype, ("B", model.head.output_size), "score of each class")
+    outputs = model.head.output_size
+    if isinstance(model, Tagger):
+        linear(graph, model.head, y, "logits")
+        graph.give("logits", graph.dtype, ("T", "B", outputs), "score of each class of each step")
+    elif isinstance(model, Regressor):
+        said = linear(graph, model.head, summary(graph, model, y, lengths), "said")
+        wide = graph.add("Cast", [said], "said.float64", to=TYPES["float64"])
+        spread = graph.constant("target_spread", model.target_spread, "float64")
+        apart = graph.add("Mul", [wide, spread], "apart")
+        graph.add("Add", [apart, graph.constant("target_mean", model.target_mean, "float64")], "numbers")
+        graph.give("numbers", "float64", ("B", outputs), "the numbers, in their own units")
+    else:
+        linear(graph, model.head, summary(graph, model, y, lengths), "logits")
+        graph.give("logits", graph.dtype, ("B", outputs), "score of each class")
 
 
 def lstm_alone(graph: Graph, layer: LSTM | Reversed) -> None:

@@ -320,6 +320,11 @@ class LSTMForecaster(LSTMEstimator):
     memory : int
         Steps of the slow mean.
     loss : {"mse", "mae", "huber"}
+        Of a forecaster of values alone.
+    quantiles : sequence of float, optional
+        Learn these, 0.5 among them, for `predict_quantiles`.
+    distribution : {"gaussian", "student"}, optional
+        Learn its location and scale, for `predict_quantiles`.
 
     Attributes
     ----------
@@ -331,8 +336,10 @@ class LSTMForecaster(LSTMEstimator):
     window: int = 128
     memory: int = 24
     loss: str = "mse"
+    quantiles: Any = None
+    distribution: str | None = None
 
-    _makes: ClassVar[tuple[str, ...]] = (*LSTMEstimator._makes, "horizon", "memory")
+    _makes: ClassVar[tuple[str, ...]] = (*LSTMEstimator._makes, "horizon", "memory", "quantiles", "distribution")
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train on one series or many.
@@ -367,19 +374,40 @@ class LSTMForecaster(LSTMEstimator):
         (steps, S), or (N, steps, S) for many
         """
         check_is_fitted(self)
-        many = self._many
-        histories = self.history_
+        steps = self.model_.horizon if steps is None else check_size("steps", steps)
+        return self._from_histories(X, lambda known: self.model_.forecast(known, steps).transpose(1, 0, 2))
+
+    def predict_quantiles(self, X: Any = None, levels: Any = None) -> np.ndarray:
+        """Forecast quantiles of the next `horizon` steps.
+
+        Parameters
+        ----------
+        X : as of `predict`
+        levels : Q numbers, optional
+            Which quantiles; those learned, or of a distribution 0.1, 0.5 and 0.9.
+
+        Returns
+        -------
+        (horizon, Q, S), or (N, horizon, Q, S) for many
+        """
+        check_is_fitted(self)
+        return self._from_histories(
+            X, lambda known: self.model_.forecast_quantiles(known, levels).transpose(1, 0, 2, 3)
+        )
+
+    def _from_histories(self, X: Any, say: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Return what `say` makes of histories (known, B, S), (B, ...), those of one length together."""
+        many, histories = self._many, self.history_
         if X is not None:
             series, many = self._series(X, reset=False)
             histories = [part[-self.window :] for part in series]
-        steps = self.model_.horizon if steps is None else check_size("steps", steps)
-        said = np.empty((len(histories), steps, self.n_features_in_))
+        said: list[Any] = [None] * len(histories)
         lengths = np.array([len(part) for part in histories])
         for length in np.unique(lengths):
             same = np.flatnonzero(lengths == length)
-            known = np.stack([histories[n] for n in same], axis=1)
-            said[same] = self.model_.forecast(known, steps).transpose(1, 0, 2)
-        return said if many else said[0]
+            for n, one in zip(same, say(np.stack([histories[n] for n in same], axis=1)), strict=True):
+                said[n] = one
+        return np.stack(said) if many else np.asarray(said[0])
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return minus the RMSE of forecasts over all `horizon` steps ahead, in the data's own units; 0 is perfect.
@@ -429,7 +457,8 @@ class LSTMForecaster(LSTMEstimator):
             origins.append(begin + np.arange(end, len(part) - horizon + 1))
         task = WindowsTask(
             model, np.concatenate(series), check_size("batch_size", self.batch_size), length,
-            np.concatenate(starts).tolist(), np.concatenate(origins), self.loss, seed,
+            np.concatenate(starts).tolist(), np.concatenate(origins),
+            self.loss if model.outcome.certain else None, seed, begins,
         )  # fmt: skip
         self._train(task, more)
         self.history_ = [part[-self.window :].copy() for part in series]
@@ -442,7 +471,8 @@ class LSTMForecaster(LSTMEstimator):
             "spread": deviations(rows),
             "step_spread": deviations(np.concatenate([np.diff(part, axis=0) for part in series])),
         }
-        return Forecaster(**units, horizon=self.horizon, memory=self.memory, **self._of_lstm(), seed=seed)
+        sure: dict[str, Any] = {"quantiles": tuple(self.quantiles or ()), "distribution": self.distribution or ""}
+        return Forecaster(**units, horizon=self.horizon, memory=self.memory, **sure, **self._of_lstm(), seed=seed)
 
 
 def check_y(estimator: Any, y: Any, dtype: Any = None) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 from gpu_lstm.backend import Array
 from gpu_lstm.backend.count import Count
@@ -23,7 +23,7 @@ class Task(ABC):
 
     item: str  # what a step reads, for people
     unit: str = "loss"  # of the loss, and of the score
-    score_unit: ClassVar[str] = ""  # of the score, where that is another
+    score_unit: str = ""  # of the score, where that is another
     one_shape: bool = False  # whether all steps have the same shapes: one can be recorded and replayed
 
     def __init__(self, model: Model, seed: int | tuple[int, ...], steps_per_epoch: int, items: int):

@@ -19,6 +19,8 @@ from gpu_lstm.training.tasks.base import Task
 
 VALIDATED = 2000
 """The most origins that are validated on, evenly spaced."""
+SURE = 2.0
+"""So many standard errors a gain over the linear forecast has to have."""
 
 
 class WindowsTask(Task):
@@ -45,7 +47,7 @@ class WindowsTask(Task):
     """
 
     model: Forecaster
-    item, unit, score_unit, one_shape = "step", "scaled loss", "RMSE", True
+    item, unit, one_shape = "step", "scaled loss", True
 
     def __init__(
         self,
@@ -60,9 +62,12 @@ class WindowsTask(Task):
         begins: Sequence[int] | np.ndarray = (0,),
     ):
         super().__init__(model, seed, max(1, -(-len(starts) // batch)), batch * length)
+        self._start: np.ndarray | None = None  # errors of the linear forecast that the model starts as
         self.values, self.batch, self.length, self.loss = values, batch, length, loss
         self.window = known_steps(length, model.linear.lags if model.linear else 0) + model.horizon
         self.starts, self.origins, self.begins = starts, spaced(origins, VALIDATED), np.asarray(begins)
+        said = model.outcome
+        self.score_unit = "RMSE" if said.certain else "CRPS" if said.distribution else "twice the pinball loss"
         self.skip = max(length // 4, model.linear.lags - 1 if model.linear else 0)
 
     def _batch(self, number: int) -> np.ndarray:
@@ -73,23 +78,51 @@ class WindowsTask(Task):
         return self.model.loss(lambda: self._current, self.skip, self.loss, self._step_seed)
 
     def initial(self) -> float:  # noqa: D102
-        return self.validate()[0] if self.model.linear and len(self.origins) else super().initial()
+        if self.model.linear is None or not len(self.origins):
+            return super().initial()
+        self._start = self._errors()
+        return self._total(self._start)
 
     def validate(self) -> tuple[float, str]:
-        """Score the forecasts, each series in units of its own, so that none drowns another; see `score`."""
-        model, horizon = self.model, self.model.horizon
-        actual = truth(self.values[:, : model.num_series], self.origins, horizon)
+        """Score the forecasts, each series in units of its own, so that none drowns another; see `score`.
+
+        A model that starts as a linear forecast is no better than that until its gain is twice its standard error:
+        else chance would choose among the scores of a run. What is told is the score as it is.
+        """
+        model, errors = self.model, self._errors()
+        total = told = self._total(errors)
+        if self._start is not None and gain_in_errors(self._start, errors, model.horizon) < SURE:
+            total = max(told, self._total(self._start))
+        each = f" (the mean of {model.num_series} series, each in units of its own)" if model.num_series > 1 else ""
+        return total, f"{self.score_unit} {told:.4g} over {model.horizon} steps ahead{each}"
+
+    def _errors(self) -> np.ndarray:
+        """Of each origin and series, (K, S): mean squared errors, or twice the pinball loss of quantiles."""
+        model = self.model
+        actual = truth(self.values[:, : model.num_series], self.origins, model.horizon)
         levels = model.outcome.quantiles or SCORED
         asked = None if model.outcome.certain else levels
         said = backtest(model, self.values, self.origins, self.length, self.begins, asked, self.batch)
         if asked is None:
-            error = np.sqrt(np.mean(np.subtract(said, actual) ** 2, axis=(0, 1)))
-        else:
-            error = 2 * pinball_of(said, actual, np.array(levels)).mean(axis=(0, 1))
-        name = "RMSE" if asked is None else "CRPS" if model.outcome.distribution else "twice the pinball loss"
-        total = score(error, model.unit.mean(axis=0))
-        each = f" (the mean of {len(error)} series, each in units of its own)" if len(error) > 1 else ""
-        return total, f"{name} {total:.4g} over {horizon} steps ahead{each}"
+            return np.asarray(np.mean(np.subtract(said, actual) ** 2, axis=1))
+        return np.asarray(2 * pinball_of(said, actual, np.array(levels)).mean(axis=1))
+
+    def _total(self, errors: np.ndarray) -> float:
+        whole = errors.mean(axis=0)
+        return score(np.sqrt(whole) if self.model.outcome.certain else whole, self.model.unit.mean(axis=0))
+
+
+def gain_in_errors(before: np.ndarray, after: np.ndarray, horizon: int) -> float:
+    """How much smaller errors (K, S) got, in standard errors of the gain; the K origins follow one another.
+
+    Forecasts from neighbouring origins err alike: so gains are taken as one over as many origins as the horizon has.
+    """
+    gains = ((before - after) / np.maximum(before.mean(axis=0), 1e-300)).mean(axis=1)
+    blocks = [block.mean() for block in np.array_split(gains, max(1, len(gains) // horizon))]
+    if len(blocks) < 2:
+        return 0.0
+    error = float(np.std(blocks, ddof=1)) / len(blocks) ** 0.5
+    return float(np.mean(blocks)) / error if error > 0 else 0.0
 
 
 def known_steps(length: int, lags: int) -> int:

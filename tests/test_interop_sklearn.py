@@ -707,10 +707,10 @@ def test_class_weights_move_what_is_said_and_balanced_is_what_scikit_learn_means
 
 
 def test_epochs_that_are_not_asked_for_follow_from_the_data():
-    X, y = np.random.default_rng(0).normal(size=(20, 4)), np.arange(20) % 2
+    X, y = np.random.default_rng(0).normal(size=(20, 64)), np.arange(20) % 2
     model = LSTMClassifier(hidden_size=2, batch_size=10, backend="numpy", random_state=0).fit(X, y)
     assert model.n_iter_ == 200  # 2 steps each, 400 in all
-    assert model.model_.config["pooling"] == ["mean", "max", "last"]
+    assert (model.model_.config["pooling"], model.model_.config["frames"]) == (["mean", "max", "last"], [4, 2])
 
 
 def test_data_frames_hold_numbers_or_their_column_is_named():

@@ -14,7 +14,7 @@ from gpu_lstm.data.splits import drawn, truncated, with_test_part
 from gpu_lstm.losses.weighted import weighted_cross_entropy
 from gpu_lstm.models import MODELS, Classifier, Tagger
 from gpu_lstm.training import Settings
-from gpu_lstm.training.fitting import balanced, epochs_for, frames_for
+from gpu_lstm.training.fitting import balanced, epochs_for, frames_for, pooling_for
 from gpu_lstm.training.memory import Job, predict
 from gpu_lstm.training.tasks import ClassifyTask, LabelTask, class_scores, in_blocks, split_sequences, steps_in_blocks
 from tests.support import NUMPY
@@ -279,6 +279,7 @@ def test_summaries_of_sequences():
 def test_few_sequences_get_more_epochs_and_long_ones_are_framed():
     assert (epochs_for(1), epochs_for(6), epochs_for(100)) == (400, 67, 60)
     assert frames_for(np.array([24, 24])) == (1, 1)
+    assert (pooling_for((1, 1)), pooling_for((4, 2))) == (("mean",), ("mean", "max", "last"))
     assert frames_for(np.array([150] * 3 + [20_000])) == (8, 4)
 
 

@@ -179,3 +179,10 @@ def test_times_are_written_as_short_as_they_can_be():
     assert written(times + np.timedelta64(1, "ms")) == ["2024-01-01T00:00:00.001", "2024-07-01T00:00:00.001"]
     assert written(times, "America/New_York") == ["2023-12-31T19:00-05:00", "2024-06-30T20:00-04:00"]
     assert written(times, "UTC") == ["2024-01-01T00:00+00:00", "2024-07-01T00:00+00:00"]
+
+
+def test_numbers_of_pandas_are_times_where_the_name_says_so():
+    stamps = 1704067200 + 60.0 * np.arange(3)
+    found, _ = read(pd.DataFrame({"v": [0.5, 1.5, 2.5], "ts": stamps}))
+    assert found.astype("datetime64[m]").astype(str).tolist() == [f"2024-01-01T00:0{k}" for k in range(3)]
+    assert find_time(pd.DataFrame({"v": stamps, "time": [0.1, 0.2, 0.3]})) == []

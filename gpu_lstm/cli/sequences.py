@@ -19,7 +19,7 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.checks import check_share
 from gpu_lstm.models import Classifier, Model, Regressor, Tagger
-from gpu_lstm.training.fitting import POOLING, balanced, epochs_for, frames_for
+from gpu_lstm.training.fitting import balanced, epochs_for, frames_for, pooling_for
 from gpu_lstm.training.tasks import ClassifyTask, LabelTask, RegressTask, Task, plan_of, split_sequences
 
 TARGETS: dict[str, Target] = {"classify": "class", "regress": "numbers", "label": "steps"}
@@ -58,7 +58,8 @@ def prepare(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | Non
     if known is not None:
         config |= {name: known["model"][name] for name in ("pooling", "frames") if name in known["model"]}
     elif kind != "label":
-        config |= {"pooling": list(POOLING), "frames": list(frames_for(data.lengths[train]))}
+        frames = frames_for(data.lengths[train])
+        config |= {"pooling": list(pooling_for(frames)), "frames": list(frames)}
     batch = min(plain["batch"], len(train))
     plan = plan_of(data.lengths[train], batch) if rules >= 2 else None
     steps, batch = (int(data.lengths.max()), batch) if plan is None else plan.largest

@@ -198,7 +198,7 @@ def find_time(frame: pandas.DataFrame) -> list[str]:
 
 def holds_times(column: pandas.Series) -> bool:
     """Return whether nearly all cells of a column are a time."""
-    if column.dtype.kind in "Mfb":
+    if column.dtype.kind in "Mb":
         return str(column.dtype).startswith("datetime64")
     cells = texts(column)
     allowed = (form for form in FORMS if not form.digits or may_be(form, str(column.name), cells))

@@ -27,7 +27,7 @@ from gpu_lstm.interop.sklearn_base import LSTMEstimator
 from gpu_lstm.layers.checks import check_share, check_size
 from gpu_lstm.models import Classifier, Forecaster, Model, Regressor
 from gpu_lstm.models.backtest import backtest
-from gpu_lstm.training.fitting import DROPOUT, LEARNING_RATE, POOLING, WEIGHT_DECAY, frames_for
+from gpu_lstm.training.fitting import DROPOUT, LEARNING_RATE, WEIGHT_DECAY, frames_for, pooling_for
 from gpu_lstm.training.tasks import ClassifyTask, RegressTask, Task, WindowsTask, in_blocks
 
 # isort: split
@@ -127,7 +127,8 @@ class SequenceEstimator(LSTMEstimator):
             if not self.standardize:
                 mean, deviation = [0.0] * len(mean), [1.0] * len(mean)
             given = {"mean": mean, "spread": deviation, "bidirectional": self.bidirectional, **self._of_lstm()}
-            given |= {"pooling": POOLING, "frames": frames_for(data.lengths[parts[0]])}
+            frames = frames_for(data.lengths[parts[0]])
+            given |= {"pooling": pooling_for(frames), "frames": frames}
             model = self._make_model(given, labels[parts[0]], seed)
         check_size("batch_size", self.batch_size)
         shares = weights[parts[0]]

@@ -76,7 +76,7 @@ def torch_model(model: LanguageModel, device: str = "cpu") -> Any:
 def our_training(task: TextTask) -> Callable[[], float]:
     """One step after the other, as the training loop takes them."""
     model = task.model
-    optimizer, scaler = Adam(model.backend, model.params, RATE), LossScaler.for_dtype(model.dtype)
+    optimizer, scaler = Adam(model, RATE), LossScaler.for_dtype(model.dtype)
     done = 0
 
     def step() -> float:

@@ -174,7 +174,10 @@ def test_the_next_line_of_a_classifier_evaluates_where_there_are_test_sequences(
 def test_columns_that_are_taken_and_left_are_told_before_training(here, capsys):
     rows = [f"{k},2010,{k % 24},d{k},{k % 9},{k % 5}.5," for k in range(200)]
     (here / "t.csv").write_text("\n".join([",year,hour,day,TEMP,value,note", *rows]), encoding="utf-8")
-    line = "columns: year, hour, TEMP, value; left out: column 1 (no name), day (text), note (empty)\n"
+    line = (
+        "columns: hour, TEMP, value; left out: column 1 (no name), year (years: a date, no measurement), "
+        "day (text, such as 'd0'), note (empty)\n"
+    )
     assert told(capsys, [*SERIES, "--out", "r"]).index(line) < told(capsys, [*SERIES, "--dry-run"]).index("peak")
     assert "columns: TEMP\n" in told(capsys, [*SERIES, "--columns", "TEMP", "--dry-run"])
     write_sequences(here / "t.csv")
@@ -185,7 +188,7 @@ def test_a_target_that_begins_without_numbers_is_no_run(here, capsys):
     rows = [f"{k},{'NA' if k < 24 else k % 17},{k % 9}" for k in range(200)]
     (here / "t.csv").write_text("\n".join(["No,pm2.5,TEMP", *rows]), encoding="utf-8")
     assert main([*SERIES, "--out", "r"]) == 2
-    assert "line 2: column 'pm2.5' is 'NA'; expected a number, or other columns to take (--columns)" in (
+    assert "column 'pm2.5' has no number in 24 of 200 rows, at most 24 in a row: line 2; expected none missing" in (
         capsys.readouterr().err
     )
     assert not (here / "r").exists()

@@ -7,7 +7,7 @@ import pytest
 
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.models.decode import pick
+from gpu_lstm.models.decode import Draw, pick
 from gpu_lstm.native import compiled
 from tests.support import NUMPY
 
@@ -56,12 +56,51 @@ def test_a_stream_may_be_left_early(tier):
 
 def test_a_draw_follows_the_probabilities():
     scores = np.log(np.array([0.5, 0.0001, 0.25, 0.2499]))
-    drawn = np.bincount([pick(scores, 1.0, u) for u in np.linspace(0, 1, 1000, endpoint=False)], minlength=4) / 1000
+    drawn = (
+        np.bincount([pick(scores, Draw(1.0), u) for u in np.linspace(0, 1, 1000, endpoint=False)], minlength=4) / 1000
+    )
     np.testing.assert_allclose(drawn, [0.5, 0.0001, 0.25, 0.2499], atol=2e-3)
     scores[0] = -np.inf
-    assert pick(scores, 1.0, 0.0) == 1
-    assert pick(scores, 0, 0.9) == 2
-    assert pick(np.array([0.0, 1e6]), 1e-3, 0.999999) == 1
+    assert pick(scores, Draw(1.0), 0.0) == 1
+    assert pick(scores, Draw(0), 0.9) == 2
+    assert pick(np.array([0.0, 1e6]), Draw(1e-3), 0.999999) == 1
+
+
+@pytest.mark.parametrize(
+    ("draw", "expected"),
+    [
+        (Draw(1.0, top_k=2), [0.5 / 0.75, 0, 0.25 / 0.75, 0]),
+        (Draw(1.0, top_k=9), [0.5, 0.05, 0.25, 0.2]),
+        (Draw(1.0, top_p=0.5), [1, 0, 0, 0]),
+        (Draw(1.0, top_p=0.51), [0.5 / 0.75, 0, 0.25 / 0.75, 0]),
+        (Draw(1.0, top_p=0.94), [0.5 / 0.95, 0, 0.25 / 0.95, 0.2 / 0.95]),
+        (Draw(1.0, top_p=0.96), [0.5, 0.05, 0.25, 0.2]),
+        (Draw(1.0, top_k=2, top_p=0.6), [1, 0, 0, 0]),  # 2/3 of what the two have
+        (Draw(0.5, top_p=0.75), [0.25 / 0.3125, 0, 0.0625 / 0.3125, 0]),  # shares are 0.25, 0.0025, 0.0625, 0.04
+        (Draw(1.0, top_k=1), [1, 0, 0, 0]),
+        (Draw(0, top_k=3), [1, 0, 0, 0]),
+    ],
+)
+def test_a_draw_among_the_likeliest_follows_their_probabilities(draw, expected):
+    scores = np.log(np.array([0.5, 0.05, 0.25, 0.2])) + 3
+    uniforms = (np.arange(4000) + 0.5) / 4000
+    drawn = np.bincount([pick(scores, draw, u) for u in uniforms], minlength=4) / 4000
+    np.testing.assert_allclose(drawn, expected, atol=1e-3)
+
+
+@needs_library
+@pytest.mark.parametrize("limits", [{"top_k": 3}, {"top_p": 0.7}, {"top_k": 9, "top_p": 0.5}])
+def test_both_forms_draw_the_same_among_the_likeliest(limits):
+    one, two = (
+        list(model(tier, "float64", 17, 2).sample(np.array([3, 1, 2]), 90, 0.9, seed=4, never=(0, 5), **limits))
+        for tier in ("sequence", "reference")
+    )
+    assert one == two
+    assert len(set(one)) > 5
+    assert not {0, 5} & set(one)
+    assert list(model("sequence", "float64", 17, 2).sample([3], 20, top_k=1)) == list(
+        model("sequence", "float64", 17, 2).sample([3], 20, 0)
+    )
 
 
 @pytest.mark.parametrize("tier", ["auto", "reference"])
@@ -87,6 +126,11 @@ def test_a_draw_follows_the_probabilities():
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"temperature": float("inf")}, "temperature is inf"),
         ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"top_k": -1}, "top_k is -1; expected a whole number of at least 0"),
+        ({"top_k": 2.0}, "top_k is 2.0"),
+        ({"top_p": 0}, "top_p is 0; expected a number above 0 and at most 1"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_p": float("nan")}, "top_p is nan"),
     ],
 )
 def test_what_is_no_token_or_number_is_refused_before_anything_is_drawn(tier, change, message):

@@ -16,7 +16,8 @@ import pytest
 from gpu_lstm import LSTM, InputError
 from gpu_lstm.cli import main
 from gpu_lstm.data.fingerprint import fingerprint
-from gpu_lstm.data.text import UNKNOWN, Vocabulary, read_part
+from gpu_lstm.data.text import read_part
+from gpu_lstm.data.tokens import UNKNOWN, Characters
 from gpu_lstm.inspect import (
     QUANTITIES,
     activations,
@@ -38,7 +39,7 @@ from gpu_lstm.training.folder import save
 from tests.support import NUMPY, relative_error
 
 CHARACTERS = UNKNOWN + "\n !\"'(),-.:;?" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abcdefghijklmnopqrstuvwxyz"
-VOCABULARY = Vocabulary(CHARACTERS)
+VOCABULARY = Characters(CHARACTERS)
 SERIES = {"mean": [1.0, -2.0], "spread": [2.0, 0.5], "step_spread": [1.0, 0.25]}
 
 
@@ -439,7 +440,7 @@ def test_a_page_stays_small_and_says_which_cells_are_left_out():
 
 def test_a_page_needs_no_network_and_text_can_not_break_out():
     nasty = "A</script><script>B<!--C"
-    vocabulary = Vocabulary(UNKNOWN + "".join(sorted(set(nasty))))
+    vocabulary = Characters(UNKNOWN + "".join(sorted(set(nasty))))
     model = language()
     page = text_page(model, vocabulary.encode(nasty), nasty, "<b>T</b>", {"text": nasty})
     assert page.count("<script") == 2

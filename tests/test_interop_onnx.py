@@ -16,7 +16,7 @@ from gpu_lstm.cli import main
 from gpu_lstm.errors import BackendError
 from gpu_lstm.interop.onnx import export, from_onnx, load, to_onnx
 from gpu_lstm.layers import Reversed
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel
+from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor, Tagger
 from gpu_lstm.training.checkpoint import load_model
 from tests.support import NUMPY, loss_and_gradients, problem
 
@@ -943,3 +943,29 @@ def test_the_code_on_the_page_runs(tmp_path, monkeypatch):
     again, state = model.logits(logits[-1:].argmax(axis=2), state)
     close([names["logits"]], [again])
     assert names["y"].shape == (5, 2, 8)
+
+
+@pytest.mark.parametrize("frames", [(1, 1), (3, 2)])
+@pytest.mark.parametrize("pooling", [("max",), ("last",), ("mean", "max", "last")])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_written_classifier_of_other_summaries_and_of_frames(bidirectional, pooling, frames):
+    more = {"bidirectional": bidirectional, "pooling": pooling, "frames": frames}
+    model = Classifier([1.0, 200.0, 3.0], [1.0, 2.0, 0.3], 4, 6, **more)
+    session, rng = runtime(to_onnx(model)), np.random.default_rng(0)
+    x, lengths = rng.standard_normal((9, 5, 3)) + np.array([1, 200, 3]), np.array([9, 1, 3, 4, 5])
+    close(session.run(["logits"], {"x": x, "lengths": lengths}), [model.logits(x, lengths)])
+    close(session.run(["logits"], {"x": x}), [model.logits(x, np.full(5, 9))])
+    x, lengths = x[:6], lengths[1:]
+    close(session.run(["logits"], {"x": x[:, 1:], "lengths": lengths}), [model.logits(x[:, 1:], lengths)])
+
+
+def test_written_regressors_and_taggers_compute_the_same():
+    rng = np.random.default_rng(0)
+    x, lengths = rng.standard_normal((9, 5, 2)), np.array([9, 1, 3, 4, 5])
+    said = Regressor([0.0, 1.0], [1.0, 2.0], [5.0, 100.0], [2.0, 30.0], 6, pooling=("mean", "last"), frames=(4, 2))
+    feeds = {"x": x, "lengths": lengths}
+    close(runtime(to_onnx(said)).run(["numbers"], feeds), [said.predict(x, lengths)], rtol=1e-5, atol=1e-4)
+    tagger = Tagger([0.0, 1.0], [1.0, 2.0], 3, 6)
+    (found,) = runtime(to_onnx(tagger)).run(["logits"], feeds)
+    for b, length in enumerate(lengths):
+        close([found[:length, b]], [tagger.logits(x, lengths)[:length, b]])

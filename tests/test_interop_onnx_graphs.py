@@ -7,7 +7,7 @@ import pytest
 
 from gpu_lstm import LSTM, InputError
 from gpu_lstm.interop.onnx import from_onnx, load, to_onnx
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor
+from gpu_lstm.models import Classifier, Forecaster, LanguageModel
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -453,8 +453,6 @@ def test_models_with_any_options_compute_the_same_and_are_more_than_an_lstm(opti
         lstm = from_onnx(file, ["lstm.l0.Y", "lstm.l1.Y"]).lstm
         inner = rng.standard_normal((5, 2, model.lstm.input_size)).astype(np.float32)
         close([lstm.forward(inner)[0]], [model.lstm.forward(inner)[0]])
-    with pytest.raises(InputError, match="kind 'regress'; expected text, series or classify"):
-        to_onnx(Regressor([0.0], [1.0], [0.0], [1.0], 6))
 
 
 @pytest.mark.parametrize("held", ["initializers", "inputs too", "nodes", "beside the file"])

@@ -23,12 +23,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from gpu_lstm.data.series import persistence, rmse, truth
+from gpu_lstm.data.baselines import persistence, rmse, truth
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.sklearn import LSTMClassifier, LSTMForecaster, LSTMRegressor
 from gpu_lstm.training.tasks import resampled
+from gpu_lstm.training.tasks.series import score
 
-SMALL: dict[str, Any] = {"hidden_size": 8, "max_iter": 15, "learning_rate": 0.03, "random_state": 0, "backend": "numpy"}
+SMALL: dict[str, Any] = {
+    "hidden_size": 8, "max_iter": 15, "learning_rate": 0.03, "weight_decay": 0.01, "dropout": 0.0, "random_state": 0,
+    "backend": "numpy",
+}  # fmt: skip
 CLASSIFIER = LSTMClassifier(**SMALL)
 REGRESSOR = LSTMRegressor(**SMALL | {"hidden_size": 12, "max_iter": 30, "batch_size": 16})
 FORECASTER = LSTMForecaster(**SMALL | {"horizon": 3, "window": 20, "max_iter": 5})
@@ -257,7 +261,9 @@ def test_a_forecaster_stops_early_on_the_end_of_each_series():
         origins = np.arange(end, len(part) - 2)
         said.append(np.stack([model.predict(part[:origin]) for origin in origins]))
         came.append(truth(part, origins, 3))
-    assert rmse(np.concatenate(said), np.concatenate(came)) == pytest.approx(min(model.validation_curve_), rel=1e-5)
+    errors = np.sqrt(np.mean((np.concatenate(said) - np.concatenate(came)) ** 2, axis=(0, 1)))
+    expected = score(errors, model.model_.unit.mean(axis=0))
+    assert expected == pytest.approx(min(model.validation_curve_), rel=1e-5)
 
 
 def test_partial_fit_trains_one_epoch_more():
@@ -624,6 +630,20 @@ def test_a_forecaster_beats_persistence_and_goes_on_from_its_training_data():
     assert rmse(model.predict(), series[150:153]) < 1
 
 
+@pytest.mark.parametrize("sure", [{"quantiles": [0.1, 0.5, 0.9]}, {"distribution": "student"}])
+def test_a_forecaster_says_how_sure_it_is(sure):
+    series = np.sin(np.arange(120.0))[:, None] + np.random.default_rng(0).standard_normal((120, 1)) * 0.1
+    forecaster = clone(FORECASTER).set_params(random_state=0, **sure).fit(series)
+    found = forecaster.predict_quantiles()
+    assert found.shape == (3, 3, 1) and (np.diff(found, axis=1) >= 0).all()
+    np.testing.assert_allclose(found[:, 1], forecaster.predict())
+    assert forecaster.predict_quantiles([series, series[:50]], [0.5]).shape == (2, 3, 1, 1)
+    again = pickle.loads(pickle.dumps(forecaster))
+    np.testing.assert_array_equal(again.predict_quantiles(), found)
+    with pytest.raises(InputError, match="the model says values alone"):
+        clone(FORECASTER).fit(series).predict_quantiles()
+
+
 def test_the_score_of_a_forecaster_is_minus_the_error_of_what_it_predicts():
     series = wave(60)
     model = clone(FORECASTER).set_params(max_iter=2).fit(series)
@@ -672,3 +692,41 @@ def test_the_code_in_the_docs_runs_on_the_shipped_data():
     assert names["error"] < 0.7 * rmse(persistence(weeks, origins, 12), truth(weeks, origins, 12))
     assert names["forecaster"].predict(steps=26).shape == (26, 1)
     assert names["search"].best_score_ > 0.5
+
+
+def test_class_weights_move_what_is_said_and_balanced_is_what_scikit_learn_means_by_it():
+    rng = np.random.default_rng(0)
+    y = np.where(np.arange(60) % 10 == 0, "rare", "ok")
+    X = rng.normal(size=(60, 5)) + np.where(y == "rare", 0.7, 0)[:, None]
+    plain, balanced, given = (
+        clone(CLASSIFIER).set_params(class_weight=weight).fit(X, y)
+        for weight in (None, "balanced", {"ok": 60 / 108, "rare": 60 / 12})
+    )
+    assert np.array_equal(balanced.predict_proba(X), given.predict_proba(X))
+    assert np.mean(balanced.predict(X) == "rare") > np.mean(plain.predict(X) == "rare")
+
+
+def test_epochs_that_are_not_asked_for_follow_from_the_data():
+    X, y = np.random.default_rng(0).normal(size=(20, 64)), np.arange(20) % 2
+    model = LSTMClassifier(hidden_size=2, batch_size=10, backend="numpy", random_state=0).fit(X, y)
+    assert model.n_iter_ == 200  # 2 steps each, 400 in all
+    assert (model.model_.config["pooling"], model.model_.config["frames"]) == (["mean", "max", "last"], [4, 2])
+
+
+def test_data_frames_hold_numbers_or_their_column_is_named():
+    pandas = pytest.importorskip("pandas")
+    frames = [pandas.DataFrame({"a": np.arange(n) % 3.0, "b": np.arange(n)}) for n in (4, 5, 6, 4)]
+    labels = ["u", "v", "u", "v"]
+    fitted = LSTMClassifier(hidden_size=3, max_iter=1, random_state=0).fit(frames, labels)
+    nullable = [frame.astype("Float64") for frame in frames]
+    again = LSTMClassifier(hidden_size=3, max_iter=1, random_state=0).fit(nullable, labels)
+    assert np.array_equal(fitted.predict_proba(frames), again.predict_proba(nullable))
+    for column in (["x"] * 4, pandas.Categorical(["x"] * 4), pandas.date_range("2024-01-01", periods=4)):
+        with pytest.raises(ValueError, match=r"X\[0\] has a column 'c' of .*; expected numbers"):
+            LSTMClassifier(max_iter=1).fit([frames[0].assign(c=column), *frames[1:]], labels)
+    nullable[1].iloc[2, 0] = pandas.NA
+    with pytest.raises(ValueError, match="NaN"):
+        LSTMClassifier(max_iter=1).fit(nullable, labels)
+    dated = frames[0].assign(c=pandas.date_range("2024-01-01", periods=4))
+    with pytest.raises(ValueError, match="X has a column 'c' of datetime64.*; expected numbers"):
+        LSTMForecaster(max_iter=1).fit(dated)

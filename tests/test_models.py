@@ -6,6 +6,7 @@ import pytest
 from gpu_lstm import InputError
 from gpu_lstm.checks import central_differences
 from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel, Regressor
+from gpu_lstm.models.summaries import framed
 from gpu_lstm.optimizers import Adam
 from gpu_lstm.training import checkpoint
 
@@ -73,6 +74,15 @@ def test_every_gradient_of_the_classifier(seed, bidirectional):
     model = classifier(dropout=0.4, bidirectional=bidirectional)
     x = numbers(5, 3, 3)
     check_gradients(model, lambda: model.loss(x, LENGTHS, np.array([0, 3, 1]), seed))
+
+
+@pytest.mark.parametrize("pooling", [["max"], ["last"], ["mean", "max", "last"]])
+@pytest.mark.parametrize("frames", [(1, 1), (3, 2)])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_every_gradient_of_a_classifier_of_other_summaries_and_of_frames(pooling, frames, bidirectional):
+    model = classifier(dropout=0.4, bidirectional=bidirectional, pooling=pooling, frames=frames)
+    x = numbers(5, 3, 3)
+    check_gradients(model, lambda: model.loss(x, LENGTHS, np.array([0, 3, 1]), (3, 1)))
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
@@ -461,6 +471,38 @@ def test_a_classifier_learns_which_half_is_larger():
     for _ in range(60):
         optimizer.update(model.loss(x, lengths, labels)[1])
     assert np.mean(model.logits(x, lengths).argmax(axis=1) == labels) >= 0.95
+
+
+def test_summaries_are_of_each_sequence_s_own_steps():
+    model, x = classifier(pooling=["last", "mean", "max"]), numbers(5, 3, 3)
+    assert model.config["pooling"] == ["mean", "max", "last"]
+    scaled = (x - model.mean) / model.spread
+    summaries = []
+    for b, length in enumerate(LENGTHS):
+        y, (h, _), _ = model.lstm.forward(scaled[:length, b : b + 1])
+        summaries.append(np.concatenate([y.mean(axis=0)[0], y.max(axis=0)[0], h[-2, 0], h[-1, 0]]))
+    expected = np.array(summaries) @ model.params["head.weight"].T + model.params["head.bias"]
+    np.testing.assert_allclose(model.logits(x, LENGTHS), expected, atol=1e-12)
+
+
+def test_frames_put_steps_beside_each_other_and_repeat_the_last_one():
+    x = np.arange(10.0).reshape(5, 2, 1)  # 0 2 4 6 8 and 1 3 5 7 9
+    frames, lengths = framed(x, np.array([5, 2]), window=3, stride=2)
+    assert lengths.tolist() == [3, 1]
+    assert frames[:, 0].tolist() == [[0, 2, 4], [4, 6, 8], [8, 8, 8]]
+    assert frames[0, 1].tolist() == [1, 3, 3]
+    with pytest.raises(InputError, match="lengths has values 0..5; expected 1..T=5"):
+        framed(x, np.array([5, 0]), 3, 2)
+
+
+@pytest.mark.parametrize("pooling", [[], ["median"], "mean"])
+def test_an_unknown_summary_is_refused(pooling):
+    with pytest.raises(InputError, match=r"pooling is .*; expected some of mean, max, last"):
+        classifier(pooling=pooling)
+
+
+def test_a_model_of_the_mean_alone_is_described_as_before_there_was_a_choice():
+    assert not {"pooling", "frames"} & classifier(pooling=["mean"], frames=(1, 1)).config.keys()
 
 
 # -- regressor --------------------------------------------------------------------------------------------

@@ -67,6 +67,15 @@ JOBS = {
     ),
     "series": Job("series", CONFIGS["series"], "float32", "adamw", steps=256, batch=64),
     "classify": Job("classify", CONFIGS["classify"], "float32", "adamw", steps=120, batch=96),
+    "classify, all summaries of frames": Job(
+        "classify",
+        CONFIGS["classify"] | {"pooling": ["mean", "max", "last"], "frames": [4, 2]},
+        "float32",
+        "adamw",
+        steps=120,
+        batch=96,
+    ),
+    "label": Job("label", CONFIGS["classify"], "float32", "adamw", steps=120, batch=96),
     "classify, bfloat16": Job("classify", CONFIGS["classify"], "bfloat16", "adamw", steps=120, batch=96, widened=True),
 }
 
@@ -78,7 +87,7 @@ sys.path.append(sys.argv[2])  # at the end: gpu_lstm is the installed one
 from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.models import MODELS
 from gpu_lstm.training import Run, Settings
-from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, TextTask
+from gpu_lstm.training.tasks import ClassifyTask, LabelTask, SeriesTask, TextTask
 from tests import test_training as small
 
 job = json.loads(sys.argv[1])
@@ -90,12 +99,12 @@ elif job["kind"] == "series":
     data = rng.normal(size=(2000, 1))
 else:
     count = 3 * batch
-    lengths = rng.integers(steps // 2, steps + 1, count)
-    lengths[:] = steps
-    labels = np.arange(count) % config["num_classes"]
+    lengths = np.full(count, steps * config.get("frames", [1, 1])[1])
+    of_steps = job["kind"] == "label"
+    labels = np.arange(lengths.sum() if of_steps else count) % config["num_classes"]
     starts = np.concatenate([[0], np.cumsum(lengths)])
     data = Sequences(list("abcdefghijkl"), [str(n) for n in range(9)], rng.normal(size=(lengths.sum(), 12)), starts,
-                     labels, np.zeros(count, bool))
+                     labels, np.zeros(count, bool), of_steps=of_steps)
 settings = Settings(epochs=1, learning_rate=1e-3, optimizer=job["optimizer"], validations=1)
 np.ones((2000, 900), np.float32) @ np.ones((900, 900), np.float32)  # BLAS takes its buffers here, once
 with tempfile.TemporaryDirectory() as folder:  # libraries load and start their threads here
@@ -115,7 +124,7 @@ if job["kind"] == "text":
 elif job["kind"] == "series":
     task = SeriesTask(model, data, batch, steps, (0.6, 0.2), "mse", 0)
 else:
-    task = ClassifyTask(model, data, batch, 0.2, 0)
+    task = (LabelTask if of_steps else ClassifyTask)(model, data, batch, 0.2, 0)
 with tempfile.TemporaryDirectory() as folder:
     run = Run(task, settings, Path(folder), {})
     run.save = lambda: None
@@ -230,7 +239,7 @@ def test_a_dry_run_prints_the_parts_and_trains_nothing(kind, tmp_path, monkeypat
         data = ["t.txt", "--batch", "4"]
     assert main(["train", kind, *data, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    columns = [] if kind == "text" else ["columns:"]
+    columns = {"text": [], "series": ["columns:"], "classify": ["columns:", "sequences:", "classes"]}[kind]
     assert [line.split()[0] for line in lines] == [
         "backend:", *columns, "parameters", "optimizer", "gradients", "activations", "peak",
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from gpu_lstm import InputError
 from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel
+from gpu_lstm.models.backtest import backtest
 from gpu_lstm.optimizers import OPTIMIZERS
 from gpu_lstm.training import Run, Settings, TrainingError, checkpoint
 from gpu_lstm.training.folder import newest, read_log, resume_name
@@ -19,7 +20,6 @@ from gpu_lstm.training.tasks import (
     TextTask,
     bits_per_token,
     class_scores,
-    forecast_from,
     split_sequences,
     split_series,
 )
@@ -560,13 +560,13 @@ def test_forecasts_from_origins_know_only_what_came_before():
     changed[60:] += 100
     origins = np.array([50, 55, 60])
     model = task.model
-    forecast = forecast_from(model, values, origins, 12, block=2)
-    assert np.array_equal(forecast, forecast_from(model, changed, origins, 12, block=2))
+    forecast = backtest(model, values, origins, 12, block=2)
+    assert np.array_equal(forecast, backtest(model, changed, origins, 12, block=2))
     np.testing.assert_allclose(forecast[1], model.forecast(values[43:55, None])[:, 0], atol=1e-6)
 
 
 def test_forecasts_near_the_start_know_what_there_is():
-    assert forecast_from(series_task().model, wave(), np.array([2, 5]), 12).shape == (2, 3, 2)
+    assert backtest(series_task().model, wave(), np.array([2, 5]), 12).shape == (2, 3, 2)
 
 
 def test_class_scores_by_value():

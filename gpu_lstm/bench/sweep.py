@@ -136,7 +136,7 @@ def check(problem: Problem, sides: list[Side]) -> tuple[dict[str, Point], dict[s
 def phases(problem: Problem, tier: str, rounds: int) -> dict[str, float]:
     """Median seconds of each phase of a training step of ours, clipping and Adam included."""
     lstm = problem.lstm(tier)
-    optimizer = Adam(problem.backend, lstm.params)
+    optimizer = Adam(lstm)
     x, dy = (problem.backend.asarray(array, problem.dtype) for array in (problem.x, problem.dy))
     taken: list[dict[str, float]] = []
     for _ in range(rounds + 1):

@@ -12,10 +12,23 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from gpu_lstm import __version__
-from gpu_lstm.cli import bench, check, evaluate, export, forecast, info, inspect, profile, quantize, sample, train
+from gpu_lstm.cli import (
+    bench,
+    check,
+    evaluate,
+    export,
+    forecast,
+    info,
+    inspect,
+    predict,
+    profile,
+    quantize,
+    sample,
+    train,
+)
 from gpu_lstm.errors import GpuLstmError
 
-COMMANDS = (train, sample, forecast, evaluate, inspect, export, quantize, check, info, bench, profile)
+COMMANDS = (train, sample, forecast, predict, evaluate, inspect, export, quantize, check, info, bench, profile)
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,13 +84,19 @@ def notes() -> Iterator[None]:
         log.setLevel(level)
 
 
-def command(arguments: list[str]) -> int:
-    """Run one command; errors that a user can cause are one line."""
+def parser_of_all() -> Parser:
+    """The parser of all commands."""
     parser = Parser(prog="gpu-lstm", description="The LSTM, from scratch, on the CPU and on NVIDIA GPUs.")
     parser.add_argument("--version", action="version", version=f"gpu_lstm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     for each in COMMANDS:
         each.add_command(commands)
+    return parser
+
+
+def command(arguments: list[str]) -> int:
+    """Run one command; errors that a user can cause are one line."""
+    parser = parser_of_all()
     arguments = train.with_kind(arguments)
     try:
         options = parser.parse_args(arguments)

@@ -40,9 +40,9 @@ def add_command(commands: Parsers) -> None:
     parser.add_argument(
         "--set", nargs="+", action="append", default=[], metavar="OPTION", dest="sets",
         help="options of our LSTM that are measured beside the plain one: peepholes zoneout_h=0.1, num_layers=2 "
-        "bidirectional, recompute; again for others",
+        "bidirectional, recompute; again for others, none if not given",
     )  # fmt: skip
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of what layers pass on")
     parser.add_argument("--train", action="store_true", help="training steps only")
     parser.add_argument("--infer", action="store_true", help="inference only")
     parser.add_argument("--rounds", type=positive, help="timed steps of each side; the grid's own number if not given")
@@ -50,7 +50,7 @@ def add_command(commands: Parsers) -> None:
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--out", type=Path, help=f"folder of the results; the next free {RUNS}/bench if not given")
     parser.add_argument(
-        "--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="measure nothing: B against A"
+        "--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="measure nothing: B against A (two records)"
     )
 
 

@@ -14,7 +14,7 @@ from gpu_lstm.models import MODELS
 from gpu_lstm.training.checkpoint import load, load_model, write_whole
 
 KEPT = {
-    "vocabulary": "characters, in token order",
+    "vocabulary": "characters, in token order, or what bytes and subwords are made of",
     "columns": "names of the columns",
     "classes": "names of the classes",
 }

@@ -27,7 +27,7 @@ def add_command(commands: Parsers) -> None:
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="for which the tiers are told")
     parser.add_argument(
         "--compile", nargs="?", const="training", choices=("training", "all"),
-        help="compile CUDA kernels that aren't in the cache: what training in --dtype takes, or all",
+        help="compile CUDA kernels that aren't in the cache: what training in --dtype takes, or all; none if not given",
     )  # fmt: skip
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="kernels that are compiled at a time")
 

@@ -19,10 +19,12 @@ from gpu_lstm.cli.options import (
     find_checkpoint,
     place_for,
     positive,
+    reading_text,
     trained_on,
 )
-from gpu_lstm.data.series import read_series
-from gpu_lstm.data.text import UNKNOWN, Vocabulary, encode_file, read_part
+from gpu_lstm.cli.series import read_again
+from gpu_lstm.data.text import encode_file, read_part
+from gpu_lstm.data.tokens import UNKNOWN, Characters, read_vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Forecaster, LanguageModel
 from gpu_lstm.training.checkpoint import load, load_model, write_whole
@@ -36,11 +38,13 @@ def add_command(commands: Parsers) -> None:
     parser = add_parser(commands, "inspect", run, "make a page that shows what the cells of a trained model do")
     add_run(parser)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--text", help="text to read, for a language model")
+    source.add_argument("--text", help="text to read, for a language model; that of --data if not given")
     source.add_argument("--data", help="file to read; the training data if not given, of a text its held-out part")
     parser.add_argument("--length", type=positive, default=2000, help=f"steps to show, at most {LONGEST:,}")
     parser.add_argument(
-        "--start", type=int, help="first step to show; of a text 0, of a series so that its end is shown"
+        "--start",
+        type=int,
+        help="first step to show; if not given, 0 of a text, and of a series so that its end is shown",
     )
     parser.add_argument("--out", type=Path, help="HTML file to write; inspect.html beside the model if not given")
     add_device(parser)
@@ -78,7 +82,9 @@ def of_text(path: Path, backend: Backend, options: argparse.Namespace) -> str:
 
     model, description = load_model(path, "text", backend, options.tier)
     assert isinstance(model, LanguageModel)
-    vocabulary = Vocabulary(description["vocabulary"])
+    vocabulary = read_vocabulary(description["vocabulary"])
+    if not isinstance(vocabulary, Characters):
+        raise InputError(f"checkpoint {path} has {vocabulary.tokens} as tokens; the page is for characters")
     if len(vocabulary) != model.config["vocabulary_size"]:
         raise InputError(f"checkpoint {path} has a vocabulary of {len(vocabulary)}; its model has another")
     text, where = passage(vocabulary, path, description, options)
@@ -88,7 +94,7 @@ def of_text(path: Path, backend: Backend, options: argparse.Namespace) -> str:
 
 
 def passage(
-    vocabulary: Vocabulary, path: Path, description: dict[str, Any], options: argparse.Namespace
+    vocabulary: Characters, path: Path, description: dict[str, Any], options: argparse.Namespace
 ) -> tuple[str, str]:
     """The text to show of the model at `path`, and where it is from.
 
@@ -102,10 +108,12 @@ def passage(
             raise InputError("--text is empty; expected at least one character")
     elif options.data is not None:
         name = where = options.data
-        text = read_part(data_path(options.data), start, options.length)
+        text = read_part(
+            data_path(options.data), start, options.length, reading_text(description["options"])["encoding"]
+        )
     else:
         name = trained_on(path, description)
-        tokens = encode_file(data_path(name), vocabulary)
+        tokens = encode_file(data_path(name), vocabulary, **reading_text(description["options"]))
         cut = len(tokens) - int(len(tokens) * description["options"]["validation"])
         text = vocabulary.decode(tokens[cut + start : cut + start + options.length])
         where = f"{name}, held-out part (from character {cut:,})"
@@ -125,12 +133,13 @@ def of_series(path: Path, backend: Backend, options: argparse.Namespace) -> str:
     model, description = load_model(path, "series", backend, options.tier)
     assert isinstance(model, Forecaster)
     name = options.data or trained_on(path, description)
-    data = read_series(data_path(name), description["columns"])
+    data = read_again(data_path(name), description)
     known = len(data.values)
-    start = max(0, known - options.length) if options.start is None else options.start
+    start = max(int(data.starts[-2]), known - options.length) if options.start is None else options.start
     if start >= known:
         raise InputError(f"--start is {start}; {name} has {known} steps")
-    values = np.asarray(data.values[start : start + options.length])
+    end = int(data.starts[np.searchsorted(data.starts, start, "right")])  # nothing looks beyond a stretch
+    values = np.asarray(data.values[start : min(start + options.length, end)])
     about = {"series": f"{', '.join(data.names)} of {name}"} | facts(path, model, description)
     return series_page(model, values, data.names, f"Inside {path.resolve().parent.name}", about, start)
 

@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gpu_lstm.backend import VARIABLE, Backend, choose
 from gpu_lstm.data import sequences, series, text
 from gpu_lstm.data.fingerprint import Fingerprint, check_unchanged
-from gpu_lstm.errors import InputError
+from gpu_lstm.errors import InputError, naming
 from gpu_lstm.recurrence import TIERS
 from gpu_lstm.training.folder import MADE, is_run
 
 RUNS = Path("runs")
 SHIPPED = {"shakespeare": text.SHAKESPEARE, "co2": series.CO2, "japanese_vowels": sequences.JAPANESE_VOWELS}
 """Data sets that come with the package, by the name that checkpoints keep."""
+BEGINNINGS = {
+    b"\x1f\x8b": ".gz", b"\xfd7zXZ\0": ".xz", b"PAR1": ".parquet", b"\x93NUMPY": ".npy", b"PK\3\4": ".npz"
+}  # fmt: skip
+"""How kinds of files begin that are known by their name's end."""
 
 Parsers = Any
 """What ``ArgumentParser.add_subparsers`` returns."""
+
+
+class Defaults(argparse.HelpFormatter):
+    """Shows an option's default after its help; where it has none, the help says what that means."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_one = not any(action.default is none for none in (None, False, argparse.SUPPRESS))
+        has_one = has_one and action.default not in ([], "")
+        if not (action.help and has_one and (action.option_strings or action.nargs in ("?", "*"))):
+            return action.help
+        return action.help if "%(default)" in action.help else f"{action.help} (default: %(default)s)"
 
 
 def add_parser(
     commands: Parsers, name: str, run: Callable[[argparse.Namespace], int], about: str
 ) -> argparse.ArgumentParser:
     """Add a command and the options that all of them have."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=about, description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about, formatter_class=Defaults)
     parser.set_defaults(run=run)
     return parser
 
@@ -56,8 +74,29 @@ def announce(options: argparse.Namespace) -> Backend:
 
 
 def data_path(name: str) -> Path:
-    """Path of a shipped data set, or of the user's file."""
-    return SHIPPED.get(name, Path(name))
+    """Path of a shipped data set, of the user's file, or of a copy of standard input, which is called ``-``."""
+    return SHIPPED.get(name) or (standard_input(sys.stdin) if name == "-" else Path(name))
+
+
+@functools.cache
+def standard_input(stream: TextIO | None) -> Path:
+    """Path of a file with all that is piped in, which lasts as long as the process; for data are read twice.
+
+    Raises InputError where nothing is piped in.
+    """
+    if stream is None or stream.isatty():
+        raise InputError("data is -, which is standard input, and nothing is piped into it")
+    folder = Path(tempfile.mkdtemp(prefix="gpu_lstm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "standard_input"
+    with naming(path), open(path, "wb") as file:
+        shutil.copyfileobj(stream.buffer, file)
+    if not path.stat().st_size:
+        raise InputError("data is -, which is standard input, and that is empty")
+    with open(path, "rb") as file:
+        start = file.read(6)
+    kind = next((suffix for first, suffix in BEGINNINGS.items() if start.startswith(first)), "")
+    return path.rename(path.with_name(path.name + kind))
 
 
 def trained_on(checkpoint: Path, description: dict[str, Any]) -> str:
@@ -79,7 +118,7 @@ def trained_on(checkpoint: Path, description: dict[str, Any]) -> str:
             raise InputError(f"checkpoint {checkpoint} names {name} as its data, but {why}; name the data yourself")
         print(f"data: {name}, as {checkpoint} has it", flush=True)
     if known is not None:
-        check_unchanged(data_path(name), known)
+        check_unchanged(data_path(name), known, description["options"].get("include") or ())
     return name
 
 
@@ -147,6 +186,6 @@ def quoted(path: Path) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
-def first_prompt(vocabulary: text.Vocabulary) -> str:
-    """What a text begins after: a new line, or where the model never saw one the first character that it knows."""
-    return "\n" if "\n" in vocabulary.characters else vocabulary.characters[1]
+def reading_text(options: dict[str, Any]) -> dict[str, Any]:
+    """How a run reads its text's files, as keyword arguments, from the options in its description."""
+    return {"encoding": options.get("encoding") or text.UTF8, "include": tuple(options.get("include") or ())}

@@ -12,12 +12,23 @@ from contextlib import contextmanager
 import numpy as np
 
 from gpu_lstm.cli import pictures
-from gpu_lstm.cli.options import first_prompt, quoted
-from gpu_lstm.data.text import UNKNOWN, Vocabulary
+from gpu_lstm.cli.options import quoted
+from gpu_lstm.data.tokens import UNKNOWN, read_vocabulary
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.training import Event, Run
 from gpu_lstm.training.folder import BEST, LOG, PICTURE, read_log
-from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, TextTask
+from gpu_lstm.training.tasks import ClassifyTask, SequencesTask, SeriesTask, TextTask
+
+EVERY = 60.0
+"""Seconds after which a line is printed where no terminal shows the bar."""
+
+
+def span(seconds: float) -> str:
+    """A time for people."""
+    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {name}" if seconds >= 10 * size else f"{seconds / size:.1f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def tell(line: str) -> None:
@@ -42,7 +53,9 @@ def finish(run: Run) -> int:
         )
         return 130
     why = "no better score for long" if outcome.end == "early" else "all steps done"
-    print(f"{why}; best score on held-out data: {outcome.best:.4g}")
+    print(f"{why}; best score on held-out data: {outcome.best:.4g} {score_unit(run)}")
+    if isinstance(run.task, ClassifyTask) and (remark := run.task.remark()):
+        tell(remark)
     if outcome.skipped:
         print(f"{outcome.skipped} steps were skipped, because loss or gradients were not finite; {LOG} names them")
     print(f"model: {run.folder / BEST}   loss curve: {run.folder / PICTURE}")
@@ -53,22 +66,26 @@ def finish(run: Run) -> int:
 def draw_curve(run: Run) -> None:
     """Draw the loss over the steps that are in the log."""
     log = read_log(run.folder / LOG)
-    if run.task.model.kind == "series":
-        log = [{k: v for k, v in line.items() if k != "score"} for line in log]  # another unit than the loss
     if log:
-        pictures.loss_curve(log, run.folder / PICTURE, run.task.unit, run.folder.name)
+        pictures.loss_curve(log, run.folder / PICTURE, (run.task.unit, score_unit(run)), run.folder.name)
+
+
+def score_unit(run: Run) -> str:
+    """Of the score."""
+    return run.task.score_unit or run.task.unit
 
 
 def next_command(run: Run, where: str) -> str:
     """What to do with the model that a run made, as one would type it in a shell."""
     task = run.task
     if isinstance(task, TextTask):
-        prompt = first_words(Vocabulary(run.description["vocabulary"]).decode(np.asarray(task.train.tokens[:1000])))
+        beginning = np.asarray(task.train.tokens[:1000])
+        prompt = first_words(read_vocabulary(run.description["vocabulary"]).decode(beginning))
         return f"next: gpu-lstm sample {where}" + (f" --prompt={shlex.quote(prompt)}" if prompt else "")
     if isinstance(task, SeriesTask):
         measurable = len(task.values) - task.validation_end >= task.model.config["horizon"]
         return f"next: gpu-lstm forecast {where}" + (f"   or: gpu-lstm evaluate {where}" if measurable else "")
-    assert isinstance(task, ClassifyTask)
+    assert isinstance(task, SequencesTask)
     if task.data.test.any():
         return f"next: gpu-lstm evaluate {where}"
     return f"no sequences are called test; gpu-lstm evaluate {where} --data FILE measures the model on others"
@@ -86,12 +103,12 @@ def sample_writer(run: Run) -> Callable[[], str] | None:
     model = run.task.model
     if not isinstance(model, LanguageModel) or run.description["options"]["sample_length"] <= 0:
         return None
-    vocabulary = Vocabulary(run.description["vocabulary"])
+    vocabulary = read_vocabulary(run.description["vocabulary"])
     length = run.description["options"]["sample_length"]
-    prompt = vocabulary.encode(first_prompt(vocabulary))
+    prompt = vocabulary.encode(vocabulary.first)
 
     def write() -> str:
-        drawn = model.sample(prompt, length, temperature=0.8, seed=run.step, never=(0,))
+        drawn = model.sample(prompt, length, temperature=0.8, seed=run.step, never=vocabulary.never)
         return vocabulary.decode(np.fromiter(drawn, dtype=np.int64))
 
     return write
@@ -114,19 +131,25 @@ def shown(run: Run) -> Iterator[Callable[[Event], None]]:
         bar_format="{percentage:3.0f}% |{bar}| {rate_fmt}, {remaining} left, {desc}",
     )
     mean: float | None = None  # of the last losses
-    begun, first = time.perf_counter(), run.step
+    begun = told = time.perf_counter()
+    first = run.step
 
     def report(event: Event) -> None:
-        nonlocal mean
+        nonlocal mean, told
         loss = (mean or 0.0) if event.skipped else event.loss
         mean = loss if mean is None else 0.95 * mean + 0.05 * loss
         bar.update(task.items)
         bar.set_description_str(f"{mean:.3f} {task.unit}", refresh=False)
         if event.skipped:
             tqdm.write(f"step {event.step} skipped: {event.skipped}")
-        if event.score is None:
-            return
         per_step = (time.perf_counter() - begun) / (event.step - first)
+        if event.score is None and not (bar.disable and time.perf_counter() - told >= EVERY):
+            return
+        told = time.perf_counter()
+        if event.score is None:  # nobody sees the bar
+            left = span((event.steps - event.step) * per_step)
+            print(f"step {event.step} of {event.steps}: {mean:.3f} {task.unit} in training, {left} left", flush=True)
+            return
         text = f"step {event.step}/{event.steps}: {mean:.3f} {task.unit} in training; {event.text}"
         text += " (best so far)" if event.best else ""
         left = tqdm.format_interval((event.steps - event.step) * per_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,24 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import Backend
-from gpu_lstm.cli.options import data_path
-from gpu_lstm.data.sequences import Sequences, read_sequences
-from gpu_lstm.data.series import Series, deviations, read_series
-from gpu_lstm.data.text import Vocabulary, encode_file, read_text
+from gpu_lstm.cli.options import data_path, reading_text
+from gpu_lstm.cli.series import kept, read_again, read_new, tell_series
+from gpu_lstm.data.text import encode_file, read_text, text_files
+from gpu_lstm.data.tokens import Vocabulary, count_tokens, read_vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel
-from gpu_lstm.training.tasks import ClassifyTask, SeriesTask, Task, TextTask, split_sequences, split_series
+from gpu_lstm.models import Forecaster, LanguageModel
+from gpu_lstm.training.outset import chosen, outset, sizes_for, training_ranges
+from gpu_lstm.training.tasks import (
+    SeriesTask,
+    Task,
+    TextTask,
+    check_share,
+)
+from gpu_lstm.training.tasks.series import known_steps
+
+MOST_UNKNOWN = 0.1
+"""Share of unknown characters above which a model is not trained on a text."""
 
 
 @dataclass(frozen=True)
@@ -29,89 +40,102 @@ class Recipe:
     steps: int  # T of a training step
     make: Callable[[], Task]  # makes the task
     extra: dict[str, Any]  # what the run's description gets
+    batch: int | None = None  # B of the training step of those steps, where it isn't what was asked for
+    epochs: int = 1  # how many there are to be, where none were asked for
 
 
 def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
-    """A language model, from its options; `known` is the description of a run to go on with."""
-    path = data_path(plain["data"])
+    """A language model, from its options; `known` is the description of a run to go on with, or to begin from."""
+    path, how = data_path(plain["data"]), reading_text(plain)
     if known is None:
-        tokens, vocabulary = read_text(path)
+        tokens, vocabulary = read_text(path, plain.get("tokens", "characters"), plain.get("vocabulary", 0), **how)
         if len(vocabulary) < 2:
             raise InputError(f"text {path} has no characters")
-        if plain.get("shuffle_lines") and "\n" not in vocabulary.characters:
-            raise InputError(f"text {path} has no lines to shuffle")
     else:
-        vocabulary = Vocabulary(known["vocabulary"])
-        tokens = encode_file(path, vocabulary)
-        same_data(path, len(tokens), known["amount"], "characters")
+        vocabulary = read_vocabulary(known["vocabulary"])
+        tokens = encode_file(path, vocabulary, **how)
+        same_data(path, len(tokens), known["amount"], vocabulary.tokens)
+    if plain.get("shuffle_lines") and vocabulary.newline is None:
+        raise InputError(f"text {path} has no lines to shuffle")
+    cut = len(tokens) - int(len(tokens) * check_share("validation", plain["validation"]))
+    counts = [count_tokens(part, len(vocabulary)) for part in (tokens[:cut], tokens[cut:])]
+    tell_text(path, how["include"], vocabulary, counts)
+    share = unknown_share(vocabulary, counts)
+    if known is not None and known["amount"] is None and share > MOST_UNKNOWN:
+        raise InputError(f"{path} has {share:.0%} characters that the model doesn't know; expected at most 10%")
     names = ("embedding_size", "hidden_size", "num_layers", "dropout")
     config = {"vocabulary_size": len(vocabulary), **{n: plain[n] for n in names}, **family(plain)}
 
     def make() -> Task:
         model = LanguageModel(**config, **where(plain, backend))
-        newline = int(vocabulary.encode("\n")[0]) if plain.get("shuffle_lines") else None
-        return TextTask(model, tokens, plain["batch"], plain["length"], plain["validation"], plain["seed"], newline)
+        newline = vocabulary.newline if plain.get("shuffle_lines") else None
+        parts = plain["batch"], plain["length"], plain["validation"], plain["seed"]
+        task = TextTask(model, tokens, *parts, newline, (vocabulary.rate(counts[0]), vocabulary.rate(counts[1])))
+        task.item, task.unit = vocabulary.unit, task.unit if vocabulary.counted == "characters" else "bits/byte"
+        return task
 
-    return Recipe("text", config, plain["length"], make, {"vocabulary": vocabulary.characters, "amount": len(tokens)})
+    return Recipe("text", config, plain["length"], make, {"vocabulary": vocabulary.describe(), "amount": len(tokens)})
+
+
+def tell_text(path: Path, include: tuple[str, ...], vocabulary: Vocabulary, counts: list[np.ndarray]) -> None:
+    """Print what was read of a text, and how it is split."""
+    train, held_out = (int(part @ vocabulary.characters_of) for part in counts)
+    whole = int(sum(map(np.sum, counts)))
+    cut_into = "" if vocabulary.tokens == vocabulary.counted else f" in {whole:,} {vocabulary.tokens}"
+    files = f", {len(text_files(path, include))} of {len(text_files(path))} files of {path}" if path.is_dir() else ""
+    read = f"{train + held_out:,} {vocabulary.counted}{cut_into}, {len(vocabulary):,} different {vocabulary.tokens}"
+    print(f"text: {read}{files}; {held_out:,} at the end are held out")
+    if share := unknown_share(vocabulary, counts):
+        print(f"note: {share:.2%} of them are unknown, and are learned as one and the same")
+    sys.stdout.flush()
+
+
+def unknown_share(vocabulary: Vocabulary, counts: list[np.ndarray]) -> float:
+    """Which share of a text stands for characters that have no token."""
+    return sum(int(part[0]) for part in counts) / sum(map(np.sum, counts)) if vocabulary.added else 0.0
 
 
 def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
-    """A forecaster, from its options."""
+    """A forecaster, from its options; what they leave to the data is filled in."""
     path = data_path(plain["data"])
-    data = read_series(path, known["columns"] if known else plain["columns"])
-    tell_columns(data)
+    data = read_new(path, plain) if known is None else read_again(path, {**known, "options": plain})
+    parts = (plain["train"], plain["validation"])
+    tell_series(data, parts)
     if known is not None:
         same_data(path, len(data.values), known["amount"], "steps")
-    parts = (plain["train"], plain["validation"])
-    train = np.asarray(data.values[: split_series(len(data.values), parts)[0]])
-    if len(train) < 2:
-        raise InputError(f"series {path} has {len(data.values)} steps; expected more to train on")
-    names = ("horizon", "memory", "hidden_size", "num_layers", "dropout")
+    if known is None:
+        train, validation = data.cuts(parts)
+        targets, held_out = np.asarray(data.values)[:, : len(data.targets)], int((validation - train).max())
+        sizes = sizes_for(targets, training_ranges(data, parts)[0], plain["batch"], held_out)
+        plain |= chosen(plain, sizes)
+        tell_sizes(plain, sizes.periods)
     config = {
-        "mean": train.mean(axis=0).tolist(),
-        "spread": deviations(train),
-        "step_spread": deviations(np.diff(train, axis=0)),
-        **{n: plain[n] for n in names},
+        **outset(data, parts, plain["horizon"], plain["length"], known is None and plain.get("linear") == "ridge"),
+        **{n: plain[n] for n in ("memory", "hidden_size", "num_layers", "dropout")},
+        **{n: plain[n] for n in ("quantiles", "distribution") if plain.get(n)},
         **family(plain),
     }
+    if known is not None and "linear" in known["model"]:
+        config["linear"] = known["model"]["linear"]  # as it was fitted
 
     def make() -> Task:
         model = Forecaster(**config, **where(plain, backend))
-        return SeriesTask(model, data.values, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
+        return SeriesTask(model, data, plain["batch"], plain["length"], parts, plain["loss"], plain["seed"])
 
-    return Recipe("series", config, plain["length"], make, {"columns": data.names, "amount": len(data.values)})
+    lags = len(config["linear"]["weight"][0][0]) if "linear" in config else 0
+    extra = {**kept(data), "amount": len(data.values)}
+    return Recipe("series", config, known_steps(plain["length"], lags), make, extra, epochs=plain["epochs"] or 1)
 
 
-def prepare_classify(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
-    """A classifier, from its options."""
-    path = data_path(plain["data"])
-    data = read_sequences(path, plain["label"], plain["series"], known["columns"] if known else plain["columns"])
-    tell_columns(data)
-    if known is not None:
-        same_data(path, len(data), known["amount"], "sequences")
-    picked, _ = split_sequences(data, plain["validation"], plain["seed"])
-    rows = data.rows(picked)
-    config = {
-        "mean": rows.mean(axis=0).tolist(),
-        "spread": deviations(rows),
-        "num_classes": len(data.classes),
-        "bidirectional": not plain["one_direction"],
-        **{n: plain[n] for n in ("hidden_size", "num_layers", "dropout")},
-        **family(plain),
-    }
-
-    def make() -> Task:
-        model = Classifier(**config, **where(plain, backend))
-        return ClassifyTask(model, data, plain["batch"], plain["validation"], plain["seed"])
-
-    extra = {"columns": data.names, "classes": data.classes, "amount": len(data)}
-    return Recipe("classify", config, int(data.lengths.max()), make, extra)
+def tell_sizes(plain: dict[str, Any], periods: tuple[int, ...]) -> None:
+    """Print which periods a series shows, and what is forecast from what."""
+    shown = f"periods: {' and '.join(map(str, periods))} steps" if periods else "periods: none that the data show"
+    print(f"{shown}; forecasts of {plain['horizon']} steps from windows of {plain['length']}", flush=True)
 
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "text": prepare_text,
     "series": prepare_series,
-    "classify": prepare_classify,
 }
 
 
@@ -125,20 +149,10 @@ def where(plain: dict[str, Any], backend: Backend) -> dict[str, Any]:
     return {"backend": backend, **{name: plain[name] for name in ("dtype", "tier", "recompute", "seed")}}
 
 
-def same_data(path: Path, amount: int, expected: int, what: str) -> None:
-    """Refuse to go on with other data than the run began with.
+def same_data(path: Path, amount: int, expected: int | None, what: str) -> None:
+    """Refuse to go on with other data than the run began with, where these are told.
 
     Raises InputError where the data's amount is another.
     """
-    if amount != expected:
+    if expected is not None and amount != expected:
         raise InputError(f"{path} has {amount} {what}; the run to go on with began with {expected}")
-
-
-def tell_columns(data: Series | Sequences) -> None:
-    """Print which columns of a table were taken, and which were left and why."""
-
-    def listed(names: list[str], most: int = 30) -> str:
-        return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-    left = [f"{name} ({why})" for name, why in data.left.items()]
-    print(f"columns: {listed(data.names)}" + (f"; left out: {listed(left)}" if left else ""), flush=True)

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gpu_lstm.backend import Backend
+from gpu_lstm.cli import sequences
 from gpu_lstm.cli.options import RUNS, SHIPPED, announce, data_path, next_free, trained_on
+from gpu_lstm.cli.origin import Origin, changes
 from gpu_lstm.cli.progress import finish, tell
-from gpu_lstm.cli.recipes import RECIPES, Recipe
-from gpu_lstm.data.fingerprint import check_unchanged, fingerprint
+from gpu_lstm.cli.recipes import RECIPES as RECIPES_BUT_SEQUENCES
+from gpu_lstm.cli.recipes import Recipe
+from gpu_lstm.data.fingerprint import Fingerprint, check_unchanged, fingerprint
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.options import Options
 from gpu_lstm.recurrence import Offer, make_plan, runnable_tiers
 from gpu_lstm.training import Run, Settings, checkpoint
+from gpu_lstm.training.fitting import WEIGHT_DECAY
 from gpu_lstm.training.folder import check_unused, newest
 from gpu_lstm.training.memory import Job, check_fits, predict
 
-KINDS = {"text": "shakespeare", "series": "co2", "classify": "japanese_vowels"}
-"""Kinds of training, each with the shipped data that it takes if no others are given."""
+RECIPES: dict[str, Callable[..., Recipe]] = {**RECIPES_BUT_SEQUENCES, **sequences.RECIPES}
+KINDS = {"text": "shakespeare", "series": "co2", "classify": "japanese_vowels", "regress": "", "label": ""}
+"""Kinds of training, each with the shipped data that it takes if no others are given; empty where there are none."""
 KEEPING = ("keep", "save_minutes", "on_nonfinite")
 """Settings that are of a command rather than of a run."""
 NOT_OF_THE_TASK = (
-    "run", "out", "resume", "backend", "any_kind", "command", "dry_run", "graph", "parser", "arguments", *KEEPING
+    "run", "out", "resume", "init", "backend", "any_kind", "command", "dry_run", "graph", "parser", "arguments",
+    *KEEPING,
 )  # fmt: skip
 """Options that a run's description doesn't keep among those of its task."""
 CHANGEABLE = ("data", "tier", "recompute", "sample_length", "epochs", "patience")
@@ -39,14 +47,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def begin(options: argparse.Namespace) -> Run | None:
-    """A new run; None where only its memory was asked for."""
+    """A new run, with weights of another where asked for; None where only its memory was asked for."""
+    origin = None if options.init is None else Origin.read(options.init, options.kind)
+    if origin is not None:
+        origin.adopt(options, given(options))
     Options.parse(options.lstm)  # refused before anything is read
     backend = announce(options)
+    decay = WEIGHT_DECAY if options.kind in sequences.TARGETS else 0.01
     settings = Settings(
-        epochs=options.epochs,
+        epochs=options.epochs or 1,  # or as many as the recipe says, once the data are read
         learning_rate=options.learning_rate,
         optimizer=options.optimizer,
-        options={"weight_decay": 0.1 if options.kind == "classify" else 0.01} if options.optimizer == "adamw" else {},
+        options={"weight_decay": decay} if options.optimizer == "adamw" else {},
         schedule=options.schedule,
         warm_up=options.warm_up,
         clip=options.clip,
@@ -56,13 +68,25 @@ def begin(options: argparse.Namespace) -> Run | None:
     )
     check_seed(options.seed, "--seed")
     plain = {k: v for k, v in vars(options).items() if k not in NOT_OF_THE_TASK}
+    if not (options.data or KINDS[options.kind]):
+        raise InputError(f"gpu-lstm train {options.kind} needs data: gpu-lstm train {options.kind} FILE")
     plain["data"] = full_name(options.data or KINDS[options.kind])
     folder = new_folder(options)
-    recipe = RECIPES[options.kind](plain, backend, None)
+    recipe = RECIPES[options.kind](plain, backend, origin and origin.description)
+    if origin is not None:
+        origin.agree(recipe, plain)
+    if options.epochs is None:
+        plain["epochs"] = recipe.epochs
+        settings = replace(settings, epochs=recipe.epochs)
     if not fits(options, plain, recipe, backend):
         return None
-    known = {"options": plain, **recipe.extra, "fingerprint": fingerprint(data_path(plain["data"]))}
-    return Run(recipe.make(), settings, folder, known, tell, options.graph)
+    known = {"options": plain, **recipe.extra, "fingerprint": marked(plain)}
+    run = Run(recipe.make(), settings, folder, known, tell, options.graph)
+    if origin is not None:
+        origin.begin(run.task.model)
+        if line := changes(origin.description["options"], plain):
+            print(line)
+    return run
 
 
 def resume(options: argparse.Namespace) -> Run | None:
@@ -94,25 +118,44 @@ def resume(options: argparse.Namespace) -> Run | None:
         if known is None:
             tell(f"{path} is of an older gpu_lstm and has no fingerprint of its data; only their amount is compared")
         elif "data" in changes:
-            check_unchanged(data_path(plain["data"]), known)
+            check_unchanged(data_path(plain["data"]), known, plain.get("include") or ())
         recipe = RECIPES[kind](plain, backend, description)
+        recipe.config.update(description["model"])  # what it has of data is of those that it began with
         if not fits(options, plain, recipe, backend):
             return None
-        about = {"options": plain, **recipe.extra, "fingerprint": known or fingerprint(data_path(plain["data"]))}
+        about = {"options": plain, **recipe.extra, "fingerprint": known or marked(plain)}
         run = Run(recipe.make(), Settings.read(settings, path), folder, about, tell, options.graph)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
     run.resume(arrays, description)
     if run.step == run.steps:
-        print(f"{folder} is finished: {run.steps} steps done")
+        print(f"{folder} is finished: {run.steps} steps done; more --epochs than {run.settings.epochs} go on with it")
         return None
     print(f"going on with {folder} after step {run.step} of {run.steps}")
+    tell_changes(run, description)
     return run
 
 
+def tell_changes(run: Run, description: dict[str, Any]) -> None:
+    """Print what is other than before in a run that goes on, and what the learning rate makes of more epochs."""
+    before = description["settings"]
+    if line := changes(description["options"] | before, run.description["options"] | run.description["settings"]):
+        print(line)
+    if run.settings.epochs != before["epochs"]:
+        print(
+            f"learning rate: its schedule ({run.settings.schedule}) is laid over all {run.steps} steps anew; the next "
+            f"one has {run.schedule(run.step):.3g} of {run.settings.learning_rate:g}"
+        )
+
+
+def marked(plain: dict[str, Any]) -> Fingerprint:
+    """The fingerprint of a run's data."""
+    return fingerprint(data_path(plain["data"]), plain.get("include") or ())
+
+
 def full_name(data: str) -> str:
-    """What a description keeps of where data are: a shipped set's name, or the whole path."""
-    return data if data in SHIPPED else str(Path(data).resolve())
+    """What a description keeps of where data are: a shipped set's name, ``-``, or the whole path."""
+    return data if data in SHIPPED or data == "-" else str(Path(data).resolve())
 
 
 def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, backend: Backend) -> bool:
@@ -123,9 +166,10 @@ def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, bac
     hidden, dtype = recipe.config["hidden_size"], plain["dtype"]
     of_recurrence = Options.of(recipe.config.get("lstm") or {}).recurrent()
     plan = make_plan(backend, plain["tier"], hidden, dtype, of_recurrence)
-    most = Offer("backward", recipe.steps, plain["batch"], hidden, dtype, of_recurrence, multiply_adds=sys.maxsize)
+    batch = recipe.batch or plain["batch"]
+    most = Offer("backward", recipe.steps, batch, hidden, dtype, of_recurrence, multiply_adds=sys.maxsize)
     job = Job(
-        recipe.kind, recipe.config, dtype, plain["optimizer"], recipe.steps, plain["batch"], plain["recompute"],
+        recipe.kind, recipe.config, dtype, plain["optimizer"], recipe.steps, batch, plain["recompute"],
         fused=len(runnable_tiers(backend)) > 1, widened=plan.widened,
         least_steps=backend.least_steps, beside=plan.run.fit(backend, most).beside,
     )  # fmt: skip
@@ -149,7 +193,7 @@ def check_changes(changes: dict[str, Any], run: dict[str, Any]) -> None:
     Raises InputError where an option is neither `CHANGEABLE` nor what the run has.
     """
     for name, value in changes.items():
-        if name in NOT_OF_THE_TASK and name != "out":
+        if name in NOT_OF_THE_TASK and name not in ("out", "init"):
             continue
         if name not in run or (name not in CHANGEABLE and run[name] != value):
             has = f"has {run[name]}, which stays" if name in run else "has no such thing"

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import gzip
-import io
 import lzma
-import math
 import os
-import re
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -172,43 +167,6 @@ class Spool:
             return np.memmap(file, self._dtype, "r", shape=(rows, *tail))
 
 
-MISSING = {"", "-", "--", "?", ".", "na", "n/a", "#n/a", "nan", "nil", "none", "null", "missing"}
-"""What people write, in small letters, where a number is not known."""
-WITH_COMMAS = re.compile(r"[+-]?[0-9]+(,[0-9]+)+")
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
-EXPECTED = "expected UTF-8, cells separated by commas, numbers with a decimal point"
-
-
-def number(cell: str) -> float | None:
-    """Return the number that a cell holds, also one that isn't finite; None where it holds none.
-
-    Python would take ``1_0`` for ten, and the digits of every script.
-    """
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if cell.strip().isascii() and "_" not in cell else None
-
-
-def parse_cell(path: Path, line: int, column: str, cell: str) -> float:
-    """Return a cell's finite number.
-
-    Raises InputError where the cell is empty, not a number, or not finite; the message has file, line and column.
-    """
-    value = number(cell)
-    if value is not None and math.isfinite(value):
-        return value
-    shown, expected = (f"{cell[:40]!r}" if cell.strip() else "empty"), "a number"
-    if value is not None:
-        shown, expected = cell.strip(), "a finite number"
-    elif WITH_COMMAS.fullmatch(cell.strip()):
-        expected = "a number with a decimal point and no commas"
-    raise InputError(
-        f"{path}, line {line}: column {column!r} is {shown}; expected {expected}, or other columns to take (--columns)"
-    )
-
-
 def not_utf8(path: Path, where: str) -> InputError:
     """Return the error for a file of another encoding, which is guessed from the file's first bytes."""
     with open_bytes(path) as file:
@@ -217,104 +175,3 @@ def not_utf8(path: Path, where: str) -> InputError:
     return InputError(
         f"{path} is not UTF-8 text: {where}; it may be {'UTF-16' if utf16 else 'Latin-1 or Windows-1252'}"
     )
-
-
-class Table:
-    """A CSV file, plain, ``.gz`` or ``.xz``: names of columns in its first row, then rows with as many cells.
-
-    Errors call it `what`. Raises InputError where there is no such file; here and while rows are read, where it isn't
-    UTF-8 or not CSV.
-    """
-
-    def __init__(self, path: str | Path, what: str):
-        self.path = find_file(path, what)
-        self.header = [name.strip() for name in next(self._rows(), (0, []))[1]]
-
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the rows below the header with their line numbers.
-
-        Raises InputError where the table has no rows, or one with more or fewer cells than the header.
-        """
-        rows = self._rows()
-        next(rows, None)
-        line = 0
-        for line, row in rows:
-            if len(row) != len(self.header):
-                raise InputError(
-                    f"{self.path}, line {line}: {len(row)} cells; expected {len(self.header)}, as in the header"
-                    + self._cause()
-                )
-            yield line, row
-        if not line:
-            raise InputError(f"{self.path} has no rows after its header")
-
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        with open_bytes(self.path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
-            rows = csv.reader(text)
-            try:
-                for row in rows:
-                    if row:
-                        yield rows.line_num, row
-            except UnicodeDecodeError as error:
-                raise not_utf8(self.path, f"{error.reason} after line {rows.line_num}; {EXPECTED}") from None
-            except (csv.Error, *UNREADABLE) as error:
-                raise InputError(f"{self.path} can't be read after line {rows.line_num}: {error}") from None
-
-    def place(self, name: str) -> int:
-        """Return which column has a name.
-
-        Raises InputError where the table has no such column, or more than one; the message lists those that it has.
-        """
-        if name not in self.header:
-            listed = ", ".join(map(repr, self.header[:20]))
-            raise InputError(f"{self.path} has no column {name!r}; it has {listed}{self._cause()}")
-        if self.header.count(name) > 1:
-            count = self.header.count(name)
-            raise InputError(f"{self.path} has {count} columns called {name!r}; expected different names")
-        return self.header.index(name)
-
-    def numeric(self, others: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
-        """Return the names of the columns that hold numbers and are no `others`, and why the rest was left.
-
-        All rows are looked at. A column that holds numbers in some of them, and not more of other text, is one of
-        numbers: what it lacks is told by whoever reads it. One without a name is left. Raises InputError where no
-        column holds numbers, or the name of one that does is a number: the file has no header.
-        """
-        left = {f"column {k + 1}": "no name" for k, name in enumerate(self.header) if not name}
-        asked = [k for k, name in enumerate(self.header) if name and name not in others]
-        numbers, texts = [0] * len(self.header), [0] * len(self.header)
-        for _, row in self.rows():
-            for k in asked:
-                value = number(row[k])
-                if (value is not None and not math.isnan(value)) or WITH_COMMAS.fullmatch(row[k].strip()):
-                    numbers[k] += 1
-                elif row[k].strip().lower() not in MISSING:
-                    texts[k] += 1
-        names = []
-        for k in asked:
-            if numbers[k] and numbers[k] >= texts[k]:
-                names.append(self.header[k])
-            else:
-                left[self.header[k]] = "more text than numbers" if numbers[k] else "text" if texts[k] else "empty"
-        if not names:
-            besides = f" besides {' and '.join(map(repr, others))}" if others else ""
-            line, row = next(self.rows())
-            cause = self._cause() or f"; {EXPECTED}"
-            raise InputError(
-                f"{self.path} has no numeric column{besides}; line {line} is {','.join(row)[:60]!r}{cause}"
-            )
-        for name in names:
-            if number(name) is not None:
-                raise InputError(
-                    f"{self.path} has a number, {name!r}, for the name of a column; expected names in the first row "
-                    "(if it has them, say which columns to take: --columns)"
-                )
-        return names, left
-
-    def _cause(self) -> str:
-        """Return what the header says on why a table can't be read."""
-        whole = ",".join(self.header)
-        if "\0" in whole:
-            return f"; it may be UTF-16; {EXPECTED}"
-        marks = [name for mark, name in SEPARATORS.items() if mark in whole and len(self.header) == 1]
-        return f"; its cells seem to be separated by {marks[0]}; {EXPECTED}" if marks else ""

@@ -1,80 +1,220 @@
-"""Time series: numeric columns of a CSV file, windows over them, and the simple forecasts to beat."""
+"""Time series: columns of a table as one series or many, their times, and windows over them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from gpu_lstm.data.files import BLOCK, SHIPPED, Spool, Table, parse_cell
+from gpu_lstm.data.calendar import calendar_features, calendar_names
+from gpu_lstm.data.clock import Clock, local
+from gpu_lstm.data.files import BLOCK, SHIPPED, Spool
+from gpu_lstm.data.gaps import TREATMENTS, treat
+from gpu_lstm.data.order import Cells, in_order
+from gpu_lstm.data.tables import Reading, Table, read_table
+from gpu_lstm.data.times import find_time
+from gpu_lstm.errors import InputError
 
 CO2 = SHIPPED / "co2.csv"
 
 
 @dataclass(frozen=True)
 class Series:
-    """One or many series over the same steps."""
+    """One series, or many (a panel), each of N_m rows in order of time: M stretches without a break, end to end.
 
-    names: list[str]  # column names
-    values: np.ndarray  # (N, S) float64: S series of N steps
+    Nothing that looks at several rows may look across the start of a stretch. Each series is one stretch, but several
+    where rows were dropped: those stand one after the other and share its id.
+    """
+
+    names: list[str]  # columns: the targets, then the inputs known in the past only, then those known ahead, too
+    values: np.ndarray  # (N, S) float64
     # columns that were not taken though none were asked for by name, and why
     left: dict[str, str] = field(default_factory=dict)
+    past: list[str] = field(default_factory=list)  # those of `names` that are known in the past only
+    future: list[str] = field(default_factory=list)  # those known in the future, too, with what the calendar gives
+    times: np.ndarray | None = None  # (N,) datetime64[ns]: UTC where `clock` has a zone, else as written
+    clock: Clock | None = None  # the column of the times, their step and zone
+    starts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (M + 1,): where stretches begin and end
+    ids: list[str] = field(default_factory=lambda: [""])  # M: which series each stretch is of
+    calendar: list[str] = field(default_factory=list)  # those of `future` that the times themselves give
+    told: list[str] = field(default_factory=list)  # what people should know of times, gaps and what was filled
+
+    def __post_init__(self) -> None:
+        if not len(self.starts):
+            object.__setattr__(self, "starts", np.array([0, len(self.values)]))
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the columns to forecast."""
+        return self.names[: len(self.names) - len(self.past) - len(self.future)]
+
+    def cuts(self, shares: Sequence[float]) -> list[np.ndarray]:
+        """Return where each share of every series ends within its stretches: for each share (M,) row numbers.
+
+        Shares are counted in rows from a series' start, one after the other: with (0.7, 0.1), stretch m has the rows
+        from starts[m] to cuts[0][m] in the first share and those up to cuts[1][m] in the second.
+        """
+        rows, first = dict.fromkeys(self.ids, 0), dict[str, int]()
+        for name, start, stop in zip(self.ids, self.starts, self.starts[1:], strict=False):
+            first.setdefault(name, int(start))
+            rows[name] += int(stop - start)
+        ends = np.cumsum(shares)
+        return [
+            np.array(
+                [
+                    np.clip(first[name] + int(rows[name] * end), start, stop)
+                    for name, start, stop in zip(self.ids, self.starts, self.starts[1:], strict=False)
+                ],
+                np.int64,
+            )
+            for end in ends
+        ]
+
+    def windows(self, first: np.ndarray, last: np.ndarray, size: int) -> np.ndarray:
+        """Return the rows, ascending, at which `size` rows begin that lie within [first[m], last[m]) for some m."""
+        ranges = [np.arange(a, b - size + 1) for a, b in zip(first, last, strict=True)]
+        return np.concatenate([np.zeros(0, np.int64), *ranges])
+
+    def known(self, origins: np.ndarray) -> np.ndarray:
+        """Return how many rows of its own stretch come before each row."""
+        return np.asarray(origins - self.starts[np.searchsorted(self.starts, origins, "right") - 1])
 
 
-def read_series(path: str | Path, columns: Sequence[str] | None = None) -> Series:
-    """Read numeric columns of a CSV file with a header, plain or ``.gz`` or ``.xz``.
+def with_calendar(data: Series, names: bool | Sequence[str]) -> Series:
+    """Return series with what the calendar says of their times among the inputs that are known ahead.
 
-    All columns that have a name and hold numbers if none are named, see `Table.numeric`. Raises InputError where there
-    is no such file or column, no rows, or a cell that is no finite number: the message has its line and column.
+    Raises InputError where there are no times, or the calendar says nothing at this step.
     """
-    table = Table(path, "series")
-    names, left = (list(columns), {}) if columns else table.numeric()
-    picked = [(table.place(name), name) for name in names]
-    spool, block = Spool("float64", len(picked)), list[list[float]]()
-    for line, row in table.rows():
-        block.append([parse_cell(table.path, line, name, row[k]) for k, name in picked])
-        if len(block) * len(picked) >= BLOCK:
-            spool.add(np.array(block))
-            block = []
-    if block:
-        spool.add(np.array(block))
-    return Series(names, spool.finish(), left)
+    if data.times is None or data.clock is None:
+        raise InputError("--calendar needs a column of times (--time)")
+    picked = calendar_names(data.clock.step, data.times) if names is True else list(names or [])
+    spool = Spool("float64", len(data.names) + len(picked))
+    for start in range(0, len(data.values), BLOCK):
+        rows = slice(start, start + BLOCK)
+        features = calendar_features(local(data.times[rows], data.clock.zone), picked)
+        spool.add(np.column_stack([data.values[rows], features]))
+    return replace(
+        data, names=[*data.names, *picked], values=spool.finish(), future=[*data.future, *picked], calendar=picked
+    )
 
 
-def persistence(values: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
-    """Forecast that nothing changes: (origins, horizon, S) from values (N, S); origin k knows values[:k]."""
-    return np.repeat(values[origins - 1][:, None, :], horizon, axis=1)
+def read_series(
+    source: Any,
+    columns: Sequence[str] | None = None,
+    reading: Reading | None = None,
+    *,
+    past: Sequence[str] = (),
+    future: Sequence[str] = (),
+    series: str | None = None,
+    time: Sequence[str] | None = None,
+    date_format: str | None = None,
+    time_zone: str | None = None,
+    missing: str = "refuse",
+    missing_values: Sequence[float] = (),
+    calendar: bool | Sequence[str] = False,
+) -> Series:
+    """Read one series or many from a table with a row for each step.
 
+    Parameters
+    ----------
+    source : path, DataFrame, mapping of columns, or array
+        As `read_table` takes it.
+    columns : sequence of str, optional
+        What is to be forecast. All columns that hold numbers and are nothing else if not given, see `Table.numeric`.
+    reading : Reading, optional
+        How a text is written.
+    past, future : sequence of str
+        Inputs that are known in the past only, and those that are known ahead, too.
+    series : str, optional
+        The column that says which series a row is of, where there are many.
+    time : sequence of str, optional
+        The column of the times, or those that make them together: a date and a time of day, or year, month and so on.
+        Found out if not given; ("none",): there is none, rows are one step apart.
+    date_format : str, optional
+        How times are written, in the words of `datetime.strptime`, where that isn't certain.
+    time_zone : str, optional
+        Whose clocks they are of, such as "Europe/Berlin".
+    missing : {"refuse", "interpolate", "forward", "drop"}
+        What to do about missing cells and steps, see `gpu_lstm.data.gaps.treat`.
+    missing_values : sequence of float
+        Numbers that mean that there is none.
+    calendar : bool or sequence of str
+        Add what the calendar says of each time to the inputs that are known ahead: what the step and the span allow,
+        or those of these names, see `calendar_features`.
 
-def autoregression(values: np.ndarray, origins: np.ndarray, horizon: int, fitted: int, order: int = 24) -> np.ndarray:
-    """Forecast (K, horizon, S) of an AR(order) model with intercept for each series, iterated to the horizon.
-
-    It is fitted by least squares on values[:fitted], of (N, S); origin k of (K,) knows values[:k].
+    Raises
+    ------
+    InputError
+        There is no such file or column, a cell is no finite number, times can be read in several ways, are uneven or
+        there twice, or something is missing and `missing` is "refuse". The message has line and column.
     """
-    forecasts = np.empty((len(origins), horizon, values.shape[1]))
-    for s in range(values.shape[1]):
-        x = np.asarray(values[:, s])
-        lags = np.lib.stride_tricks.sliding_window_view(x[: fitted - 1], order)
-        design = np.column_stack([np.ones(len(lags)), lags])
-        weights = np.linalg.lstsq(design, x[order:fitted], rcond=None)[0]
-        past = np.lib.stride_tricks.sliding_window_view(x, order)[origins - order].copy()
-        for step in range(horizon):
-            value = weights[0] + past @ weights[1:]
-            forecasts[:, step, s] = value
-            past = np.column_stack([past[:, 1:], value])
-    return forecasts
+    if reading is not None and reading.wide:
+        raise InputError("wide (--wide) is for sequences; expected a series with a row for each step")
+    if missing not in TREATMENTS:
+        raise InputError(f"missing is {missing!r}; expected one of {', '.join(TREATMENTS)}")
+    asked = [*(columns or ()), *past, *future, *([series] if series else [])]
+    table = read_table(source, "series", reading, asked)
+    clock = _time_columns(table, time, asked)
+    others = {*past, *future, *clock, *([series] if series else [])}
+    targets, left = (list(columns), {}) if columns else table.numeric(others)
+    names = [*targets, *past, *future]
+    if twice := [name for name, count in Counter([*names, *clock]).items() if count > 1]:
+        raise InputError(f"column {twice[0]!r} is asked for twice; expected each in one role")
+    cells = Cells(table, names, clock, series, date_format, missing_values)
+    told = table.understood(names)
+    rows, zone, about = in_order(cells, time_zone)
+    treated = treat(cells.values, rows, missing)
+    if columns is None and (counters := _counters(treated.values[:, : len(targets)], targets)):
+        left |= dict.fromkeys(counters, "rises evenly: counts the rows")
+        picked = [k for k, name in enumerate(names) if name not in counters]
+        names = [names[k] for k in picked]
+        if len(counters) == len(targets):
+            raise InputError(f"{table.label} has no numeric column but {', '.join(counters)}, which counts the rows")
+        treated = replace(treated, values=treated.values[:, picked])
+    found = Series(
+        names,
+        treated.values,
+        left,
+        list(past),
+        list(future),
+        treated.times,
+        Clock(clock, rows.step, zone) if rows.step is not None else None,
+        treated.starts,
+        [cells.ids[cells.codes[rows.order[row]]] for row in treated.rows],
+        told=[*told, *about, *cells.told, *treated.told],
+    )
+    return with_calendar(found, calendar) if calendar else found
 
 
-def truth(values: np.ndarray, origins: np.ndarray, horizon: int) -> np.ndarray:
-    """Return what came after each origin, (origins, horizon, S)."""
-    return np.asarray(values[origins[:, None] + np.arange(horizon)[None, :]])
+def _time_columns(table: Table, time: Sequence[str] | None, asked: Sequence[str]) -> list[str]:
+    """Return the columns of a table that hold its times."""
+    if time is None:
+        piece = next(table.chunks())
+        return find_time(piece[[name for name in piece.columns if name not in asked]])
+    if list(time) == ["none"] and "none" not in table.names:
+        return []
+    for name in time:
+        table.place(name)
+    return list(time)
 
 
-def rmse(forecast: np.ndarray, actual: np.ndarray) -> float:
-    """Return the root of the mean squared error over all origins, steps and series."""
-    return float(np.sqrt(np.mean(np.subtract(forecast, actual, dtype=np.float64) ** 2)))
+def _counters(values: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Return the columns that rise by the same amount from row to row, as counters and clocks do."""
+    found = []
+    for k, name in enumerate(names):
+        rises = np.diff(values[:1000, k])
+        if len(rises) > 8 and rises[0] != 0 and _even(rises, values[:1000, k]):
+            rises = np.diff(values[:, k])
+            if _even(rises, values[:, k]):
+                found.append(name)
+    return found
+
+
+def _even(rises: np.ndarray, values: np.ndarray) -> bool:
+    return bool(np.ptp(rises) <= 1e-9 * np.abs(values).max())
 
 
 def deviations(rows: np.ndarray) -> list[float]:

@@ -1,94 +1,93 @@
-"""Text as tokens: one character, one token."""
+"""Text from files and folders, as tokens; larger than memory if need be."""
 
 from __future__ import annotations
 
 import codecs
-import functools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
-from gpu_lstm.data.files import BLOCK, SHIPPED, UNREADABLE, Spool, Stored, find_file, not_utf8, open_bytes, write_all
+from gpu_lstm.data.files import BLOCK, SHIPPED, UNREADABLE, Spool, Stored, find_file, open_bytes, write_all
+from gpu_lstm.data.tokens import KINDS, UNKNOWN, Bytes, Characters, Subwords, Vocabulary
 from gpu_lstm.errors import InputError
 
 SHAKESPEARE = SHIPPED / "shakespeare.txt.xz"
-UNKNOWN = "\ufffd"
-"""Stands for every character that the vocabulary doesn't have; token 0."""
+UTF8 = "utf-8"
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """The characters of a model, in token order."""
-
-    characters: str  # `UNKNOWN` first, the rest in code-point order
-
-    def __post_init__(self) -> None:
-        rest = self.characters[1:]
-        if not self.characters.startswith(UNKNOWN) or list(rest) != sorted(set(rest)) or UNKNOWN in rest:
-            raise InputError("vocabulary is not the replacement character followed by sorted, different characters")
-
-    def __len__(self) -> int:
-        return len(self.characters)
-
-    def encode(self, text: str) -> np.ndarray:
-        """Return the tokens of the text's characters, (N,) of the smallest unsigned type that fits."""
-        table = self._table
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        tokens: np.ndarray = table[np.minimum(codes, len(table) - 1)]
-        return tokens
-
-    @functools.cached_property
-    def _table(self) -> np.ndarray:
-        """Token of every code point up to one beyond the last known one, which stands for all that follow."""
-        known = np.array([ord(c) for c in self.characters[1:]], dtype=np.int64)
-        table = np.zeros(int(known.max(initial=0)) + 2, self.dtype)
-        table[known] = np.arange(1, len(self.characters))
-        return table
-
-    def decode(self, tokens: np.ndarray) -> str:
-        """Return the text of tokens."""
-        return "".join(self.characters[token] for token in np.asarray(tokens).reshape(-1).tolist())
-
-    @property
-    def dtype(self) -> str:
-        """Type that holds any token."""
-        return str(np.min_scalar_type(len(self.characters) - 1))
-
-
-def read_text(path: str | Path) -> tuple[np.ndarray, Vocabulary]:
-    """Read a UTF-8 file, or all files of a folder, as tokens (N,) and the vocabulary made from them.
+def read_text(
+    path: str | Path, tokens: str = "characters", size: int = 1024, encoding: str = UTF8, include: Sequence[str] = ()
+) -> tuple[np.ndarray, Vocabulary]:
+    """Read a file, or all files of a folder, as tokens (N,) and the vocabulary made from them.
 
     A file is plain, ``.xz`` or ``.gz``; a folder's files (not the hidden ones) are taken in the order of their names,
     folders within included. They are read twice, block by block; tokens larger than memory are kept in a temporary
-    file. Raises InputError where nothing is there, or it is empty, unreadable, or not UTF-8.
+    file.
+
+    Parameters
+    ----------
+    path : str or Path
+    tokens : {"characters", "bytes", "subwords"}
+        Bytes are those of the files, whatever they are, and no encoding plays a part.
+    size : int
+        Of the vocabulary of subwords, at most.
+    encoding : str
+        Of the files, as Python names it.
+    include : sequence of str
+        Patterns as ``*.txt`` or ``letters/*``, of the files to take of a folder, in their names or in their paths
+        within it; all of them if there are none.
+
+    Raises
+    ------
+    InputError
+        Nothing is there, or it is empty, unreadable, or not in that encoding; there is no such encoding; no file of
+        the folder is included, or there are patterns and it is no folder.
     """
-    files = text_files(path)
-    seen = np.zeros(sys.maxunicode + 1, dtype=bool)
-    for file in files:
-        for block in _blocks(file):
+    vocabulary: Vocabulary
+    if tokens == "bytes":
+        vocabulary = Bytes()
+    elif tokens == "subwords":
+        vocabulary = Subwords.learn(_all_blocks(path, encoding, include), size)
+    elif tokens == "characters":
+        seen = np.zeros(sys.maxunicode + 1, dtype=bool)
+        for block in _all_blocks(path, encoding, include):
             seen[np.frombuffer(block.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)] = True
-    seen[ord(UNKNOWN)] = False
-    vocabulary = Vocabulary(UNKNOWN + "".join(map(chr, np.flatnonzero(seen).tolist())))
-    return _encode(files, vocabulary), vocabulary
+        seen[ord(UNKNOWN)] = False
+        vocabulary = Characters(UNKNOWN + "".join(map(chr, np.flatnonzero(seen).tolist())))
+    else:
+        raise InputError(f"tokens is {tokens!r}; expected one of {', '.join(KINDS)}")
+    found = encode_file(path, vocabulary, encoding, include)
+    return found, Bytes(text=False) if isinstance(vocabulary, Bytes) and not vocabulary.is_text(found) else vocabulary
 
 
-def encode_file(path: str | Path, vocabulary: Vocabulary) -> np.ndarray:
+def encode_file(
+    path: str | Path, vocabulary: Vocabulary, encoding: str = UTF8, include: Sequence[str] = ()
+) -> np.ndarray:
     """Read a file or folder as tokens of an existing vocabulary; see `read_text`."""
-    return _encode(text_files(path), vocabulary)
+    spool = Spool(vocabulary.dtype)
+    for file in text_files(path, include):
+        found: Iterator[np.ndarray]
+        if isinstance(vocabulary, Bytes):
+            found = map(vocabulary.encode, _raw(file))
+        else:
+            found = vocabulary.encoded(_blocks(file, encoding))
+        for block in found:
+            spool.add(block)
+    return spool.finish()
 
 
-def read_part(path: str | Path, start: int, length: int) -> str:
+def read_part(path: str | Path, start: int, length: int, encoding: str = UTF8, include: Sequence[str] = ()) -> str:
     """Read up to `length` characters of a file or folder from character `start` on; empty where it has fewer.
 
     See `read_text` for what can be read and what is raised.
     """
     parts: list[str] = []
-    for block in (block for file in text_files(path) for block in _blocks(file)):
+    for block in _all_blocks(path, encoding, include):
         parts.append(block[start : start + length])
         length -= len(parts[-1])
         start = max(0, start - len(block))
@@ -97,18 +96,12 @@ def read_part(path: str | Path, start: int, length: int) -> str:
     return "".join(parts)
 
 
-def _encode(files: list[Path], vocabulary: Vocabulary) -> np.ndarray:
-    spool = Spool(vocabulary.dtype)
-    for file in files:
-        for block in _blocks(file):
-            spool.add(vocabulary.encode(block))
-    return spool.finish()
-
-
-def text_files(path: str | Path) -> list[Path]:
+def text_files(path: str | Path, include: Sequence[str] = ()) -> list[Path]:
     """Return the files of a text in the order in which they are read; see `read_text` for which, and what it raises."""
     path = Path(path)
     if not path.is_dir():
+        if include:
+            raise InputError(f"text {path} is no folder; --include says which files to take of one")
         return [find_file(path, "text")]
 
     def unreadable(error: OSError) -> None:
@@ -121,26 +114,74 @@ def text_files(path: str | Path) -> list[Path]:
     files = sorted(file for file in files if file.is_file() and file.stat().st_size)
     if not files:
         raise InputError(f"text folder {path} has no files with anything in them")
-    return files
+    taken = [file for file in files if not include or _is_included(file.relative_to(path), include)]
+    if not taken:
+        some = ", ".join(file.relative_to(path).as_posix() for file in files[:5])
+        raise InputError(f"--include {' '.join(include)} takes none of the {len(files)} files of {path}: {some}, ...")
+    return taken
 
 
-def _blocks(path: Path) -> Iterator[str]:
-    """Yield the file's text, about a megabyte at a time; a byte order mark is dropped."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    done = 0
+def _is_included(name: Path, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name.as_posix(), one) or fnmatchcase(name.name, one) for one in patterns)
+
+
+def _all_blocks(path: str | Path, encoding: str, include: Sequence[str]) -> Iterator[str]:
+    return (block for file in text_files(path, include) for block in _blocks(file, encoding))
+
+
+def _raw(path: Path) -> Iterator[bytes]:
+    """Yield the file's bytes, a megabyte at a time."""
     try:
         with open_bytes(path) as raw:
             while block := raw.read(BLOCK):
-                text = decoder.decode(block)
-                if 4 * text.count("\0") > len(text):
-                    raise not_utf8(path, "too many bytes are 0")
-                yield text
-                done += len(block)
-            yield decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, f"{error.reason} near byte {done + error.start}") from None
+                yield block
     except UNREADABLE as error:
         raise InputError(f"{path} can't be read: {error}") from None
+
+
+def _blocks(path: Path, encoding: str) -> Iterator[str]:
+    """Yield the file's text, about a megabyte at a time; a byte order mark is dropped."""
+    name = check_encoding(encoding)
+    plain = name == UTF8
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if plain else name)()
+    done = 0
+    try:
+        for block in _raw(path):
+            text = decoder.decode(block)
+            if plain and 4 * text.count("\0") > len(text):
+                raise _undecodable(path, encoding, "too many bytes are 0")
+            yield text
+            done += len(block)
+        yield decoder.decode(b"", final=True)
+    except UnicodeError as error:
+        place = f" near byte {done + error.start}" if isinstance(error, UnicodeDecodeError) else ""
+        raise _undecodable(path, encoding, f"{getattr(error, 'reason', error)}{place}") from None
+
+
+def check_encoding(name: str) -> str:
+    """Return Python's own name of an encoding of text.
+
+    Raises InputError where there is none.
+    """
+    try:
+        "".encode(name)  # refuses encodings of something else than text
+        return codecs.lookup(name).name
+    except (LookupError, ValueError):
+        raise InputError(f"--encoding is {name!r}; expected one that Python has, as utf-8, utf-16, latin-1") from None
+
+
+def _undecodable(path: Path, encoding: str, why: str) -> InputError:
+    """Return the error for a file of another encoding, which is guessed from the file's first bytes."""
+    with open_bytes(path) as file:
+        head = file.read(1000)
+    utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    guess = "UTF-16" if utf16 or 4 * head.count(0) > len(head) else "Latin-1 or Windows-1252"
+    if encoding == UTF8:
+        encoding, why = "UTF-8", f"{why}; it may be {guess}, or no text"
+    return InputError(
+        f"{path} is not {encoding} text: {why} (--encoding says what it is, --include which files to take of a folder, "
+        "--tokens bytes takes any)"
+    )
 
 
 SHUFFLED = 1 << 22
@@ -216,7 +257,7 @@ class Tracks:
         self.track = len(tokens) // batch
         if self.track < length + 1:
             raise InputError(
-                f"text has {len(tokens)} characters here; expected at least {batch * (length + 1)}, "
+                f"text has {len(tokens)} tokens here; expected at least {batch * (length + 1)}, "
                 f"batch={batch} sequences of length={length} and one more"
             )
 

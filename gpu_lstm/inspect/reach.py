@@ -9,7 +9,7 @@ import numpy as np
 from gpu_lstm.errors import InputError
 from gpu_lstm.inspect.activations import activations, inputs
 from gpu_lstm.layers.checks import check_size
-from gpu_lstm.losses import mean_squared, softmax_cross_entropy
+from gpu_lstm.losses import softmax_cross_entropy
 from gpu_lstm.models import Forecaster, LanguageModel
 
 
@@ -70,9 +70,8 @@ def gradient_reach(
         _, gradient = softmax_cross_entropy(backend, prediction, targets, overwrite=True)
     else:
         target = model.targets(np.asarray(data, dtype=np.float64)[:, None, :])[position, 0, :]
-        _, gradient = mean_squared(
-            backend, prediction, backend.asarray(target.astype(model.param_dtype)[None], model.param_dtype)
-        )
+        wanted = backend.asarray(target.astype(model.param_dtype)[None], model.param_dtype)
+        _, gradient = model.outcome.loss(backend, prediction, wanted, None)
     # The losses are means over the windows; each window's own loss is wanted.
     dy, _ = model.head.backward(head_tape, gradient * len(position))
     norms: dict[str, list[np.ndarray]] = {"h": [], "c": []}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpu_lstm.errors import InputError
+from gpu_lstm.models.forecaster import slow_mean
 
 QUOTES = {'"': '"', "“": "”", "«": "»"}
 """Closing mark by opening mark."""
@@ -100,11 +101,10 @@ def series_features(names: Sequence[str], values: np.ndarray, memory: int) -> di
     for s, name in enumerate(names):
         x = np.asarray(values[:, s], dtype=np.float64)
         change = np.diff(x, prepend=x[:1])
-        slow, since = x.copy(), np.zeros(len(x))
+        since = np.zeros(len(x))
         for t in range(1, len(x)):
-            slow[t] = slow[t - 1] + (x[t] - slow[t - 1]) / min(t + 1, memory)
             since[t] = 0 if change[t] * change[t - 1] < 0 else since[t - 1] + 1
-        found = {"value": x, "change": change, "deviation": x - slow, "steps since a turn": since}
+        found = {"value": x, "change": change, "deviation": x - slow_mean(x, memory), "steps since a turn": since}
         features |= {kind if len(names) == 1 else f"{name}: {kind}": array for kind, array in found.items()}
     return features
 

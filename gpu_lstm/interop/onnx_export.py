@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.backend import PARAM_DTYPES
+from gpu_lstm.data.linear import LinearForecast
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.arrays import arrays_of, endings, wide
 from gpu_lstm.interop.expressible import check_options, check_path
 from gpu_lstm.interop.onnx_nodes import ORDER, require_onnx
+from gpu_lstm.interop.onnx_sequences import frames, summary
 from gpu_lstm.layers import LSTM, Linear, Reversed
 from gpu_lstm.layers.checks import check_dtype
-from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Model
+from gpu_lstm.models import Forecaster, LanguageModel, Model, Regressor, Tagger
+from gpu_lstm.models.classifier import SequenceModel
 from gpu_lstm.training.checkpoint import write_whole
 
 OPSET, IR_VERSION = 17, 8
@@ -51,6 +54,8 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
     Model
     Forecaster values (T, B, S) float64, in the data's own units     forecast (horizon, B, S) float64
     Classifier x (T, B, D) float64, in the data's own units; lengths logits (B, classes)
+    Regressor  the same                                              numbers (B, K) float64, in their own units
+    Tagger     the same                                              logits (T, B, classes)
     ========== ===================================================== ==============================================
 
     T and B are free. lengths, h0 and c0 may be left out: then all sequences have T steps, and states start from zero,
@@ -58,7 +63,7 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
 
     Parameters
     ----------
-    model : LSTM, Reversed, LanguageModel, Forecaster or Classifier
+    model : LSTM, Reversed or one of the models
     dtype : {"float32", "float64"}, optional
         Of the weights; that of the model's parameters if not given. ONNX Runtime computes LSTMs in float32 only.
     metadata : dict of str, optional
@@ -85,12 +90,12 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
         language_model(graph, model)
     elif isinstance(model, Forecaster):
         forecaster(graph, model)
-    elif isinstance(model, Classifier):
-        classifier(graph, model)
+    elif isinstance(model, SequenceModel):
+        sequence_model(graph, model)
     elif isinstance(model, LSTM | Reversed):
         lstm_alone(graph, model)
     else:
-        raise InputError(f"model is of kind {model.kind!r}; expected text, series or classify")
+        raise InputError(f"model is of kind {model.kind!r}; expected one of text, series, classify, regress, label")
     size = sum(array.nbytes for array in graph.values.values())
     if size > 2**31 - 2**20:
         raise InputError(f"model has {size:,} bytes of weights; an ONNX file holds 2 GB")
@@ -202,6 +207,9 @@ def language_model(graph: Graph, model: LanguageModel) -> None:
 def forecaster(graph: Graph, model: Forecaster) -> None:
     """Add ``values`` to ``forecast``, as `Forecaster.forecast` for `horizon` steps, with its features in float64."""
     series = model.num_series
+    if model.num_inputs or not model.outcome.certain:
+        what = f"{model.num_inputs} inputs" if model.num_inputs else "quantiles or a distribution"
+        raise InputError(f"model has {what}; expected a forecaster of values alone, from values alone")
     graph.take("values", "float64", ("T", "B", series), "known values, in the data's own units")
     axis = graph.constant("steps_axis", [0])
     first = graph.add("Slice", ["values", graph.constant("zero", [0]), graph.constant("one", [1]), axis], "first")
@@ -222,9 +230,29 @@ def forecaster(graph: Graph, model: Forecaster) -> None:
     shape = graph.constant("ahead_shape", [-1, model.horizon, series])
     steps = graph.add("Transpose", [graph.add("Reshape", [ahead, shape], "by_step")], "by_time", perm=[1, 0, 2])
     wide = graph.add("Cast", [steps], "ahead.float64", to=TYPES["float64"])
-    newest = graph.add("Slice", ["values", last, graph.constant("end", [2**62]), axis], "newest")
-    graph.add("Add", [newest, graph.add("Mul", [wide, spread], "difference")], "forecast")
+    difference = graph.add("Mul", [wide, graph.constant("unit", model.unit[:, None, :], "float64")], "difference")
+    if model.linear is None:
+        simple = graph.add("Slice", ["values", last, graph.constant("end", [2**62]), axis], "newest")
+    else:
+        simple = linear_forecast(graph, model, model.linear, first, spread)
+    graph.add("Add", [simple, difference], "forecast")
     graph.give("forecast", "float64", (model.horizon, "B", series), "the next values")
+
+
+def linear_forecast(graph: Graph, model: Forecaster, linear: LinearForecast, first: str, spread: str) -> str:
+    """Add what `Forecaster.simple` gives at the last step, (horizon, B, S)."""
+    repeats = graph.constant("repeats", [linear.lags, 1, 1])
+    padded = graph.add("Concat", [graph.add("Tile", [first, repeats], "before_first"), "values"], "padded", axis=0)
+    from_lag, end = graph.constant("from_lag", [-linear.lags]), graph.constant("window_end", [2**62])
+    window = graph.add("Slice", [padded, from_lag, end, "steps_axis"], "window")
+    mean = graph.constant("mean", model.mean, "float64")
+    units = graph.add("Div", [graph.add("Sub", [window, mean], "window_centred"), spread], "window_units")
+    by_series = graph.add("Transpose", [units], "window_by_series", perm=[2, 0, 1])  # (S, L, B)
+    weight = graph.constant("linear.weight", linear.weight, "float64")
+    products = graph.add("MatMul", [weight, by_series], "linear_products")  # (S, H, B)
+    bias = graph.constant("linear.bias", linear.bias[:, :, None], "float64")
+    ahead = graph.add("Transpose", [graph.add("Add", [products, bias], "linear_units")], "linear_ahead", perm=[1, 2, 0])
+    return graph.add("Add", [graph.add("Mul", [ahead, spread], "linear_difference"), mean], "simple")
 
 
 def running_mean(graph: Graph, first: str, memory: int) -> str:
@@ -252,19 +280,28 @@ def running_mean(graph: Graph, first: str, memory: int) -> str:
     return "slow"
 
 
-def classifier(graph: Graph, model: Classifier) -> None:
-    """Add ``x`` and ``lengths`` to ``logits``: the mean of y over each sequence's own steps."""
+def sequence_model(graph: Graph, model: SequenceModel) -> None:
+    """Add ``x`` and ``lengths`` to the ``logits`` of each sequence or step, or the ``numbers`` about each sequence."""
     graph.take("x", "float64", ("T", "B", len(model.mean)), "features of each step, in the data's own units")
     centred = graph.add("Sub", ["x", graph.constant("mean", model.mean, "float64")], "centred")
     scaled = graph.add("Div", [centred, graph.constant("spread", model.spread, "float64")], "scaled.float64")
     inputs = graph.add("Cast", [scaled], "scaled", to=TYPES[graph.dtype])
-    lengths = take_lengths(graph, graph.size("x", 0), graph.size("x", 1))
+    inputs, lengths = frames(graph, inputs, take_lengths(graph, graph.size("x", 0), graph.size("x", 1)), model)
     y = lstm(graph, model.lstm, inputs, lengths)
-    total = graph.add("ReduceSum", [y, graph.constant("steps_axis", [0])], "total", keepdims=0)
-    counts = graph.add("Cast", [lengths], "counts", to=TYPES[graph.dtype])
-    column = graph.add("Unsqueeze", [counts, graph.constant("column_axis", [1])], "column")
-    linear(graph, model.head, graph.add("Div", [total, column], "summary"), "logits")
-    graph.give("logits", graph.dtype, ("B", model.head.output_size), "score of each class")
+    outputs = model.head.output_size
+    if isinstance(model, Tagger):
+        linear(graph, model.head, y, "logits")
+        graph.give("logits", graph.dtype, ("T", "B", outputs), "score of each class of each step")
+    elif isinstance(model, Regressor):
+        said = linear(graph, model.head, summary(graph, model, y, lengths), "said")
+        wide = graph.add("Cast", [said], "said.float64", to=TYPES["float64"])
+        spread = graph.constant("target_spread", model.target_spread, "float64")
+        apart = graph.add("Mul", [wide, spread], "apart")
+        graph.add("Add", [apart, graph.constant("target_mean", model.target_mean, "float64")], "numbers")
+        graph.give("numbers", "float64", ("B", outputs), "the numbers, in their own units")
+    else:
+        linear(graph, model.head, summary(graph, model, y, lengths), "logits")
+        graph.give("logits", graph.dtype, ("B", outputs), "score of each class")
 
 
 def lstm_alone(graph: Graph, layer: LSTM | Reversed) -> None:

@@ -20,21 +20,29 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from gpu_lstm.data.baselines import rmse, truth
 from gpu_lstm.data.sequences import Sequences
-from gpu_lstm.data.series import deviations, rmse, truth
+from gpu_lstm.data.series import deviations
 from gpu_lstm.interop.sklearn_base import LSTMEstimator
 from gpu_lstm.layers.checks import check_share, check_size
 from gpu_lstm.models import Classifier, Forecaster, Model, Regressor
-from gpu_lstm.training.tasks import ClassifyTask, Parts, RegressTask, Task, WindowsTask, forecast_from, in_blocks
+from gpu_lstm.models.backtest import backtest
+from gpu_lstm.training.fitting import DROPOUT, LEARNING_RATE, WEIGHT_DECAY, frames_for, pooling_for
+from gpu_lstm.training.tasks import ClassifyTask, RegressTask, Task, WindowsTask, in_blocks
 
 # isort: split
 from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 __all__ = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor"]
+
+
+Split = tuple[np.ndarray, np.ndarray]
+"""Numbers of the sequences to train and to validate on."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -47,8 +55,14 @@ class SequenceEstimator(LSTMEstimator):
         Read each sequence in both directions.
     standardize : bool
         Measure each feature from its mean in units of its standard deviation, over all steps of the training sequences.
+    max_iter : int or None
+        Epochs; None follows from how many sequences there are, see `gpu_lstm.training.fitting`.
     """
 
+    dropout: float = DROPOUT
+    learning_rate: float = LEARNING_RATE
+    weight_decay: float = WEIGHT_DECAY
+    max_iter: int | None = None
     bidirectional: bool = True
     standardize: bool = True
 
@@ -113,6 +127,8 @@ class SequenceEstimator(LSTMEstimator):
             if not self.standardize:
                 mean, deviation = [0.0] * len(mean), [1.0] * len(mean)
             given = {"mean": mean, "spread": deviation, "bidirectional": self.bidirectional, **self._of_lstm()}
+            frames = frames_for(data.lengths[parts[0]])
+            given |= {"pooling": pooling_for(frames), "frames": frames}
             model = self._make_model(given, labels[parts[0]], seed)
         check_size("batch_size", self.batch_size)
         shares = weights[parts[0]]
@@ -121,7 +137,7 @@ class SequenceEstimator(LSTMEstimator):
     def _make_model(self, given: dict[str, Any], labels: np.ndarray, seed: int) -> Model:
         raise NotImplementedError
 
-    def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
+    def _make_task(self, model: Any, data: Sequences, parts: Split, seed: int, weights: np.ndarray | None) -> Task:
         raise NotImplementedError
 
     def _say(self, X: Any, say: Callable[..., np.ndarray]) -> np.ndarray:
@@ -133,16 +149,24 @@ class SequenceEstimator(LSTMEstimator):
         return said[np.argsort(order)]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
-    """Classifies sequences, by the mean of an LSTM's outputs over each one's own steps.
+    """Classifies sequences, by a summary of an LSTM's outputs over each one's own steps.
 
-    Parameters are those of `SequenceEstimator` and `LSTMEstimator`.
+    Parameters are those of `SequenceEstimator` and `LSTMEstimator`, and
+
+    Parameters
+    ----------
+    class_weight : dict, "balanced" or None
+        How much sequences of each class count in the loss; ``balanced`` has all classes count alike.
 
     Attributes
     ----------
     classes_ : array
         Class labels, of any type that scikit-learn takes, sorted.
     """
+
+    class_weight: Any = None
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on labelled sequences.
@@ -221,13 +245,19 @@ class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
     def _make_model(self, given: dict[str, Any], labels: np.ndarray, seed: int) -> Model:
         return Classifier(num_classes=len(self.classes_), **given, seed=seed)
 
-    def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
-        return ClassifyTask(model, data, self.batch_size, parts, seed, weights)
+    def _make_task(self, model: Any, data: Sequences, parts: Split, seed: int, weights: np.ndarray | None) -> Task:
+        labels, by_class = data.labels[parts[0]], None
+        if self.class_weight is not None:
+            present = self.classes_[np.unique(labels)]
+            found = compute_class_weight(self.class_weight, classes=present, y=self.classes_[labels])
+            by_class = np.ones(len(self.classes_))
+            by_class[np.unique(labels)] = found
+        return ClassifyTask(model, data, self.batch_size, parts, seed, weights, class_weights=by_class)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # type: ignore[misc]
-    """Says one number about each sequence, or several, by the mean of an LSTM's outputs over each one's own steps.
+    """Says one number about each sequence, or several, by a summary of an LSTM's outputs.
 
     Parameters are those of `SequenceEstimator` and `LSTMEstimator`, and
 
@@ -270,8 +300,8 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
         units = {"target_mean": labels.mean(axis=0).tolist(), "target_spread": deviations(labels)}
         return Regressor(**units, **given, seed=seed)
 
-    def _make_task(self, model: Any, data: Sequences, parts: Parts, seed: int, weights: np.ndarray | None) -> Task:
-        return RegressTask(model, data, self.batch_size, parts, seed, weights, self.loss)
+    def _make_task(self, model: Any, data: Sequences, parts: Split, seed: int, weights: np.ndarray | None) -> Task:
+        return RegressTask(model, data, self.batch_size, parts, seed, weights, loss=self.loss)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -291,6 +321,11 @@ class LSTMForecaster(LSTMEstimator):
     memory : int
         Steps of the slow mean.
     loss : {"mse", "mae", "huber"}
+        Of a forecaster of values alone.
+    quantiles : sequence of float, optional
+        Learn these, 0.5 among them, for `predict_quantiles`.
+    distribution : {"gaussian", "student"}, optional
+        Learn its location and scale, for `predict_quantiles`.
 
     Attributes
     ----------
@@ -302,8 +337,10 @@ class LSTMForecaster(LSTMEstimator):
     window: int = 128
     memory: int = 24
     loss: str = "mse"
+    quantiles: Any = None
+    distribution: str | None = None
 
-    _makes: ClassVar[tuple[str, ...]] = (*LSTMEstimator._makes, "horizon", "memory")
+    _makes: ClassVar[tuple[str, ...]] = (*LSTMEstimator._makes, "horizon", "memory", "quantiles", "distribution")
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train on one series or many.
@@ -338,19 +375,40 @@ class LSTMForecaster(LSTMEstimator):
         (steps, S), or (N, steps, S) for many
         """
         check_is_fitted(self)
-        many = self._many
-        histories = self.history_
+        steps = self.model_.horizon if steps is None else check_size("steps", steps)
+        return self._from_histories(X, lambda known: self.model_.forecast(known, steps).transpose(1, 0, 2))
+
+    def predict_quantiles(self, X: Any = None, levels: Any = None) -> np.ndarray:
+        """Forecast quantiles of the next `horizon` steps.
+
+        Parameters
+        ----------
+        X : as of `predict`
+        levels : Q numbers, optional
+            Which quantiles; those learned, or of a distribution 0.1, 0.5 and 0.9.
+
+        Returns
+        -------
+        (horizon, Q, S), or (N, horizon, Q, S) for many
+        """
+        check_is_fitted(self)
+        return self._from_histories(
+            X, lambda known: self.model_.forecast_quantiles(known, levels).transpose(1, 0, 2, 3)
+        )
+
+    def _from_histories(self, X: Any, say: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Return what `say` makes of histories (known, B, S), (B, ...), those of one length together."""
+        many, histories = self._many, self.history_
         if X is not None:
             series, many = self._series(X, reset=False)
             histories = [part[-self.window :] for part in series]
-        steps = self.model_.horizon if steps is None else check_size("steps", steps)
-        said = np.empty((len(histories), steps, self.n_features_in_))
+        said: list[Any] = [None] * len(histories)
         lengths = np.array([len(part) for part in histories])
         for length in np.unique(lengths):
             same = np.flatnonzero(lengths == length)
-            known = np.stack([histories[n] for n in same], axis=1)
-            said[same] = self.model_.forecast(known, steps).transpose(1, 0, 2)
-        return said if many else said[0]
+            for n, one in zip(same, say(np.stack([histories[n] for n in same], axis=1)), strict=True):
+                said[n] = one
+        return np.stack(said) if many else np.asarray(said[0])
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return minus the RMSE of forecasts over all `horizon` steps ahead, in the data's own units; 0 is perfect.
@@ -366,7 +424,7 @@ class LSTMForecaster(LSTMEstimator):
             if len(part) < known + horizon:
                 raise ValueError(f"X has a series of {len(part)} steps; expected more than horizon = {horizon}")
             origins = np.arange(known, len(part) - horizon + 1)
-            said.append(forecast_from(self.model_, part, origins, known))
+            said.append(backtest(self.model_, part, origins, known))
             came.append(truth(part, origins, horizon))
         return -rmse(np.concatenate(said), np.concatenate(came))
 
@@ -400,7 +458,8 @@ class LSTMForecaster(LSTMEstimator):
             origins.append(begin + np.arange(end, len(part) - horizon + 1))
         task = WindowsTask(
             model, np.concatenate(series), check_size("batch_size", self.batch_size), length,
-            np.concatenate(starts).tolist(), np.concatenate(origins), self.loss, seed,
+            np.concatenate(starts).tolist(), np.concatenate(origins),
+            self.loss if model.outcome.certain else None, seed, begins,
         )  # fmt: skip
         self._train(task, more)
         self.history_ = [part[-self.window :].copy() for part in series]
@@ -413,7 +472,8 @@ class LSTMForecaster(LSTMEstimator):
             "spread": deviations(rows),
             "step_spread": deviations(np.concatenate([np.diff(part, axis=0) for part in series])),
         }
-        return Forecaster(**units, horizon=self.horizon, memory=self.memory, **self._of_lstm(), seed=seed)
+        sure: dict[str, Any] = {"quantiles": tuple(self.quantiles or ()), "distribution": self.distribution or ""}
+        return Forecaster(**units, horizon=self.horizon, memory=self.memory, **sure, **self._of_lstm(), seed=seed)
 
 
 def check_y(estimator: Any, y: Any, dtype: Any = None) -> np.ndarray:

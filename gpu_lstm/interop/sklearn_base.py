@@ -14,6 +14,7 @@ from gpu_lstm.layers.checks import check_size
 from gpu_lstm.models import MODELS, Model
 from gpu_lstm.optimizers import OPTIMIZERS, make_optimizer
 from gpu_lstm.training import Event, Settings, Training
+from gpu_lstm.training.fitting import epochs_for
 from gpu_lstm.training.tasks import Task
 
 try:
@@ -87,7 +88,7 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     schedule: str = "cosine"
     clip: float = 1.0
     batch_size: int = 32
-    max_iter: int = 100
+    max_iter: int | None = 100
     early_stopping: bool = False
     validation_fraction: float = 0.1
     n_iter_no_change: int = 10
@@ -150,7 +151,8 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
 
     def _train(self, task: Task, more: bool) -> None:
         """Train the task's model, `max_iter` epochs or one `more`; it becomes this estimator's."""
-        epochs = 1 if more else check_size("max_iter", self.max_iter)
+        asked = epochs_for(task.steps_per_epoch) if self.max_iter is None else check_size("max_iter", self.max_iter)
+        epochs = 1 if more else asked
         steps = epochs * task.steps_per_epoch
         stops_early = self.early_stopping and not more
         settings = Settings(
@@ -246,6 +248,9 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
             In scikit-learn's words: NaN, infinity, no numbers, other features than at `fit`, nothing in it.
         """
         X = as_sequences(X)
+        for name, dtype in X.dtypes.items() if hasattr(X, "iloc") and X.ndim == 2 else ():
+            if dtype.kind in "Mm":
+                raise ValueError(f"X has a column {name!r} of {dtype}; expected numbers")
         if not isinstance(X, Ragged):
             return validate_data(self, X, reset=reset, dtype=np.float64, order="C"), None
         return validate_data(self, X.rows, reset=reset, dtype=np.float64, order="C"), X.lengths
@@ -286,7 +291,7 @@ def as_sequences(X: Any) -> Any:
         return X
     if any(isinstance(part, np.ma.MaskedArray) for part in X):
         raise ValueError("X holds a masked array; expected arrays without a mask")
-    parts = [np.asarray(part) for part in X]
+    parts = [of_frame(n, part) if hasattr(part, "iloc") else np.asarray(part) for n, part in enumerate(X)]
     for n, part in enumerate(parts):
         if part.ndim != 2 or part.shape[1:] != parts[0].shape[1:] or len(part) == 0:
             raise ValueError(f"X[{n}] has shape {part.shape}; expected (T, {parts[0].shape[1]}) with T of at least 1")
@@ -297,6 +302,27 @@ def as_sequences(X: Any) -> Any:
                 raise ValueError(f"X[{n}] has columns {list(part.columns)}; expected {list(X[0].columns)}, as X[0] has")
         rows = type(X[0])(rows, columns=X[0].columns)
     return Ragged(rows, [len(part) for part in parts])
+
+
+def of_frame(n: int, frame: Any) -> np.ndarray:
+    """Return the numbers of a sequence that is a data frame, NaN where one is missing.
+
+    Raises
+    ------
+    ValueError
+        A column holds other things than numbers.
+    """
+    columns = []
+    for name, column in zip(frame.columns, (frame.iloc[:, k] for k in range(frame.shape[1])), strict=True):
+        kind = column.dtype.kind
+        try:
+            given = column.to_numpy() if kind in "Mm" else column.to_numpy(np.float64, na_value=np.nan)
+        except (TypeError, ValueError):
+            given = column.to_numpy()
+        if given.dtype.kind not in "biuf":
+            raise ValueError(f"X[{n}] has a column {name!r} of {column.dtype}; expected numbers")
+        columns.append(given)
+    return np.column_stack(columns) if columns else np.empty(frame.shape)
 
 
 def holds_sequences(values: np.ndarray) -> bool:

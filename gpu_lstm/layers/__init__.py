@@ -8,11 +8,13 @@ from gpu_lstm.layers.embedding import Embedding
 from gpu_lstm.layers.linear import Linear
 from gpu_lstm.layers.lstm import LSTM
 from gpu_lstm.layers.parameters import Parameters
+from gpu_lstm.layers.pooling import Concat, Pool
 from gpu_lstm.layers.reversed import Reversed
 from gpu_lstm.layers.stack import Stack
 
 __all__ = [
     "LSTM",
+    "Concat",
     "Dropout",
     "Embedding",
     "LSTMCell",
@@ -20,6 +22,7 @@ __all__ = [
     "Linear",
     "Parameters",
     "Params",
+    "Pool",
     "Reversed",
     "Stack",
     "State",

@@ -25,6 +25,7 @@ from gpu_lstm.backend import Array, Backend, choose
 from gpu_lstm.backend.count import Count
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.checks import check_dtype
+from gpu_lstm.layers.described import words
 from gpu_lstm.layers.parameters import Parameters
 from gpu_lstm.native.kept import Kept, Made
 from gpu_lstm.native.kernels import ARITHMETIC
@@ -114,6 +115,9 @@ class Layer:
         self.mark = os.urandom(8)  # by which its tapes are known
         self._params = Parameters(self.backend, self.param_dtype)
         self._kept: defaultdict[str, Kept] = defaultdict(Kept)
+
+    def __repr__(self) -> str:
+        return words(self)
 
     @property
     def params(self) -> Parameters:

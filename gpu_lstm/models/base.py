@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -31,12 +32,17 @@ class Model:
     kind: ClassVar[str]
     lstm: LSTM
     loss_scale: float = 1.0  # by which `loss` multiplies all gradients, for half precision; the loss stays as it is
+    about: Mapping[str, Any] = MappingProxyType({})  # what its checkpoint says of it, where it comes from one
     weights: str = ""  # "int8" or "bfloat16" where `gpu_lstm.models.quantize` made it
 
     def __init__(self, layers: Mapping[str, Layer], config: dict[str, Any]):
         self.layers = dict(layers)
         self._params = Parameters.joined({name: layer.params for name, layer in layers.items()})
         self.config = {name: value for name, value in config.items() if name != "lstm" or value}
+
+    def __repr__(self) -> str:
+        lines = [f"  {name}: {layer!r}" for name, layer in self.layers.items()]
+        return "\n".join([f"{type(self).__name__}: {self.count():,} parameters", *lines])
 
     @property
     def params(self) -> Parameters:  # noqa: D102

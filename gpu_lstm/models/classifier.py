@@ -7,17 +7,20 @@ from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from gpu_lstm.backend import Array, widened
+from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.layers.base import training_seed
-from gpu_lstm.losses import softmax_cross_entropy
+from gpu_lstm.layers.checks import check_size
+from gpu_lstm.losses.cross_entropy import softmax_cross_entropy
+from gpu_lstm.losses.weighted import weighted_cross_entropy
 from gpu_lstm.models.arguments import Where, arguments, check_host, numbers
 from gpu_lstm.models.base import Model, gather
+from gpu_lstm.models.summaries import Pooled, check_pooling, framed, summed_up, taken_apart
 
 
 class SequenceModel(Model):
-    """A linear map of the mean of the LSTM's outputs over each sequence's own steps.
+    """A linear map of a summary of the LSTM's outputs over each sequence's own steps.
 
     Arguments are as of `Classifier`; `own` is what only the subclass has in its description.
     """
@@ -33,19 +36,27 @@ class SequenceModel(Model):
         bidirectional: bool,
         dropout: float,
         lstm: Mapping[str, Any] | None,
+        pooling: Sequence[str],
+        frames: tuple[int, int],
         where: Where,
     ):
+        self.pooling = check_pooling(pooling)
+        self.window, self.stride = (check_size(name, frames[k]) for k, name in enumerate(("window", "stride")))
         config: dict[str, Any] = {
             "mean": numbers(mean), "spread": numbers(spread), **own, "hidden_size": hidden_size,
             "num_layers": num_layers, "bidirectional": bidirectional, "dropout": dropout, "lstm": dict(lstm or {}),
         }  # fmt: skip
+        if self.pooling != ("mean",):  # what a checkpoint doesn't say is as it was before there was a choice
+            config["pooling"] = list(self.pooling)
+        if (self.window, self.stride) != (1, 1):
+            config["frames"] = [self.window, self.stride]
         self.mean, self.spread = np.array(config["mean"]), np.array(config["spread"])
         of_all, of_lstm, seeds = arguments(lstm, **where)
-        sizes = len(self.mean), hidden_size, num_layers
+        sizes = len(self.mean) * self.window, hidden_size, num_layers
         self.lstm = LSTM(*sizes, bidirectional=bidirectional, dropout=dropout, **of_lstm, seed=seeds[0])
         self.dropout = Dropout(dropout, **of_all)
         width = self.lstm.output_size * self.lstm.num_directions
-        self.head = Linear(width, num_outputs, wide=True, **of_all, seed=seeds[1])
+        self.head = Linear(width * len(self.pooling), num_outputs, wide=True, **of_all, seed=seeds[1])
         super().__init__({"lstm": self.lstm, "head": self.head}, config)
 
     def _loss(
@@ -58,42 +69,41 @@ class SequenceModel(Model):
         """Loss and gradients; `criterion` takes the outputs (B, num_outputs) to the loss and their gradient."""
         drawn = training_seed(seed)
         seeds = [None if drawn is None else (*drawn, place) for place in range(3)]
-        inputs, _ = self.dropout.forward(self._inputs(x), seeds[0])
-        y, _, lstm_tape = self.lstm.forward(inputs, None, lengths, seed=seeds[1], guard=False)
-        share = self._share(lengths)
-        summary, dropout_tape = self.dropout.forward(self._summary(y, share), seeds[2])
+        inputs, lengths = self._inputs(x, lengths)
+        inputs, _ = self.dropout.forward(inputs, seeds[0])
+        y, state, lstm_tape = self.lstm.forward(inputs, None, lengths, seed=seeds[1], guard=False)
+        pooled = self._summary(y, state[0], lengths)
+        summary, dropout_tape = self.dropout.forward(pooled.summary, seeds[2])
         outputs, head_tape = self.head.forward(summary, guard=False)
         loss, doutputs = criterion(outputs)
         dsummary, head = self.head.backward(head_tape, self.scaled(doutputs))
         dsummary, _ = self.dropout.backward(dropout_tape, dsummary)
-        dy = self.backend.asarray(widened(self.backend, dsummary)[None, ...] * share, self.dtype)
-        dy = dy + self.backend.xp.zeros_like(y)
-        _, _, lstm = self.lstm.backward(lstm_tape, dy)
+        dh = self.backend.xp.zeros_like(state[0]) if "last" in self.pooling else None
+        dlast = None if dh is None else dh[-self.lstm.num_directions :]
+        dy = taken_apart(self.backend, self.pooling, pooled, dsummary, y, dlast, self.dtype)
+        _, _, lstm = self.lstm.backward(lstm_tape, dy, (dh, None))
         return loss, gather({"lstm": lstm, "head": head})
 
     def _outputs(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """What the head says (B, num_outputs) of a batch x (T, B, D) with lengths (B,), on the host."""
-        y, _, _ = self.lstm.forward(self._inputs(x), None, lengths, keep=False)
-        return self.backend.to_numpy(self.head.forward(self._summary(y, self._share(lengths)), keep=False)[0])
+        inputs, lengths = self._inputs(x, lengths)
+        y, (h, _), _ = self.lstm.forward(inputs, None, lengths, keep=False)
+        return self.backend.to_numpy(self.head.forward(self._summary(y, h, lengths).summary, keep=False)[0])
 
-    def _inputs(self, x: np.ndarray) -> Array:
+    def _inputs(self, x: np.ndarray, lengths: np.ndarray) -> tuple[Array, np.ndarray]:
+        """Frames of features in units of their spread, and how many each sequence has."""
         x = check_host("x", x, ("T", "B", f"D={len(self.mean)}"))
-        return self.backend.asarray(((x - self.mean) / self.spread).astype(self.param_dtype), self.dtype)
+        lengths = check_host("lengths", lengths, (f"B={x.shape[1]}",), whole=True)
+        frames, count = framed((x - self.mean) / self.spread, lengths, self.window, self.stride)
+        return self.backend.asarray(frames.astype(self.param_dtype), self.dtype), count
 
-    def _summary(self, y: Array, share: Array) -> Array:
-        """Mean (B, .) over each sequence's own steps of y (T, B, .)."""
-        return self.backend.asarray(self.backend.xp.sum(widened(self.backend, y) * share, axis=0), self.dtype)
-
-    def _share(self, lengths: np.ndarray) -> Array:
-        """(1, B, 1) of 1/length: y is zero after a sequence's end, so the scaled sum is the mean."""
-        steps = np.asarray(lengths, dtype=np.float64)
-        if steps.min() < 1:
-            raise InputError("lengths has a 0; expected at least 1, for a sequence of no steps has no mean")
-        return self.backend.asarray((1 / steps)[None, :, None], self.param_dtype)
+    def _summary(self, y: Array, h: Array, lengths: np.ndarray) -> Pooled:
+        last, dtypes = h[-self.lstm.num_directions :], (self.dtype, self.param_dtype)
+        return summed_up(self.backend, self.pooling, y, last, lengths, dtypes)
 
 
 class Classifier(SequenceModel):
-    """Classifies sequences of different lengths by the mean of the LSTM's outputs over each one's own steps.
+    """Classifies sequences of different lengths by a summary of the LSTM's outputs over each one's own steps.
 
     Parameters
     ----------
@@ -106,6 +116,10 @@ class Classifier(SequenceModel):
         On the input, between layers and on the summary, while training.
     lstm : dict, optional
         Options of the LSTM family by name, as `gpu_lstm.LSTM` takes them.
+    pooling : some of {"mean", "max", "last"}
+        What is made of the outputs over each sequence's own steps, see `gpu_lstm.models.summaries`.
+    frames : (window, stride)
+        Steps that the LSTM reads as one, and how far one such frame is from the next: fewer steps of a long sequence.
     backend, dtype, tier, recompute, seed
         As of the layers.
     """
@@ -122,15 +136,23 @@ class Classifier(SequenceModel):
         bidirectional: bool = True,
         dropout: float = 0.0,
         lstm: Mapping[str, Any] | None = None,
+        pooling: Sequence[str] = ("mean",),
+        frames: tuple[int, int] = (1, 1),
         **where: Unpack[Where],
     ):
         own = {"num_classes": num_classes}
         super().__init__(
-            mean, spread, own, num_classes, hidden_size, num_layers, bidirectional, dropout, lstm, where
+            mean, spread, own, num_classes, hidden_size, num_layers, bidirectional, dropout, lstm, pooling, frames,
+            where,
         )  # fmt: skip
 
     def loss(
-        self, x: np.ndarray, lengths: np.ndarray, labels: np.ndarray, seed: int | tuple[int, ...] | None = None
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray,
+        labels: np.ndarray,
+        seed: int | tuple[int, ...] | None = None,
+        class_weights: np.ndarray | None = None,
     ) -> tuple[Array, Params]:
         """Loss in nats and gradients of a batch.
 
@@ -142,14 +164,29 @@ class Classifier(SequenceModel):
         labels : (B,) integers in 0..num_classes-1
         seed : int or tuple of int, optional
             Seeds dropout; None turns it off.
+        class_weights : (num_classes,), optional
+            How much a sequence of each class counts; 1 if not given.
         """
         lengths = check_host("lengths", lengths, ("B",), whole=True)
         labels = check_host("labels", labels, (len(lengths),), whole=True)
-        target = self.backend.asarray(labels)
-        return self._loss(
-            x, lengths, lambda logits: softmax_cross_entropy(self.backend, logits, target, overwrite=True), seed
-        )
+        target, backend = self.backend.asarray(labels), self.backend
+        if class_weights is None:
+            return self._loss(x, lengths, lambda y: softmax_cross_entropy(backend, y, target, overwrite=True), seed)
+        weights = backend.asarray(row_weights(labels, class_weights, self.config["num_classes"]), self.param_dtype)
+        return self._loss(x, lengths, lambda y: weighted_cross_entropy(backend, y, target, weights), seed)
 
     def logits(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Scores (B, num_classes) of a batch x (T, B, D) with lengths (B,), on the host."""
         return self._outputs(x, lengths)
+
+
+def row_weights(labels: np.ndarray, class_weights: np.ndarray, num_classes: int) -> np.ndarray:
+    """How much each row counts, (...), by the weight (num_classes,) of its class; one of label -1 doesn't.
+
+    So that a mean over all rows is one over those that count. Raises InputError where a label is out of range.
+    """
+    given = check_host("class_weights", class_weights, (f"num_classes={num_classes}",))
+    if labels.min() < -1 or labels.max() >= num_classes or labels.max() < 0:
+        raise InputError(f"targets has values {labels.min()}..{labels.max()}; expected 0..V-1={num_classes - 1}")
+    counts = labels >= 0
+    return np.where(counts, given[labels] * (labels.size / counts.sum()), 0.0)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
 from gpu_lstm.backend import Array
+from gpu_lstm.data.tokens import Vocabulary, read_vocabulary
 from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, Params, State
 from gpu_lstm.layers.base import check_seed, training_seed
-from gpu_lstm.losses import softmax_cross_entropy
+from gpu_lstm.losses.cross_entropy import softmax_cross_entropy
 from gpu_lstm.models import decode
 from gpu_lstm.models.arguments import Where, arguments
 from gpu_lstm.models.base import Model, gather
@@ -56,6 +58,11 @@ class LanguageModel(Model):
             "num_layers": num_layers, "dropout": dropout, "forget_bias": forget_bias, "lstm": dict(lstm or {}),
         }  # fmt: skip
         super().__init__({"embedding": self.embedding, "lstm": self.lstm, "head": self.head}, config)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """How text becomes tokens, of a model that was trained by a command and loaded."""
+        return read_vocabulary(self.about.get("vocabulary"))
 
     def loss(
         self, tokens: Array, state: State | None = None, seed: int | tuple[int, ...] | None = None
@@ -107,33 +114,42 @@ class LanguageModel(Model):
 
     def sample(
         self,
-        prompt: np.ndarray,
-        length: int,
+        prompt: np.ndarray | str,
+        length: int = 200,
         temperature: float = 1.0,
         seed: int | tuple[int, ...] = 0,
         never: Sequence[int] = (),
-    ) -> Iterator[int]:
-        """Draw tokens that continue a prompt, one at a time; a seed gives the same on all backends, up to rounding.
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> Iterator[Any]:
+        """Draw what continues a prompt, tokens or text; a seed gives the same on all backends, up to rounding.
 
         Parameters
         ----------
-        prompt : (N,) integers
+        prompt : (N,) integers or str
+            Of a text, pieces of text are drawn by the model's `vocabulary`: ``"".join(model.sample("ROMEO:"))``.
         length : int
-            Number of tokens to draw.
+            Number of tokens to draw, or of characters.
         temperature : float
             Below 1 more certain, 0 always the likeliest.
         seed : int
         never : sequence of int
             Tokens that are not drawn; not all that there are.
+        top_k, top_p : int, float
+            Draw only among the `top_k` likeliest, and of these the fewest that have the share `top_p`; 0 and 1: all.
 
         Raises
         ------
         InputError
             `prompt` or `never` has other than tokens of the vocabulary, `prompt` none, `never` all; `length` is no
-            whole number, or `temperature` no number of at least 0.
+            whole number, or `temperature`, `top_k` or `top_p` out of range.
         """
-        tokens, barred = decode.check(prompt, never, length, temperature, self.embedding.num_embeddings)
-        what = tokens, int(length), float(temperature), np.random.default_rng(check_seed(seed)), barred
+        if isinstance(prompt, str):
+            tokens_of = partial(self.sample, temperature=temperature, seed=seed, top_k=top_k, top_p=top_p)
+            return decode.as_text(self.vocabulary, prompt, length, never, tokens_of)
+        tokens, barred = decode.check(prompt, never, length, temperature, top_k, top_p, self.embedding.num_embeddings)
+        draw = decode.Draw(float(temperature), int(top_k), float(top_p))
+        what = tokens, int(length), draw, np.random.default_rng(check_seed(seed)), barred
         if self.on_host and self.lstm.plan.tier == "sequence" and not self.lstm.options.on():
             return decode.by_compiled_code(self.params, self.lstm.num_layers, *what)
         return decode.by_arrays(self.backend, self.logits, *what)

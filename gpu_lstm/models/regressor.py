@@ -16,7 +16,7 @@ from gpu_lstm.models.classifier import SequenceModel
 
 
 class Regressor(SequenceModel):
-    """Says K numbers about sequences of different lengths, by the mean of the LSTM's outputs over each one's own steps.
+    """Says K numbers about sequences of different lengths, by a summary of an LSTM's outputs.
 
     Parameters
     ----------
@@ -30,6 +30,10 @@ class Regressor(SequenceModel):
         On the input, between layers and on the summary, while training.
     lstm : dict, optional
         Options of the LSTM family by name, as `gpu_lstm.LSTM` takes them.
+    pooling : some of {"mean", "max", "last"}
+        What is made of the outputs over each sequence's own steps, see `gpu_lstm.models.summaries`.
+    frames : (window, stride)
+        Steps that the LSTM reads as one, and how far one such frame is from the next: fewer steps of a long sequence.
     backend, dtype, tier, recompute, seed
         As of the layers.
     """
@@ -47,12 +51,15 @@ class Regressor(SequenceModel):
         bidirectional: bool = True,
         dropout: float = 0.0,
         lstm: Mapping[str, Any] | None = None,
+        pooling: Sequence[str] = ("mean",),
+        frames: tuple[int, int] = (1, 1),
         **where: Unpack[Where],
     ):
         own = {"target_mean": numbers(target_mean), "target_spread": numbers(target_spread)}
         self.target_mean, self.target_spread = np.array(own["target_mean"]), np.array(own["target_spread"])
         super().__init__(
-            mean, spread, own, len(target_mean), hidden_size, num_layers, bidirectional, dropout, lstm, where
+            mean, spread, own, len(target_mean), hidden_size, num_layers, bidirectional, dropout, lstm, pooling, frames,
+            where,
         )  # fmt: skip
 
     def loss(

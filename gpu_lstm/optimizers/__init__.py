@@ -25,7 +25,7 @@ def make_optimizer(name: str, backend: Backend, params: Params, learning_rate: f
     """Return the optimizer called `name`: sgd, rmsprop, adam or adamw."""
     if name not in OPTIMIZERS:
         raise InputError(f"optimizer is {name!r}; expected one of {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[name](backend, params, learning_rate, **options)
+    return OPTIMIZERS[name](params, learning_rate, **options, backend=backend)
 
 
 def clip_by_global_norm(backend: Backend, gradients: Params, max_norm: float) -> float:

@@ -9,6 +9,7 @@ from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.checks import check_probability
 from gpu_lstm.optimizers.base import Optimizer, Params, compiled_as
+from gpu_lstm.optimizers.given import HasParams
 
 
 class Adam(Optimizer):
@@ -18,10 +19,10 @@ class Adam(Optimizer):
     weight_decay = 0.0
 
     def __init__(
-        self, backend: Backend, params: Params, learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
-        eps: float = 1e-8,
+        self, params: Params | HasParams, learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
+        eps: float = 1e-8, *, backend: Backend | None = None,
     ):  # fmt: skip
-        super().__init__(backend, params, learning_rate)
+        super().__init__(params, learning_rate, backend=backend)
         self.beta1 = check_probability("beta1", beta1, "number")
         self.beta2 = check_probability("beta2", beta2, "number")
         self.eps = eps
@@ -55,10 +56,10 @@ class AdamW(Adam):
     """Adam with decoupled weight decay: p *= 1 - rate * weight_decay first (I. Loshchilov and F. Hutter, 2019)."""
 
     def __init__(
-        self, backend: Backend, params: Params, learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
-        eps: float = 1e-8, weight_decay: float = 0.01,
+        self, params: Params | HasParams, learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
+        eps: float = 1e-8, weight_decay: float = 0.01, *, backend: Backend | None = None,
     ):  # fmt: skip
-        super().__init__(backend, params, learning_rate, beta1, beta2, eps)
+        super().__init__(params, learning_rate, beta1, beta2, eps, backend=backend)
         if weight_decay < 0:
             raise InputError(f"weight_decay is {weight_decay!r}; expected at least 0")
         self.weight_decay = weight_decay

@@ -9,7 +9,9 @@ from typing import Any, ClassVar, TypeVar
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.exchange import foreign
+from gpu_lstm.backend.finding import backend_of
 from gpu_lstm.errors import InputError
+from gpu_lstm.optimizers.given import HasParams, Kind
 
 Params = Mapping[str, Array]
 Move = TypeVar("Move", bound=Callable[..., None])
@@ -25,7 +27,7 @@ def compiled_as(rule: str) -> Callable[[Move], Move]:
     return mark
 
 
-class Optimizer:
+class Optimizer(metaclass=Kind):
     """Base: the learning rate and the per-parameter state, zero at the start.
 
     A subclass has `numbers` and `move`, and names in `slots` the arrays of state that it needs for each parameter. Its
@@ -33,11 +35,12 @@ class Optimizer:
 
     Parameters
     ----------
-    backend : Backend
-    params : mapping of str to array
+    params : mapping of str to array, or a layer or model with such `params`
         Updated in place by `update`.
     learning_rate : float
         Multiplied by the factor given to `update`, it is the `rate` of that update.
+    backend : Backend, optional
+        Where the parameters live; found out if not given.
 
     Raises
     ------
@@ -48,10 +51,11 @@ class Optimizer:
 
     slots: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, backend: Backend, params: Params, learning_rate: float):
+    def __init__(self, params: Params | HasParams, learning_rate: float, *, backend: Backend | None = None):
         if not (learning_rate > 0 and math.isfinite(learning_rate)):
             raise InputError(f"learning_rate is {learning_rate!r}; expected a number above 0")
-        self.backend = backend
+        params = params if isinstance(params, Mapping) else params.params
+        self.backend = backend = backend or backend_of(*params.values())
         self.params = params
         self.learning_rate = self.rate = learning_rate
         self.updates = 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.layers.checks import check_probability
 from gpu_lstm.optimizers.base import Optimizer, Params, compiled_as
+from gpu_lstm.optimizers.given import HasParams
 
 
 class SGD(Optimizer):
@@ -14,8 +15,11 @@ class SGD(Optimizer):
 
     slots = ("velocity",)
 
-    def __init__(self, backend: Backend, params: Params, learning_rate: float = 0.1, momentum: float = 0.0):
-        super().__init__(backend, params, learning_rate)
+    def __init__(
+        self, params: Params | HasParams, learning_rate: float = 0.1, momentum: float = 0.0, *,
+        backend: Backend | None = None,
+    ):  # fmt: skip
+        super().__init__(params, learning_rate, backend=backend)
         self.momentum = check_probability("momentum", momentum, "number")
 
     def numbers(self) -> tuple[float, ...]:  # noqa: D102
@@ -35,9 +39,10 @@ class RMSProp(Optimizer):
     slots = ("square",)
 
     def __init__(
-        self, backend: Backend, params: Params, learning_rate: float = 1e-3, decay: float = 0.99, eps: float = 1e-8
-    ):
-        super().__init__(backend, params, learning_rate)
+        self, params: Params | HasParams, learning_rate: float = 1e-3, decay: float = 0.99, eps: float = 1e-8, *,
+        backend: Backend | None = None,
+    ):  # fmt: skip
+        super().__init__(params, learning_rate, backend=backend)
         self.decay = check_probability("decay", decay, "number")
         self.eps = eps
 

@@ -1,7 +1,13 @@
-"""Training: tasks (a model with its data), the loop, the same in a folder, checkpoints."""
+"""Training: tasks (a model with its data), the loop, the same in a folder, checkpoints, a model of one's own."""
 
+from gpu_lstm.training.callbacks import EarlyStop, RateSearch, TensorBoard, find_learning_rate
+from gpu_lstm.training.loading import load, save
 from gpu_lstm.training.loop import Event, Outcome, Training, TrainingError
+from gpu_lstm.training.own import History, fit
 from gpu_lstm.training.run import Run
 from gpu_lstm.training.settings import Settings
 
-__all__ = ["Event", "Outcome", "Run", "Settings", "Training", "TrainingError"]
+__all__ = [
+    "EarlyStop", "Event", "History", "Outcome", "RateSearch", "Run", "Settings", "TensorBoard", "Training",
+    "TrainingError", "find_learning_rate", "fit", "load", "save",
+]  # fmt: skip

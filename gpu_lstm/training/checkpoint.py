@@ -231,17 +231,19 @@ def save_model(path: Path, model: Model, description: dict[str, Any]) -> None:
     save(path, to_torch_names(model.params, model.backend), description)
 
 
-def load_model(path: Path, kind: str, backend: Backend, tier: str = "auto") -> tuple[Model, dict[str, Any]]:
-    """Read a model of that kind and its description.
+def load_model(path: Path, kind: str | None, backend: Backend, tier: str = "auto") -> tuple[Model, dict[str, Any]]:
+    """Read a model of that kind, or of any, and its description, which is the model's `about`, too.
 
     Raises InputError as `load`, or where the checkpoint is of another kind of model.
     """
     arrays, description = load(path)
-    if description.get("kind") != kind:
-        raise InputError(f"checkpoint {path} is of kind {description.get('kind')!r}; expected {kind!r}")
+    found = description.get("kind")
+    if found != kind and (kind is not None or found not in MODELS):
+        raise InputError(f"checkpoint {path} is of kind {found!r}; expected {kind or ', '.join(MODELS)!r}")
     check_amounts(arrays, description, path)
     model = build(description, path, backend, tier)
     if "weights" in description:
         model = quantize(model, description["weights"])
     assign(model, arrays, path)
+    model.about = description
     return model, description

@@ -38,7 +38,10 @@ LOG = "log.jsonl"
 PICTURE = "loss.png"
 QUANTIZED = {"int8": "model-int8.safetensors", "bfloat16": "model-bfloat16.safetensors"}
 """The best model with weights of few bits, by what they are."""
-MADE = (PICTURE, "forecast.csv", "forecast.png", "inspect.html", "model.onnx", *QUANTIZED.values())
+MADE = (
+    PICTURE, "forecast.csv", "forecast.png", "predictions.csv", "predictions.json", "inspect.html", "model.onnx",
+    *QUANTIZED.values(),
+)  # fmt: skip
 """What commands write beside a model if not told otherwise."""
 OURS = (BEST, LOG, tensorboard.NAME, *MADE)
 """Names in a run's folder besides those of the manifest, the lock and the checkpoints to go on from."""

@@ -68,14 +68,14 @@ class Training:
     def __init__(self, task: Task, settings: Settings, optimizer: Optimizer | None = None, graph: bool = False):
         self.task, self.settings = task, settings
         self.steps = settings.epochs * task.steps_per_epoch
-        self.schedule = make_schedule(settings.schedule, self.steps, min(settings.warm_up, self.steps))
+        self.schedule = make_schedule(settings.schedule, self.steps, settings.warm_up_steps(self.steps))
         self.optimizer: Optimizer = optimizer or make_optimizer(
             settings.optimizer, task.model.backend, task.model.params, settings.learning_rate, **settings.options
         )
         self._steps = (Replayed if graph else Launched)(task, self.optimizer, settings.clip)
         self.scaler = LossScaler.for_dtype(task.model.dtype)
         self.step = 0
-        self.best = math.inf
+        self.best = task.initial()
         self.since_best = 0
         self.skipped = self._skipped_in_a_row = 0
         self._validates_at = settings.validates_at(self.steps)

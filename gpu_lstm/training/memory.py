@@ -1,8 +1,9 @@
 """How much memory training will take, or a step of one layer, from sizes alone, before anything is allocated.
 
-The peak of a step is where most arrays are alive at once. `_text`, `_series` and `_classify` follow their model's
-``loss`` and give the moments that can be the peak, as bytes of all arrays alive besides parameters and gradients. What
-is counted is what training adds to the process; the data set is not, which is streamed where it is large.
+The peak of a step is where most arrays are alive at once. `_text`, `_series`, `_sequences` and `_label` follow their
+model's ``loss`` and give the moments that can be the peak, as bytes of all arrays alive besides parameters and
+gradients. What is counted is what training adds to the process; the data set is not, which is streamed where it is
+large.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
 from gpu_lstm.layers.schedule import segments
-from gpu_lstm.models.amounts import model_amounts
+from gpu_lstm.models.amounts import model_amounts, series_widths
 from gpu_lstm.native.kernels import ARITHMETIC
 
 SLOTS = {"sgd": 1, "rmsprop": 1, "adam": 2, "adamw": 2}
@@ -93,7 +94,7 @@ def predict(job: Job) -> Prediction:
     parameters = job.wide * (amounts["embedding"] + amounts["lstm"] + amounts["head"])
     hidden = job.config["hidden_size"]
     largest = job.wide * max(amounts["embedding"], 4 * hidden * hidden, amounts["head"])
-    moments = {"text": _text, "series": _series, "classify": _classify}[job.kind](job)
+    moments = MOMENTS[job.kind](job)
     blas = 0 if job.fused else BLAS
     update = 0 if job.fused else UPDATE_TEMPORARIES * largest
     packed = job.wide * 4 * hidden * hidden  # the recurrent weights, as the compiled tier wants them
@@ -196,24 +197,53 @@ def _series(job: Job) -> list[float]:
     """Moments of `Forecaster.loss`."""
     config, item, rows = job.config, job.item, job.rows
     series, states = len(config["mean"]), rows * _output_size(config) * item
-    outputs = rows * series * config["horizon"]
-    lstm = _lstm(job, 2 * series)
-    kept = lstm.kept + lstm.output + rows * series * (2 * item + 3 * 8)
+    width, said = series_widths(config)
+    outputs = rows * series * config["horizon"]  # of one part, as many as targets
+    lags = len(config["linear"]["weight"][0][0]) if config.get("linear") else 0
+    lstm = _lstm(job, width)
+    kept = lstm.kept + lstm.output + rows * width // 2 * (2 * item + 3 * 8)
     dropped = config["dropout"] > 0
-    targets = kept + (2 * states if dropped else 0) + outputs * (job.wide + 3 * 8)
-    backward = kept + (states if dropped else 0) + outputs * 4 * job.wide + 2 * states + lstm.backward
+    targets = kept + (2 * states if dropped else 0) + outputs * (job.wide + 3 * 8) + rows * lags * 8
+    gradients = rows * said * 4 * job.wide + (outputs * 6 * job.wide if said > outputs // rows else 0)
+    backward = kept + (states if dropped else 0) + gradients + 2 * states + lstm.backward
     return [targets, backward]
 
 
-def _classify(job: Job) -> list[float]:
-    """Moments of `Classifier.loss`."""
-    config, item, rows = job.config, job.item, job.rows
-    directions = 2 if config["bidirectional"] else 1
-    features, states = len(config["mean"]), rows * _output_size(config) * directions * item
-    lstm = _lstm(job, features, directions)
-    kept = lstm.kept + rows * features * (3 * 8 + 3 * item) + states
-    mean = states * job.wide // item * (2 if job.short else 1)  # a product, of widened states
-    return [kept + mean, kept + 2 * states, kept + states + lstm.backward]  # dy is made of a product and of zeros
+def _read(job: Job, directions: int) -> tuple[float, float]:
+    """Bytes of the features of a batch of sequences, also of the next one; and of the outputs y (T, B, W)."""
+    window, stride = job.config.get("frames", (1, 1))
+    features = job.rows * len(job.config["mean"])
+    read = features * (2 * 8 * stride + window * (8 + 3 * job.item))
+    return read, job.rows * _output_size(job.config) * directions * job.item
+
+
+def _sequences(job: Job) -> list[float]:
+    """Moments of `Classifier.loss` and `Regressor.loss`."""
+    pooling = job.config.get("pooling", ("mean",))
+    directions = 2 if job.config["bidirectional"] else 1
+    read, states = _read(job, directions)
+    lstm = _lstm(job, len(job.config["mean"]) * job.config.get("frames", (1, 1))[0], directions)
+    kept = lstm.kept + read + states
+    summed = states * job.wide // job.item * (2 if job.short else 1)  # a product, or what is inside, of widened states
+    dy = ("mean" in pooling) * 2 * states  # made of a product and of zeros
+    if "max" in pooling:
+        dy = max(dy, ("mean" in pooling) * states + 2 * states)
+    return [kept + summed, kept + dy, kept + states + lstm.backward]
+
+
+def _label(job: Job) -> list[float]:
+    """Moments of `Tagger.loss`."""
+    directions = 2 if job.config["bidirectional"] else 1
+    read, states = _read(job, directions)
+    lstm = _lstm(job, len(job.config["mean"]), directions)
+    logits = job.rows * job.config["num_classes"]
+    kept = lstm.kept + read + states * (3 if job.config["dropout"] > 0 else 1) + 3 * 8 * job.rows  # the mask, too
+    loss = kept + logits * job.wide * (1 if job.fused else LOSS_COPIES + 1)
+    backward = kept + logits * job.wide * (2 if job.dtype == "float16" else 1) + states
+    return [loss, backward + states, backward + lstm.backward]
+
+
+MOMENTS = {"text": _text, "series": _series, "classify": _sequences, "regress": _sequences, "label": _label}
 
 
 def check_fits(job: Job, available: int | None) -> None:
@@ -226,7 +256,7 @@ def check_fits(job: Job, available: int | None) -> None:
         return
     choices = {"--recompute": replace(job, recompute=True)}
     for name, field in (("--length", "steps"), ("--batch", "batch")):
-        if name == "--length" and job.kind == "classify":
+        if name == "--length" and job.kind in ("classify", "regress", "label"):
             continue
         value = getattr(job, field) // 2
         while value > 1 and predict(replace(job, **{field: value})).peak > available:

@@ -134,7 +134,8 @@ class Run(Training):
     def save(self) -> None:
         """Write a checkpoint to go on from, after all that was logged until now.
 
-        Before the first validation there is no best model: then the one for use is that of the last save.
+        Before the first validation there is no best model, but where the start has a score: then the one for use is
+        that of the last save.
         """
         backend = self.task.model.backend
         arrays = checkpoint.to_torch_names(self.task.model.params, backend)
@@ -144,7 +145,7 @@ class Run(Training):
             "step": self.step, "updates": self.optimizer.updates, "best": self._best(), "since_best": self.since_best,
             "skipped": self.skipped, "skipped_in_a_row": self._skipped_in_a_row, "loss_scale": self.scaler.state(),
         }  # fmt: skip
-        if self.step and self._best() is None:
+        if (self._best() is None) == (self.step > 0):
             self._save_model()
         if self._logs is not None:
             self._logs.flush()

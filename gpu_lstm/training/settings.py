@@ -23,8 +23,8 @@ class Settings:
     options : dict
         Further arguments of the optimizer.
     schedule : {"cosine", "constant"}
-    warm_up : int
-        Steps over which the learning rate rises.
+    warm_up : float
+        Over which the learning rate rises: a share of the steps where it is below 1, else a number of them.
     clip : float
         Largest joint norm of the gradients.
     validations : int
@@ -44,7 +44,7 @@ class Settings:
     optimizer: str = "adam"
     options: dict[str, float] = field(default_factory=dict)
     schedule: str = "cosine"
-    warm_up: int = 50
+    warm_up: float = 50
     clip: float = 1.0
     validations: int = 10
     patience: int = 0
@@ -55,8 +55,10 @@ class Settings:
     def __post_init__(self) -> None:
         check_size("epochs", self.epochs)
         for name in ("validations", "patience", "warm_up"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 0")
+        if self.warm_up >= 1 and self.warm_up != int(self.warm_up):
+            raise InputError(f"warm_up is {self.warm_up}; expected a share below 1, or a whole number of steps")
         if not (self.clip > 0 and math.isfinite(self.clip)):
             raise InputError(f"clip is {self.clip!r}; expected a number above 0")
         check_size("keep", self.keep)
@@ -78,6 +80,10 @@ class Settings:
             return cls(**saved)
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"checkpoint {path} has damaged settings: {error}") from None
+
+    def warm_up_steps(self, steps: int) -> int:
+        """Over how many of a run's steps the learning rate rises."""
+        return min(steps, int(self.warm_up) if self.warm_up >= 1 else round(self.warm_up * steps))
 
     def validates_at(self, steps: int) -> frozenset[int]:
         """The steps after which to validate, of so many in the run; the last one is always among them."""

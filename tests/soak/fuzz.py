@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas  # noqa: F401  # or its import would count as memory of a file
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from gpu_lstm.data.sequences import read_sequences
 from gpu_lstm.data.series import read_series
-from gpu_lstm.data.text import Vocabulary, read_text
+from gpu_lstm.data.text import read_text
+from gpu_lstm.data.tokens import read_vocabulary
 from gpu_lstm.errors import GpuLstmError
 from gpu_lstm.training import Run, Settings, checkpoint
 from gpu_lstm.training.folder import MANIFEST, newest, resume_name
@@ -124,7 +126,7 @@ def load_and_resume(path: Path, kind: str) -> None:
     model, _ = checkpoint.load_model(path, kind, NUMPY)
     assert all(np.asarray(param).dtype == model.dtype for param in model.params.values())
     if kind == "text" and "vocabulary" in description:
-        Vocabulary(description["vocabulary"])
+        read_vocabulary(description["vocabulary"])
     run = Run(small.TASKS[kind](), small.settings(epochs=1), path.parent, {})
     run.resume(arrays, description)
     Settings.read(description.get("settings"), path)

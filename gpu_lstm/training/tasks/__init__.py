@@ -2,21 +2,26 @@
 
 from gpu_lstm.layers.checks import check_share
 from gpu_lstm.training.tasks.base import Task
+from gpu_lstm.training.tasks.own import METRICS, OwnTask
 from gpu_lstm.training.tasks.sequences import (
     ClassifyTask,
+    LabelTask,
     Parts,
     RegressTask,
     SequencesTask,
     class_scores,
     in_blocks,
+    plan_of,
     resampled,
     split_sequences,
+    step_scores,
+    steps_in_blocks,
 )
-from gpu_lstm.training.tasks.series import SeriesTask, WindowsTask, forecast_from, split_series
+from gpu_lstm.training.tasks.series import SeriesTask, WindowsTask, split_series
 from gpu_lstm.training.tasks.text import TextTask, bits_per_token
 
 __all__ = [
-    "ClassifyTask", "Parts", "RegressTask", "SequencesTask", "SeriesTask", "Task", "TextTask", "WindowsTask",
-    "bits_per_token", "check_share", "class_scores", "forecast_from", "in_blocks", "resampled", "split_sequences",
-    "split_series",
+    "METRICS", "ClassifyTask", "LabelTask", "OwnTask", "Parts", "RegressTask", "SequencesTask", "SeriesTask", "Task",
+    "TextTask", "WindowsTask", "bits_per_token", "check_share", "class_scores", "in_blocks",
+    "plan_of", "resampled", "split_sequences", "split_series", "step_scores", "steps_in_blocks",
 ]  # fmt: skip

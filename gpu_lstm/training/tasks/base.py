@@ -6,8 +6,9 @@ the same weights to the last bit and a resumed run needs no generator states.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 from gpu_lstm.backend import Array
 from gpu_lstm.backend.count import Count
@@ -20,9 +21,10 @@ from gpu_lstm.models import Model
 class Task(ABC):
     """A model with its data: `steps_per_epoch` steps, each of which reads so many `items`."""
 
-    item: ClassVar[str]  # what a step reads, for people
-    unit: ClassVar[str] = "loss"  # of loss and score
-    one_shape: ClassVar[bool] = False  # whether all steps have the same shapes: one can be recorded and replayed
+    item: str  # what a step reads, for people
+    unit: str = "loss"  # of the loss, and of the score
+    score_unit: str = ""  # of the score, where that is another
+    one_shape: bool = False  # whether all steps have the same shapes: one can be recorded and replayed
 
     def __init__(self, model: Model, seed: int | tuple[int, ...], steps_per_epoch: int, items: int):
         self.model, self.seed = model, check_seed(seed)
@@ -64,6 +66,10 @@ class Task(ABC):
     @abstractmethod
     def validate(self) -> tuple[float, str]:
         """Score on the validation part, lower is better, and the same for people to read."""
+
+    def initial(self) -> float:
+        """Score before the first step, to be beaten by what is learned; infinite where a model starts with nothing."""
+        return math.inf
 
     def carried(self) -> dict[str, Array]:
         """Arrays that the next step depends on besides parameters and the step's number."""

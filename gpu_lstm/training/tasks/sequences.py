@@ -1,30 +1,74 @@
-"""Whole sequences of different lengths: a class of each, or numbers about it."""
+"""Sequences of different lengths: a class of each, numbers about it, or a class of every step."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gpu_lstm.backend import Array
-from gpu_lstm.data.sequences import Sequences
+from gpu_lstm.data.batches import ByLength, blocks, ragged
+from gpu_lstm.data.sequences import UNKNOWN, Sequences
+from gpu_lstm.data.splits import drawn, strata
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.checks import check_share
-from gpu_lstm.models import Classifier, Regressor
+from gpu_lstm.models import Classifier, Regressor, Tagger
 from gpu_lstm.training.tasks.base import Task
 
 Parts = float | tuple[np.ndarray, np.ndarray]
 """What to validate on: a share, or the numbers of the sequences to train on and of those to validate on."""
 
 
+def class_scores(
+    model: Classifier, data: Sequences, picked: np.ndarray, block: int = 256, class_weights: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Mean loss in nats and accuracy on some sequences, which count as much as their class does."""
+    weights = np.ones(model.config["num_classes"]) if class_weights is None else class_weights
+    loss, right = 0.0, 0
+    for part in blocks(data.lengths[picked], block):
+        x, lengths, labels = data.batch(picked[part])
+        lost, found = lost_and_right(model.logits(x, lengths), labels, weights)
+        loss, right = loss + lost, right + found
+    return loss / float(np.sum(weights[data.labels[picked]])), right / len(picked)
+
+
+def step_scores(
+    model: Tagger, data: Sequences, picked: np.ndarray, block: int = 256, class_weights: np.ndarray | None = None
+) -> tuple[float, float]:
+    """The same of a tagger, over all steps of some sequences."""
+    weights = np.ones(model.config["num_classes"]) if class_weights is None else class_weights
+    loss, right, total, count = 0.0, 0, 0.0, 0
+    for part in blocks(data.lengths[picked], block):
+        x, lengths, labels = data.batch(picked[part])
+        inside = labels != UNKNOWN  # which it is beyond the end, too
+        own = labels[inside]
+        lost, found = lost_and_right(model.logits(x, lengths)[inside], own, weights)
+        loss, right = loss + lost, right + found
+        total, count = total + float(np.sum(weights[own])), count + len(own)
+    return loss / total, right / count
+
+
+def lost_and_right(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, int]:
+    """Sum of the losses of rows (N, K) in nats, each times the weight of its class, and how many rows are right."""
+    logits = logits.astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    lost = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
+    return float(np.sum(weights[labels] * lost)), int(np.sum(logits.argmax(axis=1) == labels))
+
+
 class SequencesTask(Task):
     """What the tasks of whole sequences share; every epoch in a new order.
 
+    Where lengths differ much, a batch is of similar ones, and the longest come in smaller batches, see
+    `gpu_lstm.data.batches`.
+
     Parameters
     ----------
-    model : Classifier or Regressor
+    model : Classifier, Regressor or Tagger
     data : Sequences
     batch : int
     validation : float or (train, held_out)
@@ -32,72 +76,101 @@ class SequencesTask(Task):
         train and to validate on.
     seed : int
     weights : one number for each of `train`, optional
-        How often each is taken in an epoch, as far as whole numbers go, in proportion.
+        How often each is taken in an epoch, as far as whole numbers go, in proportion; then lengths don't matter.
+    by_length : bool
+        False makes batches at random whatever the lengths.
     """
 
     item = "sequence"
 
     def __init__(
         self,
-        model: Classifier | Regressor,
+        model: Classifier | Regressor | Tagger,
         data: Sequences,
         batch: int,
         validation: Parts,
         seed: int,
         weights: np.ndarray | None = None,
+        by_length: bool = True,
     ):
         self.data, self.weights = data, weights
         parts = validation if isinstance(validation, tuple) else split_sequences(data, validation, seed)
         self.train, self.held_out = parts
         self.batch = min(batch, len(self.train))
-        super().__init__(model, seed, len(self.train) // self.batch, self.batch)
+        self.plan = plan_of(data.lengths[self.train], self.batch) if by_length and weights is None else None
+        self._epoch: tuple[int, list[np.ndarray]] | None = None  # one and its batches
+        steps = len(self.train) // self.batch if self.plan is None else len(self.plan.parts)
+        super().__init__(model, seed, steps, self.batch)
 
     def _batch(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, place = divmod(number, self.steps_per_epoch)
         rng = np.random.default_rng((*self.seed, 1, epoch))
+        if self.plan is not None:
+            kept = self._epoch
+            if kept is None or kept[0] != epoch:
+                kept = self._epoch = epoch, self.plan.epoch(rng)
+            return self.data.batch(self.train[kept[1][place]])
         train = self.train if self.weights is None else self.train[resampled(self.weights, rng)]
         picked = rng.permutation(train)[place * self.batch : (place + 1) * self.batch]
         return self.data.batch(picked)
 
 
 class ClassifyTask(SequencesTask):
-    """Classification, see `SequencesTask` for what it takes."""
+    """Classification, see `SequencesTask` for what it takes; and how much each class counts, (classes,)."""
 
     model: Classifier
-    unit = "nats"
+    unit, of = "nats", "on held-out sequences"
+    _scores: ClassVar[Callable[..., tuple[float, float]]] = staticmethod(class_scores)
+
+    def __init__(self, *arguments: Any, class_weights: np.ndarray | None = None, **named: Any):
+        super().__init__(*arguments, **named)
+        self.class_weights = class_weights
+        self.best = (math.inf, 0.0)  # the least loss, and the accuracy with it, of the validations until now
 
     def compute(self) -> tuple[Array, Params]:  # noqa: D102
         x, lengths, labels = self._current
-        return self.model.loss(x, lengths, labels, self._step_seed)
+        return self.model.loss(x, lengths, labels, self._step_seed, self.class_weights)
 
     def validate(self) -> tuple[float, str]:  # noqa: D102
-        loss, accuracy = class_scores(self.model, self.data, self.held_out, self.batch)
-        return loss, f"{loss:.4f} nats, accuracy {accuracy:.1%} on held-out sequences"
+        loss, accuracy = self._scores(self.model, self.data, self.held_out, self.batch, self.class_weights)
+        self.best = min(self.best, (loss, accuracy))
+        return loss, f"{loss:.4f} nats, accuracy {accuracy:.1%} {self.of}"
+
+    def remark(self) -> str:
+        """What has to be said of the best model until now: that it is no better than the largest class alone."""
+        largest = np.bincount(self.data.labels_of(self.held_out)).max() / len(self.data.labels_of(self.held_out))
+        if self.best[1] > largest or not math.isfinite(self.best[0]):
+            return ""
+        return (
+            f"the best model is no better than the largest class alone: {self.best[1]:.1%} right {self.of}, "
+            f"where {largest:.1%} are of that class"
+        )
+
+
+class LabelTask(ClassifyTask):
+    """A class of every step; the same, but that scores are of steps."""
+
+    model: Tagger  # type: ignore[assignment]
+    of = "of the steps of held-out sequences"
+    _scores = staticmethod(step_scores)
 
 
 class RegressTask(SequencesTask):
     """Numbers (K of them, the data's `labels`, (N, K)) about sequences.
 
+    See `SequencesTask` for what it takes; and
+
     Parameters
     ----------
-    model, data, batch, validation, seed, weights
-        As of `SequencesTask`.
     loss : {"mse", "mae", "huber"}
     """
 
     model: Regressor
 
-    def __init__(
-        self,
-        model: Regressor,
-        data: Sequences,
-        batch: int,
-        validation: Parts,
-        seed: int,
-        weights: np.ndarray | None = None,
-        loss: str = "mse",
-    ):
-        super().__init__(model, data, batch, validation, seed, weights)
+    unit, score_unit = "scaled loss", "RMSE of the spread"
+
+    def __init__(self, *arguments: Any, loss: str = "mse", **named: Any):
+        super().__init__(*arguments, **named)
         self.loss = loss
 
     def compute(self) -> tuple[Array, Params]:  # noqa: D102
@@ -111,18 +184,34 @@ class RegressTask(SequencesTask):
         return score, f"RMSE {score:.4g} of the targets' spread on held-out sequences"
 
 
-def split_sequences(data: Sequences, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def plan_of(lengths: np.ndarray, batch: int) -> ByLength | None:
+    """Batches by length where lengths differ much, else None."""
+    return ByLength(lengths, batch) if ragged(lengths) else None
+
+
+def split_sequences(
+    data: Sequences, validation: float, seed: int, alike: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the sequences to train on and to validate on: a random draw from those not called test.
+
+    With `alike`, of each class the same share as far as whole numbers go, and never the last one of a class.
 
     Raises
     ------
     InputError
         The share is not in (0, 1), or there are fewer than two sequences.
     """
-    usable = np.random.default_rng((*check_seed(seed), 0)).permutation(np.flatnonzero(~data.test))
-    held = max(1, int(len(usable) * check_share("validation", validation)))
-    if len(usable) - held < 1:
+    share, rng = check_share("validation", validation), np.random.default_rng((*check_seed(seed), 0))
+    usable = np.flatnonzero(~data.test)
+    if len(usable) < 2:
         raise InputError(f"sequences has {len(usable)} to train and validate on; expected at least 2")
+    if alike:
+        picked = drawn(share, strata(data)[usable], rng)
+        if not picked.any():
+            raise InputError("sequences has one of each class to train and validate on; expected two of one at least")
+        return usable[~picked], usable[picked]
+    usable = rng.permutation(usable)
+    held = max(1, int(len(usable) * share))
     return usable[held:], usable[:held]
 
 
@@ -138,21 +227,22 @@ def resampled(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(counted[drawn])
 
 
-def class_scores(model: Classifier, data: Sequences, picked: np.ndarray, block: int = 256) -> tuple[float, float]:
-    """Mean loss in nats and accuracy on some sequences."""
-    loss, right = 0.0, 0
-    for start in range(0, len(picked), block):
-        x, lengths, labels = data.batch(picked[start : start + block])
-        logits = model.logits(x, lengths).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        loss += float(np.sum(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]))
-        right += int(np.sum(logits.argmax(axis=1) == labels))
-    return loss / len(picked), right / len(picked)
-
-
 def in_blocks(
     say: Callable[[np.ndarray, np.ndarray], np.ndarray], data: Sequences, picked: np.ndarray, block: int = 256
 ) -> np.ndarray:
     """What `say` makes of x (T, B, D) and lengths (B,), for some sequences, so many at a time."""
-    starts = range(0, len(picked), block)
-    return np.concatenate([say(*data.batch(picked[start : start + block])[:2]) for start in starts])
+    parts = blocks(data.lengths[picked], block)
+    said = np.concatenate([say(*data.batch(picked[part])[:2]) for part in parts])
+    return said[np.argsort(np.concatenate(parts))]
+
+
+def steps_in_blocks(
+    say: Callable[[np.ndarray, np.ndarray], np.ndarray], data: Sequences, picked: np.ndarray, block: int = 256
+) -> np.ndarray:
+    """The same where `say` gives (T, B, ...): one row for each step, (steps, ...), a sequence after the other."""
+    found: dict[int, np.ndarray] = {}
+    for part in blocks(data.lengths[picked], block):
+        x, lengths, _ = data.batch(picked[part])
+        said = say(x, lengths)
+        found |= {int(n): said[: lengths[b], b] for b, n in enumerate(part)}
+    return np.concatenate([found[n] for n in range(len(picked))])

@@ -6,6 +6,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array
 from gpu_lstm.data.text import Tracks, shuffle_lines
+from gpu_lstm.data.tokens import Rate
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params, State
 from gpu_lstm.layers.checks import check_share
@@ -18,7 +19,8 @@ class TextTask(Task):
     """Language modelling: the state is carried from chunk to chunk, its gradient is not.
 
     `batch` tracks B of (N,) tokens go in chunks of T=`length`; the last `validation` share of them is never trained on.
-    With `newline`, the token that ends a line, every epoch takes the lines in a new order.
+    With `newline`, the token that ends a line, every epoch takes the lines in a new order. `rates`, of what is
+    trained on and of what is held out, make bits a character of bits a token.
     """
 
     model: LanguageModel
@@ -26,13 +28,13 @@ class TextTask(Task):
 
     def __init__(
         self, model: LanguageModel, tokens: np.ndarray, batch: int, length: int, validation: float, seed: int,
-        newline: int | None = None,
+        newline: int | None = None, rates: tuple[Rate, Rate] = (Rate(), Rate()),
     ):  # fmt: skip
         cut = len(tokens) - int(len(tokens) * check_share("validation", validation))
         self.train = Tracks(tokens[:cut], batch, length)
         self.held_out = Tracks.fitting(tokens[cut:], batch, length)
         super().__init__(model, seed, len(self.train), batch * length)
-        self.newline = newline
+        self.newline, self.rates = newline, rates
         self._order: tuple[int, Tracks] | None = None  # an epoch and its lines
         self._state: State | None = None
         self._before: State | None = None  # the state before the last step
@@ -79,11 +81,11 @@ class TextTask(Task):
         self._carry(self._before)
 
     def shown(self, loss: float) -> float:  # noqa: D102
-        return loss * BITS
+        return (loss * BITS + self.rates[0].added) / self.rates[0].characters
 
     def validate(self) -> tuple[float, str]:  # noqa: D102
-        bits = bits_per_token(self.model, self.held_out)
-        return bits, f"{bits:.3f} bits/char on held-out text"
+        bits = self.rates[1].bits(bits_per_token(self.model, self.held_out))
+        return bits, f"{bits:.3f} {self.unit} on held-out text"
 
     def carried(self) -> dict[str, Array]:  # noqa: D102
         if self._state is None or (self._number.value + 1) % self.steps_per_epoch == 0:

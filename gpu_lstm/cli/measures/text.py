@@ -1,0 +1,58 @@
+"""A language model: bits per character, beside those of an n-gram model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_lstm.cli.options import reading_text
+from gpu_lstm.data import ngram
+from gpu_lstm.data.text import Tracks, encode_file
+from gpu_lstm.data.tokens import CODE_POINTS, Bytes, Characters, Vocabulary, count_tokens
+from gpu_lstm.errors import InputError
+from gpu_lstm.models import LanguageModel, Model
+from gpu_lstm.training.tasks import bits_per_token
+
+
+def measure(model: Model, description: dict[str, Any], path: Path, other: bool) -> None:
+    """Bits per character, what the text has that the model doesn't know, and an n-gram model of the same tokens."""
+    assert isinstance(model, LanguageModel)
+    settings = description["options"]
+    vocabulary = model.vocabulary
+    if len(vocabulary) != model.config["vocabulary_size"]:
+        raise InputError(f"checkpoint has a vocabulary of {len(vocabulary)}; its model has another")
+    tokens = encode_file(path, vocabulary, **reading_text(settings))
+    cut = 0 if other else len(tokens) - int(len(tokens) * settings["validation"])
+    train, tokens = tokens[:cut], tokens[cut:]
+    tracks = Tracks.fitting(tokens, settings["batch"], settings["length"])
+    counts = count_tokens(tokens, len(vocabulary))
+    bits = bits_per_token(model, tracks)
+    what = f"{int(counts @ vocabulary.characters_of):,} {'other' if other else 'held-out'} {vocabulary.counted}"
+    if vocabulary.tokens != vocabulary.counted:
+        what += f", {len(tokens):,} {vocabulary.tokens}"
+    print(f"{vocabulary.rate(counts).bits(bits):.3f} bits per {vocabulary.counted[:-1]} on {what}")
+    if isinstance(vocabulary, Bytes) and vocabulary.text:
+        print(f"{bits:.3f} bits per byte" + ("" if vocabulary.is_text(tokens) else ", which is what counts: no UTF-8"))
+    tell_unknown(vocabulary, counts, count_tokens(train, len(vocabulary)) if len(train) else counts)
+    order = ngram.order_for(len(vocabulary))
+    if len(train) <= 10 * order or len(tokens) <= order:
+        print("no n-gram model beside it: that needs the text that the model was trained on")
+        return
+    simple = vocabulary.rate(count_tokens(tokens[: ngram.MOST], len(vocabulary)))
+    part = f", the last {ngram.MOST:,} of them" if len(train) > ngram.MOST else ""
+    bits = simple.bits(ngram.bits_of_ngrams(train, tokens, len(vocabulary)))
+    print(f"{bits:.3f} of an interpolated {order}-gram model of the same {vocabulary.tokens}{part}")
+
+
+def tell_unknown(vocabulary: Vocabulary, counts: np.ndarray, trained: np.ndarray) -> None:
+    """Say how many tokens the model has no character for, or never met, and what they cost."""
+    if unknown := int(counts[0]) if isinstance(vocabulary, Characters) else 0:
+        print(
+            f"{unknown / counts.sum():.2%} are characters that the model doesn't know: each costs what it gives for "
+            f"unknown, and {vocabulary.added:.2f} bits to say which of {CODE_POINTS - len(vocabulary) + 1:,} it is"
+        )
+    new = int(counts[(trained == 0) & (counts > 0)].sum()) - unknown * (trained[0] == 0)
+    if new > 0:
+        print(f"{new / counts.sum():.2%} are {vocabulary.tokens} that the part to train on didn't have")

@@ -12,7 +12,7 @@ from gpu_lstm.layers import Concat, Layer, Pool, Reversed
 from gpu_lstm.losses import mean_squared
 from gpu_lstm.models import Composed, Padded, compose
 from gpu_lstm.models.amounts import model_amounts
-from tests.support import NUMPY, central_differences, relative_error
+from tests.support import NUMPY, STRICT, central_differences, relative_error
 
 RNG = np.random.default_rng(0)
 F64: dict[str, Any] = {"backend": NUMPY, "dtype": "float64"}
@@ -296,6 +296,18 @@ def test_every_backend_gives_the_same(name, backend, monkeypatch):
         np.testing.assert_allclose(backend.to_numpy(gradient), wanted[key], rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", [name for name in COMPOSED if "dropout" not in name])
+def test_nothing_goes_beyond_the_array_api_standard(name, monkeypatch):
+    make, inputs, shape = COMPOSED[name]
+    expected, wanted = make().loss(inputs, np.ones(shape))
+    monkeypatch.setitem(F64, "backend", STRICT)
+    target = STRICT.asarray(np.ones(shape))
+    value, gradients = make().loss(inputs, target)
+    assert float(value) == pytest.approx(float(expected), rel=1e-12)
+    for key, gradient in gradients.items():
+        np.testing.assert_allclose(STRICT.to_numpy(gradient), wanted[key], rtol=1e-9, atol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_near_single(dtype, backend):
     def made(dtype):
@@ -312,7 +324,8 @@ def test_half_precision_is_near_single(dtype, backend):
     for key, gradient in gradients.items():
         assert str(gradient.dtype) == "float32"
         error = backend.to_numpy(gradient) / 64 - backend.to_numpy(wanted[key])
-        assert np.abs(error).max() < 0.02 * max(np.abs(backend.to_numpy(wanted[key])).max(), 0.1)
+        allowed = 0.01 if dtype == "float16" else 0.05  # with 11 bits and with 8
+        assert np.abs(error).max() < allowed * max(np.abs(backend.to_numpy(wanted[key])).max(), 0.1)
 
 
 def test_losses_find_the_backend_of_arrays(backend):

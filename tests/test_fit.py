@@ -351,3 +351,14 @@ def test_a_model_is_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
     with pytest.raises(InputError, match="Echo is of your own, and can't be named in a file"):
         gpu_lstm.save(Echo(), tmp_path / "echo.safetensors")
+
+
+def test_a_run_keeps_the_name_of_a_loss_of_ones_own(tmp_path):
+    def squares(prediction, target):
+        return gpu_lstm.mean_squared(prediction, target)
+
+    fit(small(), batch, squares, steps=4, out=tmp_path, callbacks=[lambda event: event.step == 2])
+    assert fit(small(), batch, squares, steps=4, out=tmp_path, resume=True).outcome.step == 4
+    with pytest.raises(InputError, match="loss is 'mse'; the run in .* has 'squares', which stays"):
+        fit(small(), batch, "mse", steps=4, out=tmp_path, resume=True)
+    assert "fit" not in gpu_lstm.load(tmp_path).config and gpu_lstm.load(tmp_path).about["fit"]["loss"] == "squares"

@@ -323,9 +323,11 @@ class Composed(Model):
             if tuple(target.shape[:2]) != tuple(y.shape[:2]):
                 raise InputError(f"target has shape {tuple(target.shape)}; expected {tuple(y.shape[:2])}, and more")
             rows = _own_steps(lengths, y.shape[0])
-            target = target.reshape(-1, *target.shape[2:])[
-                rows if isinstance(target, np.ndarray) else backend.asarray(rows)
-            ]
+            flat, xp = (-1, *target.shape[2:]), backend.xp
+            if isinstance(target, np.ndarray):
+                target = target.reshape(flat)[rows]
+            else:
+                target = xp.take(xp.reshape(target, flat), backend.asarray(rows), axis=0)
         kind = getattr(getattr(target, "dtype", None), "kind", "")
         if (known is None and kind in ("i", "u")) or (known is not None and known.of_classes):
             return whole(backend, "target", target)

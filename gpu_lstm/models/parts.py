@@ -104,7 +104,8 @@ def check_starts(parts: Sequence[Part]) -> None:
         weights = {name: array for name, array in part.layer.params.items() if "weight" in name}
         for other in seen:
             pairs = [(array, other.layer.params.get(name)) for name, array in weights.items()]
-            same = all(b is not None and a.shape == b.shape and bool((a == b).all()) for a, b in pairs)
+            every = part.layer.backend.xp.all
+            same = all(b is not None and a.shape == b.shape and bool(every(a == b)) for a, b in pairs)
             if pairs and same and part.layer is not other.layer:
                 raise InputError(f"{part.name} starts with the numbers of {other.name}; give one of them another seed")
         seen.append(part)

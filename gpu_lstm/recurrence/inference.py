@@ -15,8 +15,8 @@ from gpu_lstm.recurrence import cpu
 
 Infer = Callable[[Backend, Array, int, Made, Array | None, Made, Array | None, Array | None], tuple[Array, Array]]
 """As `on_cpu`."""
-CHUNK = 1 << 20
-"""Bytes of z at a time: what the product wrote is still in a second cache when the recurrence reads it."""
+CHUNK = 1 << 22
+"""Bytes of z at a time: few enough for a last cache, and so many that threads seldom wait for each other."""
 LEAST_ROWS = 192
 """Of z at a time, as many as the product wants."""
 

@@ -150,7 +150,7 @@ def fit(
     if out is not None:
         train = task.batches
         about = {"data": train.fingerprint, "steps": train.steps, "batch_size": batch_size, "seed": seed}
-        training = _run(task, made, Path(out), about | {"loss": str(loss)}, resume, graph)
+        training = _run(task, made, Path(out), about | {"loss": _name(loss)}, resume, graph)
     elif resume:
         raise InputError("resume is True without out; expected the folder of the run to go on with")
     history = _go(training, callbacks, verbose)
@@ -158,6 +158,11 @@ def fit(
         best = training.folder / folder.BEST
         checkpoint.assign(model, checkpoint.load(best)[0], best)
     return history
+
+
+def _name(loss: Criterion | None) -> str | None:
+    """What a run's description keeps of a loss."""
+    return loss if loss is None or isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
 
 
 def task_of(

@@ -102,10 +102,6 @@ ENTRY(update)(long rule, long count, const long* sizes, T* const* params, const 
   });
 }
 
-ENTRY(activate)(long tanh_instead, long count, const T* x, T* y) {
-  return guarded([&] { activate<T>(tanh_instead != 0, count, x, y); });
-}
-
 #include "inference.h"
 
 #undef ENTRY

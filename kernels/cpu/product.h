@@ -108,20 +108,21 @@ long whole_vectors(long count) {
 // B(k, j) = from[k * row + j * column] for `depth` k and `count` j, as a panel of whole vectors.
 template <typename T>
 void pack_panel(const T* from, long row, long column, long depth, long count, T* to) {
+  constexpr long width = Simd<T>::width;
   const long wide = whole_vectors<T>(count);
   if (column == 1) {
-    for (long k = 0; k < depth; ++k) {
-      for (long j = 0; j < count; ++j) to[k * wide + j] = from[k * row + j];
-      for (long j = count; j < wide; ++j) to[k * wide + j] = 0;
-    }
+    for (long k = 0; k < depth; ++k)
+      for (long j = 0; j < wide; j += width) store(to + k * wide + j, load(from + k * row + j, count - j));
     return;
   }
   // A few k at a time, so that the lines read and the lines written both stay in the first cache.
-  for (long k1 = 0; k1 < depth; k1 += 16) {
-    const long end = least(k1 + 16, depth);
-    for (long j = 0; j < wide; ++j)
-      for (long k = k1; k < end; ++k) to[k * wide + j] = j < count ? from[k * row + j * column] : T(0);
-  }
+  for (long k = 0; k < depth; k += width)
+    for (long j1 = 0; j1 < wide; j1 += width)
+      if (row == 1 && k + width <= depth && j1 + width <= count)
+        transpose(from + k + j1 * column, column, to + k * wide + j1, wide);
+      else
+        for (long j = j1; j < j1 + width; ++j)
+          for (long n = k; n < least(k + width, depth); ++n) to[n * wide + j] = j < count ? from[n * row + j * column] : T(0);
 }
 
 // sums, rows `pitch` elements apart, (+)= rows of A, `row` elements apart, times a panel of `count` columns, a part of the
@@ -140,8 +141,8 @@ void through_panel(long rows, const T* a, long row, long depth, const T* panel, 
 // C (rows, columns) = A (rows, depth) B (depth, columns) [+ bias (columns)] for one or two B with the same A, and the
 // sums of A's rows; A and B with any strides.
 // The threads split the rows of C. One slab of the depth at a time, B is packed into panels: by each thread for itself
-// where it has many rows to use them for, else by all together. A is read where it lies if that is row by row, else
-// packed tile by tile.
+// where it has many rows to use them for, else by all together. A is read where it lies if that is row by row and these
+// are not so far apart that they share sets of a cache; else packed, tile by tile if it isn't row by row.
 template <typename T>
 struct Factor {
   const T* b;
@@ -244,14 +245,16 @@ struct Product {
         const long n = least(mine.end - r0, kRows);
         const T* rows_of_a = a + r0 * a_row + k0 * a_column;
         if (sums && part.begin == 0) add_sums(rows_of_a, r0, n, slab, k0 == 0);
-        const bool by_rows = a_column == 1;
+        const bool by_rows = a_column == 1, in_place = by_rows && (a_row < 2 * kSlab || part.end - part.begin < 4);
+        for (long r = 0; r < n && by_rows && !in_place; ++r)
+          std::memcpy(tiles + r * kPitch, rows_of_a + r * a_row, slab * sizeof(T));
         for (long k = 0; k < slab && !by_rows; k += 16)  // a few at a time: what is read stays in the first cache
           for_tiles(n, PackedRows{rows_of_a + k * a_column, a_row, a_column, least(slab - k, 16), tiles, k});
         for (long m = part.begin; m < part.end; ++m) {
           const auto& [f, first, count] = block(m);
           const T* panel = kept ? kept + (k0 * blocks() + m * slab) * Simd<T>::panel : to + (m - part.begin) * kPanel;
           T* c = f.c + r0 * f.columns + first;
-          const PanelProduct<T> of{by_rows ? rows_of_a : tiles, by_rows ? a_row : kPitch, slab, panel, c, f.columns, count,
+          const PanelProduct<T> of{in_place ? rows_of_a : tiles, in_place ? a_row : kPitch, slab, panel, c, f.columns, count,
                                    k0 ? c : bias ? bias + first : nullptr, k0 ? f.columns : 0};
           by_rows ? add_product<T>(n, of) : add_product<T, true>(n, of);
         }

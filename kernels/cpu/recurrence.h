@@ -65,26 +65,28 @@ struct Forward {
     pack_gates(weight, hidden, hidden, first(block), count(block), panels + block * panel_size());
   }
 
-  // Some rows of some blocks in step t, from h W_hh^T.
-  void cells(long t, long before, long after, Range rows, Range of, const T* sums) const {
-    const long H = hidden, begin = first(of.begin), wide = first(of.end) - begin;
+  // Some rows of some blocks in step t, from h W_hh^T: gates and c of all units, then h, so that no tanh(c) waits for the
+  // gates of its unit. `sums` keep o.
+  void cells(long t, long before, long after, Range rows, Range of, T* sums) const {
+    const long H = hidden, begin = first(of.begin), wide = first(of.end) - begin, units = least(wide, H - begin);
     const long slot_before = keep ? before : 0, slot = keep ? after : 0, apart = (rows.end - rows.begin) * wide;
-    for (long b = rows.begin; b < rows.end; ++b, sums += wide)
-      for (long j = 0; j < least(wide, H - begin); j += Simd<T>::width) {
-        const long unit = begin + j, left = H - unit;
-        T* here = z + (t * batch + b) * 4 * H + unit;
-        const T* c_before = c + (slot_before * batch + b) * H + unit;
-        auto gates = load_gates(here, H, left) + load_gates(sums + j, apart, left);
-        typename Simd<T>::V c_new, h_new;
-        cell_forward<T>(gates, load(c_before, left), c_new, h_new);
-        if (lengths && t >= lengths[b]) {
-          c_new = load(c_before, left);
-          h_new = load(h + (before * batch + b) * H + unit, left);
-        }
-        if (keep) store_gates(here, H, gates, left);
-        store(c + (slot * batch + b) * H + unit, c_new, left);
-        store(h + (after * batch + b) * H + unit, h_new, left);
+    for (long b = rows.begin; b < rows.end; ++b, sums += wide) {
+      const bool over = lengths && t >= lengths[b];
+      T *here = z + (t * batch + b) * 4 * H + begin, *c_after = c + (slot * batch + b) * H + begin;
+      T *c_before = c + (slot_before * batch + b) * H + begin, *h_after = h + (after * batch + b) * H + begin;
+      for (long j = 0, left = units; j < units; j += Simd<T>::width, left -= Simd<T>::width) {
+        auto gates = load_gates(here + j, H, left) + load_gates(sums + j, apart, left);
+        typename Simd<T>::V c_new, later;
+        cell_forward<T>(gates, load(c_before + j, left), c_new, later);
+        if (keep) store_gates(here + j, H, gates, left);
+        store(sums + j, gates.o);
+        store(c_after + j, over ? load(c_before + j, left) : c_new, left);
       }
+      for (long j = 0, left = units; j < units; j += Simd<T>::width, left -= Simd<T>::width) {
+        const auto h_new = load(sums + j) * tanh_of<T>(load(c_after + j, left));
+        store(h_after + j, over ? load(h + (before * batch + b) * H + begin + j, left) : h_new, left);
+      }
+    }
   }
 
   void run(int member, int members, Barrier& barrier, bool split_batch) const {
@@ -211,13 +213,4 @@ void run(Recurrence* of, long count, long steps, long threads, bool split_batch)
   Team::run(int(count), int(threads), [&](int n, int member, int members, Barrier& barrier) {
     of[n].run(member, members, barrier, split_batch);
   });
-}
-
-// Element-wise activations, for tests of their error.
-template <typename T>
-void activate(bool tanh_instead, long count, const T* x, T* y) {
-  for (long k = 0; k < count; k += Simd<T>::width) {
-    const auto v = load(x + k, count - k);
-    store(y + k, tanh_instead ? tanh_of<T>(v) : sigmoid<T>(v), count - k);
-  }
 }

@@ -9,6 +9,7 @@
 namespace SET {
 #include "simd.h"
 #include "neon.h"
+#include "transpose.h"
 #include "product.h"
 #include "few.h"
 #include "recurrence.h"

@@ -70,7 +70,8 @@ def measured(table: pd.DataFrame, more: list[str]) -> tuple[dict[str, float], st
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         path, run = Path(folder) / "series.csv", str(Path(folder) / "run")
         table.to_csv(path, index=False)
-        if command(["train", "series", str(path), "--out", run, *more]) or command(["evaluate", run]):
+        filled = ["--missing", "interpolate"]
+        if command(["train", "series", str(path), "--out", run, *filled, *more]) or command(["evaluate", run]):
             raise RuntimeError(said.getvalue())
     lines = said.getvalue().splitlines()
     start = next(k for k, line in enumerate(lines) if " RMSE " in line and " MASE " in line)

@@ -237,7 +237,7 @@ TRIED = {
     "--date-format": ["%Y"], "--time-zone": ["UTC"], "--missing": ["drop"], "--missing-value": ["-9"],
     "--sep": ["bar"], "--decimal": [","], "--thousands": [","], "--encoding": ["latin-1"], "--header": ["none"],
     "--skip": ["1"], "--skip-end": ["1"], "--comment": [";"], "--units": [], "--quantiles": ["0.2", "0.5"],
-    "--distribution": ["student"], "--linear": ["none"],
+    "--distribution": ["student"], "--linear": ["none"], "--wide": [],
 }  # fmt: skip
 """Options that make another run, each with a value that none of the runs has."""
 TAKEN = {

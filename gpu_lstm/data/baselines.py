@@ -61,7 +61,7 @@ def pinball_of(quantiles: np.ndarray, actual: np.ndarray, levels: np.ndarray) ->
     return loss
 
 
-PERIOD_SHOWS = 0.25
+PERIOD_SHOWS = 0.15
 """How large an autocorrelation at a period is at least, and how far above the least before it."""
 
 
@@ -88,9 +88,9 @@ def periods(values: np.ndarray, most: int = 2, limit: int = 1000) -> list[int]:
             lag for lag in range(first + 1, limit)
             if r[lag] >= max(r[lag - 1], r[lag + 1], least, r[first:lag].min() + least)
         ]  # fmt: skip
-        clear = [lag for lag in tops if r[lag] >= 0.85 * max(r[top] for top in tops)]
+        clear = [lag for lag in tops if r[lag] >= 0.7 * max(r[top] for top in tops)]
         period = max((lag for lag in clear if lag <= 1.25 * clear[0]), key=r.__getitem__, default=0)
-        if not clear or (found and period <= found[-1]):
+        if not clear or (found and period < 1.5 * found[-1]):
             break
         found.append(period)
         rest = rest - np.array([rest[place::period].mean() for place in range(period)])[time % period]

@@ -62,12 +62,12 @@ class WindowsTask(Task):
         begins: Sequence[int] | np.ndarray = (0,),
     ):
         super().__init__(model, seed, max(1, -(-len(starts) // batch)), batch * length)
+        outcome = model.outcome
+        self.score_unit = "RMSE" if outcome.certain else "CRPS" if outcome.distribution else "twice the pinball loss"
         self._start: np.ndarray | None = None  # errors of the linear forecast that the model starts as
         self.values, self.batch, self.length, self.loss = values, batch, length, loss
         self.window = known_steps(length, model.linear.lags if model.linear else 0) + model.horizon
         self.starts, self.origins, self.begins = starts, spaced(origins, VALIDATED), np.asarray(begins)
-        said = model.outcome
-        self.score_unit = "RMSE" if said.certain else "CRPS" if said.distribution else "twice the pinball loss"
         self.skip = max(length // 4, model.linear.lags - 1 if model.linear else 0)
 
     def _batch(self, number: int) -> np.ndarray:

@@ -22,7 +22,7 @@ def vowels(seed: int) -> float:
     data = read_sequences(JAPANESE_VOWELS)
     X = [data.rows(np.array([n])) for n in range(len(data))]
     train, test = np.flatnonzero(~data.test), np.flatnonzero(data.test)
-    model = LSTMClassifier(dropout=0.5, max_iter=60, random_state=seed)
+    model = LSTMClassifier(random_state=seed)
     model.fit([X[n] for n in train], data.labels[train])
     return float(model.score([X[n] for n in test], data.labels[test]))
 

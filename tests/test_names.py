@@ -12,7 +12,7 @@ FOLDERS = ("gpu_lstm", "kernels", "tests", "benchmarks", "docs")
 FILES = sorted([*ROOT.glob("*.*"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))])
 PAGES = [path for path in FILES if path.suffix == ".md"]
 SOURCES = [path for path in FILES if path.suffix in (".py", ".h", ".cuh", ".cu", ".cpp")]
-MADE = r"(?:FILE|NAME|[AB]|manifest|model|recompute)\.json|gpu_DATE|_cpu\.SUFFIX\.so"
+MADE = r"(?:FILE|NAME|[AB]|manifest|model|recompute)\.json|gpu_DATE|_cpu\.so"
 """Files that commands make."""
 
 

@@ -239,10 +239,8 @@ def test_a_dry_run_prints_the_parts_and_trains_nothing(kind, tmp_path, monkeypat
         data = ["t.txt", "--batch", "4"]
     assert main(["train", kind, *data, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    columns = {"text": [], "series": ["columns:"], "classify": ["columns:", "sequences:", "classes"]}[kind]
-    assert [line.split()[0] for line in lines] == [
-        "backend:", *columns, "parameters", "optimizer", "gradients", "activations", "peak",
-    ]  # fmt: skip
+    first = [line.split()[0] for line in lines]
+    assert first[0] == "backend:" and first[-5:] == ["parameters", "optimizer", "gradients", "activations", "peak"]
     assert not Path("runs").exists()
 
 

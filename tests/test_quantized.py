@@ -421,6 +421,8 @@ def test_onnx_runtime_computes_about_the_same(weights, near, options):
 
     lstm, x = quantize(LSTM(12, 20, backend="numpy", **options), weights), numbers(7, 3, 12)
     state = tuple(numbers(lstm.num_layers * lstm.num_directions, 3, 20, seed=n) for n in (1, 2))
+    if weights == "int8" and not compiled.vnni():
+        near = 0.25  # without VNNI ONNX Runtime adds pairs of products in 16 bits, in which they don't always fit
     nodes, run = session(lstm)
     assert ("DynamicQuantizeLSTM" in nodes) == (weights == "int8")
     given = {"x": x, "lengths": np.array([7, 2, 4]), "h0": state[0], "c0": state[1]}

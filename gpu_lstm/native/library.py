@@ -44,15 +44,14 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if asked == "0":
         return None, f"turned off by {OFF_VARIABLE}=0"
     folder = Path(__file__).resolve().parent.parent
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = folder / f"_cpu{suffix}"
-        if path.exists():
-            try:
-                loaded = ctypes.CDLL(str(path))
-                loaded.gpu_lstm_best_set.restype = ctypes.c_int
-                return loaded, ""
-            except (OSError, AttributeError) as error:
-                return None, f"the compiled library can't be loaded: {error}"
+    path = folder / f"_cpu{importlib.machinery.EXTENSION_SUFFIXES[-1]}"  # the same for every Python of a platform
+    if path.exists():
+        try:
+            loaded = ctypes.CDLL(str(path))
+            loaded.gpu_lstm_best_set.restype = ctypes.c_int
+            return loaded, ""
+        except (OSError, AttributeError) as error:
+            return None, f"the compiled library can't be loaded: {error}"
     return None, "not compiled: a bare checkout, or no C++17 compiler when it was installed (pip install . builds it)"
 
 

@@ -6,7 +6,7 @@ Each gives what the reference tier gives in float64 on plain copies of the same 
 own error; nothing else comes out. Under the address sanitizer, with the library built for it::
 
     g++ -std=c++17 -O1 -g -fsanitize=address -fno-omit-frame-pointer -fno-math-errno -fno-trapping-math \\
-        -ffp-contract=fast -pthread -shared -fPIC -o gpu_lstm/_cpu.SUFFIX.so kernels/cpu/lstm_cpu.cpp
+        -ffp-contract=fast -pthread -shared -fPIC -o gpu_lstm/_cpu.so kernels/cpu/lstm_cpu.cpp
     LD_PRELOAD=$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 python -m tests.soak.calls --calls 10000
 """
 

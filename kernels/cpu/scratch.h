@@ -7,33 +7,25 @@
 #include <cstddef>
 #include <new>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 class Scratch {
  public:
   ~Scratch() { release(); }
 
-  // At least that many bytes, on a cache line, in huge pages where the system has some; what was in them is lost.
+  // At least that many bytes, on a cache line; what was in them is lost.
   void* at_least(std::size_t bytes) {
     if (bytes > size_) {
       release();
-      memory_ = ::operator new(bytes, alignment(bytes));
+      memory_ = ::operator new(bytes, kLine);
       size_ = bytes;
-#ifdef MADV_HUGEPAGE
-      if (bytes >= kHuge / 2) madvise(memory_, bytes, MADV_HUGEPAGE);
-#endif
     }
     return memory_;
   }
 
  private:
-  static constexpr std::size_t kLine = 64, kHuge = 1 << 21;
-  static std::align_val_t alignment(std::size_t bytes) { return std::align_val_t(bytes < kHuge / 2 ? kLine : kHuge); }
+  static constexpr std::align_val_t kLine{64};
 
   void release() {
-    ::operator delete(memory_, alignment(size_));
+    ::operator delete(memory_, kLine);
     memory_ = nullptr;
     size_ = 0;
   }

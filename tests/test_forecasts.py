@@ -288,6 +288,9 @@ def test_periods_that_a_series_shows():
     week = np.where((t // 24) % 7 < 5, 0.2, -0.5)
     assert baselines.periods(day + rng.standard_normal(len(t)) * 0.3) == [24]
     assert baselines.periods(day + week + rng.standard_normal(len(t)) * 0.05) == [24, 168]
+    hours = np.arange(1400)
+    load = 300 * np.sin(hours * np.pi / 12) + 100 * np.sin(hours * np.pi / 84) + 20 * rng.standard_normal(1400)
+    assert baselines.periods(load) == [24, 168]  # its autocorrelation is flat around 168
     assert baselines.periods(rng.standard_normal(1000)) == []
     assert baselines.periods(np.arange(1000.0)) == []
     assert baselines.periods(np.ones(1000)) == []
@@ -352,6 +355,7 @@ def test_a_run_keeps_its_start_where_nothing_better_comes():
     training, events = Training(task, Settings(1, 10.0, validations=3)), []
     start = training.best
     assert start == task.initial()
+    assert "it is that still" in task.remark(start) and task.remark(start * 0.99) == ""
     training.go(events.append)
     assert training.best == start and not any(event.best for event in events)
 

@@ -54,7 +54,8 @@ def finish(run: Run) -> int:
         return 130
     why = "no better score for long" if outcome.end == "early" else "all steps done"
     print(f"{why}; best score on held-out data: {outcome.best:.4g} {score_unit(run)}")
-    if isinstance(run.task, ClassifyTask) and (remark := run.task.remark()):
+    remark = run.task.remark() if isinstance(run.task, ClassifyTask) else ""
+    if remark := run.task.remark(outcome.best) if isinstance(run.task, SeriesTask) else remark:
         tell(remark)
     if outcome.skipped:
         print(f"{outcome.skipped} steps were skipped, because loss or gradients were not finite; {LOG} names them")

@@ -92,6 +92,9 @@ def periods(values: np.ndarray, most: int = 2, limit: int = 1000) -> list[int]:
         period = max((lag for lag in clear if lag <= 1.25 * clear[0]), key=r.__getitem__, default=0)
         if not clear or (found and period < 1.5 * found[-1]):
             break
+        if found:  # noise moves a flat top: a week is seven days
+            whole = round(period / found[-1]) * found[-1]
+            period = whole if abs(period - whole) <= 0.02 * whole and whole <= limit else period
         found.append(period)
         rest = rest - np.array([rest[place::period].mean() for place in range(period)])[time % period]
     return found

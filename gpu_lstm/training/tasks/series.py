@@ -83,6 +83,12 @@ class WindowsTask(Task):
         self._start = self._errors()
         return self._total(self._start)
 
+    def remark(self, best: float) -> str:
+        """What has to be said of a run whose best score that is: that the LSTM has not made a better forecast."""
+        if self._start is None or best < self._total(self._start):
+            return ""
+        return "no validation was surely better than the linear forecast that the model begins as, so it is that still"
+
     def validate(self) -> tuple[float, str]:
         """Score the forecasts, each series in units of its own, so that none drowns another; see `score`.
 

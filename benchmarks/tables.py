@@ -135,7 +135,8 @@ def cpu(results: Path) -> str | None:
         [what, *(cell(one, record, key, form) for one in there), command] for what, record, key, form, command in CPU
     ]
     head = ["times as fast, geometric mean, least to most", *(SETS[one] for one in there), "command"]
-    return f"\n{machine(results, f'cpu_training_step_{there[0]}.json')}:\n{rows(head, body)}"
+    machines = [f"{SETS[one]}: {machine(results, f'cpu_training_step_{one}.json')}." for one in there]
+    return "\n" + "\n".join(machines) + f"\n{rows(head, body)}"
 
 
 def made(text: str, results: Path) -> str:

@@ -231,17 +231,17 @@ def test_a_tagger_learns_the_sign_of_what_came_before(tmp_path):
     task = LabelTask(Tagger([0.0, 0.0], [1.0, 1.0], 2, 16, backend="numpy"), data, 20, 0.2, 0)
     Training(task, Settings(epochs=60, learning_rate=0.02, validations=4)).go(lambda event: None)
     assert task.best[1] > 0.9
-    assert task.remark() == ""
+    assert task.remark(task.best[0]) == ""
 
 
 def test_a_model_no_better_than_the_largest_class_is_said():
     task = ClassifyTask(
         Classifier([0, 0], [1, 1], 2, 4, backend=NUMPY), sequences([3] * 20, [0] * 16 + [1] * 4), 4, 0.5, 0
     )
-    assert task.remark() == ""  # nothing was measured yet
+    assert task.remark(task.best[0]) == ""  # nothing was measured yet
     task.model.params["head.bias"][...] = [9, -9]
     task.validate()
-    assert "no better than the largest class alone" in task.remark()
+    assert "no better than the largest class alone" in task.remark(task.best[0])
 
 
 # -- scores -----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from gpu_lstm.data.tokens import UNKNOWN, read_vocabulary
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.training import Event, Run
 from gpu_lstm.training.folder import BEST, LOG, PICTURE, read_log
-from gpu_lstm.training.tasks import ClassifyTask, SequencesTask, SeriesTask, TextTask
+from gpu_lstm.training.tasks import SequencesTask, SeriesTask, TextTask
 
 EVERY = 60.0
 """Seconds after which a line is printed where no terminal shows the bar."""
@@ -54,8 +54,7 @@ def finish(run: Run) -> int:
         return 130
     why = "no better score for long" if outcome.end == "early" else "all steps done"
     print(f"{why}; best score on held-out data: {outcome.best:.4g} {score_unit(run)}")
-    remark = run.task.remark() if isinstance(run.task, ClassifyTask) else ""
-    if remark := run.task.remark(outcome.best) if isinstance(run.task, SeriesTask) else remark:
+    if remark := run.task.remark(outcome.best):
         tell(remark)
     if outcome.skipped:
         print(f"{outcome.skipped} steps were skipped, because loss or gradients were not finite; {LOG} names them")

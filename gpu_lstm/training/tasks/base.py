@@ -71,6 +71,10 @@ class Task(ABC):
         """Score before the first step, to be beaten by what is learned; infinite where a model starts with nothing."""
         return math.inf
 
+    def remark(self, best: float) -> str:
+        """What has to be said of a run whose best score that is; nothing, most often."""
+        return ""
+
     def carried(self) -> dict[str, Array]:
         """Arrays that the next step depends on besides parameters and the step's number."""
         return {}

@@ -136,8 +136,8 @@ class ClassifyTask(SequencesTask):
         self.best = min(self.best, (loss, accuracy))
         return loss, f"{loss:.4f} nats, accuracy {accuracy:.1%} {self.of}"
 
-    def remark(self) -> str:
-        """What has to be said of the best model until now: that it is no better than the largest class alone."""
+    def remark(self, best: float) -> str:
+        """That the best model until now is no better than the largest class alone, where it isn't."""
         largest = np.bincount(self.data.labels_of(self.held_out)).max() / len(self.data.labels_of(self.held_out))
         if self.best[1] > largest or not math.isfinite(self.best[0]):
             return ""

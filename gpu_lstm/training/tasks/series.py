@@ -84,7 +84,7 @@ class WindowsTask(Task):
         return self._total(self._start)
 
     def remark(self, best: float) -> str:
-        """What has to be said of a run whose best score that is: that the LSTM has not made a better forecast."""
+        """That the LSTM has not made a better forecast, where it hasn't."""
         if self._start is None or best < self._total(self._start):
             return ""
         return "no validation was surely better than the linear forecast that the model begins as, so it is that still"

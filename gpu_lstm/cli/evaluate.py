@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> int:
         model = found.model(announce(options), options.tier)
         print(f"checkpoint: {found.path}")
         data = data_path(found.data(options.data))
-        read_otherwise(found.description, options)
-        if options.data is not None:
-            found.description["options"]["include"] = options.include
-        MEASURES[found.kind](model, found.description, data, options.data is not None)
+        plain = {**found.description["options"]} | ({"include": options.include} if options.data else {})
+        description = {**found.description, "options": plain}
+        read_otherwise(description, options)
+        MEASURES[found.kind](model, description, data, found if options.data else None)
     return 0

@@ -2,7 +2,7 @@
 
 Accuracy on the test parts of UCR and UEA sets that the aeon package brings (its files are read, it isn't imported), of
 ``gpu-lstm train classify`` as it is, of one nearest neighbour by dynamic time warping without a window, and of whoever
-always says the largest class. ``--write`` renews the table of docs/classes.md.
+always says the largest class. ``--write`` renews the table of docs/do/classes.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import need_compiled
 
 SETS = ("GunPoint", "ArrowHead", "ItalyPowerDemand", "BasicMotions")
-PAGE = Path(__file__).parent.parent / "docs" / "classes.md"
+PAGE = Path(__file__).parent.parent / "docs" / "do" / "classes.md"
 MARKS = ("<!-- small sets -->", "<!-- /small sets -->")
 
 Part = tuple[list[np.ndarray], list[str]]

@@ -13,15 +13,15 @@ from gpu_lstm.recurrence.plan import _KERNELS, TIERS
 from gpu_lstm.recurrence.variant import OPTIONS
 
 DOCS = Path(__file__).parent.parent / "docs"
-NEEDS = {"pytorch.md": "torch"}
+NEEDS = {"doors/pytorch.md": "torch"}
 """What a page's code needs beyond a plain install."""
 SHORT = {r"^STEPS = \d+$": "STEPS = 20", r"^EPOCHS = \d+$": "EPOCHS = 2"}
 """How long a page's code trains here: numbers that have a line of their own."""
 
 
 def rows() -> Iterator[tuple[str, list[str]]]:
-    """Option and its cells, of the table in docs/variants.md."""
-    for line in (DOCS / "variants.md").read_text(encoding="utf-8").splitlines():
+    """Option and its cells, of the table in docs/understand/variants.md."""
+    for line in (DOCS / "understand" / "variants.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("| `"):
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             yield re.sub(r"^`(?:forward\()?(\w+)=.*", r"\1", cells[0]), cells
@@ -52,7 +52,9 @@ def test_the_table_of_variants_names_the_tiers(name, cells):
         assert said == expected, f"{name} on {kernels}: the page says {said!r}, the tiers take {expected!r}"
 
 
-@pytest.mark.parametrize("page", sorted(page.name for page in DOCS.glob("*.md") if page.name != "sklearn.md"))
+@pytest.mark.parametrize(
+    "page", sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md") if page.name != "sklearn.md")
+)
 def test_code_blocks_run(page, tmp_path, monkeypatch):
     if page in NEEDS:
         pytest.importorskip(NEEDS[page], reason=f"{NEEDS[page]} is not installed")

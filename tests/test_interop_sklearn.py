@@ -681,7 +681,7 @@ def test_nothing_else_imports_scikit_learn():
 
 
 def test_the_code_in_the_docs_runs_on_the_shipped_data():
-    text = (Path(__file__).parent.parent / "docs" / "sklearn.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent / "docs" / "doors" / "sklearn.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 3
     names: dict[str, Any] = {}

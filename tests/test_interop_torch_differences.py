@@ -1,4 +1,4 @@
-"""Where the module for PyTorch differs from torch.nn.LSTM: each row of the table in docs/pytorch.md, tried on both."""
+"""Where the module for PyTorch differs from torch.nn.LSTM: each row of docs/doors/pytorch.md's table, tried on both."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence  # noqa: E402
 from gpu_lstm.interop import torch as door  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-PAGE = Path(__file__).parent.parent / "docs" / "pytorch.md"
+PAGE = Path(__file__).parent.parent / "docs" / "doors" / "pytorch.md"
 X = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0))
 
 

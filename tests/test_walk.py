@@ -14,7 +14,7 @@ import pytest
 
 from gpu_lstm import LSTM
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "learn"
 
 
 def check(script):

@@ -37,7 +37,7 @@ class LSTM(nn.LSTM):
     """``torch.nn.LSTM``, its recurrence computed by gpu_lstm, with the variants of `gpu_lstm.LSTM` as further options.
 
     Everything about it is ``torch.nn.LSTM``'s: arguments, attributes, names and start of the parameters, packed
-    sequences, 2-D input, errors, warnings. State dicts load both ways. ``docs/pytorch.md`` lists where it differs.
+    sequences, 2-D input, errors, warnings. State dicts load both ways. ``docs/doors/pytorch.md`` says where not.
     Where PyTorch records or transforms operations, in tracing, exporting, ``vmap`` or forward-mode derivatives for
     instance, those of ``torch.nn.LSTM`` run.
 

@@ -50,7 +50,7 @@ class LSTM(Layer):
     seed : int or tuple of int
         At least 0. Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
     **options
-        What goes beyond the plain LSTM, see `gpu_lstm.layers.options.Options` and docs/variants.md.
+        What goes beyond the plain LSTM, see `gpu_lstm.layers.options.Options` and docs/understand/variants.md.
 
     Attributes
     ----------

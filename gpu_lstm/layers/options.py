@@ -54,8 +54,8 @@ _LIMIT = Kind(
 def _row(kind: Kind, default: Any, about: str, equation: str = "", source: str = "", parameters: str = "") -> Any:
     """Make an option's row: with `default` the LSTM is the plain one.
 
-    The rest is what docs/variants.md says of it: its name in words, what it changes (h', c' are the state before the
-    step, s is the sigmoid), where it is from, and the parameters that a layer has more.
+    The rest is what docs/understand/variants.md says of it: its name in words, what it changes (h', c' are the state
+    before the step, s is the sigmoid), where it is from, and the parameters that a layer has more.
     """
     metadata = {"kind": kind, "about": about, "equation": equation, "source": source, "parameters": parameters}
     return field(default=default, metadata=metadata)

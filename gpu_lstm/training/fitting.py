@@ -1,6 +1,6 @@
 """What models of whole sequences are trained with where nothing else is asked for: it follows from the data.
 
-Found by cross-validation on the training parts of small sets, see docs/classes.md.
+Found by cross-validation on the training parts of small sets, see docs/do/classes.md.
 """
 
 from __future__ import annotations

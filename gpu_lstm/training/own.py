@@ -131,7 +131,7 @@ def fit(
     seed : int
         Of the order, of what is held out and of dropout. The same seed gives the same bits.
     out : path, optional
-        Folder of the run, with logs, checkpoints to go on from, and the best model (docs/runs.md).
+        Folder of the run, with logs, checkpoints to go on from, and the best model (docs/do/runs.md).
     resume : bool
         Go on with the run in `out`, where there is one, to the same bytes: of arrays, and of a function that gives the
         same batch for the same number. An iterable is run through again to where training was.

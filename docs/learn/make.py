@@ -1,7 +1,7 @@
 """The numbers and pictures of ``lstm.md``, computed by the project's own code.
 
-    python docs/make.py            # write them
-    python docs/make.py --check    # exit status 1 if the page or a picture is not what the code gives
+    python docs/learn/make.py            # write them
+    python docs/learn/make.py --check    # exit status 1 if the page or a picture is not what the code gives
 
 Marks in the text say what goes where; what is between them is replaced:
 
@@ -302,7 +302,7 @@ def check(e: Example) -> list[str]:
 def link(function: Callable[..., Any]) -> str:
     """A link to a function of the reference tier."""
     lines, start = inspect.getsourcelines(function)
-    return f"[`{function.__name__}`](../gpu_lstm/recurrence/reference.py#L{start}-L{start + len(lines) - 1})"
+    return f"[`{function.__name__}`](../../gpu_lstm/recurrence/reference.py#L{start}-L{start + len(lines) - 1})"
 
 
 def code() -> str:
@@ -525,7 +525,7 @@ def main() -> int:
             continue
         wrong += 1
         if options.check:
-            print(f"{path} is not what the code gives (python docs/make.py mends it)", file=sys.stderr)
+            print(f"{path} is not what the code gives (python docs/learn/make.py mends it)", file=sys.stderr)
         else:
             path.write_text(text, encoding="utf-8")
             print(f"wrote {path}")

@@ -36,7 +36,7 @@ def as_arrays(path, **more):
     ("target", "label", "in_table"),
     [
         ("class", "kind", "kind"),
-        ("numbers", ["z"], ["z.1", "z.2"]),
+        ("numbers", "z", ["z.1", "z.2"]),
         ("steps", "state", "state"),
         (None, "kind", "kind"),
     ],

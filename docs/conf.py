@@ -95,10 +95,13 @@ LEFT_OUT = "set_fit_request, set_partial_fit_request, set_predict_request, set_s
 """Methods that scikit-learn makes, for its metadata routing."""
 
 
+PUBLIC: list[str] = sorted(vars(gpu_lstm)["__all__"], key=str.lower)
+
+
 def short(room: str, name: str) -> str:
     """Return a name as users import it: from gpu_lstm where it is there."""
     module = importlib.import_module(f"gpu_lstm.{room}" if room else "gpu_lstm")
-    of_all = name in gpu_lstm.__all__ and getattr(gpu_lstm, name) is getattr(module, name)
+    of_all = name in PUBLIC and getattr(gpu_lstm, name) is getattr(module, name)
     return f"gpu_lstm.{name}" if of_all else f"gpu_lstm.{room}.{name}"
 
 
@@ -134,14 +137,14 @@ def said(module: Any, name: str) -> list[str]:
     for other in [module.__name__, *(one for one in sorted(sys.modules) if one.startswith(room + "."))]:
         found = ModuleAnalyzer.for_module(other).find_attr_docs().get(("", name))
         if found and getattr(sys.modules[other], name) is getattr(module, name):
-            return found
+            return list(found)
     return []
 
 
 def names() -> str:
     """Return a table of what `import gpu_lstm` offers, with the first sentence of each docstring."""
     rows = ["| name | |", "| --- | --- |"]
-    for name in sorted(gpu_lstm.__all__, key=str.lower):
+    for name in PUBLIC:
         about = (inspect.getdoc(getattr(gpu_lstm, name)) or "").split("\n\n")[0].replace("\n", " ").replace("|", r"\|")
         rows.append(f"| {{py:obj}}`gpu_lstm.{name}` | {about} |")
     return "\n".join(rows)

@@ -57,14 +57,24 @@ std::vector<T> random_numbers(int64 count, unsigned seed) {
   return numbers;
 }
 
-// An entry, as each instruction set has it.
-#ifdef WITH_X86
-#define ENTRY(name, suffix)                                                                             \
-  static constexpr std::array name{baseline::suffix::gpu_lstm_##name##_##suffix##_baseline,              \
-                                   avx2::suffix::gpu_lstm_##name##_##suffix##_avx2,                      \
-                                   avx512::suffix::gpu_lstm_##name##_##suffix##_avx512};
+// An entry, as each instruction set has it that is compiled: all of them, or the one of a PART (lstm_cpu.cpp).
+#define OF(set, name, suffix) set::suffix::gpu_lstm_##name##_##suffix##_##set
+#if defined(PART) && PART / 2 == 2
+#define ENTRY(name, suffix) static constexpr std::array name{OF(avx512, name, suffix)};
+#elif defined(PART) && PART / 2 == 1
+#define ENTRY(name, suffix) static constexpr std::array name{OF(avx2, name, suffix)};
+#elif defined(PART) || !defined(WITH_X86)
+#define ENTRY(name, suffix) static constexpr std::array name{OF(baseline, name, suffix)};
 #else
-#define ENTRY(name, suffix) static constexpr std::array name{baseline::suffix::gpu_lstm_##name##_##suffix##_baseline};
+#define ENTRY(name, suffix) \
+  static constexpr std::array name{OF(baseline, name, suffix), OF(avx2, name, suffix), OF(avx512, name, suffix)};
+#endif
+#ifdef PART
+constexpr bool kFloats = PART % 2 == 0, kDoubles = !kFloats;
+long last_set() { return 0; }  // who compiles a part runs it where the processor has its instruction set
+#else
+constexpr bool kFloats = true, kDoubles = true;
+long last_set() { return gpu_lstm_best_set(); }
 #endif
 
 template <typename T>
@@ -86,8 +96,12 @@ struct Entries;
     ENTRY(square_sums, suffix) \
     ENTRY(update, suffix) \
   };
+#if HAS(0) || HAS(2) || HAS(4)
 ENTRIES_OF(float, f32)
+#endif
+#if HAS(1) || HAS(3) || HAS(5)
 ENTRIES_OF(double, f64)
+#endif
 
 // All results of forward and backward of one recurrence, or of two at once, which go in opposite directions.
 template <typename T>
@@ -415,20 +429,26 @@ void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
 
+template <typename T>
+void check_sets() {
+  for (long set = 0; set <= last_set(); ++set) {
+    if (records) std::rewind(records);
+    check_all<T>(set);
+  }
+}
+
 int main(int count, char** arguments) {
   const std::string mode = count == 3 ? arguments[1] : "";
   recording = mode == "record";
-  if (mode.empty())
-    for (int64 set = 0; set <= gpu_lstm_best_set(); ++set) check_all_failures<float>(set);  // before there are threads
-  else if (!(records = std::fopen(arguments[2], recording ? "wb" : "rb"))) return EXIT_FAILURE;
-  if (recording) check_all<double>(0);
-  else
-    for (int64 set = 0; set <= gpu_lstm_best_set(); ++set)
-      for (bool floats : {true, false}) {
-        if (records) std::rewind(records);
-        if (floats) check_all<float>(set);
-        else check_all<double>(set);
-      }
+  if constexpr (kFloats)
+    for (long set = 0; mode.empty() && set <= last_set(); ++set) check_all_failures<float>(set);  // before there are threads
+  if (!mode.empty() && !(records = std::fopen(arguments[2], recording ? "wb" : "rb"))) return EXIT_FAILURE;
+  if constexpr (kDoubles) {
+    if (recording) check_all<double>(0);
+    else check_sets<double>();
+  }
+  if constexpr (kFloats)
+    if (!recording) check_sets<float>();
   if (records && std::fclose(records)) ++failures;
   std::printf("%s %g %g\n", failures ? "FAILED" : "clean", worst[0], worst[1]);
   return failures ? EXIT_FAILURE : EXIT_SUCCESS;

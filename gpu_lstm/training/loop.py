@@ -8,54 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-from gpu_lstm.errors import GpuLstmError
 from gpu_lstm.optimizers import Optimizer, make_optimizer
 from gpu_lstm.parallel import Alone, Communicator
 from gpu_lstm.schedules import make_schedule
+from gpu_lstm.training.events import Event, Outcome
 from gpu_lstm.training.loss_scale import LossScaler
 from gpu_lstm.training.replayed import Replayed
 from gpu_lstm.training.settings import Settings
 from gpu_lstm.training.steps import Asked, Launched
 from gpu_lstm.training.tasks import Shared, Task
-from gpu_lstm.training.trouble import memory_held, not_finite
+from gpu_lstm.training.trouble import TrainingError, not_finite, out_of_memory
 
 MOST_SKIPS = 50
 """Steps in a row that may be skipped before training stops in any case."""
-
-
-class TrainingError(GpuLstmError):
-    """Training can't go on: the loss or a gradient is no longer a finite number, or memory ran out."""
-
-    agreed = True  # all ranks raise it at once
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happened at a step; `score` and `text` are there after a validation, `skipped` says why it didn't count."""
-
-    step: int
-    steps: int
-    loss: float
-    norm: float
-    score: float | None = None
-    text: str = ""
-    best: bool = False
-    skipped: str = ""
-
-
-@dataclass
-class Outcome:
-    """How a run ended: ``finished``, ``early`` (no better score for long) or ``stopped`` (asked to)."""
-
-    end: str
-    step: int
-    steps: int
-    best: float
-    skipped: int = 0
 
 
 class Training:
@@ -105,7 +73,7 @@ class Training:
                 except MemoryError as error:  # NumPy's and CuPy's are kinds of it
                     event, told = None, str(error)
                 if event is None:  # only here the step's arrays are free
-                    raise self._out_of_memory(told)
+                    raise out_of_memory(self.task.model, self.optimizer, self.step, told, self.advice + self._kept())
                 report(event)
                 if self.step < self.steps and self.parallel.any(stop()):
                     end = "stopped"
@@ -155,16 +123,6 @@ class Training:
         self.skipped += 1
         self.work.undo()
         return told
-
-    def _out_of_memory(self, told: str) -> TrainingError:
-        """The error to raise, once what we hold of memory has been given back."""
-        self.task.model.backend.memory(release=True)
-        sizes = memory_held(self.task.model, len(self.optimizer.slots))
-        error = TrainingError(
-            f"step {self.step + 1} ran out of memory: {told or 'no size told'} ({sizes}); {self.advice}{self._kept()}"
-        )
-        error.agreed = False
-        return error
 
     def _diverged(self, step: int, what: str) -> TrainingError:
         return TrainingError(f"step {step}: {what}; training can't go on. A smaller learning rate helps{self._kept()}")

@@ -20,8 +20,9 @@ from gpu_lstm.backend import Array, widened
 from gpu_lstm.errors import InputError
 from gpu_lstm.parallel import Communicator
 from gpu_lstm.training import checkpoint, folder
+from gpu_lstm.training.events import Event, Outcome
 from gpu_lstm.training.lock import locked
-from gpu_lstm.training.loop import Event, Outcome, Training
+from gpu_lstm.training.loop import Training
 from gpu_lstm.training.settings import Settings
 from gpu_lstm.training.tasks import Task
 

@@ -23,7 +23,7 @@ import numpy as np
 from gpu_lstm.data.baselines import rmse, truth
 from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.series import deviations
-from gpu_lstm.interop.sklearn_base import LSTMEstimator
+from gpu_lstm.interop.sklearn_base import LSTMEstimator, check_y
 from gpu_lstm.layers.checks import check_share, check_size
 from gpu_lstm.models import Classifier, Forecaster, Model, Regressor
 from gpu_lstm.models.backtest import backtest
@@ -500,13 +500,3 @@ class LSTMForecaster(LSTMEstimator):
         }
         sure: dict[str, Any] = {"quantiles": tuple(self.quantiles or ()), "distribution": self.distribution or ""}
         return Forecaster(**units, horizon=self.horizon, memory=self.memory, **sure, **self._of_lstm(), seed=seed)
-
-
-def check_y(estimator: Any, y: Any, dtype: Any = None) -> np.ndarray:
-    """Return y as an array without NaN; refuse others in scikit-learn's words."""
-    if y is None:
-        raise ValueError(
-            f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
-        )
-    checked: np.ndarray = check_array(y, ensure_2d=False, dtype=dtype, input_name="y", estimator=estimator)
-    return checked

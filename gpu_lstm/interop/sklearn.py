@@ -172,8 +172,6 @@ class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
     >>> model = LSTMClassifier(hidden_size=8, max_iter=40, learning_rate=0.02, backend="numpy", random_state=0)
     >>> model.fit(x, np.where(x[:, -1] > 0, "up", "down")).score(x, np.where(x[:, -1] > 0, "up", "down")) > 0.9
     True
-    >>> model.predict_proba(x[:3]).shape
-    (3, 2)
     """
 
     class_weight: Any = None

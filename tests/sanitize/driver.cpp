@@ -88,10 +88,10 @@ std::vector<T> random_numbers(int64 count, unsigned seed) {
 #endif
 #ifdef PART
 constexpr bool kFloats = PART % 2 == 0, kDoubles = !kFloats;
-long last_set() { return 0; }  // who compiles a part runs it where the processor has its instruction set
+int64 last_set() { return 0; }  // who compiles a part runs it where the processor has its instruction set
 #else
 constexpr bool kFloats = true, kDoubles = true;
-long last_set() { return gpu_lstm_best_set(); }
+int64 last_set() { return gpu_lstm_best_set(); }
 #endif
 
 template <typename T>
@@ -452,7 +452,7 @@ void operator delete(void* memory, std::align_val_t) noexcept { give_back(memory
 
 template <typename T>
 void check_sets() {
-  for (long set = 0; set <= last_set(); ++set) {
+  for (int64 set = 0; set <= last_set(); ++set) {
     if (records) std::rewind(records);
     check_all<T>(set);
   }
@@ -462,7 +462,7 @@ int main(int count, char** arguments) {
   const std::string mode = count == 3 ? arguments[1] : "";
   recording = mode == "record";
   if constexpr (kFloats)
-    for (long set = 0; mode.empty() && set <= last_set(); ++set) check_all_failures<float>(set);  // before there are threads
+    for (int64 set = 0; mode.empty() && set <= last_set(); ++set) check_all_failures<float>(set);  // before there are threads
   if (!mode.empty() && !(records = std::fopen(arguments[2], recording ? "wb" : "rb"))) return EXIT_FAILURE;
   if constexpr (kDoubles) {
     if (recording) check_all<double>(0);

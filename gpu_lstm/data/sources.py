@@ -124,6 +124,8 @@ class Text:
 
     def _check_widths(self) -> None:
         """Raise InputError for a row with more or fewer cells than the header; pandas fills or cuts such rows."""
+        if self._rows is None:
+            self._rows = self._dialect.plain_rows()
         if self._rows is not None:
             return
         width, count, line = len(self.names), 0, 0

@@ -18,6 +18,7 @@ from gpu_lstm.training.fitting import epochs_for
 from gpu_lstm.training.tasks import Task
 
 try:
+    from sklearn import get_config
     from sklearn.base import BaseEstimator
     from sklearn.utils import check_array, check_random_state
     from sklearn.utils.validation import validate_data
@@ -247,6 +248,7 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         ValueError
             In scikit-learn's words: NaN, infinity, no numbers, other features than at `fit`, nothing in it.
         """
+        refuse_dispatched("X", X)
         X = as_sequences(X)
         for name, dtype in X.dtypes.items() if hasattr(X, "iloc") and X.ndim == 2 else ():
             if dtype.kind in "Mm":
@@ -350,11 +352,22 @@ def assign(model: Model, arrays: Mapping[str, Any], values: dict[str, np.ndarray
         arrays[name][...] = model.backend.asarray(value, str(arrays[name].dtype))
 
 
+def refuse_dispatched(name: str, array: Any) -> None:
+    """Refuse another library's array where scikit-learn's metrics would compute there: predictions are NumPy's."""
+    if get_config()["array_api_dispatch"] and not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
+        kind = f"{type(array).__module__}.{type(array).__name__}"
+        raise ValueError(
+            f"{name} is a {kind} under array_api_dispatch=True; expected a NumPy array (np.asarray({name})), "
+            f"or sklearn.config_context(array_api_dispatch=False), where it is taken as one"
+        )
+
+
 def check_y(estimator: Any, y: Any, dtype: Any = None) -> np.ndarray:
     """Return y as an array without NaN; refuse others in scikit-learn's words."""
     if y is None:
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
         )
+    refuse_dispatched("y", y)
     checked: np.ndarray = check_array(y, ensure_2d=False, dtype=dtype, input_name="y", estimator=estimator)
     return checked

@@ -23,6 +23,7 @@ from gpu_lstm.cli import (
     predict,
     profile,
     quantize,
+    ranks,
     sample,
     train,
 )
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 a check failed, 2 bad input, 130 interrupted, 141 whoever read the output went away.
     """
     make_printable()
+    ranks.attach()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:

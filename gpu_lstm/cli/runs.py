@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_lstm.backend import Backend
-from gpu_lstm.cli import sequences
+from gpu_lstm.cli import ranks, sequences
 from gpu_lstm.cli.options import RUNS, SHIPPED, announce, data_path, next_free, trained_on
 from gpu_lstm.cli.origin import Origin, changes
 from gpu_lstm.cli.progress import finish, tell
@@ -33,6 +33,7 @@ KEEPING = ("keep", "save_minutes", "on_nonfinite")
 """Settings that are of a command rather than of a run."""
 NOT_OF_THE_TASK = (
     "run", "out", "resume", "init", "backend", "any_kind", "command", "dry_run", "graph", "parser", "arguments",
+    "ranks", "restarts",
     *KEEPING,
 )  # fmt: skip
 """Options that a run's description doesn't keep among those of its task."""
@@ -41,7 +42,9 @@ CHANGEABLE = ("data", "tier", "recompute", "sample_length", "epochs", "patience"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, or go on training."""
+    """Train, or go on training; or start the ranks that do."""
+    if ranks.to_start(options):
+        return ranks.launch(options, folder_of(options))
     made = begin(options) if options.resume is None else resume(options)
     return 0 if made is None else finish(made)
 
@@ -91,13 +94,13 @@ def begin(options: argparse.Namespace) -> Run | None:
 
 def resume(options: argparse.Namespace) -> Run | None:
     """An unfinished run, from its own description; None where it is finished or only its memory was asked for."""
-    if options.resume.is_dir() or not options.resume.exists():
-        folder = options.resume
+    folder = folder_of(options)
+    if folder == options.resume:
         path, arrays, description, passed_over = newest(folder)
         for line in passed_over:
             tell(line)
     else:
-        folder, path = options.resume.parent, options.resume
+        path = options.resume
         arrays, description = checkpoint.load(path)
     if "progress" not in description:
         raise InputError(f"checkpoint {path} is a model for use; expected its run's folder or a resume-....safetensors")
@@ -198,6 +201,14 @@ def check_changes(changes: dict[str, Any], run: dict[str, Any]) -> None:
         if name not in run or (name not in CHANGEABLE and run[name] != value):
             has = f"has {run[name]}, which stays" if name in run else "has no such thing"
             raise InputError(f"--{name.replace('_', '-')} is {value}; the run to go on with {has}")
+
+
+def folder_of(options: argparse.Namespace) -> Path:
+    """Folder of a run that begins or goes on."""
+    if options.resume is None:
+        return new_folder(options)
+    given: Path = options.resume
+    return given if given.is_dir() or not given.exists() else given.parent
 
 
 def new_folder(options: argparse.Namespace) -> Path:

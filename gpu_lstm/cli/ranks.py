@@ -1,0 +1,242 @@
+"""``gpu-lstm train --ranks N``: start the ranks on this machine by MPI's mpiexec, and say how they ended.
+
+The ranks get the command as it was typed, and know by what mpiexec puts into their environment which they are. Started
+by the user's own mpiexec or srun they do the same; what `launch` adds is then that program's business: the terminal,
+Ctrl-C, a word about who was killed, and another start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import importlib.util
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from gpu_lstm.bench import threads
+from gpu_lstm.cli.options import quoted
+from gpu_lstm.errors import InputError
+from gpu_lstm.native import compiled
+from gpu_lstm.parallel import place
+from gpu_lstm.training.folder import is_run
+
+FOLDER = "GPU_LSTM_RANKS_FOLDER"
+"""Environment variable of ranks that `launch` started: where they leave their ids, and find its terminals."""
+INSTALL = 'pip install "gpu-lstm[mpi]"'
+GRACEFUL = (0, 2, 130)
+"""Exit statuses that a run ends with by itself."""
+ENDED = re.compile(r"=   (PID|EXIT CODE):? (\d+)")
+"""What mpiexec says of a rank that ended badly."""
+NOISE = re.compile(r"\s*$|=+\s*$|=   |Abort\(\d+\) on node|YOUR APPLICATION|This typically refers|Please see the FAQ")
+"""How lines of mpiexec begin that say no more than that."""
+
+
+def to_start(options: argparse.Namespace) -> bool:
+    """Whether a command is to start ranks, rather than to be one of them or none.
+
+    Raises InputError where `ranks` or `restarts` don't go with how it was started.
+    """
+    if options.ranks is None:
+        if options.restarts:
+            raise InputError(f"--restarts {options.restarts} is of --ranks, which is not given")
+        return False
+    if (here := place()) is not None and here.size != options.ranks:
+        raise InputError(f"--ranks is {options.ranks} in a job of {here.size} ranks ({here.said_by}); leave it out there")
+    return here is None and FOLDER not in os.environ
+
+
+def attach() -> None:
+    """What any process does first, if `launch` started it: leave its id; rank 0 writes to the terminals of `launch`."""
+    folder = os.environ.get(FOLDER)
+    if folder is None:
+        return
+    here = place()
+    rank = here.rank if here else 0
+    with contextlib.suppress(OSError):  # it only serves to name who was killed
+        Path(folder, str(rank)).write_text(str(os.getpid()), encoding="ascii")
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)) if rank == 0 else ():
+        with contextlib.suppress(OSError):  # no such terminal: mpiexec's pipe stays
+            os.dup2(os.open(Path(folder, f"terminal{number}"), os.O_RDWR | os.O_NOCTTY), number)
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(line_buffering=True)
+
+
+def mpiexec(ranks: int) -> str:
+    """Path of the program that starts ranks: of this very environment, or else the first that there is.
+
+    Raises InputError where it or mpi4py is missing.
+    """
+    places = (os.path.dirname(sys.executable), sysconfig.get_path("scripts"), None)
+    found = next((found for path in places if (found := shutil.which("mpiexec", path=path))), None)
+    for name, there in (("mpi4py", importlib.util.find_spec("mpi4py")), ("mpiexec", found)):
+        if there is None:
+            raise InputError(f"--ranks {ranks} needs {name}, which is not installed: {INSTALL}")
+    assert found is not None, "else refused"
+    return found
+
+
+def launch(options: argparse.Namespace, folder: Path) -> int:
+    """Run the command of `options` on its `ranks`, again after a crash as often as its `restarts` say.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    folder : Path
+        Of the run, in which checkpoints are found.
+
+    Returns
+    -------
+    int
+        The exit status: that of the ranks, or 128 and the signal that killed one.
+
+    Raises
+    ------
+    InputError
+        Ranks can't be started here, or data is ``-``, which each of them would have to read.
+    """
+    if options.data == "-":
+        raise InputError(f"data is -, standard input; expected a file, which each of {options.ranks} ranks reads")
+    start = [mpiexec(options.ranks), "-n", str(options.ranks), sys.executable, "-m", "gpu_lstm"]
+    arguments, left = list(options.arguments), options.restarts
+    if options.resume is None and options.out is None:
+        arguments += ["--out", str(folder)]
+    while True:
+        job = Job([*start, *arguments], options.ranks)
+        status = job.wait()
+        if status in GRACEFUL:
+            return status
+        if job.stopping:
+            print("gpu-lstm: interrupted", file=sys.stderr)
+            return 130
+        print(f"gpu-lstm: {job.ended()}", file=sys.stderr)
+        saved = folder.is_dir() and is_run(folder)
+        if left == 0:
+            if saved:
+                print(f"go on from the last checkpoint with: gpu-lstm train --resume {quoted(folder)}", file=sys.stderr)
+            return job.status()
+        left -= 1
+        where = "from the last checkpoint" if saved else "anew, for nothing was saved yet"
+        print(f"gpu-lstm: starts again {where}; {left} more restarts are left", file=sys.stderr, flush=True)
+        if saved:
+            arguments = again(options, folder)
+
+
+def again(options: argparse.Namespace, folder: Path) -> list[str]:
+    """Arguments that go on with the run that `options` began or went on with."""
+    last = ["--resume", str(folder)]
+    if options.resume is not None:
+        return [*options.arguments, *last]  # the last one holds
+    words = ["train", *last, "--ranks", str(options.ranks)]
+    for name in ("backend", "keep", "save_minutes", "on_nonfinite"):  # what is of a command rather than of a run
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words + ["--graph"] * options.graph
+
+
+class Job:
+    """Ranks that run, until they all end.
+
+    The first Ctrl-C or SIGTERM asks them to stop after a step and save, and so does the end of this process; a second
+    one ends them at once. mpiexec hands on SIGUSR1, of whatever MPI it is, so that is what they get.
+    """
+
+    def __init__(self, command: list[str], ranks: int):
+        self.ranks, self.stopping = ranks, False
+        self._folder = tempfile.TemporaryDirectory(prefix="gpu_lstm-ranks-")
+        self._said: dict[str, int] = {}  # by mpiexec, of a rank that ended badly: PID and EXIT CODE
+        self._processes: dict[int, int] = {}  # ranks by their processes' ids
+        self._broken: OSError | None = None  # why output can't be written
+        for number in (1, 2):
+            with contextlib.suppress(OSError, AttributeError):  # no terminal, or none that has a name
+                Path(self._folder.name, f"terminal{number}").symlink_to(os.ttyname(number))
+        self._process = subprocess.Popen(
+            command, env=environment(ranks) | {FOLDER: self._folder.name}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", bufsize=1,
+            start_new_session=True, preexec_fn=stop_with_parent,
+        )  # fmt: skip
+
+    def wait(self) -> int:
+        """Hand on what the ranks print until they have ended; mpiexec's exit status.
+
+        Raises OSError where it can't be printed.
+        """
+        pairs = ((self._process.stdout, sys.stdout), (self._process.stderr, sys.stderr))
+        hands = [threading.Thread(target=self._hand_on, args=pair, daemon=True) for pair in pairs]
+        with self._folder, self._signals():
+            for hand in hands:
+                hand.start()
+            status = self._process.wait()
+            for hand in hands:
+                hand.join()
+            left = [path for path in Path(self._folder.name).iterdir() if path.name.isdecimal()]
+            self._processes = {int(path.read_text()): int(path.name) for path in left}
+        if self._broken is not None:
+            raise self._broken
+        return status
+
+    def _hand_on(self, source: TextIO, target: TextIO) -> None:
+        for line in source:
+            if said := ENDED.match(line):
+                self._said.setdefault(said[1], int(said[2]))
+            elif not (NOISE.match(line) or (self.stopping and line.startswith(("[mpiexec", "[proxy")))):
+                try:
+                    target.write(line)
+                    target.flush()
+                except OSError as error:
+                    self._broken = self._broken or error
+                    self._process.kill()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def hand_on(number: int, frame: object) -> None:
+            self._process.send_signal(signal.SIGKILL if self.stopping else signal.SIGUSR1)
+            self.stopping = True
+
+        before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def status(self) -> int:
+        """The exit status that says how the ranks ended: 128 and the signal where one was killed."""
+        code = self._said.get("EXIT CODE", self._process.returncode)
+        return 128 + code if self._said and 0 < code < 32 else code
+
+    def ended(self) -> str:
+        """How the ranks ended, in a line."""
+        process, code = self._said.get("PID"), self._said.get("EXIT CODE", 1)
+        if process is None:
+            return f"the ranks ended with status {self._process.returncode}"
+        rank = self._processes.get(process)
+        who = f"a rank (process {process})" if rank is None else f"rank {rank} of {self.ranks} (process {process})"
+        name = signal.Signals(code).name if code in {*signal.Signals} else ""
+        why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+        return f"{who} " + (f"was killed by {name}{why}" if name else f"ended with status {code}") + "; so all ended"
+
+
+def environment(ranks: int) -> dict[str, str]:
+    """The environment of the ranks: each has its share of the cores, unless the user says how many threads."""
+    found = {"HYDRA_LAUNCHER": "fork", "HYDRA_RMK": "user"}  # this machine, also within a job of more
+    if not any(os.environ.get(variable) for variable in compiled.THREADS_VARIABLES):
+        threads.set_variables(max(1, compiled.threads() // ranks), found)
+    return found | os.environ
+
+
+def stop_with_parent() -> None:
+    """Have the system ask this process to stop when the one that started it ends, however that ends. On Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGUSR1)

@@ -33,7 +33,7 @@ BOUNDS = {
 FLOORS = (
     ("errors", "page"),
     ("backend", "native", "data"),
-    ("ops",),
+    ("ops", "parallel"),
     ("recurrence",),
     ("layers", "losses", "optimizers", "schedules"),
     ("models",),

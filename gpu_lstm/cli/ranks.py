@@ -53,7 +53,9 @@ def to_start(options: argparse.Namespace) -> bool:
             raise InputError(f"--restarts {options.restarts} is of --ranks, which is not given")
         return False
     if (here := place()) is not None and here.size != options.ranks:
-        raise InputError(f"--ranks is {options.ranks} in a job of {here.size} ranks ({here.said_by}); leave it out there")
+        raise InputError(
+            f"--ranks is {options.ranks} in a job of {here.size} ranks ({here.said_by}); leave it out there"
+        )
     return here is None and FOLDER not in os.environ
 
 

@@ -16,8 +16,8 @@ SUMMED = ("float16", "float32", "float64")
 class NCCL(Communicator):
     """Ranks that another communicator connects, with their devices connected to one another.
 
-    Arrays are CuPy's, and what is done with them comes after all that was asked of the current stream before; nothing is
-    waited for. What isn't an array goes through `host`.
+    Arrays are CuPy's; what is done with them comes after all that was asked of the current stream before, and is not
+    waited for. What is no array goes through `host`.
 
     Parameters
     ----------

@@ -97,7 +97,10 @@ def test_sums_are_in_place_and_the_same_on_all(dtype):
 
 
 def test_what_is_no_array_goes_through_the_host():
-    found = on_ranks(lambda comm, backend: (comm.gather(f"rank {comm.rank}"), comm.broadcast(comm.rank), comm.barrier()))
+    def work(comm, backend):
+        return comm.gather(f"rank {comm.rank}"), comm.broadcast(comm.rank), comm.barrier()
+
+    found = on_ranks(work)
     assert found == [(["rank 0", "rank 1"], 0, None)] * 2
 
 

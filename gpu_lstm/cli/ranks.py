@@ -21,7 +21,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -37,10 +37,19 @@ FOLDER = "GPU_LSTM_RANKS_FOLDER"
 INSTALL = 'pip install "gpu-lstm[mpi]"'
 GRACEFUL = (0, 2, 130)
 """Exit statuses that a run ends with by itself."""
-ENDED = re.compile(r"=   (PID|EXIT CODE):? (\d+)")
-"""What mpiexec says of a rank that ended badly."""
-NOISE = re.compile(r"\s*$|=+\s*$|=   |Abort\(\d+\) on node|YOUR APPLICATION|This typically refers|Please see the FAQ")
-"""How lines of mpiexec begin that say no more than that."""
+RANK = """trap : INT TERM USR1
+exec 3>&2 2> /dev/null
+(exec "$@" 2>&3 3>&-)
+status=$?
+case $status in 0|2|130) exit $status;; esac
+echo $status > "$GPU_LSTM_RANKS_FOLDER/ended-$$"
+kill -s KILL $$"""
+"""A rank, as a shell has it that waits for its process and notes how it ended, if badly.
+
+mpiexec ends the others where one was killed, and doesn't where one ended by itself; whom it names then is anyone.
+"""
+NOISE = re.compile(r"=+\s*$|=   |Abort\(\d+\) on node|YOUR APPLICATION|This typically refers|Please see the FAQ")
+"""How lines of mpiexec begin that say so, of one rank or another."""
 
 
 def to_start(options: argparse.Namespace) -> bool:
@@ -67,7 +76,7 @@ def attach() -> None:
     here = place()
     rank = here.rank if here else 0
     with contextlib.suppress(OSError):  # it only serves to name who was killed
-        Path(folder, str(rank)).write_text(str(os.getpid()), encoding="ascii")
+        Path(folder, f"rank-{os.getppid()}").write_text(f"{rank} {os.getpid()}", encoding="ascii")
     for number, stream in ((1, sys.stdout), (2, sys.stderr)) if rank == 0 else ():
         with contextlib.suppress(OSError):  # no such terminal: mpiexec's pipe stays
             os.dup2(os.open(Path(folder, f"terminal{number}"), os.O_RDWR | os.O_NOCTTY), number)
@@ -110,24 +119,24 @@ def launch(options: argparse.Namespace, folder: Path) -> int:
     """
     if options.data == "-":
         raise InputError(f"data is -, standard input; expected a file, which each of {options.ranks} ranks reads")
-    start = [mpiexec(options.ranks), "-n", str(options.ranks), sys.executable, "-m", "gpu_lstm"]
+    program = mpiexec(options.ranks)
     arguments, left = list(options.arguments), options.restarts
     if options.resume is None and options.out is None:
         arguments += ["--out", str(folder)]
     while True:
-        job = Job([*start, *arguments], options.ranks)
+        job = Job(program, options.ranks, [sys.executable, "-m", "gpu_lstm", *arguments])
         status = job.wait()
         if status in GRACEFUL:
             return status
         if job.stopping:
             print("gpu-lstm: interrupted", file=sys.stderr)
             return 130
-        print(f"gpu-lstm: {job.ended()}", file=sys.stderr)
+        print(f"gpu-lstm: {job.ended or f'the ranks ended with status {status}'}", file=sys.stderr)
         saved = folder.is_dir() and is_run(folder)
         if left == 0:
             if saved:
                 print(f"go on from the last checkpoint with: gpu-lstm train --resume {quoted(folder)}", file=sys.stderr)
-            return job.status()
+            return status
         left -= 1
         where = "from the last checkpoint" if saved else "anew, for nothing was saved yet"
         print(f"gpu-lstm: starts again {where}; {left} more restarts are left", file=sys.stderr, flush=True)
@@ -154,45 +163,44 @@ class Job:
     one ends them at once. mpiexec hands on SIGUSR1, of whatever MPI it is, so that is what they get.
     """
 
-    def __init__(self, command: list[str], ranks: int):
-        self.ranks, self.stopping = ranks, False
-        self._folder = tempfile.TemporaryDirectory(prefix="gpu_lstm-ranks-")
-        self._said: dict[str, int] = {}  # by mpiexec, of a rank that ended badly: PID and EXIT CODE
-        self._processes: dict[int, int] = {}  # ranks by their processes' ids
+    def __init__(self, program: str, ranks: int, command: Sequence[str]):
+        self.ranks, self.stopping, self.ended = ranks, False, ""
         self._broken: OSError | None = None  # why output can't be written
+        self._folder = tempfile.TemporaryDirectory(prefix="gpu_lstm-ranks-")
         for number in (1, 2):
             with contextlib.suppress(OSError, AttributeError):  # no terminal, or none that has a name
                 Path(self._folder.name, f"terminal{number}").symlink_to(os.ttyname(number))
         self._process = subprocess.Popen(
-            command, env=environment(ranks) | {FOLDER: self._folder.name}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", bufsize=1,
-            start_new_session=True, preexec_fn=stop_with_parent,
+            [program, "-n", str(ranks), "sh", "-c", RANK, "rank", *command],
+            env=environment(ranks) | {FOLDER: self._folder.name}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, errors="replace", bufsize=1, start_new_session=True,
+            preexec_fn=stop_with_parent,
         )  # fmt: skip
 
     def wait(self) -> int:
-        """Hand on what the ranks print until they have ended; mpiexec's exit status.
+        """Hand on what the ranks print until they have ended; the exit status, 128 and the signal where one was killed.
 
-        Raises OSError where it can't be printed.
+        `ended` says then in a line who ended badly. Raises OSError where nothing can be printed.
         """
         pairs = ((self._process.stdout, sys.stdout), (self._process.stderr, sys.stderr))
         hands = [threading.Thread(target=self._hand_on, args=pair, daemon=True) for pair in pairs]
-        with self._folder, self._signals():
+        with self._folder, self._process, self._signals():
             for hand in hands:
                 hand.start()
             status = self._process.wait()
             for hand in hands:
                 hand.join()
-            left = [path for path in Path(self._folder.name).iterdir() if path.name.isdecimal()]
-            self._processes = {int(path.read_text()): int(path.name) for path in left}
+            found = sorted(Path(self._folder.name).glob("ended-*"), key=lambda path: path.stat().st_mtime_ns)
+            if found:  # the others only because of the first
+                status = int(found[0].read_text(encoding="ascii"))
+                self.ended = told(found[0].with_name(found[0].name.replace("ended", "rank")), status, self.ranks)
         if self._broken is not None:
             raise self._broken
         return status
 
     def _hand_on(self, source: TextIO, target: TextIO) -> None:
         for line in source:
-            if said := ENDED.match(line):
-                self._said.setdefault(said[1], int(said[2]))
-            elif not (NOISE.match(line) or (self.stopping and line.startswith(("[mpiexec", "[proxy")))):
+            if not (NOISE.match(line) or (self.stopping and line.startswith(("[mpiexec", "[proxy")))):
                 try:
                     target.write(line)
                     target.flush()
@@ -213,21 +221,16 @@ class Job:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def status(self) -> int:
-        """The exit status that says how the ranks ended: 128 and the signal where one was killed."""
-        code = self._said.get("EXIT CODE", self._process.returncode)
-        return 128 + code if self._said and 0 < code < 32 else code
 
-    def ended(self) -> str:
-        """How the ranks ended, in a line."""
-        process, code = self._said.get("PID"), self._said.get("EXIT CODE", 1)
-        if process is None:
-            return f"the ranks ended with status {self._process.returncode}"
-        rank = self._processes.get(process)
-        who = f"a rank (process {process})" if rank is None else f"rank {rank} of {self.ranks} (process {process})"
-        name = signal.Signals(code).name if code in {*signal.Signals} else ""
-        why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
-        return f"{who} " + (f"was killed by {name}{why}" if name else f"ended with status {code}") + "; so all ended"
+def told(rank: Path, status: int, ranks: int) -> str:
+    """How a rank ended, by what it has left of itself, in a line."""
+    number, _, process = rank.read_text(encoding="ascii").partition(" ") if rank.exists() else ("", "", "")
+    who = f"rank {number} of {ranks} (process {process})" if number else f"one of {ranks} ranks"
+    if status <= 128:
+        return f"{who} ended with status {status}, and the others with it"
+    name = signal.Signals(status - 128).name
+    why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+    return f"{who} was killed by {name}{why}, and the others with it"
 
 
 def environment(ranks: int) -> dict[str, str]:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gpu_lstm.bench import threads
-from gpu_lstm.cli.options import quoted
+from gpu_lstm.cli.options import positive, quoted, whole
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
 from gpu_lstm.parallel import place
@@ -50,6 +50,18 @@ mpiexec ends the others where one was killed, and doesn't where one ended by its
 """
 NOISE = re.compile(r"=+\s*$|=   |Abort\(\d+\) on node|YOUR APPLICATION|This typically refers|Please see the FAQ")
 """How lines of mpiexec begin that say so, of one rank or another."""
+
+
+def add_ranks(parser: argparse.ArgumentParser) -> None:
+    """Add --ranks and --restarts."""
+    parser.add_argument(
+        "--ranks", type=positive, metavar="N",
+        help="train on so many processes here, each with a GPU or its share of the cores (needs the extra mpi)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--restarts", type=whole, default=0, metavar="N",
+        help="with --ranks: start again from the last checkpoint where a process was killed, at most so often",
+    )  # fmt: skip
 
 
 def to_start(options: argparse.Namespace) -> bool:

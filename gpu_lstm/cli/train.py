@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from gpu_lstm.backend import DTYPES
-from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive, whole
+from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive
+from gpu_lstm.cli.ranks import add_ranks
 from gpu_lstm.cli.runs import KINDS, run
 from gpu_lstm.cli.sequences import RULES
 from gpu_lstm.cli.series import add_column_options, add_time_options
@@ -76,14 +77,7 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
     parser.add_argument("--dry-run", action="store_true", help="only say how much memory it would take")
     parser.add_argument("--keep", type=positive, help="how many of the last checkpoints to keep (3)")
     parser.add_argument("--save-minutes", type=float, help="save at least so often, besides at validations (10)")
-    parser.add_argument(
-        "--ranks", type=positive, metavar="N",
-        help="train on so many processes here, each with a GPU or its share of the cores (needs the extra mpi)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--restarts", type=whole, default=0, metavar="N",
-        help="with --ranks: start again from the last checkpoint where a process was killed, at most so often",
-    )  # fmt: skip
+    add_ranks(parser)
     parser.add_argument(
         "--on-nonfinite", choices=("stop", "skip"), help="what to do with a step whose loss or gradient is NaN (stop)"
     )

@@ -12,8 +12,9 @@ import time
 import pytest
 
 from gpu_lstm import InputError
-from gpu_lstm.cli import main, ranks
-from gpu_lstm.cli.ranks import FOLDER, Job, again, environment, mpiexec, to_start
+from gpu_lstm.cli import launch as ranks
+from gpu_lstm.cli import main
+from gpu_lstm.cli.launch import FOLDER, Job, again, environment, mpiexec, to_start
 from gpu_lstm.parallel import launched
 
 try:
@@ -42,7 +43,7 @@ def job(tmp_path, script, count=3):
 def starts(tmp_path, count=2):
     """Python text that starts ranks and gives how they ended, for a process of its own."""
     command = [sys.executable, str(tmp_path / "rank.py")]
-    return f"from gpu_lstm.cli.ranks import Job\nJob({MPIEXEC!r}, {count}, {command}).wait()"
+    return f"from gpu_lstm.cli.launch import Job\nJob({MPIEXEC!r}, {count}, {command}).wait()"
 
 
 @needs_mpi
@@ -153,7 +154,7 @@ def test_ranks_stop_where_the_one_who_started_them_is_killed(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs pseudo-terminals")
 def test_rank_0_writes_to_the_terminal_and_the_others_do_not(tmp_path):
     (tmp_path / "rank.py").write_text(
-        "import os, sys\nfrom gpu_lstm.cli.ranks import attach\nattach()\n"
+        "import os, sys\nfrom gpu_lstm.cli.launch import attach\nattach()\n"
         "print(os.environ['PMI_RANK'], sys.stdout.isatty())"
     )
     start = starts(tmp_path)
@@ -180,7 +181,8 @@ def test_a_reader_that_went_away_ends_the_ranks(tmp_path):
 
 def options(**given):
     about = {
-        "ranks": 2, "restarts": 0, "data": None, "resume": None, "out": None, "arguments": ["train", "text"],
+        "ranks": 2, "restarts": 0, "reduce": "ordered", "data": None, "resume": None, "out": None,
+        "arguments": ["train", "text"],
         "backend": None, "keep": None, "save_minutes": None, "on_nonfinite": None, "graph": False,
     }  # fmt: skip
     return argparse.Namespace(**(about | given))
@@ -245,7 +247,16 @@ def test_each_rank_has_its_share_of_the_cores_unless_told(monkeypatch):
 def test_another_start_goes_on_with_what_is_of_the_command(tmp_path):
     asked = options(backend="cupy", keep=2, save_minutes=0.5, on_nonfinite="skip", graph=True)
     expected = ["--backend", "cupy", "--keep", "2", "--save-minutes", "0.5", "--on-nonfinite", "skip", "--graph"]
-    assert again(asked, tmp_path) == ["train", "--resume", str(tmp_path), "--ranks", "2", *expected]
+    assert again(asked, tmp_path) == [
+        "train",
+        "--resume",
+        str(tmp_path),
+        "--ranks",
+        "2",
+        "--reduce",
+        "ordered",
+        *expected,
+    ]
     resumed = options(resume=tmp_path / "resume-00000010.safetensors", arguments=["train", "--epochs", "9"])
     assert again(resumed, tmp_path) == ["train", "--epochs", "9", "--resume", str(tmp_path)]
 
@@ -274,7 +285,7 @@ def test_restarts_are_from_the_last_checkpoint_and_so_many(monkeypatch, tmp_path
     jobs = Scripted(monkeypatch, 137, 137, 137)
     assert ranks.launch(options(restarts=2), tmp_path) == 137
     assert jobs.commands[0] == jobs.commands[1] == ["train", "text", "--out", str(tmp_path)]
-    assert jobs.commands[2] == ["train", "--resume", str(tmp_path), "--ranks", "2"]
+    assert jobs.commands[2] == ["train", "--resume", str(tmp_path), "--ranks", "2", "--reduce", "ordered"]
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if "killed" in line] == ["gpu-lstm: rank 1 of 2 was killed"] * 3
     assert "gpu-lstm: starts again anew, for nothing was saved yet; 1 more restarts are left" in lines

@@ -269,8 +269,9 @@ class Tracks:
     def __len__(self) -> int:
         return (self.track - 1) // self.length
 
-    def chunk(self, number: int) -> np.ndarray:
-        """Return chunk `number` of every track with the token after it, (T + 1, B) int64, contiguous."""
+    def chunk(self, number: int, tracks: range | None = None) -> np.ndarray:
+        """Return chunk `number` of all or some tracks with the token after it, (T + 1, B) int64, contiguous."""
         start = number * self.length
-        columns = [self.tokens[b * self.track + start :][: self.length + 1] for b in range(self.batch)]
+        which = range(self.batch) if tracks is None else tracks
+        columns = [self.tokens[b * self.track + start :][: self.length + 1] for b in which]
         return np.stack(columns, axis=1).astype(np.int64)

@@ -8,6 +8,6 @@ from __future__ import annotations
 from gpu_lstm.parallel.communicator import Alone, Communicator
 from gpu_lstm.parallel.launched import Place, place
 from gpu_lstm.parallel.mpi import MPI
-from gpu_lstm.parallel.nccl import NCCL
+from gpu_lstm.parallel.nccl import NCCL, nearest
 
-__all__ = ["MPI", "NCCL", "Alone", "Communicator", "Place", "place"]
+__all__ = ["MPI", "NCCL", "Alone", "Communicator", "Place", "nearest", "place"]

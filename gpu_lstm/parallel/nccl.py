@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any, ClassVar, NoReturn
 
@@ -29,32 +30,42 @@ class NCCL(Communicator):
     Raises
     ------
     BackendError
-        NCCL is not installed, or refuses: two ranks have one device, or a rank doesn't answer.
+        NCCL is not installed; or, as the first array travels, it refuses: two ranks have one device.
     """
 
     on_host: ClassVar[bool] = False
 
     def __init__(self, host: Communicator, backend: Backend):
-        self._nccl, self._host = binding(), host
-        self.rank, self.size, self.local_rank, self.local_size = host.rank, host.size, host.local_rank, host.local_size
-        self._xp = backend.xp  # which makes its device the current one
-        name = host.broadcast(self._nccl.get_unique_id() if host.rank == 0 else b"")
-        try:
-            self._comm = self._nccl.NcclCommunicator(host.size, name, host.rank)
-        except self._nccl.NcclError as error:
-            where = f"rank {host.rank} of {host.size} on {backend.name}"
-            raise BackendError(f"NCCL can't connect {where}: {error}; expected a GPU for each rank") from None
+        self._nccl, self._host, self._backend = binding(), host, backend
+        self.rank, self.size, self.ordered = host.rank, host.size, host.ordered
+        self.local_rank, self.local_size = host.local_rank, host.local_size
         self._types = {name: getattr(self._nccl, f"NCCL_{name.upper()}") for name in SUMMED}
+
+    @functools.cached_property
+    def _comm(self) -> Any:
+        """NCCL's own, which all ranks connect to when the first array travels."""
+        name = self._host.broadcast(self._nccl.get_unique_id() if self.rank == 0 else b"")
+        try:
+            return self._nccl.NcclCommunicator(self.size, name, self.rank)
+        except self._nccl.NcclError as error:
+            where = f"rank {self.rank} of {self.size} on {self._backend.name}"
+            raise BackendError(f"NCCL can't connect {where}: {error}; expected a GPU for each rank") from None
+
+    @property
+    def _xp(self) -> Any:
+        """CuPy, with this rank's device as the current one."""
+        return self._backend.xp
 
     def exchange(self, rows: Array) -> Array:  # noqa: D102
         rows = self._xp.ascontiguousarray(rows)
         arrived, row, stream = self._xp.empty_like(rows), rows[0].nbytes, self._stream()
         arrived[self.rank] = rows[self.rank]
+        comm = self._comm
         self._nccl.groupStart()  # all at once: one after the other, each would wait for its peer
         for peer in range(self.size):
             if peer != self.rank and row:
-                self._comm.send(rows.data.ptr + peer * row, row, self._nccl.NCCL_UINT8, peer, stream)
-                self._comm.recv(arrived.data.ptr + peer * row, row, self._nccl.NCCL_UINT8, peer, stream)
+                comm.send(rows.data.ptr + peer * row, row, self._nccl.NCCL_UINT8, peer, stream)
+                comm.recv(arrived.data.ptr + peer * row, row, self._nccl.NCCL_UINT8, peer, stream)
         self._nccl.groupEnd()
         return arrived
 
@@ -81,6 +92,14 @@ class NCCL(Communicator):
 
     def _stream(self) -> int:
         return int(self._xp.cuda.get_current_stream().ptr)
+
+
+def nearest(ranks: Communicator, backend: Backend) -> Communicator:
+    """The same ranks, connected such that their arrays travel from where the backend has them.
+
+    Raises BackendError where that takes NCCL, which is not installed.
+    """
+    return NCCL(ranks, backend) if ranks.size > 1 and backend.kernels == "cuda" else ranks
 
 
 def binding() -> Any:

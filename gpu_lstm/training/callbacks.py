@@ -10,10 +10,12 @@ from typing import Any
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Model
 from gpu_lstm.models.composed import Criterion
-from gpu_lstm.training.loop import Event, Training, TrainingError
+from gpu_lstm.training.events import Event
+from gpu_lstm.training.loop import Training
 from gpu_lstm.training.own import task_of
 from gpu_lstm.training.settings import Settings
 from gpu_lstm.training.tensorboard import EventFile
+from gpu_lstm.training.trouble import TrainingError
 
 
 class TensorBoard:

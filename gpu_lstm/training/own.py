@@ -19,7 +19,8 @@ from gpu_lstm.layers.checks import check_share, check_size
 from gpu_lstm.models import Composed, Model
 from gpu_lstm.models.composed import Criterion
 from gpu_lstm.training import checkpoint, folder
-from gpu_lstm.training.loop import Event, Outcome, Training
+from gpu_lstm.training.events import Event, Outcome
+from gpu_lstm.training.loop import Training
 from gpu_lstm.training.run import Run
 from gpu_lstm.training.settings import Settings
 from gpu_lstm.training.tasks.own import Metrics, OwnTask

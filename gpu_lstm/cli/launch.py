@@ -161,7 +161,7 @@ def again(options: argparse.Namespace, folder: Path) -> list[str]:
     last = ["--resume", str(folder)]
     if options.resume is not None:
         return [*options.arguments, *last]  # the last one holds
-    words = ["train", *last, "--ranks", str(options.ranks)]
+    words = ["train", *last, "--ranks", str(options.ranks), "--reduce", options.reduce]
     for name in ("backend", "keep", "save_minutes", "on_nonfinite"):  # what is of a command rather than of a run
         if (value := getattr(options, name)) is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]

@@ -14,14 +14,14 @@ import pytest
 from gpu_lstm import InputError
 from gpu_lstm.cli import launch as ranks
 from gpu_lstm.cli import main
-from gpu_lstm.cli.launch import FOLDER, Job, again, environment, mpiexec, to_start
-from gpu_lstm.parallel import launched
+from gpu_lstm.cli.launch import FOLDER, Job, again, environment, to_start
+from gpu_lstm.parallel import launched, mpiexec
 
 try:
     MPIEXEC = mpiexec(2)
 except InputError as error:
     MPIEXEC = str(error)
-needs_mpi = pytest.mark.skipif(MPIEXEC.startswith("--ranks"), reason=MPIEXEC)
+needs_mpi = pytest.mark.skipif(MPIEXEC.startswith("2 ranks"), reason=MPIEXEC)
 
 BEGIN = """
 import os, signal, sys, time
@@ -212,9 +212,9 @@ def test_what_is_not_installed_is_named_with_the_extra(monkeypatch, capsys, tmp_
         "find_spec",
         lambda name: None if name == lacking else find("os") if "mpi" in name else find(name),
     )
-    monkeypatch.setattr(ranks.shutil, "which", lambda name, path=None: None if name == lacking else "/bin/true")
+    monkeypatch.setattr(launched.shutil, "which", lambda name, path=None: None if name == lacking else "/bin/true")
     assert main(["train", "text", "--ranks", "2"]) == 2
-    told = f'gpu-lstm: --ranks 2 needs {lacking}, which is not installed: pip install "gpu-lstm[mpi]"\n'
+    told = f'gpu-lstm: 2 ranks need {lacking}, which is not installed: pip install "gpu-lstm[mpi]"\n'
     assert capsys.readouterr() == ("", told)
     assert not list(tmp_path.iterdir())
 

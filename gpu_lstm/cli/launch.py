@@ -10,15 +10,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import importlib.util
 import io
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,12 +26,11 @@ from gpu_lstm.bench import threads
 from gpu_lstm.cli.options import positive, quoted, whole
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
-from gpu_lstm.parallel import place
+from gpu_lstm.parallel import mpiexec, place
 from gpu_lstm.training.folder import is_run
 
 FOLDER = "GPU_LSTM_RANKS_FOLDER"
 """Environment variable of ranks that `launch` started: where they leave their ids, and find its terminals."""
-INSTALL = 'pip install "gpu-lstm[mpi]"'
 GRACEFUL = (0, 2, 130)
 """Exit statuses that a run ends with by itself."""
 RANK = """trap : INT TERM USR1
@@ -94,20 +90,6 @@ def attach() -> None:
             os.dup2(os.open(Path(folder, f"terminal{number}"), os.O_RDWR | os.O_NOCTTY), number)
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True)
-
-
-def mpiexec(ranks: int) -> str:
-    """Path of the program that starts ranks: of this very environment, or else the first that there is.
-
-    Raises InputError where it or mpi4py is missing.
-    """
-    places = (os.path.dirname(sys.executable), sysconfig.get_path("scripts"), None)
-    found = next((found for path in places if (found := shutil.which("mpiexec", path=path))), None)
-    for name, there in (("mpi4py", importlib.util.find_spec("mpi4py")), ("mpiexec", found)):
-        if there is None:
-            raise InputError(f"--ranks {ranks} needs {name}, which is not installed: {INSTALL}")
-    assert found is not None, "else refused"
-    return found
 
 
 def launch(options: argparse.Namespace, folder: Path) -> int:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.ranks --rounds 3 --out benchmarks/results/cpu_ranks.json
 
-The shipped language model, the same sizes on all sides, random text. Each side is a job of processes of its own that does
-some untimed steps and then times each; sides take turns, medians are compared. A rank has one thread.
+The shipped language model, the same sizes on all sides, random text. Each side is a job of processes of its own that
+does some untimed steps and then times each; sides take turns, medians are compared. A rank has one thread.
 """
 
 from __future__ import annotations

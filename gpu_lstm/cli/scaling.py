@@ -31,7 +31,8 @@ def run(counts: Sequence[int], cores: int | None, rounds: int, out: Path) -> int
         reduced = 2 * 4 * point["parameters"] * (point["ranks"] - 1) / point["ranks"]
         print(
             f"{point['kind']:>6} {point['ranks']:>5} {point['seconds'] * 1e3:>9.1f} {point['speedup']:>13.2f} "
-            f"{point['efficiency']:>8.0%} {point['communication']:>16.1%} {point['sent'] / 1e6:>15.2f} {reduced / 1e6:>19.2f}",
+            f"{point['efficiency']:>8.0%} {point['communication']:>16.1%} {point['sent'] / 1e6:>15.2f} "
+            f"{reduced / 1e6:>19.2f}",
             flush=True,
         )
         out.mkdir(parents=True, exist_ok=True)

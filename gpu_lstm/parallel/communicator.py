@@ -72,11 +72,14 @@ class Communicator(ABC):
     def each(self, work: Callable[[], Value]) -> Value:
         """Return what `work` gives here, once all ranks have done it; what it raises on one of them, all raise."""
         made: list[Value] = []
-        error = _error_of(lambda: made.append(work()))
-        errors = self.gather(error)
-        for rank, other in enumerate(errors):
+        error: BaseException | None = None
+        try:
+            made.append(work())
+        except EXPECTED as raised:
+            error = raised
+        for rank, other in enumerate(self.gather(error)):
             if other is not None:
-                raise _agreed(other if error is None or rank != self.rank else error, rank)
+                raise _agreed(other if rank != self.rank or error is None else error, rank)
         return made[0]
 
     def first(self, work: Callable[[], Value]) -> Value | None:
@@ -128,15 +131,6 @@ class Alone(Communicator):
     def abort(self, line: str, status: int = 1) -> NoReturn:  # noqa: D102
         say(line)
         os._exit(status)
-
-
-def _error_of(work: Callable[[], object]) -> BaseException | None:
-    """What it raises of the errors that users cause, such that it can be sent to others."""
-    try:
-        work()
-    except EXPECTED as error:
-        return error
-    return None
 
 
 def _agreed(error: BaseException, rank: int) -> BaseException:

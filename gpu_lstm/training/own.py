@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -18,6 +18,7 @@ from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.checks import check_share, check_size
 from gpu_lstm.models import Composed, Model
 from gpu_lstm.models.composed import Criterion
+from gpu_lstm.parallel import Alone, Communicator
 from gpu_lstm.training import checkpoint, folder
 from gpu_lstm.training.events import Event, Outcome
 from gpu_lstm.training.loop import Training
@@ -44,6 +45,7 @@ class Further(TypedDict, total=False):
     keep: int
     save_minutes: float
     on_nonfinite: str
+    shares: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def fit(
     resume: bool = False,
     verbose: bool = False,
     graph: bool = False,
+    parallel: Communicator | None = None,
     **settings: Unpack[Further],
 ) -> History:
     """Train a model; with a validation it ends with the parameters that scored best.
@@ -130,9 +133,12 @@ def fit(
         Show a progress bar.
     graph : bool
         On a GPU, record a step as a CUDA graph and replay it; of batches of one shape.
+    parallel : Communicator, optional
+        As `gpu_lstm.parallel.MPI()`: ranks that all call `fit` with the same arguments and train one composition
+        together, each on its shares of every batch. Rank 0 alone writes, shows the bar and calls back.
     **settings
         Of `gpu_lstm.training.Settings`: optimizer, options, schedule, warm_up, clip, validations, patience, keep,
-        save_minutes, on_nonfinite.
+        save_minutes, on_nonfinite, shares.
 
     Raises
     ------
@@ -147,17 +153,22 @@ def fit(
             raise InputError("validation is None; expected data to validate on, for patience and metrics need them")
         settings["validations"] = 0
     made = Settings(epochs=epochs, learning_rate=learning_rate, **settings)
-    training = Training(task, made, graph=graph)
+    training: Training
     if out is not None:
         train = task.batches
         about = {"data": train.fingerprint, "steps": train.steps, "batch_size": batch_size, "seed": seed}
-        training = _run(task, made, Path(out), about | {"loss": _name(loss)}, resume, graph)
+        about["loss"] = _name(loss)
+        ranks = parallel or Alone()
+        training = ranks.each(lambda: _run(task, made, Path(out), about, resume, graph, ranks))
     elif resume:
         raise InputError("resume is True without out; expected the folder of the run to go on with")
+    else:
+        training = Training(task, made, graph=graph, parallel=parallel)
     history = _go(training, callbacks, verbose)
     if isinstance(training, Run) and task.held_out:
         best = training.folder / folder.BEST
-        checkpoint.assign(model, checkpoint.load(best)[0], best)
+        read = training.parallel.first(lambda: checkpoint.load(best)[0])
+        checkpoint.assign(model, training.parallel.broadcast(read or {}), best)
     return history
 
 
@@ -225,23 +236,28 @@ def _in_turn(samples: Samples, size: int) -> list[Samples]:
     return [samples.take(range(k, min(k + size, len(samples)))) for k in range(0, len(samples), size)]
 
 
-def _run(task: OwnTask, settings: Settings, path: Path, about: dict[str, Any], resume: bool, graph: bool) -> Run:
+def _run(
+    task: OwnTask, settings: Settings, path: Path, about: dict[str, Any], resume: bool, graph: bool,
+    parallel: Communicator,
+) -> Run:  # fmt: skip
     """The run in a folder: a new one, or that which is there."""
 
     def note(line: str) -> None:
-        warnings.warn(line, stacklevel=4)
+        warnings.warn(line, stacklevel=6)
 
-    run = Run(task, settings, path, {"fit": about}, note, graph)
     if not (resume and folder.holds_run(path)):
+        run = Run(task, settings, path, {"fit": about}, note, graph, parallel)
         folder.check_unused(path)
         return run
     at, arrays, description, passed_over = folder.newest(path)
     for line in passed_over:
         note(line)
+    saved = {"shares": 1} | (description.get("settings") or {})
+    settings = replace(settings, shares=settings.shares or saved["shares"])
+    run = Run(task, settings, path, {"fit": about}, note, graph, parallel)
     now = json.loads(json.dumps(run.description))
     fixed = {name: value for name, value in asdict(settings).items() if name not in CHANGEABLE}
     pairs = {"model": (now["model"], description.get("model")), "dtype": (now["dtype"], description.get("dtype"))}
-    saved = description.get("settings") or {}
     pairs |= {name: (value, saved.get(name)) for name, value in fixed.items()}
     pairs |= {name: (value, (description.get("fit") or {}).get(name)) for name, value in about.items()}
     for name, (value, before) in pairs.items():
@@ -259,11 +275,13 @@ def _go(training: Training, callbacks: Sequence[Callback], verbose: bool) -> His
     scores: list[float] = []
     best: dict[str, np.ndarray] = {}
     backend: Backend = task.model.backend
-    stopped = False
+    stopped, speaks = False, training.parallel.rank == 0
 
     from tqdm import tqdm
 
-    bar = tqdm(total=training.steps, initial=training.step, unit="step", disable=not verbose, dynamic_ncols=True)
+    bar = tqdm(
+        total=training.steps, initial=training.step, unit="step", disable=not (verbose and speaks), dynamic_ncols=True
+    )
 
     def report(event: Event) -> None:
         nonlocal stopped
@@ -275,7 +293,7 @@ def _go(training: Training, callbacks: Sequence[Callback], verbose: bool) -> His
             best.update({name: backend.to_numpy(array) for name, array in task.model.params.items()})
         bar.update()
         bar.set_postfix_str(f"loss {event.loss:.4g}" + (f", {event.text}" if event.text else ""))
-        for callback in callbacks:
+        for callback in callbacks if speaks else ():
             stopped = bool(callback(event)) or stopped
 
     task.measured.clear()

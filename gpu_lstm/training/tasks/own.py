@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -86,7 +87,7 @@ class OwnTask(Task):
         self._per_step = False
         self._made: dict[int, Any] = {}  # the last batch, whole
         items = self._try(batches.make(0))
-        super().__init__(model, seed, batches.steps, items, items)
+        super().__init__(model, seed, batches.steps, items, items if self.composed else sys.maxsize)
 
     def _try(self, batch: Any) -> int:
         """Go through the model once with the first two samples, so that what doesn't fit is refused now; how many."""
@@ -118,7 +119,8 @@ class OwnTask(Task):
 
     def part(self, share: int, shares: int) -> Self:  # noqa: D102
         if self.composed is None:
-            raise InputError("shares are for compositions; the batches of a model with a loss of its own can't be cut")
+            told = "the batches of a model with a loss of its own can't be cut"
+            raise InputError(f"parallel and shares are for compositions; {told}")
         return super().part(share, shares)
 
     def _batch(self, number: int) -> Any:

@@ -16,6 +16,7 @@ from gpu_lstm.cli import launch as ranks
 from gpu_lstm.cli import main
 from gpu_lstm.cli.launch import FOLDER, Job, again, environment, to_start
 from gpu_lstm.parallel import launched, mpiexec
+from tests.soak import ranks as soak
 
 try:
     MPIEXEC = mpiexec(2)
@@ -208,7 +209,7 @@ def test_what_is_not_installed_is_named_with_the_extra(monkeypatch, capsys, tmp_
     find = importlib.util.find_spec
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        ranks.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name: None if name == lacking else find("os") if "mpi" in name else find(name),
     )
@@ -314,3 +315,46 @@ def test_a_signal_of_slurm_stops_a_single_run_too():
         assert not stop()
         os.kill(os.getpid(), signal.SIGUSR1)
         assert stop()
+
+
+# -- whole runs -------------------------------------------------------------------------------------------
+
+
+@needs_mpi
+@pytest.mark.slow
+def test_killed_on_three_ranks_and_resumed_on_others_a_run_ends_with_the_same_bits(tmp_path):
+    counts = soak.storm(4, seed=1, base=tmp_path)  # fifty: python -m tests.soak.ranks
+    assert counts["killed"] >= 4
+
+
+@needs_mpi
+@pytest.mark.slow
+def test_a_run_whose_rank_is_killed_starts_again_by_itself(tmp_path):
+    status, said = soak.Command(tmp_path, *soak.settings(tmp_path, tmp_path / "whole"), "--ranks", "1").wait(300)
+    assert status == 0, said
+    killed = soak.Command(tmp_path, *soak.settings(tmp_path, tmp_path / "run"), "--ranks", "2", "--restarts", "1")
+    log = tmp_path / "run" / "log.jsonl"
+    while not (log.exists() and len(log.read_bytes().splitlines()) > 5):
+        assert killed.process.poll() is None, killed.wait(1)
+        time.sleep(0.01)
+    os.kill(killed.ranks()[1], signal.SIGKILL)
+    status, said = killed.wait(300)
+    assert status == 0, said
+    assert "rank 1 of 2" in said
+    assert "starts again from the last checkpoint; 0 more restarts are left" in said
+    assert soak.outcome(tmp_path / "run") == soak.outcome(tmp_path / "whole")
+
+
+@needs_mpi
+@pytest.mark.slow
+def test_ctrl_c_saves_what_ranks_have_done(tmp_path):
+    command = soak.Command(tmp_path, *soak.settings(tmp_path, tmp_path / "run"), "--ranks", "2", "--epochs", "500")
+    log = tmp_path / "run" / "log.jsonl"
+    while not (log.exists() and len(log.read_bytes().splitlines()) > 5):
+        assert command.process.poll() is None, command.wait(1)
+        time.sleep(0.01)
+    command.process.send_signal(signal.SIGINT)
+    status, said = command.wait(60)
+    assert status == 130, said
+    assert said.count("stopping after this step") == 1
+    assert "saved; go on with: gpu-lstm train --resume" in said

@@ -17,11 +17,10 @@ def run(counts: Sequence[int], cores: int | None, rounds: int, out: Path) -> int
     """Measure, print a row a point, and write ``record.json`` into a folder."""
     cores = cores or compiled.threads()
     model = ranks.Job(1)
-    found: dict[str, Any] = record.provenance(record.command_line("gpu-lstm")) | {"rounds": rounds, "points": []}
+    found: dict[str, Any] = record.provenance(record.command_line("gpu-lstm"))
+    found |= {"rounds": rounds, "points": []}
     each = max(1, cores // max(counts))
-    print(
-        f"{found['device']}; ranks of {each} {'thread' if each == 1 else 'threads'}; compiled tier: {found['compiled']}"
-    )
+    print(f"{found['device']}; threads of a rank: {each}; compiled tier: {found['compiled']}")
     print(f"a language model: {model.hidden_size} units, {model.length} steps, {model.batch} sequences a step; in weak")
     print("scaling, so many on each rank\n", flush=True)
     print(f"{'':>6} {'ranks':>5} {'ms a step':>9} {'times as fast':>13} {'of ideal':>8} {'in communication':>16} "
@@ -37,9 +36,8 @@ def run(counts: Sequence[int], cores: int | None, rounds: int, out: Path) -> int
         )
         out.mkdir(parents=True, exist_ok=True)
         record.write(found, out / "record.json")
-    print(
-        f"\nnot measured but reckoned, of {GPU_PARAMETERS:,} parameters and steps of {GPU_STEP * 1e3:.1f} ms on each device:"
-    )
+    print("\nnot measured but reckoned on paper: weak scaling of a model of")
+    print(f"{GPU_PARAMETERS:,} parameters whose step takes {GPU_STEP * 1e3:.1f} ms on each device")
     for link in ranks.LINKS:
         paper = ranks.on_paper(link, GPU_PARAMETERS, GPU_STEP)
         print(

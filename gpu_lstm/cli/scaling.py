@@ -10,7 +10,7 @@ from gpu_lstm.bench import ranks, record
 from gpu_lstm.native import compiled
 
 GPU_STEP, GPU_PARAMETERS = 2.6e-3, 4_700_000
-"""Seconds of a training step at T 1024, B 16, H 768 in 16 bits, as the kernels' model on paper has it, and its numbers."""
+"""Seconds of a step at T 1024, B 16, H 768 in 16 bits, as the kernels' model on paper has it, and the parameters."""
 
 
 def run(counts: Sequence[int], cores: int | None, rounds: int, out: Path) -> int:

@@ -115,10 +115,11 @@ def main() -> None:
     found["threads"] = "1 of each rank, or as said"
     seconds: dict[str, list[float]] = {name: [] for name in (*SIDES, DDP)}
     for _ in range(options.rounds):
-        for name, job in SIDES.items():
-            seconds[name] += ranks.run(replace(job, steps=options.steps))["seconds"]
-        seconds[DDP] += torch_run(Job(2, steps=options.steps))
-    medians = {name: statistics.median(some) for name, some in seconds.items()}
+        for name in seconds:
+            job = replace(SIDES.get(name, Job(2)), steps=options.steps)
+            seconds[name] += torch_run(job) if name == DDP else ranks.run(job)["seconds"]
+            print(f"{name:>34}: {statistics.median(seconds[name]) * 1e3:.1f} ms a step", flush=True)
+    medians = {name: statistics.median(some) for name, some in seconds.items() if some}
     found |= {"rounds": options.rounds, "job": asdict(Job(2, steps=options.steps)), "seconds": seconds,
               "steps_a_second": {name: 1 / median for name, median in medians.items()},
               "over_ddp": medians[DDP] / medians["2 ranks"],

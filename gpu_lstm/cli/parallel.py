@@ -81,7 +81,7 @@ def announce_of_rank(name: str | None, ranks: Communicator) -> Backend:
         As `gpu_lstm.backend.choose`; or a device is named, which would be that of all ranks.
     """
     name = name or os.environ.get(VARIABLE) or "auto"
-    if ranks.local_size > 1 and name.startswith("cupy:"):
+    if ranks.local_size > 1 and ":" in name:
         raise InputError(f"backend is {name} for each of {ranks.local_size} ranks; expected cupy: each takes its own")
     gpus = name in ("auto", "cupy") and devices()
     backend = choose(f"cupy:{ranks.local_rank % gpus}" if gpus else name)

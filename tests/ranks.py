@@ -69,7 +69,8 @@ class Threads(Communicator):
 
 def on_ranks(size: int, work: Callable[[Threads], Any], ordered: bool = True) -> list[Any]:
     """What `work` gives on each of so many ranks, or the error that it raises there."""
-    meeting, found = Meeting(size), [None] * size
+    meeting = Meeting(size)
+    found: list[Any] = [None] * size
 
     def one(rank: int) -> None:
         try:

@@ -33,6 +33,11 @@ def choose(name: str | Backend | None = None) -> Backend:
         No backend has that name.
     BackendError
         The named backend can't run here; the message says what to install.
+
+    Examples
+    --------
+    >>> choose("numpy").why
+    'numpy (chosen by name)'
     """
     if isinstance(name, Backend):
         return name

@@ -47,6 +47,15 @@ def read_text(
     InputError
         Nothing is there, or it is empty, unreadable, or not in that encoding; there is no such encoding; no file of
         the folder is included, or there are patterns and it is no folder.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from gpu_lstm.data.text import read_text
+    >>> _ = Path("letter.txt").write_text("Dear Ada", encoding="utf-8")
+    >>> tokens, vocabulary = read_text("letter.txt")
+    >>> tokens.shape, vocabulary.decode(tokens)
+    ((8,), 'Dear Ada')
     """
     vocabulary: Vocabulary
     if tokens == "bytes":

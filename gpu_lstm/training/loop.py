@@ -29,8 +29,8 @@ MOST_SKIPS = 50
 class Training:
     """Steps of a task by an optimizer, with validation and early stop; nothing is written.
 
-    The optimizer may be one to go on with, of the same model. With `graph`, each step is replayed as a CUDA graph, see
-    `Replayed`: for a GPU whose host is what steps wait for. With `parallel`, ranks train together, see `Shared`.
+    The optimizer may be one to go on with. With `graph`, each step is replayed as a CUDA graph, see `Replayed`; with
+    `parallel`, ranks train together, see `Shared`.
     """
 
     advice = "a smaller batch or length, or recompute, needs less"

@@ -159,6 +159,16 @@ def fit(
     KeyboardInterrupt
         Ctrl-C, once the step is done: the model has the parameters that scored best, a run in `out` is saved and can be
         gone on with. A second one is raised at once.
+
+    Examples
+    --------
+    >>> model = compose(lstm=LSTM(1, 8, backend="numpy"), last=Pool("last"), head=Linear(8, 1, backend="numpy"))
+    >>> x = np.random.default_rng(0).random((64, 10, 1))  # (N, T, D)
+    >>> history = fit(model, (x, x.mean(axis=1)), "mse", epochs=30, learning_rate=0.01)
+    >>> history.losses[-1] < history.losses[0] / 4
+    True
+    >>> model.predict(x[:3]).shape
+    (3, 1)
     """
     task = task_of(model, data, loss, validation, metrics, steps=steps, batch_size=batch_size, seed=seed)
     if not task.held_out:

@@ -51,7 +51,7 @@ def add_command(commands: Parsers) -> None:
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument(
         "--ranks", nargs="+", type=positive, metavar="N",
-        help="measure nothing but a language model's training on so many ranks each (1 2): what more of them bring",
+        help="how a language model's training grows with so many ranks, as 1 2; the grid if not given",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, help=f"folder of the results; the next free {RUNS}/bench if not given")
     parser.add_argument(

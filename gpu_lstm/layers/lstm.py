@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers import beyond, inference, schedule, walk
+from gpu_lstm.layers import beyond, inference, overtime, schedule, walk
 from gpu_lstm.layers.arguments import check_dy, check_forward, check_state, copied, stacked, swapped, valid
 from gpu_lstm.layers.base import Layer, Params, Tape, check_seed, training_seed
 from gpu_lstm.layers.call import Call, Member, Pair, Sizes, State, Work
@@ -47,6 +48,9 @@ class LSTM(Layer):
         Keep only the states at the borders of segments of about sqrt(T) steps (see `segments`) and compute each segment
         again in `backward` (T. Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016). The same results to
         the last bit for far less memory and about a third more time.
+    parallel : {False, "exact", "rounded"}
+        How inference goes through thousands of steps of a few sequences: in parallel over time, where that pays
+        (`gpu_lstm.layers.overtime`). ``plan.why()`` tells what came of it.
     seed : int or tuple of int
         At least 0. Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
     **options
@@ -86,11 +90,12 @@ class LSTM(Layer):
         dtype: str = "float32",
         tier: str = "auto",
         recompute: bool = False,
+        parallel: str | bool = False,
         seed: int | tuple[int, ...] = 0,
         **options: Unpack[Given],
     ):
         super().__init__(backend, dtype)
-        self.recompute = recompute
+        self.recompute, self.parallel = recompute, parallel
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
@@ -119,6 +124,7 @@ class LSTM(Layer):
     def _choose_tier(self) -> None:
         self._recurrent = self.options.recurrent()
         self.plan: Plan = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, self._recurrent)
+        overtime.applies(self.parallel, self.plan)
         beyond = self.options.on().keys() - {"bias"} or self.num_directions > 1 or self.batch_first
         self._plain = not beyond and self.dtype == self.param_dtype
         # The reference tier is the oracle: it stays with the array namespace in its large products too.
@@ -189,7 +195,8 @@ class LSTM(Layer):
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, ("h0", "c0"), state, call.batch)
         given = h0 is not None, c0 is not None
-        if not keep and self._plain and inference.fits(self.plan.run, call):
+        over_time = overtime.applies(self.parallel, self.plan, call)
+        if not keep and not over_time and self._plain and inference.fits(self.plan.run, call):
             kept = self.kept(self.params, keep)
             found = inference.run(self.sizes, self.plan.run, self.members, self.params, kept, x, (h0, c0))
             return *found, Tape(self, None)
@@ -206,13 +213,16 @@ class LSTM(Layer):
             entered, dropped = x, None
             if pass_.first_layer > 0:
                 x, dropped = work.drop(pass_.first_layer, 0, x)
-            ran, segments = walk.forward(work, pass_, x, {m: self._first(m, h0, c0, call) for m in pass_.members})
-            if keep:
+            run = partial(overtime.forward, self.parallel) if over_time else walk.forward
+            ran, segments = run(work, pass_, x, {m: self._first(m, h0, c0, call) for m in pass_.members})
+            if keep or over_time:
                 pieces.append((x, dropped, segments))
             finals |= ran.states
             x = _side_by_side(xp, ran.outputs)
             if self.options.residual and pass_.first_layer > 0:
                 x = x + entered
+        if over_time:
+            self.plan = overtime.reported(self.plan, [report for *_, reports in pieces for report in reports])
         results = [x, _side_by_side(xp, ran.cells)] if self.options.cells else [x]
         if self.batch_first:
             results = [swapped(backend, result) for result in results]

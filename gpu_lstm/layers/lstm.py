@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -49,8 +48,7 @@ class LSTM(Layer):
         again in `backward` (T. Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016). The same results to
         the last bit for far less memory and about a third more time.
     parallel : {False, "exact", "rounded"}
-        How inference goes through thousands of steps of a few sequences: in parallel over time, where that pays
-        (`gpu_lstm.layers.overtime`). ``plan.why()`` tells what came of it.
+        Inference on long sequences runs in parallel over time where that pays: docs/understand/over_time.md.
     seed : int or tuple of int
         At least 0. Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
     **options
@@ -124,7 +122,7 @@ class LSTM(Layer):
     def _choose_tier(self) -> None:
         self._recurrent = self.options.recurrent()
         self.plan: Plan = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, self._recurrent)
-        overtime.applies(self.parallel, self.plan)
+        overtime.check(self.parallel, self.plan.run)
         beyond = self.options.on().keys() - {"bias"} or self.num_directions > 1 or self.batch_first
         self._plain = not beyond and self.dtype == self.param_dtype
         # The reference tier is the oracle: it stays with the array namespace in its large products too.
@@ -195,7 +193,7 @@ class LSTM(Layer):
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, ("h0", "c0"), state, call.batch)
         given = h0 is not None, c0 is not None
-        over_time = overtime.applies(self.parallel, self.plan, call)
+        over_time = self.parallel is not False and not keep and call.seed is None
         if not keep and not over_time and self._plain and inference.fits(self.plan.run, call):
             kept = self.kept(self.params, keep)
             found = inference.run(self.sizes, self.plan.run, self.members, self.params, kept, x, (h0, c0))
@@ -213,8 +211,8 @@ class LSTM(Layer):
             entered, dropped = x, None
             if pass_.first_layer > 0:
                 x, dropped = work.drop(pass_.first_layer, 0, x)
-            run = partial(overtime.forward, self.parallel) if over_time else walk.forward
-            ran, segments = run(work, pass_, x, {m: self._first(m, h0, c0, call) for m in pass_.members})
+            first = {m: self._first(m, h0, c0, call) for m in pass_.members}
+            ran, segments = (overtime if over_time else walk).forward(work, pass_, x, first)
             if keep or over_time:
                 pieces.append((x, dropped, segments))
             finals |= ran.states
@@ -222,7 +220,7 @@ class LSTM(Layer):
             if self.options.residual and pass_.first_layer > 0:
                 x = x + entered
         if over_time:
-            self.plan = overtime.reported(self.plan, [report for *_, reports in pieces for report in reports])
+            self.plan = overtime.reported(self.plan, pieces)
         results = [x, _side_by_side(xp, ran.cells)] if self.options.cells else [x]
         if self.batch_first:
             results = [swapped(backend, result) for result in results]
@@ -308,7 +306,7 @@ class LSTM(Layer):
         run, recurrent = self.plan.run, self._recurrent
         if call.resets is not None and "resets" not in self.plan.takes:
             run = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, recurrent | {"resets"}).run
-        fixed = self.sizes, self.options, recurrent, self.dropout, self.recompute
+        fixed = self.sizes, self.options, recurrent, self.dropout, self.recompute, self.parallel
         return Work(*fixed, params, call, run, self._ops, self.plan.tier == "reference", self.kept(params, call.keep))
 
     def _lies_on_tape(self, call: Call) -> bool:

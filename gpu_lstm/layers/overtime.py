@@ -19,11 +19,11 @@ import numpy as np
 
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.call import Call, Member, Pair, Work
+from gpu_lstm.layers.call import Member, Pair, Work
 from gpu_lstm.layers.schedule import ONE_SEGMENT, Pass
 from gpu_lstm.layers.strand import STEPS, Strand, same
 from gpu_lstm.layers.walk import Ran
-from gpu_lstm.recurrence import Plan
+from gpu_lstm.recurrence import Plan, Tier
 
 MODES = ("exact", "rounded")
 BITS = {"float32": 15, "float64": 42}
@@ -32,7 +32,6 @@ LEAST_STEPS = 4096
 """Steps below which nothing is tried."""
 MOST_SEQUENCES = 8
 """Sequences above which nothing is tried: a batch as large leaves too little to gain."""
-UNSTEADY = "a sequence's last bits depend on its batch in tier {} here"
 SEGMENTS = (4, 8, 16, 32, 64)
 TRIAL = 0.03
 """Share of the time in sequence that finding out may take."""
@@ -63,30 +62,31 @@ class Report:
         )
 
 
-def applies(mode: Any, plan: Plan, call: Call | None = None) -> bool:
-    """Return whether a call goes through time in parallel: it is one of inference, and an LSTM's `parallel` says so.
-
-    Raises InputError where `mode` is none, or none that the plan's tier can keep.
-    """
+def check(mode: Any, tier: Tier) -> bool:
+    """Return whether an LSTM's `parallel` asks for rounding; raises InputError where it is none, or the tier's none."""
     if mode is not False and not (isinstance(mode, str) and mode in MODES):
         raise InputError(f"parallel is {mode!r}; expected False, {' or '.join(map(repr, MODES))}")
-    if mode == "exact" and not plan.run.steady:
-        raise InputError(f"parallel is 'exact'; expected 'rounded' or False: {UNSTEADY.format(plan.tier)}")
-    return bool(mode) and call is not None and not call.keep and call.seed is None
+    if mode == "exact" and not tier.steady:
+        raise InputError(
+            "parallel is 'exact'; expected 'rounded' or False, as on this tier a sequence's last bits depend on its "
+            "batch, and so on the segments"
+        )
+    return mode == "rounded"
 
 
-def reported(plan: Plan, reports: list[Report]) -> Plan:
-    """Return the plan with what came of the last call over time."""
-    return replace(plan, over_time=tuple(reports))
+def reported(plan: Plan, pieces: list[tuple[Any, Any, list[Report]]]) -> Plan:
+    """Return the plan with what came of a call over time, pass by pass."""
+    return replace(plan, over_time=tuple(report for *_, reports in pieces for report in reports))
 
 
-def forward(mode: str, work: Work, pass_: Pass, x: Array, states: dict[Member, Pair]) -> tuple[Ran, list[Report]]:
+def forward(work: Work, pass_: Pass, x: Array, states: dict[Member, Pair]) -> tuple[Ran, list[Report]]:
     """Run a pass over x (T, B, .), as `walk.forward` does for inference, and report on each of its members."""
+    bits = BITS[work.sizes.param_dtype] if check(work.parallel, work.tier) else 0
     ran, reports = Ran({}, {}, {}), []
     for member in pass_.members:
         above = member.layer > pass_.first_layer
         entering = ran.outputs[member.direction] if above else x
-        strand = Strand(work, member, entering, BITS[work.sizes.param_dtype] if mode == "rounded" else 0)
+        strand = Strand(work, member, entering, bits)
         ran.states[member], report = _over_time(strand, *states[member])
         reports.append(report)
         ran.outputs[member.direction] = strand.y + entering if work.options.residual and above else strand.y

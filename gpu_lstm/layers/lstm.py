@@ -93,12 +93,11 @@ class LSTM(Layer):
         **options: Unpack[Given],
     ):
         super().__init__(backend, dtype)
-        self.recompute, self.parallel = recompute, parallel
+        self.recompute, self.parallel, self.tier = recompute, parallel, tier
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
-        self.num_directions = 2 if bidirectional else 1
-        self.batch_first = batch_first
+        self.num_directions, self.batch_first = 2 if bidirectional else 1, batch_first
         self.dropout = Dropout(check_probability("dropout", dropout), backend=self.backend, dtype=dtype)
         self.options = Options(**options)
         self.options.check_sizes(self.hidden_size, self.num_layers, forget_bias)
@@ -108,10 +107,8 @@ class LSTM(Layer):
             self.num_layers, self.num_directions, batch_first,
         )  # fmt: skip
         self.members = [Member(*one) for one in np.ndindex(self.num_layers, self.num_directions)]
-        self.tier = tier
         self._choose_tier()
-        rng = np.random.default_rng(check_seed(seed))
-        bound = 1 / math.sqrt(self.hidden_size)
+        rng, bound = np.random.default_rng(check_seed(seed)), 1 / math.sqrt(self.hidden_size)
         for member in self.members:
             for part, shape in self.options.parameters(self.hidden_size, self.sizes.width(member.layer)).items():
                 values = np.full(shape, STARTS[part]) if part in STARTS else rng.uniform(-bound, bound, shape)
@@ -201,12 +198,11 @@ class LSTM(Layer):
         if guard and self.recompute:  # which begins with them again
             h0, c0 = (None if s is None else xp.asarray(s, copy=True) for s in (h0, c0))
         work = self._work(self.rounded(), call)
-        pieces: list[Any] = []
+        pieces, finals = list[Any](), dict[Member, Pair]()
         # Now, because what is guarded is read next in any case: it is in the cache.
         copies = call.mask is not None or self.batch_first
         guarded = ({} if copies else {"x": x}) | self.needed(work.params) if guard else {}
         tape = Tape(self, (pieces, call, given, work.params) if keep else None, guarded)
-        finals: dict[Member, Pair] = {}
         for pass_ in schedule.passes(work, "forward"):
             entered, dropped = x, None
             if pass_.first_layer > 0:
@@ -219,8 +215,7 @@ class LSTM(Layer):
             x = _side_by_side(xp, ran.outputs)
             if self.options.residual and pass_.first_layer > 0:
                 x = x + entered
-        if over_time:
-            self.plan = overtime.reported(self.plan, pieces)
+        self.plan = overtime.reported(self.plan, pieces) if over_time else self.plan
         results = [x, _side_by_side(xp, ran.cells)] if self.options.cells else [x]
         if self.batch_first:
             results = [swapped(backend, result) for result in results]
@@ -267,8 +262,7 @@ class LSTM(Layer):
         work = self._work(params, call)
         if self.options.residual and dy is not None:
             dy = valid(xp, call.mask, dy)
-        gradients: Params = {}
-        states: dict[Member, Pair] = {}
+        gradients, states = Params(), dict[Member, Pair]()
         back = schedule.passes(work, "backward")
         again = schedule.passes(work, "forward") if self.recompute else [None] * len(back)
         for pass_, forward in reversed(list(zip(back, again, strict=True))):

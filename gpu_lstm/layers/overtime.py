@@ -21,7 +21,7 @@ from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.call import Member, Pair, Work
 from gpu_lstm.layers.schedule import ONE_SEGMENT, Pass
-from gpu_lstm.layers.strand import STEPS, Strand, same
+from gpu_lstm.layers.strand import STEPS, Both, Strand, same
 from gpu_lstm.layers.walk import Ran
 from gpu_lstm.recurrence import Plan, Tier
 
@@ -100,7 +100,7 @@ class Course:
     """A strand on its way: how far it is, in chunks of `STEPS`, and what was found out of it."""
 
     strand: Strand
-    state: Pair
+    state: Both
     done: int = 0  # chunks
     seconds: float = 0.0  # that a step in sequence takes
     forgets: int = 0  # chunks until a wrong state is forgotten; 0: unknown
@@ -127,7 +127,7 @@ class Course:
             self.done = after
 
 
-def _over_time(strand: Strand, h: Array | None, c: Array | None) -> tuple[Pair, Report]:
+def _over_time(strand: Strand, h: Array | None, c: Array | None) -> tuple[Both, Report]:
     """Run a strand from a state to its end."""
     began, steps, batch = time.perf_counter(), strand.work.call.steps, strand.work.call.batch
     course = Course(strand, strand.begin(h, c))
@@ -158,7 +158,7 @@ def _clocked(course: Course, segments: int, again: int, count: int = 8) -> float
     return min(seconds)
 
 
-def _find_out(course: Course, first: Pair) -> tuple[int, float, str]:
+def _find_out(course: Course, first: Both) -> tuple[int, float, str]:
     """Go so far in sequence that it is known into how many segments to cut the rest, how much it gains, or why not."""
     began = time.perf_counter()
     course.along(2)
@@ -192,7 +192,7 @@ def _find_out(course: Course, first: Pair) -> tuple[int, float, str]:
     return best, 1 / share(best, course.forgets + 1), ""
 
 
-def _probe(course: Course, wrong: Pair, most: int) -> bool:
+def _probe(course: Course, wrong: Both, most: int) -> bool:
     """Go on in sequence, and beside it from a wrong state, until both are the same, at most so many chunks."""
     strand, xp = course.strand, course.strand.work.sizes.backend.xp
     full = np.flatnonzero(strand.lengths == strand.work.call.steps)
@@ -222,7 +222,7 @@ def _relay(course: Course, segments: int) -> tuple[int, str]:
     runs = strand.lengths[rows] > time_of
     starts = tuple(xp.concat([part] * segments, axis=0) for part in course.state)
     ends = tuple(xp.asarray(part, copy=True) for part in starts)
-    seen: list[Pair] = []  # of each chunk of a segment, the state after it
+    seen: list[Both] = []  # of each chunk of a segment, the state after it
     waiting, passes, why, alone = runs.copy(), 0, "", False
     while waiting.any():
         passes += 1
@@ -248,7 +248,7 @@ def _relay(course: Course, segments: int) -> tuple[int, str]:
     return passes, why
 
 
-def _pass(strand: Strand, seen: list[Pair], starts: Pair, ends: Pair, pairs: tuple[np.ndarray, ...]) -> np.ndarray:
+def _pass(strand: Strand, seen: list[Both], starts: Both, ends: Both, pairs: tuple[np.ndarray, ...]) -> np.ndarray:
     """Run pairs of a segment and a sequence until each meets its earlier run; return those that went to their end."""
     (now, sizes, begins, rows), xp = pairs, strand.work.sizes.backend.xp
     state = tuple(start[_index(strand, now), ...] for start in starts)

@@ -12,12 +12,15 @@ from gpu_lstm.backend import Array
 from gpu_lstm.layers import beyond
 from gpu_lstm.layers import member as members
 from gpu_lstm.layers.arguments import valid
-from gpu_lstm.layers.call import Member, Pair, Work
+from gpu_lstm.layers.call import Member, Work
 from gpu_lstm.recurrence import Mask, Problem
 from gpu_lstm.recurrence.inference import WHOLE
 
 STEPS = 128
 """Steps after which the state is rounded, and may be found to be that of an earlier run; counted from step 0 on."""
+
+Both = tuple[Array, Array]
+"""h and c, (n, P) and (n, H), of n sequences, in the dtype of sums."""
 
 
 class Strand:
@@ -38,7 +41,7 @@ class Strand:
         if work.gives_cells(member):
             self.cells = make((call.steps, call.batch, sizes.hidden_size), dtype=self.dtype)
 
-    def begin(self, h: Array | None, c: Array | None) -> Pair:
+    def begin(self, h: Array | None, c: Array | None) -> Both:
         """Return the initial state, (B, P) and (B, H), in the dtype of sums."""
         sizes, xp = self.work.sizes, self.work.sizes.backend.xp
         shapes = (self.work.call.batch, sizes.output_size), (self.work.call.batch, sizes.hidden_size)
@@ -46,7 +49,7 @@ class Strand:
         h, c = (xp.zeros(s, dtype=self.dtype) if a is None else xp.astype(a, self.dtype, copy=True) for a, s in pairs)
         return h, c
 
-    def run(self, firsts: np.ndarray, count: int, rows: np.ndarray, state: Pair, write: int | None = None) -> Pair:
+    def run(self, firsts: np.ndarray, count: int, rows: np.ndarray, state: Both, write: int | None = None) -> Both:
         """Run `count` steps, from the `firsts` (n,) of them on, of the sequences `rows` (n,); return the state after.
 
         Steps are counted in the order in which they run. `write`: the outputs of so many of them are kept, all if None.
@@ -74,9 +77,11 @@ class Strand:
             y, last = valid(xp, mask, saved.outputs), saved.last
             cells = None if self.cells is None else valid(xp, mask, saved.c_after)
         for whole, part in ((self.y, y), (self.cells, cells)):
-            if whole is not None and write is None:
+            if whole is None or part is None or write == 0:
+                continue
+            if write is None:
                 whole[where] = part
-            elif whole is not None and write:
+            else:
                 whole[self._places(starts[:write], count, rows[:write])] = part[:, :write, ...]
         h, c = (xp.astype(part, self.dtype, copy=True) for part in last)
         return (h, c) if self.bits == 0 else self._rounded(starts, count, rows, (h, c))
@@ -96,7 +101,7 @@ class Strand:
         inside = np.arange(count)[:, None, None] < lengths[None, :, None]
         return Mask(lengths.astype(np.int64), self.work.sizes.backend.asarray(inside, "bool"))
 
-    def _rounded(self, starts: np.ndarray, count: int, rows: np.ndarray, state: Pair) -> Pair:
+    def _rounded(self, starts: np.ndarray, count: int, rows: np.ndarray, state: Both) -> Both:
         """Round the state of those sequences that are at a multiple of `STEPS`, and not beyond their end."""
         border = starts if self.reverse else starts + count
         inside = self.lengths[rows] > border if self.reverse else self.lengths[rows] >= border
@@ -120,7 +125,7 @@ def round_to(xp: Any, x: Array, bits: int) -> Array:
     return xp.where(finite, xp.round(x / scale) * scale, x)
 
 
-def same(xp: Any, first: Pair, second: Pair) -> np.ndarray:
+def same(xp: Any, first: Both, second: Both) -> np.ndarray:
     """Return for each row of two states whether both have the same bits, on the host."""
     found = []
     for one, other in zip(first, second, strict=True):

@@ -145,8 +145,8 @@ def _over_time(strand: Strand, h: Array | None, c: Array | None) -> tuple[Both, 
     return course.state, Report(strand.member, steps, segments, passes, course.forgets * STEPS, expected, had, why)
 
 
-def _clocked(course: Course, segments: int, again: int, count: int = 8) -> float:
-    """Seconds a step takes with so many segments at once, the least of a few tries."""
+def _clocked(course: Course, segments: int, again: int = 3, count: int = 8) -> float:
+    """Seconds a step takes with so many segments at once in a call of a few steps, the least of some tries."""
     batch, xp = segments * len(course.rows), course.strand.work.sizes.backend.xp
     firsts = course.edges[course.done] + np.arange(batch) // len(course.rows) * (course.chunks // segments) * STEPS
     rows, seconds = np.tile(course.rows, segments), []
@@ -162,27 +162,32 @@ def _find_out(course: Course, first: Both) -> tuple[int, float, str]:
     """Go so far in sequence that it is known into how many segments to cut the rest, how much it gains, or why not."""
     began = time.perf_counter()
     course.along(2)
-    course.seconds = (time.perf_counter() - began) / course.edges[2]
-    whole = course.strand.work.call.steps * course.seconds
+    course.seconds = (time.perf_counter() - began) / int(course.edges[2])
     left, steady = course.chunks, course.strand.work.tier.steady
+    until = time.perf_counter() + left * STEPS * course.seconds * TRIAL / 2
+    one = _clocked(course, 1) if steady else 0.0
+
+    def rate(segments: int) -> float:
+        """Of a step of so many segments, as many times as that of one."""
+        # Where the last bits depend on the batch, what is chosen must not depend on a clock.
+        return 1 + max(_clocked(course, segments) - one, 0.0) / course.seconds if steady else 1.0
+
     rates: dict[int, float] = {}
     for segments in SEGMENTS:
-        if left < 2 * segments or time.perf_counter() - began > 2 * STEPS * course.seconds + whole * TRIAL / 2:
+        if left < 2 * segments or time.perf_counter() > until:
             break
-        # Where the last bits depend on the batch, what is chosen must not depend on a clock.
-        rates[segments] = _clocked(course, segments, 2) if steady else course.seconds
+        rates[segments] = rate(segments)
 
     def share(segments: int, forgets: int) -> float:
         """Of the time in sequence."""
-        return (-(-left // segments) + forgets) * rates[segments] / (left * course.seconds)
+        return (-(-left // segments) + forgets) * rates[segments] / left
 
-    most = max((int(left * (GAIN / (r / course.seconds)) - -(-left // p)) for p, r in rates.items()), default=0)
+    most = max((int(left * GAIN / r) - -(-left // p) for p, r in rates.items()), default=0)
     if most < 2:
-        told = ", ".join(f"{p} segments take {r / course.seconds:.1f} times a step of one" for p, r in rates.items())
+        told = ", ".join(f"{p} take {r:.1f} times as long as one" for p, r in rates.items())
         return 1, 1.0, f"no segments would pay: {told}"
-    twice = _clocked(course, 2, 3) if steady else 1.5 * course.seconds
-    extra = max(twice - course.seconds, 0.05 * course.seconds)
-    most = min(most, max(int(left * course.seconds * TRIAL / extra), 2))
+    beside = max(min(rate(2), *rates.values()) - 1, 0.05) if steady else 0.5
+    most = min(most, max(int(left * TRIAL / beside), 2))
     if not _probe(course, first, most):
         return 1, 1.0, f"a wrong state is not forgotten in {most * STEPS:,} steps, the most that would pay to look for"
     best = min(rates, key=lambda segments: share(segments, course.forgets + 1))
@@ -223,7 +228,7 @@ def _relay(course: Course, segments: int) -> tuple[int, str]:
     starts = tuple(xp.concat([part] * segments, axis=0) for part in course.state)
     ends = tuple(xp.asarray(part, copy=True) for part in starts)
     seen: list[Both] = []  # of each chunk of a segment, the state after it
-    waiting, passes, why, alone = runs.copy(), 0, "", False
+    waiting, passes, why, alone, last = runs.copy(), 0, "", False, 0.0
     while waiting.any():
         passes += 1
         pairs = np.flatnonzero(waiting)
@@ -235,15 +240,19 @@ def _relay(course: Course, segments: int) -> tuple[int, str]:
         ended, after = ended[after < len(rows)], after[after < len(rows)]
         ended, after = ended[runs[after]], after[runs[after]]
         waiting[after] = True
-        for start, end in zip(starts, ends, strict=True):
-            start[_index(strand, after), ...] = end[_index(strand, ended), ...]
-        if passes > 1 and not alone and 2 * len(ended) > len(pairs):
-            alone, why = True, f"; from pass {passes + 1} on one segment after the other, for most did not settle"
-    last = np.array([np.flatnonzero(runs & (rows == row))[-1:] for row in course.rows], dtype=object)
-    for row, pair in enumerate(last):
-        for part, end in zip(course.state, ends, strict=True):
-            if len(pair):
-                part[row, ...] = end[int(pair[0]), ...]
+        moved = 0.0
+        for start, end in zip(starts, ends, strict=True) if len(after) else ():
+            before, now = start[_index(strand, after), ...], end[_index(strand, ended), ...]
+            moved = max(moved, float(xp.max(xp.abs(now - before))))
+            start[_index(strand, after), ...] = now
+        if passes > 1 and not alone and len(after) and not moved <= last / 2:
+            alone = True
+            why = f"; from pass {passes + 1} on one segment after the other, for they did not come closer together"
+        last = moved
+    for row in course.rows:
+        final = np.flatnonzero(runs & (rows == row))[-1:]
+        for part, end in zip(course.state, ends, strict=True) if len(final) else ():
+            part[row, ...] = end[int(final[0]), ...]
     course.done += course.chunks
     return passes, why
 

@@ -119,9 +119,8 @@ class Strand:
 def round_to(xp: Any, x: Array, bits: int) -> Array:
     """Round x to so many binary places; beyond ±1 to as many fewer as it is larger. What is no number stays."""
     whole, exponent = {4: ("int32", 0x7F800000), 8: ("int64", 0x7FF0000000000000)}[x.itemsize]
-    finite = xp.isfinite(x)
-    x = xp.where(finite, x, xp.zeros_like(x))
-    scale = xp.maximum((x.view(whole) & exponent).view(x.dtype), xp.ones_like(x)) * 2.0**-bits
+    finite, ones = xp.isfinite(x), xp.ones_like(x)
+    scale = xp.where(finite, xp.maximum((x.view(whole) & exponent).view(x.dtype), ones), ones) * 2.0**-bits
     return xp.where(finite, xp.round(x / scale) * scale, x)
 
 

@@ -46,6 +46,8 @@ class LSTM(Layer):
     recompute : bool
         Keep only the states at the borders of segments of about sqrt(T) steps and compute each again in `backward`
         (T. Chen et al., 2016): the same results to the last bit, far less memory, about a third more time.
+    parallel : {False, "exact", "rounded"}
+        Inference on long sequences runs in parallel over time where that pays: docs/understand/over_time.md.
     seed : int or tuple of int
         At least 0. Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
     **options

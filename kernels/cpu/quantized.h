@@ -9,9 +9,9 @@
 
 using V = Simd<float>::V;
 typedef int Ints __attribute__((vector_size(VECTOR_BYTES)));
-constexpr long width = Simd<float>::width;
+constexpr int64 width = Simd<float>::width;
 constexpr int kRows = VECTOR_BYTES == 64 ? 6 : 3;  // of a tile, whose sums stay in registers
-constexpr long kAhead = VECTOR_BYTES == 64 ? 1536 : 0;  // bytes of a panel that are asked for before they are used, if any
+constexpr int64 kAhead = VECTOR_BYTES == 64 ? 1536 : 0;  // bytes of a panel that are asked for before their use
 
 #ifdef WITH_VNNI
 constexpr int kFlip = 0x80;  // activations are unsigned, 128 more than they are; the sums begin with what corrects that
@@ -54,7 +54,7 @@ CELL Ints dot(Ints sums, const signed char* four, Bytes weights) {
 #elif defined(__ARM_FEATURE_DOTPROD)
   return (Ints)vdotq_s32((int32x4_t)sums, (int8x16_t)weights, vreinterpretq_s8_s32(vdupq_n_s32(bytes_of<int>(four))));
 #else
-  for (long n = 0; n < width; ++n)
+  for (int64 n = 0; n < width; ++n)
     for (int k = 0; k < 4; ++k) sums[n] += four[k] * weights[4 * n + k];
   return sums;
 #endif
@@ -68,7 +68,7 @@ CELL Ints rounded(V v) {
   return (Ints)_mm256_cvtps_epi32((__m256)v);
 #else
   Ints found{};
-  for (long n = 0; n < width; ++n) found[n] = int(__builtin_rintf(v[n]));
+  for (int64 n = 0; n < width; ++n) found[n] = int(__builtin_rintf(v[n]));
   return found;
 #endif
 }
@@ -84,29 +84,29 @@ struct Int8 {
   using Activation = signed char;
   using Line = Bytes;
   static constexpr int rows = kApart ? 2 : kRows;
-  static constexpr long group = 4, stride = kApart ? 8 : 4, lines = 4 * VECTOR_BYTES, header = 8 * VECTOR_BYTES;
+  static constexpr int64 group = 4, stride = kApart ? 8 : 4, lines = 4 * VECTOR_BYTES, header = 8 * VECTOR_BYTES;
 
   // q of a row; its scale is NaN where x has a number that is not finite.
-  static Row prepare(const float* x, long depth, Activation* q) {
+  static Row prepare(const float* x, int64 depth, Activation* q) {
     Ints most{}, start{};
-    for (long k = 0; k < depth; k += width) {
+    for (int64 k = 0; k < depth; k += width) {
       const Ints bits = (Ints)load(x + k, depth - k) & 0x7fffffff;  // their order is that of |x|, and NaN is the most
       most = bits > most ? bits : most;
     }
     int top = 0;
-    for (long n = 0; n < width; ++n) top = most[n] > top ? most[n] : top;
+    for (int64 n = 0; n < width; ++n) top = most[n] > top ? most[n] : top;
     float largest;
     __builtin_memcpy(&largest, &top, sizeof top);
     const bool finite = top < 0x7f800000;
     const V inverse = V{} + (finite && largest > 1e-30f ? 127 / largest : 0.0f);
-    for (long k = 0; k < depth; k += width) {
+    for (int64 k = 0; k < depth; k += width) {
       const Ints whole = rounded(load(x + k, depth - k) * inverse);
       to_bytes(whole, q + k / group * stride);
       if (kApart) start += whole < 0 ? -whole : Ints{};
     }
-    for (long k = divide_up(depth, width) * width; !kApart && k < divide_up(depth, group) * group; ++k) q[k] = 0;
+    for (int64 k = divide_up(depth, width) * width; !kApart && k < divide_up(depth, group) * group; ++k) q[k] = 0;
     int total = 0;
-    for (long n = 0; n < width; ++n) total += start[n];
+    for (int64 n = 0; n < width; ++n) total += start[n];
     return {finite ? largest / 127 : __builtin_nanf(""), total};
   }
 
@@ -144,9 +144,9 @@ struct Bfloat16 {
   using Activation = float;
   using Line = V;
   static constexpr int rows = kRows;
-  static constexpr long group = 1, stride = 1, lines = 2 * VECTOR_BYTES, header = 0;
+  static constexpr int64 group = 1, stride = 1, lines = 2 * VECTOR_BYTES, header = 0;
 
-  static Row prepare(const float* x, long depth, Activation* a) {
+  static Row prepare(const float* x, int64 depth, Activation* a) {
     __builtin_memcpy(a, x, depth * sizeof(float));
     return {};
   }
@@ -167,7 +167,7 @@ struct Bfloat16 {
 // Where products go: the four gates of a row, `apart` from one another, and what is added to them, or null.
 struct Target {
   float* to;
-  long pitch, apart;
+  int64 pitch, apart;
   const float* add;
 };
 
@@ -176,31 +176,33 @@ template <typename W>
 struct Matrix {
   using Weights = W;
   using Activation = typename W::Activation;
-  long hidden, depth;
+  int64 hidden, depth;
   const signed char* packed;
 
-  long blocks() const { return divide_up(hidden, width); }
-  long groups() const { return divide_up(depth, W::group); }
-  const signed char* block(long n) const { return packed + n * (W::header + groups() * W::lines); }
+  int64 blocks() const { return divide_up(hidden, width); }
+  int64 groups() const { return divide_up(depth, W::group); }
+  const signed char* block(int64 n) const { return packed + n * (W::header + groups() * W::lines); }
   // Not a power of 2: rows would share cache sets.
-  long pitch() const { return whole_lines<char>(depth) * W::stride / W::group + 64; }
-  long own_size(long rows) const { return rows * pitch() * sizeof(Activation) + whole_lines<char>(rows * sizeof(Row)); }
+  int64 pitch() const { return whole_lines<char>(depth) * W::stride / W::group + 64; }
+  int64 own_size(int64 rows) const {
+    return rows * pitch() * sizeof(Activation) + whole_lines<char>(rows * sizeof(Row));
+  }
 
   // Rows of x in a thread's own memory.
   struct Prepared {
     Activation* rows;
     Row* each;
   };
-  Prepared in(char* own, long rows) const {
+  Prepared in(char* own, int64 rows) const {
     return {(Activation*)own, (Row*)(own + rows * pitch() * sizeof(Activation))};
   }
-  void prepare(const Prepared& to, const float* x, long row, long rows) const {
-    for (long r = 0; r < rows; ++r) to.each[r] = W::prepare(x + r * row, depth, to.rows + r * pitch());
+  void prepare(const Prepared& to, const float* x, int64 row, int64 rows) const {
+    for (int64 r = 0; r < rows; ++r) to.each[r] = W::prepare(x + r * row, depth, to.rows + r * pitch());
   }
 
   // M rows times N blocks.
   template <int M, int N>
-  __attribute__((noinline)) void tile(long first, const Prepared& a, long r0, const Target& target) const {
+  __attribute__((noinline)) void tile(int64 first, const Prepared& a, int64 r0, const Target& target) const {
     const signed char *of[N], *panel[N];
     typename W::Sum sums[M][N][4];
 #pragma GCC unroll 2
@@ -213,8 +215,8 @@ struct Matrix {
         for (int r = 0; r < M; ++r) sums[r][n][gate] = W::start(a.each[r0 + r], of[n], gate);
     }
     const Activation* rows = a.rows + r0 * pitch();
-    const long step = pitch(), end = groups();
-    for (long k = 0; k < end; ++k)
+    const int64 step = pitch(), end = groups();
+    for (int64 k = 0; k < end; ++k)
 #pragma GCC unroll 2
       for (int n = 0; n < N; ++n) {
         typename W::Line weights[4];
@@ -233,7 +235,7 @@ struct Matrix {
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
       for (int r = 0; r < M; ++r) {
-        const long unit = (first + n) * width, left = hidden - unit;
+        const int64 unit = (first + n) * width, left = hidden - unit;
         Gates<V> z = target.add ? load_gates(target.add + unit, target.apart, left) : Gates<V>{};
         const Row& row = a.each[r0 + r];
         const auto& sum = sums[r][n];
@@ -244,18 +246,18 @@ struct Matrix {
   }
 
   template <int M>
-  void up_to(long rows, long n, const Prepared& a, long r0, const Target& target) const {
+  void up_to(int64 rows, int64 n, const Prepared& a, int64 r0, const Target& target) const {
     if constexpr (M > 1)
       if (rows < M) return up_to<M - 1>(rows, n, a, r0, target);
     tile<M, 1>(n, a, r0, target);
   }
 
-  void multiply(Range part, const Prepared& a, long rows, const Target& target) const {
-    long n = part.begin;
+  void multiply(Range part, const Prepared& a, int64 rows, const Target& target) const {
+    int64 n = part.begin;
     if (rows == 1)  // 8 sums at once hide how long one takes
       for (; n + 1 < part.end; n += 2) tile<1, 2>(n, a, 0, target);
     for (; n < part.end; ++n)
-      for (long r = 0, m; r < rows; r += m) {
+      for (int64 r = 0, m; r < rows; r += m) {
         m = rows - r >= 2 * W::rows ? W::rows : rows - r > W::rows ? (rows - r + 1) / 2 : rows - r;
         up_to<W::rows>(m, n, a, r, target);
       }
@@ -265,19 +267,19 @@ struct Matrix {
 // y (rows, 4H) = x (rows, depth) times the matrix, plus the bias.
 template <typename W>
 struct QuantizedProduct : Matrix<W> {
-  long rows;
+  int64 rows;
   const float *x, *bias;
   float* y;
   char* own;
 
-  static constexpr long kChunk = 96;
+  static constexpr int64 kChunk = 96;
 
   void run(int member, int members, Barrier&) const {
     const auto [mine, blocks] = Part(rows, this->blocks(), member, members, rows >= 2 * W::rows * members);
-    const long most = least(rows, kChunk), H = this->hidden;
+    const int64 most = least(rows, kChunk), H = this->hidden;
     const auto a = this->in(own + member * this->own_size(most), most);
-    for (long r = mine.begin; r < mine.end; r += kChunk) {
-      const long count = least(mine.end - r, kChunk);
+    for (int64 r = mine.begin; r < mine.end; r += kChunk) {
+      const int64 count = least(mine.end - r, kChunk);
       this->prepare(a, x + r * this->depth, this->depth, count);
       this->multiply(blocks, a, count, {y + r * 4 * H, 4 * H, H, bias});
     }
@@ -290,23 +292,24 @@ struct QuantizedForward : Matrix<W> {
   Forward<float> of;
   char* own;  // of each thread: sums, then rows
 
-  static constexpr long kTogether = Simd<float>::panel / width;  // blocks of the matrix, in one of the recurrence
+  static constexpr int64 kTogether = Simd<float>::panel / width;  // blocks of the matrix, in one of the recurrence
 
-  long size() const { return of.own_size() * sizeof(float) + this->own_size(of.batch); }
+  int64 size() const { return of.own_size() * sizeof(float) + this->own_size(of.batch); }
 
   void run(int member, int members, Barrier& barrier, bool split_batch) const {
     const auto [rows, units] = Part(of.batch, of.blocks(), member, members, split_batch);
     float* sums = (float*)(own + member * size());
     const auto a = this->in((char*)(sums + of.own_size()), of.batch);
-    for (long n = 0; n < of.steps; ++n) {
-      const long t = of.reverse ? of.steps - 1 - n : n, before = of.reverse ? t + 1 : t, after = of.reverse ? t : t + 1;
+    for (int64 n = 0; n < of.steps; ++n) {
+      const int64 t = of.reverse ? of.steps - 1 - n : n;
+      const int64 before = of.reverse ? t + 1 : t, after = of.reverse ? t : t + 1;
       this->prepare(a, of.h + (before * of.batch + rows.begin) * of.hidden, of.hidden, rows.end - rows.begin);
-      for (long first = units.begin; first < units.end; first += of.kBlocks) {
+      for (int64 first = units.begin; first < units.end; first += of.kBlocks) {
         const Range some{first, least(first + of.kBlocks, units.end)};
         const Range blocks{some.begin * kTogether, least(some.end * kTogether, this->blocks())};
-        const long wide = of.first(some.end - some.begin);
-        for (long b = rows.begin; b < rows.end; b += of.kRows) {
-          const long count = least(rows.end - b, of.kRows), begin = b - rows.begin;
+        const int64 wide = of.first(some.end - some.begin);
+        for (int64 b = rows.begin; b < rows.end; b += of.kRows) {
+          const int64 count = least(rows.end - b, of.kRows), begin = b - rows.begin;
           this->multiply(blocks, {a.rows + begin * this->pitch(), a.each + begin}, count,
                          {sums - of.first(first), wide, count * wide, nullptr});
           of.cells(t, before, after, {b, b + count}, some, sums);
@@ -318,13 +321,13 @@ struct QuantizedForward : Matrix<W> {
 };
 
 template <typename W>
-void multiply_quantized(QuantizedProduct<W> p, long threads) {
+void multiply_quantized(QuantizedProduct<W> p, int64 threads) {
   p.own = scratch<char>(threads * p.own_size(least(p.rows, p.kChunk)));
   run_on(threads, p);
 }
 
 template <typename W>
-void forward_quantized(QuantizedForward<W> p, long threads, bool split_batch) {
+void forward_quantized(QuantizedForward<W> p, int64 threads, bool split_batch) {
   p.own = scratch<char>(threads * p.size());
   Team::run(int(threads),
             [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
@@ -332,7 +335,7 @@ void forward_quantized(QuantizedForward<W> p, long threads, bool split_batch) {
 
 // A matrix whose packed memory must be what it takes.
 template <typename W>
-Matrix<W> matrix(long hidden, long depth, long bytes, const signed char* packed) {
+Matrix<W> matrix(int64 hidden, int64 depth, int64 bytes, const signed char* packed) {
   const Matrix<W> found{hidden, depth, packed};
   if (found.block(found.blocks()) != packed + bytes) throw Refused();
   return found;
@@ -340,7 +343,7 @@ Matrix<W> matrix(long hidden, long depth, long bytes, const signed char* packed)
 
 // with(Int8 or Bfloat16).
 template <typename With>
-void by_bits(long bits, const With& with) {
+void by_bits(int64 bits, const With& with) {
   bits == 8 ? with(Int8{}) : with(Bfloat16{});
 }
 
@@ -348,40 +351,45 @@ void by_bits(long bits, const With& with) {
 #define ENTRY_NAMED(name, kind) ENTRY_OF(name, kind)
 #define ENTRY(name) ENTRY_NAMED(name, KIND)
 
-ENTRY(quantized_multiply)(long rows, long hidden, long depth, long bits, long bytes, const float* x,
-                          const signed char* packed, const float* bias, float* y, long threads) {
+ENTRY(quantized_multiply)(int64 rows, int64 hidden, int64 depth, int64 bits, int64 bytes, const float* x,
+                          const signed char* packed, const float* bias, float* y, int64 threads) {
   return guarded([&] {
     by_bits(bits, [&](auto kind) {
       using W = decltype(kind);
-      multiply_quantized(QuantizedProduct<W>{matrix<W>(hidden, depth, bytes, packed), rows, x, bias, y, nullptr}, threads);
+      const auto weight = matrix<W>(hidden, depth, bytes, packed);
+      multiply_quantized(QuantizedProduct<W>{weight, rows, x, bias, y, nullptr}, threads);
     });
   });
 }
 
-ENTRY(quantized_forward)(long steps, long batch, long hidden, long bits, long bytes, float* z, const signed char* packed,
-                         float* h, float* c, const long* lengths, long reverse, long keep, long threads, long split_batch) {
+ENTRY(quantized_forward)(int64 steps, int64 batch, int64 hidden, int64 bits, int64 bytes, float* z,
+                         const signed char* packed, float* h, float* c, const int64* lengths, int64 reverse, int64 keep,
+                         int64 threads, int64 split_batch) {
   return guarded([&] {
     by_bits(bits, [&](auto kind) {
       using W = decltype(kind);
+      const auto weight = matrix<W>(hidden, hidden, bytes, packed);
       const Forward<float> of{steps, batch, hidden, z, h, c, nullptr, lengths, reverse != 0, keep != 0, nullptr};
-      forward_quantized(QuantizedForward<W>{matrix<W>(hidden, hidden, bytes, packed), of, nullptr}, threads, split_batch != 0);
+      forward_quantized(QuantizedForward<W>{weight, of, nullptr}, threads, split_batch != 0);
     });
   });
 }
 
 // As `infer` of inference.h, the bits of the two above.
-ENTRY(quantized_infer)(long steps, long batch, long inputs, long hidden, long bits, long bytes_ih, long bytes_hh,
-                       const float* x, const signed char* ih, const float* bias, const signed char* hh, long some, float* z,
-                       float* h, float* c, long around, long threads, long split_batch) {
+ENTRY(quantized_infer)(int64 steps, int64 batch, int64 inputs, int64 hidden, int64 bits, int64 bytes_ih, int64 bytes_hh,
+                       const float* x, const signed char* ih, const float* bias, const signed char* hh, int64 some,
+                       float* z, float* h, float* c, int64 around, int64 threads, int64 split_batch) {
   return guarded([&] {
     if (some < 1) throw Refused();
     by_bits(bits, [&](auto kind) {
       using W = decltype(kind);
-      const auto weight_ih = matrix<W>(hidden, inputs, bytes_ih, ih), weight_hh = matrix<W>(hidden, hidden, bytes_hh, hh);
-      for (long t = 0; t < steps; t += some) {
-        const long n = least(some, steps - t);
+      const auto weight_ih = matrix<W>(hidden, inputs, bytes_ih, ih);
+      const auto weight_hh = matrix<W>(hidden, hidden, bytes_hh, hh);
+      for (int64 t = 0; t < steps; t += some) {
+        const int64 n = least(some, steps - t);
         multiply_quantized(QuantizedProduct<W>{weight_ih, n * batch, x + t * batch * inputs, bias, z, nullptr}, around);
-        const Forward<float> of{n, batch, hidden, z, h + t * batch * hidden, c, nullptr, nullptr, false, false, nullptr};
+        float* h_before = h + t * batch * hidden;
+        const Forward<float> of{n, batch, hidden, z, h_before, c, nullptr, nullptr, false, false, nullptr};
         forward_quantized(QuantizedForward<W>{weight_hh, of, nullptr}, threads, split_batch != 0);
       }
     });

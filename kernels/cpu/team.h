@@ -34,13 +34,8 @@ class Barrier {
 
   void wait() {
     if (members_ == 1) return;
-    const unsigned round = round_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
-      arrived_.store(0, std::memory_order_relaxed);
-      round_.store(round + 1, std::memory_order_release);
-      return;
-    }
-    for (int tries = 0; round_.load(std::memory_order_acquire) == round; ++tries) {
+    const int64 before = arrived_.fetch_add(1, std::memory_order_acq_rel), all = before - before % members_ + members_;
+    for (int tries = 0; arrived_.load(std::memory_order_acquire) < all; ++tries) {
       if (tries < kSpins)
         pause_a_moment();
       else
@@ -51,16 +46,15 @@ class Barrier {
  private:
   static constexpr int kSpins = 4000;
   const int members_;
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<unsigned> round_{0};
+  alignas(64) std::atomic<int64> arrived_{0};  // ever: one line of memory goes to and fro, once
 };
 
 struct Range {
-  long begin, end;
+  int64 begin, end;
 };
 
 // Part `member` of `members` nearly equal parts of 0..count.
-inline Range share(long count, int member, int members) {
+inline Range share(int64 count, int member, int members) {
   return {count * member / members, count * (member + 1) / members};
 }
 
@@ -144,9 +138,9 @@ class Team {
   static Team* instance() {
 #ifdef __unix__
     static std::atomic<Team*> current{nullptr};
-    static std::atomic<long> owner{0};
+    static std::atomic<int64> owner{0};
     static std::atomic_flag changing = ATOMIC_FLAG_INIT;
-    const long process = getpid();
+    const int64 process = getpid();
     if (owner.load(std::memory_order_acquire) != process) {
       while (changing.test_and_set(std::memory_order_acquire)) pause_a_moment();
       if (owner.load(std::memory_order_relaxed) != process) {
@@ -238,6 +232,6 @@ class Team {
 
 // job.run(member, members, barrier) on a team.
 template <typename Job>
-void run_on(long threads, const Job& job) {
+void run_on(int64 threads, const Job& job) {
   Team::run(int(threads), [&](int member, int members, Barrier& barrier) { job.run(member, members, barrier); });
 }

@@ -124,12 +124,12 @@ class Problem:
         return replace(self, options={**self.options, **options}) if options else self
 
     def lstm(self, tier: str = "auto") -> LSTM:
-        """Our layer, holding these weights."""
+        """Our layer, holding these weights; for inference on a CPU frozen, as other libraries' sessions hold them."""
         more: dict[str, Any] = dict(self.options)
         lstm = LSTM(self.size[2], self.size[3], backend=self.backend, dtype=self.dtype, tier=tier, **more)
         for name, array in self.weights.items():
             lstm.params[name][...] = self.backend.asarray(array, lstm.param_dtype)
-        return lstm
+        return lstm.freeze() if self.kind == "inference" and self.backend.kernels == "cpu" else lstm
 
     def our_step(self, tier: str = "auto", lstm: LSTM | None = None) -> Step:
         """Forward and, in training, backward of our layer; dropouts and zoneout have a seed then."""

@@ -39,6 +39,8 @@ MOST = (2**31 - 1) // 127**2
 """Columns of a matrix: more, and a sum might pass 32 bits."""
 SERIAL_BYTES = 1 << 16
 """Of weights times sequences, below which a second thread takes longer to meet than it saves."""
+BYTES_TO_SPLIT = 5 << 17
+"""Of weights for each sequence of a thread, up to which the threads split the batch: caches of their own hold them."""
 
 
 class Quantized:
@@ -240,7 +242,7 @@ def around(packed: np.ndarray, rows: int, hidden: int) -> int:
 def shared_out(packed: np.ndarray, batch: int) -> tuple[int, int]:
     """Number of threads for the recurrence, and 1 where they split the batch, 0 where the hidden units."""
     threads = compiled.threads() if packed.size * batch >= SERIAL_BYTES else 1
-    by_batch = batch >= cpu.BATCH_TO_SPLIT * threads
+    by_batch = batch >= cpu.BATCH_TO_SPLIT * threads or packed.size <= batch // threads * BYTES_TO_SPLIT
     return (min(threads, batch) if by_batch else threads), int(by_batch)
 
 

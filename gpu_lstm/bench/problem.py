@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -124,12 +125,15 @@ class Problem:
         return replace(self, options={**self.options, **options}) if options else self
 
     def lstm(self, tier: str = "auto") -> LSTM:
-        """Our layer, holding these weights; for inference on a CPU frozen, as other libraries' sessions hold them."""
+        """Our layer, holding these weights; for inference frozen where it can be, as other libraries' sessions are."""
         more: dict[str, Any] = dict(self.options)
         lstm = LSTM(self.size[2], self.size[3], backend=self.backend, dtype=self.dtype, tier=tier, **more)
         for name, array in self.weights.items():
             lstm.params[name][...] = self.backend.asarray(array, lstm.param_dtype)
-        return lstm.freeze() if self.kind == "inference" and self.backend.kernels == "cpu" else lstm
+        if self.kind == "inference":
+            with contextlib.suppress(InputError):  # only arrays of NumPy can be
+                lstm.freeze()
+        return lstm
 
     def our_step(self, tier: str = "auto", lstm: LSTM | None = None) -> Step:
         """Forward and, in training, backward of our layer; dropouts and zoneout have a seed then."""

@@ -347,7 +347,7 @@ void by_bits(int64 bits, const With& with) {
   bits == 8 ? with(Int8{}) : with(Bfloat16{});
 }
 
-#define ENTRY_OF(name, kind) extern "C" int JOINED(name##kind, f32, SET)
+#define ENTRY_OF(name, kind) EXPORTED int JOINED(name##kind, f32, SET)
 #define ENTRY_NAMED(name, kind) ENTRY_OF(name, kind)
 #define ENTRY(name) ENTRY_NAMED(name, KIND)
 

@@ -119,6 +119,14 @@ def read_sequences(
     InputError
         There is no such file or column; a label is missing, changes within a sequence, or is none of `classes`; a
         sequence's rows don't follow one another; a cell is no finite number; there is but one class.
+
+    Examples
+    --------
+    >>> from gpu_lstm.data.sequences import read_sequences
+    >>> table = {"series": [1, 1, 2, 2], "x": [0.1, 0.2, 0.5, 0.4], "label": ["up", "up", "down", "down"]}
+    >>> data = read_sequences(table)
+    >>> len(data), data.classes, data.rows([1]).shape
+    (2, ['down', 'up'], (2, 1))
     """
     wide = reading is not None and reading.wide
     if wide and ((columns and list(columns) != WIDE) or target == "steps"):
@@ -131,7 +139,7 @@ def read_sequences(
     if stacked is None:
         table = read_table(source, "sequences", reading, [*wanted, *([] if wide else [series]), *(columns or ())])
     else:
-        table = Table(Frame(str(source), stacked.frame), Reading())
+        table = Table(Frame.of(str(source), stacked.frame), Reading())
         wanted, columns = stacked.wanted, columns or stacked.features
     for name in wanted if wide else (series, *wanted):
         table.place(name)

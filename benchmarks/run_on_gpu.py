@@ -93,7 +93,7 @@ SECOND: dict[str, Part] = {
     "compile": COMPILE,
     "grid": Part(speed_on_gpu.over(speed_on_gpu.grid), "grid", 150),
     "shapes": Part(speed_on_gpu.over(speed_on_gpu.shapes), "shapes", 105),
-    "nccl": Part(right_on_gpu.nccl, "ranks", 10),
+    "nccl": Part(right_on_gpu.nccl, "options", 10),
     "options": Part(speed_on_gpu.options, "options", 55),
     "models": Part(speed_on_gpu.models, "models", 95),
     "sanitizer": Part(right_on_gpu.sanitizer, "sanitizer", LAST),

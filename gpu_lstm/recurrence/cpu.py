@@ -135,4 +135,4 @@ def _split_both(two: Sequence[Saved]) -> tuple[int, int] | None:
     return threads, int(by_batch)
 
 
-TIER = Tier(OPTIONS, obstacle, one_by_one, forward, backward)
+TIER = Tier(OPTIONS, obstacle, one_by_one, forward, backward, steady=True)

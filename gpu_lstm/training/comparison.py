@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpu_lstm.data.baselines import autoregression, persistence, pinball_of, seasonal_mean, seasonal_naive, truth
-from gpu_lstm.data.linear import fit_linear
 from gpu_lstm.data.series import Series, deviations
+from gpu_lstm.data.start import fit_start
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Forecaster
 from gpu_lstm.models.backtest import backtest, spaced
@@ -103,7 +103,7 @@ def simple_forecasts(
     mean, spread = rows.mean(axis=0), np.array(deviations(rows))
     units = (series - mean) / spread
     nothing = np.zeros((len(values), 0))
-    ridge = fit_linear(units, nothing, 0, before, horizon, lags_up_to(length))
+    ridge = fit_start(units, nothing, 0, before, horizon, lags_up_to(length), None)
     if ridge is not None and known.min() >= ridge.lags:
         windows = np.stack([units[k - ridge.lags : k] for k in origins], axis=1)
         said = ridge(windows, np.zeros((*windows.shape[:2], 0)), ridge.lags - 1, ridge.lags)[0]

@@ -1,4 +1,4 @@
-"""What README.md tells of a CPU's speed, in one command, on a quiet machine; then the tables are made from it.
+"""A CPU's speed, as README.md and docs/results.md tell it, by one command on a quiet machine; then the tables are made.
 
     python -m benchmarks.record --rounds 5                # ten minutes on 2 cores with AVX-512: its records, and AVX2's
     python -m benchmarks.record --only cpu_model_avx2     # or of the others: cpu_variants and so on
@@ -44,7 +44,7 @@ BY_SET = {
     "cpu_few": [*FEW, "--peers", "torch,torch-int8,onnxruntime,onnxruntime-int8,int8,bfloat16"],
     "cpu_model": ["-m", "benchmarks.model"],
 }
-"""What README.md tells, by name, and the arguments of Python that make it, for each instruction set."""
+"""What they tell, by name, and the arguments of Python that make it, for each instruction set."""
 MORE = {
     "cpu_off_grid": [*BENCH, "--grid", "odd", "--peers", "torch", "--train", "--no-memory"],
     "cpu_peers": [*STANDARD, "--peers", "onnxruntime,jax", "--no-memory"],

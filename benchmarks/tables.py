@@ -1,4 +1,4 @@
-"""The numbers of the README files, from the recorded runs in ``results``.
+"""The numbers of README files and of docs/results.md, from the recorded runs in ``results``.
 
     python -m benchmarks.tables            # write them
     python -m benchmarks.tables --check    # exit status 1 if a file says something else than the records
@@ -26,7 +26,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-FILES = [HERE.parent / "README.md", HERE / "README.md", RESULTS / "README.md"]
+FILES = [HERE.parent / "README.md", HERE.parent / "docs" / "results.md", HERE / "README.md", RESULTS / "README.md"]
 Record = dict[str, Any]
 
 

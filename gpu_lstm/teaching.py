@@ -378,7 +378,7 @@ def gradient_check(
     Returns
     -------
     float
-        Largest relative error, |expected - actual| / max(|expected|, |actual|, 1e-3): below the 1e-3,
+        Largest relative error, ``|expected - actual| / max(|expected|, |actual|, 1e-3)``: below the 1e-3,
         the difference quotient's own rounding would count as an error.
 
     Raises

@@ -33,7 +33,7 @@ BOUNDS = {
 FLOORS = (
     ("errors", "page"),
     ("backend", "native", "data"),
-    ("ops",),
+    ("ops", "parallel"),
     ("recurrence",),
     ("layers", "losses", "optimizers", "schedules"),
     ("models",),
@@ -52,8 +52,9 @@ ASKS = (
 )
 """How a call or a comparison begins that asks: for a class, a name, an attribute that only some have."""
 
+LISTED = "docs/understand/one_step.md"
 READING_PATH = re.compile(r"(?<=<!-- path -->).*(?=<!-- /path -->)", re.S)
-"""Where README.md lists the files that a training step of the plain LSTM on a CPU goes through, in reading order."""
+"""The page that lists the files that a step of the plain LSTM on a CPU goes through, in reading order, and where."""
 
 STEP = "Training._one_step"
 """The function that does a training step."""
@@ -276,8 +277,8 @@ class Structure:
 
     @cached_property
     def path(self) -> dict[str, int]:
-        """Files on the reading path, with the lines that README.md says they have."""
-        listed = READING_PATH.findall((self.root / "README.md").read_text(encoding="utf-8"))[0]
+        """Files on the reading path, with the lines that `LISTED` says they have."""
+        listed = READING_PATH.findall((self.root / LISTED).read_text(encoding="utf-8"))[0]
         return {file: int(said.replace(",", "")) for file, said in re.findall(r"`(\S+)` (\d[\d,]*)\b", listed)}
 
     def reading_path(self) -> dict[str, int]:
@@ -290,15 +291,15 @@ class Structure:
         }  # fmt: skip
 
     def write_path(self) -> None:
-        """Put the lines that files have into README.md's reading path."""
-        readme = self.root / "README.md"
+        """Put the lines that files have into the reading path."""
+        page = self.root / LISTED
         counted = READING_PATH.sub(
             lambda listed: re.sub(
                 r"`(\S+)` \d[\d,]*\b", lambda one: f"`{one[1]}` {lines(self.root / one[1]):,}", listed[0]
             ),
-            readme.read_text(encoding="utf-8"),
+            page.read_text(encoding="utf-8"),
         )
-        readme.write_text(counted, encoding="utf-8")
+        page.write_text(counted, encoding="utf-8")
 
     def of_folders(self, folders: Iterable[str], suffixes: tuple[str, ...] = (".py",)) -> int:
         """Return the lines of all files under some folders."""
@@ -393,7 +394,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--over", action="store_true", help="only what is over its bound")
     parser.add_argument("--walk", action="store_true", help="the files that a training step goes through, too")
-    parser.add_argument("--write", action="store_true", help="put the lines into README.md's reading path")
+    parser.add_argument("--write", action="store_true", help="put the lines into the reading path")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to look at")
     given = parser.parse_args()
     structure = Structure(given.root)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gpu_lstm.cli import main
-from gpu_lstm.data.tokens import CODE_POINTS
+from gpu_lstm.data import ngram
+from gpu_lstm.data.tokens import CODE_POINTS, read_vocabulary
 from gpu_lstm.training.checkpoint import load
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "naps\n"]
@@ -55,6 +56,22 @@ def test_every_command_takes_every_kind_of_token(here, capsys, tokens):
         assert "wrote" in told(capsys, "inspect", "r")
     else:
         assert f"has {tokens} as tokens; the page is for characters" in told(capsys, "inspect", "r", status=2)
+
+
+def test_other_text_is_measured_beside_the_ngrams_of_what_the_model_was_trained_on(here, capsys):
+    told(capsys, *TRAIN)
+    text = (here / "t.txt").read_text(encoding="utf-8")
+    other = " ".join(random.Random(5).choices(WORDS[:6], k=300))
+    (here / "o.txt").write_text(other, encoding="utf-16")
+    vocabulary = read_vocabulary(load(here / "r" / "model.safetensors")[1]["vocabulary"])
+    train = vocabulary.encode(text)[: len(text) - int(len(text) * 0.1)]
+    expected = ngram.bits_of_ngrams(train, vocabulary.encode(other), len(vocabulary))
+    printed = told(capsys, "evaluate", "r", "--data", "o.txt", "--encoding", "utf-16")
+    assert f"on {len(other):,} other characters" in printed
+    assert bits(printed, "of an interpolated 4-gram model") == pytest.approx(expected, abs=6e-4)
+    (here / "t.txt").unlink()
+    printed = told(capsys, "evaluate", "r", "--data", "o.txt", "--encoding", "utf-16")
+    assert "what the model was trained on can't be read: " in printed and "no n-gram model beside it" in printed
 
 
 def test_bits_per_character_of_bytes_are_those_per_byte_of_all_its_bytes(here, capsys):

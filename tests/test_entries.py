@@ -37,7 +37,7 @@ def entries_in_cpp():
     files = (SOURCES / "kernels/cpu" / name for name in ("entries.h", "inference.h", "quantized.h"))
     text = "".join(file.read_text() for file in files).replace("\\\n", " ")
     options = re.search(r"#define OPTIONS (.*)", text)[1]
-    found = re.findall(r"^ENTRY\((\w+)\)\(([^)]*)\)", text.replace("OPTIONS, ", f"{options}, "), re.MULTILINE)
+    found = re.findall(r"^ENTRY\((\w+)\)\(([^)]*)\)", text.replace("OPTIONS,", f"{options},"), re.MULTILINE)
     return {name: [re.fullmatch(r"(.*?)\s*(\w+)", part.strip()).groups()[::-1] for part in re.split(",", parts)]
             for name, parts in found}  # fmt: skip
 
@@ -48,7 +48,7 @@ def entries_in_table():
     for name, entry in ENTRIES.items():
         arguments = found[name] = []
         for a in entry.arguments:
-            number = {"": ("float" if name.startswith("quantized") else "T") if a.shape else "long", **NAMES}.get(
+            number = {"": ("float" if name.startswith("quantized") else "T") if a.shape else "int64", **NAMES}.get(
                 a.dtype, a.dtype
             )
             const = "" if a.written else "const "
@@ -60,7 +60,7 @@ def entries_in_table():
                 else number
             )
             arguments.append((a.name, kind))
-            arguments += [(gap, "const long*" if a.many else "long") for gap in a.gaps]
+            arguments += [(gap, "const int64*" if a.many else "int64") for gap in a.gaps]
     return found
 
 
@@ -116,7 +116,7 @@ def arguments_of(name, **changed):
             return rng.integers(limits[0], limits[1] + 1, shape)
         if argument.dtype in ("byte", "int8", "word"):
             return np.zeros(shape, OTHERS[argument.dtype])
-        kind = {"long": int, "double": np.float64}.get(argument.dtype, np.float32)
+        kind = {"int64": int, "double": np.float64}.get(argument.dtype, np.float32)
         return rng.uniform(0.1, 0.9, shape).astype(np.float32).astype(kind)
 
     for place, argument in enumerate(entry.arguments):
@@ -159,7 +159,7 @@ ODD = LAYOUTS | {
 
 def is_odd(argument, array):
     """Whether an array differs from what C++ reads or writes."""
-    kind = {"long": "l", "double": "f8", "byte": "u1", "int8": "i1", "word": "u8"}.get(argument.dtype, "f4")
+    kind = {"int64": "i8", "double": "f8", "byte": "u1", "int8": "i1", "word": "u8"}.get(argument.dtype, "f4")
     flags = array.flags
     return array.dtype != kind or not (
         flags.c_contiguous and flags.aligned and (flags.writeable or not argument.written)

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,35 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(form, dtype, tmp_path)
             fit(small(dtype), (X + 1, Y), "mse", out=tmp_path / "parted", resume=True, **more)
     with pytest.raises(InputError, match="model is "):
         fit(small(dtype, num_layers=2), data, "mse", out=tmp_path / "parted", resume=True, **more)
+
+
+@pytest.mark.parametrize("in_a_run", [False, True])
+def test_ctrl_c_ends_after_the_step_with_the_best_parameters_and_a_run_that_goes_on(in_a_run, tmp_path):
+    def press(event):
+        if event.step == 23:
+            signal.raise_signal(signal.SIGINT)
+        if event.best:
+            best.update({name: array.copy() for name, array in model.params.items()})
+
+    out = {"out": tmp_path / "run"} if in_a_run else {}
+    more = {"epochs": 7, "batch_size": 5, "learning_rate": 0.01, "validation": (X, Y), "seed": 3}
+    best, model, whole = {}, small(dropout=0.0), small(dropout=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, (X, Y), "mse", callbacks=[press], **more, **out)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    for name, array in best.items():
+        np.testing.assert_array_equal(model.params[name], array)
+    if in_a_run:
+        assert fit(model, (X, Y), "mse", resume=True, **more, **out).outcome.step == 56
+        fit(whole, (X, Y), "mse", **more)
+        same_params(whole, model)
+
+
+def test_a_history_is_one_line():
+    history = fit(small(), (X, Y), "mse", epochs=9, validation=(X, Y), metrics=["mae"])
+    assert re.match(rf"History\(finished after step {history.outcome.step} of .*, best score [\d.]+;", repr(history))
+    assert f"; mae {len(history.scores)}, {history.metrics['mae'][0]:.4g} to " in repr(history)
+    assert len(repr(history)) < 200
 
 
 def test_a_checkpoint_makes_the_model_again(tmp_path):

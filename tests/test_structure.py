@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from gpu_lstm.native import compiled
-from tests.structure import BOUNDS, ROOT, Structure, complexity, lines, walked
+from tests.structure import BOUNDS, LISTED, ROOT, Structure, complexity, lines, walked
 
 STRUCTURE = Structure()
 OVER = STRUCTURE.over()
@@ -25,7 +25,7 @@ def test_a_training_step_goes_through_files_of_the_reading_path_only(tmp_path):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         step = walked(tmp_path)
     assert "gpu_lstm/recurrence/cpu.py" in step
-    assert not set(step) - set(STRUCTURE.path), "they are missing in README.md"
+    assert not set(step) - set(STRUCTURE.path), f"they are missing in {LISTED}"
     unread = {path for path in STRUCTURE.path if path.endswith(".py")} - set(step)
     assert unread == {"gpu_lstm/recurrence/reference.py"}, "no step goes there"
 

@@ -5,20 +5,11 @@ from __future__ import annotations
 import argparse
 
 from gpu_lstm.cli.measures import MEASURES
-from gpu_lstm.cli.options import (
-    Parsers,
-    add_device,
-    add_parser,
-    add_run,
-    announce,
-    data_path,
-    find_checkpoint,
-    trained_on,
-)
+from gpu_lstm.cli.opening import opened
+from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, announce, data_path
 from gpu_lstm.cli.series import add_time_options, read_otherwise
 from gpu_lstm.cli.tables import add_table_options
 from gpu_lstm.errors import InputError
-from gpu_lstm.training.checkpoint import load, load_model
 
 
 def add_command(commands: Parsers) -> None:
@@ -39,18 +30,12 @@ def run(options: argparse.Namespace) -> int:
     """Load whatever kind the checkpoint is, and measure it."""
     if options.include and not options.data:
         raise InputError("--include is for other data: --data names them")
-    path = find_checkpoint(options.checkpoint, None)
-    kind = load(path)[1].get("kind")
-    if kind not in MEASURES:
-        raise InputError(f"checkpoint {path} is of kind {kind!r}; expected one of {', '.join(MEASURES)}")
-    model, description = load_model(path, kind, announce(options), options.tier)
-    print(f"checkpoint: {path}")
-    try:
-        data = options.data or trained_on(path, description)
+    with opened(options, *MEASURES) as found:
+        model = found.model(announce(options), options.tier)
+        print(f"checkpoint: {found.path}")
+        data = data_path(found.data(options.data))
+        plain = {**found.description["options"]} | ({"include": options.include} if options.data else {})
+        description = {**found.description, "options": plain}
         read_otherwise(description, options)
-        if options.data is not None:
-            description["options"]["include"] = options.include
-        MEASURES[kind](model, description, data_path(data), options.data is not None)
-    except KeyError as error:
-        raise InputError(f"checkpoint {path} has a damaged description: it lacks {error}") from None
+        MEASURES[found.kind](model, description, data, found if options.data else None)
     return 0

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from gpu_lstm.backend import PARAM_DTYPES, choose
-from gpu_lstm.cli.options import Parsers, add_parser, add_run, find_checkpoint, place_for
-from gpu_lstm.errors import InputError
+from gpu_lstm.cli.opening import opened
+from gpu_lstm.cli.options import Parsers, add_parser, add_run, place_for
 from gpu_lstm.models import MODELS
-from gpu_lstm.training.checkpoint import load, load_model, write_whole
+from gpu_lstm.training.checkpoint import write_whole
 
 KEPT = {
     "vocabulary": "characters, in token order, or what bytes and subwords are made of",
@@ -38,12 +38,9 @@ def run(options: argparse.Namespace) -> int:
     """Write the file; print what it takes and gives."""
     from gpu_lstm.interop.onnx import to_onnx
 
-    path = find_checkpoint(options.checkpoint, None)
-    out = place_for("--out", options.out, path.parent, "model.onnx", path)
-    kind = load(path)[1].get("kind")
-    if kind not in MODELS:
-        raise InputError(f"checkpoint {path} is of kind {kind!r}; expected one of {', '.join(MODELS)}")
-    model, description = load_model(path, kind, choose("numpy"))
+    with opened(options, *MODELS) as found:
+        out = place_for("--out", options.out, found.path.parent, "model.onnx", found.path)
+        model, description = found.model(choose("numpy")), found.description
     metadata = {name: json.dumps(description[name]) for name in KEPT if name in description}
     file = to_onnx(model, options.dtype, metadata)
     content = file.SerializeToString()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +12,24 @@ import numpy as np
 
 from gpu_lstm.backend import choose
 from gpu_lstm.cli import pictures
+from gpu_lstm.cli.opening import Opened, opened
 from gpu_lstm.cli.options import (
     Parsers,
     add_device,
     add_parser,
     add_run,
     data_path,
-    find_checkpoint,
     place_for,
     positive,
-    trained_on,
 )
 from gpu_lstm.cli.series import add_time_options, read_again, read_otherwise
-from gpu_lstm.cli.tables import add_table_options, reading
+from gpu_lstm.cli.tables import add_table_options, print_rows, reading, write_rows
 from gpu_lstm.data.ahead import inputs_ahead, last_stretches, times_ahead
 from gpu_lstm.data.baselines import rmse
 from gpu_lstm.data.clock import local, written
 from gpu_lstm.data.series import Series
 from gpu_lstm.models import Forecaster
 from gpu_lstm.models.outcome import LEVELS
-from gpu_lstm.training.checkpoint import load_model, write_whole
 
 PRINTED, DRAWN = 60, 8
 """Rows that are printed, and series that are drawn: a CSV file has them all."""
@@ -71,12 +67,20 @@ class Forecast:
 
 def run(options: argparse.Namespace) -> int:
     """Forecast the last steps again, to compare with what came, and then the future."""
-    path = find_checkpoint(options.checkpoint, "series")
-    model, description = load_model(path, "series", choose(options.backend), options.tier)
+    with opened(options, "series") as found:
+        source = data_path(found.data(options.data))
+        target = place_for("--csv", options.csv, found.path.parent, "forecast.csv", found.path, source)
+        picture = place_for("--picture", options.picture, found.path.parent, "forecast.png", found.path, source)
+        foretell(found, source, target, picture, options)
+    return 0
+
+
+def foretell(
+    opened: Opened, source: Path, target: Path, picture: Path, options: argparse.Namespace, as_json: bool = False
+) -> None:
+    """Write and print what comes after the last step of series, with those of `options` that both commands have."""
+    model, description = opened.model(choose(options.backend), options.tier), opened.description
     assert isinstance(model, Forecaster)
-    source = data_path(options.data or trained_on(path, description))
-    target = place_for("--csv", options.csv, path.parent, "forecast.csv", path, source)
-    picture = place_for("--picture", options.picture, path.parent, "forecast.png", path, source)
     read_otherwise(description, options)
     data = read_again(source, description)
     for line in data.told:
@@ -91,14 +95,13 @@ def run(options: argparse.Namespace) -> int:
         print(f"quantiles end at the horizon, {model.horizon} steps: beyond, forecasts are fed back as if certain")
     found = list(forecasts(model, data, steps, ahead, description["options"]["length"]))
     several, unit = len(found) > 1, data.clock.name if data.clock is not None else "step"
-    write_whole(target, as_csv(found, data, description["options"].get("series") or "series", levels).encode())
+    files = write_rows(*rows_of(found, data, description["options"].get("series") or "series", levels), target, as_json)
     drawn = [outlook for one in found for outlook in outlooks(one, data, several)]
     pictures.forecast(drawn[:DRAWN], picture, unit)
     tell(found, data, unit, levels)
     if len(drawn) > DRAWN:
         print(f"{picture} has the first {DRAWN} of {len(drawn)} series")
-    print(f"wrote {target} and {picture}")
-    return 0
+    print(f"wrote {' and '.join(map(str, [*files, picture]))}")
 
 
 def forecasts(
@@ -149,14 +152,14 @@ def labels(one: Forecast, data: Series) -> list[str]:
     return written(one.times, data.clock.zone)
 
 
-def as_csv(found: list[Forecast], data: Series, series: str, levels: Sequence[float] = ()) -> str:
-    """Return all forecasts as CSV: of the last known steps, beside what came, and of the future, with its quantiles."""
-    text, names = io.StringIO(newline=""), data.targets
+def rows_of(
+    found: list[Forecast], data: Series, series: str, levels: Sequence[float] = ()
+) -> tuple[list[str], list[list[Any]]]:
+    """Return all forecasts as a table: of the last known steps, beside what came, and of the future, with quantiles."""
+    names, rows = data.targets, list[list[Any]]()
     several, step = len(found) > 1, data.clock.name if data.clock is not None else "step"
-    rows = csv.writer(text)
     columns = [*(f"{name}_forecast" for name in names), *(f"{name}_truth" for name in names)]
     columns += [f"{name}_{level:g}" for level in levels for name in names]
-    rows.writerow([*([series] if several else []), step, *columns])
     for one in found:
         called, steps = labels(one, data), len(one.future)
         known, who = len(one.history), [one.id] if several else []
@@ -164,13 +167,13 @@ def as_csv(found: list[Forecast], data: Series, series: str, levels: Sequence[fl
             assert one.tested is not None
             row = known - steps + k
             row_of = [*who, called[row], *one.tested[k].tolist(), *one.history[row].tolist()]
-            rows.writerow(row_of + [""] * len(levels) * len(names))
+            rows.append(row_of + [""] * len(levels) * len(names))
         for k in range(steps):
             sure = [""] * len(levels) * len(names)
             if one.quantiles is not None and k < len(one.quantiles):
                 sure = one.quantiles[k].ravel().tolist()
-            rows.writerow([*who, called[known + k], *one.future[k].tolist(), *("" for _ in names), *sure])
-    return text.getvalue()
+            rows.append([*who, called[known + k], *one.future[k].tolist(), *("" for _ in names), *sure])
+    return [*([series] if several else []), step, *columns], rows
 
 
 def outlooks(one: Forecast, data: Series, several: bool) -> list[pictures.Outlook]:
@@ -197,16 +200,8 @@ def tell(found: list[Forecast], data: Series, unit: str, levels: Sequence[float]
         for one in found
         for k, (called, row) in enumerate(zip(labels(one, data)[len(one.history) :], one.future, strict=True))
     ]
-    shown = [
-        ([""] if several else [])
-        + [unit, *data.targets, *(f"{name} {level:g}" for level in levels for name in data.targets)],
-        *lines[:PRINTED],
-    ]
-    widths = [max(8 if k < 1 + several else 12, *map(len, column)) for k, column in enumerate(zip(*shown, strict=True))]
-    for line in shown:
-        print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
-    if len(lines) > PRINTED:
-        print(f"and {len(lines) - PRINTED:,} rows more")
+    names = [*([""] if several else []), unit, *data.targets]
+    print_rows([*names, *(f"{name} {level:g}" for level in levels for name in data.targets)], lines, PRINTED)
     steps, tested = len(found[0].future), [one for one in found if one.tested is not None]
     if tested:
         came = np.concatenate([one.history[-steps:] for one in tested])

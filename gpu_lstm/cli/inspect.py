@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gpu_lstm.backend import Backend
+from gpu_lstm.cli.opening import Opened, opened
 from gpu_lstm.cli.options import (
     Parsers,
     add_device,
@@ -16,18 +16,16 @@ from gpu_lstm.cli.options import (
     add_run,
     announce,
     data_path,
-    find_checkpoint,
     place_for,
     positive,
     reading_text,
-    trained_on,
 )
 from gpu_lstm.cli.series import read_again
 from gpu_lstm.data.text import encode_file, read_part
 from gpu_lstm.data.tokens import UNKNOWN, Characters, read_vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Forecaster, LanguageModel
-from gpu_lstm.training.checkpoint import load, load_model, write_whole
+from gpu_lstm.training.checkpoint import write_whole
 
 LONGEST = 20_000
 """Steps that a browser still shows at ease."""
@@ -52,55 +50,47 @@ def add_command(commands: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Load whatever kind the checkpoint is, look into it, write the page."""
-    path = find_checkpoint(options.checkpoint, None)
-    out = place_for("--out", options.out, path.parent, "inspect.html", path, options.data or path)
     if options.length > LONGEST:
         raise InputError(f"--length is {options.length}; expected at most {LONGEST}: use --start to see other parts")
     if options.start is not None and options.start < 0:
         raise InputError(f"--start is {options.start}; expected at least 0")
-    description = load(path)[1]
-    kind = description.get("kind")
-    if "weights" in description:
-        raise InputError(f"checkpoint {path} has weights of {description['weights']}; expected the one it was made of")
-    if kind not in PAGES:
-        raise InputError(f"checkpoint {path} is of kind {kind!r}; expected one of {', '.join(PAGES)}")
-    if options.text is not None and kind != "text":
-        raise InputError(f"--text is for language models; checkpoint {path} is of kind {kind!r}, which takes --data")
-    try:
-        page = PAGES[kind](path, announce(options), options)
-    except KeyError as error:
-        raise InputError(f"checkpoint {path} has a damaged description: it lacks {error}") from None
+    with opened(options, *PAGES) as found:
+        path = found.path
+        out = place_for("--out", options.out, path.parent, "inspect.html", path, options.data or path)
+        if bits := found.description.get("weights"):
+            raise InputError(f"checkpoint {path} has weights of {bits}; expected the one it was made of")
+        if options.text is not None and found.kind != "text":
+            raise InputError(f"--text is for language models; {path} is of kind {found.kind!r}, which takes --data")
+        page = PAGES[found.kind](found, announce(options), options)
     content = page.encode()
     write_whole(out, content)
     print(f"wrote {out} ({len(content) / 1e6:.1f} MB); open it in a browser")
     return 0
 
 
-def of_text(path: Path, backend: Backend, options: argparse.Namespace) -> str:
+def of_text(found: Opened, backend: Backend, options: argparse.Namespace) -> str:
     """The page of a language model."""
     from gpu_lstm.inspect import text_page
 
-    model, description = load_model(path, "text", backend, options.tier)
+    path, model = found.path, found.model(backend, options.tier)
     assert isinstance(model, LanguageModel)
-    vocabulary = read_vocabulary(description["vocabulary"])
+    vocabulary = read_vocabulary(found.description["vocabulary"])
     if not isinstance(vocabulary, Characters):
         raise InputError(f"checkpoint {path} has {vocabulary.tokens} as tokens; the page is for characters")
     if len(vocabulary) != model.config["vocabulary_size"]:
         raise InputError(f"checkpoint {path} has a vocabulary of {len(vocabulary)}; its model has another")
-    text, where = passage(vocabulary, path, description, options)
-    about = {"text": where} | facts(path, model, description)
+    text, where = passage(vocabulary, found, options)
+    about = {"text": where} | facts(found, model)
     title = f"Inside {path.resolve().parent.name}"
     return text_page(model, vocabulary.encode(text), text, title, about, options.start or 0)
 
 
-def passage(
-    vocabulary: Characters, path: Path, description: dict[str, Any], options: argparse.Namespace
-) -> tuple[str, str]:
-    """The text to show of the model at `path`, and where it is from.
+def passage(vocabulary: Characters, found: Opened, options: argparse.Namespace) -> tuple[str, str]:
+    """The text to show of a model, and where it is from.
 
     Raises InputError where the text is missing, or has characters that the model never saw.
     """
-    start = options.start or 0
+    start, how = options.start or 0, reading_text(found.description["options"])
     if options.text is not None:
         name, where = "--text", "given with --text"
         text = options.text[start : start + options.length]
@@ -108,13 +98,11 @@ def passage(
             raise InputError("--text is empty; expected at least one character")
     elif options.data is not None:
         name = where = options.data
-        text = read_part(
-            data_path(options.data), start, options.length, reading_text(description["options"])["encoding"]
-        )
+        text = read_part(data_path(options.data), start, options.length, how["encoding"])
     else:
-        name = trained_on(path, description)
-        tokens = encode_file(data_path(name), vocabulary, **reading_text(description["options"]))
-        cut = len(tokens) - int(len(tokens) * description["options"]["validation"])
+        name = found.data(None)
+        tokens = encode_file(data_path(name), vocabulary, **how)
+        cut = len(tokens) - int(len(tokens) * found.description["options"]["validation"])
         text = vocabulary.decode(tokens[cut + start : cut + start + options.length])
         where = f"{name}, held-out part (from character {cut:,})"
     if not text:
@@ -126,30 +114,30 @@ def passage(
     return text, f"{where}, from character {start:,}" if start else where
 
 
-def of_series(path: Path, backend: Backend, options: argparse.Namespace) -> str:
+def of_series(found: Opened, backend: Backend, options: argparse.Namespace) -> str:
     """The page of a forecaster."""
     from gpu_lstm.inspect import series_page
 
-    model, description = load_model(path, "series", backend, options.tier)
+    model = found.model(backend, options.tier)
     assert isinstance(model, Forecaster)
-    name = options.data or trained_on(path, description)
-    data = read_again(data_path(name), description)
+    name = found.data(options.data)
+    data = read_again(data_path(name), found.description)
     known = len(data.values)
     start = max(int(data.starts[-2]), known - options.length) if options.start is None else options.start
     if start >= known:
         raise InputError(f"--start is {start}; {name} has {known} steps")
     end = int(data.starts[np.searchsorted(data.starts, start, "right")])  # nothing looks beyond a stretch
     values = np.asarray(data.values[start : min(start + options.length, end)])
-    about = {"series": f"{', '.join(data.names)} of {name}"} | facts(path, model, description)
-    return series_page(model, values, data.names, f"Inside {path.resolve().parent.name}", about, start)
+    about = {"series": f"{', '.join(data.names)} of {name}"} | facts(found, model)
+    return series_page(model, values, data.names, f"Inside {found.path.resolve().parent.name}", about, start)
 
 
-def facts(path: Path, model: LanguageModel | Forecaster, description: dict[str, Any]) -> dict[str, str]:
+def facts(found: Opened, model: LanguageModel | Forecaster) -> dict[str, str]:
     """Where and how, for the page's end."""
     return {
-        "checkpoint": str(path),
+        "checkpoint": str(found.path),
         "parameters": f"{model.count():,}",
-        "trained": f"{description['step']:,} steps" if "step" in description else "unknown",
+        "trained": f"{found.description['step']:,} steps" if "step" in found.description else "unknown",
         "run on": f"{model.backend.name}, {model.dtype}, tier {model.lstm.plan.tier}",
     }
 

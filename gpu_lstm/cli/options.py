@@ -14,7 +14,6 @@ from typing import Any, TextIO
 
 from gpu_lstm.backend import VARIABLE, Backend, choose
 from gpu_lstm.data import sequences, series, text
-from gpu_lstm.data.fingerprint import Fingerprint, check_unchanged
 from gpu_lstm.errors import InputError, naming
 from gpu_lstm.recurrence import TIERS
 from gpu_lstm.training.folder import MADE, is_run
@@ -99,29 +98,6 @@ def standard_input(stream: TextIO | None) -> Path:
     return path.rename(path.with_name(path.name + kind))
 
 
-def trained_on(checkpoint: Path, description: dict[str, Any]) -> str:
-    """The data that a checkpoint names, a shipped set's name or a path, once it is sure that they are the same still.
-
-    A checkpoint may come from anyone. So a path in it is followed only from within its run's folder, is told before it
-    is read, and nothing of what lies there goes further unless it is what the checkpoint's fingerprint says. Raises
-    InputError where the data are others now, or have a path that isn't to be followed: then the user has to name them.
-    """
-    try:
-        name, known = str(description["options"]["data"]), description.get("fingerprint")
-        if known is not None:
-            known = Fingerprint(bytes=int(known["bytes"]), sha256=str(known["sha256"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"checkpoint {checkpoint} has a damaged description: {error}") from None
-    if name not in SHIPPED:
-        if known is None or not is_run(checkpoint.parent):
-            why = "it keeps no fingerprint of them" if known is None else "it lies outside of its run's folder"
-            raise InputError(f"checkpoint {checkpoint} names {name} as its data, but {why}; name the data yourself")
-        print(f"data: {name}, as {checkpoint} has it", flush=True)
-    if known is not None:
-        check_unchanged(data_path(name), known, description["options"].get("include") or ())
-    return name
-
-
 def next_free(path: Path) -> Path:
     """The path, with a number where something has that name already."""
     free, number = path, 1
@@ -144,26 +120,6 @@ def place_for(option: str, given: Path | None, folder: Path, name: str, *read: s
         raise InputError(f"{option} {given} lies in a folder that does not exist")
     if any(given.resolve() == Path(one).resolve() for one in read):
         raise InputError(f"{option} {given} is the checkpoint itself or the data; expected another file to write")
-    return given
-
-
-def find_checkpoint(given: Path | None, kind: str | None) -> Path:
-    """The model file that the user means: a file, a run's folder, or the newest run of that kind.
-
-    Raises InputError where the user points at no model file, or no run is of that kind.
-    """
-    if given is None:
-        pattern = f"{kind or '*'}*/model.safetensors"
-        found = sorted(RUNS.glob(pattern), key=lambda path: path.stat().st_mtime)
-        if not found:
-            example = f"gpu-lstm train {kind or 'text'}"
-            raise InputError(f"no run found as {RUNS / pattern}; make one with `{example}` or name a checkpoint")
-        return found[-1]
-    if given.is_dir():
-        model = given / "model.safetensors"
-        if not model.exists():
-            raise InputError(f"folder {given} has no model.safetensors; expected a run of `gpu-lstm train`")
-        return model
     return given
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.cli.options import find_checkpoint
+from gpu_lstm.cli.opening import find_checkpoint
 from gpu_lstm.cli.recipes import Recipe
 from gpu_lstm.cli.tables import NAMES
 from gpu_lstm.errors import InputError

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpu_lstm.cli import forecast
+from gpu_lstm.cli.forecast import foretell
+from gpu_lstm.cli.opening import opened
 from gpu_lstm.cli.options import (
     Parsers,
     add_device,
@@ -23,12 +17,11 @@ from gpu_lstm.cli.options import (
     add_run,
     announce,
     data_path,
-    find_checkpoint,
     place_for,
     positive,
 )
 from gpu_lstm.cli.series import add_time_options, read_again, read_otherwise, tell_series
-from gpu_lstm.cli.tables import add_table_options, reading, tell_table
+from gpu_lstm.cli.tables import add_table_options, print_rows, reading, tell_table, write_rows
 from gpu_lstm.data.clock import written
 from gpu_lstm.data.sequences import Sequences, read_sequences
 from gpu_lstm.data.splits import truncated
@@ -36,7 +29,6 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.layers.checks import check_share
 from gpu_lstm.models import Classifier, Forecaster, Model, Regressor, Tagger
 from gpu_lstm.models.backtest import anomalies
-from gpu_lstm.training.checkpoint import load, load_model, write_whole
 from gpu_lstm.training.tasks import in_blocks, steps_in_blocks
 
 PRINTED = 10
@@ -75,42 +67,28 @@ def add_command(commands: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Load whatever kind the checkpoint is, and write down what it says."""
-    path = find_checkpoint(options.checkpoint, None)
-    kind = load(path)[1].get("kind")
-    if kind == "text":
-        raise InputError(f"checkpoint {path} is a language model; gpu-lstm sample writes text with it")
-    if kind not in SAYS and kind != "series":
-        raise InputError(f"checkpoint {path} is of kind {kind!r}; expected one of series, {', '.join(SAYS)}")
-    if options.anomalies and kind != "series":
-        raise InputError(f"--anomalies is for forecasters; checkpoint {path} is of kind {kind!r}")
-    out = place_for("--out", options.out, path.parent, "predictions.csv", path, options.data)
-    with named(options.data) as data:
-        if kind == "series" and not options.anomalies:
-            return go_on(path, data, out, options)
-        model, description = load_model(path, kind, announce(options), options.tier)
+    with opened(options, "series", *SAYS) as found:
+        path = found.path
+        if options.anomalies and found.kind != "series":
+            raise InputError(f"--anomalies is for forecasters; checkpoint {path} is of kind {found.kind!r}")
+        out = place_for("--out", options.out, path.parent, "predictions.csv", path, options.data)
+        data = data_path(options.data)
+        if found.kind == "series" and not options.anomalies:
+            picture = place_for("--picture", None, path.parent, "forecast.png", path, data)
+            foretell(found, data, out, picture, options, options.json)
+            return 0
+        model = found.model(announce(options), options.tier)
         print(f"checkpoint: {path}")
-        try:
-            read_otherwise(description, options)
-            if kind == "series":
-                said = unexpected(model, description, data, options.normal)
-            else:
-                said = of_sequences(model, description, data)
-        except KeyError as error:
-            raise InputError(f"checkpoint {path} has a damaged description: it lacks {error}") from None
-    write(said, out, options.json)
+        read_otherwise(found.description, options)
+        if found.kind == "series":
+            said = unexpected(model, found.description, data, options.normal)
+        else:
+            said = of_sequences(model, found.description, data)
+    files = write_rows(*said, out, options.json)
+    print_rows(said.names, said.rows, PRINTED)
+    for file in files:
+        print(f"wrote {file}")
     return 0
-
-
-@contextmanager
-def named(data: str) -> Iterator[Path]:
-    """The path of data; standard input is put into a file for as long as it is needed, for it is read twice."""
-    if data != "-":
-        yield data_path(data)
-        return
-    with tempfile.NamedTemporaryFile(suffix=".csv") as file:
-        file.write(sys.stdin.buffer.read())
-        file.flush()
-        yield Path(file.name)
 
 
 def of_sequences(model: Model, description: dict[str, Any], path: Path) -> Said:
@@ -187,46 +165,3 @@ def unexpected(model: Model, description: dict[str, Any], path: Path, normal: fl
     rows.sort(key=lambda row: str(row[-1]) == "no")  # anomalies first, else in order
     names = [*(["series"] if several else []), step, *(f"{name} unexpected" for name in data.targets), "anomaly"]
     return Said(names, rows)
-
-
-def go_on(path: Path, data: Path, out: Path, options: argparse.Namespace) -> int:
-    """What comes after the last step of series: what gpu-lstm forecast does."""
-    commands = argparse.ArgumentParser().add_subparsers()
-    forecast.add_command(commands)
-    asked = commands.choices["forecast"].parse_args([])
-    for name, value in vars(options).items():
-        if hasattr(asked, name) and value is not None and name != "run":
-            setattr(asked, name, value)
-    asked.checkpoint, asked.data, asked.csv = path, str(data), out
-    forecast.run(asked)
-    if options.json:
-        with open(out, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        write_whole(out.with_suffix(".json"), json.dumps(rows, indent=1).encode())
-        print(f"wrote {out.with_suffix('.json')}")
-    return 0
-
-
-def write(said: Said, out: Path, as_json: bool) -> None:
-    """Write the rows as CSV, and as JSON; print the first of them."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(said.names)
-    writer.writerows(said.rows)
-    write_whole(out, text.getvalue().encode())
-    shown = [said.names, *([cell(value) for value in row] for row in said.rows[:PRINTED])]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for line in shown:
-        print("  ".join(f"{value:>{width}}" for value, width in zip(line, widths, strict=True)))
-    if len(said.rows) > PRINTED:
-        print(f"and {len(said.rows) - PRINTED:,} rows more")
-    print(f"wrote {out}")
-    if as_json:
-        records = [dict(zip(said.names, row, strict=True)) for row in said.rows]
-        write_whole(out.with_suffix(".json"), json.dumps(records, indent=1).encode())
-        print(f"wrote {out.with_suffix('.json')}")
-
-
-def cell(value: Any) -> str:
-    """A cell for people."""
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from gpu_lstm.backend import choose
-from gpu_lstm.cli.options import Parsers, add_parser, add_run, find_checkpoint, place_for, quoted
+from gpu_lstm.cli.opening import opened
+from gpu_lstm.cli.options import Parsers, add_parser, add_run, place_for, quoted
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import MODELS, quantize
-from gpu_lstm.training.checkpoint import load, load_model, save_model
+from gpu_lstm.training.checkpoint import save_model
 from gpu_lstm.training.folder import QUANTIZED
 
 
@@ -23,12 +24,10 @@ def add_command(commands: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the file; print how large it is."""
-    path = find_checkpoint(options.checkpoint, None)
-    out = place_for("--out", options.out, path.parent, QUANTIZED[options.weights], path)
-    kind = load(path)[1].get("kind")
-    if kind not in MODELS:
-        raise InputError(f"checkpoint {path} is of kind {kind!r}; expected one of {', '.join(MODELS)}")
-    model, description = load_model(path, kind, choose("numpy"))
+    with opened(options, *MODELS) as found:
+        path, description = found.path, found.description
+        out = place_for("--out", options.out, path.parent, QUANTIZED[options.weights], path)
+        model = found.model(choose("numpy"))
     if model.weights:
         raise InputError(f"checkpoint {path} has weights of {model.weights} already; expected the one it was made of")
     description.pop("format", None)

@@ -11,7 +11,8 @@ from typing import Any
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli import sequences
-from gpu_lstm.cli.options import RUNS, SHIPPED, announce, data_path, next_free, trained_on
+from gpu_lstm.cli.opening import trained_on
+from gpu_lstm.cli.options import RUNS, SHIPPED, announce, data_path, next_free
 from gpu_lstm.cli.origin import Origin, changes
 from gpu_lstm.cli.progress import finish, tell
 from gpu_lstm.cli.recipes import RECIPES as RECIPES_BUT_SEQUENCES

@@ -6,11 +6,11 @@ import argparse
 import sys
 
 from gpu_lstm.backend import choose
-from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, find_checkpoint, positive
+from gpu_lstm.cli.opening import opened
+from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, positive
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.models import LanguageModel
-from gpu_lstm.training.checkpoint import load_model
 
 
 def add_command(commands: Parsers) -> None:
@@ -31,13 +31,13 @@ def add_command(commands: Parsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the prompt and its continuation, character by character."""
-    path = find_checkpoint(options.checkpoint, "text")
     check_seed(options.seed, "--seed")
-    model, _ = load_model(path, "text", choose(options.backend), options.tier)
+    with opened(options, "text") as found:
+        model = found.model(choose(options.backend), options.tier)
     assert isinstance(model, LanguageModel)
     vocabulary = model.vocabulary
     if len(vocabulary) != model.config["vocabulary_size"]:
-        raise InputError(f"checkpoint {path} has a vocabulary of {len(vocabulary)}; its model has another")
+        raise InputError(f"checkpoint {found.path} has a vocabulary of {len(vocabulary)}; its model has another")
     text = vocabulary.first if options.prompt is None else options.prompt
     if unknown := vocabulary.lacks(text):
         raise InputError(f"--prompt has characters that the model never saw: {', '.join(map(repr, unknown))}")

@@ -1,14 +1,20 @@
-"""Options that say how a table is written, for all commands that read one."""
+"""Tables: options that say how one is written, what was understood of it, and how one is printed and written."""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
+import json
+from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.series import Series
 from gpu_lstm.data.tables import Reading
+from gpu_lstm.training.checkpoint import write_whole
 
 NAMES = tuple(each.name for each in fields(Reading))
 
@@ -52,3 +58,30 @@ def tell_table(data: Series | Sequences) -> None:
         print(line)
     left = [f"{name} ({why})" for name, why in data.left.items()]
     print(f"columns: {listed(data.names)}" + (f"; left out: {listed(left)}" if left else ""), flush=True)
+
+
+def write_rows(names: Sequence[str], rows: Sequence[Sequence[Any]], out: Path, as_json: bool = False) -> list[Path]:
+    """Write rows as CSV, on demand also as JSON beside it; return the files."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([names, *rows])
+    write_whole(out, text.getvalue().encode())
+    if not as_json:
+        return [out]
+    records = [dict(zip(names, row, strict=True)) for row in rows]
+    beside = out.with_suffix(".json")
+    write_whole(beside, json.dumps(records, indent=1).encode())
+    return [out, beside]
+
+
+def print_rows(names: Sequence[str], rows: Sequence[Sequence[Any]], most: int) -> None:
+    """Print the first rows under their columns' names."""
+
+    def cell(value: Any) -> str:
+        return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    shown = [names, *([cell(value) for value in row] for row in rows[:most])]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
+        print("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
+    if len(rows) > most:
+        print(f"and {len(rows) - most:,} rows more")

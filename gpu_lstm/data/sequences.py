@@ -11,6 +11,8 @@ import numpy as np
 
 from gpu_lstm.data.files import SHIPPED, Spool
 from gpu_lstm.data.numbers import number
+from gpu_lstm.data.sources import Frame
+from gpu_lstm.data.stacked import read_stacked
 from gpu_lstm.data.tables import Reading, Table, read_table
 from gpu_lstm.errors import InputError
 
@@ -89,7 +91,7 @@ def read_sequences(
     reading: Reading | None = None,
     classes: Sequence[str] | None = None,
 ) -> Sequences:
-    """Read sequences from a table with one row per step.
+    """Read sequences from a table with one row per step, or whole ones from a .npz file (see `read_stacked`).
 
     Rows of one sequence follow one another and share the values of the columns called `series` and, where the table
     has it, `split` (train or test).
@@ -125,22 +127,30 @@ def read_sequences(
         )
     wanted = [] if target is None else [label] if isinstance(label, str) else list(label)
     columns = None if wide else columns
-    table = read_table(source, "sequences", reading, [*wanted, *([] if wide else [series]), *(columns or ())])
+    stacked = None if wide else read_stacked(source, series, wanted, columns, split)
+    if stacked is None:
+        table = read_table(source, "sequences", reading, [*wanted, *([] if wide else [series]), *(columns or ())])
+    else:
+        table = Table(Frame(str(source), stacked.frame), Reading())
+        wanted, columns = stacked.wanted, columns or stacked.features
     for name in wanted if wide else (series, *wanted):
         table.place(name)
-    known = [label] if isinstance(label, str) else list(label)  # never features, even where they aren't read
-    reserved = [name for name in (series, *known, split) if name in table.names]
+    known = (
+        [label, *wanted] if isinstance(label, str) else [*label, *wanted]
+    )  # never features, even where they aren't read
+    reserved = [name for name in dict.fromkeys([series, *known, split]) if name in table.names]
     names, left = (list(columns), {}) if columns else table.numeric(reserved)
     id_column, part_column = (name if name in table.names else None for name in (series, split))
     reader = _Reader(table, id_column, wanted, part_column, target, wide)
-    spool, lengths = Spool("float64", 1 if wide else len(names)), list[int]()
+    spool, lengths, rows = Spool("float64", 1 if wide else len(names)), list[int](), 0
     for piece in table.chunks(list(dict.fromkeys([*reserved, *names]))):
         values = _of_rows(table, piece, names, lengths) if wide else table.complete(piece, names)
         reader.see(piece)
         spool.add(values)
-    starts = np.cumsum([0, *lengths]) if wide else np.array([*reader.starts, table.rows])
+        rows += len(piece)
+    starts = np.cumsum([0, *lengths]) if wide else np.array([*reader.starts, rows])
     labels, found = reader.labels(classes)
-    told, test = table.understood(names), np.array(reader.test)
+    told, test = [*(stacked.told if stacked else ()), *table.understood(names)], np.array(reader.test)
     if wide:
         told.append(f"each row is a sequence of up to {len(names)} steps, columns {names[0]} to {names[-1]}")
         names = WIDE

@@ -56,7 +56,7 @@ def open_source(source: Any, what: str, reading: Reading, asked: Sequence[str]) 
         if kind in (".parquet", ".pq"):
             return Parquet(path)
         if kind in (".npy", ".npz"):
-            return Frame(str(path), _load_arrays(path))
+            return Frame(str(path), _columns(path))
         return Text(path, reading, asked)
     return Frame(what, _frame(source, what))
 
@@ -244,27 +244,27 @@ def _of_array(array: np.ndarray, what: str) -> dict[str, np.ndarray]:
     return {str(k + 1): array[:, k] for k in range(array.shape[1])}
 
 
-def _load_arrays(path: Path) -> pd.DataFrame:
-    """Return the columns of a .npy or .npz file. Raises InputError where they are none; pickled objects are refused."""
+def load_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """Return the array of a .npy file, or those of a .npz file; raises InputError for others and pickled objects."""
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            return _frame(loaded, str(path))
+            return loaded
         with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
+            return {name: loaded[name] for name in loaded.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
-        why = (
-            "it holds pickled objects, which may run code"
-            if re.search("pickle|Python object", str(error))
-            else str(error)
-        )
+        pickled = re.search("pickle|Python object", str(error))
+        why = "it holds pickled objects, which may run code" if pickled else str(error)
         raise InputError(
             f"{path} can't be read: {why}; expected arrays of numbers, as numpy.save writes them"
         ) from None
-    if len(arrays) == 1:
-        return _frame(next(iter(arrays.values())), str(path))
+
+
+def _columns(path: Path) -> pd.DataFrame:
+    """Return the columns of a .npy or .npz file."""
+    arrays = load_arrays(path)
+    if isinstance(arrays, np.ndarray) or len(arrays) == 1:
+        return _frame(arrays if isinstance(arrays, np.ndarray) else next(iter(arrays.values())), str(path))
     columns: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         if array.ndim == 1 and not array.dtype.names:

@@ -24,7 +24,7 @@ def activations(model: Model | LSTM, data: np.ndarray) -> dict[str, np.ndarray]:
 
     Parameters
     ----------
-    model : LanguageModel, Forecaster or LSTM
+    model : LanguageModel, Forecaster or gpu_lstm.LSTM
     data : array, on the host
         Tokens (T,) for a language model, values (T, S) in the data's own units for a forecaster,
         inputs (T, input_size) for an LSTM.

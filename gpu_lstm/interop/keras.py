@@ -62,13 +62,13 @@ def from_keras(
     batch_first : bool
         x is (B, T, D), as Keras has it.
     backend, tier
-        As of `LSTM`.
+        As of `gpu_lstm.LSTM`.
     dtype : {"float32", "float64", "float16", "bfloat16"}, optional
         Of the LSTM. That of the weights if not given; float32 for half precision.
 
     Returns
     -------
-    LSTM, or Stack where layers differ in size, directions or recurrent activation, one LSTM of it a layer
+    gpu_lstm.LSTM, or Stack where layers differ in size, directions or recurrent activation, one LSTM of it a layer
         Its y is what Keras gives with ``return_sequences=True``. Dropout is not taken over, nor is the state that a
         layer with ``stateful=True`` holds.
 
@@ -146,7 +146,7 @@ def to_keras(lstm: LSTM | Stack, path: str | Path | None = None) -> list[list[np
 
     Parameters
     ----------
-    lstm : LSTM or Stack
+    lstm : gpu_lstm.LSTM or Stack
     path : str or Path, optional
         ``.weights.h5`` file to write as well, for ``load_weights`` of a Sequential model of such layers only.
 

@@ -59,11 +59,11 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
     ========== ===================================================== ==============================================
 
     T and B are free. lengths, h0 and c0 may be left out: then all sequences have T steps, and states start from zero,
-    or from the learned state. L counts layers times directions, as in `LSTM`; a batch-first LSTM takes (B, T, D).
+    or from the learned state. L counts layers times directions, as of `gpu_lstm.LSTM`; batch-first it takes (B, T, D).
 
     Parameters
     ----------
-    model : LSTM, Reversed or one of the models
+    model : gpu_lstm.LSTM, Reversed or one of the models
     dtype : {"float32", "float64"}, optional
         Of the weights; that of the model's parameters if not given. ONNX Runtime computes LSTMs in float32 only.
     metadata : dict of str, optional

@@ -17,13 +17,16 @@ def mean_squared(backend: Backend, prediction: Array, target: Array) -> tuple[Ar
 
 
 def mean_absolute(backend: Backend, prediction: Array, target: Array) -> tuple[Array, Array]:
-    """Compute the mean of |prediction - target| over all elements; the gradient is 0 where they are equal."""
+    """Compute the mean of ``|prediction - target|`` over all elements; the gradient is 0 where they are equal."""
     error = _error(backend, prediction, target)
     return backend.xp.mean(backend.xp.abs(error)), backend.xp.sign(error) / _count(error)
 
 
 def huber(backend: Backend, prediction: Array, target: Array, delta: float = 1.0) -> tuple[Array, Array]:
-    """Compute the mean of e^2/2 where |e| <= delta, else delta (|e| - delta/2) (P. Huber, 1964), and its gradient."""
+    """Compute the mean of ``e^2/2`` where ``|e| <= delta``, else ``delta (|e| - delta/2)``, and its gradient.
+
+    P. Huber, Robust Estimation of a Location Parameter, 1964; e is prediction - target.
+    """
     if not delta > 0:
         raise InputError(f"delta is {delta!r}; expected a number above 0")
     error = _error(backend, prediction, target)

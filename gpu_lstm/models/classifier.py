@@ -1,4 +1,4 @@
-"""Models that read a whole sequence, a linear map of its summary: the classifier scores classes with it."""
+"""Models that read whole sequences: an LSTM, and a linear map of what is summed up of its outputs, or of each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,25 @@ from gpu_lstm.models.summaries import Pooled, check_pooling, framed, summed_up, 
 class SequenceModel(Model):
     """A linear map of a summary of the LSTM's outputs over each sequence's own steps.
 
-    Arguments are as of `Classifier`; `own` is what only the subclass has in its description.
+    Parameters
+    ----------
+    mean, spread : D numbers each
+        Of the training data's features: mean and standard deviation.
+    own : dict
+        What only the subclass has in its description.
+    num_outputs : int
+    hidden_size, num_layers : int
+    bidirectional : bool
+    dropout : float
+        On the input, between layers and on what the linear map gets, while training.
+    lstm : dict, optional
+        Options of the LSTM family by name, as `gpu_lstm.LSTM` takes them.
+    pooling : some of {"mean", "max", "last"}
+        What is made of the outputs over each sequence's own steps, see `gpu_lstm.models.summaries`.
+    frames : (window, stride)
+        Steps that the LSTM reads as one, and how far one such frame is from the next: fewer steps of a long sequence.
+    where : dict
+        ``backend``, ``dtype``, ``tier``, ``recompute``, ``seed``, as of the layers.
     """
 
     def __init__(
@@ -79,9 +97,7 @@ class SequenceModel(Model):
         dsummary, head = self.head.backward(head_tape, self.scaled(doutputs))
         dsummary, _ = self.dropout.backward(dropout_tape, dsummary)
         dh = self.backend.xp.zeros_like(state[0]) if "last" in self.pooling else None
-        dlast = None if dh is None else dh[-self.lstm.num_directions :]
-        dy = taken_apart(self.backend, self.pooling, pooled, dsummary, y, dlast, self.dtype)
-        _, _, lstm = self.lstm.backward(lstm_tape, dy, (dh, None))
+        _, _, lstm = self.lstm.backward(lstm_tape, self._apart(pooled, dsummary, y, dh), (dh, None))
         return loss, gather({"lstm": lstm, "head": head})
 
     def _outputs(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -101,27 +117,30 @@ class SequenceModel(Model):
         last, dtypes = h[-self.lstm.num_directions :], (self.dtype, self.param_dtype)
         return summed_up(self.backend, self.pooling, y, last, lengths, dtypes)
 
+    def _apart(self, pooled: Pooled, dsummary: Array, y: Array, dh: Array | None) -> Array:
+        """The gradient of y from that of `_summary`; of the last outputs it goes into dh."""
+        dlast = None if dh is None else dh[-self.lstm.num_directions :]
+        return taken_apart(self.backend, self.pooling, pooled, dsummary, y, dlast, self.dtype)
+
+    def _criterion(
+        self, labels: np.ndarray, class_weights: np.ndarray | None, ignored: int | None = None
+    ) -> Callable[[Array], tuple[Array, Array]]:
+        """What takes scores of classes to the loss and their gradient; labels are on the host."""
+        backend, target = self.backend, self.backend.asarray(labels)
+        if class_weights is None:
+            return lambda y: softmax_cross_entropy(backend, y, target, ignored, overwrite=True)
+        weights = backend.asarray(row_weights(labels, class_weights, self.config["num_classes"]), self.param_dtype)
+        return lambda y: weighted_cross_entropy(backend, y, target, weights)
+
 
 class Classifier(SequenceModel):
     """Classifies sequences of different lengths by a summary of the LSTM's outputs over each one's own steps.
 
+    Parameters are those of `SequenceModel`, and
+
     Parameters
     ----------
-    mean, spread : D numbers each
-        Of the training data's features: mean and standard deviation.
     num_classes : int
-    hidden_size, num_layers : int
-    bidirectional : bool
-    dropout : float
-        On the input, between layers and on the summary, while training.
-    lstm : dict, optional
-        Options of the LSTM family by name, as `gpu_lstm.LSTM` takes them.
-    pooling : some of {"mean", "max", "last"}
-        What is made of the outputs over each sequence's own steps, see `gpu_lstm.models.summaries`.
-    frames : (window, stride)
-        Steps that the LSTM reads as one, and how far one such frame is from the next: fewer steps of a long sequence.
-    backend, dtype, tier, recompute, seed
-        As of the layers.
     """
 
     kind: ClassVar[str] = "classify"
@@ -169,11 +188,7 @@ class Classifier(SequenceModel):
         """
         lengths = check_host("lengths", lengths, ("B",), whole=True)
         labels = check_host("labels", labels, (len(lengths),), whole=True)
-        target, backend = self.backend.asarray(labels), self.backend
-        if class_weights is None:
-            return self._loss(x, lengths, lambda y: softmax_cross_entropy(backend, y, target, overwrite=True), seed)
-        weights = backend.asarray(row_weights(labels, class_weights, self.config["num_classes"]), self.param_dtype)
-        return self._loss(x, lengths, lambda y: weighted_cross_entropy(backend, y, target, weights), seed)
+        return self._loss(x, lengths, self._criterion(labels, class_weights), seed)
 
     def logits(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Scores (B, num_classes) of a batch x (T, B, D) with lengths (B,), on the host."""

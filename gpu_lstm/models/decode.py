@@ -162,7 +162,7 @@ def by_compiled_code(
     threads = compiled.threads_for(sum(array.size for arrays in weights for array in arrays), hidden)
 
     def call(given: np.ndarray, count: int, panels: np.ndarray | None, size: np.ndarray | None = None) -> np.ndarray:
-        drawn: np.ndarray = np.empty(count, dtype=compiled.LONG)
+        drawn: np.ndarray = np.empty(count, dtype=np.int64)
         uniforms = rng.random(count) if draw.of_all else np.zeros(count)
         room = 0 if panels is None else panels.size
         compiled.call(
@@ -172,7 +172,7 @@ def by_compiled_code(
         )  # fmt: skip
         return drawn
 
-    nothing, size = np.empty(0, dtype=compiled.LONG), np.zeros(1, dtype=compiled.LONG)
+    nothing, size = np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
     call(nothing, 0, None, size)
     panels = np.empty(int(size[0]), dtype=dtype)
     call(nothing, 0, panels)

@@ -28,7 +28,7 @@ def quantize(what: Kind, weights: str = "int8") -> Kind:
 
     Parameters
     ----------
-    what : LSTM, Linear, Embedding, LanguageModel, Forecaster, Classifier or Regressor
+    what : gpu_lstm.LSTM, Linear, Embedding, LanguageModel, Forecaster, Classifier or Regressor
         In float32. It stays as it is; biases are shared.
     weights : {"int8", "bfloat16"}
 

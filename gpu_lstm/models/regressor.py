@@ -18,24 +18,12 @@ from gpu_lstm.models.classifier import SequenceModel
 class Regressor(SequenceModel):
     """Says K numbers about sequences of different lengths, by a summary of an LSTM's outputs.
 
+    Parameters are those of `SequenceModel`, and
+
     Parameters
     ----------
-    mean, spread : D numbers each
-        Of the training data's features: mean and standard deviation.
     target_mean, target_spread : K numbers each
-        The same of the training data's targets: the head says targets in these units.
-    hidden_size, num_layers : int
-    bidirectional : bool
-    dropout : float
-        On the input, between layers and on the summary, while training.
-    lstm : dict, optional
-        Options of the LSTM family by name, as `gpu_lstm.LSTM` takes them.
-    pooling : some of {"mean", "max", "last"}
-        What is made of the outputs over each sequence's own steps, see `gpu_lstm.models.summaries`.
-    frames : (window, stride)
-        Steps that the LSTM reads as one, and how far one such frame is from the next: fewer steps of a long sequence.
-    backend, dtype, tier, recompute, seed
-        As of the layers.
+        Mean and standard deviation of the training data's targets: the head says targets in these units.
     """
 
     kind: ClassVar[str] = "regress"

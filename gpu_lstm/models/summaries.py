@@ -6,7 +6,7 @@ Each way to sum up is two functions: of the outputs y (T, B, W), and back, of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Pooled(NamedTuple):
     """A summary (B, P W) of the outputs, and what its gradient needs besides."""
 
     summary: Array
-    share: Array  # (1, B, 1): 1/length
+    share: Any  # (1, B, 1): 1/length
     places: Array | None  # (B, W): the step at which each output is largest
 
 

@@ -10,12 +10,9 @@ import numpy as np
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
-from gpu_lstm.layers.base import training_seed
-from gpu_lstm.losses import softmax_cross_entropy
-from gpu_lstm.losses.weighted import weighted_cross_entropy
 from gpu_lstm.models.arguments import Where, check_host
-from gpu_lstm.models.base import gather
-from gpu_lstm.models.classifier import SequenceModel, row_weights
+from gpu_lstm.models.classifier import SequenceModel
+from gpu_lstm.models.summaries import Pooled
 
 PADDING = -1
 """Label of a step without one, as after a sequence's end: it neither counts nor gets a gradient."""
@@ -24,20 +21,13 @@ PADDING = -1
 class Tagger(SequenceModel):
     """Gives every step of sequences of different lengths a class.
 
+    Parameters are those of `SequenceModel`, but for ``pooling`` and ``frames``, and
+
     Parameters
     ----------
-    mean, spread : D numbers each
-        Of the training data's features: mean and standard deviation.
     num_classes : int
-    hidden_size, num_layers : int
     bidirectional : bool
         Whether a step's class may depend on what comes after it.
-    dropout : float
-        On the input, between layers and on the outputs, while training.
-    lstm : dict, optional
-        Options of the LSTM family by name, as `gpu_lstm.LSTM` takes them.
-    backend, dtype, tier, recompute, seed
-        As of the layers.
     """
 
     kind: ClassVar[str] = "label"
@@ -82,34 +72,20 @@ class Tagger(SequenceModel):
         class_weights : (num_classes,), optional
             How much a step of each class counts; 1 if not given.
         """
-        backend, xp = self.backend, self.backend.xp
-        inputs, lengths = self._inputs(x, lengths)
+        x = check_host("x", x, ("T", "B", f"D={len(self.mean)}"))
+        lengths = check_host("lengths", lengths, (f"B={x.shape[1]}",), whole=True)
         labels = check_host("labels", labels, (f"T={x.shape[0]}", f"B={x.shape[1]}"), whole=True)
         labels = np.where(np.arange(len(labels))[:, None] < lengths[None, :], labels, PADDING)
-        drawn = training_seed(seed)
-        seeds = [None if drawn is None else (*drawn, place) for place in range(3)]
-        inputs, _ = self.dropout.forward(inputs, seeds[0])
-        y, _, lstm_tape = self.lstm.forward(inputs, None, lengths, seed=seeds[1], guard=False)
-        y, dropout_tape = self.dropout.forward(y, seeds[2])
-        logits, head_tape = self.head.forward(y, guard=False)
-        target = backend.asarray(labels)
-        if class_weights is None:
-            loss, dlogits = softmax_cross_entropy(backend, logits, target, PADDING, overwrite=True)
-        else:
-            weights = row_weights(labels, class_weights, self.config["num_classes"])
-            weights = backend.asarray(weights.reshape(-1), self.param_dtype)
-            rows = xp.reshape(logits, (-1, logits.shape[-1]))
-            loss, dlogits = weighted_cross_entropy(backend, rows, xp.reshape(target, (-1,)), weights)
-            dlogits = xp.reshape(dlogits, logits.shape)
-        dy, head = self.head.backward(head_tape, self.scaled(dlogits))
-        dy, _ = self.dropout.backward(dropout_tape, dy)
-        _, _, lstm = self.lstm.backward(lstm_tape, dy)
-        return loss, gather({"lstm": lstm, "head": head})
+        return self._loss(x, lengths, self._criterion(labels, class_weights, PADDING), seed)
 
     def logits(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Scores (T, B, num_classes) of a batch x (T, B, D) with lengths (B,), on the host; nothing beyond the ends."""
-        inputs, lengths = self._inputs(x, lengths)
-        if lengths.min() < 1:
+        if check_host("lengths", lengths, ("B",), whole=True).min() < 1:
             raise InputError("lengths has a 0; expected at least 1")
-        y, _, _ = self.lstm.forward(inputs, None, lengths, keep=False)
-        return self.backend.to_numpy(self.head.forward(y, keep=False)[0])
+        return self._outputs(x, lengths)
+
+    def _summary(self, y: Array, h: Array, lengths: np.ndarray) -> Pooled:
+        return Pooled(y, None, None)
+
+    def _apart(self, pooled: Pooled, dsummary: Array, y: Array, dh: Array | None) -> Array:
+        return dsummary

@@ -18,7 +18,7 @@ PLAIN = (np.ndarray, np.memmap)
 BLOCK, PAGE = 4096, 65536
 """Elements of a block in ``kernels/cpu/training.h``, and bytes of one that has a fingerprint."""
 OTHERS: dict[str, np.dtype] = {
-    "long": np.dtype("l"),
+    "int64": np.dtype(np.int64),
     "double": np.dtype(np.float64),
     "byte": np.dtype(np.uint8),
     "int8": np.dtype(np.int8),
@@ -111,9 +111,9 @@ class Argument:
         return (row,) if (strides == (batch * row * item, row * item, item) and row >= width) or not array.size else ()
 
 
-def longs(numbers: Sequence[int]) -> Any:
+def int64s(numbers: Sequence[int]) -> Any:
     """Return whole numbers as C++ takes a list of them."""
-    return (ctypes.c_long * len(numbers))(*numbers)
+    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 def blocks(sizes: Sequence[int]) -> int:

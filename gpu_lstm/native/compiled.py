@@ -12,7 +12,7 @@ import numpy as np
 
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.native import refused
-from gpu_lstm.native.arguments import OTHERS, Argument, Limits, Shape, longs
+from gpu_lstm.native.arguments import Argument, Limits, Shape, int64s
 from gpu_lstm.native.library import SETS, SUFFIXES, function_of, instruction_set, library, missing
 
 __all__ = ["SETS", "SUFFIXES", "function_of", "instruction_set", "library", "missing"]
@@ -24,7 +24,6 @@ NO_MEMORY = 1
 """The status of an entry that found none, as ``kernels/cpu/lstm_cpu.cpp`` has it."""
 Span = tuple[int, int, Argument]
 """From where to where an array reaches, and which one it is."""
-LONG = OTHERS["long"]  # C's long
 _START = operator.itemgetter(0)
 _ONE = ctypes.c_void_p * 1
 
@@ -101,7 +100,7 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
         if argument.gaps:
             one = len(arrays) == 1
             found = [take_apart(argument, x, shapes[n], limits, None if one else n) for n, x in enumerate(arrays)]
-            return [(ctypes.c_void_p * len(found))(*[one[0] for one in found]), longs([one[1] for one in found])]
+            return [(ctypes.c_void_p * len(found))(*[one[0] for one in found]), int64s([one[1] for one in found])]
         if len(arrays) == 1:
             nothing = arrays[0] is None and argument.optional
             return [_ONE(0 if nothing else take(argument, arrays[0], shapes[0], limits))]

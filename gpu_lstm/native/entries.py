@@ -3,7 +3,7 @@
 A row of `TABLE` has the arguments in C++'s order (``kernels/cpu/entries.h``, ``inference.h``):
 
 ===================================  =====================================================================
-``name``                             a whole number, C's long
+``name``                             a whole number, C++'s int64
 ``name:double``                      a C double
 ``name*many``                        so many whole numbers
 ``name[shape]``                      an array of the call's dtype, which is read
@@ -11,8 +11,8 @@ A row of `TABLE` has the arguments in C++'s order (``kernels/cpu/entries.h``, ``
 ``name?[shape]``                     one, or None
 ``name*many[shape]``                 a list of so many; in the shape, n counts them
 ``name[~size]``                      one of any shape, with so many elements
-``name:long[shape]``                 one of another dtype: long, double, byte, int8, word
-``name:long[shape]{low..high}``      whole numbers in that range
+``name:int64[shape]``                one of another dtype: int64, double, byte, int8, word
+``name:int64[shape]{low..high}``     whole numbers in that range
 ``name[shape]+row``                  with gaps between rows; how far apart they are is C++'s next argument
 ``name[shape]+row+column``           the same in both directions
 ===================================  =====================================================================
@@ -28,28 +28,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpu_lstm.native.arguments import Argument, blocks, longs, packed, pages
+from gpu_lstm.native.arguments import Argument, blocks, int64s, packed, pages
 
 TABLE = """
 forward
     steps batch hidden count z!*count[steps,batch,4*hidden] weight_hh*count[4*hidden,hidden]
     kept?*count[~packed(4*hidden,hidden)] h!*count[steps+1,batch,hidden] c!*count[keep*steps+1,batch,hidden]
-    lengths?*count:long[batch]{0..steps} reverse*count keep threads split_batch
+    lengths?*count:int64[batch]{0..steps} reverse*count keep threads split_batch
 backward
     steps batch hidden count gates!*count[steps,batch,4*hidden] weight_hh*count[4*hidden,hidden]
     c*count[steps+1,batch,hidden] dy?*count[steps,batch,hidden]+dy_row dh!*count[batch,hidden]
-    dc!*count[batch,hidden] lengths?*count:long[batch]{0..steps} reverse*count threads split_batch
+    dc!*count[batch,hidden] lengths?*count:int64[batch]{0..steps} reverse*count threads split_batch
 family_forward
     steps batch hidden size heads OPTIONS weight_hh[4*hidden,size//heads] projection?[size,hidden]
     z![steps,batch,4*hidden] h![steps+1,batch,size] c![keep*steps+1,batch,hidden] cells?![steps,batch,hidden]
     unprojected?![keep*(steps-1)+1,batch,hidden] normalised?![keep*(steps-1)+1,batch,4*hidden]
-    scales?![keep*(steps-1)+1,batch,1] lengths?:long[batch]{0..steps} reverse keep threads split_batch
+    scales?![keep*(steps-1)+1,batch,1] lengths?:int64[batch]{0..steps} reverse keep threads split_batch
 family_backward
     steps batch hidden size heads OPTIONS weight_hh[4*hidden,size//heads] projection?[size,hidden]
     gates![steps,batch,4*hidden] c[steps+1,batch,hidden] cells?[steps,batch,hidden] dy?[steps,batch,size]+dy_row
     dc_each?[steps,batch,hidden]+dc_row dh![batch,size] dc![batch,hidden] projected?![steps,batch,size]
     dpeepholes?![batch,3,hidden] normalised?![steps,batch,4*hidden] scales?[steps,batch,1] dnorm?![batch,6*hidden]
-    lengths?:long[batch]{0..steps} reverse threads split_batch
+    lengths?:int64[batch]{0..steps} reverse threads split_batch
 multiply
     rows columns depth a[rows,depth]+a_row+a_column b[depth,columns]+b_row+b_column kept?[~packed(columns,depth)]
     c![rows,columns] bias?[columns] threads
@@ -67,12 +67,12 @@ generate
     weight_ih*layers[4*hidden,hidden*(n>0)+embedding_size*(n==0)] weight_hh*layers[4*hidden,hidden]
     bias*layers[4*hidden]
     head[vocabulary,hidden] head_bias[vocabulary] room panels?![room] state![3,layers,hidden] scores![vocabulary]
-    given_count given:long[given_count]{0..vocabulary-1} count temperature:double uniforms:double[count]
-    never:byte[vocabulary] drawn!:long[count] size?!:long[1] threads
+    given_count given:int64[given_count]{0..vocabulary-1} count temperature:double uniforms:double[count]
+    never:byte[vocabulary] drawn!:int64[count] size?!:int64[1] threads
 cross_entropy
-    rows vocabulary logits![rows,vocabulary] targets:long[rows]{-1..vocabulary-1} scale:double losses![rows] threads
+    rows vocabulary logits![rows,vocabulary] targets:int64[rows]{-1..vocabulary-1} scale:double losses![rows] threads
 scatter_add
-    size rows columns target![size,columns] index:long[rows]{0..size-1} added[rows,columns] threads
+    size rows columns target![size,columns] index:int64[rows]{0..size-1} added[rows,columns] threads
 square_sums
     count sizes*count arrays*count[~sizes[n]] sums!:double[blocks(sizes)] threads
 fingerprints
@@ -86,7 +86,7 @@ quantized_multiply
     rows hidden depth bits bytes x[rows,depth] packed:int8[bytes] bias?[4*hidden] y![rows,4*hidden] threads
 quantized_forward
     steps batch hidden bits bytes z[steps,batch,4*hidden] packed:int8[bytes] h![steps+1,batch,hidden]
-    c![keep*steps+1,batch,hidden] lengths?:long[batch]{0..steps} reverse keep threads split_batch
+    c![keep*steps+1,batch,hidden] lengths?:int64[batch]{0..steps} reverse keep threads split_batch
 """
 
 OPTIONS = """
@@ -136,9 +136,9 @@ def _entry(tokens: Sequence[str]) -> Entry:
             take = "*take_apart" if gaps else "take"
             passed.append(f"{take}(arguments[{number}], {name}, {size}, {limits})")
         else:
-            passed.append(f"longs({name})" if many else name)
+            passed.append(f"int64s({name})" if many else name)
     names = ", ".join(argument.name for argument in arguments)
-    known = {"arguments": arguments, "blocks": blocks, "pages": pages, "longs": longs, "packed": packed, "range": range}
+    known = {"arguments": arguments, **{f.__name__: f for f in (blocks, pages, int64s, packed, range)}}
     return Entry(tuple(arguments), eval(f"lambda take, take_apart, take_all, {names}: ({', '.join(passed)},)", known))
 
 

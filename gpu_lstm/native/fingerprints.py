@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gpu_lstm.native import compiled
-from gpu_lstm.native.arguments import longs, pages
+from gpu_lstm.native.arguments import int64s, pages
 from gpu_lstm.native.library import SETS
 
 
@@ -25,7 +25,7 @@ def watch(arrays: Sequence[np.ndarray]) -> Callable[[], int | None]:
     threads = compiled.threads_for(sum(sizes) // 8, len(found))
     places = (ctypes.c_void_p * len(parts))(*map(compiled.address, parts))
     function, _, _ = compiled.function_of("fingerprints", np.dtype(np.float32), SETS[compiled.instruction_set()])
-    passed = len(parts), longs(sizes), places, compiled.address(found), threads
+    passed = len(parts), int64s(sizes), places, compiled.address(found), threads
     compiled.run("fingerprints", function, passed)
     before = found.tobytes()
 

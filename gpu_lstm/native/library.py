@@ -80,8 +80,8 @@ def function_of(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Ent
     function.restype = ctypes.c_int
     kinds: list[Any] = []
     for argument in entry.arguments:
-        number = ctypes.c_double if argument.dtype == "double" else ctypes.c_long
+        number = ctypes.c_double if argument.dtype == "double" else ctypes.c_int64
         kinds.append(ctypes.c_void_p if argument.shape or argument.many else number)
-        kinds += [ctypes.c_void_p if argument.many else ctypes.c_long] * len(argument.gaps)
+        kinds += [ctypes.c_void_p if argument.many else ctypes.c_int64] * len(argument.gaps)
     function.argtypes = kinds
     return function, entry, native

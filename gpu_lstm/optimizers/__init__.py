@@ -19,6 +19,7 @@ __all__ = [
 ]  # fmt: skip
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam": Adam, "adamw": AdamW}
+"""Optimizers by name."""
 
 
 def make_optimizer(name: str, backend: Backend, params: Params, learning_rate: float, **options: float) -> Optimizer:

@@ -53,7 +53,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay: p *= 1 - rate * weight_decay first (I. Loshchilov and F. Hutter, 2019)."""
+    """Adam with decoupled weight decay: ``p *= 1 - rate * weight_decay`` first (I. Loshchilov and F. Hutter, 2019)."""
 
     def __init__(
         self, params: Params | HasParams, learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,

@@ -240,10 +240,17 @@ def load_model(path: Path, kind: str | None, backend: Backend, tier: str = "auto
     found = description.get("kind")
     if found != kind and (kind is not None or found not in MODELS):
         raise InputError(f"checkpoint {path} is of kind {found!r}; expected {kind or ', '.join(MODELS)!r}")
+    return model_of(arrays, description, path, backend, tier), description
+
+
+def model_of(
+    arrays: dict[str, np.ndarray], description: dict[str, Any], path: Path, backend: Backend, tier: str = "auto"
+) -> Model:
+    """Return the described model with these parameters; raises InputError where they don't fit each other."""
     check_amounts(arrays, description, path)
     model = build(description, path, backend, tier)
     if "weights" in description:
         model = quantize(model, description["weights"])
     assign(model, arrays, path)
     model.about = description
-    return model, description
+    return model

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -45,7 +48,7 @@ class Further(TypedDict, total=False):
     on_nonfinite: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class History:
     """What happened while a model was fitted.
 
@@ -64,10 +67,17 @@ class History:
     """
 
     outcome: Outcome
-    losses: list[float] = field(repr=False)
-    validated: list[int] = field(repr=False)
+    losses: list[float]
+    validated: list[int]
     scores: list[float]
     metrics: dict[str, list[float]]
+
+    def __repr__(self) -> str:
+        curves = {"losses": self.losses, "scores": self.scores, **self.metrics}
+        told = [f"{name} {len(c)}, {c[0]:.4g} to {c[-1]:.4g}" for name, c in curves.items() if c]
+        best = f", best score {self.outcome.best:.4g}" if self.scores else ""
+        how = f"{self.outcome.end} after step {self.outcome.step} of {self.outcome.steps}{best}"
+        return f"History({'; '.join([how, *told])})"
 
 
 def fit(
@@ -139,6 +149,9 @@ def fit(
         An argument can't be used, or the data or the run in `out` don't fit the model; nothing was trained.
     TrainingError
         Loss, gradients or score are not finite, or memory ran out.
+    KeyboardInterrupt
+        Ctrl-C, once the step is done: the model has the parameters that scored best, a run in `out` is saved and can be
+        gone on with. A second one is raised at once.
     """
     task = task_of(model, data, loss, validation, metrics, steps=steps, batch_size=batch_size, seed=seed)
     if not task.held_out:
@@ -153,11 +166,7 @@ def fit(
         training = _run(task, made, Path(out), about | {"loss": _name(loss)}, resume, graph)
     elif resume:
         raise InputError("resume is True without out; expected the folder of the run to go on with")
-    history = _go(training, callbacks, verbose)
-    if isinstance(training, Run) and task.held_out:
-        best = training.folder / folder.BEST
-        checkpoint.assign(model, checkpoint.load(best)[0], best)
-    return history
+    return _go(training, callbacks, verbose)
 
 
 def _name(loss: Criterion | None) -> str | None:
@@ -278,9 +287,35 @@ def _go(training: Training, callbacks: Sequence[Callback], verbose: bool) -> His
             stopped = bool(callback(event)) or stopped
 
     task.measured.clear()
-    with bar:
-        outcome = training.go(report, lambda: stopped)
-    for name, array in best.items():
-        task.model.params[name][...] = backend.asarray(array)
+    with bar, _interrupted() as interrupted:
+        outcome = training.go(report, lambda: stopped or interrupted())
+        if isinstance(training, Run) and task.held_out:
+            at = training.folder / folder.BEST
+            checkpoint.assign(task.model, checkpoint.load(at)[0], at)
+        for name, array in best.items():
+            task.model.params[name][...] = backend.asarray(array)
     metrics = {name: [one[name] for one in task.measured] for name in task.metrics}
     return History(outcome, losses, validated, scores, metrics)
+
+
+@contextmanager
+def _interrupted() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, which is raised at the end; only a second one at once. Other handlers are let be."""
+    pressed = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt

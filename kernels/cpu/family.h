@@ -10,17 +10,17 @@
 
 // Columns of one head that a panel holds, of all columns.
 struct Block {
-  long head, first, count;
+  int64 head, first, count;
 };
 
 // heads * per_head columns in blocks of up to `wide`.
 struct Columns {
-  long heads, per_head, wide;
+  int64 heads, per_head, wide;
 
-  long blocks_each() const { return divide_up(per_head, wide); }
-  long blocks() const { return heads * blocks_each(); }
-  Block block(long n) const {
-    const long head = n / blocks_each(), within = n % blocks_each() * wide;
+  int64 blocks_each() const { return divide_up(per_head, wide); }
+  int64 blocks() const { return heads * blocks_each(); }
+  Block block(int64 n) const {
+    const int64 head = n / blocks_each(), within = n % blocks_each() * wide;
     return {head, head * per_head + within, per_head - within < wide ? per_head - within : wide};
   }
 };
@@ -28,26 +28,26 @@ struct Columns {
 template <typename T>
 struct Family : Options<T, T> {
   using V = typename Simd<T>::V;
-  long steps, batch, hidden, size, heads;  // T, B, H, P, n
+  int64 steps, batch, hidden, size, heads;  // T, B, H, P, n
   const T* weight;                         // (4H, P/n)
-  const long* lengths;                     // (B,) or null
+  const int64* lengths;                     // (B,) or null
   bool reverse;
   const T* projection;                     // (P, H) or null
 
-  bool valid(long t, long b) const { return !lengths || t < lengths[b]; }
-  long before(long t) const { return reverse ? t + 1 : t; }
-  long after(long t) const { return reverse ? t : t + 1; }
-  V alive(long t, long b) const { return splat<V>(this->live ? this->live[t * batch + b] : T(1)); }
-  V stays_h(long t, long b, long unit, long left) const {
+  bool valid(int64 t, int64 b) const { return !lengths || t < lengths[b]; }
+  int64 before(int64 t) const { return reverse ? t + 1 : t; }
+  int64 after(int64 t) const { return reverse ? t : t + 1; }
+  V alive(int64 t, int64 b) const { return splat<V>(this->live ? this->live[t * batch + b] : T(1)); }
+  V stays_h(int64 t, int64 b, int64 unit, int64 left) const {
     return this->zoneout_h ? load(this->zoneout_h + (t * batch + b) * size + unit, left) : splat<V>(this->share_h);
   }
-  V stays_c(long t, long b, long unit, long left) const {
+  V stays_c(int64 t, int64 b, int64 unit, int64 left) const {
     return this->zoneout_c ? load(this->zoneout_c + (t * batch + b) * hidden + unit, left) : splat<V>(this->share_c);
   }
-  V masked(V x, long b, long unit, long left) const {
+  V masked(V x, int64 b, int64 unit, int64 left) const {
     return this->recurrent_mask ? x * load(this->recurrent_mask + b * size + unit, left) : x;
   }
-  Peepholes<V> peepholes_of(long unit, long left) const {
+  Peepholes<V> peepholes_of(int64 unit, int64 left) const {
     const T* p = this->peepholes + unit;
     if (!this->peepholes) return {V{}, V{}, V{}};
     return {load(p, left), load(p + hidden, left), load(p + 2 * hidden, left)};
@@ -62,42 +62,42 @@ struct Family : Options<T, T> {
 // visit(b, unit, units left in the block, its element of sums) for each vector of a block in some rows of the batch.
 template <typename T, typename Visit>
 void each_vector(Range rows, const Block& block, const T* sums, const Visit& visit) {
-  for (long b = rows.begin; b < rows.end; ++b, sums += Simd<T>::panel)
-    for (long j = 0; j < block.count; j += Simd<T>::width) visit(b, block.first + j, block.count - j, sums + j);
+  for (int64 b = rows.begin; b < rows.end; ++b, sums += Simd<T>::panel)
+    for (int64 j = 0; j < block.count; j += Simd<T>::width) visit(b, block.first + j, block.count - j, sums + j);
 }
 
 // `count` numbers become those with mean 0 and variance 1; the factor that made their variance so.
 template <typename T>
-T normalise_row(T* x, long count, T epsilon) {
+T normalise_row(T* x, int64 count, T epsilon) {
   using V = typename Simd<T>::V;
-  constexpr long width = Simd<T>::width;
+  constexpr int64 width = Simd<T>::width;
   V sum{}, squares{};
-  for (long j = 0; j < count; j += width) sum += load(x + j, count - j);
+  for (int64 j = 0; j < count; j += width) sum += load(x + j, count - j);
   const V mean = splat<V>(sum_of<T>(sum) / T(count));
-  for (long j = 0; j < count; j += width) {
+  for (int64 j = 0; j < count; j += width) {
     const V centred = load(x + j, count - j) - mean;
     squares += count - j >= width ? centred * centred : first_of<T>(count - j) ? centred * centred : V{};
     store(x + j, centred, count - j);
   }
   const T scale = T(1) / std::sqrt(sum_of<T>(squares) / T(count) + epsilon);
-  for (long j = 0; j < count; j += width) store(x + j, load(x + j, count - j) * scale, count - j);
+  for (int64 j = 0; j < count; j += width) store(x + j, load(x + j, count - j) * scale, count - j);
   return scale;
 }
 
 // dy, the gradient of y, becomes that of x, for y = normalise_row(x); y may be where it is written.
 template <typename T>
-void normalise_row_backward(const T* dy, const T* y, T scale, long count, T* dx) {
+void normalise_row_backward(const T* dy, const T* y, T scale, int64 count, T* dx) {
   using V = typename Simd<T>::V;
-  constexpr long width = Simd<T>::width;
+  constexpr int64 width = Simd<T>::width;
   V sum{}, with_y{};
-  for (long j = 0; j < count; j += width) {
+  for (int64 j = 0; j < count; j += width) {
     const V d = load(dy + j, count - j);
     sum += d;
     with_y += d * load(y + j, count - j);
   }
   const V mean = splat<V>(sum_of<T>(sum) / T(count)), mean_y = splat<V>(sum_of<T>(with_y) / T(count));
-  for (long j = 0; j < count; j += width) {
-    const long left = count - j;
+  for (int64 j = 0; j < count; j += width) {
+    const int64 left = count - j;
     store(dx + j, (load(dy + j, left) - mean - load(y + j, left) * mean_y) * scale, left);
   }
 }
@@ -116,40 +116,40 @@ struct FamilyForward {
   T* panels;  // [block][gate][k][unit], then projection_panels() and seen()
   T* own;     // own_size() of each thread
 
-  long depth() const { return f.size / f.heads; }
-  long panel_size() const { return 4 * depth() * Simd<T>::panel; }
-  long weight_size() const { return f.of_gates().blocks() * panel_size(); }
-  long projection_size() const { return f.projection ? projected().blocks() * f.hidden * Simd<T>::panel : 0; }
+  int64 depth() const { return f.size / f.heads; }
+  int64 panel_size() const { return 4 * depth() * Simd<T>::panel; }
+  int64 weight_size() const { return f.of_gates().blocks() * panel_size(); }
+  int64 projection_size() const { return f.projection ? projected().blocks() * f.hidden * Simd<T>::panel : 0; }
   T* projection_panels() const { return panels + weight_size(); }  // [block][k][column of h]
   // (2, B, P): what this step and the next multiply by W_hh
   T* seen() const { return projection_panels() + projection_size(); }
-  long panels_size() const { return weight_size() + projection_size() + whole_lines<T>(2 * f.batch * f.size); }
-  long own_size() const { return whole_lines<T>(4 * f.batch * Simd<T>::panel + f.hidden); }
+  int64 panels_size() const { return weight_size() + projection_size() + whole_lines<T>(2 * f.batch * f.size); }
+  int64 own_size() const { return whole_lines<T>(4 * f.batch * Simd<T>::panel + f.hidden); }
   Columns projected() const { return {1, f.size, Simd<T>::panel}; }
 
-  void pack(long n) const {
+  void pack(int64 n) const {
     const Block block = f.of_gates().block(n);
     pack_gates(f.weight, f.hidden, depth(), block.first, block.count, panels + n * panel_size());
   }
 
-  void pack_projection(long n) const {
+  void pack_projection(int64 n) const {
     const Block block = projected().block(n);
     pack_panel(f.projection + block.first * f.hidden, 1, f.hidden, f.hidden, block.count,
                projection_panels() + n * f.hidden * Simd<T>::panel);
   }
 
-  T* seen_at(long n) const { return seen() + (n & 1) * f.batch * f.size; }
+  T* seen_at(int64 n) const { return seen() + (n & 1) * f.batch * f.size; }
 
   // What step n multiplies by W_hh, from h before it.
-  void see(long n, long t, long b, long unit, long left, V h_before) const {
+  void see(int64 n, int64 t, int64 b, int64 unit, int64 left, V h_before) const {
     store(seen_at(n) + b * f.size + unit, f.masked(h_before * f.alive(t, b), b, unit, left), left);
   }
 
-  long step(long n) const { return f.reverse ? f.steps - 1 - n : n; }
+  int64 step(int64 n) const { return f.reverse ? f.steps - 1 - n : n; }
 
   // h of step n, from o tanh(c) or its projection.
-  void finish(long n, long b, long unit, long left, V h_new) const {
-    const long t = step(n);
+  void finish(int64 n, int64 b, int64 unit, int64 left, V h_new) const {
+    const int64 t = step(n);
     const V old = load(h + (f.before(t) * f.batch + b) * f.size + unit, left);
     h_new = f.valid(t, b) ? zoned_out<T>(f.stays_h(t, b, unit, left), old * f.alive(t, b), h_new) : old;
     store(h + (f.after(t) * f.batch + b) * f.size + unit, h_new, left);
@@ -157,18 +157,18 @@ struct FamilyForward {
   }
 
   // Some rows of a block in step n.
-  void through_weight(long n, long number, Range rows, T* sums) const {
+  void through_weight(int64 n, int64 number, Range rows, T* sums) const {
     const Block block = f.of_gates().block(number);
-    const long count = rows.end - rows.begin;
+    const int64 count = rows.end - rows.begin;
     through_gates(count, seen_at(n) + rows.begin * f.size + block.head * depth(), f.size, depth(),
                   panels + number * panel_size(), block.count, sums);
-    each_vector(rows, block, sums, [&](long b, long unit, long left, const T* from_h) {
+    each_vector(rows, block, sums, [&](int64 b, int64 unit, int64 left, const T* from_h) {
       one(n, b, unit, left, load_gates(from_h, gates_apart<T>(count), Simd<T>::width));
     });
   }
 
   // Some units of step n: `add` is the four gates' share of h.
-  void one(long n, long b, long unit, long left, const Gates<V>& add) const {
+  void one(int64 n, int64 b, int64 unit, int64 left, const Gates<V>& add) const {
     if (normalised) return store_gates(normalised_at(step(n)) + b * 4 * f.hidden + unit, f.hidden, add, left);
     V c_new;
     const V o = gates_of(n, b, unit, left, add, c_new);
@@ -176,13 +176,13 @@ struct FamilyForward {
   }
 
   // All units of a row, with layer normalisation, for which h W_hh^T is there; `row` is room for H numbers.
-  void whole_row(long n, long b, T* row) const {
-    constexpr long width = Simd<T>::width;
-    const long t = step(n), H = f.hidden;
+  void whole_row(int64 n, int64 b, T* row) const {
+    constexpr int64 width = Simd<T>::width;
+    const int64 t = step(n), H = f.hidden;
     T* y = normalised_at(t) + b * 4 * H;
     scales[(keep ? t * f.batch : 0) + b] = normalise_row(y, 4 * H, f.epsilon);
-    for (long unit = 0; unit < H; unit += width) {
-      const long left = H - unit;
+    for (int64 unit = 0; unit < H; unit += width) {
+      const int64 left = H - unit;
       auto add = load_gates(y + unit, H, left);
       const auto gain = load_gates(f.gain_hh + unit, H, left);
       V c_new;
@@ -191,16 +191,16 @@ struct FamilyForward {
     }
     normalise_row(row, H, f.epsilon);
     const T* o = z + ((t * f.batch + b) * 4 + 3) * H;
-    for (long unit = 0; unit < H; unit += width) {
-      const long left = H - unit;
+    for (int64 unit = 0; unit < H; unit += width) {
+      const int64 left = H - unit;
       const V u = load(row + unit, left) * load(f.gain_c + unit, left) + load(f.shift_c + unit, left);
       hand_on(n, b, unit, left, load(o + unit, left) * activation<T>(f, u));
     }
   }
 
   // Gates and c of step n; c is given before zoneout, and o.
-  V gates_of(long n, long b, long unit, long left, const Gates<V>& add, V& c_new) const {
-    const long t = step(n), H = f.hidden, at = (t * f.batch + b) * H + unit;
+  V gates_of(int64 n, int64 b, int64 unit, int64 left, const Gates<V>& add, V& c_new) const {
+    const int64 t = step(n), H = f.hidden, at = (t * f.batch + b) * H + unit;
     const T* c_before = c + ((keep ? f.before(t) : 0) * f.batch + b) * H + unit;
     T* here = z + (t * f.batch + b) * 4 * H + unit;
     auto gates = load_gates(here, H, left) + add;
@@ -214,19 +214,19 @@ struct FamilyForward {
   }
 
   // o tanh(c) of step n goes to the projection or is h.
-  void hand_on(long n, long b, long unit, long left, V m_new) const {
+  void hand_on(int64 n, int64 b, int64 unit, int64 left, V m_new) const {
     if (m) store(m_at(step(n)) + b * f.hidden + unit, m_new, left);
     else finish(n, b, unit, left, m_new);
   }
 
-  T* normalised_at(long t) const { return normalised + (keep ? t * f.batch * 4 * f.hidden : 0); }
-  T* m_at(long t) const { return m + (keep ? t * f.batch * f.hidden : 0); }
+  T* normalised_at(int64 t) const { return normalised + (keep ? t * f.batch * 4 * f.hidden : 0); }
+  T* m_at(int64 t) const { return m + (keep ? t * f.batch * f.hidden : 0); }
 
-  void project(long n, long number, Range rows, T* sums) const {
+  void project(int64 n, int64 number, Range rows, T* sums) const {
     const Block block = projected().block(number);
     through_panel(rows.end - rows.begin, m_at(step(n)) + rows.begin * f.hidden, f.hidden, f.hidden,
                   projection_panels() + number * f.hidden * Simd<T>::panel, block.count, sums, false);
-    each_vector(rows, block, sums, [&](long b, long unit, long left, const T* sum) {
+    each_vector(rows, block, sums, [&](int64 b, int64 unit, int64 left, const T* sum) {
       finish(n, b, unit, left, load(sum));
     });
   }
@@ -235,10 +235,10 @@ struct FamilyForward {
     const Range mine = share(f.of_gates().blocks(), member, members);
     const Range mine_of_h = share(m ? projected().blocks() : 0, member, members);
     const Range own_rows = share(f.batch, member, members);
-    for (long n = mine.begin; n < mine.end; ++n) pack(n);
-    for (long n = mine_of_h.begin; n < mine_of_h.end; ++n) pack_projection(n);
-    for (long b = own_rows.begin; b < own_rows.end; ++b)
-      for (long unit = 0; unit < f.size; unit += Simd<T>::width)
+    for (int64 n = mine.begin; n < mine.end; ++n) pack(n);
+    for (int64 n = mine_of_h.begin; n < mine_of_h.end; ++n) pack_projection(n);
+    for (int64 b = own_rows.begin; b < own_rows.end; ++b)
+      for (int64 unit = 0; unit < f.size; unit += Simd<T>::width)
         see(0, step(0), b, unit, f.size - unit,
             load(h + (f.before(step(0)) * f.batch + b) * f.size + unit, f.size - unit));
     barrier.wait();
@@ -246,15 +246,15 @@ struct FamilyForward {
     const Range units = split_batch ? Range{0, f.of_gates().blocks()} : mine;
     const Range columns = split_batch ? Range{0, m ? projected().blocks() : 0} : mine_of_h;
     T *sums = own + member * own_size(), *row = sums + 4 * f.batch * Simd<T>::panel;
-    for (long n = 0; n < f.steps; ++n) {
-      for (long block = units.begin; block < units.end; ++block) through_weight(n, block, rows, sums);
+    for (int64 n = 0; n < f.steps; ++n) {
+      for (int64 block = units.begin; block < units.end; ++block) through_weight(n, block, rows, sums);
       if (normalised) {
         if (!split_batch) barrier.wait();
-        for (long b = own_rows.begin; b < own_rows.end; ++b) whole_row(n, b, row);
+        for (int64 b = own_rows.begin; b < own_rows.end; ++b) whole_row(n, b, row);
       }
       if (m) {
         if (!split_batch) barrier.wait();
-        for (long block = columns.begin; block < columns.end; ++block) project(n, block, rows, sums);
+        for (int64 block = columns.begin; block < columns.end; ++block) project(n, block, rows, sums);
       }
       if (!split_batch) barrier.wait();
     }
@@ -270,7 +270,7 @@ struct FamilyBackward {
   T* gates;  // become dz
   const T *c, *cells;  // (T+1, B, H); (T, B, H) or null
   const T *dy, *dc_each;  // (T, B, P) and (T, B, H), rows dy_row and dc_row elements apart; or null
-  long dy_row, dc_row;
+  int64 dy_row, dc_row;
   T *dh, *dc;    // (B, P), (B, H): at first of the final state, at last of the initial one
   T* projected;  // (T, B, P), written: the gradient of W_hr (o tanh(c)); or null
   T* dpeepholes;  // (B, 3, H), added to: gradients of the peepholes, to be summed over the batch; or null
@@ -280,46 +280,46 @@ struct FamilyBackward {
   T* panels;  // [block][k][column of h], then projection_panels() and dm()
   T* own;     // own_size() of each thread
 
-  long panel_size() const { return 4 * f.hidden / f.heads * Simd<T>::panel; }
-  long weight_size() const { return f.of_h().blocks() * panel_size(); }
-  long projection_size() const { return projected ? f.of_units().blocks() * f.size * Simd<T>::panel : 0; }
+  int64 panel_size() const { return 4 * f.hidden / f.heads * Simd<T>::panel; }
+  int64 weight_size() const { return f.of_h().blocks() * panel_size(); }
+  int64 projection_size() const { return projected ? f.of_units().blocks() * f.size * Simd<T>::panel : 0; }
   T* projection_panels() const { return panels + weight_size(); }  // [block][k][unit]
   // (B, H): what arrives at o tanh(c), with layer normalisation
   T* dm() const { return projection_panels() + projection_size(); }
-  long panels_size() const {
+  int64 panels_size() const {
     return weight_size() + projection_size() + (normalised ? whole_lines<T>(f.batch * f.hidden) : 0);
   }
-  long own_size() const { return whole_lines<T>(f.batch * Simd<T>::panel + 8 * f.hidden); }
+  int64 own_size() const { return whole_lines<T>(f.batch * Simd<T>::panel + 8 * f.hidden); }
 
   // visit(first row of W_hh, rows, rows of the head before it) for the runs of rows that belong to a head.
   template <typename Visit>
-  void each_run(long head, const Visit& visit) const {
-    const long own = f.hidden / f.heads;
+  void each_run(int64 head, const Visit& visit) const {
+    const int64 own = f.hidden / f.heads;
     if (f.heads == 1) visit(0, 4 * f.hidden, 0);
     else
-      for (long gate = 0; gate < 4; ++gate) visit(gate * f.hidden + head * own, own, gate * own);
+      for (int64 gate = 0; gate < 4; ++gate) visit(gate * f.hidden + head * own, own, gate * own);
   }
 
-  void pack(long n) const {
+  void pack(int64 n) const {
     const Block block = f.of_h().block(n);
-    const long width = f.size / f.heads, wide = divide_up(block.count, Simd<T>::width) * Simd<T>::width;
-    each_run(block.head, [&](long row, long count, long place) {
+    const int64 width = f.size / f.heads, wide = divide_up(block.count, Simd<T>::width) * Simd<T>::width;
+    each_run(block.head, [&](int64 row, int64 count, int64 place) {
       pack_panel(f.weight + row * width + block.first - block.head * width, width, 1, count, block.count,
                  panels + n * panel_size() + place * wide);
     });
   }
 
-  void pack_projection(long n) const {
+  void pack_projection(int64 n) const {
     const Block block = f.of_units().block(n);
     pack_panel(f.projection + block.first, f.hidden, 1, f.size, block.count,
                projection_panels() + n * f.size * Simd<T>::panel);
   }
 
   // sums (rows, panel) = dz of step t times a block of W_hh.
-  void through_weight(long t, long n, Range rows, T* sums) const {
+  void through_weight(int64 t, int64 n, Range rows, T* sums) const {
     const Block block = f.of_h().block(n);
-    const long wide = divide_up(block.count, Simd<T>::width) * Simd<T>::width;
-    each_run(block.head, [&](long row, long count, long place) {
+    const int64 wide = divide_up(block.count, Simd<T>::width) * Simd<T>::width;
+    each_run(block.head, [&](int64 row, int64 count, int64 place) {
       through_panel(rows.end - rows.begin, (normalised ? normalised : gates) + (t * f.batch + rows.begin) * 4 * f.hidden + row,
                     4 * f.hidden, count, panels + n * panel_size() + place * wide, block.count, sums, place > 0);
     });
@@ -327,14 +327,14 @@ struct FamilyBackward {
 
   // What arrives at h from step `from`, the one after (-1: the end): through the weights and what stayed of it, or as
   // it was where the sequence has no such step.
-  V arriving(long from, long b, long unit, long left, const T* sum) const {
+  V arriving(int64 from, int64 b, int64 unit, int64 left, const T* sum) const {
     const V kept = load(dh + b * f.size + unit, left);
     if (from < 0 || !f.valid(from, b)) return kept;
     return (f.masked(load(sum), b, unit, left) + kept) * f.alive(from, b);
   }
 
   // The gradient of the h that step t makes, before zoneout.
-  V into_step(long t, long from, long b, long unit, long left, const T* sum) const {
+  V into_step(int64 t, int64 from, int64 b, int64 unit, int64 left, const T* sum) const {
     V all = arriving(from, b, unit, left, sum);
     T* kept = dh + b * f.size + unit;
     if (!f.valid(t, b)) {
@@ -347,12 +347,12 @@ struct FamilyBackward {
     return all - old;
   }
 
-  const T* new_c(long t, long b) const {
+  const T* new_c(int64 t, int64 b) const {
     return cells ? cells + (t * f.batch + b) * f.hidden : c + (f.after(t) * f.batch + b) * f.hidden;
   }
 
   // Some units, from what arrives at their o tanh(c).
-  void one(long t, long b, long unit, long left, V dm_here) const {
+  void one(int64 t, int64 b, int64 unit, int64 left, V dm_here) const {
     if (normalised) return store(dm() + b * f.hidden + unit, dm_here, left);
     const V o = load(gates + ((t * f.batch + b) * 4 + 3) * f.hidden + unit, left);
     const V output = activation<T>(f, load(new_c(t, b) + unit, left));
@@ -360,16 +360,16 @@ struct FamilyBackward {
   }
 
   // All units of a row, with layer normalisation; `row` is room for 8 H numbers.
-  void whole_row(long t, long b, T* row) const {
-    constexpr long width = Simd<T>::width;
-    const long H = f.hidden, at = t * f.batch + b;
+  void whole_row(int64 t, int64 b, T* row) const {
+    constexpr int64 width = Simd<T>::width;
+    const int64 H = f.hidden, at = t * f.batch + b;
     T *y = row, *d_o = row + H, *dy = row + 2 * H, *into_c = row + 3 * H, *dz_gain = row + 4 * H;
     T *dgain_hh = dnorm + b * 6 * H, *dgain_c = dgain_hh + 4 * H, *dshift_c = dgain_hh + 5 * H;
     const T* o = gates + (at * 4 + 3) * H;
-    for (long unit = 0; unit < H; ++unit) y[unit] = new_c(t, b)[unit];
+    for (int64 unit = 0; unit < H; ++unit) y[unit] = new_c(t, b)[unit];
     const T scale = normalise_row(y, H, f.epsilon);
-    for (long unit = 0; unit < H; unit += width) {
-      const long left = H - unit;
+    for (int64 unit = 0; unit < H; unit += width) {
+      const int64 left = H - unit;
       const V y_c = load(y + unit, left), gain = load(f.gain_c + unit, left), arrived = load(dm() + b * H + unit, left);
       const V output = activation<T>(f, y_c * gain + load(f.shift_c + unit, left));
       const V du = arrived * load(o + unit, left) * activation_slope<T>(f, output);
@@ -379,11 +379,11 @@ struct FamilyBackward {
       store(dshift_c + unit, load(dshift_c + unit, left) + du, left);
     }
     normalise_row_backward(dy, y, scale, H, into_c);
-    for (long unit = 0; unit < H; unit += width)
+    for (int64 unit = 0; unit < H; unit += width)
       through_cell(t, b, unit, H - unit, load(d_o + unit, H - unit), load(into_c + unit, H - unit));
     T *y_hh = normalised + at * 4 * H, *dz = gates + at * 4 * H;
-    for (long k = 0; k < 4 * H; k += width) {
-      const long left = 4 * H - k;
+    for (int64 k = 0; k < 4 * H; k += width) {
+      const int64 left = 4 * H - k;
       const V d = load(dz + k, left);
       store(dgain_hh + k, load(dgain_hh + k, left) + d * load(y_hh + k, left), left);
       store(dz_gain + k, d * load(f.gain_hh + k, left), left);
@@ -392,8 +392,8 @@ struct FamilyBackward {
   }
 
   // gates become dz, and dc that of the step before; `into_c` arrives at c from o tanh(c).
-  void through_cell(long t, long b, long unit, long left, V d_o, V into_c) const {
-    const long H = f.hidden, row = t * f.batch + b;
+  void through_cell(int64 t, int64 b, int64 unit, int64 left, V d_o, V into_c) const {
+    const int64 H = f.hidden, row = t * f.batch + b;
     T* here = gates + row * 4 * H + unit;
     if (!f.valid(t, b)) return store_gates(here, H, Gates<V>{}, left);
     const V alive = f.alive(t, b), c_old = load(c + (f.before(t) * f.batch + b) * H + unit, left) * alive;
@@ -416,21 +416,21 @@ struct FamilyBackward {
   void run(int member, int members, Barrier& barrier, bool split_batch) const {
     const Range mine = share(f.of_h().blocks(), member, members);
     const Range mine_of_units = share(projected ? f.of_units().blocks() : 0, member, members);
-    for (long n = mine.begin; n < mine.end; ++n) pack(n);
-    for (long n = mine_of_units.begin; n < mine_of_units.end; ++n) pack_projection(n);
+    for (int64 n = mine.begin; n < mine.end; ++n) pack(n);
+    for (int64 n = mine_of_units.begin; n < mine_of_units.end; ++n) pack_projection(n);
     barrier.wait();
     const Range rows = split_batch ? share(f.batch, member, members) : Range{0, f.batch};
     const Range blocks = split_batch ? Range{0, f.of_h().blocks()} : mine;
     const Range units = split_batch ? Range{0, projected ? f.of_units().blocks() : 0} : mine_of_units;
     const Range own_rows = share(f.batch, member, members);
-    const long count = rows.end - rows.begin;
+    const int64 count = rows.end - rows.begin;
     T *sums = own + member * own_size(), *row = sums + f.batch * Simd<T>::panel;
-    long from = -1;
-    for (long n = 0; n < f.steps; ++n) {
-      const long t = f.reverse ? n : f.steps - 1 - n;
-      for (long block = blocks.begin; block < blocks.end; ++block) {
+    int64 from = -1;
+    for (int64 n = 0; n < f.steps; ++n) {
+      const int64 t = f.reverse ? n : f.steps - 1 - n;
+      for (int64 block = blocks.begin; block < blocks.end; ++block) {
         if (from >= 0) through_weight(from, block, rows, sums);
-        each_vector(rows, f.of_h().block(block), sums, [&](long b, long unit, long left, const T* sum) {
+        each_vector(rows, f.of_h().block(block), sums, [&](int64 b, int64 unit, int64 left, const T* sum) {
           const V dh_new = into_step(t, from, b, unit, left, sum);
           if (projected) store(projected + (t * f.batch + b) * f.size + unit, dh_new, left);
           else one(t, b, unit, left, dh_new);
@@ -438,25 +438,25 @@ struct FamilyBackward {
       }
       if (projected) {
         if (!split_batch) barrier.wait();
-        for (long number = units.begin; number < units.end; ++number) {
+        for (int64 number = units.begin; number < units.end; ++number) {
           const Block block = f.of_units().block(number);
           through_panel(count, projected + (t * f.batch + rows.begin) * f.size, f.size, f.size,
                         projection_panels() + number * f.size * Simd<T>::panel, block.count, sums, false);
-          each_vector(rows, block, sums, [&](long b, long unit, long left, const T* sum) {
+          each_vector(rows, block, sums, [&](int64 b, int64 unit, int64 left, const T* sum) {
             one(t, b, unit, left, load(sum));
           });
         }
       }
       if (normalised) {
         if (!split_batch) barrier.wait();
-        for (long b = own_rows.begin; b < own_rows.end; ++b) whole_row(t, b, row);
+        for (int64 b = own_rows.begin; b < own_rows.end; ++b) whole_row(t, b, row);
       }
       if (!split_batch) barrier.wait();
       from = t;
     }
-    for (long block = blocks.begin; block < blocks.end; ++block) {
+    for (int64 block = blocks.begin; block < blocks.end; ++block) {
       through_weight(from, block, rows, sums);
-      each_vector(rows, f.of_h().block(block), sums, [&](long b, long unit, long left, const T* sum) {
+      each_vector(rows, f.of_h().block(block), sums, [&](int64 b, int64 unit, int64 left, const T* sum) {
         store(dh + b * f.size + unit, arriving(from, b, unit, left, sum), left);
       });
     }

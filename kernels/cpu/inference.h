@@ -2,44 +2,44 @@
 
 // What `kept` of forward takes, made of weight_hh; or, without gates, what that of multiply takes, made of the matrix by
 // whose transpose it multiplies.
-ENTRY(pack)(long gates, long rows, long depth, const T* weight, T* panels) {
+ENTRY(pack)(int64 gates, int64 rows, int64 depth, const T* weight, T* panels) {
   static_assert(64 % Simd<T>::panel == 0, "gpu_lstm/native/arguments.py has rows rounded up to 64");
   return guarded([&] {
     if (!gates) {
       const Product<T> of{1, depth, nullptr, 0, 1, {{weight, 1, depth, rows, nullptr}, {}}, 1};
-      for (long k = 0; k < depth; k += of.kSlab)
-        for (long n = 0; n < of.blocks(); ++n)
+      for (int64 k = 0; k < depth; k += of.kSlab)
+        for (int64 n = 0; n < of.blocks(); ++n)
           of.pack(panels + (k * of.blocks() + n * least(depth - k, of.kSlab)) * Simd<T>::panel, n, k,
                   least(depth - k, of.kSlab));
       return;
     }
     if (rows != 4 * depth) throw Refused();
     const Forward<T> of{1, 1, depth, nullptr, nullptr, nullptr, weight, nullptr, false, false, nullptr, panels};
-    for (long block = 0; block < of.blocks(); ++block) of.pack(block);
+    for (int64 block = 0; block < of.blocks(); ++block) of.pack(block);
   });
 }
 
 // A layer in one direction: z = x W_ih^T + b, then the recurrence, so many steps at a time that z stays in cache; the bits
 // of multiply and forward.
-ENTRY(infer)(long steps, long batch, long inputs, long hidden, const T* x, const T* kept_ih, const T* bias,
-             const T* kept_hh, long some, T* z, T* h, T* c, long around, long threads, long split_batch) {
+ENTRY(infer)(int64 steps, int64 batch, int64 inputs, int64 hidden, const T* x, const T* kept_ih, const T* bias,
+             const T* kept_hh, int64 some, T* z, T* h, T* c, int64 around, int64 threads, int64 split_batch) {
   return guarded([&] {
     if (some < 1) throw Refused();
-    for (long t = 0; t < steps; t += some) {
-      const long n = least(some, steps - t);
-      multiply<T>({n * batch, inputs, x + t * batch * inputs, inputs, 1, {{nullptr, 1, inputs, 4 * hidden, z}, {}}, 1, bias,
-                   nullptr, kept_ih}, around);
+    for (int64 t = 0; t < steps; t += some) {
+      const int64 n = least(some, steps - t);
+      multiply<T>({n * batch, inputs, x + t * batch * inputs, inputs, 1, {{nullptr, 1, inputs, 4 * hidden, z}, {}}, 1,
+                   bias, nullptr, kept_ih}, around);
       Forward<T> of{n, batch, hidden, z, h + t * batch * hidden, c, nullptr, nullptr, false, false, kept_hh};
       run<T>(&of, 1, n, threads, split_batch != 0);
     }
   });
 }
 
-ENTRY(generate)(long vocabulary, long embedding_size, long hidden, long layers, const T* embedding,
+ENTRY(generate)(int64 vocabulary, int64 embedding_size, int64 hidden, int64 layers, const T* embedding,
                 const T* const* weight_ih, const T* const* weight_hh, const T* const* bias, const T* head,
-                const T* head_bias, long room, T* panels, T* state, T* scores, long given_count, const long* given,
-                long count, double temperature, const double* uniforms, const unsigned char* never, long* drawn,
-                long* size, long threads) {
+                const T* head_bias, int64 room, T* panels, T* state, T* scores, int64 given_count, const int64* given,
+                int64 count, double temperature, const double* uniforms, const unsigned char* never, int64* drawn,
+                int64* size, int64 threads) {
   return guarded([&] {
     const Generate<T> p{vocabulary, embedding_size, hidden, layers, embedding, weight_ih, weight_hh, bias, head,
                         head_bias, panels, state, scores, given, given_count, count, temperature, uniforms, never,
@@ -52,9 +52,9 @@ ENTRY(generate)(long vocabulary, long embedding_size, long hidden, long layers, 
 }
 
 // Element-wise activations, for tests of their error.
-ENTRY(activate)(long tanh_instead, long count, const T* x, T* y) {
+ENTRY(activate)(int64 tanh_instead, int64 count, const T* x, T* y) {
   return guarded([&] {
-    for (long k = 0; k < count; k += Simd<T>::width) {
+    for (int64 k = 0; k < count; k += Simd<T>::width) {
       const auto v = load(x + k, count - k);
       store(y + k, tanh_instead ? tanh_of<T>(v) : sigmoid<T>(v), count - k);
     }

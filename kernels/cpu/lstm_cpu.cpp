@@ -8,8 +8,8 @@
 #include <new>
 #include <utility>
 
+#include "target.h"  // first: what is int64
 #include "scratch.h"
-#include "target.h"
 #include "team.h"
 
 #ifdef PART
@@ -39,8 +39,8 @@ int guarded(const Body& body) noexcept {
 }
 
 // How many recurrences or products an entry takes at once.
-constexpr long kMost = 2;
-long at_most(long count) { return count < 1 || count > kMost ? throw Refused() : count; }
+constexpr int64 kMost = 2;
+int64 at_most(int64 count) { return count < 1 || count > kMost ? throw Refused() : count; }
 
 }  // namespace
 

@@ -20,9 +20,9 @@ CELL void load_line(const T* p, V (&line)[N]) {
 
 // The product over the first k, as many as whole vectors of A have: that many.
 template <typename T, int M, int N, bool kPacked>
-CELL long product_by_lanes(long depth, const T* a, long row, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
-  constexpr long width = Simd<T>::width;
-  long k = 0;
+CELL int64 product_by_lanes(int64 depth, const T* a, int64 row, const T* panel, typename Simd<T>::V (&sums)[M][N]) {
+  constexpr int64 width = Simd<T>::width;
+  int64 k = 0;
   for (; k + width <= depth; k += width) {
     typename Simd<T>::V vectors[M];  // of A, `width` k of M rows: a row each, or, packed, one k after the other
 #pragma GCC unroll 16
@@ -44,7 +44,7 @@ CELL long product_by_lanes(long depth, const T* a, long row, const T* panel, typ
 }
 
 template <typename T, int M, int N>
-CELL long product_by_lanes(long depth, const T* a, long row, long column, const T* panel,
+CELL int64 product_by_lanes(int64 depth, const T* a, int64 row, int64 column, const T* panel,
                            typename Simd<T>::V (&sums)[M][N]) {
   if (column == 1) return product_by_lanes<T, M, N, false>(depth, a, row, panel, sums);
   return row == 1 && column == M ? product_by_lanes<T, M, N, true>(depth, a, row, panel, sums) : 0;
@@ -53,7 +53,7 @@ CELL long product_by_lanes(long depth, const T* a, long row, long column, const 
 #else  // product() does all
 
 template <typename T, int M, int N>
-CELL long product_by_lanes(long, const T*, long, long, const T*, typename Simd<T>::V (&)[M][N]) {
+CELL int64 product_by_lanes(int64, const T*, int64, int64, const T*, typename Simd<T>::V (&)[M][N]) {
   return 0;
 }
 

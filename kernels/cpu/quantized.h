@@ -9,9 +9,9 @@
 
 using V = Simd<float>::V;
 typedef int Ints __attribute__((vector_size(VECTOR_BYTES)));
-constexpr long width = Simd<float>::width;
+constexpr int64 width = Simd<float>::width;
 constexpr int kRows = VECTOR_BYTES == 64 ? 6 : 3;  // of a tile
-constexpr long kAhead = 1536;                        // bytes of a panel that are asked for before they are used
+constexpr int64 kAhead = 1536;                        // bytes of a panel that are asked for before they are used
 
 #ifdef WITH_VNNI
 constexpr int kFlip = 0x80;  // activations are unsigned, 128 more than they are; the sums begin with what corrects that
@@ -52,7 +52,7 @@ CELL Ints dot(Ints sums, int four, Bytes weights) {
 #else
   signed char a[4];
   __builtin_memcpy(a, &four, 4);
-  for (long n = 0; n < width; ++n)
+  for (int64 n = 0; n < width; ++n)
     for (int k = 0; k < 4; ++k) sums[n] += a[k] * weights[4 * n + k];
   return sums;
 #endif
@@ -66,7 +66,7 @@ CELL Ints rounded(V v) {
   return (Ints)_mm256_cvtps_epi32((__m256)v);
 #else
   Ints found{};
-  for (long n = 0; n < width; ++n) found[n] = int(__builtin_rintf(v[n]));
+  for (int64 n = 0; n < width; ++n) found[n] = int(__builtin_rintf(v[n]));
   return found;
 #endif
 }
@@ -75,22 +75,22 @@ struct Int8 {
   using Sum = Ints;
   using Activation = signed char;
   using Line = Bytes;
-  static constexpr long group = 4, lines = 4 * VECTOR_BYTES, header = 8 * VECTOR_BYTES;
+  static constexpr int64 group = 4, lines = 4 * VECTOR_BYTES, header = 8 * VECTOR_BYTES;
 
   // q of a row, and what q is to be multiplied with: NaN where x has a number that is not finite.
-  static float prepare(const float* x, long depth, Activation* q) {
+  static float prepare(const float* x, int64 depth, Activation* q) {
     Ints most{};
-    for (long k = 0; k < depth; k += width) {
+    for (int64 k = 0; k < depth; k += width) {
       const Ints bits = (Ints)load(x + k, depth - k) & 0x7fffffff;  // their order is that of |x|, and NaN is the most
       most = bits > most ? bits : most;
     }
     int top = 0;
-    for (long n = 0; n < width; ++n) top = most[n] > top ? most[n] : top;
+    for (int64 n = 0; n < width; ++n) top = most[n] > top ? most[n] : top;
     float largest;
     __builtin_memcpy(&largest, &top, sizeof top);
     const bool finite = top < 0x7f800000;
     const V inverse = V{} + (finite && largest > 1e-30f ? 127 / largest : 0.0f);
-    for (long k = 0; k < depth; k += width) {
+    for (int64 k = 0; k < depth; k += width) {
       const Ints whole = rounded(load(x + k, depth - k) * inverse) ^ kFlip;
 #if VECTOR_BYTES == 64
       const __m128i bytes = _mm512_cvtepi32_epi8((__m512i)whole);
@@ -100,7 +100,7 @@ struct Int8 {
 #endif
       __builtin_memcpy(q + k, &bytes, sizeof bytes);
     }
-    for (long k = divide_up(depth, width) * width; k < divide_up(depth, group) * group; ++k) q[k] = 0;
+    for (int64 k = divide_up(depth, width) * width; k < divide_up(depth, group) * group; ++k) q[k] = 0;
     return finite ? largest / 127 : __builtin_nanf("");
   }
 
@@ -123,9 +123,9 @@ struct Bfloat16 {
   using Sum = V;
   using Activation = float;
   using Line = V;
-  static constexpr long group = 1, lines = 2 * VECTOR_BYTES, header = 0;
+  static constexpr int64 group = 1, lines = 2 * VECTOR_BYTES, header = 0;
 
-  static float prepare(const float* x, long depth, Activation* a) {
+  static float prepare(const float* x, int64 depth, Activation* a) {
     __builtin_memcpy(a, x, depth * sizeof(float));
     return 1;
   }
@@ -148,30 +148,32 @@ template <typename W>
 struct Matrix {
   using Weights = W;
   using Activation = typename W::Activation;
-  long hidden, depth;
+  int64 hidden, depth;
   const signed char* packed;
 
-  long blocks() const { return divide_up(hidden, width); }
-  long groups() const { return divide_up(depth, W::group); }
-  const signed char* block(long n) const { return packed + n * (W::header + groups() * W::lines); }
-  long pitch() const { return whole_lines<char>(depth) + 64; }  // not a power of 2: rows would share cache sets
-  long own_size(long rows) const { return rows * pitch() * sizeof(Activation) + whole_lines<char>(rows * sizeof(float)); }
+  int64 blocks() const { return divide_up(hidden, width); }
+  int64 groups() const { return divide_up(depth, W::group); }
+  const signed char* block(int64 n) const { return packed + n * (W::header + groups() * W::lines); }
+  int64 pitch() const { return whole_lines<char>(depth) + 64; }  // not a power of 2: rows would share cache sets
+  int64 own_size(int64 rows) const {
+    return rows * pitch() * sizeof(Activation) + whole_lines<char>(rows * sizeof(float));
+  }
 
   // Rows of x in a thread's own memory, and their scales.
   struct Prepared {
     Activation* rows;
     float* scales;
   };
-  Prepared in(char* own, long rows) const {
+  Prepared in(char* own, int64 rows) const {
     return {(Activation*)own, (float*)(own + rows * pitch() * sizeof(Activation))};
   }
-  void prepare(const Prepared& to, const float* x, long row, long rows) const {
-    for (long r = 0; r < rows; ++r) to.scales[r] = W::prepare(x + r * row, depth, to.rows + r * pitch());
+  void prepare(const Prepared& to, const float* x, int64 row, int64 rows) const {
+    for (int64 r = 0; r < rows; ++r) to.scales[r] = W::prepare(x + r * row, depth, to.rows + r * pitch());
   }
 
   // M rows times N blocks; `cell` gives what each product is added to and takes the sum.
   template <int M, int N, typename Cell>
-  __attribute__((noinline)) void tile(long first, const Prepared& a, long r0, const Cell& cell) const {
+  __attribute__((noinline)) void tile(int64 first, const Prepared& a, int64 r0, const Cell& cell) const {
     const signed char *of[N], *panel[N];
     typename W::Sum sums[M][N][4];
 #pragma GCC unroll 2
@@ -184,8 +186,8 @@ struct Matrix {
         for (int r = 0; r < M; ++r) sums[r][n][gate] = W::start(of[n], gate);
     }
     const Activation* rows = a.rows + r0 * pitch();
-    const long step = pitch(), end = groups();
-    for (long k = 0; k < end; ++k)
+    const int64 step = pitch(), end = groups();
+    for (int64 k = 0; k < end; ++k)
 #pragma GCC unroll 2
       for (int n = 0; n < N; ++n) {
         typename W::Line weights[4];
@@ -204,7 +206,7 @@ struct Matrix {
     for (int n = 0; n < N; ++n)
 #pragma GCC unroll 8
       for (int r = 0; r < M; ++r) {
-        const long unit = (first + n) * width, left = hidden - unit;
+        const int64 unit = (first + n) * width, left = hidden - unit;
         Gates<V> z = cell.before(r0 + r, unit, left);
         const float scale = a.scales[r0 + r];
         const auto& sum = sums[r][n];
@@ -215,19 +217,19 @@ struct Matrix {
   }
 
   template <int M, typename Cell>
-  void up_to(long rows, long n, const Prepared& a, long r0, const Cell& cell) const {
+  void up_to(int64 rows, int64 n, const Prepared& a, int64 r0, const Cell& cell) const {
     if constexpr (M > 1)
       if (rows < M) return up_to<M - 1>(rows, n, a, r0, cell);
     tile<M, 1>(n, a, r0, cell);
   }
 
   template <typename Cell>
-  void multiply(Range part, const Prepared& a, long rows, const Cell& cell) const {
-    long n = part.begin;
+  void multiply(Range part, const Prepared& a, int64 rows, const Cell& cell) const {
+    int64 n = part.begin;
     if (rows == 1)  // 8 sums at once hide how long one takes
       for (; n + 1 < part.end; n += 2) tile<1, 2>(n, a, 0, cell);
     for (; n < part.end; ++n)
-      for (long r = 0, m; r < rows; r += m) {
+      for (int64 r = 0, m; r < rows; r += m) {
         m = rows - r >= 2 * kRows ? kRows : rows - r > kRows ? (rows - r + 1) / 2 : rows - r;
         up_to<kRows>(m, n, a, r, cell);
       }
@@ -237,31 +239,31 @@ struct Matrix {
 // y (rows, 4H) = x (rows, depth) times the matrix, plus the bias.
 template <typename W>
 struct QuantizedProduct : Matrix<W> {
-  long rows;
+  int64 rows;
   const float *x, *bias;
   float* y;
   char* own;
 
-  static constexpr long kChunk = 96;
+  static constexpr int64 kChunk = 96;
 
   struct Cell {
     const float* bias;
     float* y;
-    long hidden;
-    Gates<V> before(long, long unit, long left) const {
+    int64 hidden;
+    Gates<V> before(int64, int64 unit, int64 left) const {
       return bias ? load_gates(bias + unit, hidden, left) : Gates<V>{};
     }
-    void after(long row, long unit, long left, const Gates<V>& z) const {
+    void after(int64 row, int64 unit, int64 left, const Gates<V>& z) const {
       store_gates(y + row * 4 * hidden + unit, hidden, z, left);
     }
   };
 
   void run(int member, int members, Barrier&) const {
     const auto [mine, blocks] = Part(rows, this->blocks(), member, members, rows >= 2 * kRows * members);
-    const long most = least(rows, kChunk);
+    const int64 most = least(rows, kChunk);
     const auto a = this->in(own + member * this->own_size(most), most);
-    for (long r = mine.begin; r < mine.end; r += kChunk) {
-      const long count = least(mine.end - r, kChunk);
+    for (int64 r = mine.begin; r < mine.end; r += kChunk) {
+      const int64 count = least(mine.end - r, kChunk);
       this->prepare(a, x + r * this->depth, this->depth, count);
       this->multiply(blocks, a, count, Cell{bias, y + r * 4 * this->hidden, this->hidden});
     }
@@ -270,22 +272,22 @@ struct QuantizedProduct : Matrix<W> {
 
 template <typename W>
 struct QuantizedForward : Matrix<W> {
-  long steps, batch;
+  int64 steps, batch;
   const float* z;
   float *h, *c;
-  const long* lengths;
+  const int64* lengths;
   bool reverse, keep;
   char* own;
 
   struct Cell {
     const QuantizedForward& p;
-    long t, before_, after_, row0;
+    int64 t, before_, after_, row0;
 
-    Gates<V> before(long row, long unit, long left) const {
+    Gates<V> before(int64 row, int64 unit, int64 left) const {
       return load_gates(p.z + (t * p.batch + row0 + row) * 4 * p.hidden + unit, p.hidden, left);
     }
-    void after(long row, long unit, long left, Gates<V>& z) const {
-      const long H = p.hidden, b = row0 + row;
+    void after(int64 row, int64 unit, int64 left, Gates<V>& z) const {
+      const int64 H = p.hidden, b = row0 + row;
       const V c_before = load(p.c + ((p.keep ? before_ : 0) * p.batch + b) * H + unit, left);
       V c, h;
       cell_forward<float>(z, c_before, c, h);
@@ -300,10 +302,10 @@ struct QuantizedForward : Matrix<W> {
 
   void run(int member, int members, Barrier& barrier, bool split_batch) const {
     const auto [rows, blocks] = Part(batch, this->blocks(), member, members, split_batch);
-    const long count = rows.end - rows.begin, H = this->hidden;
+    const int64 count = rows.end - rows.begin, H = this->hidden;
     const auto a = this->in(own + member * this->own_size(batch), batch);
-    for (long n = 0; n < steps; ++n) {
-      const long t = reverse ? steps - 1 - n : n, from = reverse ? t + 1 : t, to = reverse ? t : t + 1;
+    for (int64 n = 0; n < steps; ++n) {
+      const int64 t = reverse ? steps - 1 - n : n, from = reverse ? t + 1 : t, to = reverse ? t : t + 1;
       this->prepare(a, h + (from * batch + rows.begin) * H, H, count);
       this->multiply(blocks, a, count, Cell{*this, t, from, to, rows.begin});
       if (!split_batch) barrier.wait();
@@ -312,13 +314,13 @@ struct QuantizedForward : Matrix<W> {
 };
 
 template <typename W>
-void multiply_quantized(QuantizedProduct<W> p, long threads) {
+void multiply_quantized(QuantizedProduct<W> p, int64 threads) {
   p.own = scratch<char>(threads * p.own_size(least(p.rows, p.kChunk)));
   run_on(threads, p);
 }
 
 template <typename W>
-void forward_quantized(QuantizedForward<W> p, long threads, bool split_batch) {
+void forward_quantized(QuantizedForward<W> p, int64 threads, bool split_batch) {
   p.own = scratch<char>(threads * p.own_size(p.batch));
   Team::run(int(threads),
             [&](int member, int members, Barrier& barrier) { p.run(member, members, barrier, split_batch); });
@@ -326,7 +328,7 @@ void forward_quantized(QuantizedForward<W> p, long threads, bool split_batch) {
 
 // A matrix whose packed memory must be what it takes.
 template <typename W>
-Matrix<W> matrix(long hidden, long depth, long bytes, const signed char* packed) {
+Matrix<W> matrix(int64 hidden, int64 depth, int64 bytes, const signed char* packed) {
   const Matrix<W> found{hidden, depth, packed};
   if (found.block(found.blocks()) != packed + bytes) throw Refused();
   return found;
@@ -336,8 +338,8 @@ Matrix<W> matrix(long hidden, long depth, long bytes, const signed char* packed)
 #define ENTRY_NAMED(name, kind) ENTRY_OF(name, kind)
 #define ENTRY(name) ENTRY_NAMED(name, KIND)
 
-ENTRY(quantized_multiply)(long rows, long hidden, long depth, long bits, long bytes, const float* x,
-                          const signed char* packed, const float* bias, float* y, long threads) {
+ENTRY(quantized_multiply)(int64 rows, int64 hidden, int64 depth, int64 bits, int64 bytes, const float* x,
+                          const signed char* packed, const float* bias, float* y, int64 threads) {
   return guarded([&] {
     const auto on = [&](auto of) {
       multiply_quantized(QuantizedProduct<typename decltype(of)::Weights>{of, rows, x, bias, y, nullptr}, threads);
@@ -347,9 +349,9 @@ ENTRY(quantized_multiply)(long rows, long hidden, long depth, long bits, long by
   });
 }
 
-ENTRY(quantized_forward)(long steps, long batch, long hidden, long bits, long bytes, const float* z,
-                         const signed char* packed, float* h, float* c, const long* lengths, long reverse, long keep, long threads,
-                         long split_batch) {
+ENTRY(quantized_forward)(int64 steps, int64 batch, int64 hidden, int64 bits, int64 bytes, const float* z,
+                         const signed char* packed, float* h, float* c, const int64* lengths, int64 reverse,
+                         int64 keep, int64 threads, int64 split_batch) {
   return guarded([&] {
     const auto on = [&](auto of) {
       forward_quantized(QuantizedForward<typename decltype(of)::Weights>{of, steps, batch, z, h, c, lengths,

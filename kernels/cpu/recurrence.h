@@ -11,70 +11,70 @@
 struct Part {
   Range rows, blocks;
 
-  Part(long batch, long count, int member, int members, bool split_batch)
+  Part(int64 batch, int64 count, int member, int members, bool split_batch)
       : rows(split_batch ? share(batch, member, members) : Range{0, batch}),
         blocks(split_batch ? Range{0, count} : share(count, member, members)) {}
 };
 
 // Rows first.. of each gate of a (4H, depth) matrix as four panels, one after the other.
 template <typename T>
-void pack_gates(const T* weight, long hidden, long depth, long first, long count, T* to) {
-  const long size = depth * whole_vectors<T>(count);
-  for (long gate = 0; gate < 4; ++gate)
+void pack_gates(const T* weight, int64 hidden, int64 depth, int64 first, int64 count, T* to) {
+  const int64 size = depth * whole_vectors<T>(count);
+  for (int64 gate = 0; gate < 4; ++gate)
     pack_panel(weight + (gate * hidden + first) * depth, 1, depth, depth, count, to + gate * size);
 }
 
 // The four gates' sums of some rows of A times such panels: [gate][row][unit], gates gates_apart(rows) from one another.
 template <typename T>
-long gates_apart(long rows) {
+int64 gates_apart(int64 rows) {
   return rows * Simd<T>::panel;
 }
 
 template <typename T>
-void through_gates(long rows, const T* a, long row, long depth, const T* panels, long count, T* sums, bool add = false,
-                   long pitch = Simd<T>::panel) {
-  const long size = depth * whole_vectors<T>(count);
+void through_gates(int64 rows, const T* a, int64 row, int64 depth, const T* panels, int64 count, T* sums,
+                   bool add = false, int64 pitch = Simd<T>::panel) {
+  const int64 size = depth * whole_vectors<T>(count);
   if (rows == 1) return row_through_four(a, depth, panels, size, count, sums, add, pitch);
-  for (long gate = 0; gate < 4; ++gate)
+  for (int64 gate = 0; gate < 4; ++gate)
     through_panel(rows, a, row, depth, panels + gate * size, count, sums + gate * rows * pitch, add, pitch);
 }
 
 template <typename T>
 struct Forward {
-  long steps, batch, hidden;
+  int64 steps, batch, hidden;
   T *z, *h, *c;       // c has one slot only where keep is false
   const T* weight;    // (4H, H)
-  const long* lengths;  // (B,) or null
+  const int64* lengths;  // (B,) or null
   bool reverse, keep;
   const T* kept;  // the panels, where another call has made them; or null
   T* panels;      // blocks of up to a panel of hidden units: [block][gate][k][unit]
   T* own;         // own_size() of each thread
 
   // Of the batch, and of the blocks, at a time: cells of several blocks read and write in longer runs.
-  static constexpr long kRows = 64, kBlocks = 256 / Simd<T>::panel;
+  static constexpr int64 kRows = 64, kBlocks = 256 / Simd<T>::panel;
 
-  long blocks() const { return divide_up(hidden, Simd<T>::panel); }
-  long panel_size() const { return 4 * hidden * Simd<T>::panel; }
-  long panels_size() const { return kept ? 0 : blocks() * panel_size(); }
-  long own_size() const { return 4 * gates_apart<T>(least(batch, kRows)) * least(blocks(), kBlocks); }
-  long first(long block) const { return block * Simd<T>::panel; }
-  long count(long block) const { return least(hidden - first(block), Simd<T>::panel); }
-  const T* panel(long block) const { return (kept ? kept : panels) + block * panel_size(); }
+  int64 blocks() const { return divide_up(hidden, Simd<T>::panel); }
+  int64 panel_size() const { return 4 * hidden * Simd<T>::panel; }
+  int64 panels_size() const { return kept ? 0 : blocks() * panel_size(); }
+  int64 own_size() const { return 4 * gates_apart<T>(least(batch, kRows)) * least(blocks(), kBlocks); }
+  int64 first(int64 block) const { return block * Simd<T>::panel; }
+  int64 count(int64 block) const { return least(hidden - first(block), Simd<T>::panel); }
+  const T* panel(int64 block) const { return (kept ? kept : panels) + block * panel_size(); }
 
-  void pack(long block) const {
+  void pack(int64 block) const {
     pack_gates(weight, hidden, hidden, first(block), count(block), panels + block * panel_size());
   }
 
   // Some rows of some blocks in step t, from h W_hh^T: gates and c of all units, then h, so that no tanh(c) waits for the
   // gates of its unit. `sums` keep o.
-  void cells(long t, long before, long after, Range rows, Range of, T* sums) const {
-    const long H = hidden, begin = first(of.begin), wide = first(of.end) - begin, units = least(wide, H - begin);
-    const long slot_before = keep ? before : 0, slot = keep ? after : 0, apart = (rows.end - rows.begin) * wide;
-    for (long b = rows.begin; b < rows.end; ++b, sums += wide) {
+  void cells(int64 t, int64 before, int64 after, Range rows, Range of, T* sums) const {
+    const int64 H = hidden, begin = first(of.begin), wide = first(of.end) - begin, units = least(wide, H - begin);
+    const int64 slot_before = keep ? before : 0, slot = keep ? after : 0, apart = (rows.end - rows.begin) * wide;
+    for (int64 b = rows.begin; b < rows.end; ++b, sums += wide) {
       const bool over = lengths && t >= lengths[b];
       T *here = z + (t * batch + b) * 4 * H + begin, *c_after = c + (slot * batch + b) * H + begin;
       T *c_before = c + (slot_before * batch + b) * H + begin, *h_after = h + (after * batch + b) * H + begin;
-      for (long j = 0, left = units; j < units; j += Simd<T>::width, left -= Simd<T>::width) {
+      for (int64 j = 0, left = units; j < units; j += Simd<T>::width, left -= Simd<T>::width) {
         auto gates = load_gates(here + j, H, left) + load_gates(sums + j, apart, left);
         typename Simd<T>::V c_new, later;
         cell_forward<T>(gates, load(c_before + j, left), c_new, later);
@@ -82,7 +82,7 @@ struct Forward {
         store(sums + j, gates.o);
         store(c_after + j, over ? load(c_before + j, left) : c_new, left);
       }
-      for (long j = 0, left = units; j < units; j += Simd<T>::width, left -= Simd<T>::width) {
+      for (int64 j = 0, left = units; j < units; j += Simd<T>::width, left -= Simd<T>::width) {
         const auto h_new = load(sums + j) * tanh_of<T>(load(c_after + j, left));
         store(h_after + j, over ? load(h + (before * batch + b) * H + begin + j, left) : h_new, left);
       }
@@ -91,20 +91,20 @@ struct Forward {
 
   void run(int member, int members, Barrier& barrier, bool split_batch) const {
     const Range mine = kept ? Range{} : share(blocks(), member, members);
-    for (long block = mine.begin; block < mine.end; ++block) pack(block);
+    for (int64 block = mine.begin; block < mine.end; ++block) pack(block);
     if (!kept) barrier.wait();
     const auto [rows, units] = Part(batch, blocks(), member, members, split_batch);
     T* sums = own + member * own_size();
-    for (long n = 0; n < steps; ++n) {
-      const long t = reverse ? steps - 1 - n : n, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
+    for (int64 n = 0; n < steps; ++n) {
+      const int64 t = reverse ? steps - 1 - n : n, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
       // To and fro: the step begins with the panels that the one before had last, which are still in cache.
-      const long groups = divide_up(units.end - units.begin, kBlocks);
-      for (long k = 0; k < groups; ++k) {
-        const long start = units.begin + (n % 2 ? groups - 1 - k : k) * kBlocks;
+      const int64 groups = divide_up(units.end - units.begin, kBlocks);
+      for (int64 k = 0; k < groups; ++k) {
+        const int64 start = units.begin + (n % 2 ? groups - 1 - k : k) * kBlocks;
         const Range of{start, least(start + kBlocks, units.end)};
-        for (long b = rows.begin; b < rows.end; b += kRows) {
+        for (int64 b = rows.begin; b < rows.end; b += kRows) {
           const Range some{b, least(b + kRows, rows.end)};
-          for (long block = of.begin; block < of.end; ++block)
+          for (int64 block = of.begin; block < of.end; ++block)
             through_gates(some.end - b, h + (before * batch + b) * hidden, hidden, hidden, panel(block), count(block),
                           sums + first(block - of.begin), false, first(of.end - of.begin));
           cells(t, before, after, some, of, sums);
@@ -117,34 +117,34 @@ struct Forward {
 
 template <typename T>
 struct Backward {
-  long steps, batch, hidden;
+  int64 steps, batch, hidden;
   T* gates;  // become dz
   const T *c, *weight;
   const T* dy;  // (T, B, H), rows dy_row elements apart; or null
-  long dy_row;
-  const long* lengths;
+  int64 dy_row;
+  const int64* lengths;
   bool reverse;
   T *dh, *dc;  // (B, H): at first of the final state, at last of the initial one
   T* panels;   // blocks of up to 4 vectors of hidden units: [block][k = 4H][unit]
   T* own;      // own_size() of each thread
 
-  long blocks() const { return divide_up(hidden, Simd<T>::panel); }
-  long panel_size() const { return 4 * hidden * Simd<T>::panel; }
-  long panels_size() const { return blocks() * panel_size(); }
-  long own_size() const { return batch * blocks() * Simd<T>::panel; }
-  long first(long block) const { return block * Simd<T>::panel; }
-  long count(long block) const { return least(hidden - first(block), Simd<T>::panel); }
-  bool valid(long t, long b) const { return !lengths || t < lengths[b]; }
+  int64 blocks() const { return divide_up(hidden, Simd<T>::panel); }
+  int64 panel_size() const { return 4 * hidden * Simd<T>::panel; }
+  int64 panels_size() const { return blocks() * panel_size(); }
+  int64 own_size() const { return batch * blocks() * Simd<T>::panel; }
+  int64 first(int64 block) const { return block * Simd<T>::panel; }
+  int64 count(int64 block) const { return least(hidden - first(block), Simd<T>::panel); }
+  bool valid(int64 t, int64 b) const { return !lengths || t < lengths[b]; }
 
-  void pack(long block) const {
+  void pack(int64 block) const {
     pack_panel(weight + first(block), hidden, 1, 4 * hidden, count(block), panels + block * panel_size());
   }
 
   // sums (rows, units of all blocks) = dz of step t times weight_hh.
-  void through_weight(long t, Range rows, Range of, T* sums) const {
+  void through_weight(int64 t, Range rows, Range of, T* sums) const {
     const T* dz = gates + (t * batch + rows.begin) * 4 * hidden;
-    const long depth = 4 * hidden, wide = Simd<T>::panel, pitch = first(of.end - of.begin);
-    for (long block = of.begin, n; block < of.end; block += n, sums += n * wide) {
+    const int64 depth = 4 * hidden, wide = Simd<T>::panel, pitch = first(of.end - of.begin);
+    for (int64 block = of.begin, n; block < of.end; block += n, sums += n * wide) {
       n = rows.end - rows.begin == 1 && block + 4 <= of.end && count(block + 3) == wide ? 4 : 1;
       const T* from = panels + block * panel_size();
       if (n == 4) row_through_four(dz, depth, from, panel_size(), wide, sums, false, wide);
@@ -153,13 +153,13 @@ struct Backward {
   }
 
   // What arrives at h before step `from` (-1: the end): through the weights, or as it was where there is no such step.
-  void cells(long t, long from, Range rows, Range of, const T* sums) const {
-    const long H = hidden, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
-    const long begin = first(of.begin), end = first(of.end);
-    for (long b = rows.begin; b < rows.end; ++b, sums += end - begin) {
+  void cells(int64 t, int64 from, Range rows, Range of, const T* sums) const {
+    const int64 H = hidden, before = reverse ? t + 1 : t, after = reverse ? t : t + 1;
+    const int64 begin = first(of.begin), end = first(of.end);
+    for (int64 b = rows.begin; b < rows.end; ++b, sums += end - begin) {
       const bool through = from >= 0 && valid(from, b), here = valid(t, b);
-      for (long unit = begin; unit < least(end, H); unit += Simd<T>::width) {
-        const long left = H - unit;
+      for (int64 unit = begin; unit < least(end, H); unit += Simd<T>::width) {
+        const int64 left = H - unit;
         T *kept = dh + b * H + unit, *z = gates + (t * batch + b) * 4 * H + unit;
         auto arrived = through ? load(sums + unit - begin) : load(kept, left);
         Gates<typename Simd<T>::V> dz{};
@@ -180,33 +180,33 @@ struct Backward {
 
   void run(int member, int members, Barrier& barrier, bool split_batch) const {
     const Range mine = share(blocks(), member, members);
-    for (long block = mine.begin; block < mine.end; ++block) pack(block);
+    for (int64 block = mine.begin; block < mine.end; ++block) pack(block);
     barrier.wait();
     const auto [rows, units] = Part(batch, blocks(), member, members, split_batch);
     T* sums = own + member * own_size();
-    long from = -1;
-    for (long n = 0; n < steps; ++n) {
-      const long t = reverse ? n : steps - 1 - n;
+    int64 from = -1;
+    for (int64 n = 0; n < steps; ++n) {
+      const int64 t = reverse ? n : steps - 1 - n;
       if (from >= 0) through_weight(from, rows, units, sums);
       cells(t, from, rows, units, sums);
       if (!split_batch) barrier.wait();
       from = t;
     }
     through_weight(from, rows, units, sums);
-    const long begin = first(units.begin), end = first(units.end);
-    for (long b = rows.begin; b < rows.end; ++b, sums += end - begin)
-      for (long unit = begin; unit < least(end, hidden) && valid(from, b); unit += Simd<T>::width)
+    const int64 begin = first(units.begin), end = first(units.end);
+    for (int64 b = rows.begin; b < rows.end; ++b, sums += end - begin)
+      for (int64 unit = begin; unit < least(end, hidden) && valid(from, b); unit += Simd<T>::width)
         store(dh + b * hidden + unit, load(sums + unit - begin), hidden - unit);
   }
 };
 
 // One recurrence on so many threads, or two of the same size at once, each on half of them.
 template <typename T, typename Recurrence>
-void run(Recurrence* of, long count, long steps, long threads, bool split_batch) {
+void run(Recurrence* of, int64 count, int64 steps, int64 threads, bool split_batch) {
   if (steps == 0) return;
-  const long panels = of->panels_size(), size = panels + threads * of->own_size();
+  const int64 panels = of->panels_size(), size = panels + threads * of->own_size();
   T* memory = scratch<T>(count * size);
-  for (long n = 0; n < count; ++n) {
+  for (int64 n = 0; n < count; ++n) {
     of[n].panels = memory + n * size;
     of[n].own = of[n].panels + panels;
   }

@@ -36,14 +36,14 @@ class Scratch {
 
 // `count` numbers of the calling thread, until its next call.
 template <typename T>
-T* scratch(long count) {
+T* scratch(int64 count) {
   thread_local Scratch memory;
   return static_cast<T*>(memory.at_least(sizeof(T) * std::size_t(count)));
 }
 
 // So many numbers and what fills the last cache line: parts of that size begin at one.
 template <typename T>
-long whole_lines(long count) {
-  constexpr long line = 64 / sizeof(T);
+int64 whole_lines(int64 count) {
+  constexpr int64 line = 64 / sizeof(T);
   return (count + line - 1) / line * line;
 }

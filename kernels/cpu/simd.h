@@ -9,8 +9,8 @@ struct Simd {
   typedef T V __attribute__((vector_size(VECTOR_BYTES)));
   typedef T Unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
   typedef decltype(V{} < V{}) Bits;
-  static constexpr long width = VECTOR_BYTES / sizeof(T);
-  static constexpr long panel = TILE_VECTORS * width;
+  static constexpr int64 width = VECTOR_BYTES / sizeof(T);
+  static constexpr int64 panel = TILE_VECTORS * width;
 };
 
 template <typename V, typename T>
@@ -50,7 +50,7 @@ CELL V power_of_two(V t) {
 
 // All bits set in the first n elements.
 template <typename T>
-CELL typename Simd<T>::Bits first_of(long n) {
+CELL typename Simd<T>::Bits first_of(int64 n) {
   typename Simd<T>::V index{};
   for (int k = 0; k < Simd<T>::width; ++k) index[k] = T(k);
   return index < splat<typename Simd<T>::V>(T(n));
@@ -68,7 +68,7 @@ CELL void store(T* p, typename Simd<T>::V v) {
 
 // The first n elements, the others are 0: where the instruction set has masks, as fast as all of them.
 template <typename T>
-CELL typename Simd<T>::V load(const T* p, long n) {
+CELL typename Simd<T>::V load(const T* p, int64 n) {
   using V = typename Simd<T>::V;
   if (n >= Simd<T>::width) return load(p);
 #if VECTOR_BYTES == 64
@@ -79,13 +79,13 @@ CELL typename Simd<T>::V load(const T* p, long n) {
   else return (V)_mm256_maskload_pd((const double*)p, (__m256i)first_of<T>(n));
 #else
   V v{};
-  for (long k = 0; k < n; ++k) v[k] = p[k];
+  for (int64 k = 0; k < n; ++k) v[k] = p[k];
   return v;
 #endif
 }
 
 template <typename T>
-CELL void store(T* p, typename Simd<T>::V v, long n) {
+CELL void store(T* p, typename Simd<T>::V v, int64 n) {
   if (n >= Simd<T>::width) return store(p, v);
 #if VECTOR_BYTES == 64
   if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
@@ -94,25 +94,25 @@ CELL void store(T* p, typename Simd<T>::V v, long n) {
   if constexpr (sizeof(T) == 4) _mm256_maskstore_ps((float*)p, (__m256i)first_of<T>(n), (__m256)v);
   else _mm256_maskstore_pd((double*)p, (__m256i)first_of<T>(n), (__m256d)v);
 #else
-  for (long k = 0; k < n; ++k) p[k] = v[k];
+  for (int64 k = 0; k < n; ++k) p[k] = v[k];
 #endif
 }
 
 template <typename T>
 CELL T sum_of(typename Simd<T>::V v) {
   T total = 0;
-  for (long k = 0; k < Simd<T>::width; ++k) total += v[k];
+  for (int64 k = 0; k < Simd<T>::width; ++k) total += v[k];
   return total;
 }
 
 // The four gates of the same units, `apart` elements from one another.
 template <typename T>
-CELL Gates<typename Simd<T>::V> load_gates(const T* p, long apart, long n) {
+CELL Gates<typename Simd<T>::V> load_gates(const T* p, int64 apart, int64 n) {
   return {load(p, n), load(p + apart, n), load(p + 2 * apart, n), load(p + 3 * apart, n)};
 }
 
 template <typename T>
-CELL void store_gates(T* p, long apart, const Gates<typename Simd<T>::V>& gates, long n) {
+CELL void store_gates(T* p, int64 apart, const Gates<typename Simd<T>::V>& gates, int64 n) {
   store(p, gates.i, n);
   store(p + apart, gates.f, n);
   store(p + 2 * apart, gates.g, n);

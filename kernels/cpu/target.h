@@ -2,6 +2,8 @@
 // functions, TARGET_END. GCC and Clang say it in different words.
 #pragma once
 
+#include <cstdint>
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #define WITH_X86 1
 #include <cpuid.h>
@@ -22,3 +24,5 @@
 #define TARGET(features) PRAGMA(GCC push_options) PRAGMA(GCC target(features))
 #define TARGET_END PRAGMA(GCC pop_options)
 #endif
+
+using int64 = std::int64_t;  // C's long has 32 bits on Windows

@@ -56,11 +56,11 @@ class Barrier {
 };
 
 struct Range {
-  long begin, end;
+  int64 begin, end;
 };
 
 // Part `member` of `members` nearly equal parts of 0..count.
-inline Range share(long count, int member, int members) {
+inline Range share(int64 count, int member, int members) {
   return {count * member / members, count * (member + 1) / members};
 }
 
@@ -144,9 +144,9 @@ class Team {
   static Team* instance() {
 #ifdef __unix__
     static std::atomic<Team*> current{nullptr};
-    static std::atomic<long> owner{0};
+    static std::atomic<int64> owner{0};
     static std::atomic_flag changing = ATOMIC_FLAG_INIT;
-    const long process = getpid();
+    const int64 process = getpid();
     if (owner.load(std::memory_order_acquire) != process) {
       while (changing.test_and_set(std::memory_order_acquire)) pause_a_moment();
       if (owner.load(std::memory_order_relaxed) != process) {
@@ -238,6 +238,6 @@ class Team {
 
 // job.run(member, members, barrier) on a team.
 template <typename Job>
-void run_on(long threads, const Job& job) {
+void run_on(int64 threads, const Job& job) {
   Team::run(int(threads), [&](int member, int members, Barrier& barrier) { job.run(member, members, barrier); });
 }

@@ -7,34 +7,34 @@
 // Rows whose target is negative get zeros: they are ignored.
 template <typename T>
 struct CrossEntropy {
-  long rows, vocabulary;
+  int64 rows, vocabulary;
   T* logits;
-  const long* targets;
+  const int64* targets;
   T scale;
   T* losses;
 
-  void one(long n) const {
+  void one(int64 n) const {
     using V = typename Simd<T>::V;
-    constexpr long width = Simd<T>::width;
+    constexpr int64 width = Simd<T>::width;
     T* row = logits + n * vocabulary;
     if (targets[n] < 0) {
-      for (long j = 0; j < vocabulary; ++j) row[j] = 0;
+      for (int64 j = 0; j < vocabulary; ++j) row[j] = 0;
       losses[n] = 0;
       return;
     }
     T top = row[0];
-    for (long j = 1; j < vocabulary; ++j) top = row[j] > top ? row[j] : top;
+    for (int64 j = 1; j < vocabulary; ++j) top = row[j] > top ? row[j] : top;
     const T at_target = row[targets[n]] - top;
     V sums{};
-    for (long j = 0; j < vocabulary; j += width) {
-      const long left = vocabulary - j;
+    for (int64 j = 0; j < vocabulary; j += width) {
+      const int64 left = vocabulary - j;
       V e = exp_minus_1<T>(clamp<T>(load(row + j, left) - top, Constants<T>::exp_limit)) + T(1);
-      for (long k = left; k < width; ++k) e[k] = 0;
+      for (int64 k = left; k < width; ++k) e[k] = 0;
       sums += e;
       store(row + j, e, left);
     }
     const T total = sum_of<T>(sums), factor = scale / total;
-    for (long j = 0; j < vocabulary; ++j) row[j] *= factor;
+    for (int64 j = 0; j < vocabulary; ++j) row[j] *= factor;
     row[targets[n]] -= scale;
     // A NaN among the logits has reached the total; comparisons passed it over in `top`.
     losses[n] = T(std::log(total)) - at_target;
@@ -42,45 +42,45 @@ struct CrossEntropy {
 
   void run(int member, int members, Barrier&) const {
     const Range mine = share(rows, member, members);
-    for (long n = mine.begin; n < mine.end; ++n) one(n);
+    for (int64 n = mine.begin; n < mine.end; ++n) one(n);
   }
 };
 
 // target[index[n]] += from[n] for all n in turn; the threads split the columns.
 template <typename T>
 struct ScatterAdd {
-  long size, rows, columns;
+  int64 size, rows, columns;
   T* target;          // (size, columns)
-  const long* index;  // (rows,), each below size
+  const int64* index;  // (rows,), each below size
   const T* from;      // (rows, columns)
 
   void run(int member, int members, Barrier&) const {
     const Range blocks = share(divide_up(columns, Simd<T>::width), member, members);
-    const long first = blocks.begin * Simd<T>::width, end = blocks.end * Simd<T>::width;
-    const long last = end < columns ? end : columns;
-    for (long n = 0; n < rows; ++n) {
+    const int64 first = blocks.begin * Simd<T>::width, end = blocks.end * Simd<T>::width;
+    const int64 last = end < columns ? end : columns;
+    for (int64 n = 0; n < rows; ++n) {
       T* to = target + index[n] * columns;
       const T* row = from + n * columns;
-      for (long j = first; j < last; ++j) to[j] += row[j];
+      for (int64 j = first; j < last; ++j) to[j] += row[j];
     }
   }
 };
 
 // Several arrays, cut into blocks that the threads share.
-template <long kSize = 4096>
+template <int64 kSize = 4096>
 struct Blocks {
-  long count;
-  const long* sizes;
+  int64 count;
+  const int64* sizes;
 
   // visit(array, first element, number of elements, number of the block) for the member's blocks.
   template <typename Visit>
   void each(int member, int members, const Visit& visit) const {
-    long total = 0;
-    for (long n = 0; n < count; ++n) total += divide_up(sizes[n], kSize);
+    int64 total = 0;
+    for (int64 n = 0; n < count; ++n) total += divide_up(sizes[n], kSize);
     const Range mine = share(total, member, members);
-    long block = 0;
-    for (long n = 0; n < count; ++n)
-      for (long first = 0; first < sizes[n]; first += kSize, ++block)
+    int64 block = 0;
+    for (int64 n = 0; n < count; ++n)
+      for (int64 first = 0; first < sizes[n]; first += kSize, ++block)
         if (block >= mine.begin && block < mine.end) visit(n, first, least(sizes[n] - first, kSize), block);
   }
 };
@@ -94,14 +94,14 @@ struct SquareSums {
 
   void run(int member, int members, Barrier&) const {
     using V = typename Simd<T>::V;
-    blocks.each(member, members, [&](long n, long first, long size, long block) {
+    blocks.each(member, members, [&](int64 n, int64 first, int64 size, int64 block) {
       V sum{};
-      for (long k = 0; k < size; k += Simd<T>::width) {
+      for (int64 k = 0; k < size; k += Simd<T>::width) {
         const V v = load(arrays[n] + first + k, size - k);
         sum += v * v;
       }
       double total = 0;
-      for (long k = 0; k < Simd<T>::width; ++k) total += double(sum[k]);
+      for (int64 k = 0; k < Simd<T>::width; ++k) total += double(sum[k]);
       sums[block] = total;
     });
   }
@@ -112,22 +112,22 @@ struct SquareSums {
 // word and in the link before; the chains are mixed to 64 bits in their order.
 struct Fingerprints {
   typedef std::uint32_t Words __attribute__((vector_size(VECTOR_BYTES)));
-  static constexpr long kBytes = 65536, kChains = 8, kStep = kChains * VECTOR_BYTES;
+  static constexpr int64 kBytes = 65536, kChains = 8, kStep = kChains * VECTOR_BYTES;
   Blocks<kBytes> blocks;
   const unsigned char* const* arrays;
   std::uint64_t* found;  // one a block, those of the first array, those of the second, ...
 
-  static std::uint64_t of(const unsigned char* bytes, long size) {
+  static std::uint64_t of(const unsigned char* bytes, int64 size) {
     Words chains[kChains] = {};
-    const long whole = size / kStep * kStep;
-    for (long first = 0; first < whole; first += kStep) link(chains, bytes + first);
+    const int64 whole = size / kStep * kStep;
+    for (int64 first = 0; first < whole; first += kStep) link(chains, bytes + first);
     if (whole < size) {
       unsigned char rest[kStep] = {};
       std::memcpy(rest, bytes + whole, std::size_t(size - whole));
       link(chains, rest);
     }
     std::uint64_t mixed = std::uint64_t(size), part;
-    for (long k = 0; k < kStep; k += long(sizeof part)) {
+    for (int64 k = 0; k < kStep; k += int64(sizeof part)) {
       std::memcpy(&part, reinterpret_cast<const unsigned char*>(chains) + k, sizeof part);
       mixed = (mixed ^ part) * 0x9E3779B97F4A7C15u;
       mixed ^= mixed >> 32;
@@ -137,7 +137,7 @@ struct Fingerprints {
 
   static void link(Words (&chains)[kChains], const unsigned char* bytes) {
 #pragma GCC unroll 8
-    for (long k = 0; k < kChains; ++k) {
+    for (int64 k = 0; k < kChains; ++k) {
       Words words;
       std::memcpy(&words, bytes + k * VECTOR_BYTES, VECTOR_BYTES);
       const Words next = (chains[k] ^ words) * 0x9E3779B1u;
@@ -146,7 +146,7 @@ struct Fingerprints {
   }
 
   void run(int member, int members, Barrier&) const {
-    blocks.each(member, members, [&](long n, long first, long size, long block) {
+    blocks.each(member, members, [&](int64 n, int64 first, int64 size, int64 block) {
       found[block] = of(arrays[n] + first, size);
     });
   }
@@ -166,7 +166,7 @@ struct Update {
   T scale;
 
   void run(int member, int members, Barrier&) const {
-    blocks.each(member, members, [&](long n, long first, long size, long) {
+    blocks.each(member, members, [&](int64 n, int64 first, int64 size, int64) {
       T* p = params[n] + first;
       const T* g = gradients[n] + first;
       switch (rule) {
@@ -177,27 +177,27 @@ struct Update {
     });
   }
 
-  void sgd(long size, T* __restrict p, const T* __restrict g, T* __restrict velocity) const {
+  void sgd(int64 size, T* __restrict p, const T* __restrict g, T* __restrict velocity) const {
     const T rate = T(numbers[0]), momentum = T(numbers[1]);
-    for (long k = 0; k < size; ++k) {
+    for (int64 k = 0; k < size; ++k) {
       velocity[k] = momentum * velocity[k] + scale * g[k];
       p[k] -= rate * velocity[k];
     }
   }
 
-  void rmsprop(long size, T* __restrict p, const T* __restrict g, T* __restrict square) const {
+  void rmsprop(int64 size, T* __restrict p, const T* __restrict g, T* __restrict square) const {
     const T rate = T(numbers[0]), decay = T(numbers[1]), rest = T(numbers[2]), eps = T(numbers[3]);
-    for (long k = 0; k < size; ++k) {
+    for (int64 k = 0; k < size; ++k) {
       const T gradient = scale * g[k];
       square[k] = decay * square[k] + rest * gradient * gradient;
       p[k] -= rate * gradient / (std::sqrt(square[k]) + eps);
     }
   }
 
-  void adam(long size, T* __restrict p, const T* __restrict g, T* __restrict mean, T* __restrict square) const {
+  void adam(int64 size, T* __restrict p, const T* __restrict g, T* __restrict mean, T* __restrict square) const {
     const T step = T(numbers[0]), inverse_root = T(1 / numbers[1]), beta1 = T(numbers[2]), rest1 = T(numbers[3]);
     const T beta2 = T(numbers[4]), rest2 = T(numbers[5]), eps = T(numbers[6]), shrink = T(numbers[7]);
-    for (long k = 0; k < size; ++k) {
+    for (int64 k = 0; k < size; ++k) {
       const T gradient = scale * g[k];
       mean[k] = beta1 * mean[k] + rest1 * gradient;
       square[k] = beta2 * square[k] + rest2 * gradient * gradient;

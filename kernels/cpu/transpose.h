@@ -27,12 +27,12 @@ CELL void transpose_in_place(typename Simd<T>::V (&rows)[Simd<T>::width]) {
 
 // to[k * wide + j] = from[j * row + k] for as many j and k as a vector has elements.
 template <typename T>
-CELL void transpose(const T* from, long row, T* to, long wide) {
-  constexpr long width = Simd<T>::width;
+CELL void transpose(const T* from, int64 row, T* to, int64 wide) {
+  constexpr int64 width = Simd<T>::width;
   typename Simd<T>::V rows[width];
 #pragma GCC unroll 16
-  for (long j = 0; j < width; ++j) rows[j] = load(from + j * row);
+  for (int64 j = 0; j < width; ++j) rows[j] = load(from + j * row);
   transpose_in_place<T>(rows);
 #pragma GCC unroll 16
-  for (long k = 0; k < width; ++k) store(to + k * wide, rows[k]);
+  for (int64 k = 0; k < width; ++k) store(to + k * wide, rows[k]);
 }

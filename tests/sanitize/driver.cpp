@@ -24,7 +24,7 @@ namespace {
 
 int failures = 0;
 thread_local bool inside = false;  // an entry of the library
-long fails_at = -1;                // which of its allocations fails, counted from 0; negative: none
+int64 fails_at = -1;                // which of its allocations fails, counted from 0; negative: none
 bool failed = false;
 
 struct NoMemory {};
@@ -40,7 +40,7 @@ void* allocate(std::size_t size, std::size_t alignment) {
 }
 
 template <typename Entry, typename... Arguments>
-void call(const Entry& entry, long set, Arguments... arguments) {
+void call(const Entry& entry, int64 set, Arguments... arguments) {
   inside = true;
   const int status = entry[set](arguments...);
   inside = false;
@@ -49,7 +49,7 @@ void call(const Entry& entry, long set, Arguments... arguments) {
 }
 
 template <typename T>
-std::vector<T> random_numbers(long count, unsigned seed) {
+std::vector<T> random_numbers(int64 count, unsigned seed) {
   std::mt19937 generator(seed);
   std::uniform_real_distribution<double> draw(-1, 1);
   std::vector<T> numbers(count);
@@ -91,25 +91,25 @@ ENTRIES_OF(double, f64)
 
 // All results of forward and backward of one recurrence, or of two at once, which go in opposite directions.
 template <typename T>
-std::vector<T> recurrences(long set, long count, long steps, long batch, long hidden, bool lengths, bool keep,
-                           long threads, bool split_batch) {
+std::vector<T> recurrences(int64 set, int64 count, int64 steps, int64 batch, int64 hidden, bool lengths, bool keep,
+                           int64 threads, bool split_batch) {
   std::vector<std::vector<T>> arrays[7];
-  const long sizes[] = {steps * batch * 4 * hidden,  4 * hidden * hidden, (steps + 1) * batch * hidden,
+  const int64 sizes[] = {steps * batch * 4 * hidden,  4 * hidden * hidden, (steps + 1) * batch * hidden,
                         (keep ? steps + 1 : 1) * batch * hidden, steps * batch * hidden, batch * hidden, batch * hidden};
   T* pointers[7][2];
   for (int array = 0; array < 7; ++array) {
-    for (long n = 0; n < count; ++n) arrays[array].push_back(random_numbers<T>(sizes[array], unsigned(2 * array + n)));
-    for (long n = 0; n < count; ++n) pointers[array][n] = arrays[array][n].data();
+    for (int64 n = 0; n < count; ++n) arrays[array].push_back(random_numbers<T>(sizes[array], unsigned(2 * array + n)));
+    for (int64 n = 0; n < count; ++n) pointers[array][n] = arrays[array][n].data();
   }
   const auto& [z, weight, h, c, dy, dh, dc] = pointers;
-  std::vector<long> ends(batch);
-  for (long b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
-  const long* const limits[] = {lengths ? ends.data() : nullptr, nullptr};
-  const long reverse[] = {0, 1}, rows[] = {hidden, hidden};
+  std::vector<int64> ends(batch);
+  for (int64 b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
+  const int64* const limits[] = {lengths ? ends.data() : nullptr, nullptr};
+  const int64 reverse[] = {0, 1}, rows[] = {hidden, hidden};
   // Without backward, of packed weights.
   std::vector<T> packed[2];
   const T* kept[2] = {};
-  for (long n = 0; n < count && !keep; ++n) {
+  for (int64 n = 0; n < count && !keep; ++n) {
     packed[n].resize((4 * hidden + 63) / 64 * 64 * hidden);
     call(Entries<T>::pack, set, 1, 4 * hidden, hidden, weight[n], packed[n].data());
     kept[n] = packed[n].data();
@@ -128,8 +128,8 @@ std::vector<T> recurrences(long set, long count, long steps, long batch, long hi
 // `recurrence` of the LSTM family, with a projection to `size` or without one (0), layer normalisation or none, and all
 // other options on or as numbers.
 template <typename T>
-std::vector<T> family(long set, long steps, long batch, long hidden, long size, long heads, bool norm, bool on,
-                      bool reverse, bool keep, long threads, bool split_batch) {
+std::vector<T> family(int64 set, int64 steps, int64 batch, int64 hidden, int64 size, int64 heads, bool norm, bool on,
+                      bool reverse, bool keep, int64 threads, bool split_batch) {
   const bool project = size > 0;
   if (!project) size = hidden;
   auto z = random_numbers<T>(steps * batch * 4 * hidden, 1), weight = random_numbers<T>(4 * hidden * size / heads, 2);
@@ -146,15 +146,15 @@ std::vector<T> family(long set, long steps, long batch, long hidden, long size, 
   std::vector<T> normalised(norm ? (keep ? steps : 1) * batch * 4 * hidden : 0);
   std::vector<T> scales(norm ? (keep ? steps : 1) * batch : 0), dnorm(norm ? batch * 6 * hidden : 0);
   std::vector<T> projected(project ? steps * batch * size : 0), dpeepholes(3 * batch * hidden);
-  std::vector<long> ends(batch);
-  for (long b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
-  const long* limits = on ? ends.data() : nullptr;
+  std::vector<int64> ends(batch);
+  for (int64 b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
+  const int64* limits = on ? ends.data() : nullptr;
   const double numbers[] = {0.7, 0.4, 0.33, 0.66, -0.6, 0.6, 0.25, 0.125, 1e-5, 0.1, double(on), double(!on), double(on)};
   auto given = [](bool is_on, const std::vector<T>& array) { return is_on ? array.data() : nullptr; };
   T *const unprojected = project ? m.data() : nullptr, *const rows = norm ? normalised.data() : nullptr;
   T *const factors = norm ? scales.data() : nullptr, *const gradients = norm ? dnorm.data() : nullptr;
   auto with_options = [&](const auto& entry, auto... rest) {
-    call(entry, set, steps, batch, hidden, size, heads, long(std::size(numbers)), numbers, given(on, peepholes),
+    call(entry, set, steps, batch, hidden, size, heads, int64(std::size(numbers)), numbers, given(on, peepholes),
          given(norm, gains), given(norm, gain_c), given(norm, shift_c), given(on, zoneout_h), given(on, zoneout_c),
          given(on, mask), given(on, live), weight.data(), given(project, projection), rest...);
   };
@@ -171,12 +171,12 @@ std::vector<T> family(long set, long steps, long batch, long hidden, long size, 
 }
 
 template <typename T>
-std::vector<T> product(long set, long rows, long columns, long depth, bool transposed, long threads) {
+std::vector<T> product(int64 set, int64 rows, int64 columns, int64 depth, bool transposed, int64 threads) {
   auto a = random_numbers<T>(rows * depth, 1), b = random_numbers<T>(depth * columns, 2);
   auto bias = random_numbers<T>(columns, 3);
   std::vector<T> c(rows * columns);
-  const long a_row = transposed ? 1 : depth, a_column = transposed ? rows : 1;
-  const long b_row = transposed ? 1 : columns, b_column = transposed ? depth : 1;
+  const int64 a_row = transposed ? 1 : depth, a_column = transposed ? rows : 1;
+  const int64 b_row = transposed ? 1 : columns, b_column = transposed ? depth : 1;
   std::vector<T> packed(transposed ? (columns + 63) / 64 * 64 * depth : 0);
   if (transposed) call(Entries<T>::pack, set, 0, columns, depth, b.data(), packed.data());
   call(Entries<T>::multiply, set, rows, columns, depth, a.data(), a_row, a_column, b.data(), b_row, b_column,
@@ -185,14 +185,14 @@ std::vector<T> product(long set, long rows, long columns, long depth, bool trans
 }
 
 template <typename T>
-std::vector<T> gradients(long set, long rows, long outputs, long threads) {
-  const std::vector<long> columns{3, 21};
+std::vector<T> gradients(int64 set, int64 rows, int64 outputs, int64 threads) {
+  const std::vector<int64> columns{3, 21};
   auto dy = random_numbers<T>(rows * outputs, 1), x0 = random_numbers<T>(rows * columns[0], 2);
   auto x1 = random_numbers<T>(rows * columns[1], 3);
   std::vector<T> dw0(outputs * columns[0]), dw1(outputs * columns[1]), db(outputs);
   const std::vector<const T*> inputs{x0.data(), x1.data()};
   const std::vector<T*> dw{dw0.data(), dw1.data()};
-  for (long count : {1, 2})
+  for (int64 count : {1, 2})
     call(Entries<T>::weight_gradients, set, rows, outputs, dy.data(), count, columns.data(), inputs.data(), dw.data(),
                                       db.data(), threads);
   for (const auto* part : {&dw1, &db}) dw0.insert(dw0.end(), part->begin(), part->end());
@@ -201,29 +201,29 @@ std::vector<T> gradients(long set, long rows, long outputs, long threads) {
 
 // Cross-entropy, embedding gradient, norm and all optimizers.
 template <typename T>
-std::vector<T> training(long set, long rows, long vocabulary, long threads) {
+std::vector<T> training(int64 set, int64 rows, int64 vocabulary, int64 threads) {
   auto logits = random_numbers<T>(rows * vocabulary, 1), table = random_numbers<T>(vocabulary * vocabulary, 2);
-  std::vector<long> tokens(rows);
-  for (long n = 0; n < rows; ++n) tokens[n] = n % 4 == 3 ? -1 : n % vocabulary;
+  std::vector<int64> tokens(rows);
+  for (int64 n = 0; n < rows; ++n) tokens[n] = n % 4 == 3 ? -1 : n % vocabulary;
   std::vector<T> losses(rows);
   const double scale = 0.5;
   call(Entries<T>::cross_entropy, set, rows, vocabulary, logits.data(), tokens.data(), scale, losses.data(), threads);
-  for (long& token : tokens) token = token < 0 ? 0 : token;
+  for (int64& token : tokens) token = token < 0 ? 0 : token;
   call(Entries<T>::scatter_add, set, vocabulary, rows, vocabulary, table.data(), tokens.data(), logits.data(),
                                threads);
-  const std::vector<long> sizes{1, 5000, 33};
+  const std::vector<int64> sizes{1, 5000, 33};
   std::vector<std::vector<T>> parts;
   std::vector<T*> params, gradients, states;
   for (unsigned seed = 0; seed < 12; ++seed) parts.push_back(random_numbers<T>(sizes[seed % 3], seed));
   for (auto& part : parts)
     for (T& number : part) number = number < 0 ? -number : number;  // squares among the states
-  for (long n = 0; n < 12; ++n)
+  for (int64 n = 0; n < 12; ++n)
     (n < 3 ? params : n < 6 ? gradients : states).push_back(parts[n < 6 ? n : 6 + (n - 6) / 2 + (n % 2 ? 3 : 0)].data());
   std::vector<double> sums(4);
   call(Entries<T>::square_sums, set, 3, sizes.data(), gradients.data(), sums.data(), threads);
   const std::vector<double> numbers{0.1, 0.9, 0.5, 0.5, 0.5, 0.5, 0.1, 0.9};
   const std::vector<T*> first_states{states[0], states[2], states[4]};
-  for (long rule = 0; rule < 3; ++rule)
+  for (int64 rule = 0; rule < 3; ++rule)
     call(Entries<T>::update, set, rule, 3, sizes.data(), params.data(), gradients.data(),
                             (rule == 2 ? states : first_states).data(), numbers.data(), scale, threads);
   for (const auto& part : parts) table.insert(table.end(), part.begin(), part.end());
@@ -233,7 +233,7 @@ std::vector<T> training(long set, long rows, long vocabulary, long threads) {
 }
 
 template <typename T>
-std::vector<T> activations(long set, long count) {
+std::vector<T> activations(int64 set, int64 count) {
   auto x = random_numbers<T>(count, 1);
   std::vector<T> y(count), z(count);
   call(Entries<T>::activate, set, 0, count, x.data(), y.data());
@@ -243,27 +243,27 @@ std::vector<T> activations(long set, long count) {
 }
 
 template <typename T>
-std::vector<T> tokens(long set, long vocabulary, long embedding, long hidden, long layers, long threads) {
+std::vector<T> tokens(int64 set, int64 vocabulary, int64 embedding, int64 hidden, int64 layers, int64 threads) {
   auto table = random_numbers<T>(vocabulary * embedding, 1), head = random_numbers<T>(vocabulary * hidden, 2);
   auto head_bias = random_numbers<T>(vocabulary, 3);
   std::vector<std::vector<T>> parts[3];
   std::vector<const T*> weights[3];
-  for (long layer = 0; layer < layers; ++layer) {
-    const long sizes[] = {4 * hidden * (layer ? hidden : embedding), 4 * hidden * hidden, 4 * hidden};
+  for (int64 layer = 0; layer < layers; ++layer) {
+    const int64 sizes[] = {4 * hidden * (layer ? hidden : embedding), 4 * hidden * hidden, 4 * hidden};
     for (int part : {0, 1, 2}) {
       parts[part].push_back(random_numbers<T>(sizes[part], unsigned(10 * part + layer)));
       weights[part].push_back(parts[part].back().data());
     }
   }
   std::vector<T> state(3 * layers * hidden), scores(vocabulary);
-  const std::vector<long> given{0, vocabulary - 1};
-  std::vector<long> drawn(8);
+  const std::vector<int64> given{0, vocabulary - 1};
+  std::vector<int64> drawn(8);
   std::vector<double> uniforms(drawn.size(), 0.4);
   std::vector<unsigned char> never(vocabulary);
   never[0] = 1;
-  long size = 0;
+  int64 size = 0;
   std::vector<T> panels;
-  auto generate = [&](long given_count, long count, T* to, long* sized) {
+  auto generate = [&](int64 given_count, int64 count, T* to, int64* sized) {
     call(Entries<T>::generate, set, vocabulary, embedding, hidden, layers, table.data(), weights[0].data(),
                               weights[1].data(), weights[2].data(), head.data(), head_bias.data(), size, to,
                               state.data(), scores.data(), given_count, given.data(), count, 1.0, uniforms.data(),
@@ -272,7 +272,7 @@ std::vector<T> tokens(long set, long vocabulary, long embedding, long hidden, lo
   generate(0, 0, nullptr, &size);
   panels.resize(size);
   generate(0, 0, panels.data(), nullptr);
-  generate(long(given.size()), long(drawn.size()), panels.data(), nullptr);
+  generate(int64(given.size()), int64(drawn.size()), panels.data(), nullptr);
   return std::vector<T>(drawn.begin(), drawn.end());
 }
 
@@ -301,7 +301,7 @@ void hold(const char* what, const std::vector<T>& results) {
 
 // `compute` gives the same on `threads` threads as on one, and from two callers at once.
 template <typename T>
-void check(const char* what, long threads, const std::function<std::vector<T>(long threads)>& compute) {
+void check(const char* what, int64 threads, const std::function<std::vector<T>(int64 threads)>& compute) {
   const auto expected = compute(1);
   if (records) hold(what, expected);
   if (recording) return;
@@ -310,15 +310,15 @@ void check(const char* what, long threads, const std::function<std::vector<T>(lo
   const auto mine = compute(threads);
   other.join();
   if (mine != expected || from_other != expected) {
-    if (++failures <= 10) std::printf("%s: another result on %ld threads\n", what, threads);
+    if (++failures <= 10) std::printf("%s: another result on %d threads\n", what, int(threads));
   }
 }
 
 // Where the library's n-th allocation fails, for every n, `compute` says so or gives the same, and does afterwards. Each
 // time in a process of its own, in which nothing is there yet.
 template <typename T>
-void check_failures(const char* what, const std::function<std::vector<T>(long threads)>& compute) {
-  for (long n = 0; ; ++n) {
+void check_failures(const char* what, const std::function<std::vector<T>(int64 threads)>& compute) {
+  for (int64 n = 0; ; ++n) {
     const pid_t child = fork();
     if (child == 0) {
       std::vector<T> under_failure;
@@ -338,66 +338,66 @@ void check_failures(const char* what, const std::function<std::vector<T>(long th
     waitpid(child, &status, 0);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 2) return;  // it has no n-th
     if ((!WIFEXITED(status) || WEXITSTATUS(status) != 0) && ++failures <= 10)
-      std::printf("%s: wrong after allocation %ld failed\n", what, n);
+      std::printf("%s: wrong after allocation %d failed\n", what, int(n));
     if (n > 100 && ++failures) return;
   }
 }
 
 template <typename T>
-void check_all_failures(long set) {
+void check_all_failures(int64 set) {
   for (bool split_batch : {false, true}) {
-    for (long count : {1, 2})
-      check_failures<T>("recurrences", [&](long threads) {
+    for (int64 count : {1, 2})
+      check_failures<T>("recurrences", [&](int64 threads) {
         return recurrences<T>(set, count, 4, 8, 17, true, true, threads, split_batch);
       });
-    check_failures<T>("family", [&](long threads) {
+    check_failures<T>("family", [&](int64 threads) {
       return family<T>(set, 3, 8, 18, 10, 1, true, true, false, true, threads, split_batch);
     });
   }
-  for (long rows : {7, 700})
-    check_failures<T>("product", [&](long threads) { return product<T>(set, rows, 17, 300, false, threads); });
-  check_failures<T>("gradients", [&](long threads) { return gradients<T>(set, 300, 20, threads); });
-  check_failures<T>("training", [&](long threads) { return training<T>(set, 9, 83, threads); });
-  check_failures<T>("tokens", [&](long threads) { return tokens<T>(set, 19, 6, 40, 2, threads); });
+  for (int64 rows : {7, 700})
+    check_failures<T>("product", [&](int64 threads) { return product<T>(set, rows, 17, 300, false, threads); });
+  check_failures<T>("gradients", [&](int64 threads) { return gradients<T>(set, 300, 20, threads); });
+  check_failures<T>("training", [&](int64 threads) { return training<T>(set, 9, 83, threads); });
+  check_failures<T>("tokens", [&](int64 threads) { return tokens<T>(set, 19, 6, 40, 2, threads); });
 }
 
 template <typename T>
-void check_all(long set) {
-  for (long count : {1, 2})
-    for (long hidden : {1, 5, 17, 35})
-      for (long batch : {1, 3, 8, 13})
-        for (long option = 0; option < 4; ++option)
+void check_all(int64 set) {
+  for (int64 count : {1, 2})
+    for (int64 hidden : {1, 5, 17, 35})
+      for (int64 batch : {1, 3, 8, 13})
+        for (int64 option = 0; option < 4; ++option)
           for (bool split_batch : {false, true})
-            check<T>("recurrences", 1 + batch % 3, [&](long threads) {
+            check<T>("recurrences", 1 + batch % 3, [&](int64 threads) {
               return recurrences<T>(set, count, 4, batch, hidden, option & 1, option & 2,
                                     split_batch && threads > batch ? batch : threads, split_batch);
             });
-  for (long hidden : {18, 74})
-    for (long batch : {1, 8})
+  for (int64 hidden : {18, 74})
+    for (int64 batch : {1, 8})
       for (bool project : {false, true})
-        for (long option = batch % 5; option < 32; option += 5)  // every option on and off
+        for (int64 option = batch % 5; option < 32; option += 5)  // every option on and off
           for (bool split_batch : {false, true})
-            check<T>("family", 3, [&](long threads) {
+            check<T>("family", 3, [&](int64 threads) {
               return family<T>(set, 3, batch, hidden, project ? hidden / 4 * 2 + 2 : 0, option & 1 ? 2 : 1,
-                               option & 16, option & 2, option & 4, !(option & 8), split_batch && threads > batch ? batch : threads,
-                               split_batch);
+                               option & 16, option & 2, option & 4, !(option & 8),
+                               split_batch && threads > batch ? batch : threads, split_batch);
             });
   for (bool transposed : {false, true})
-    for (long rows : {1, 7, 70})
-      for (long columns : {1, 17, 130})
-        for (long depth : {1, 300}) {
-          check<T>("product", 3, [&](long threads) {
+    for (int64 rows : {1, 7, 70})
+      for (int64 columns : {1, 17, 130})
+        for (int64 depth : {1, 300}) {
+          check<T>("product", 3, [&](int64 threads) {
             return product<T>(set, rows, columns, depth, transposed, threads);
           });
         }
-  for (long rows : {1, 7, 300})
-    for (long outputs : {1, 20, 120})
-      check<T>("gradients", 3, [&](long threads) { return gradients<T>(set, rows, outputs, threads); });
-  for (long vocabulary : {1, 5, 83})
-    check<T>("training", 3, [&](long threads) { return training<T>(set, 9, vocabulary, threads); });
-  for (long count : {1, 7, 33}) check<T>("activations", 1, [&](long) { return activations<T>(set, count); });
-  for (long hidden : {3, 40})
-    check<T>("tokens", 2, [&](long threads) { return tokens<T>(set, 19, 6, hidden, 2, threads); });
+  for (int64 rows : {1, 7, 300})
+    for (int64 outputs : {1, 20, 120})
+      check<T>("gradients", 3, [&](int64 threads) { return gradients<T>(set, rows, outputs, threads); });
+  for (int64 vocabulary : {1, 5, 83})
+    check<T>("training", 3, [&](int64 threads) { return training<T>(set, 9, vocabulary, threads); });
+  for (int64 count : {1, 7, 33}) check<T>("activations", 1, [&](int64) { return activations<T>(set, count); });
+  for (int64 hidden : {3, 40})
+    check<T>("tokens", 2, [&](int64 threads) { return tokens<T>(set, 19, 6, hidden, 2, threads); });
 }
 
 }  // namespace
@@ -419,11 +419,11 @@ int main(int count, char** arguments) {
   const std::string mode = count == 3 ? arguments[1] : "";
   recording = mode == "record";
   if (mode.empty())
-    for (long set = 0; set <= gpu_lstm_best_set(); ++set) check_all_failures<float>(set);  // before there are threads
+    for (int64 set = 0; set <= gpu_lstm_best_set(); ++set) check_all_failures<float>(set);  // before there are threads
   else if (!(records = std::fopen(arguments[2], recording ? "wb" : "rb"))) return EXIT_FAILURE;
   if (recording) check_all<double>(0);
   else
-    for (long set = 0; set <= gpu_lstm_best_set(); ++set)
+    for (int64 set = 0; set <= gpu_lstm_best_set(); ++set)
       for (bool floats : {true, false}) {
         if (records) std::rewind(records);
         if (floats) check_all<float>(set);

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm.cli.opening import Opened
 from gpu_lstm.cli.sequences import TARGETS, parted
 from gpu_lstm.cli.tables import reading
 from gpu_lstm.data.scores import Confusion, errors, summaries
@@ -19,7 +20,9 @@ LISTED = 20
 """Classes of which the confusion is printed whole."""
 
 
-def measured(model: Model, description: dict[str, Any], path: Path, other: bool) -> tuple[Sequences, np.ndarray]:
+def measured(
+    model: Model, description: dict[str, Any], path: Path, other: Opened | None
+) -> tuple[Sequences, np.ndarray]:
     """The sequences, and the numbers of those to measure on: all others, or those called test.
 
     Raises InputError where there are none.
@@ -36,7 +39,7 @@ def measured(model: Model, description: dict[str, Any], path: Path, other: bool)
     return data, picked
 
 
-def measure_classes(model: Model, description: dict[str, Any], path: Path, other: bool) -> None:
+def measure_classes(model: Model, description: dict[str, Any], path: Path, other: Opened | None) -> None:
     """Accuracy beside that of the largest class and of logistic regression; what is taken for what."""
     assert isinstance(model, Classifier)
     data, picked = measured(model, description, path, other)
@@ -56,7 +59,7 @@ def measure_classes(model: Model, description: dict[str, Any], path: Path, other
     tell_confusion(found, description["classes"])
 
 
-def measure_steps(model: Model, description: dict[str, Any], path: Path, other: bool) -> None:
+def measure_steps(model: Model, description: dict[str, Any], path: Path, other: Opened | None) -> None:
     """The same over all steps that have a label."""
     assert isinstance(model, Tagger)
     data, picked = measured(model, description, path, other)
@@ -76,7 +79,7 @@ def measure_steps(model: Model, description: dict[str, Any], path: Path, other: 
     tell_confusion(found, description["classes"])
 
 
-def measure_numbers(model: Model, description: dict[str, Any], path: Path, other: bool) -> None:
+def measure_numbers(model: Model, description: dict[str, Any], path: Path, other: Opened | None) -> None:
     """Errors of each target in its own unit, beside those of the training targets' mean and of ridge regression."""
     assert isinstance(model, Regressor)
     data, picked = measured(model, description, path, other)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu_lstm.cli.opening import Opened
 from gpu_lstm.cli.series import read_again
 from gpu_lstm.models import Forecaster, Model
 from gpu_lstm.training.comparison import Comparison, compare, verdict
@@ -15,7 +16,7 @@ SHOWN = 8
 """The most columns whose errors are printed one by one."""
 
 
-def measure(model: Model, description: dict[str, Any], path: Path, other: bool) -> None:
+def measure(model: Model, description: dict[str, Any], path: Path, other: Opened | None) -> None:
     """Errors of each column in its own unit and scaled, beside simple forecasts from the same origins."""
     assert isinstance(model, Forecaster)
     settings = description["options"]

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.cli.options import reading_text
+from gpu_lstm.cli.opening import Opened
+from gpu_lstm.cli.options import data_path, reading_text
 from gpu_lstm.data import ngram
 from gpu_lstm.data.text import Tracks, encode_file
 from gpu_lstm.data.tokens import CODE_POINTS, Bytes, Characters, Vocabulary, count_tokens
@@ -16,7 +17,7 @@ from gpu_lstm.models import LanguageModel, Model
 from gpu_lstm.training.tasks import bits_per_token
 
 
-def measure(model: Model, description: dict[str, Any], path: Path, other: bool) -> None:
+def measure(model: Model, description: dict[str, Any], path: Path, other: Opened | None) -> None:
     """Bits per character, what the text has that the model doesn't know, and an n-gram model of the same tokens."""
     assert isinstance(model, LanguageModel)
     settings = description["options"]
@@ -24,8 +25,10 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: bool) 
     if len(vocabulary) != model.config["vocabulary_size"]:
         raise InputError(f"checkpoint has a vocabulary of {len(vocabulary)}; its model has another")
     tokens = encode_file(path, vocabulary, **reading_text(settings))
-    cut = 0 if other else len(tokens) - int(len(tokens) * settings["validation"])
-    train, tokens = tokens[:cut], tokens[cut:]
+    if other is None:
+        train, tokens = parted(tokens, settings)
+    else:
+        train = trained_part(other, vocabulary)
     tracks = Tracks.fitting(tokens, settings["batch"], settings["length"])
     counts = count_tokens(tokens, len(vocabulary))
     bits = bits_per_token(model, tracks)
@@ -38,12 +41,28 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: bool) 
     tell_unknown(vocabulary, counts, count_tokens(train, len(vocabulary)) if len(train) else counts)
     order = ngram.order_for(len(vocabulary))
     if len(train) <= 10 * order or len(tokens) <= order:
-        print("no n-gram model beside it: that needs the text that the model was trained on")
+        print("no n-gram model beside it: there is too little to train it on")
         return
     simple = vocabulary.rate(count_tokens(tokens[: ngram.MOST], len(vocabulary)))
     part = f", the last {ngram.MOST:,} of them" if len(train) > ngram.MOST else ""
     bits = simple.bits(ngram.bits_of_ngrams(train, tokens, len(vocabulary)))
     print(f"{bits:.3f} of an interpolated {order}-gram model of the same {vocabulary.tokens}{part}")
+
+
+def parted(tokens: np.ndarray, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a text that a model was trained on, and that which was held out."""
+    cut = len(tokens) - int(len(tokens) * settings["validation"])
+    return tokens[:cut], tokens[cut:]
+
+
+def trained_part(checkpoint: Opened, vocabulary: Vocabulary) -> np.ndarray:
+    """The tokens that a model was trained on; none where its text isn't there any more, which is printed."""
+    settings = checkpoint.description["options"]
+    try:
+        return parted(encode_file(data_path(checkpoint.data(None)), vocabulary, **reading_text(settings)), settings)[0]
+    except InputError as error:
+        print(f"what the model was trained on can't be read: {error}")
+        return np.zeros(0, np.int64)
 
 
 def tell_unknown(vocabulary: Vocabulary, counts: np.ndarray, trained: np.ndarray) -> None:

@@ -1,0 +1,37 @@
+"""Which rank this process is, by the environment that MPI's launchers set: nothing is imported or connected for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+LAUNCHERS = (
+    ("PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"),  # MPICH, Intel MPI, srun --mpi=pmi2
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_NTASKS_PER_NODE", "SLURM_LOCALID"),  # srun alone, no batch script
+)
+"""Variables of each launcher: ranks, which one this is, and the same among those of this machine."""
+
+
+class Place(NamedTuple):
+    """Which rank of how many, and the same on this machine, of which the launcher may not say how many there are."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int | None
+    said_by: str
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place | None:
+    """Return which rank this process is; None where no launcher says that there is more than one."""
+    for names in LAUNCHERS:
+        size, rank, local_size, local_rank = (_whole(environment.get(name)) for name in names)
+        if size is not None and rank is not None and size > 1:
+            return Place(rank, size, rank if local_rank is None else local_rank, local_size, names[0])
+    return None
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None

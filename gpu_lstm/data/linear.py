@@ -22,13 +22,27 @@ class LinearForecast:
     now: np.ndarray  # (G, H, P + F): of the inputs at the last known step
     ahead: np.ndarray  # (G, H, F): of the inputs known ahead, at the step that is forecast
     unit: np.ndarray  # (H, S): root of its mean squared error where it was left out of the fit
-    # how it was chosen, for each of the G: {"taken": names, "scores": RMSE by name where each was left out of the fit}
-    about: list[dict[str, Any]] = field(default_factory=list)
+    about: list[dict[str, Any]] = field(default_factory=list)  # G: how it was chosen, see `gpu_lstm.data.start.told`
 
     @property
     def lags(self) -> int:
         """How many values it looks back."""
         return int(self.weight.shape[2])
+
+    def words(self, spread: np.ndarray) -> list[str]:
+        """What it is and how each kind scored, for people: G lines, errors in units of the series' `spread`."""
+        found = []
+        for about, unit in zip(self.about, spread if len(self.about) > 1 else [float(np.mean(spread))], strict=True):
+            scores = [f"{name} {score * unit:.4g}" for name, score in about["scores"].items()]
+            what = (
+                f"the mean of {about['mean_of']} linear forecasts"
+                if about["mean_of"] > 1
+                else next(iter(about["scores"]))
+            )
+            found.append(
+                f"{what}, RMSE {about['score'] * unit:.4g} by cross-validation (best of each kind: {', '.join(scores)})"
+            )
+        return found
 
     def plain(self) -> dict[str, Any]:
         """As float32 arrays and JSON values, for a model's description."""

@@ -26,6 +26,8 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: Opened
     print(
         f"forecasts of {model.horizon} steps, from each of {some} origins in the last part; RMSE in the data's units:"
     )
+    for line in model.linear.words(model.spread) if model.linear else ():
+        print(f"the LSTM begins as {line}")
     print(f"MASE is the mean absolute error in units of that of {found.naive}, one step ahead, before the last part")
     for s, name in enumerate(data.names[: model.num_series][:SHOWN]):
         tell_errors(found, s, name)

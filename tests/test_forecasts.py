@@ -435,7 +435,7 @@ def test_a_comparison_is_on_the_same_origins_and_honest():
     assert errors["rmse"][0] == pytest.approx(expected)
     assert errors["by_step"].shape == (6, 2)
     ridge = next(name for name in found.forecasts if name.startswith("ridge"))
-    assert found.scores()["LSTM"] == pytest.approx(found.scores()[ridge], rel=0.02)
+    assert found.scores()["LSTM"] < 1.01 * found.scores()[ridge]
 
 
 def test_a_comparison_of_quantiles_counts_what_lies_below():

@@ -14,7 +14,7 @@ from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import data_path, reading_text
 from gpu_lstm.cli.series import kept, read_again, read_new, tell_series
 from gpu_lstm.data.linear import LinearForecast
-from gpu_lstm.data.series import Series
+from gpu_lstm.data.series import Series, split_by_date
 from gpu_lstm.data.text import encode_file, read_text, text_files
 from gpu_lstm.data.tokens import Vocabulary, count_tokens, read_vocabulary
 from gpu_lstm.errors import InputError
@@ -102,6 +102,8 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
     path = data_path(plain["data"])
     data = read_new(path, plain) if known is None else read_again(path, {**known, "options": plain})
     parts = (plain["train"], plain["validation"])
+    if known is None:
+        data = split_by_date(data, parts)
     tell_series(data, parts)
     if known is not None:
         same_data(path, len(data.values), known["amount"], "steps")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def read_new(source: Any, plain: Mapping[str, Any]) -> Series:
 def read_again(source: Any, description: Mapping[str, Any]) -> Series:
     """Read series as a run's description says."""
     plain, trained = description["options"], description.get("every")
-    data = read_series(
+    read = read_series(
         source,
         description["columns"],
         reading(plain),
@@ -86,6 +87,7 @@ def read_again(source: Any, description: Mapping[str, Any]) -> Series:
         calendar=description.get("calendar", ()),
         **_given(plain),
     )
+    data = replace(read, by_date=description.get("by_date", False))
     step = str(data.clock.step) if data.clock is not None else ""
     if trained and step and trained != step:
         data.told.append(f"the model was trained on steps of another length: {trained}; these are {step}")
@@ -111,6 +113,7 @@ def kept(data: Series) -> dict[str, Any]:
         "time": data.clock.columns if data.clock is not None else ["none"],
         "calendar": data.calendar,
         "every": str(data.clock.step) if data.clock is not None else "",
+        "by_date": data.by_date,
     }
 
 
@@ -121,7 +124,12 @@ def tell_series(data: Series, shares: Sequence[float] | None = None) -> None:
         if names:
             print(f"{what}: {', '.join(names)}")
     if shares is not None:
-        print(f"split: {split_in_words(data, shares)}", flush=True)
+        each = ", by the rows of each series" if len(set(data.ids)) > 1 else ""
+        how = ", at the same dates for all series" if data.by_date else each
+        print(f"split: {split_in_words(data, shares)}{how}", flush=True)
+        if data.filled is not None:
+            filled = data.filled[:, : len(data.targets)]
+            print(f"{filled.sum():,} of {filled.size:,} values were filled in; scores leave them out", flush=True)
 
 
 def split_in_words(data: Series, shares: Sequence[float]) -> str:

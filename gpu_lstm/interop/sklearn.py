@@ -20,15 +20,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from gpu_lstm.data.baselines import rmse, truth
 from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.series import deviations
 from gpu_lstm.interop.sklearn_base import LSTMEstimator
+from gpu_lstm.interop.sklearn_forecaster import LSTMForecaster
 from gpu_lstm.layers.checks import check_share, check_size
-from gpu_lstm.models import Classifier, Forecaster, Model, Regressor
-from gpu_lstm.models.backtest import backtest
+from gpu_lstm.models import Classifier, Model, Regressor
 from gpu_lstm.training.fitting import DROPOUT, LEARNING_RATE, WEIGHT_DECAY, frames_for, pooling_for
-from gpu_lstm.training.tasks import ClassifyTask, RegressTask, Task, WindowsTask, in_blocks
+from gpu_lstm.training.tasks import ClassifyTask, RegressTask, Task, in_blocks
 
 # isort: split
 from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
@@ -302,178 +301,6 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
 
     def _make_task(self, model: Any, data: Sequences, parts: Split, seed: int, weights: np.ndarray | None) -> Task:
         return RegressTask(model, data, self.batch_size, parts, seed, weights, loss=self.loss)
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class LSTMForecaster(LSTMEstimator):
-    """Forecasts one series or many: what comes after the last row of X.
-
-    Rows of X are steps in time order, columns are series that are forecast together. No other scaling is needed: the
-    model sees changes and deviations from a slow mean, in units of the training data's spread. Parameters are those of
-    `LSTMEstimator`, and
-
-    Parameters
-    ----------
-    horizon : int
-        Steps ahead at once; `predict` goes further by feeding its forecasts back.
-    window : int
-        Known steps that a forecast is trained to build on; fewer where the series are shorter.
-    memory : int
-        Steps of the slow mean.
-    loss : {"mse", "mae", "huber"}
-        Of a forecaster of values alone.
-    quantiles : sequence of float, optional
-        Learn these, 0.5 among them, for `predict_quantiles`.
-    distribution : {"gaussian", "student"}, optional
-        Learn its location and scale, for `predict_quantiles`.
-
-    Attributes
-    ----------
-    history_ : list of arrays
-        The last `window` steps of each series seen, which `predict` without X goes on from.
-    """
-
-    horizon: int = 8
-    window: int = 128
-    memory: int = 24
-    loss: str = "mse"
-    quantiles: Any = None
-    distribution: str | None = None
-
-    _makes: ClassVar[tuple[str, ...]] = (*LSTMEstimator._makes, "horizon", "memory", "quantiles", "distribution")
-
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Train on one series or many.
-
-        Parameters
-        ----------
-        X : (steps, S), or many series: (N, steps, S) or a list of (steps_n, S)
-        y : ignored
-        """
-        with self._all_or_nothing():
-            self._fit(X, more=False)
-        return self
-
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Train one epoch more on X alone, at a constant learning rate; the first call settles the units."""
-        with self._all_or_nothing():
-            self._fit(X, more=True)
-        return self
-
-    def predict(self, X: Any = None, steps: int | None = None) -> np.ndarray:
-        """Forecast.
-
-        Parameters
-        ----------
-        X : (known, S), or many histories: (N, known, S) or a list of (known_n, S); optional
-            What is known, in time order; the last `window` steps of it count. Not given: what training ended with.
-        steps : int, optional
-            How far; `horizon` if not given.
-
-        Returns
-        -------
-        (steps, S), or (N, steps, S) for many
-        """
-        check_is_fitted(self)
-        steps = self.model_.horizon if steps is None else check_size("steps", steps)
-        return self._from_histories(X, lambda known: self.model_.forecast(known, steps).transpose(1, 0, 2))
-
-    def predict_quantiles(self, X: Any = None, levels: Any = None) -> np.ndarray:
-        """Forecast quantiles of the next `horizon` steps.
-
-        Parameters
-        ----------
-        X : as of `predict`
-        levels : Q numbers, optional
-            Which quantiles; those learned, or of a distribution 0.1, 0.5 and 0.9.
-
-        Returns
-        -------
-        (horizon, Q, S), or (N, horizon, Q, S) for many
-        """
-        check_is_fitted(self)
-        return self._from_histories(
-            X, lambda known: self.model_.forecast_quantiles(known, levels).transpose(1, 0, 2, 3)
-        )
-
-    def _from_histories(self, X: Any, say: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Return what `say` makes of histories (known, B, S), (B, ...), those of one length together."""
-        many, histories = self._many, self.history_
-        if X is not None:
-            series, many = self._series(X, reset=False)
-            histories = [part[-self.window :] for part in series]
-        said: list[Any] = [None] * len(histories)
-        lengths = np.array([len(part) for part in histories])
-        for length in np.unique(lengths):
-            same = np.flatnonzero(lengths == length)
-            for n, one in zip(same, say(np.stack([histories[n] for n in same], axis=1)), strict=True):
-                said[n] = one
-        return np.stack(said) if many else np.asarray(said[0])
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return minus the RMSE of forecasts over all `horizon` steps ahead, in the data's own units; 0 is perfect.
-
-        Forecasts are made from every step of X that has `window` steps before it, or half of what X has where that is
-        shorter.
-        """
-        check_is_fitted(self)
-        horizon = self.model_.horizon
-        said, came = [], []
-        for part in self._series(X, reset=False)[0]:
-            known = min(self.window, max(1, (len(part) - horizon + 1) // 2))
-            if len(part) < known + horizon:
-                raise ValueError(f"X has a series of {len(part)} steps; expected more than horizon = {horizon}")
-            origins = np.arange(known, len(part) - horizon + 1)
-            said.append(backtest(self.model_, part, origins, known))
-            came.append(truth(part, origins, horizon))
-        return -rmse(np.concatenate(said), np.concatenate(came))
-
-    def _series(self, X: Any, reset: bool) -> tuple[list[np.ndarray], bool]:
-        """Return the series of X, and whether X is a list of them."""
-        rows, lengths = self._read(X, reset)
-        if lengths is None:
-            return [rows], False
-        return np.split(rows, np.cumsum(lengths)[:-1]), True
-
-    def _fit(self, X: Any, more: bool) -> None:
-        goes_on = self._goes_on(more)
-        series, many = self._series(X, reset=not goes_on)
-        horizon = self.model_.horizon if goes_on else check_size("horizon", self.horizon)
-        ends = [len(part) for part in series]
-        if self.early_stopping and not more:
-            share = check_share("validation_fraction", self.validation_fraction)
-            ends = [end - max(horizon, int(end * share)) for end in ends]
-        if min(ends) < horizon + 2:
-            raise ValueError(
-                f"X has n_samples={min(len(part) for part in series)}, of which {min(ends)} to train on; "
-                f"expected at least horizon + 2 = {horizon + 2}"
-            )
-        length = min(check_size("window", self.window), min(ends) - horizon)
-        seed = self._seed(more)
-        model = self.model_ if goes_on else self._make_model([p[:e] for p, e in zip(series, ends, strict=True)], seed)
-        begins = np.cumsum([0, *map(len, series)])[:-1]
-        starts, origins = [], []
-        for begin, end, part in zip(begins, ends, series, strict=True):
-            starts.append(begin + np.arange(end - length - horizon + 1))
-            origins.append(begin + np.arange(end, len(part) - horizon + 1))
-        task = WindowsTask(
-            model, np.concatenate(series), check_size("batch_size", self.batch_size), length,
-            np.concatenate(starts).tolist(), np.concatenate(origins),
-            self.loss if model.outcome.certain else None, seed, begins,
-        )  # fmt: skip
-        self._train(task, more)
-        self.history_ = [part[-self.window :].copy() for part in series]
-        self._many = many
-
-    def _make_model(self, series: list[np.ndarray], seed: int) -> Forecaster:
-        rows = np.concatenate(series)
-        units = {
-            "mean": rows.mean(axis=0).tolist(),
-            "spread": deviations(rows),
-            "step_spread": deviations(np.concatenate([np.diff(part, axis=0) for part in series])),
-        }
-        sure: dict[str, Any] = {"quantiles": tuple(self.quantiles or ()), "distribution": self.distribution or ""}
-        return Forecaster(**units, horizon=self.horizon, memory=self.memory, **sure, **self._of_lstm(), seed=seed)
 
 
 def check_y(estimator: Any, y: Any, dtype: Any = None) -> np.ndarray:

@@ -86,8 +86,20 @@ def outset(
     is "auto", "ridge" for that kind alone, or "none".
     """
     ranges, both = training_ranges(data, parts)
-    series, ahead = len(data.names) - len(data.past) - len(data.future), len(data.future)
     values = np.asarray(data.values, dtype=np.float64)
+    known = (len(data.targets), len(data.future), len(data.calendar))
+    return outset_of(values, known, ranges, both, horizon, length, linear, periods)
+
+
+def outset_of(
+    values: np.ndarray, known: tuple[int, int, int], ranges: Sequence[tuple[int, int]], both: Sequence[tuple[int, int]],
+    horizon: int, length: int, linear: str = "auto", periods: Sequence[int] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """`outset` of values (N, S + P + F), units from the rows in `ranges`, the linear forecast from those in `both`.
+
+    `known` is S, F, and how many of the F are the calendar's.
+    """
+    series, ahead, cycles = known
     rows = np.concatenate([values[begin:end] for begin, end in ranges])
     changes = np.concatenate([np.diff(values[begin:end, :series], axis=0) for begin, end in ranges])
     mean, spread = rows.mean(axis=0).tolist(), deviations(rows)
@@ -99,7 +111,7 @@ def outset(
     if linear != "none":
         units = (values - mean) / spread
         lags = lags_up_to(min(length, max(end - begin for begin, end in ranges) - horizon - length // 4))
-        kinds, cycles = periods if linear == "auto" else None, len(data.calendar)
+        kinds = periods if linear == "auto" else None
         fitted = fit_start(units[:, :series], units[:, series:], ahead, both, horizon, lags, kinds, cycles)
         if fitted is not None:
             config["linear"] = fitted.plain()

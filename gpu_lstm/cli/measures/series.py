@@ -28,6 +28,8 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: Opened
     )
     for line in model.linear.words(model.spread) if model.linear else ():
         print(f"the LSTM begins as {line}")
+    if missing := int(np.isnan(found.actual).sum()):
+        print(f"{missing:,} of {found.actual.size:,} values that came were filled in, and don't count")
     print(f"MASE is the mean absolute error in units of that of {found.naive}, one step ahead, before the last part")
     for s, name in enumerate(data.names[: model.num_series][:SHOWN]):
         tell_errors(found, s, name)
@@ -62,5 +64,5 @@ def tell_sureness(found: Comparison, names: list[str], distribution: bool) -> No
             f"{below[b, s] - below[a, s]:.1%} of {found.levels[b] - found.levels[a]:.0%}" for a, b in shown
         )
         cost = f"CRPS {2 * loss[s]:.4g}" if distribution else f"pinball loss {loss[s]:.4g}"
-        bias = f"{np.mean(found.actual[..., s] <= found.forecasts['LSTM'][..., s]):.1%} of 50% below the median"
+        bias = f"{found.below(found.forecasts['LSTM'])[s]:.1%} of 50% below the median"
         print(f"  {name}: within the intervals lie {inside}; {bias}; {cost}")

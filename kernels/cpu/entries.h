@@ -3,7 +3,7 @@
 // gpu_lstm/native/entries.py has a row for each, with the same arguments and the arrays' shapes: it checks what comes
 // in. Lists have a number or a pointer for each of `count`.
 
-#define ENTRY(name) extern "C" int JOINED(name, SUFFIX, SET)
+#define ENTRY(name) EXPORTED int JOINED(name, SUFFIX, SET)
 
 ENTRY(forward)(int64 steps, int64 batch, int64 hidden, int64 count, T* const* z, const T* const* weight_hh,
                const T* const* kept, T* const* h, T* const* c, const int64* const* lengths, const int64* reverse,

@@ -113,8 +113,8 @@ struct FamilyForward {
   T* m;          // (T, B, H): what is projected, one step where keep is false; or null
   T *normalised, *scales;  // (T, B, 4H), (T, B): h W_hh^T normalised, one step where keep is false; or null
   bool keep;
-  T* panels;  // [block][gate][k][unit], then projection_panels() and seen()
-  T* own;     // own_size() of each thread
+  T* panels = nullptr;  // [block][gate][k][unit], then projection_panels() and seen()
+  T* own = nullptr;     // own_size() of each thread
 
   int64 depth() const { return f.size / f.heads; }
   int64 panel_size() const { return 4 * depth() * Simd<T>::panel; }
@@ -277,8 +277,8 @@ struct FamilyBackward {
   T* normalised;    // (T, B, 4H), becomes the gradient of h W_hh^T; or null
   const T* scales;  // (T, B) or null
   T* dnorm;         // (B, 6H), added to: gradients of gain_hh, gain_c and shift_c, to be summed over the batch; or null
-  T* panels;  // [block][k][column of h], then projection_panels() and dm()
-  T* own;     // own_size() of each thread
+  T* panels = nullptr;  // [block][k][column of h], then projection_panels() and dm()
+  T* own = nullptr;     // own_size() of each thread
 
   int64 panel_size() const { return 4 * f.hidden / f.heads * Simd<T>::panel; }
   int64 weight_size() const { return f.of_h().blocks() * panel_size(); }

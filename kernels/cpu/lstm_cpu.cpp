@@ -83,7 +83,7 @@ TARGET_END
 #include "quantized_sets.h"
 #if HAS(0)
 // The best instruction set of this processor: 0 baseline, 1 AVX2 with FMA, 2 AVX-512.
-extern "C" int gpu_lstm_best_set() {
+EXPORTED int gpu_lstm_best_set() {
 #ifdef WITH_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&

@@ -159,12 +159,12 @@ struct Product {
   const T* a;
   int64 a_row, a_column;
   Factor<T> factors[2];
-  int count;      // of factors
-  const T* bias;  // (columns,) of the first, or null
-  T* sums;        // (rows,): of A's rows, or null
-  const T* kept;  // all panels of the one factor, slab by slab, where another call has made them; or null
-  T* panels;      // (up to kBlocks, kSlab, panel) of all threads, or of each
-  T* packed;      // (kRows, kPitch) of each thread
+  int count;                // of factors
+  const T* bias = nullptr;  // (columns,) of the first, or null
+  T* sums = nullptr;        // (rows,): of A's rows, or null
+  const T* kept = nullptr;  // all panels of the one factor, slab by slab, where another call has made them; or null
+  T* panels = nullptr;      // (up to kBlocks, kSlab, panel) of all threads, or of each
+  T* packed = nullptr;      // (kRows, kPitch) of each thread
 
   static constexpr int64 kSlab = 2048 / sizeof(T), kRows = 16 * TILE_ROWS;
   static constexpr int64 kOwnRows = 96;  // from here on, packing B once more costs less than waiting for others

@@ -334,7 +334,7 @@ Matrix<W> matrix(int64 hidden, int64 depth, int64 bytes, const signed char* pack
   return found;
 }
 
-#define ENTRY_OF(name, kind) extern "C" int JOINED(name##kind, f32, SET)
+#define ENTRY_OF(name, kind) EXPORTED int JOINED(name##kind, f32, SET)
 #define ENTRY_NAMED(name, kind) ENTRY_OF(name, kind)
 #define ENTRY(name) ENTRY_NAMED(name, KIND)
 

@@ -68,7 +68,7 @@ namespace plain {
 #undef SET
 
 // Whether this processor has VNNI: 1 for AVX2, 2 for AVX-512, 3 for both.
-extern "C" int gpu_lstm_vnni() {
+EXPORTED int gpu_lstm_vnni() {
   int found = 0;
 #ifdef WITH_X86
   __builtin_cpu_init();

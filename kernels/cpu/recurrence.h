@@ -46,9 +46,9 @@ struct Forward {
   const T* weight;    // (4H, H)
   const int64* lengths;  // (B,) or null
   bool reverse, keep;
-  const T* kept;  // the panels, where another call has made them; or null
-  T* panels;      // blocks of up to a panel of hidden units: [block][gate][k][unit]
-  T* own;         // own_size() of each thread
+  const T* kept;        // the panels, where another call has made them; or null
+  T* panels = nullptr;  // blocks of up to a panel of hidden units: [block][gate][k][unit]
+  T* own = nullptr;     // own_size() of each thread
 
   // Of the batch, and of the blocks, at a time: cells of several blocks read and write in longer runs.
   static constexpr int64 kRows = 64, kBlocks = 256 / Simd<T>::panel;
@@ -125,8 +125,8 @@ struct Backward {
   const int64* lengths;
   bool reverse;
   T *dh, *dc;  // (B, H): at first of the final state, at last of the initial one
-  T* panels;   // blocks of up to 4 vectors of hidden units: [block][k = 4H][unit]
-  T* own;      // own_size() of each thread
+  T* panels = nullptr;  // blocks of up to 4 vectors of hidden units: [block][k = 4H][unit]
+  T* own = nullptr;     // own_size() of each thread
 
   int64 blocks() const { return divide_up(hidden, Simd<T>::panel); }
   int64 panel_size() const { return 4 * hidden * Simd<T>::panel; }

@@ -4,7 +4,8 @@
 
 #include <cstdint>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+// On Windows, GCC doesn't align vectors of 32 and 64 bytes on the stack: there, Clang has all sets and GCC the baseline.
+#if defined(__x86_64__) && defined(__GNUC__) && (defined(__clang__) || !defined(_WIN32))
 #define WITH_X86 1
 #include <cpuid.h>
 #include <immintrin.h>
@@ -14,6 +15,12 @@
 #elif defined(__aarch64__)
 #define WITH_NEON 1
 #include <arm_neon.h>
+#endif
+
+#ifdef _WIN32
+#define EXPORTED extern "C" __declspec(dllexport)
+#else
+#define EXPORTED extern "C"
 #endif
 
 #define PRAGMA(...) _Pragma(#__VA_ARGS__)

@@ -12,7 +12,7 @@
 #include <optional>
 #include <thread>
 
-#ifdef __unix__
+#ifndef _WIN32
 #include <unistd.h>
 #endif
 #ifdef __linux__
@@ -142,7 +142,7 @@ class Team {
   // The team of this process, or none where there is no memory for it: a child after fork has none of its parent's
   // threads and makes its own.
   static Team* instance() {
-#ifdef __unix__
+#ifndef _WIN32
     static std::atomic<Team*> current{nullptr};
     static std::atomic<int64> owner{0};
     static std::atomic_flag changing = ATOMIC_FLAG_INIT;

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import data_path, reading_text
-from gpu_lstm.cli.series import kept, read_again, read_new, tell_series
+from gpu_lstm.cli.series import kept, read_again, read_new, tell_series, tell_start
 from gpu_lstm.data.linear import LinearForecast
 from gpu_lstm.data.series import Series, split_by_date
 from gpu_lstm.data.text import encode_file, read_text, text_files
@@ -144,9 +144,7 @@ def begun(
     else:
         config = outset(data, parts, *sizes, linear, periods)
     if "linear" in config:
-        start = LinearForecast.of(config["linear"])
-        for name, line in zip(data.targets, start.words(np.array(config["spread"])), strict=False):
-            print(f"start{f' of {name}' if len(data.targets) > 1 else ''}: {line}", flush=True)
+        tell_start(LinearForecast.of(config["linear"]), np.array(config["spread"]), data.targets)
     return data, config
 
 

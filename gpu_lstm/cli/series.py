@@ -12,8 +12,11 @@ import numpy as np
 from gpu_lstm.cli.tables import reading, table_options, tell_table
 from gpu_lstm.data.clock import written
 from gpu_lstm.data.gaps import TREATMENTS
+from gpu_lstm.data.linear import LinearForecast
 from gpu_lstm.data.series import Series, read_series
 
+STARTS = 8
+"""The most columns whose starts are printed."""
 OF_TIME = ("date_format", "time_zone", "missing", "missing_value")
 """Options that other data may need otherwise than those that a run was trained on."""
 
@@ -130,6 +133,13 @@ def tell_series(data: Series, shares: Sequence[float] | None = None) -> None:
         if data.filled is not None:
             filled = data.filled[:, : len(data.targets)]
             print(f"{filled.sum():,} of {filled.size:,} values were filled in; scores leave them out", flush=True)
+
+
+def tell_start(linear: LinearForecast, spread: np.ndarray, names: Sequence[str]) -> None:
+    """Print as which linear forecast a forecaster begins, of the first columns; nothing of one that doesn't say."""
+    lines = linear.words(spread)
+    for name, line in list(zip(names, lines, strict=False))[:STARTS]:
+        print(f"start{f' of {name}' if len(lines) > 1 else ''}: {line}", flush=True)
 
 
 def split_in_words(data: Series, shares: Sequence[float]) -> str:

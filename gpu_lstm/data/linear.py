@@ -30,18 +30,13 @@ class LinearForecast:
         return int(self.weight.shape[2])
 
     def words(self, spread: np.ndarray) -> list[str]:
-        """What it is and how each kind scored, for people: G lines, errors in units of the series' `spread`."""
+        """What it is and how each kind scored, for people: G lines, errors in units of the series' `spread` (S,)."""
         found = []
-        for about, unit in zip(self.about, spread if len(self.about) > 1 else [float(np.mean(spread))], strict=True):
-            scores = [f"{name} {score * unit:.4g}" for name, score in about["scores"].items()]
-            what = (
-                f"the mean of {about['mean_of']} linear forecasts"
-                if about["mean_of"] > 1
-                else next(iter(about["scores"]))
-            )
-            found.append(
-                f"{what}, RMSE {about['score'] * unit:.4g} by cross-validation (best of each kind: {', '.join(scores)})"
-            )
+        for about, unit in zip(self.about, spread if len(self.about) > 1 else [np.mean(spread)], strict=False):
+            scores = ", ".join(f"{name} {score * unit:.4g}" for name, score in about["scores"].items())
+            count, best = about["mean_of"], next(iter(about["scores"]))
+            what = f"the mean of {count} linear forecasts" if count > 1 else best
+            found.append(f"{what}, RMSE {about['score'] * unit:.4g} by cross-validation (best of each kind: {scores})")
         return found
 
     def plain(self) -> dict[str, Any]:

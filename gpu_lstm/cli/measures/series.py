@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.cli.opening import Opened
-from gpu_lstm.cli.series import read_again
+from gpu_lstm.cli.series import read_again, tell_start
 from gpu_lstm.models import Forecaster, Model
 from gpu_lstm.training.comparison import Comparison, compare, verdict
 
@@ -26,8 +26,8 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: Opened
     print(
         f"forecasts of {model.horizon} steps, from each of {some} origins in the last part; RMSE in the data's units:"
     )
-    for line in model.linear.words(model.spread) if model.linear else ():
-        print(f"the LSTM begins as {line}")
+    if model.linear:
+        tell_start(model.linear, model.spread, data.targets)
     if missing := int(np.isnan(found.actual).sum()):
         print(f"{missing:,} of {found.actual.size:,} values that came were filled in, and don't count")
     print(f"MASE is the mean absolute error in units of that of {found.naive}, one step ahead, before the last part")

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 class GpuLstmError(Exception):
     """Base of every error that gpu_lstm raises on purpose."""
 
+    agreed: bool = False  # whether all ranks of a job raise it at once
+
 
 class InputError(GpuLstmError, ValueError):
     """An argument, file or array that can't be used; the message names it and says what was expected."""

@@ -142,6 +142,16 @@ class LstmLayer:
     ------
     InputError
         A width isn't a whole number of at least 1, the learning rate no number above 0, or the dtype neither of these.
+
+    Examples
+    --------
+    >>> from gpu_lstm.teaching import IdentityActivator, LstmLayer
+    >>> layer = LstmLayer(3, 2, learning_rate=0.1, backend="numpy")
+    >>> for x in np.ones((4, 3, 1)):
+    ...     _ = layer.forward(x)
+    >>> layer.backward(x, np.ones((2, 1)), IdentityActivator())
+    >>> len(layer.h_list), layer.Wfh_grad.shape  # h of the start and of four steps
+    (5, (2, 2))
     """
 
     def __init__(

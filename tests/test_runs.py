@@ -237,12 +237,12 @@ TRIED = {
     "--date-format": ["%Y"], "--time-zone": ["UTC"], "--missing": ["drop"], "--missing-value": ["-9"],
     "--sep": ["bar"], "--decimal": [","], "--thousands": [","], "--encoding": ["latin-1"], "--header": ["none"],
     "--skip": ["1"], "--skip-end": ["1"], "--comment": [";"], "--units": [], "--quantiles": ["0.2", "0.5"],
-    "--distribution": ["student"], "--linear": ["none"], "--wide": [],
+    "--distribution": ["student"], "--linear": ["none"], "--wide": [], "--shares": ["2"],
 }  # fmt: skip
 """Options that make another run, each with a value that none of the runs has."""
 TAKEN = {
     "--resume", "--backend", "--tier", "--epochs", "--patience", "--recompute", "--graph", "--dry-run", "--keep",
-    "--save-minutes", "--on-nonfinite", "--sample-length", "--any-kind",
+    "--save-minutes", "--on-nonfinite", "--sample-length", "--any-kind", "--reduce",
 }  # fmt: skip
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from gpu_lstm.backend.base import DTYPES, PARAM_DTYPES, Array, Backend, into, widened
-from gpu_lstm.backend.cupy_backend import CupyBackend
+from gpu_lstm.backend.cupy_backend import CupyBackend, devices
 from gpu_lstm.backend.numpy_backend import NumpyBackend
 from gpu_lstm.errors import BackendError, InputError
 
 __all__ = [
-    "DTYPES", "PARAM_DTYPES", "VARIABLE", "Array", "Backend", "CupyBackend", "NumpyBackend", "choose", "into",
-    "widened",
+    "DTYPES", "PARAM_DTYPES", "VARIABLE", "Array", "Backend", "CupyBackend", "NumpyBackend", "choose", "devices",
+    "into", "widened",
 ]  # fmt: skip
 
 VARIABLE = "GPU_LSTM_BACKEND"
@@ -33,6 +33,11 @@ def choose(name: str | Backend | None = None) -> Backend:
         No backend has that name.
     BackendError
         The named backend can't run here; the message says what to install.
+
+    Examples
+    --------
+    >>> choose("numpy").why
+    'numpy (chosen by name)'
     """
     if isinstance(name, Backend):
         return name

@@ -65,9 +65,8 @@ class Backend:
     def require(self, name: str, x: Any, shape: tuple[Any, ...] | None = None, dtype: str | None = None) -> Array:
         """Take an array argument on the memory that it has, and check its rank, shape and dtype. Nothing is moved.
 
-        Arrays of other libraries are taken where they offer DLPack, ``__cuda_array_interface__`` or ``__array__``
-        and lie on this backend's device; only what ``__array__`` must make first is a copy. What such an array allows
-        to be written is for its library to say: ``flags.writeable``.
+        Arrays of other libraries are taken where they offer DLPack, ``__cuda_array_interface__`` or ``__array__`` and
+        lie on this backend's device; only what ``__array__`` must make first is a copy.
 
         Parameters
         ----------
@@ -126,18 +125,16 @@ class Backend:
     def record(self, work: Callable[[], Result]) -> Graph[Result]:
         """Record what `work` asks of the device, without doing it, to do it any number of times by one launch.
 
-        Addresses and numbers stay what they were; what changes from one replay to the next goes through `upload` or
-        arrays that are there before. `work` has run once before, so that all kernels are there. Raises BackendError
-        where the backend can't record (`records` is False), or `work` waits for the device or takes data of the host.
+        What changes from one replay to the next goes through `upload` or arrays that are there before; `work` has run
+        once before. Raises BackendError where the backend can't record, or `work` waits or takes data of the host.
         """
         raise BackendError(f"backend {self.name} can't record a step as a graph; cupy can")
 
     def beside(self, work: Callable[[], Result], jobs: Sequence[Callable[[], object]]) -> Result:
         """Do `work` and, beside it in a second queue of the device where there is one, `jobs`; gives what work returns.
 
-        Both come after all that was asked of the device before; whatever is asked of it later comes after both. Jobs
-        read nothing that `work` writes and write nothing that it reads. What they leave is in arrays that were there
-        before: an array that a job makes ends with it.
+        Both come after all that was asked before, and before what is asked later. Jobs read nothing that `work` writes,
+        write nothing that it reads, and leave what they do in arrays that were there before.
         """
         result = work()
         for job in jobs:

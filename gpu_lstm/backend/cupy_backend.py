@@ -243,6 +243,17 @@ def _load(device: int) -> tuple[Any, Any]:
     return cupy, chosen
 
 
+def devices() -> int:
+    """Return how many GPUs this process sees; 0 where CuPy is not there or finds no driver."""
+    try:
+        import cupy
+
+        count: int = cupy.cuda.runtime.getDeviceCount()
+        return count
+    except Exception:  # whatever it raises, the choice of a device says why
+        return 0
+
+
 def unavailable(reason: str, message: str) -> BackendError:
     """Return the error for a GPU that can't be used, with the short `reason` that ``auto`` prints."""
     error = BackendError(f"backend cupy can't run here: {message}")

@@ -20,6 +20,7 @@ from gpu_lstm.cli import (
     forecast,
     info,
     inspect,
+    parallel,
     predict,
     profile,
     quantize,
@@ -36,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and leave with status 2."""
-        self.exit(2, f"{self.prog}: {message} ({self.prog} --help shows what there is)\n")
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help shows what there is)\n" if parallel.speaks() else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,20 +102,21 @@ def command(arguments: list[str]) -> int:
     try:
         options = parser.parse_args(arguments)
         options.arguments = arguments
+        parallel.begin(options.command)
         status: int = options.run(options)
         return status
     except GpuLstmError as error:
-        print(f"gpu-lstm: {error}", file=sys.stderr)
+        parallel.complain(f"gpu-lstm: {error}")
         return 2
     except BrokenPipeError:
         raise
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        print(f"gpu-lstm: {error.strerror or error}{where}", file=sys.stderr)
+        parallel.complain(f"gpu-lstm: {error.strerror or error}{where}")
         return 2
     except MemoryError as error:
-        print(f"gpu-lstm: out of memory: {error or 'no size told'}", file=sys.stderr)
+        parallel.complain(f"gpu-lstm: out of memory: {error or 'no size told'}")
         return 2
     except KeyboardInterrupt:
-        print("gpu-lstm: interrupted", file=sys.stderr)
+        parallel.complain("gpu-lstm: interrupted")
         return 130

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gpu_lstm.backend import VARIABLE, Backend, choose
+from gpu_lstm.cli.parallel import announce_of_rank
 from gpu_lstm.data import sequences, series, text
 from gpu_lstm.errors import InputError, naming
+from gpu_lstm.parallel import Communicator
 from gpu_lstm.recurrence import TIERS
 from gpu_lstm.training.folder import MADE, is_run
 
@@ -65,8 +67,10 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def announce(options: argparse.Namespace) -> Backend:
-    """Choose the backend and say in one line which it is and why."""
+def announce(options: argparse.Namespace, ranks: Communicator | None = None) -> Backend:
+    """Choose the backend, that of each of some ranks, and say in one line which it is and why."""
+    if ranks is not None and ranks.size > 1:
+        return announce_of_rank(options.backend, ranks)
     backend = choose(options.backend)
     print(f"backend: {backend.why}", flush=True)
     return backend

@@ -7,12 +7,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
 from gpu_lstm.cli import pictures
 from gpu_lstm.cli.options import quoted
+from gpu_lstm.cli.parallel import complain, speaks
 from gpu_lstm.data.tokens import UNKNOWN, read_vocabulary
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.training import Event, Run
@@ -43,9 +44,10 @@ def finish(run: Run) -> int:
     print(f"model: {model.count():,} parameters, {model.dtype}, tier {plan.tier}; run: {run.folder}", flush=True)
     if plan.widened:
         tell(f"here, numbers of {model.dtype} are computed with in float32 and then rounded: a rehearsal, no faster")
-    with stop_on_signal() as stop, shown(run) as report:
+    with stop_on_signal() as stop, shown(run) if speaks() else nullcontext(lambda event: None) as report:
         outcome = run.go(report, stop)
-    draw_curve(run)
+    if speaks():
+        draw_curve(run)
     where = quoted(run.folder)
     if outcome.end == "stopped":
         print(
@@ -174,7 +176,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
         asked = True
         for each in numbers:  # the system's own handling: nothing can hold it up, and files survive it
             signal.signal(each, signal.SIG_DFL)
-        print("\nstopping after this step; once more to leave at once", file=sys.stderr, flush=True)
+        complain("\nstopping after this step; once more to leave at once")
 
     before = {number: signal.signal(number, ask) for number in numbers}
     try:

@@ -14,6 +14,7 @@ from gpu_lstm.cli import sequences
 from gpu_lstm.cli.opening import trained_on
 from gpu_lstm.cli.options import RUNS, SHIPPED, announce, data_path, next_free
 from gpu_lstm.cli.origin import Origin, changes
+from gpu_lstm.cli.parallel import connect
 from gpu_lstm.cli.progress import finish, tell
 from gpu_lstm.cli.recipes import RECIPES as RECIPES_BUT_SEQUENCES
 from gpu_lstm.cli.recipes import Recipe
@@ -21,11 +22,13 @@ from gpu_lstm.data.fingerprint import Fingerprint, check_unchanged, fingerprint
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.options import Options
+from gpu_lstm.parallel import Communicator
 from gpu_lstm.recurrence import Offer, make_plan, runnable_tiers
 from gpu_lstm.training import Run, Settings, checkpoint
 from gpu_lstm.training.fitting import WEIGHT_DECAY
 from gpu_lstm.training.folder import check_unused, newest
 from gpu_lstm.training.memory import Job, check_fits, predict
+from gpu_lstm.training.tasks import shares_for
 
 RECIPES: dict[str, Callable[..., Recipe]] = {**RECIPES_BUT_SEQUENCES, **sequences.RECIPES}
 KINDS = {"text": "shakespeare", "series": "co2", "classify": "japanese_vowels", "regress": "", "label": ""}
@@ -34,7 +37,7 @@ KEEPING = ("keep", "save_minutes", "on_nonfinite")
 """Settings that are of a command rather than of a run."""
 NOT_OF_THE_TASK = (
     "run", "out", "resume", "init", "backend", "any_kind", "command", "dry_run", "graph", "parser", "arguments",
-    *KEEPING,
+    "shares", "reduce", *KEEPING,
 )  # fmt: skip
 """Options that a run's description doesn't keep among those of its task."""
 CHANGEABLE = ("data", "tier", "recompute", "sample_length", "epochs", "patience")
@@ -42,18 +45,20 @@ CHANGEABLE = ("data", "tier", "recompute", "sample_length", "epochs", "patience"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, or go on training."""
-    made = begin(options) if options.resume is None else resume(options)
-    return 0 if made is None else finish(made)
+    """Train, or go on training; all ranks do, once all have understood what they are asked."""
+    ranks = connect(options)
+    with ranks.guard("gpu-lstm train"):
+        made = ranks.each(lambda: begin(options, ranks) if options.resume is None else resume(options, ranks))
+        return 0 if made is None else finish(made)
 
 
-def begin(options: argparse.Namespace) -> Run | None:
+def begin(options: argparse.Namespace, ranks: Communicator) -> Run | None:
     """A new run, with weights of another where asked for; None where only its memory was asked for."""
     origin = None if options.init is None else Origin.read(options.init, options.kind)
     if origin is not None:
         origin.adopt(options, given(options))
     Options.parse(options.lstm)  # refused before anything is read
-    backend = announce(options)
+    backend = announce(options, ranks)
     decay = WEIGHT_DECAY if options.kind in sequences.TARGETS else 0.01
     settings = Settings(
         epochs=options.epochs or 1,  # or as many as the recipe says, once the data are read
@@ -65,6 +70,7 @@ def begin(options: argparse.Namespace) -> Run | None:
         clip=options.clip,
         validations=options.validations,
         patience=options.patience,
+        shares=options.shares or 0,
         **{name: value for name in KEEPING if (value := getattr(options, name)) is not None},
     )
     check_seed(options.seed, "--seed")
@@ -79,10 +85,10 @@ def begin(options: argparse.Namespace) -> Run | None:
     if options.epochs is None:
         plain["epochs"] = recipe.epochs
         settings = replace(settings, epochs=recipe.epochs)
-    if not fits(options, plain, recipe, backend):
+    if not fits(options, plain, recipe, backend, shares_for(settings.shares, ranks.size, plain["batch"])):
         return None
     known = {"options": plain, **recipe.extra, "fingerprint": marked(plain)}
-    run = Run(recipe.make(), settings, folder, known, tell, options.graph)
+    run = Run(recipe.make(), settings, folder, known, tell, options.graph, ranks)
     if origin is not None:
         origin.begin(run.task.model)
         if line := changes(origin.description["options"], plain):
@@ -90,7 +96,7 @@ def begin(options: argparse.Namespace) -> Run | None:
     return run
 
 
-def resume(options: argparse.Namespace) -> Run | None:
+def resume(options: argparse.Namespace, ranks: Communicator) -> Run | None:
     """An unfinished run, from its own description; None where it is finished or only its memory was asked for."""
     if options.resume.is_dir() or not options.resume.exists():
         folder = options.resume
@@ -109,10 +115,11 @@ def resume(options: argparse.Namespace) -> Run | None:
         changes = given(options)
         plain = {**description["options"]}
         plain.setdefault("recompute", False)
-        check_changes(changes, {**plain, "out": folder})
+        shares = description["settings"].get("shares", 1)
+        check_changes(changes, {**plain, "out": folder, "shares": shares})
         plain |= {name: value for name, value in changes.items() if name in plain}
         settings = {name: changes.get(name, value) for name, value in description["settings"].items()}
-        backend = announce(options)
+        backend = announce(options, ranks)
         checkpoint.check_amounts(arrays, description, path)
         known = description.get("fingerprint")
         plain["data"] = full_name(changes["data"]) if "data" in changes else trained_on(path, description)
@@ -122,10 +129,10 @@ def resume(options: argparse.Namespace) -> Run | None:
             check_unchanged(data_path(plain["data"]), known, plain.get("include") or ())
         recipe = RECIPES[kind](plain, backend, description)
         recipe.config.update(description["model"])  # what it has of data is of those that it began with
-        if not fits(options, plain, recipe, backend):
+        if not fits(options, plain, recipe, backend, shares_for(shares, ranks.size, plain["batch"])):
             return None
         about = {"options": plain, **recipe.extra, "fingerprint": known or marked(plain)}
-        run = Run(recipe.make(), Settings.read(settings, path), folder, about, tell, options.graph)
+        run = Run(recipe.make(), Settings.read(settings, path), folder, about, tell, options.graph, ranks)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
     run.resume(arrays, description)
@@ -159,7 +166,7 @@ def full_name(data: str) -> str:
     return data if data in SHIPPED or data == "-" else str(Path(data).resolve())
 
 
-def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, backend: Backend) -> bool:
+def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, backend: Backend, shares: int) -> bool:
     """Whether to train: with --dry-run, only what memory it would take is told.
 
     Raises InputError where training would take more memory than there is.
@@ -167,12 +174,13 @@ def fits(options: argparse.Namespace, plain: dict[str, Any], recipe: Recipe, bac
     hidden, dtype = recipe.config["hidden_size"], plain["dtype"]
     of_recurrence = Options.of(recipe.config.get("lstm") or {}).recurrent()
     plan = make_plan(backend, plain["tier"], hidden, dtype, of_recurrence)
-    batch = recipe.batch or plain["batch"]
+    batch = -(-(recipe.batch or plain["batch"]) // shares)
     most = Offer("backward", recipe.steps, batch, hidden, dtype, of_recurrence, multiply_adds=sys.maxsize)
     job = Job(
         recipe.kind, recipe.config, dtype, plain["optimizer"], recipe.steps, batch, plain["recompute"],
         fused=len(runnable_tiers(backend)) > 1, widened=plan.widened,
         least_steps=backend.least_steps, beside=plan.run.fit(backend, most).beside,
+        sums=0 if shares == 1 else shares.bit_length() + 2,
     )  # fmt: skip
     if options.dry_run:
         print("\n".join(predict(job).lines()))
@@ -194,7 +202,7 @@ def check_changes(changes: dict[str, Any], run: dict[str, Any]) -> None:
     Raises InputError where an option is neither `CHANGEABLE` nor what the run has.
     """
     for name, value in changes.items():
-        if name in NOT_OF_THE_TASK and name not in ("out", "init"):
+        if name in NOT_OF_THE_TASK and name not in ("out", "init", "shares"):
             continue
         if name not in run or (name not in CHANGEABLE and run[name] != value):
             has = f"has {run[name]}, which stays" if name in run else "has no such thing"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gpu_lstm.backend import DTYPES
 from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive
+from gpu_lstm.cli.parallel import ORDERS
 from gpu_lstm.cli.runs import KINDS, run
 from gpu_lstm.cli.sequences import RULES
 from gpu_lstm.cli.series import add_column_options, add_time_options
@@ -73,6 +74,7 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
         "--graph", action="store_true",
         help="on a GPU: record a training step once and replay it as a CUDA graph, where steps wait for the host",
     )  # fmt: skip
+    add_rank_options(parser)
     parser.add_argument("--dry-run", action="store_true", help="only say how much memory it would take")
     parser.add_argument("--keep", type=positive, help="how many of the last checkpoints to keep (3)")
     parser.add_argument("--save-minutes", type=float, help="save at least so often, besides at validations (10)")
@@ -80,6 +82,19 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
         "--on-nonfinite", choices=("stop", "skip"), help="what to do with a step whose loss or gradient is NaN (stop)"
     )
     return parser
+
+
+def add_rank_options(parser: argparse.ArgumentParser) -> None:
+    """Add how ranks train together."""
+    parser.add_argument(
+        "--shares", type=positive, metavar="N",
+        help="parts into which ranks cut each batch; the same number makes the same bits on any number of ranks that "
+        "divides it (without a default: 1 alone, among ranks 8 or the next multiple)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reduce", choices=ORDERS, default="ordered",
+        help="how ranks add up gradients: fast leaves the order to MPI or NCCL, and the bits to the number of ranks",
+    )  # fmt: skip
 
 
 SEQUENCE_KINDS = {

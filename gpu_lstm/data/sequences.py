@@ -119,6 +119,14 @@ def read_sequences(
     InputError
         There is no such file or column; a label is missing, changes within a sequence, or is none of `classes`; a
         sequence's rows don't follow one another; a cell is no finite number; there is but one class.
+
+    Examples
+    --------
+    >>> from gpu_lstm.data.sequences import read_sequences
+    >>> table = {"series": [1, 1, 2, 2], "x": [0.1, 0.2, 0.5, 0.4], "label": ["up", "up", "down", "down"]}
+    >>> data = read_sequences(table)
+    >>> len(data), data.classes, data.rows([1]).shape
+    (2, ['down', 'up'], (2, 1))
     """
     wide = reading is not None and reading.wide
     if wide and ((columns and list(columns) != WIDE) or target == "steps"):

@@ -174,6 +174,14 @@ def read_series(
     InputError
         There is no such file or column, a cell is no finite number, times can be read in several ways, are uneven or
         there twice, or something is missing and `missing` is "refuse". The message has line and column.
+
+    Examples
+    --------
+    >>> from gpu_lstm.data.series import read_series
+    >>> hours = np.datetime64("2024-01-01T00") + np.arange(48)
+    >>> data = read_series({"time": hours, "load": np.arange(48.0), "wind": np.ones(48)}, ["load"], past=["wind"])
+    >>> data.names, data.values.shape
+    (['load', 'wind'], (48, 2))
     """
     if reading is not None and reading.wide:
         raise InputError("wide (--wide) is for sequences; expected a series with a row for each step")

@@ -47,6 +47,15 @@ def read_text(
     InputError
         Nothing is there, or it is empty, unreadable, or not in that encoding; there is no such encoding; no file of
         the folder is included, or there are patterns and it is no folder.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from gpu_lstm.data.text import read_text
+    >>> _ = Path("letter.txt").write_text("Dear Ada", encoding="utf-8")
+    >>> tokens, vocabulary = read_text("letter.txt")
+    >>> tokens.shape, vocabulary.decode(tokens)
+    ((8,), 'Dear Ada')
     """
     vocabulary: Vocabulary
     if tokens == "bytes":
@@ -269,8 +278,9 @@ class Tracks:
     def __len__(self) -> int:
         return (self.track - 1) // self.length
 
-    def chunk(self, number: int) -> np.ndarray:
-        """Return chunk `number` of every track with the token after it, (T + 1, B) int64, contiguous."""
+    def chunk(self, number: int, tracks: range | None = None) -> np.ndarray:
+        """Return chunk `number` of all or some tracks with the token after it, (T + 1, B) int64, contiguous."""
         start = number * self.length
-        columns = [self.tokens[b * self.track + start :][: self.length + 1] for b in range(self.batch)]
+        which = range(self.batch) if tracks is None else tracks
+        columns = [self.tokens[b * self.track + start :][: self.length + 1] for b in which]
         return np.stack(columns, axis=1).astype(np.int64)

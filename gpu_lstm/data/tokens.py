@@ -113,6 +113,13 @@ class Characters(Vocabulary):
     """One character, one token. What has none is `UNKNOWN`, and costs so many bits more as say which one it was.
 
     With these, a model's probabilities are of every text there is, and add up to 1.
+
+    Examples
+    --------
+    >>> from gpu_lstm.data.tokens import Characters
+    >>> vocabulary = Characters("\ufffdabc")  # what is unknown, then the rest in order
+    >>> vocabulary.encode("cab"), vocabulary.decode(vocabulary.encode("cab"))
+    (array([3, 1, 2], dtype=uint8), 'cab')
     """
 
     characters: str  # `UNKNOWN` first, the rest in code-point order

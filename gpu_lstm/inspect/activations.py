@@ -39,6 +39,13 @@ def activations(model: Model | LSTM, data: np.ndarray) -> dict[str, np.ndarray]:
     ------
     InputError
         The model is of another kind, or data has the wrong shape or values.
+
+    Examples
+    --------
+    >>> from gpu_lstm.inspect import activations
+    >>> found = activations(LSTM(8, 16, num_layers=2, backend="numpy"), np.ones((20, 8)))
+    >>> sorted(found), found["c"].shape
+    (['c', 'f', 'g', 'h', 'i', 'o'], (2, 20, 16))
     """
     lstm, x = inputs(model, data)
     every: list[Saved] = []

@@ -162,6 +162,15 @@ def to_keras(lstm: LSTM | Stack, path: str | Path | None = None) -> list[list[np
         The LSTM has an option that Keras doesn't have, or the path doesn't end in ``.weights.h5``.
     BackendError
         A path is given and the package h5py is not installed.
+
+    Examples
+    --------
+    >>> from gpu_lstm.interop.keras import from_keras, to_keras
+    >>> weights = to_keras(LSTM(8, 16, backend="numpy"))  # for layer.set_weights(weights[0])
+    >>> [array.shape for array in weights[0]]
+    [(8, 64), (16, 64), (64,)]
+    >>> from_keras(weights[0], backend="numpy").hidden_size
+    16
     """
     stack: Sequence[Any] = lstm.layers if isinstance(lstm, Stack) else (lstm,)
     for one in stack:

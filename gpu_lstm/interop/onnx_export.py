@@ -38,7 +38,15 @@ def export(
     dtype: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a model as an ONNX file, whole or not at all; see `to_onnx`."""
+    """Write a model as an ONNX file, whole or not at all; see `to_onnx`.
+
+    Examples
+    --------
+    >>> from gpu_lstm.interop import onnx
+    >>> onnx.export(LSTM(8, 16, backend="numpy"), "lstm.onnx")
+    >>> onnx.load("lstm.onnx", backend="numpy").lstm.hidden_size
+    16
+    """
     path = check_path(path)
     write_whole(path, to_onnx(model, dtype, metadata).SerializeToString())
 

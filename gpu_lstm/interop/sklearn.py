@@ -22,7 +22,7 @@ import numpy as np
 
 from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.series import deviations
-from gpu_lstm.interop.sklearn_base import LSTMEstimator
+from gpu_lstm.interop.sklearn_base import LSTMEstimator, check_y
 from gpu_lstm.interop.sklearn_forecaster import LSTMForecaster
 from gpu_lstm.layers.checks import check_share, check_size
 from gpu_lstm.models import Classifier, Model, Regressor
@@ -163,6 +163,14 @@ class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
     ----------
     classes_ : array
         Class labels, of any type that scikit-learn takes, sorted.
+
+    Examples
+    --------
+    >>> from gpu_lstm.interop.sklearn import LSTMClassifier
+    >>> x = np.random.default_rng(0).normal(size=(60, 12)).cumsum(axis=1)  # 60 sequences of 12 steps
+    >>> model = LSTMClassifier(hidden_size=8, max_iter=40, learning_rate=0.02, backend="numpy", random_state=0)
+    >>> model.fit(x, np.where(x[:, -1] > 0, "up", "down")).score(x, np.where(x[:, -1] > 0, "up", "down")) > 0.9
+    True
     """
 
     class_weight: Any = None
@@ -264,6 +272,14 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
     ----------
     loss : {"mse", "mae", "huber"}
         Of targets in units of their standard deviation.
+
+    Examples
+    --------
+    >>> from gpu_lstm.interop.sklearn import LSTMRegressor
+    >>> x = np.random.default_rng(0).normal(size=(60, 12))
+    >>> model = LSTMRegressor(hidden_size=8, max_iter=5, backend="numpy", random_state=0).fit(x, x.mean(axis=1))
+    >>> model.predict(x[:3]).shape
+    (3,)
     """
 
     loss: str = "mse"
@@ -301,13 +317,3 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
 
     def _make_task(self, model: Any, data: Sequences, parts: Split, seed: int, weights: np.ndarray | None) -> Task:
         return RegressTask(model, data, self.batch_size, parts, seed, weights, loss=self.loss)
-
-
-def check_y(estimator: Any, y: Any, dtype: Any = None) -> np.ndarray:
-    """Return y as an array without NaN; refuse others in scikit-learn's words."""
-    if y is None:
-        raise ValueError(
-            f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
-        )
-    checked: np.ndarray = check_array(y, ensure_2d=False, dtype=dtype, input_name="y", estimator=estimator)
-    return checked

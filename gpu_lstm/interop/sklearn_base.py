@@ -20,7 +20,7 @@ from gpu_lstm.training.tasks import Task
 
 try:
     from sklearn.base import BaseEstimator
-    from sklearn.utils import check_random_state
+    from sklearn.utils import check_array, check_random_state
     from sklearn.utils.validation import validate_data
 except ImportError as error:
     raise ImportError("gpu_lstm.interop.sklearn needs scikit-learn 1.6 or later: pip install scikit-learn") from error
@@ -354,3 +354,13 @@ def assign(model: Model, arrays: Mapping[str, Any], values: dict[str, np.ndarray
     """Copy values from the host into arrays of the same names."""
     for name, value in values.items():
         arrays[name][...] = model.backend.asarray(value, str(arrays[name].dtype))
+
+
+def check_y(estimator: Any, y: Any, dtype: Any = None) -> np.ndarray:
+    """Return y as an array without NaN; refuse others in scikit-learn's words."""
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
+        )
+    checked: np.ndarray = check_array(y, ensure_2d=False, dtype=dtype, input_name="y", estimator=estimator)
+    return checked

@@ -58,6 +58,14 @@ class LSTMForecaster(LSTMEstimator):
     ----------
     history_ : list of arrays
         The last `window` steps of each series seen, which `predict` without X goes on from.
+
+    Examples
+    --------
+    >>> from gpu_lstm.interop.sklearn import LSTMForecaster
+    >>> x = np.sin(np.arange(300.0) / 4)[:, None]
+    >>> model = LSTMForecaster(horizon=8, window=32, hidden_size=8, max_iter=2, backend="numpy", random_state=0).fit(x)
+    >>> model.predict(steps=20).shape
+    (20, 1)
     """
 
     learning_rate: float = 1e-3

@@ -291,6 +291,15 @@ def from_torch(
         `module` is no ``torch.nn.LSTM``.
     BackendError
         The backend, or that of the module's device, can't run here.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from gpu_lstm.interop.torch import from_torch
+    >>> module = torch.nn.LSTM(8, 16)
+    >>> y, state, tape = from_torch(module).forward(torch.ones(20, 3, 8))
+    >>> bool(abs(y - module(torch.ones(20, 3, 8))[0].detach().numpy()).max() < 1e-6)
+    True
     """
     if not isinstance(module, nn.LSTM):
         raise InputError(f"module is a {type(module).__name__}; expected a torch.nn.LSTM")

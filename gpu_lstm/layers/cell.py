@@ -32,6 +32,17 @@ class LSTMCell(Layer):
     ----------
     params : dict
         ``weight_ih`` (4H, D), ``weight_hh`` (4H, H), ``bias`` (4H,), and those of the options.
+
+    Examples
+    --------
+    >>> cell = LSTMCell(8, 16, backend="numpy")
+    >>> state, tapes = None, []
+    >>> for x in np.ones((5, 3, 8), dtype="float32"):
+    ...     h, c, tape = cell.forward(x, state)
+    ...     state, tapes = (h, c), [*tapes, tape]
+    >>> h.shape, c.shape
+    ((3, 16), (3, 16))
+    >>> dx, (dh, dc), gradients = cell.backward(tapes.pop(), dh=np.ones_like(h))
     """
 
     def __init__(

@@ -20,6 +20,11 @@ class Dropout(Layer):
         In [0, 1); 0 changes nothing.
     backend : str, Backend or None
     dtype : {"float32", "float64", "float16", "bfloat16"}
+
+    Examples
+    --------
+    >>> Dropout(0.5, backend="numpy").forward(np.ones(6, dtype="float32"), seed=1)[0]
+    array([0., 2., 2., 0., 0., 0.], dtype=float32)
     """
 
     def __init__(self, p: float, *, backend: str | Backend | None = None, dtype: str = "float32"):
@@ -27,7 +32,7 @@ class Dropout(Layer):
         self.p = check_probability("p", p)
 
     def forward(self, x: Array, seed: int | tuple[int, ...] | None = None) -> tuple[Array, Tape]:
-        """Return drop elements of x, of any shape; a seed of None means evaluation: x itself comes back."""
+        """Drop elements of x, of any shape; a seed of None means evaluation: x itself comes back."""
         x = self.backend.require("x", x, any_shape(x), self.dtype)
         seed = training_seed(seed)
         if seed is None or self.p == 0:

@@ -29,6 +29,11 @@ class Embedding(Layer):
     ----------
     params : dict
         ``weight`` (num_embeddings, embedding_dim).
+
+    Examples
+    --------
+    >>> Embedding(50, 8, backend="numpy").forward(np.array([[3, 1], [4, 1]]))[0].shape
+    (2, 2, 8)
     """
 
     def __init__(
@@ -41,7 +46,7 @@ class Embedding(Layer):
         self.add("weight", np.random.default_rng(check_seed(seed)).standard_normal((num_embeddings, embedding_dim)))
 
     def forward(self, ids: Array, *, guard: bool = True) -> tuple[Array, Tape]:
-        """Return look up ids, integers of any shape (...), to y (..., embedding_dim).
+        """Look up ids, integers of any shape (...), to y (..., embedding_dim).
 
         Where `guard` is false, the tape holds `ids` themselves and not a copy; they must stay as they are then.
 

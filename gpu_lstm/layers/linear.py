@@ -29,6 +29,13 @@ class Linear(Layer):
     ----------
     params : dict
         ``weight`` (output_size, input_size), ``bias`` (output_size,).
+
+    Examples
+    --------
+    >>> layer = Linear(8, 2, backend="numpy")
+    >>> y, tape = layer.forward(np.ones((3, 8), dtype="float32"))
+    >>> layer.backward(tape, np.ones_like(y))[1]["bias"]
+    array([3., 3.], dtype=float32)
     """
 
     def __init__(
@@ -45,10 +52,9 @@ class Linear(Layer):
         self.add("bias", rng.uniform(-bound, bound, self.output_size))
 
     def forward(self, x: Array, keep: bool = True, *, guard: bool = True) -> tuple[Array, Tape]:
-        """Return map x (..., input_size) to y (..., output_size).
+        """Map x (..., input_size) to y (..., output_size).
 
-        x and the weight lie on the tape themselves; until `backward` has run they must stay as they are, and where they
-        don't, `backward` says so.
+        x and the weight must stay as they are until `backward` has run, which says where they don't.
 
         Parameters
         ----------

@@ -44,9 +44,8 @@ class LSTM(Layer):
         Of x, y, h and their gradients. With 16 bits, c, its gradient and the parameters are float32.
     tier : {"auto", "reference", "pointwise", "sequence"}
     recompute : bool
-        Keep only the states at the borders of segments of about sqrt(T) steps (see `segments`) and compute each segment
-        again in `backward` (T. Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016). The same results to
-        the last bit for far less memory and about a third more time.
+        Keep only the states at the borders of segments of about sqrt(T) steps and compute each again in `backward`
+        (T. Chen et al., 2016): the same results to the last bit, far less memory, about a third more time.
     seed : int or tuple of int
         At least 0. Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
     **options
@@ -70,25 +69,25 @@ class LSTM(Layer):
         An argument has another type or value, or two of them don't go together.
     BackendError
         The named tier doesn't run here, or takes one of the options not.
+
+    Examples
+    --------
+    >>> lstm = LSTM(8, 16, bidirectional=True, backend="numpy")
+    >>> x = np.ones((20, 3, 8), dtype="float32")
+    >>> y, (h, c), tape = lstm.forward(x, lengths=[20, 7, 13])
+    >>> y.shape, h.shape
+    ((20, 3, 32), (2, 3, 16))
+    >>> dx, (dh0, dc0), gradients = lstm.backward(tape, dy=np.ones_like(y))
+    >>> gradients["weight_hh_l0"].shape
+    (64, 16)
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        *,
-        bidirectional: bool = False,
-        dropout: float = 0.0,
-        batch_first: bool = False,
-        forget_bias: float | None = None,
-        backend: str | Backend | None = None,
-        dtype: str = "float32",
-        tier: str = "auto",
-        recompute: bool = False,
-        seed: int | tuple[int, ...] = 0,
-        **options: Unpack[Given],
-    ):
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *, bidirectional: bool = False,
+        dropout: float = 0.0, batch_first: bool = False, forget_bias: float | None = None,
+        backend: str | Backend | None = None, dtype: str = "float32", tier: str = "auto", recompute: bool = False,
+        seed: int | tuple[int, ...] = 0, **options: Unpack[Given],
+    ):  # fmt: skip
         super().__init__(backend, dtype)
         self.recompute = recompute
         self.input_size = check_size("input_size", input_size)
@@ -133,21 +132,14 @@ class LSTM(Layer):
         self._choose_tier()
 
     def forward(
-        self,
-        x: Array,
-        state: tuple[Array | None, Array | None] | None = None,
-        lengths: Sequence[int] | np.ndarray | None = None,
-        seed: int | tuple[int, ...] | None = None,
-        keep: bool = True,
-        resets: np.ndarray | Array | None = None,
-        *,
-        guard: bool = True,
-    ) -> tuple[Any, State, Tape]:
+        self, x: Array, state: tuple[Array | None, Array | None] | None = None,
+        lengths: Sequence[int] | np.ndarray | None = None, seed: int | tuple[int, ...] | None = None, keep: bool = True,
+        resets: np.ndarray | Array | None = None, *, guard: bool = True,
+    ) -> tuple[Any, State, Tape]:  # fmt: skip
         """Run all layers over all steps.
 
         On a CPU's `sequence` tier a sequence's results don't depend on the rest of the batch or on threads, to the bit.
-        What comes back is the caller's own. x and the parameters lie on the tape themselves; until `backward` has run
-        they must stay as they are, and where they don't, `backward` says so.
+        What comes back is the caller's own; x and the parameters must stay until `backward`, which says where not.
 
         Parameters
         ----------

@@ -15,9 +15,8 @@ class Parameters(MutableMapping[str, Array]):
     """Arrays by parameter name, those of a layer or those of several as one.
 
     It behaves as a dictionary whose names stay. What is assigned must have the shape of what it replaces and hold real
-    numbers: an array of the backend, of the parameters' dtype, without gaps, that may be written to, is kept, the very
-    array; everything else becomes a new array: another dtype or byte order, gaps, a list, an array of the host. Two
-    mappings that have a parameter in common see the same array, whichever of them it is assigned to.
+    numbers: an array of the backend, of this dtype, without gaps, that may be written to, is kept, the very array;
+    everything else becomes a new one. Mappings that have a parameter in common see the same array.
 
     Raises
     ------

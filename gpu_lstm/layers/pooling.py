@@ -34,6 +34,14 @@ class Pool(Layer):
     ------
     InputError
         `how` or `directions` is none of these.
+
+    Examples
+    --------
+    >>> x = np.arange(6, dtype="float32").reshape(3, 2, 1)  # (T, B, D): 0, 2, 4 and 1, 3, 5
+    >>> y, tape = Pool("mean", backend="numpy").forward(x, lengths=[3, 2])
+    >>> y
+    array([[2.],
+           [2.]], dtype=float32)
     """
 
     def __init__(
@@ -132,6 +140,12 @@ class Concat(Layer):
     ----------
     backend : str, Backend or None
     dtype : {"float32", "float64", "float16", "bfloat16"}
+
+    Examples
+    --------
+    >>> x, z = np.zeros((2, 1, 2), dtype="float32"), np.ones((1, 1), dtype="float32")
+    >>> Concat(backend="numpy").forward(x, z)[0].tolist()
+    [[[0.0, 0.0, 1.0]], [[0.0, 0.0, 1.0]]]
     """
 
     def __init__(self, *, backend: str | Backend | None = None, dtype: str = "float32"):

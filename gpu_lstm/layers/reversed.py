@@ -34,6 +34,13 @@ class Reversed(Layer):
     ------
     InputError
         The LSTM has two directions, or the option `cells`.
+
+    Examples
+    --------
+    >>> layer = Reversed(LSTM(8, 16, backend="numpy"))
+    >>> y, (h, c), tape = layer.forward(np.ones((20, 3, 8), dtype="float32"))
+    >>> bool((y[0] == h[0]).all())  # it ends at the first step
+    True
     """
 
     def __init__(self, lstm: LSTM):

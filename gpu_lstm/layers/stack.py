@@ -46,6 +46,13 @@ class Stack(Layer):
     InputError
         `layers` is empty, holds something else or a layer twice, or two layers don't go together in width, backend,
         dtype or `batch_first`.
+
+    Examples
+    --------
+    >>> stack = Stack([LSTM(8, 32, bidirectional=True, backend="numpy"), LSTM(64, 16, backend="numpy")])
+    >>> y, states, tape = stack.forward(np.ones((20, 3, 8), dtype="float32"))
+    >>> y.shape, len(states), sorted(stack.params)[0]
+    ((20, 3, 16), 2, '0.bias_l0')
     """
 
     def __init__(self, layers: Sequence[LSTM | Reversed], dropout: float = 0.0):

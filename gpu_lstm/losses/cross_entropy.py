@@ -34,6 +34,12 @@ def softmax_cross_entropy(
     InputError
         Shapes don't fit, or a target is out of range; on a GPU the latter is told by ``backend.read(loss)``, and such
         targets have loss and gradient 0 until then.
+
+    Examples
+    --------
+    >>> loss, dlogits = softmax_cross_entropy(np.zeros((2, 4)), np.array([3, 0]))
+    >>> round(float(loss), 4), dlogits[0].tolist()
+    (1.3863, [0.125, 0.125, 0.125, -0.375])
     """
     xp = backend.xp
     logits = backend.require("logits", logits, (*any_shape(logits)[1:], "V"))

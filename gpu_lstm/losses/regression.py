@@ -11,13 +11,25 @@ from gpu_lstm.losses.cross_entropy import is_float
 
 
 def mean_squared(backend: Backend, prediction: Array, target: Array) -> tuple[Array, Array]:
-    """Compute the mean of (prediction - target)^2 over all elements, and its gradient, shaped like `prediction`."""
+    """Compute the mean of (prediction - target)^2 over all elements, and its gradient, shaped like `prediction`.
+
+    Examples
+    --------
+    >>> mean_squared([[1.0, 3.0]], [[1.0, 1.0]])
+    (np.float64(2.0), array([[0., 2.]]))
+    """
     error = _error(backend, prediction, target)
     return backend.xp.mean(error * error), error * (2 / _count(error))
 
 
 def mean_absolute(backend: Backend, prediction: Array, target: Array) -> tuple[Array, Array]:
-    """Compute the mean of ``|prediction - target|`` over all elements; the gradient is 0 where they are equal."""
+    """Compute the mean of ``|prediction - target|`` over all elements; the gradient is 0 where they are equal.
+
+    Examples
+    --------
+    >>> mean_absolute([[1.0, 3.0]], [[1.0, 1.0]])
+    (np.float64(1.0), array([[0. , 0.5]]))
+    """
     error = _error(backend, prediction, target)
     return backend.xp.mean(backend.xp.abs(error)), backend.xp.sign(error) / _count(error)
 
@@ -26,6 +38,11 @@ def huber(backend: Backend, prediction: Array, target: Array, delta: float = 1.0
     """Compute the mean of ``e^2/2`` where ``|e| <= delta``, else ``delta (|e| - delta/2)``, and its gradient.
 
     P. Huber, Robust Estimation of a Location Parameter, 1964; e is prediction - target.
+
+    Examples
+    --------
+    >>> huber([[1.0, 3.0]], [[1.5, 1.0]])
+    (np.float64(0.8125), array([[-0.25,  0.5 ]]))
     """
     if not delta > 0:
         raise InputError(f"delta is {delta!r}; expected a number above 0")

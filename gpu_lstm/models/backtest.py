@@ -48,6 +48,14 @@ def backtest(
     ------
     InputError
         An origin has no step before it, or inputs that are known ahead end before its horizon.
+
+    Examples
+    --------
+    >>> from gpu_lstm.models.backtest import backtest
+    >>> model = Forecaster([0.0], [1.0], [0.1], horizon=6, hidden_size=8, backend="numpy")
+    >>> values = np.sin(np.arange(200.0))[:, None]
+    >>> backtest(model, values, np.arange(150, 194), length=48).shape  # (K, horizon, S)
+    (44, 6, 1)
     """
     values = check_host("values", values, ("N", f"S+P+F={model.num_columns}"))
     origins, begins = np.asarray(origins), np.asarray(begins)

@@ -141,6 +141,14 @@ class Classifier(SequenceModel):
     Parameters
     ----------
     num_classes : int
+
+    Examples
+    --------
+    >>> model = Classifier([0.0, 0.0], [1.0, 1.0], num_classes=3, hidden_size=8, backend="numpy")
+    >>> x, lengths = np.zeros((20, 4, 2)), np.array([20, 7, 13, 1])
+    >>> loss, gradients = model.loss(x, lengths, np.array([0, 2, 1, 1]))
+    >>> model.logits(x, lengths).shape
+    (4, 3)
     """
 
     kind: ClassVar[str] = "classify"

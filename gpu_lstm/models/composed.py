@@ -60,6 +60,13 @@ def compose(**parts: Layer | tuple[Any, ...]) -> Composed:
     InputError
         No part is an LSTM, or two parts don't go together in width, backend or dtype; a part takes what comes later, or
         nobody takes what it gives; two layers of the same sizes start with the same numbers, for want of a seed each.
+
+    Examples
+    --------
+    >>> model = compose(lstm=LSTM(2, 8, backend="numpy"), last=Pool("last"), head=Linear(8, 1, backend="numpy"))
+    >>> y, tapes = model.forward(np.ones((20, 3, 2), dtype="float32"))  # (T, B, D)
+    >>> y.shape, list(model.params)[0]
+    ((3, 1), 'lstm.weight_ih_l0')
     """
     made: list[Part] = []
     for name, given in parts.items():

@@ -51,6 +51,13 @@ class Forecaster(Model):
         Say location and scale of this distribution, by its likelihood.
     backend, dtype, tier, recompute, seed
         As of the layers.
+
+    Examples
+    --------
+    >>> model = Forecaster([10.0], [2.0], [1.0], horizon=6, hidden_size=8, backend="numpy")
+    >>> history = 10 + np.sin(np.arange(100.0)).reshape(100, 1, 1)  # (T, B, S)
+    >>> model.forecast(history, 6).shape
+    (6, 1, 1)
     """
 
     kind: ClassVar[str] = "series"

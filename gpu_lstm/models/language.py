@@ -33,21 +33,20 @@ class LanguageModel(Model):
         Options of the LSTM family by name, as `gpu_lstm.LSTM` takes them.
     backend, dtype, tier, recompute, seed
         As of the layers.
+
+    Examples
+    --------
+    >>> model = LanguageModel(vocabulary_size=65, hidden_size=16, backend="numpy")
+    >>> tokens = np.random.default_rng(0).integers(0, 65, (33, 8))  # (T + 1, B)
+    >>> loss, state, gradients = model.loss(tokens)
     """
 
     kind: ClassVar[str] = "text"
 
     def __init__(
-        self,
-        vocabulary_size: int,
-        embedding_size: int = 64,
-        hidden_size: int = 256,
-        num_layers: int = 1,
-        dropout: float = 0.0,
-        forget_bias: float = 1.0,
-        lstm: Mapping[str, Any] | None = None,
-        **where: Unpack[Where],
-    ):
+        self, vocabulary_size: int, embedding_size: int = 64, hidden_size: int = 256, num_layers: int = 1,
+        dropout: float = 0.0, forget_bias: float = 1.0, lstm: Mapping[str, Any] | None = None, **where: Unpack[Where],
+    ):  # fmt: skip
         of_all, of_lstm, seeds = arguments(lstm, forget_bias, **where)
         self.embedding = Embedding(vocabulary_size, embedding_size, **of_all, seed=seeds[0])
         self.lstm = LSTM(embedding_size, hidden_size, num_layers, dropout=dropout, **of_lstm, seed=seeds[1])
@@ -113,15 +112,9 @@ class LanguageModel(Model):
         return self.backend.read(loss)[0], state
 
     def sample(
-        self,
-        prompt: np.ndarray | str,
-        length: int = 200,
-        temperature: float = 1.0,
-        seed: int | tuple[int, ...] = 0,
-        never: Sequence[int] = (),
-        top_k: int = 0,
-        top_p: float = 1.0,
-    ) -> Iterator[Any]:
+        self, prompt: np.ndarray | str, length: int = 200, temperature: float = 1.0, seed: int | tuple[int, ...] = 0,
+        never: Sequence[int] = (), top_k: int = 0, top_p: float = 1.0,
+    ) -> Iterator[Any]:  # fmt: skip
         """Draw what continues a prompt, tokens or text; a seed gives the same on all backends, up to rounding.
 
         Parameters

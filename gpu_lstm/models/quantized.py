@@ -37,6 +37,15 @@ def quantize(what: Kind, weights: str = "int8") -> Kind:
     InputError
         `what` is something else, has another dtype or an option that changes the recurrence, or a weight that is not
         finite or too wide; `weights` is neither.
+
+    Examples
+    --------
+    >>> from gpu_lstm.models import quantize
+    >>> lstm = LSTM(8, 16, backend="numpy")
+    >>> x = np.ones((20, 3, 8), dtype="float32")
+    >>> exact, small = lstm.forward(x, keep=False)[0], quantize(lstm).forward(x)[0]
+    >>> bool(abs(exact - small).max() < 0.01)
+    True
     """
     if not isinstance(what, Model):
         return quantized.quantize(what, weights)

@@ -24,6 +24,12 @@ class Regressor(SequenceModel):
     ----------
     target_mean, target_spread : K numbers each
         Mean and standard deviation of the training data's targets: the head says targets in these units.
+
+    Examples
+    --------
+    >>> model = Regressor([0.0, 0.0], [1.0, 1.0], [5.0], [2.0], hidden_size=8, backend="numpy")
+    >>> model.predict(np.zeros((20, 4, 2)), np.array([20, 7, 13, 1])).shape
+    (4, 1)
     """
 
     kind: ClassVar[str] = "regress"

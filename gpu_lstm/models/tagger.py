@@ -28,6 +28,12 @@ class Tagger(SequenceModel):
     num_classes : int
     bidirectional : bool
         Whether a step's class may depend on what comes after it.
+
+    Examples
+    --------
+    >>> model = Tagger([0.0, 0.0], [1.0, 1.0], num_classes=3, hidden_size=8, backend="numpy")
+    >>> model.logits(np.zeros((20, 4, 2)), np.array([20, 7, 13, 1])).shape
+    (20, 4, 3)
     """
 
     kind: ClassVar[str] = "label"

@@ -23,7 +23,14 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam"
 
 
 def make_optimizer(name: str, backend: Backend, params: Params, learning_rate: float, **options: float) -> Optimizer:
-    """Return the optimizer called `name`: sgd, rmsprop, adam or adamw."""
+    """Return the optimizer called `name`: sgd, rmsprop, adam or adamw.
+
+    Examples
+    --------
+    >>> from gpu_lstm.optimizers import make_optimizer
+    >>> make_optimizer("adamw", choose("numpy"), {"w": np.zeros(2)}, 0.001, weight_decay=0.1).learning_rate
+    0.001
+    """
     if name not in OPTIMIZERS:
         raise InputError(f"optimizer is {name!r}; expected one of {', '.join(OPTIMIZERS)}")
     return OPTIMIZERS[name](params, learning_rate, **options, backend=backend)
@@ -41,6 +48,13 @@ def clip_by_global_norm(backend: Backend, gradients: Params, max_norm: float) ->
     ------
     InputError
         A gradient can't be written, or max_norm is not above 0.
+
+    Examples
+    --------
+    >>> from gpu_lstm.optimizers import clip_by_global_norm
+    >>> gradients = {"w": np.array([3.0, 4.0])}
+    >>> clip_by_global_norm(gpu_lstm.choose("numpy"), gradients, 1.0), gradients["w"]
+    (5.0, array([0.6, 0.8]))
     """
     check_max_norm(max_norm)
     for name, gradient in gradients.items():

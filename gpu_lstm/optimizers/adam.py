@@ -13,7 +13,15 @@ from gpu_lstm.optimizers.given import HasParams
 
 
 class Adam(Optimizer):
-    """Adam (D. Kingma and J. Ba, 2015), with both moments' bias corrected."""
+    """Adam (D. Kingma and J. Ba, 2015), with both moments' bias corrected.
+
+    Examples
+    --------
+    >>> optimizer = Adam({"w": np.array([1.0, 2.0])}, learning_rate=0.1)
+    >>> norm = optimizer.update({"w": np.array([3.0, -4.0])}, max_norm=1.0)
+    >>> optimizer.params["w"].round(6), float(norm)
+    (array([0.9, 2.1]), 5.0)
+    """
 
     slots = ("mean", "square")
     weight_decay = 0.0

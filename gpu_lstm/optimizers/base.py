@@ -72,13 +72,9 @@ class Optimizer(metaclass=Kind):
         }
 
     def update(
-        self,
-        gradients: Params,
-        factor: float = 1.0,
-        max_norm: float | None = None,
-        loss: Array | None = None,
+        self, gradients: Params, factor: float = 1.0, max_norm: float | None = None, loss: Array | None = None,
         loss_scale: float = 1.0,
-    ) -> Array | None:
+    ) -> Array | None:  # fmt: skip
         """Move every parameter by its gradient.
 
         Parameters

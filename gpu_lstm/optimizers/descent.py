@@ -11,7 +11,15 @@ from gpu_lstm.optimizers.given import HasParams
 
 
 class SGD(Optimizer):
-    """Gradient descent with momentum: v = momentum v + gradient, p -= rate v (PyTorch's form)."""
+    """Gradient descent with momentum: v = momentum v + gradient, p -= rate v (PyTorch's form).
+
+    Examples
+    --------
+    >>> params = {"w": np.array([1.0, 2.0])}
+    >>> norm = SGD(params, learning_rate=0.5).update({"w": np.array([3.0, 4.0])}, max_norm=1.0)
+    >>> params["w"], float(norm)
+    (array([0.7, 1.6]), 5.0)
+    """
 
     slots = ("velocity",)
 
@@ -34,7 +42,15 @@ class SGD(Optimizer):
 
 
 class RMSProp(Optimizer):
-    """p -= rate gradient / (sqrt(mean of squares) + eps) (T. Tieleman and G. Hinton, 2012)."""
+    """p -= rate gradient / (sqrt(mean of squares) + eps) (T. Tieleman and G. Hinton, 2012).
+
+    Examples
+    --------
+    >>> optimizer = RMSProp({"w": np.array([1.0, 2.0])}, learning_rate=0.01)
+    >>> _ = optimizer.update({"w": np.array([0.5, -0.5])})
+    >>> optimizer.params["w"].round(4)
+    array([0.9, 2.1])
+    """
 
     slots = ("square",)
 

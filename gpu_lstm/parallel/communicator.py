@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar, NoReturn, TypeVar
 
 from gpu_lstm.backend import Array
+from gpu_lstm.errors import GpuLstmError
 
 Value = TypeVar("Value")
+EXPECTED = (GpuLstmError, OSError, MemoryError)
+"""Errors that need no traceback."""
 
 
 class Communicator(ABC):
@@ -24,6 +30,8 @@ class Communicator(ABC):
         The same among those on this machine, which share its devices and cores.
     on_host : bool
         Whether arrays are NumPy's; else they are on the rank's device, and what is asked of that before is waited for.
+    ordered : bool
+        Whether training adds up gradients in an order that makes the same bits on any number of ranks; else by `sum`.
     """
 
     rank: int = 0
@@ -31,6 +39,7 @@ class Communicator(ABC):
     local_rank: int = 0
     local_size: int = 1
     on_host: ClassVar[bool] = True
+    ordered: bool = True
 
     @abstractmethod
     def exchange(self, rows: Array) -> Array:
@@ -52,9 +61,49 @@ class Communicator(ABC):
     def broadcast(self, value: Value) -> Value:
         """Return what rank 0 has given: any value on the host that can be pickled."""
 
+    def any(self, flag: bool) -> bool:
+        """Return whether any rank has given True."""
+        return any(self.gather(flag))
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         self.gather(None)
+
+    def each(self, work: Callable[[], Value]) -> Value:
+        """Return what `work` gives here, once all ranks have done it; what it raises on one of them, all raise."""
+        made: list[Value] = []
+        error: BaseException | None = None
+        try:
+            made.append(work())
+        except EXPECTED as raised:
+            error = raised
+        for rank, other in enumerate(self.gather(error)):
+            if other is not None:
+                raise _agreed(other if rank != self.rank or error is None else error, rank)
+        return made[0]
+
+    def first(self, work: Callable[[], Value]) -> Value | None:
+        """Have rank 0 alone do some work, and the others wait for it; what it raises, all raise.
+
+        Return what it gives, on rank 0.
+        """
+        return self.each(lambda: work() if self.rank == 0 else None)
+
+    @contextmanager
+    def guard(self, doing: str) -> Iterator[None]:
+        """Work of which the others know nothing: an error in it ends all ranks, with a line that says which one it was.
+
+        Not so an error that all ranks raise at once, and not where there is one rank.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if self.size == 1 or getattr(error, "agreed", False):
+                raise
+            if not isinstance(error, (*EXPECTED, KeyboardInterrupt)):
+                say(traceback.format_exc())
+            told = f"gpu-lstm: rank {self.rank}: {doing}: {error or type(error).__name__}"
+            self.abort(told, 130 if isinstance(error, KeyboardInterrupt) else 2)
 
     @abstractmethod
     def abort(self, line: str, status: int = 1) -> NoReturn:
@@ -82,6 +131,14 @@ class Alone(Communicator):
     def abort(self, line: str, status: int = 1) -> NoReturn:  # noqa: D102
         say(line)
         os._exit(status)
+
+
+def _agreed(error: BaseException, rank: int) -> BaseException:
+    """An error that all ranks raise; of another than rank 0 it says which."""
+    if rank and isinstance(error, GpuLstmError):
+        error = type(error)(f"rank {rank}: {error}")
+    error.agreed = True  # type: ignore[attr-defined]
+    return error
 
 
 def say(line: str) -> None:

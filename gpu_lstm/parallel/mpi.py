@@ -19,6 +19,8 @@ class MPI(Communicator):
     ----------
     among : mpi4py communicator, optional
         Some of the job's ranks; all if not given.
+    ordered : bool
+        False: gradients are summed by MPI, in its own order. Then other numbers of ranks make other bits.
 
     Raises
     ------
@@ -26,7 +28,7 @@ class MPI(Communicator):
         mpi4py or an MPI library is not installed, or it is not of the MPI whose launcher has started this process.
     """
 
-    def __init__(self, among: Any = None):
+    def __init__(self, among: Any = None, ordered: bool = True):
         try:
             from mpi4py import MPI as mpi
         except (ImportError, RuntimeError) as error:
@@ -39,7 +41,7 @@ class MPI(Communicator):
                 f"{world.Get_size()}; start them with the mpiexec of that library"
             )
         self._comm = (world if among is None else among).Dup()  # so that nobody else's messages come between
-        self._in_place = mpi.IN_PLACE
+        self._in_place, self._most, self.ordered = mpi.IN_PLACE, mpi.MAX, ordered
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
         local = self._comm.Split_type(mpi.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = local.Get_rank(), local.Get_size()
@@ -57,6 +59,11 @@ class MPI(Communicator):
 
     def sum(self, array: Array) -> None:  # noqa: D102
         self._comm.Allreduce(self._in_place, array)
+
+    def any(self, flag: bool) -> bool:  # noqa: D102
+        found = np.array([flag])
+        self._comm.Allreduce(self._in_place, found.view(np.int8), self._most)
+        return bool(found[0])
 
     def gather(self, value: Value) -> list[Value]:  # noqa: D102
         gathered: list[Value] = self._comm.allgather(value)

@@ -4,8 +4,7 @@ Only the recurrence has a loop over time; the products with x and the sums over 
 and live in the LSTM layer. A `Problem` goes through all steps and becomes `Saved`; what `Arriving` brings from the loss
 goes back and becomes `Gradients`. A tier takes lists of them: one, two directions of a layer, or layers of a stack.
 
-T time steps, B sequences, H hidden size; arrays are time-major and C-contiguous. What goes beyond the plain LSTM is a
-`Variant`: projection, peepholes, layer normalisation and so on.
+T time steps, B sequences, H hidden size; arrays are time-major and C-contiguous. Beyond the plain LSTM is a `Variant`.
 """
 
 from __future__ import annotations

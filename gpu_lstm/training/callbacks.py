@@ -10,10 +10,12 @@ from typing import Any
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Model
 from gpu_lstm.models.composed import Criterion
-from gpu_lstm.training.loop import Event, Training, TrainingError
+from gpu_lstm.training.events import Event
+from gpu_lstm.training.loop import Training
 from gpu_lstm.training.own import task_of
 from gpu_lstm.training.settings import Settings
 from gpu_lstm.training.tensorboard import EventFile
+from gpu_lstm.training.trouble import TrainingError
 
 
 class TensorBoard:
@@ -52,6 +54,14 @@ class EarlyStop:
         So many such means in a row without a lower one end training.
     until : float, optional
         A mean below this ends it, too.
+
+    Examples
+    --------
+    >>> model = compose(lstm=LSTM(1, 4, backend="numpy"), last=Pool("last"), head=Linear(4, 1, backend="numpy"))
+    >>> x = np.random.default_rng(0).random((64, 5, 1))
+    >>> history = fit(model, (x, x[:, -1]), "mse", epochs=50, callbacks=[EarlyStop(steps=4, until=1.0)])
+    >>> len(history.losses)
+    4
     """
 
     def __init__(self, steps: int = 100, patience: int = 5, until: float = -math.inf):
@@ -121,6 +131,14 @@ def find_learning_rate(
     ------
     InputError
         As `fit`; or the rates don't rise, or there are less than 10 steps.
+
+    Examples
+    --------
+    >>> model = compose(lstm=LSTM(1, 4, backend="numpy"), last=Pool("last"), head=Linear(4, 1, backend="numpy"))
+    >>> x = np.random.default_rng(0).random((64, 5, 1))
+    >>> found = find_learning_rate(model, (x, x[:, -1]), "mse")
+    >>> bool(1e-6 < found.suggestion < 1)
+    True
     """
     if not 0 < lowest < highest < math.inf:
         raise InputError(f"lowest is {lowest!r} and highest {highest!r}; expected rates above 0 that rise")

@@ -30,6 +30,14 @@ def load(where: str | Path, backend: str | Backend | None = None, tier: str = "a
     ------
     InputError
         There is no such model, or it can't be read, see `gpu_lstm.training.checkpoint.load`.
+
+    Examples
+    --------
+    >>> model = LanguageModel(vocabulary_size=65, hidden_size=16, backend="numpy")
+    >>> gpu_lstm.save(model, "model.safetensors")
+    >>> again = gpu_lstm.load("model.safetensors", backend="numpy")
+    >>> again.kind, bool((again.params["lstm.bias_l0"] == model.params["lstm.bias_l0"]).all())
+    ('text', True)
     """
     path = Path(where)
     if path.is_dir():

@@ -8,71 +8,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-from gpu_lstm.errors import GpuLstmError
 from gpu_lstm.optimizers import Optimizer, make_optimizer
+from gpu_lstm.parallel import Alone, Communicator
 from gpu_lstm.schedules import make_schedule
+from gpu_lstm.training.events import Event, Outcome
 from gpu_lstm.training.loss_scale import LossScaler
 from gpu_lstm.training.replayed import Replayed
 from gpu_lstm.training.settings import Settings
 from gpu_lstm.training.steps import Asked, Launched
-from gpu_lstm.training.tasks import Task
-from gpu_lstm.training.trouble import memory_held, not_finite
+from gpu_lstm.training.tasks import Shared, Task
+from gpu_lstm.training.trouble import TrainingError, not_finite, out_of_memory
 
 MOST_SKIPS = 50
 """Steps in a row that may be skipped before training stops in any case."""
 
 
-class TrainingError(GpuLstmError):
-    """Training can't go on: the loss or a gradient is no longer a finite number, or memory ran out."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happened at a step; `score` and `text` are there after a validation, `skipped` says why it didn't count."""
-
-    step: int
-    steps: int
-    loss: float
-    norm: float
-    score: float | None = None
-    text: str = ""
-    best: bool = False
-    skipped: str = ""
-
-
-@dataclass
-class Outcome:
-    """How a run ended: ``finished``, ``early`` (no better score for long) or ``stopped`` (asked to)."""
-
-    end: str
-    step: int
-    steps: int
-    best: float
-    skipped: int = 0
-
-
 class Training:
     """Steps of a task by an optimizer, with validation and early stop; nothing is written.
 
-    The optimizer may be one to go on with, of the same model. With `graph`, each step is replayed as a CUDA graph, see
-    `Replayed`: for a GPU whose host is what steps wait for.
+    The optimizer may be one to go on with. With `graph`, each step is replayed as a CUDA graph, see `Replayed`; with
+    `parallel`, ranks train together, see `Shared`.
     """
 
     advice = "a smaller batch or length, or recompute, needs less"
     """What helps where memory runs out."""
 
-    def __init__(self, task: Task, settings: Settings, optimizer: Optimizer | None = None, graph: bool = False):
-        self.task, self.settings = task, settings
+    def __init__(
+        self, task: Task, settings: Settings, optimizer: Optimizer | None = None, graph: bool = False,
+        parallel: Communicator | None = None,
+    ):  # fmt: skip
+        self.task, self.parallel = task, parallel or Alone()
+        self.work, self.settings = work, settings = Shared.of(task, settings, self.parallel, graph)
         self.steps = settings.epochs * task.steps_per_epoch
         self.schedule = make_schedule(settings.schedule, self.steps, settings.warm_up_steps(self.steps))
         self.optimizer: Optimizer = optimizer or make_optimizer(
             settings.optimizer, task.model.backend, task.model.params, settings.learning_rate, **settings.options
         )
-        self._steps = (Replayed if graph else Launched)(task, self.optimizer, settings.clip)
+        self._steps = (Replayed if graph else Launched)(work, self.optimizer, settings.clip)
         self.scaler = LossScaler.for_dtype(task.model.dtype)
         self.step = 0
         self.best = task.initial()
@@ -86,9 +61,9 @@ class Training:
         Raises TrainingError where loss, gradients or score are not finite, or memory ran out.
         """
         patience, end = self.settings.patience, "finished"
-        self.task.loader.end = self.steps
+        self.work.loader.end = self.steps
         # NumPy's warnings would only repeat what the checks in each step say.
-        with np.errstate(all="ignore"):
+        with self.parallel.guard("training"), np.errstate(all="ignore"):
             while self.step < self.steps:
                 if patience and self.since_best >= patience:
                     end = "early"
@@ -98,9 +73,9 @@ class Training:
                 except MemoryError as error:  # NumPy's and CuPy's are kinds of it
                     event, told = None, str(error)
                 if event is None:  # only here the step's arrays are free
-                    raise self._out_of_memory(told)
+                    raise out_of_memory(self.task.model, self.optimizer, self.step, told, self.advice + self._kept())
                 report(event)
-                if self.step < self.steps and stop():
+                if self.step < self.steps and self.parallel.any(stop()):
                     end = "stopped"
                     break
         return Outcome(end, self.step, self.steps, self.best, self.skipped)
@@ -125,7 +100,7 @@ class Training:
         self.step += 1
         score, text, best = None, "", False
         if self.step in self._validates_at:
-            score, text = task.validate()
+            score, text = self.work.validate()
             if not math.isfinite(score):
                 raise self._diverged(self.step, f"score is {score}")
             best = score < self.best
@@ -146,16 +121,8 @@ class Training:
             if self._skipped_in_a_row >= MOST_SKIPS:
                 raise self._diverged(self.step + 1, f"{MOST_SKIPS} steps in a row were skipped; {told}")
         self.skipped += 1
-        self.task.undo()
+        self.work.undo()
         return told
-
-    def _out_of_memory(self, told: str) -> TrainingError:
-        """The error to raise, once what we hold of memory has been given back."""
-        self.task.model.backend.memory(release=True)
-        sizes = memory_held(self.task.model, len(self.optimizer.slots))
-        return TrainingError(
-            f"step {self.step + 1} ran out of memory: {told or 'no size told'} ({sizes}); {self.advice}{self._kept()}"
-        )
 
     def _diverged(self, step: int, what: str) -> TrainingError:
         return TrainingError(f"step {step}: {what}; training can't go on. A smaller learning rate helps{self._kept()}")

@@ -46,6 +46,7 @@ class Job:
     widened: bool = False  # no kernel takes 16-bit arrays: the recurrence and the products get copies in float32
     least_steps: int = 1  # of a segment, as the backend has it
     beside: bool = False  # products of a segment may go beside the recurrence of the next one
+    sums: int = 0  # arrays of the gradients' size in which they are added up over shares
 
     @property
     def item(self) -> int:
@@ -101,7 +102,7 @@ def predict(job: Job) -> Prediction:
     activations = round(max(*moments, update - packed)) + packed + blas
     if job.short:  # the rounded weights
         activations += job.item * (amounts["lstm"] + amounts["head"])
-    return Prediction(parameters, SLOTS[job.optimizer] * parameters, parameters, activations)
+    return Prediction(parameters, SLOTS[job.optimizer] * parameters, (1 + job.sums) * parameters, activations)
 
 
 def step_of_layer(size: tuple[int, int, int, int], dtype: str, threads: int = 0) -> int:

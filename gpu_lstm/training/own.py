@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -21,8 +21,10 @@ from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.checks import check_share, check_size
 from gpu_lstm.models import Composed, Model
 from gpu_lstm.models.composed import Criterion
+from gpu_lstm.parallel import Alone, Communicator
 from gpu_lstm.training import checkpoint, folder
-from gpu_lstm.training.loop import Event, Outcome, Training
+from gpu_lstm.training.events import Event, Outcome
+from gpu_lstm.training.loop import Training
 from gpu_lstm.training.run import Run
 from gpu_lstm.training.settings import Settings
 from gpu_lstm.training.tasks.own import Metrics, OwnTask
@@ -46,6 +48,7 @@ class Further(TypedDict, total=False):
     keep: int
     save_minutes: float
     on_nonfinite: str
+    shares: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,6 +100,7 @@ def fit(
     resume: bool = False,
     verbose: bool = False,
     graph: bool = False,
+    parallel: Communicator | None = None,
     **settings: Unpack[Further],
 ) -> History:
     """Train a model; with a validation it ends with the parameters that scored best.
@@ -139,9 +143,12 @@ def fit(
         Show a progress bar.
     graph : bool
         On a GPU, record a step as a CUDA graph and replay it; of batches of one shape.
+    parallel : Communicator, optional
+        As `gpu_lstm.parallel.MPI()`: ranks that all call `fit` with the same arguments and train one composition
+        together, each on its shares of every batch. Rank 0 alone writes, shows the bar and calls back.
     **settings
         Of `gpu_lstm.training.Settings`: optimizer, options, schedule, warm_up, clip, validations, patience, keep,
-        save_minutes, on_nonfinite.
+        save_minutes, on_nonfinite, shares.
 
     Raises
     ------
@@ -152,6 +159,16 @@ def fit(
     KeyboardInterrupt
         Ctrl-C, once the step is done: the model has the parameters that scored best, a run in `out` is saved and can be
         gone on with. A second one is raised at once.
+
+    Examples
+    --------
+    >>> model = compose(lstm=LSTM(1, 8, backend="numpy"), last=Pool("last"), head=Linear(8, 1, backend="numpy"))
+    >>> x = np.random.default_rng(0).random((64, 10, 1))  # (N, T, D)
+    >>> history = fit(model, (x, x.mean(axis=1)), "mse", epochs=30, learning_rate=0.01)
+    >>> history.losses[-1] < history.losses[0] / 4
+    True
+    >>> model.predict(x[:3]).shape
+    (3, 1)
     """
     task = task_of(model, data, loss, validation, metrics, steps=steps, batch_size=batch_size, seed=seed)
     if not task.held_out:
@@ -159,13 +176,17 @@ def fit(
             raise InputError("validation is None; expected data to validate on, for patience and metrics need them")
         settings["validations"] = 0
     made = Settings(epochs=epochs, learning_rate=learning_rate, **settings)
-    training = Training(task, made, graph=graph)
+    training: Training
     if out is not None:
         train = task.batches
         about = {"data": train.fingerprint, "steps": train.steps, "batch_size": batch_size, "seed": seed}
-        training = _run(task, made, Path(out), about | {"loss": _name(loss)}, resume, graph)
+        about["loss"] = _name(loss)
+        ranks = parallel or Alone()
+        training = ranks.each(lambda: _run(task, made, Path(out), about, resume, graph, ranks))
     elif resume:
         raise InputError("resume is True without out; expected the folder of the run to go on with")
+    else:
+        training = Training(task, made, graph=graph, parallel=parallel)
     return _go(training, callbacks, verbose)
 
 
@@ -233,23 +254,28 @@ def _in_turn(samples: Samples, size: int) -> list[Samples]:
     return [samples.take(range(k, min(k + size, len(samples)))) for k in range(0, len(samples), size)]
 
 
-def _run(task: OwnTask, settings: Settings, path: Path, about: dict[str, Any], resume: bool, graph: bool) -> Run:
+def _run(
+    task: OwnTask, settings: Settings, path: Path, about: dict[str, Any], resume: bool, graph: bool,
+    parallel: Communicator,
+) -> Run:  # fmt: skip
     """The run in a folder: a new one, or that which is there."""
 
     def note(line: str) -> None:
-        warnings.warn(line, stacklevel=4)
+        warnings.warn(line, stacklevel=6)
 
-    run = Run(task, settings, path, {"fit": about}, note, graph)
     if not (resume and folder.holds_run(path)):
+        run = Run(task, settings, path, {"fit": about}, note, graph, parallel)
         folder.check_unused(path)
         return run
     at, arrays, description, passed_over = folder.newest(path)
     for line in passed_over:
         note(line)
+    saved = {"shares": 1} | (description.get("settings") or {})
+    settings = replace(settings, shares=settings.shares or saved["shares"])
+    run = Run(task, settings, path, {"fit": about}, note, graph, parallel)
     now = json.loads(json.dumps(run.description))
     fixed = {name: value for name, value in asdict(settings).items() if name not in CHANGEABLE}
     pairs = {"model": (now["model"], description.get("model")), "dtype": (now["dtype"], description.get("dtype"))}
-    saved = description.get("settings") or {}
     pairs |= {name: (value, saved.get(name)) for name, value in fixed.items()}
     pairs |= {name: (value, (description.get("fit") or {}).get(name)) for name, value in about.items()}
     for name, (value, before) in pairs.items():
@@ -267,11 +293,13 @@ def _go(training: Training, callbacks: Sequence[Callback], verbose: bool) -> His
     scores: list[float] = []
     best: dict[str, np.ndarray] = {}
     backend: Backend = task.model.backend
-    stopped = False
+    stopped, speaks = False, training.parallel.rank == 0
 
     from tqdm import tqdm
 
-    bar = tqdm(total=training.steps, initial=training.step, unit="step", disable=not verbose, dynamic_ncols=True)
+    bar = tqdm(
+        total=training.steps, initial=training.step, unit="step", disable=not (verbose and speaks), dynamic_ncols=True
+    )
 
     def report(event: Event) -> None:
         nonlocal stopped
@@ -283,7 +311,7 @@ def _go(training: Training, callbacks: Sequence[Callback], verbose: bool) -> His
             best.update({name: backend.to_numpy(array) for name, array in task.model.params.items()})
         bar.update()
         bar.set_postfix_str(f"loss {event.loss:.4g}" + (f", {event.text}" if event.text else ""))
-        for callback in callbacks:
+        for callback in callbacks if speaks else ():
             stopped = bool(callback(event)) or stopped
 
     task.measured.clear()
@@ -291,7 +319,8 @@ def _go(training: Training, callbacks: Sequence[Callback], verbose: bool) -> His
         outcome = training.go(report, lambda: stopped or interrupted())
         if isinstance(training, Run) and task.held_out:
             at = training.folder / folder.BEST
-            checkpoint.assign(task.model, checkpoint.load(at)[0], at)
+            read = training.parallel.first(lambda: checkpoint.load(at)[0])
+            checkpoint.assign(task.model, training.parallel.broadcast(read or {}), at)
         for name, array in best.items():
             task.model.params[name][...] = backend.asarray(array)
     metrics = {name: [one[name] for one in task.measured] for name in task.metrics}

@@ -9,18 +9,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import widened
+from gpu_lstm.backend import Array, widened
 from gpu_lstm.errors import InputError
+from gpu_lstm.parallel import Communicator
 from gpu_lstm.training import checkpoint, folder
+from gpu_lstm.training.events import Event, Outcome
 from gpu_lstm.training.lock import locked
-from gpu_lstm.training.loop import Event, Outcome, Training
+from gpu_lstm.training.loop import Training
 from gpu_lstm.training.settings import Settings
 from gpu_lstm.training.tasks import Task
 
@@ -38,8 +40,8 @@ class Run(Training):
         Stored in all checkpoints beside the model's own.
     note : callable, optional
         Called with lines for people: what was found amiss and passed over.
-    graph : bool
-        As of `Training`.
+    graph, parallel
+        As of `Training`; rank 0 alone writes, and reads what is in the folder.
     """
 
     advice = "a smaller --batch or --length, or --recompute, needs less (--dry-run says how much)"
@@ -52,10 +54,11 @@ class Run(Training):
         description: dict[str, Any],
         note: Callable[[str], None] = lambda line: None,
         graph: bool = False,
+        parallel: Communicator | None = None,
     ):
-        super().__init__(task, settings, graph=graph)
+        super().__init__(task, settings, graph=graph, parallel=parallel)
         self.folder, self.note = path, note
-        self.description = checkpoint.description_of(task.model, settings=asdict(settings), **description)
+        self.description = checkpoint.description_of(task.model, settings=asdict(self.settings), **description)
         self._saved: int | None = None  # the step of the last checkpoint
         self._saved_at = time.monotonic()
         self._manifest: bytes | None = None  # as it was when the folder was looked at
@@ -79,25 +82,31 @@ class Run(Training):
             Another process trains in this folder, or did since it was looked at; or the folder of a new run has a run
             or files of others in it.
         """
+        with self.parallel.guard(f"run {self.folder}"), ExitStack() as held:
+            self.parallel.first(lambda: self._open(held))
+            if self._saved is None:
+                self.save()
+            self._logs = self.parallel.first(lambda: held.enter_context(closing(folder.Logs(self.folder, self.step))))
+            outcome = super().go(lambda event: report(self._keep(event)), stop)
+            if self._saved != self.step:
+                self.save()
+            return outcome
+
+    def _open(self, held: ExitStack) -> None:
+        """Make sure that the folder is ours, from now until `held` is closed."""
         if self._manifest is None:  # what is in the folder may be anyone's
             (folder.check_unused if self._saved is None else folder.check_names)(self.folder)
-        with locked(self.folder) as died:
-            if folder.manifest(self.folder) != self._manifest:
-                raise InputError(f"run {self.folder} was changed by another process since it was looked at; try again")
-            if died is not None:
-                self.note(f"{died}, which trained in {self.folder}, is gone; its lock is taken over")
-            try:
-                if self._saved is None:
-                    self.save()
-                elif folder.repair_manifest(self.folder):
-                    self.note(f"the manifest of {self.folder} was damaged; it names what can be read now")
-                with closing(folder.Logs(self.folder, self.step)) as self._logs:
-                    outcome = super().go(lambda event: report(self._keep(event)), stop)
-                    if self._saved != self.step:
-                        self.save()
-                return outcome
-            finally:
-                self._logs, self._manifest = None, folder.manifest(self.folder)
+        died = held.enter_context(locked(self.folder))
+        if folder.manifest(self.folder) != self._manifest:
+            raise InputError(f"run {self.folder} was changed by another process since it was looked at; try again")
+        held.callback(self._leave)
+        if died is not None:
+            self.note(f"{died}, which trained in {self.folder}, is gone; its lock is taken over")
+        if self._saved is not None and folder.repair_manifest(self.folder):
+            self.note(f"the manifest of {self.folder} was damaged; it names what can be read now")
+
+    def _leave(self) -> None:
+        self._logs, self._manifest = None, folder.manifest(self.folder)
 
     def _keep(self, event: Event) -> Event:
         """Write down what happened at a step."""
@@ -108,13 +117,13 @@ class Run(Training):
             "validation_score": event.score,
             "loss_scale": self.scaler.scale if self.scaler.active else None,
         }
-        assert self._logs is not None, "only called while they are open"
         line = {name: value for name, value in asdict(event).items() if value not in (None, "") and value == value}
-        self._logs.add(line, {tag: value for tag, value in values.items() if value is not None})
+        if self._logs is not None:
+            self._logs.add(line, {tag: value for tag, value in values.items() if value is not None})
         if event.best:
-            self._save_model()
+            self.parallel.first(self._save_model)
         since = time.monotonic() - self._saved_at
-        if event.score is not None or since >= 60 * self.settings.save_minutes:
+        if event.score is not None or self.parallel.any(since >= 60 * self.settings.save_minutes):
             self.save()
         return event
 
@@ -132,14 +141,19 @@ class Run(Training):
         folder.save(self.folder, folder.BEST, content, self.step, self.settings.keep)
 
     def save(self) -> None:
-        """Write a checkpoint to go on from, after all that was logged until now.
+        """Write a checkpoint to go on from, after all that was logged until now; no rank goes on before it is whole.
 
         Before the first validation there is no best model, but where the start has a score: then the one for use is
         that of the last save.
         """
+        carried = self.work.carried()
+        self.parallel.first(lambda: self._save(carried))
+        self._saved, self._saved_at = self.step, time.monotonic()
+
+    def _save(self, carried: dict[str, Array]) -> None:
         backend = self.task.model.backend
         arrays = checkpoint.to_torch_names(self.task.model.params, backend)
-        for prefix, part in (("optimizer", self.optimizer.state), ("carried", self.task.carried())):
+        for prefix, part in (("optimizer", self.optimizer.state), ("carried", carried)):
             arrays |= {f"{prefix}.{name}": backend.to_numpy(widened(backend, array)) for name, array in part.items()}
         progress = {
             "step": self.step, "updates": self.optimizer.updates, "best": self._best(), "since_best": self.since_best,
@@ -151,7 +165,6 @@ class Run(Training):
             self._logs.flush()
         content = checkpoint.pack(arrays, {**self.description, "progress": progress})
         folder.save(self.folder, folder.resume_name(self.step), content, self.step, self.settings.keep)
-        self._saved, self._saved_at = self.step, time.monotonic()
 
     def resume(self, arrays: dict[str, np.ndarray], description: dict[str, Any]) -> None:
         """Go on from what `save` wrote: the next step will be what it would have been.
@@ -180,7 +193,7 @@ class Run(Training):
                 if array.shape != tuple(wanted.shape) or array.dtype != np.dtype(dtype):
                     raise ValueError(f"optimizer.{name} is {array.dtype} {array.shape}; expected {tuple(wanted.shape)}")
             carried = {n.removeprefix("carried."): a for n, a in arrays.items() if n.startswith("carried.")}
-            self.task.restore({name: backend.asarray(array, dtype) for name, array in carried.items()})
+            self.work.restore({name: backend.asarray(array, dtype) for name, array in carried.items()})
             checkpoint.assign(self.task.model, arrays, path)
         except InputError:
             raise

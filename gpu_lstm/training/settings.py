@@ -37,6 +37,9 @@ class Settings:
         Save at the latest after so many minutes, besides at every validation; 0 saves after every step.
     on_nonfinite : {"stop", "skip"}
         What to do where the loss or a gradient is NaN or infinite.
+    shares : int
+        Into how many parts each batch is cut, which ranks do: a multiple of their number. The same shares make the same
+        bits on any number of ranks. 0: one without ranks, else 8, or the next multiple.
     """
 
     epochs: int
@@ -51,6 +54,7 @@ class Settings:
     keep: int = 3
     save_minutes: float = 10.0
     on_nonfinite: str = "stop"
+    shares: int = 0
 
     def __post_init__(self) -> None:
         check_size("epochs", self.epochs)
@@ -64,6 +68,8 @@ class Settings:
         check_size("keep", self.keep)
         if not self.save_minutes >= 0:
             raise InputError(f"save_minutes is {self.save_minutes!r}; expected at least 0")
+        if not self.shares >= 0:
+            raise InputError(f"shares is {self.shares!r}; expected at least 1")
         if self.on_nonfinite not in ("stop", "skip"):
             raise InputError(f"on_nonfinite is {self.on_nonfinite!r}; expected stop or skip")
 
@@ -77,7 +83,7 @@ class Settings:
             `saved` lacks the settings' names, or has values of another type.
         """
         try:
-            return cls(**saved)
+            return cls(**{"shares": 1} | saved)
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"checkpoint {path} has damaged settings: {error}") from None
 

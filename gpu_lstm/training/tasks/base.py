@@ -6,9 +6,11 @@ the same weights to the last bit and a resumed run needs no generator states.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 from gpu_lstm.backend import Array
 from gpu_lstm.backend.count import Count
@@ -25,10 +27,11 @@ class Task(ABC):
     unit: str = "loss"  # of the loss, and of the score
     score_unit: str = ""  # of the score, where that is another
     one_shape: bool = False  # whether all steps have the same shapes: one can be recorded and replayed
+    share: tuple[int, ...] = ()  # which part of each batch is done here, of how many; all of it if empty
 
-    def __init__(self, model: Model, seed: int | tuple[int, ...], steps_per_epoch: int, items: int):
+    def __init__(self, model: Model, seed: int | tuple[int, ...], steps_per_epoch: int, items: int, batch: int):
         self.model, self.seed = model, check_seed(seed)
-        self.steps_per_epoch, self.items = steps_per_epoch, items
+        self.steps_per_epoch, self.items, self.batch = steps_per_epoch, items, batch
         self.loader = Loader(self._batch)
         self._number: Any = Count()  # of the step that `compute` does
         self._current: Any = None  # its batch
@@ -40,7 +43,22 @@ class Task(ABC):
     @property
     def _step_seed(self) -> tuple[int, ...]:
         """Of the current step's dropout; a replayed graph reads the number anew."""
-        return (*self.seed, self._number)
+        return (*self.seed, self._number, *self.share[:1])
+
+    def part(self, share: int, shares: int) -> Self:
+        """The twin that does one of so many shares of each batch, with the same model and a dropout of its own."""
+        twin = copy.copy(self)
+        twin.share, twin._number = (share, shares), Count()
+        return twin
+
+    def rows(self, count: int) -> range:
+        """Which of so many sequences are this share's."""
+        share, shares = self.share or (0, 1)
+        return range(count * share // shares, count * (share + 1) // shares)
+
+    def counted(self) -> int:
+        """Of how many the current batch's loss is the mean; 0 where there is nothing to compute."""
+        return len(self.rows(self.batch))
 
     def begin(self, number: int) -> bool:
         """Make `number` the step that `compute` does; whether that is like most, so that it may be replayed."""
@@ -64,8 +82,16 @@ class Task(ABC):
         return loss
 
     @abstractmethod
+    def measure(self) -> Any:
+        """What `judge` needs of this share of the validation part, on the host."""
+
+    @abstractmethod
+    def judge(self, measured: Sequence[Any]) -> tuple[float, str]:
+        """Score, lower is better, and the same for people to read, of what all shares have measured, in order."""
+
     def validate(self) -> tuple[float, str]:
-        """Score on the validation part, lower is better, and the same for people to read."""
+        """Score on the validation part, and the same for people to read."""
+        return self.judge([self.measure()])
 
     def initial(self) -> float:
         """Score before the first step, to be beaten by what is learned; infinite where a model starts with nothing."""
@@ -76,7 +102,7 @@ class Task(ABC):
         return ""
 
     def carried(self) -> dict[str, Array]:
-        """Arrays that the next step depends on besides parameters and the step's number."""
+        """Arrays (..., B, ...), B second, that the next step depends on besides parameters and the step's number."""
         return {}
 
     def restore(self, arrays: dict[str, Array]) -> None:  # noqa: B027 (most tasks carry nothing)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from gpu_lstm.backend import Array
-from gpu_lstm.data.samples import Batches, Samples, time_major
+from gpu_lstm.data.samples import Batches, Padded, Samples, time_major
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.models import Composed, Model
@@ -26,6 +27,15 @@ METRICS: dict[str, Metric] = {
 }
 """Metrics by name."""
 Metrics = Sequence[str] | Mapping[str, Metric]
+
+
+class Measured(NamedTuple):
+    """What was measured of a held-out batch: the sum of its losses, of how many rows, and these where metrics ask."""
+
+    loss: float
+    rows: int
+    prediction: Any
+    target: Any
 
 
 class OwnTask(Task):
@@ -75,7 +85,9 @@ class OwnTask(Task):
                 f"metrics are {', '.join(self.metrics)}; expected none, for the model has a loss of its own"
             )
         self._per_step = False
-        super().__init__(model, seed, batches.steps, self._try(batches.make(0)))
+        self._made: dict[int, Any] = {}  # the last batch, whole
+        items = self._try(batches.make(0))
+        super().__init__(model, seed, batches.steps, items, items if self.composed else sys.maxsize)
 
     def _try(self, batch: Any) -> int:
         """Go through the model once with the first two samples, so that what doesn't fit is refused now; how many."""
@@ -105,9 +117,30 @@ class OwnTask(Task):
             raise InputError("y is None; expected what the model is to say")
         return self.composed.arranged(samples), time_major(samples.target, self._per_step)
 
+    def part(self, share: int, shares: int) -> Self:  # noqa: D102
+        if self.composed is None:
+            told = "the batches of a model with a loss of its own can't be cut"
+            raise InputError(f"parallel and shares are for compositions; {told}")
+        return super().part(share, shares)
+
     def _batch(self, number: int) -> Any:
-        batch = self.batches.make(number)
-        return batch if self.composed is None else self._arranged(self._samples(batch))
+        if self.composed is None:
+            return self.batches.make(number)
+        if number not in self._made:
+            self._made.clear()
+            self._made[number] = self._samples(self.batches.make(number))
+        samples = self._made[number]
+        rows = self.rows(len(samples))
+        return self._arranged(samples.take(rows) if self.share else samples) if rows else None
+
+    def counted(self) -> int:  # noqa: D102
+        if self._current is None:
+            return 0
+        target = self._current[1]
+        if self._per_step and isinstance(target, Padded):
+            return int(np.sum(target.lengths))
+        values = target.values if isinstance(target, Padded) else target
+        return int(values.shape[1 if self._per_step else 0])
 
     def compute(self) -> tuple[Array, Params]:  # noqa: D102
         if self.composed is None:
@@ -126,27 +159,36 @@ class OwnTask(Task):
         array = np.asarray(self._current[1] if name is None else self._current[0][name])
         return array.astype(self.model.param_dtype, copy=False) if array.dtype.kind == "f" else array
 
-    def validate(self) -> tuple[float, str]:  # noqa: D102
+    def measure(self) -> list[Measured]:  # noqa: D102
         if self.composed is None:
             model: Any = self.model
-            values = [self.model.backend.read(model.loss(*batch)[0])[0] for batch in self.held_out]
-            self.measured.append({"loss": float(np.mean(values))})
-        else:
-            self.measured.append(self._evaluate(self.composed))
-        words = [f"{name} {value:.4g}" for name, value in self.measured[-1].items()]
-        return self.measured[-1]["loss"], f"{', '.join(words)} on held-out samples"
+            read = self.model.backend.read
+            return [Measured(read(model.loss(*batch)[0])[0], 1, None, None) for batch in self.held_out]
+        return [self._measured(self.composed, part) for batch in self.held_out if (part := self._own(batch))]
 
-    def _evaluate(self, model: Composed) -> dict[str, float]:
-        losses, predictions, targets = [], [], []
-        for batch in self.held_out:
-            loss, prediction, target = model.evaluate(*self._arranged(self._samples(batch)), self.loss)
-            rows = prediction.reshape(-1, prediction.shape[-1])
-            losses.append(loss * len(rows))
-            predictions.append(rows)
-            targets.append(target.reshape(len(rows), *target.shape[prediction.ndim - 1 :]))
-        prediction, target = np.concatenate(predictions), np.concatenate(targets)
-        measured = {name: float(metric(prediction, target)) for name, metric in self.metrics.items()}
-        return {"loss": float(np.sum(losses) / len(prediction)), **measured}
+    def _own(self, batch: Any) -> Samples | None:
+        """This share of a batch of samples."""
+        samples = self._samples(batch)
+        return samples.take(self.rows(len(samples))) if self.share else samples
+
+    def _measured(self, model: Composed, samples: Samples) -> Measured:
+        loss, prediction, target = model.evaluate(*self._arranged(samples), self.loss)
+        rows = prediction.reshape(-1, prediction.shape[-1])
+        if not self.metrics:
+            return Measured(loss * len(rows), len(rows), None, None)
+        target = target.reshape(len(rows), *target.shape[prediction.ndim - 1 :])
+        return Measured(loss * len(rows), len(rows), rows, target)
+
+    def judge(self, measured: Sequence[list[Measured]]) -> tuple[float, str]:  # noqa: D102
+        parts = [part for share in measured for part in share]
+        found = {"loss": float(np.sum([part.loss for part in parts]) / sum(part.rows for part in parts))}
+        if self.metrics:
+            prediction = np.concatenate([part.prediction for part in parts])
+            target = np.concatenate([part.target for part in parts])
+            found |= {name: float(metric(prediction, target)) for name, metric in self.metrics.items()}
+        self.measured.append(found)
+        words = [f"{name} {value:.4g}" for name, value in found.items()]
+        return found["loss"], f"{', '.join(words)} on held-out samples"
 
 
 def _metric(name: str) -> Metric:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,19 +27,41 @@ def class_scores(
     model: Classifier, data: Sequences, picked: np.ndarray, block: int = 256, class_weights: np.ndarray | None = None
 ) -> tuple[float, float]:
     """Mean loss in nats and accuracy on some sequences, which count as much as their class does."""
-    weights = np.ones(model.config["num_classes"]) if class_weights is None else class_weights
-    loss, right = 0.0, 0
-    for part in blocks(data.lengths[picked], block):
-        x, lengths, labels = data.batch(picked[part])
-        lost, found = lost_and_right(model.logits(x, lengths), labels, weights)
-        loss, right = loss + lost, right + found
-    return loss / float(np.sum(weights[data.labels[picked]])), right / len(picked)
+    return means(class_sums(model, data, picked, block, class_weights))
 
 
 def step_scores(
     model: Tagger, data: Sequences, picked: np.ndarray, block: int = 256, class_weights: np.ndarray | None = None
 ) -> tuple[float, float]:
     """The same of a tagger, over all steps of some sequences."""
+    return means(step_sums(model, data, picked, block, class_weights))
+
+
+Sums = tuple[float, float, int, int]
+"""Of the losses and of what they count, how many are right, and of how many."""
+
+
+def means(*sums: Sums) -> tuple[float, float]:
+    """Mean loss and share of what is right, of the sums of one or more parts."""
+    loss, weight, right, count = (sum(each) for each in zip(*sums, strict=True))
+    return loss / weight, right / count
+
+
+def class_sums(
+    model: Classifier, data: Sequences, picked: np.ndarray, block: int, class_weights: np.ndarray | None
+) -> Sums:
+    """Sums over some sequences, of which there may be none."""
+    weights = np.ones(model.config["num_classes"]) if class_weights is None else class_weights
+    loss, right = 0.0, 0
+    for part in blocks(data.lengths[picked], block):
+        x, lengths, labels = data.batch(picked[part])
+        lost, found = lost_and_right(model.logits(x, lengths), labels, weights)
+        loss, right = loss + lost, right + found
+    return loss, float(np.sum(weights[data.labels[picked]])), right, len(picked)
+
+
+def step_sums(model: Tagger, data: Sequences, picked: np.ndarray, block: int, class_weights: np.ndarray | None) -> Sums:
+    """Sums over all steps of some sequences that have a label."""
     weights = np.ones(model.config["num_classes"]) if class_weights is None else class_weights
     loss, right, total, count = 0.0, 0, 0.0, 0
     for part in blocks(data.lengths[picked], block):
@@ -49,7 +71,7 @@ def step_scores(
         lost, found = lost_and_right(model.logits(x, lengths)[inside], own, weights)
         loss, right = loss + lost, right + found
         total, count = total + float(np.sum(weights[own])), count + len(own)
-    return loss / total, right / count
+    return loss, total, right, count
 
 
 def lost_and_right(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, int]:
@@ -96,23 +118,30 @@ class SequencesTask(Task):
         self.data, self.weights = data, weights
         parts = validation if isinstance(validation, tuple) else split_sequences(data, validation, seed)
         self.train, self.held_out = parts
-        self.batch = min(batch, len(self.train))
-        self.plan = plan_of(data.lengths[self.train], self.batch) if by_length and weights is None else None
-        self._epoch: tuple[int, list[np.ndarray]] | None = None  # one and its batches
-        steps = len(self.train) // self.batch if self.plan is None else len(self.plan.parts)
-        super().__init__(model, seed, steps, self.batch)
+        size = min(batch, len(self.train))
+        self.plan = plan_of(data.lengths[self.train], size) if by_length and weights is None else None
+        self._order: dict[int, list[np.ndarray]] = {}  # the batches of an epoch
+        steps = len(self.train) // size if self.plan is None else len(self.plan.parts)
+        super().__init__(model, seed, steps, size, size)
 
-    def _batch(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _batch(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         epoch, place = divmod(number, self.steps_per_epoch)
-        rng = np.random.default_rng((*self.seed, 1, epoch))
+        if epoch not in self._order:
+            self._order.clear()
+            self._order[epoch] = self._batches(np.random.default_rng((*self.seed, 1, epoch)))
+        picked = self._order[epoch][place]
+        picked = picked[self.rows(len(picked))]
+        return self.data.batch(picked) if len(picked) else None
+
+    def _batches(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Which sequences each batch of an epoch has."""
         if self.plan is not None:
-            kept = self._epoch
-            if kept is None or kept[0] != epoch:
-                kept = self._epoch = epoch, self.plan.epoch(rng)
-            return self.data.batch(self.train[kept[1][place]])
-        train = self.train if self.weights is None else self.train[resampled(self.weights, rng)]
-        picked = rng.permutation(train)[place * self.batch : (place + 1) * self.batch]
-        return self.data.batch(picked)
+            return [self.train[places] for places in self.plan.epoch(rng)]
+        order = rng.permutation(self.train if self.weights is None else self.train[resampled(self.weights, rng)])
+        return [order[place * self.batch : (place + 1) * self.batch] for place in range(self.steps_per_epoch)]
+
+    def counted(self) -> int:  # noqa: D102
+        return 0 if self._current is None else len(self._current[1])
 
 
 class ClassifyTask(SequencesTask):
@@ -120,7 +149,7 @@ class ClassifyTask(SequencesTask):
 
     model: Classifier
     unit, of = "nats", "on held-out sequences"
-    _scores: ClassVar[Callable[..., tuple[float, float]]] = staticmethod(class_scores)
+    _sums: ClassVar[Callable[..., Sums]] = staticmethod(class_sums)
 
     def __init__(self, *arguments: Any, class_weights: np.ndarray | None = None, **named: Any):
         super().__init__(*arguments, **named)
@@ -131,8 +160,12 @@ class ClassifyTask(SequencesTask):
         x, lengths, labels = self._current
         return self.model.loss(x, lengths, labels, self._step_seed, self.class_weights)
 
-    def validate(self) -> tuple[float, str]:  # noqa: D102
-        loss, accuracy = self._scores(self.model, self.data, self.held_out, self.batch, self.class_weights)
+    def measure(self) -> Sums:  # noqa: D102
+        own = self.held_out[self.rows(len(self.held_out))]
+        return self._sums(self.model, self.data, own, self.batch, self.class_weights)
+
+    def judge(self, measured: Sequence[Sums]) -> tuple[float, str]:  # noqa: D102
+        loss, accuracy = means(*measured)
         self.best = min(self.best, (loss, accuracy))
         return loss, f"{loss:.4f} nats, accuracy {accuracy:.1%} {self.of}"
 
@@ -152,7 +185,10 @@ class LabelTask(ClassifyTask):
 
     model: Tagger  # type: ignore[assignment]
     of = "of the steps of held-out sequences"
-    _scores = staticmethod(step_scores)
+    _sums = staticmethod(step_sums)
+
+    def counted(self) -> int:  # noqa: D102
+        return 0 if self._current is None else int(np.sum(self._current[2] != UNKNOWN))
 
 
 class RegressTask(SequencesTask):
@@ -177,9 +213,16 @@ class RegressTask(SequencesTask):
         x, lengths, targets = self._current
         return self.model.loss(x, lengths, targets, self.loss, self._step_seed)
 
-    def validate(self) -> tuple[float, str]:  # noqa: D102
-        error = in_blocks(self.model.predict, self.data, self.held_out, self.batch)
-        error -= self.data.labels[self.held_out]
+    def measure(self) -> np.ndarray:  # noqa: D102
+        own = self.held_out[self.rows(len(self.held_out))]
+        if not len(own):
+            return np.empty((0, len(self.model.target_spread)))
+        error = in_blocks(self.model.predict, self.data, own, self.batch)
+        error -= self.data.labels[own]
+        return error
+
+    def judge(self, measured: Sequence[np.ndarray]) -> tuple[float, str]:  # noqa: D102
+        error = np.concatenate(measured)
         score = float(np.sqrt(np.mean((error / self.model.target_spread) ** 2)))
         return score, f"RMSE {score:.4g} of the targets' spread on held-out sequences"
 

@@ -64,11 +64,11 @@ class WindowsTask(Task):
         begins: Sequence[int] | np.ndarray = (0,),
         actual: np.ndarray | None = None,
     ):
-        super().__init__(model, seed, max(1, -(-len(starts) // batch)), batch * length)
+        super().__init__(model, seed, max(1, -(-len(starts) // batch)), batch * length, batch)
         outcome = model.outcome
         self.score_unit = "RMSE" if outcome.certain else "CRPS" if outcome.distribution else "twice the pinball loss"
         self._start: np.ndarray | None = None  # errors of the linear forecast that the model starts as
-        self.values, self.batch, self.length, self.loss = values, batch, length, loss
+        self.values, self.length, self.loss = values, length, loss
         self.window = known_steps(length, model.linear.lags if model.linear else 0) + model.horizon
         self.starts, self.origins, self.begins = starts, spaced(origins, VALIDATED), np.asarray(begins)
         self.actual = None if actual is None else spaced(actual, VALIDATED)
@@ -76,7 +76,8 @@ class WindowsTask(Task):
 
     def _batch(self, number: int) -> np.ndarray:
         drawn = np.random.default_rng((*self.seed, number)).integers(0, len(self.starts), self.batch)
-        return np.stack([self.values[start : start + self.window] for start in (self.starts[k] for k in drawn)], axis=1)
+        starts = (self.starts[k] for k in drawn[self.rows(self.batch)])
+        return np.stack([self.values[start : start + self.window] for start in starts], axis=1)
 
     def compute(self) -> tuple[Array, Params]:  # noqa: D102
         return self.model.loss(lambda: self._current, self.skip, self.loss, self._step_seed)
@@ -84,7 +85,7 @@ class WindowsTask(Task):
     def initial(self) -> float:  # noqa: D102
         if self.model.linear is None or not len(self.origins):
             return super().initial()
-        self._start = self._errors()
+        self._start = self.measure()
         return self._total(self._start)
 
     def remark(self, best: float) -> str:
@@ -95,28 +96,32 @@ class WindowsTask(Task):
         none = "no validation was surely better than the linear forecast that the model begins as, so it is that still"
         return f"{none}: {start}" if start else none
 
-    def validate(self) -> tuple[float, str]:
+    def judge(self, measured: Sequence[np.ndarray]) -> tuple[float, str]:
         """Score the forecasts, each series in units of its own, so that none drowns another; see `score`.
 
         A model that starts as a linear forecast is no better than that until its gain is twice its standard error:
         else chance would choose among the scores of a run. What is told is the score as it is.
         """
-        model, errors = self.model, self._errors()
+        model, errors = self.model, np.concatenate(measured)
         total = told = self._total(errors)
         if self._start is not None and gain_in_errors(self._start, errors, model.horizon) < SURE:
             total = max(told, self._total(self._start))
         each = f" (the mean of {model.num_series} series, each in units of its own)" if model.num_series > 1 else ""
         return total, f"{self.score_unit} {told:.4g} over {model.horizon} steps ahead{each}"
 
-    def _errors(self) -> np.ndarray:
+    def measure(self) -> np.ndarray:
         """Of each origin and series, (K, S): mean squared errors, or twice the pinball loss of quantiles."""
-        model = self.model
-        actual = self.actual
-        if actual is None:
-            actual = truth(self.values[:, : model.num_series], self.origins, model.horizon)
+        model, rows = self.model, self.rows(len(self.origins))
+        origins = self.origins[rows.start : rows.stop]
+        if not len(origins):
+            return np.empty((0, model.num_series))
+        if self.actual is None:
+            actual = truth(self.values[:, : model.num_series], origins, model.horizon)
+        else:
+            actual = self.actual[rows.start : rows.stop]
         levels = model.outcome.quantiles or SCORED
         asked = None if model.outcome.certain else levels
-        said = backtest(model, self.values, self.origins, self.length, self.begins, asked, self.batch)
+        said = backtest(model, self.values, origins, self.length, self.begins, asked, self.batch)
         if asked is None:
             return np.asarray(np.nanmean(np.subtract(said, actual) ** 2, axis=1))
         return np.asarray(2 * np.nanmean(pinball_of(said, actual, np.array(levels)), axis=1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gpu_lstm.backend import Array
@@ -33,22 +35,20 @@ class TextTask(Task):
         cut = len(tokens) - int(len(tokens) * check_share("validation", validation))
         self.train = Tracks(tokens[:cut], batch, length)
         self.held_out = Tracks.fitting(tokens[cut:], batch, length)
-        super().__init__(model, seed, len(self.train), batch * length)
+        super().__init__(model, seed, len(self.train), batch * length, batch)
         self.newline, self.rates = newline, rates
-        self._order: tuple[int, Tracks] | None = None  # an epoch and its lines
+        self._order: dict[int, Tracks] = {}  # the lines of an epoch
         self._state: State | None = None
         self._before: State | None = None  # the state before the last step
         self._held: tuple[State, State] | None = None  # where both stay, for a graph
 
     def _batch(self, number: int) -> np.ndarray:
         epoch, chunk = divmod(number, self.steps_per_epoch)
-        if self.newline is None:
-            return self.train.chunk(chunk)
-        order = self._order
-        if order is None or order[0] != epoch:
+        if self.newline is not None and epoch not in self._order:
             tokens = shuffle_lines(self.train.tokens, self.newline, (*self.seed, 2, epoch))
-            order = self._order = epoch, Tracks(tokens, self.train.batch, self.train.length)
-        return order[1].chunk(chunk)
+            self._order.clear()
+            self._order[epoch] = Tracks(tokens, self.batch, self.train.length)
+        return self._order.get(epoch, self.train).chunk(chunk, self.rows(self.batch))
 
     def begin(self, number: int) -> bool:  # noqa: D102
         super().begin(number)
@@ -74,7 +74,7 @@ class TextTask(Task):
 
     def hold(self) -> None:  # noqa: D102
         carried, zero_state = self.carried(), self.model.lstm.zero_state
-        self._held = zero_state(self.train.batch), zero_state(self.train.batch)
+        self._held = zero_state(self.batch), zero_state(self.batch)
         self.restore(carried)
 
     def undo(self) -> None:  # noqa: D102
@@ -83,8 +83,12 @@ class TextTask(Task):
     def shown(self, loss: float) -> float:  # noqa: D102
         return (loss * BITS + self.rates[0].added) / self.rates[0].characters
 
-    def validate(self) -> tuple[float, str]:  # noqa: D102
-        bits = self.rates[1].bits(bits_per_token(self.model, self.held_out))
+    def measure(self) -> tuple[int, float]:  # noqa: D102
+        rows = self.rows(self.held_out.batch)
+        return len(rows), bits_per_token(self.model, self.held_out, rows) if rows else 0.0
+
+    def judge(self, measured: Sequence[tuple[int, float]]) -> tuple[float, str]:  # noqa: D102
+        bits = self.rates[1].bits(sum(count / self.held_out.batch * each for count, each in measured))
         return bits, f"{bits:.3f} {self.unit} on held-out text"
 
     def carried(self) -> dict[str, Array]:  # noqa: D102
@@ -95,7 +99,7 @@ class TextTask(Task):
     def restore(self, arrays: dict[str, Array]) -> None:  # noqa: D102
         lstm = self.model.lstm
         for name, array in arrays.items():
-            shape = (lstm.num_layers, self.train.batch, lstm.output_size if name == "h" else lstm.hidden_size)
+            shape = (lstm.num_layers, self.counted(), lstm.output_size if name == "h" else lstm.hidden_size)
             if tuple(array.shape) != shape:
                 raise InputError(f"carried state {name} has shape {tuple(array.shape)}; expected {shape}")
         self._state = None
@@ -110,10 +114,10 @@ def _copy(to: State, state: State) -> None:
         part[...] = content
 
 
-def bits_per_token(model: LanguageModel, tracks: Tracks) -> float:
-    """Mean loss in bits over all chunks, the state carried along each track."""
+def bits_per_token(model: LanguageModel, tracks: Tracks, rows: range | None = None) -> float:
+    """Mean loss in bits over all chunks of some tracks, or of all, the state carried along each track."""
     total, state = 0.0, None
     for number in range(len(tracks)):
-        loss, state = model.evaluate(model.backend.asarray(tracks.chunk(number)), state)
+        loss, state = model.evaluate(model.backend.asarray(tracks.chunk(number, rows)), state)
         total += loss
     return total / len(tracks) * BITS

@@ -112,7 +112,7 @@ def test_a_run_resumes_over_filled_series_and_its_page_shows_one_stretch(here, c
     frame = months(shops="ab")
     frame.loc[30, "sales"] = np.nan
     frame.to_csv("m.csv", index=False)
-    options = ["m.csv", "--target", "sales", "--series", "shop", "--missing", "drop", "--no-calendar", "--out", "r"]
+    options = ["m.csv", "--target", "sales", "--series", "shop", "--missing", "drop", "--out", "r"]
     assert main([*TRAIN, *options]) == 0
     assert main(["train", "--resume", "r", "--epochs", "2"]) == 0
     assert main(["inspect", "r", "--length", "500"]) == 0

@@ -254,7 +254,7 @@ def test_every_option_is_refused_by_name_or_taken(here, capsys, monkeypatch, kin
     monkeypatch.undo()
     monkeypatch.chdir(here)
     names = {option for option in parsers[kind]._option_string_actions if option.startswith("--")} - {"--help"}
-    names -= {"--target", "--no-calendar"}  # other names of --columns, --calendar
+    names -= {"--target"}  # another name of --columns
     assert names <= TRIED.keys() | TAKEN
     before = content_of(kind)
     for name in names & TRIED.keys():

@@ -132,18 +132,15 @@ def test_the_weights_lie_with_the_arrays_and_old_descriptions_load(runs):
     assert from_lists.linear.about == [] and from_lists.linear.words(from_lists.spread) == []
 
 
-def test_the_calendar_comes_where_it_helps_and_a_run_goes_on_with_it(runs, capsys):
-    description = checkpoint.load(runs / "run" / "model.safetensors")[1]
-    assert description["calendar"][:2] == ["sin(time of year)", "cos(time of year)"]
-    assert len(description["calendar"]) == 6 and description["options"]["calendar"] is None
+def test_a_run_goes_on_and_evaluate_says_what_it_began_as(runs, capsys):
     assert main(["train", "series", "--resume", str(runs / "run"), "--epochs", "2"]) == 0
-    assert main(["forecast", str(runs / "run"), "--steps", "30"]) == 0
     capsys.readouterr()
     assert main(["evaluate", str(runs / "run")]) == 0
     assert "start: " in capsys.readouterr().out
-    table = str(runs / "monthly.csv")
-    made = ["train", "series", table, "--epochs", "1", "--hidden-size", "4", "--length", "32"]
-    assert main([*made, "--no-calendar", "--out", str(runs / "none")]) == 0
-    out = capsys.readouterr().out
-    assert "start: " in out and "calendar" not in out
-    assert checkpoint.load(runs / "none" / "model.safetensors")[1]["calendar"] == []
+
+
+def test_the_calendar_has_three_waves_of_the_year(runs):
+    made = ["train", "series", str(runs / "monthly.csv"), "--epochs", "1", "--hidden-size", "4", "--length", "32"]
+    assert main([*made, "--calendar", "--out", str(runs / "waves")]) == 0
+    assert len(checkpoint.load(runs / "waves" / "model.safetensors")[1]["calendar"]) == 6
+    assert main(["forecast", str(runs / "waves"), "--steps", "30"]) == 0

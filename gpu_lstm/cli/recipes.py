@@ -14,13 +14,13 @@ from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import data_path, reading_text
 from gpu_lstm.cli.series import kept, read_again, read_new, tell_series, tell_start
 from gpu_lstm.data.linear import LinearForecast
-from gpu_lstm.data.series import Series, split_by_date
+from gpu_lstm.data.series import split_by_date
 from gpu_lstm.data.text import encode_file, read_text, text_files
 from gpu_lstm.data.tokens import Vocabulary, count_tokens, read_vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
 from gpu_lstm.models import Forecaster, LanguageModel
-from gpu_lstm.training.outset import chosen, outset, sizes_for, training_ranges, with_calendar_if_it_pays
+from gpu_lstm.training.outset import chosen, outset, sizes_for, training_ranges
 from gpu_lstm.training.tasks import (
     SeriesTask,
     Task,
@@ -113,7 +113,9 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
         sizes = sizes_for(targets, training_ranges(data, parts)[0], plain["batch"], held_out)
         plain |= chosen(plain, sizes)
         tell_sizes(plain, sizes.periods)
-        data, config = begun(data, plain, parts, sizes.periods)
+        config = outset(data, parts, plain["horizon"], plain["length"], plain.get("linear", "auto"), sizes.periods)
+        if "linear" in config:
+            tell_start(LinearForecast.of(config["linear"]), np.array(config["spread"]), data.targets)
     else:
         config = outset(data, parts, plain["horizon"], plain["length"], "none")
         config |= {name: known["model"][name] for name in ("linear",) if name in known["model"]}  # as it was fitted
@@ -130,22 +132,6 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
     lags = len(config["linear"]["weight"][0][0]) if "linear" in config else 0
     extra = {**kept(data), "amount": len(data.values)}
     return Recipe("series", config, known_steps(plain["length"], lags), make, extra, epochs=plain["epochs"] or 1)
-
-
-def begun(
-    data: Series, plain: dict[str, Any], parts: tuple[float, float], periods: tuple[int, ...]
-) -> tuple[Series, dict[str, Any]]:
-    """The series, with the calendar where that is left to the data and helps, and what their forecaster begins with."""
-    sizes, linear = (plain["horizon"], plain["length"]), plain.get("linear", "auto")
-    if plain.get("calendar") is None and linear == "auto":
-        data, config = with_calendar_if_it_pays(data, parts, *sizes, periods)
-        if data.calendar:
-            print(f"calendar, as the linear forecast errs less with it: {', '.join(data.calendar)} (--no-calendar)")
-    else:
-        config = outset(data, parts, *sizes, linear, periods)
-    if "linear" in config:
-        tell_start(LinearForecast.of(config["linear"]), np.array(config["spread"]), data.targets)
-    return data, config
 
 
 def tell_sizes(plain: dict[str, Any], periods: tuple[int, ...]) -> None:

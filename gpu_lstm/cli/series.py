@@ -36,9 +36,8 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
         help="inputs that are known ahead, too: forecast takes a file with them (none)",
     )  # fmt: skip
     columns.add_argument(
-        "--calendar", action=argparse.BooleanOptionalAction, default=None,
-        help="what the calendar says of each time as inputs: time of day, day of week, time of year "
-        "(where a linear forecast errs less with them)",
+        "--calendar", action="store_true",
+        help="what the calendar says of each time as inputs: time of day, day of week, time of year (no)",
     )  # fmt: skip
     columns.add_argument("--series", metavar="COLUMN", help="says which series a row is of, where there are many (one)")
 

@@ -103,9 +103,7 @@ def inputs(model: Model | LSTM, data: np.ndarray) -> tuple[LSTM, Array]:
         return model.lstm, model.embedding.forward(ids)[0]
     if isinstance(model, Forecaster):
         if model.num_inputs:
-            raise InputError(
-                f"model has {model.num_inputs} inputs beside its series; expected one of series alone (--no-calendar)"
-            )
+            raise InputError(f"model has {model.num_inputs} inputs beside its series; expected one of series alone")
         values = check_host("data", data, ("T", f"S={model.num_series}"))
         return model.lstm, model.features(values.astype(np.float64)[:, None, :])
     if isinstance(model, LSTM):

@@ -217,9 +217,7 @@ def forecaster(graph: Graph, model: Forecaster) -> None:
     series = model.num_series
     if model.num_inputs or not model.outcome.certain:
         what = f"{model.num_inputs} inputs" if model.num_inputs else "quantiles or a distribution"
-        raise InputError(
-            f"model has {what}; expected a forecaster of values from values alone (train with --no-calendar)"
-        )
+        raise InputError(f"model has {what}; expected a forecaster of values alone, from values alone")
     graph.take("values", "float64", ("T", "B", series), "known values, in the data's own units")
     axis = graph.constant("steps_axis", [0])
     first = graph.add("Slice", ["values", graph.constant("zero", [0]), graph.constant("one", [1]), axis], "first")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.data.baselines import periods
-from gpu_lstm.data.series import Series, deviations, with_calendar
+from gpu_lstm.data.series import Series, deviations
 from gpu_lstm.data.start import fit_start
 from gpu_lstm.errors import InputError
 from gpu_lstm.training.tasks.series import check_parts
@@ -116,26 +116,6 @@ def outset_of(
         if fitted is not None:
             config["linear"] = fitted.plain()
     return config
-
-
-CALENDAR_PAYS = 0.98
-"""To so many times what it is without it the error of a linear forecast has to fall for the calendar to be taken."""
-
-
-def with_calendar_if_it_pays(
-    data: Series, parts: tuple[float, float], horizon: int, length: int, periods: Sequence[int] = ()
-) -> tuple[Series, dict[str, Any]]:
-    """Return the series and their `outset`, with the calendar's inputs where cross-validation shows that they help."""
-    config = outset(data, parts, horizon, length, periods=periods)
-    if "linear" not in config:
-        return data, config
-    try:
-        richer = with_calendar(data, True)
-    except InputError:  # there are no times, or no cycle of two turns or more
-        return data, config
-    other = outset(richer, parts, horizon, length, periods=periods)
-    without, found = (np.mean([about["score"] for about in one["linear"]["about"]]) for one in (config, other))
-    return (richer, other) if found <= CALENDAR_PAYS * without else (data, config)
 
 
 def lags_up_to(most: int) -> list[int]:

@@ -268,8 +268,7 @@ class LSTM(Layer):
             if self.options.residual and pass_.first_layer > 0 and dy is not None:
                 dx = dx + dy
             dy, dc = dx, None
-        if self.batch_first:
-            dy = swapped(backend, dy)
+        dy = swapped(backend, dy) if self.batch_first else dy
         dh0, dc0 = self._joined([states[member] for member in self.members])
         if self.options.learn_state:
             gradients |= beyond.initial_gradients(backend, self.members, (dh0, dc0), given)

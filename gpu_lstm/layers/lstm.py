@@ -208,8 +208,7 @@ class LSTM(Layer):
                 x = x + entered
         self.plan = overtime.reported(self.plan, pieces) if over_time else self.plan
         results = [x, _side_by_side(xp, ran.cells)] if self.options.cells else [x]
-        if self.batch_first:
-            results = [swapped(backend, result) for result in results]
+        results = [swapped(backend, one) for one in results] if self.batch_first else results
         h, c = (stacked(xp, [finals[member][part] for member in self.members]) for part in (0, 1))
         if guard and self._lies_on_tape(call):
             results = [copied(backend, result) for result in results]
@@ -268,8 +267,7 @@ class LSTM(Layer):
             if self.options.residual and pass_.first_layer > 0 and dy is not None:
                 dx = dx + dy
             dy, dc = dx, None
-        if self.batch_first:
-            dy = swapped(backend, dy)
+        dy = swapped(backend, dy) if self.batch_first else dy
         dh0, dc0 = self._joined([states[member] for member in self.members])
         if self.options.learn_state:
             gradients |= beyond.initial_gradients(backend, self.members, (dh0, dc0), given)

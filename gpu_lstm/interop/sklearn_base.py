@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,6 +140,10 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
                 )
         return goes_on
 
+    def _epochs(self, steps: int) -> int:
+        """Return how many epochs of so many steps there are to be where `max_iter` doesn't say."""
+        return epochs_for(steps)
+
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """What was fitted before stays as it was where a fit fails."""
@@ -152,7 +157,7 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
 
     def _train(self, task: Task, more: bool) -> None:
         """Train the task's model, `max_iter` epochs or one `more`; it becomes this estimator's."""
-        asked = epochs_for(task.steps_per_epoch) if self.max_iter is None else check_size("max_iter", self.max_iter)
+        asked = self._epochs(task.steps_per_epoch) if self.max_iter is None else check_size("max_iter", self.max_iter)
         epochs = 1 if more else asked
         steps = epochs * task.steps_per_epoch
         stops_early = self.early_stopping and not more
@@ -176,7 +181,8 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         training = Training(task, settings, optimizer)
         losses: list[float] = []
         scores: list[float] = []
-        best: dict[str, np.ndarray] = {}
+        starts = math.isfinite(training.best)  # as a forecast that is to be beaten
+        best = to_host(task.model, task.model.params) if stops_early and starts else {}
 
         from tqdm import tqdm
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from gpu_lstm.backend import DTYPES
+from gpu_lstm.cli.launch import add_ranks
 from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive
 from gpu_lstm.cli.parallel import ORDERS
 from gpu_lstm.cli.runs import KINDS, run
@@ -85,7 +86,8 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
 
 
 def add_rank_options(parser: argparse.ArgumentParser) -> None:
-    """Add how ranks train together."""
+    """Add how many ranks train together, and how."""
+    add_ranks(parser)
     parser.add_argument(
         "--shares", type=positive, metavar="N",
         help="parts into which ranks cut each batch; the same number makes the same bits on any number of ranks that "
@@ -150,8 +152,9 @@ def add_command(commands: Parsers) -> None:
         "--distribution", default="", choices=("gaussian", "student"), help="forecast a distribution (none)"
     )
     series.add_argument(
-        "--linear", default="ridge", choices=("ridge", "none"),
-        help="what the LSTM corrects: ridge regression on the window's values, or none: the last value",
+        "--linear", default="auto", choices=("auto", "ridge", "none"),
+        help="what the LSTM corrects: the linear forecast that cross-validation finds best, ridge regression on the "
+        "window's values, or none: the last value",
     )  # fmt: skip
     add_column_options(series)
     add_time_options(series)

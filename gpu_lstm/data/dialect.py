@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import methodcaller
 from pathlib import Path
 from typing import IO
 
@@ -95,6 +96,23 @@ class Dialect:
             for _ in range(self.before):
                 text.readline()
             yield _Uncommented(text, self.reading.comment) if self.commented else text
+
+    def plain_rows(self) -> int | None:
+        """Return how many rows there are where each is a line with as many separators as between the names.
+
+        None where one isn't, has quotes, or is very long: then `rows` tells.
+        """
+        between, count = len(self.names) - 1, 0
+        if not between or self.sep == " ":
+            return None
+        with self.open() as text:
+            while lines := text.readlines(BLOCK):
+                if set(map(methodcaller("count", self.sep), lines)) != {between} or '"' in "".join(lines):
+                    return None
+                if max(map(len, lines)) > csv.field_size_limit():
+                    return None
+                count += len(lines)
+        return count
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the rows of data with the numbers of the lines where they end."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import lzma
 import os
@@ -165,13 +164,3 @@ class Spool:
             return stored  # type: ignore[return-value]  # it has what is used of an array
         with self._file as file:  # the map keeps the closed file's content
             return np.memmap(file, self._dtype, "r", shape=(rows, *tail))
-
-
-def not_utf8(path: Path, where: str) -> InputError:
-    """Return the error for a file of another encoding, which is guessed from the file's first bytes."""
-    with open_bytes(path) as file:
-        head = file.read(1000)
-    utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 4 * head.count(0) > len(head)
-    return InputError(
-        f"{path} is not UTF-8 text: {where}; it may be {'UTF-16' if utf16 else 'Latin-1 or Windows-1252'}"
-    )

@@ -37,8 +37,11 @@ class Cells:
             values.add(block)
             if self.clock is not None:
                 self.clock.add(piece)
-            of = table.texts(piece, series) if series else [""] * len(piece)
-            if series and "" in of:
+            if series is None:
+                codes.add(np.full(len(piece), known.setdefault("", 0)))
+                continue
+            of = table.texts(piece, series)
+            if "" in of:
                 raise InputError(f"{table.at(int(piece.index[of.index('')]))}: column {series!r} is empty")
             codes.add(np.array([known.setdefault(name, len(known)) for name in of]))
         self.values, self.codes, self.ids = values.finish(), np.asarray(codes.finish()), list(known)

@@ -139,7 +139,7 @@ def read_sequences(
     if stacked is None:
         table = read_table(source, "sequences", reading, [*wanted, *([] if wide else [series]), *(columns or ())])
     else:
-        table = Table(Frame(str(source), stacked.frame), Reading())
+        table = Table(Frame.of(str(source), stacked.frame), Reading())
         wanted, columns = stacked.wanted, columns or stacked.features
     for name in wanted if wide else (series, *wanted):
         table.place(name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,11 +55,11 @@ def open_source(source: Any, what: str, reading: Reading, asked: Sequence[str]) 
         if kind in (".xlsx", ".xls", ".ods"):
             raise InputError(f"{what} {path} is a spreadsheet; save it as CSV, or read it with pandas.read_excel")
         if kind in (".parquet", ".pq"):
-            return Parquet(path)
+            return Frame.of_parquet(path)
         if kind in (".npy", ".npz"):
-            return Frame(str(path), _columns(path))
+            return Frame.of(str(path), _columns(path))
         return Text(path, reading, asked)
-    return Frame(what, _frame(source, what))
+    return Frame.of(what, _frame(source, what))
 
 
 class Text:
@@ -124,6 +125,8 @@ class Text:
 
     def _check_widths(self) -> None:
         """Raise InputError for a row with more or fewer cells than the header; pandas fills or cuts such rows."""
+        if self._rows is None:
+            self._rows = self._dialect.plain_rows()
         if self._rows is not None:
             return
         width, count, line = len(self.names), 0, 0
@@ -143,13 +146,41 @@ class Text:
 
 
 class Frame:
-    """A data frame of pandas."""
+    """A data frame of pandas; or what gives it in pieces, as often as asked for, each with columns of these names."""
 
     is_text, commas_likely, skip_end, after, hint, how = False, False, 0, "", "", ""
 
-    def __init__(self, label: str, frame: pd.DataFrame):
-        self.label, self._frame, self.told = label, frame, list[str]()
-        self.names = [str(name) for name in frame.columns]
+    def __init__(self, label: str, names: Sequence[Any], pieces: Callable[[int], Iterable[pd.DataFrame]]):
+        self.label, self.names, self.told = label, [str(name) for name in names], list[str]()
+        self._pieces = pieces
+
+    @classmethod
+    def of(cls, label: str, frame: pd.DataFrame) -> Frame:
+        """Of one that is in memory."""
+        return cls(label, frame.columns, lambda size: (frame.iloc[at : at + size] for at in range(0, len(frame), size)))
+
+    @classmethod
+    def of_parquet(cls, path: Path) -> Frame:
+        """Of a parquet file, which is read by batches."""
+        try:
+            import pyarrow.parquet
+        except ImportError:
+            raise InputError(f"{path} is a parquet file, which takes pyarrow to read: pip install pyarrow") from None
+
+        @contextmanager
+        def readable() -> Iterator[None]:
+            try:
+                yield
+            except (pyarrow.ArrowException, OSError) as error:
+                raise InputError(f"{path} can't be read: {error}") from None
+
+        def pieces(size: int) -> Iterator[pd.DataFrame]:
+            with readable():
+                yield from (batch.to_pandas() for batch in file.iter_batches(size))
+
+        with readable():
+            file = pyarrow.parquet.ParquetFile(path)
+            return cls(str(path), file.schema_arrow.names, pieces)
 
     def at(self, row: int) -> str:
         """Return the number of a row, from 0."""
@@ -157,46 +188,11 @@ class Frame:
 
     def chunks(self) -> Iterator[pd.DataFrame]:
         """Yield pieces with the frame's own types."""
-        step = max(1, CELLS // max(1, len(self.names)))
-        for start in range(0, len(self._frame), step):
-            piece = self._frame.iloc[start : start + step]
-            piece.index = range(start, start + len(piece))
-            yield piece
-
-
-class Parquet:
-    """A parquet file, read by batches."""
-
-    is_text, commas_likely, skip_end, after, hint, how = False, False, 0, "", "", ""
-
-    def __init__(self, path: Path):
-        try:
-            import pyarrow.parquet
-        except ImportError:
-            raise InputError(f"{path} is a parquet file, which takes pyarrow to read: pip install pyarrow") from None
-        try:
-            self._file = pyarrow.parquet.ParquetFile(path)
-            self.names = [str(name) for name in self._file.schema_arrow.names]
-        except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(f"{path} can't be read: {error}") from None
-        self.label, self.told = str(path), list[str]()
-        self._broken = pyarrow.ArrowException
-
-    def at(self, row: int) -> str:
-        """Return the number of a row, from 0."""
-        return f"{self.label}, row {row}"
-
-    def chunks(self) -> Iterator[pd.DataFrame]:
-        """Yield pieces with the file's own types."""
         start = 0
-        try:
-            for batch in self._file.iter_batches(max(1, CELLS // max(1, len(self.names)))):
-                piece = batch.to_pandas()
-                piece.index = range(start, start + len(piece))
-                start += len(piece)
-                yield piece
-        except (self._broken, OSError) as error:
-            raise InputError(f"{self.label} can't be read: {error}") from None
+        for piece in self._pieces(max(1, CELLS // max(1, len(self.names)))):
+            piece.index = range(start, start + len(piece))
+            start += len(piece)
+            yield piece
 
 
 def _frame(source: Any, what: str) -> pd.DataFrame:

@@ -347,10 +347,9 @@ def _cells(column: pd.Series) -> np.ndarray | list[str]:
         if types.is_complex_dtype(column.dtype):
             return [str(cell) for cell in column]
         return np.asarray(column.to_numpy(np.float64, na_value=math.nan))
-    if column.dtype == object:
+    if types.infer_dtype(column, skipna=False) == "string" and column.dtype == object:
         cells: list[str] = column.tolist()
-        if set(map(type, cells)) <= {str}:
-            return cells
+        return cells
     return ["" if missing else str(cell) for cell, missing in zip(column, column.isna(), strict=True)]
 
 

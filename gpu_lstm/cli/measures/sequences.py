@@ -51,7 +51,7 @@ def measure_classes(model: Model, description: dict[str, Any], path: Path, other
     tell_majority(found, description["classes"])
     if other:
         print("  logistic regression on summaries: not fitted, for the data are others than those trained on")
-    elif (baseline := logistic(data, picked)) is None:
+    elif (baseline := fitted(data, picked)) is None:
         print("  logistic regression on summaries: not fitted, for that needs scikit-learn")
     else:
         share = float(np.mean(baseline == data.labels[picked]))
@@ -86,7 +86,7 @@ def measure_numbers(model: Model, description: dict[str, Any], path: Path, other
     targets = data.labels[picked]
     answers = {"LSTM": in_blocks(model.predict, data, picked)}
     answers["mean of the training targets"] = np.broadcast_to(model.target_mean, targets.shape)
-    if not other and (baseline := ridge(data, picked)) is not None:
+    if not other and (baseline := fitted(data, picked)) is not None:
         answers["ridge regression on summaries"] = baseline
     print(f"{len(picked)} sequences")
     for k, name in enumerate(description.get("targets") or [f"target {k + 1}" for k in range(targets.shape[1])]):
@@ -128,32 +128,20 @@ def tell_confusion(found: Confusion, classes: list[str]) -> None:
         print(f"{name:<{width}}  {found.members[k]:>8,} {shares[0]:>7} {shares[1]:>9}{gap}{row}")
 
 
-def logistic(data: Sequences, picked: np.ndarray) -> np.ndarray | None:
-    """What logistic regression says of some sequences, fitted on summaries of those not called test.
+def fitted(data: Sequences, picked: np.ndarray) -> np.ndarray | None:
+    """What a linear model of scikit-learn says of some sequences, fitted on summaries of those not called test.
 
-    None where scikit-learn is not installed.
+    Logistic regression of classes; ridge regression of numbers, whose penalty is chosen by leaving one out. None where
+    scikit-learn is not installed.
     """
     try:
-        from sklearn.linear_model import LogisticRegression
+        from sklearn.linear_model import LogisticRegression, RidgeCV
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
     except ImportError:
         return None
     train = np.flatnonzero(~data.test)
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+    linear = LogisticRegression(max_iter=5000) if data.classes else RidgeCV(np.logspace(-3, 3, 13))
+    model = make_pipeline(StandardScaler(), linear)
     model.fit(summaries(data, train), data.labels[train])
-    return np.asarray(model.predict(summaries(data, picked)))
-
-
-def ridge(data: Sequences, picked: np.ndarray) -> np.ndarray | None:
-    """The same of numbers, by ridge regression whose penalty is chosen by leaving one out."""
-    try:
-        from sklearn.linear_model import RidgeCV
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError:
-        return None
-    train = np.flatnonzero(~data.test)
-    model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 13)))
-    model.fit(summaries(data, train), data.labels[train])
-    return np.asarray(model.predict(summaries(data, picked))).reshape(len(picked), -1)
+    return np.asarray(model.predict(summaries(data, picked))).reshape(data.labels[picked].shape)

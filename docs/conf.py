@@ -203,8 +203,19 @@ def exists(name: str) -> bool:
     return False
 
 
-def setup(app: Any) -> None:
+def mend(app: Any, failure: Exception | None) -> None:
+    """Take out of source pages those ways back that viewcode gets wrong: it gives all names of a file one prefix."""
+    known = app.env.domaindata["py"]["objects"]
+    for page in (Path(app.outdir) / "_modules").rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        back = r'<a class="viewcode-back" href="[^"#]*#([^"]+)">\[docs\]</a>'
+        page.write_text(re.sub(back, lambda m: m[0] if m[1] in known else "", text), encoding="utf-8")
+
+
+def setup(app: Any) -> dict[str, bool]:
     """Connect to Sphinx."""
     app.connect("source-read", read)
     app.connect("include-read", read_included)
     app.connect("missing-reference", missing)
+    app.connect("build-finished", mend)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

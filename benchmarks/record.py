@@ -54,6 +54,7 @@ MORE = {
         *(word for options in OPTIONS for word in ("--set", *options.split())),
     ],
     "cpu_recompute": [*BENCH, "--grid", "T=100000,B=1,D=64,H=256", "--peers", "none", "--train", "--set", "recompute"],
+    "cpu_ranks": ["-m", "benchmarks.ranks"],
     "cpu_full_grid": [*BENCH, "--grid", "full"],
 }
 """What is made where it is named: half an hour."""

@@ -188,7 +188,7 @@ def read_included(app: Any, path: Path, page: str, source: list[str]) -> None:
 def missing(app: Any, env: Any, node: Any, shown: Any) -> Any:
     """Leave a full name that the reference doesn't have as it is, if there is something of that name."""
     target = node["reftarget"]
-    return shown if target.startswith("gpu_lstm.") and exists(target) else None
+    return shown if target.startswith("gpu_lstm.") and exists(target.removesuffix("()")) else None
 
 
 def exists(name: str) -> bool:

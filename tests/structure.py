@@ -43,7 +43,7 @@ FLOORS = (
 )
 """Rooms of gpu_lstm, from the ground up: a module imports from its own floor and from those below, in no circle."""
 
-KNOWS_ITS_BACKEND = ("backend", "native", "ops", "recurrence")
+KNOWS_ITS_BACKEND = ("backend", "native", "ops", "parallel", "recurrence")
 """Rooms that may ask which backend they have."""
 
 ASKS = (

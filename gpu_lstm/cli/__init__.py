@@ -27,6 +27,7 @@ from gpu_lstm.cli import (
     sample,
     train,
 )
+from gpu_lstm.cli.launch import attach
 from gpu_lstm.errors import GpuLstmError
 
 COMMANDS = (train, sample, forecast, predict, evaluate, inspect, export, quantize, check, info, bench, profile)
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 a check failed, 2 bad input, 130 interrupted, 141 whoever read the output went away.
     """
     make_printable()
+    attach()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:

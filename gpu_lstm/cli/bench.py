@@ -15,6 +15,7 @@ from gpu_lstm.bench import compare, grid, peers, record, report, threads
 from gpu_lstm.bench.method import Patience
 from gpu_lstm.bench.problem import KINDS
 from gpu_lstm.bench.sweep import Point, Sweep
+from gpu_lstm.cli import scaling
 from gpu_lstm.cli.options import RUNS, Parsers, add_parser, next_free, positive, quoted
 from gpu_lstm.errors import InputError
 from gpu_lstm.recurrence import TIERS, make_plan
@@ -48,6 +49,10 @@ def add_command(commands: Parsers) -> None:
     parser.add_argument("--rounds", type=positive, help="timed steps of each side; the grid's own number if not given")
     parser.add_argument("--threads", type=positive, help="of every side; those that gpu_lstm takes if not given")
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
+    parser.add_argument(
+        "--ranks", nargs="+", type=positive, metavar="N",
+        help="how a language model's training grows with so many ranks, as 1 2; the grid if not given",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help=f"folder of the results; the next free {RUNS}/bench if not given")
     parser.add_argument(
         "--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="measure nothing: B against A (two records)"
@@ -58,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
     """Measure, or compare two records."""
     if options.compare:
         return run_compare(options)
+    if options.ranks:
+        return scaling.run(options.ranks, options.threads, options.rounds or 3, new_folder(options.out, "bench"))
     sizes, rounds = grid.named(options.grid)
     sweep = Sweep(
         sizes,

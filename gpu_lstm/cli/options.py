@@ -135,7 +135,15 @@ def positive(text: str) -> int:
     return value
 
 
-positive.__name__ = "whole number"
+def whole(text: str) -> int:
+    """Argument type: a whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
+    return value
+
+
+positive.__name__ = whole.__name__ = "whole number"
 
 
 def quoted(path: Path) -> str:

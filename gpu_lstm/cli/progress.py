@@ -167,9 +167,9 @@ def shown(run: Run) -> Iterator[Callable[[Event], None]]:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; a second one leaves at once."""
+    """Turn the first Ctrl-C, SIGTERM or SIGUSR1 into a request to stop after the step; a second one leaves at once."""
     asked = False
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli import sequences
+from gpu_lstm.cli.launch import launch, to_start
 from gpu_lstm.cli.opening import trained_on
 from gpu_lstm.cli.options import RUNS, SHIPPED, announce, data_path, next_free
 from gpu_lstm.cli.origin import Origin, changes
@@ -22,7 +23,7 @@ from gpu_lstm.data.fingerprint import Fingerprint, check_unchanged, fingerprint
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.options import Options
-from gpu_lstm.parallel import Communicator
+from gpu_lstm.parallel import Communicator, nearest
 from gpu_lstm.recurrence import Offer, make_plan, runnable_tiers
 from gpu_lstm.training import Run, Settings, checkpoint
 from gpu_lstm.training.fitting import WEIGHT_DECAY
@@ -37,7 +38,7 @@ KEEPING = ("keep", "save_minutes", "on_nonfinite")
 """Settings that are of a command rather than of a run."""
 NOT_OF_THE_TASK = (
     "run", "out", "resume", "init", "backend", "any_kind", "command", "dry_run", "graph", "parser", "arguments",
-    "shares", "reduce", *KEEPING,
+    "ranks", "restarts", "shares", "reduce", *KEEPING,
 )  # fmt: skip
 """Options that a run's description doesn't keep among those of its task."""
 CHANGEABLE = ("data", "tier", "recompute", "sample_length", "epochs", "patience")
@@ -45,7 +46,9 @@ CHANGEABLE = ("data", "tier", "recompute", "sample_length", "epochs", "patience"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, or go on training; all ranks do, once all have understood what they are asked."""
+    """Train, or go on training; all ranks do, once all have understood what they are asked. Or start the ranks."""
+    if to_start(options):
+        return launch(options, folder_of(options))
     ranks = connect(options)
     with ranks.guard("gpu-lstm train"):
         made = ranks.each(lambda: begin(options, ranks) if options.resume is None else resume(options, ranks))
@@ -88,7 +91,7 @@ def begin(options: argparse.Namespace, ranks: Communicator) -> Run | None:
     if not fits(options, plain, recipe, backend, shares_for(settings.shares, ranks.size, plain["batch"])):
         return None
     known = {"options": plain, **recipe.extra, "fingerprint": marked(plain)}
-    run = Run(recipe.make(), settings, folder, known, tell, options.graph, ranks)
+    run = Run(recipe.make(), settings, folder, known, tell, options.graph, nearest(ranks, backend))
     if origin is not None:
         origin.begin(run.task.model)
         if line := changes(origin.description["options"], plain):
@@ -98,13 +101,13 @@ def begin(options: argparse.Namespace, ranks: Communicator) -> Run | None:
 
 def resume(options: argparse.Namespace, ranks: Communicator) -> Run | None:
     """An unfinished run, from its own description; None where it is finished or only its memory was asked for."""
-    if options.resume.is_dir() or not options.resume.exists():
-        folder = options.resume
+    folder = folder_of(options)
+    if folder == options.resume:
         path, arrays, description, passed_over = newest(folder)
         for line in passed_over:
             tell(line)
     else:
-        folder, path = options.resume.parent, options.resume
+        path = options.resume
         arrays, description = checkpoint.load(path)
     if "progress" not in description:
         raise InputError(f"checkpoint {path} is a model for use; expected its run's folder or a resume-....safetensors")
@@ -132,7 +135,8 @@ def resume(options: argparse.Namespace, ranks: Communicator) -> Run | None:
         if not fits(options, plain, recipe, backend, shares_for(shares, ranks.size, plain["batch"])):
             return None
         about = {"options": plain, **recipe.extra, "fingerprint": known or marked(plain)}
-        run = Run(recipe.make(), Settings.read(settings, path), folder, about, tell, options.graph, ranks)
+        near = nearest(ranks, backend)
+        run = Run(recipe.make(), Settings.read(settings, path), folder, about, tell, options.graph, near)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path} has a damaged description: {error}") from None
     run.resume(arrays, description)
@@ -207,6 +211,14 @@ def check_changes(changes: dict[str, Any], run: dict[str, Any]) -> None:
         if name not in run or (name not in CHANGEABLE and run[name] != value):
             has = f"has {run[name]}, which stays" if name in run else "has no such thing"
             raise InputError(f"--{name.replace('_', '-')} is {value}; the run to go on with {has}")
+
+
+def folder_of(options: argparse.Namespace) -> Path:
+    """Folder of a run that begins or goes on."""
+    if options.resume is None:
+        return new_folder(options)
+    given: Path = options.resume
+    return given if given.is_dir() or not given.exists() else given.parent
 
 
 def new_folder(options: argparse.Namespace) -> Path:

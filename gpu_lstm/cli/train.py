@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from gpu_lstm.backend import DTYPES
+from gpu_lstm.cli.launch import add_ranks
 from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive
 from gpu_lstm.cli.parallel import ORDERS
 from gpu_lstm.cli.runs import KINDS, run
@@ -85,7 +86,8 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
 
 
 def add_rank_options(parser: argparse.ArgumentParser) -> None:
-    """Add how ranks train together."""
+    """Add how many ranks train together, and how."""
+    add_ranks(parser)
     parser.add_argument(
         "--shares", type=positive, metavar="N",
         help="parts into which ranks cut each batch; the same number makes the same bits on any number of ranks that "

@@ -6,7 +6,8 @@ What they say to one another goes through a `Communicator`; what starts them and
 from __future__ import annotations
 
 from gpu_lstm.parallel.communicator import Alone, Communicator
-from gpu_lstm.parallel.launched import Place, place
+from gpu_lstm.parallel.launched import Place, mpiexec, place
 from gpu_lstm.parallel.mpi import MPI
+from gpu_lstm.parallel.nccl import NCCL, nearest
 
-__all__ = ["MPI", "Alone", "Communicator", "Place", "place"]
+__all__ = ["MPI", "NCCL", "Alone", "Communicator", "Place", "mpiexec", "nearest", "place"]

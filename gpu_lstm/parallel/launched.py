@@ -1,10 +1,16 @@
-"""Which rank this process is, by the environment that MPI's launchers set: nothing is imported or connected for it."""
+"""Which rank this process is, by the environment that MPI's launchers set; and what starts ranks."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import sys
+import sysconfig
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from gpu_lstm.errors import InputError
 
 LAUNCHERS = (
     ("PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"),  # MPICH, Intel MPI, srun --mpi=pmi2
@@ -35,3 +41,17 @@ def place(environment: Mapping[str, str] = os.environ) -> Place | None:
 
 def _whole(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
+
+
+def mpiexec(ranks: int) -> str:
+    """Path of the program that starts ranks: of this very environment, or else the first that there is.
+
+    Raises InputError where it or mpi4py is missing.
+    """
+    places = (os.path.dirname(sys.executable), sysconfig.get_path("scripts"), None)
+    found = next((found for path in places if (found := shutil.which("mpiexec", path=path))), None)
+    for name, there in (("mpi4py", importlib.util.find_spec("mpi4py")), ("mpiexec", found)):
+        if there is None:
+            raise InputError(f'{ranks} ranks need {name}, which is not installed: pip install "gpu-lstm[mpi]"')
+    assert found is not None, "else refused"
+    return found

@@ -1,6 +1,6 @@
 """Make the machine: a virtual environment with CuPy whose CUDA libraries are the ones in ``host`` and ``ptx``.
 
-Its folder holds ``venv``, ``lib`` (one library under the names of three of CUDA's) and ``cache`` (PTX, as CuPy keeps
+Its folder holds ``venv``, ``lib`` (one library under the names of four of CUDA's) and ``cache`` (PTX, as CuPy keeps
 it). CuPy's wheel has the CUDA runtime linked into one of its extensions: that one is compiled again, from CuPy's source
 distribution of the same version, against the library here.
 """
@@ -32,7 +32,7 @@ PACKAGES = (
     "Cython==3.2.*",
     "setuptools",
 )
-NAMES = ("libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13")
+NAMES = ("libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libnccl.so.2")
 COMPILE = (
     *("-std=c++20", "-O2", "-fvect-cost-model=dynamic", "-march=x86-64-v3", "-ffp-contract=off"),
     *("-fPIC", "-Wall", "-Wextra"),
@@ -78,7 +78,8 @@ def build(folder: Path) -> Path:
     if (folder / "lib" / "linked").exists() and (folder / "lib" / "linked").read_text() == linked:
         return python
     runtime = _runtime_object(folder, python, site)
-    library = _library(folder, objects, (runtime, next((site / "cupy_backends/cuda/libs").glob("cublas.*.so"))))
+    bindings = [next((site / "cupy_backends/cuda/libs").glob(f"{name}.*.so")) for name in ("cublas", "nccl")]
+    library = _library(folder, objects, (runtime, *bindings))
     extension = next((site / "cupy_backends/cuda/api").glob("runtime.*.so"))
     extension.unlink()
     _call("g++", "-shared", runtime, library, "-o", extension)
@@ -130,7 +131,7 @@ def _library(folder: Path, objects: list[Path], users: tuple[Path, ...]) -> Path
     """All in one; what the users call and isn't there is refused by name."""
     there = set().union(*[_symbols(each, "--defined-only") for each in objects])
     asked = set().union(*[_symbols(each, "--undefined-only") for each in users])
-    absent = [f"ABSENT({name})" for name in sorted(asked - there) if re.match(r"cu(da|blas)?[A-Z]", name)]
+    absent = [f"ABSENT({name})" for name in sorted(asked - there) if re.match(r"(cu(da|blas)?|nccl)[A-Z]", name)]
     define = '#define ABSENT(name) extern "C" int name() { return absent(#name); }\n'
     source = folder / "objects" / "absent.cpp"
     source.write_text(f'#include "{HERE / "host" / "device.h"}"\n{define}' + "\n".join(absent) + "\n")

@@ -96,9 +96,10 @@ const char* reason(int status) {
 }
 int absent(const char* name) {
   std::string why = name + std::string(" isn't modelled");
-  if (why.rfind("cublas", 0) != 0) return refuse(UNSUPPORTED, why);
-  std::fprintf(stderr, "%s\n", why.c_str());  // a status of cuBLAS has no text
-  return 15;                                   // CUBLAS_STATUS_NOT_SUPPORTED
+  bool cublas = why.rfind("cublas", 0) == 0, nccl = why.rfind("nccl", 0) == 0;
+  if (!cublas && !nccl) return refuse(UNSUPPORTED, why);
+  std::fprintf(stderr, "%s\n", why.c_str());  // a status of these has no text
+  return cublas ? 15 : 3;                      // CUBLAS_STATUS_NOT_SUPPORTED, ncclInternalError
 }
 int take_last() { return std::exchange(last, int(DONE)); }
 

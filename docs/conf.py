@@ -26,7 +26,6 @@ author = copyright = "the gpu_lstm authors"
 version = release = gpu_lstm.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-suppress_warnings = ["toc.empty_glob"]  # at the end of each section, for pages that it does not name
 highlight_language = "none"
 default_role = "py:obj"
 
@@ -49,6 +48,7 @@ html_static_path = ["style.css"]
 html_css_files = ["style.css"]
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 pygments_dark_style = "github-dark"
+
 
 INCLUDED = {
     "CHANGELOG.md": "changelog.md",

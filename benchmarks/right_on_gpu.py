@@ -25,8 +25,10 @@ from gpu_lstm.backend.base import widened
 from gpu_lstm.bench import sweep
 from gpu_lstm.bench.problem import DRAWN
 from gpu_lstm.checks import TOLERANCE as OF_THE_ORACLE
+from gpu_lstm.errors import BackendError
 from gpu_lstm.layers import LSTM
 from gpu_lstm.native import ahead
+from gpu_lstm.parallel import NCCL, Alone
 from gpu_lstm.recurrence import Mask, Tier
 from gpu_lstm.recurrence.cuda import explain, planner, pointwise, sequence
 from gpu_lstm.recurrence.cuda.layout import DIRECTIONS, MOST_RUNS
@@ -296,3 +298,26 @@ def difference(backend: Any, found: Array, expected: Array) -> float:
     """Largest difference, relative to the largest number, or to 0.1 where all are smaller."""
     xp, expected = backend.xp, widened(backend, expected)
     return float(xp.max(xp.abs(widened(backend, found) - expected))) / max(float(xp.max(xp.abs(expected))), 0.1)
+
+
+# -- ranks ------------------------------------------------------------------------------------------------------------
+
+
+def nccl(backend: Any, log: Log) -> None:
+    """What ranks ask of NCCL, of which there is one here: the same numbers come back, and how long it takes."""
+    for name in ("exchange", "join", "sum"):
+        log.item(name, alone, backend, name, 1 << (10 if log.rehearse else 23), log)
+
+
+def alone(backend: Any, name: str, count: int, log: Log) -> Record:
+    """One call over `count` numbers of float32, and the seconds of some."""
+    try:
+        ranks = NCCL(Alone(), backend)
+    except BackendError as error:
+        return {"missing": str(error)}
+    array = backend.xp.arange(count, dtype=backend.xp.float32)
+    given = array[None, :] if name == "exchange" else array
+    found = getattr(ranks, name)(given)
+    right = bool((backend.xp.ravel(array if found is None else found) == backend.xp.arange(count)).all())
+    seconds = [log.clock.seconds(lambda: getattr(ranks, name)(given)) for _ in range(log.rounds)]
+    return {"bytes": int(array.nbytes), "seconds": seconds} | ({} if right else {"error": "other numbers came back"})

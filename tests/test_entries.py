@@ -106,8 +106,10 @@ def arguments_of(name, **changed):
     """Arguments that fit an entry, by name: random numbers in float32, of sizes like `NUMBERS` but for some."""
     rng, entry, sizes = np.random.default_rng(0), ENTRIES[name], NUMBERS | changed
     if name.startswith("quantized"):
-        shape = 4 * sizes["hidden"], sizes["depth" if name == "quantized_multiply" else "hidden"]
-        sizes["bytes"] = Quantized.of(NUMPY, np.zeros(shape, np.float32), "int8").packed().size
+        depths = sizes["depth" if name == "quantized_multiply" else "hidden"], sizes["inputs"], sizes["hidden"]
+        for key, depth in zip(("bytes", "bytes_ih", "bytes_hh"), depths, strict=True):
+            weight = np.zeros((4 * sizes["hidden"], depth), np.float32)
+            sizes[key] = Quantized.of(NUMPY, weight, "int8").packed().size
     values = [None if a.shape else (LISTS if a.many else sizes).get(a.name, 0) for a in entry.arguments]
     shapes = shapes_of(entry, values)
 

@@ -15,7 +15,7 @@ from gpu_lstm.inspect import activations
 from gpu_lstm.layers import Dropout
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor, quantize
 from gpu_lstm.native import compiled
-from gpu_lstm.recurrence import Problem, quantized
+from gpu_lstm.recurrence import Problem, inference, quantized
 from gpu_lstm.recurrence.quantized import MOST, Quantized
 from gpu_lstm.training import checkpoint
 from tests.support import NUMPY, STRICT
@@ -183,6 +183,27 @@ def test_a_sequence_has_its_bits_in_any_batch_at_any_place_in_any_pieces_on_any_
             piece, after, _ = lstm.forward(np.ascontiguousarray(x[t : {0: 1, 1: 8, 8: 20}[t]]), after)
             pieces.append(piece)
         np.testing.assert_array_equal(np.concatenate(pieces), y)
+
+
+@needs_library
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("batch", [1, 2, 4, 7])
+def test_layers_in_one_call_have_the_bits_of_products_and_recurrences(weights, batch, instruction_set, monkeypatch):
+    lstm, x = quantize(LSTM(20, 300, num_layers=2, backend="numpy", seed=1), weights), numbers(9, batch, 20)
+    state = tuple(numbers(2, batch, 300, seed=n) for n in (4, 5))
+    calls = []
+    monkeypatch.setattr(inference, "CHUNK", 1)
+    monkeypatch.setattr(inference, "LEAST_ROWS", 4 * batch)  # steps at a time
+    monkeypatch.setattr(
+        compiled, "call", lambda name, *rest, call=compiled.call: (calls.append(name), call(name, *rest))
+    )
+    whole = lstm.forward(x, state)
+    assert calls == ["quantized_infer" + compiled.vnni()] * 2
+    monkeypatch.setattr("gpu_lstm.layers.inference.WHOLE", {})
+    apart = lstm.forward(x, state)
+    for one, other in zip((whole[0], *whole[1]), (apart[0], *apart[1]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert calls[2:] == ["quantized_multiply" + compiled.vnni(), "quantized_forward" + compiled.vnni()] * 2
 
 
 def test_what_is_no_number_stays_in_its_sequence():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -124,11 +125,14 @@ class Problem:
         return replace(self, options={**self.options, **options}) if options else self
 
     def lstm(self, tier: str = "auto") -> LSTM:
-        """Our layer, holding these weights."""
+        """Our layer, holding these weights; for inference frozen where it can be, as other libraries' sessions are."""
         more: dict[str, Any] = dict(self.options)
         lstm = LSTM(self.size[2], self.size[3], backend=self.backend, dtype=self.dtype, tier=tier, **more)
         for name, array in self.weights.items():
             lstm.params[name][...] = self.backend.asarray(array, lstm.param_dtype)
+        if self.kind == "inference":
+            with contextlib.suppress(InputError):  # only arrays of NumPy can be
+                lstm.freeze()
         return lstm
 
     def our_step(self, tier: str = "auto", lstm: LSTM | None = None) -> Step:

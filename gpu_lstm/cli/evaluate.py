@@ -10,6 +10,7 @@ from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, annou
 from gpu_lstm.cli.series import add_time_options, read_otherwise
 from gpu_lstm.cli.tables import add_table_options
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.overtime import MODES, check
 
 
 def add_command(commands: Parsers) -> None:
@@ -20,6 +21,11 @@ def add_command(commands: Parsers) -> None:
     parser.add_argument(
         "--include", nargs="+", metavar="PATTERN",
         help="files to take of a folder of texts given with --data; all but hidden ones if not given",
+    )  # fmt: skip
+    parser.add_argument(
+        "--parallel", choices=MODES,
+        help="go through long sequences in parallel over time where that pays; a text is one sequence then. exact: to "
+        "the same bits, which small models allow; rounded: with h and c rounded every 128 steps, which others need",
     )  # fmt: skip
     add_device(parser)
     add_time_options(parser)
@@ -33,9 +39,14 @@ def run(options: argparse.Namespace) -> int:
     with opened(options, *MEASURES) as found:
         model = found.model(announce(options), options.tier)
         print(f"checkpoint: {found.path}")
+        if options.parallel:
+            model.lstm.parallel = options.parallel
+            check(options.parallel, model.lstm.plan.run)
         data = data_path(found.data(options.data))
         plain = {**found.description["options"]} | ({"include": options.include} if options.data else {})
         description = {**found.description, "options": plain}
         read_otherwise(description, options)
         MEASURES[found.kind](model, description, data, found if options.data else None)
+        for report in model.lstm.plan.over_time:
+            print(report)
     return 0

@@ -85,6 +85,7 @@ class Work:
     recurrent: frozenset[str]  # of the options those that change the recurrence
     dropout: Dropout
     recompute: bool
+    parallel: str | bool
     params: Params  # weights in `dtype`, the rest in `param_dtype`
     call: Call
     tier: Tier

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers import beyond, inference, schedule, walk
+from gpu_lstm.layers import beyond, inference, overtime, schedule, walk
 from gpu_lstm.layers.arguments import check_dy, check_forward, check_state, copied, stacked, swapped, valid
 from gpu_lstm.layers.base import Layer, Params, Tape, check_seed, training_seed
 from gpu_lstm.layers.call import Call, Member, Pair, Sizes, State, Work
@@ -46,6 +46,8 @@ class LSTM(Layer):
     recompute : bool
         Keep only the states at the borders of segments of about sqrt(T) steps and compute each again in `backward`
         (T. Chen et al., 2016): the same results to the last bit, far less memory, about a third more time.
+    parallel : {False, "exact", "rounded"}
+        Inference on long sequences runs in parallel over time where that pays: docs/understand/over_time.md.
     seed : int or tuple of int
         At least 0. Parameters start uniform in ±1/sqrt(hidden_size), as PyTorch's do.
     **options
@@ -86,15 +88,14 @@ class LSTM(Layer):
         self, input_size: int, hidden_size: int, num_layers: int = 1, *, bidirectional: bool = False,
         dropout: float = 0.0, batch_first: bool = False, forget_bias: float | None = None,
         backend: str | Backend | None = None, dtype: str = "float32", tier: str = "auto", recompute: bool = False,
-        seed: int | tuple[int, ...] = 0, **options: Unpack[Given],
+        parallel: str | bool = False, seed: int | tuple[int, ...] = 0, **options: Unpack[Given],
     ):  # fmt: skip
         super().__init__(backend, dtype)
-        self.recompute = recompute
+        self.recompute, self.parallel, self.tier = recompute, parallel, tier
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
-        self.num_directions = 2 if bidirectional else 1
-        self.batch_first = batch_first
+        self.num_directions, self.batch_first = 2 if bidirectional else 1, batch_first
         self.dropout = Dropout(check_probability("dropout", dropout), backend=self.backend, dtype=dtype)
         self.options = Options(**options)
         self.options.check_sizes(self.hidden_size, self.num_layers, forget_bias)
@@ -104,10 +105,8 @@ class LSTM(Layer):
             self.num_layers, self.num_directions, batch_first,
         )  # fmt: skip
         self.members = [Member(*one) for one in np.ndindex(self.num_layers, self.num_directions)]
-        self.tier = tier
         self._choose_tier()
-        rng = np.random.default_rng(check_seed(seed))
-        bound = 1 / math.sqrt(self.hidden_size)
+        rng, bound = np.random.default_rng(check_seed(seed)), 1 / math.sqrt(self.hidden_size)
         for member in self.members:
             for part, shape in self.options.parameters(self.hidden_size, self.sizes.width(member.layer)).items():
                 values = np.full(shape, STARTS[part]) if part in STARTS else rng.uniform(-bound, bound, shape)
@@ -118,6 +117,7 @@ class LSTM(Layer):
     def _choose_tier(self) -> None:
         self._recurrent = self.options.recurrent()
         self.plan: Plan = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, self._recurrent)
+        overtime.check(self.parallel, self.plan.run)
         beyond = self.options.on().keys() - {"bias"} or self.num_directions > 1 or self.batch_first
         self._plain = not beyond and self.dtype == self.param_dtype
         # The reference tier is the oracle: it stays with the array namespace in its large products too.
@@ -181,30 +181,32 @@ class LSTM(Layer):
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, ("h0", "c0"), state, call.batch)
         given = h0 is not None, c0 is not None
-        if not keep and self._plain and inference.fits(self.plan.run, call):
+        over_time = self.parallel is not False and not keep and call.seed is None
+        if not keep and not over_time and self._plain and inference.fits(self.plan.run, call):
             kept = self.kept(self.params, keep)
             found = inference.run(self.sizes, self.plan.run, self.members, self.params, kept, x, (h0, c0))
             return *found, Tape(self, None)
         if guard and self.recompute:  # which begins with them again
             h0, c0 = (None if s is None else xp.asarray(s, copy=True) for s in (h0, c0))
         work = self._work(self.rounded(), call)
-        pieces: list[Any] = []
+        pieces, finals = list[Any](), dict[Member, Pair]()
         # Now, because what is guarded is read next in any case: it is in the cache.
         copies = call.mask is not None or self.batch_first
         guarded = ({} if copies else {"x": x}) | self.needed(work.params) if guard else {}
         tape = Tape(self, (pieces, call, given, work.params) if keep else None, guarded)
-        finals: dict[Member, Pair] = {}
         for pass_ in schedule.passes(work, "forward"):
             entered, dropped = x, None
             if pass_.first_layer > 0:
                 x, dropped = work.drop(pass_.first_layer, 0, x)
-            ran, segments = walk.forward(work, pass_, x, {m: self._first(m, h0, c0, call) for m in pass_.members})
-            if keep:
+            first = {m: self._first(m, h0, c0, call) for m in pass_.members}
+            ran, segments = (overtime if over_time else walk).forward(work, pass_, x, first)
+            if keep or over_time:
                 pieces.append((x, dropped, segments))
             finals |= ran.states
             x = _side_by_side(xp, ran.outputs)
             if self.options.residual and pass_.first_layer > 0:
                 x = x + entered
+        self.plan = overtime.reported(self.plan, pieces) if over_time else self.plan
         results = [x, _side_by_side(xp, ran.cells)] if self.options.cells else [x]
         if self.batch_first:
             results = [swapped(backend, result) for result in results]
@@ -251,8 +253,7 @@ class LSTM(Layer):
         work = self._work(params, call)
         if self.options.residual and dy is not None:
             dy = valid(xp, call.mask, dy)
-        gradients: Params = {}
-        states: dict[Member, Pair] = {}
+        gradients, states = Params(), dict[Member, Pair]()
         back = schedule.passes(work, "backward")
         again = schedule.passes(work, "forward") if self.recompute else [None] * len(back)
         for pass_, forward in reversed(list(zip(back, again, strict=True))):
@@ -267,8 +268,7 @@ class LSTM(Layer):
             if self.options.residual and pass_.first_layer > 0 and dy is not None:
                 dx = dx + dy
             dy, dc = dx, None
-        if self.batch_first:
-            dy = swapped(backend, dy)
+        dy = swapped(backend, dy) if self.batch_first else dy
         dh0, dc0 = self._joined([states[member] for member in self.members])
         if self.options.learn_state:
             gradients |= beyond.initial_gradients(backend, self.members, (dh0, dc0), given)
@@ -290,7 +290,7 @@ class LSTM(Layer):
         run, recurrent = self.plan.run, self._recurrent
         if call.resets is not None and "resets" not in self.plan.takes:
             run = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, recurrent | {"resets"}).run
-        fixed = self.sizes, self.options, recurrent, self.dropout, self.recompute
+        fixed = self.sizes, self.options, recurrent, self.dropout, self.recompute, self.parallel
         return Work(*fixed, params, call, run, self._ops, self.plan.tier == "reference", self.kept(params, call.keep))
 
     def _lies_on_tape(self, call: Call) -> bool:

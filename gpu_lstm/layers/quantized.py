@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from gpu_lstm.layers.call import State
 from gpu_lstm.layers.embedding import Embedding
 from gpu_lstm.layers.linear import Linear
 from gpu_lstm.layers.lstm import LSTM
-from gpu_lstm.native.kept import Kept
+from gpu_lstm.native.kept import Kept, Made
 from gpu_lstm.recurrence import quantized
 from gpu_lstm.recurrence.quantized import Quantized
 
@@ -26,6 +27,10 @@ Kind = TypeVar("Kind", bound=Layer)
 def refuse_training(*_: Any, **__: Any) -> NoReturn:
     """Raise InputError: a layer or model with quantised weights is asked to learn."""
     raise InputError("a layer with quantised weights can't be trained; train the one that it was made of")
+
+
+def _given_to(weight: Quantized, make: Callable[[Quantized], Any]) -> Any:
+    return make(weight)
 
 
 class QuantizedLSTM(LSTM):
@@ -39,7 +44,12 @@ class QuantizedLSTM(LSTM):
     def _choose_tier(self) -> None:
         weights = self.params["weight_hh_l0"].weights
         self.plan, self._ops = quantized.make_plan(self.backend, self.tier, weights, self.options.recurrent())
-        self._recurrent, self._plain = self.options.recurrent(), False
+        self._recurrent = self.options.recurrent()
+        self._plain = not (self.options.on().keys() - {"bias"} or self.num_directions > 1 or self.batch_first)
+
+    def kept(self, params: Mapping[str, Any], keep: bool) -> dict[str, Made]:
+        """Of each weight, which holds what kernels take itself, what gives it to a function of it."""
+        return {name: partial(_given_to, weight) for name, weight in params.items() if name.startswith("weight")}
 
     def forward(  # type: ignore[override]  # there is no seed, as nothing is drawn, and no resets
         self,

@@ -16,13 +16,14 @@ from gpu_lstm.layers.options import for_model
 class Where(TypedDict, total=False):
     """Keyword arguments that every model takes, as of its layers: where and how it computes, and how it starts.
 
-    Where they are not given: None, ``"float32"``, ``"auto"``, False and 0.
+    Where they are not given: None, ``"float32"``, ``"auto"``, False, False and 0.
     """
 
     backend: str | Backend | None
     dtype: str
     tier: str
     recompute: bool
+    parallel: str | bool
     seed: int | tuple[int, ...]
 
 
@@ -34,6 +35,7 @@ def arguments(
     dtype: str = "float32",
     tier: str = "auto",
     recompute: bool = False,
+    parallel: str | bool = False,
     seed: int | tuple[int, ...] = 0,
 ) -> tuple[dict[str, Any], dict[str, Any], list[tuple[int, ...]]]:
     """Keyword arguments of every layer of a model, those of its LSTM, and different seeds for up to four layers.
@@ -42,7 +44,7 @@ def arguments(
     """
     *first, last = check_seed(seed)
     of_all = {"backend": choose(backend), "dtype": dtype}
-    of_lstm = {**of_all, **for_model(lstm, forget_bias), "tier": tier, "recompute": recompute}
+    of_lstm = {**of_all, **for_model(lstm, forget_bias), "tier": tier, "recompute": recompute, "parallel": parallel}
     return of_all, of_lstm, [(*first, 4 * last + k) for k in range(4)]
 
 

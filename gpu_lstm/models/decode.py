@@ -18,6 +18,8 @@ from gpu_lstm.layers import State
 from gpu_lstm.models.arguments import check_host
 from gpu_lstm.native import compiled
 
+PROMPT = 1 << 16
+"""Tokens of a prompt that are read at a time, where that is done in parallel over time."""
 CHUNK = 64
 """Tokens that are drawn ahead by one compiled call."""
 
@@ -136,6 +138,16 @@ def by_arrays(
         ids = np.array([[token]])
 
 
+def read(
+    backend: Backend, logits: Callable[[Array, State | None], tuple[Array, State]], prompt: np.ndarray
+) -> State | None:
+    """Read a prompt (N,) but for its last token, and return the state after it; None where there is one token only."""
+    state: State | None = None
+    for start in range(0, len(prompt) - 1, PROMPT):
+        state = logits(backend.asarray(prompt[start : min(start + PROMPT, len(prompt) - 1), None]), state)[1]
+    return state
+
+
 def by_compiled_code(
     params: Mapping[str, Array],
     num_layers: int,
@@ -144,9 +156,11 @@ def by_compiled_code(
     draw: Draw,
     rng: np.random.Generator,
     never: np.ndarray,
+    begun: State | None = None,
 ) -> Iterator[int]:
     """The same in ``kernels/cpu/generate.h``, `CHUNK` tokens a call; `params` are those of a plain language model.
 
+    `begun` is the state after all of the prompt but its last token, where that was read.
     Compiled code draws from all tokens; from fewer, it computes the scores of one token a call.
     """
     embedding, head, head_bias = params["embedding.weight"], params["head.weight"], params["head.bias"]
@@ -177,6 +191,8 @@ def by_compiled_code(
     panels = np.empty(int(size[0]), dtype=dtype)
     call(nothing, 0, panels)
     given = prompt
+    if begun is not None:
+        state[0], state[1], given = begun[0][:, 0], begun[1][:, 0], prompt[-1:]
     while length > 0:
         drawn = call(given, min(CHUNK, length) if draw.of_all else 1, panels)
         if not draw.of_all:  # its own draw is put aside

@@ -144,5 +144,6 @@ class LanguageModel(Model):
         draw = decode.Draw(float(temperature), int(top_k), float(top_p))
         what = tokens, int(length), draw, np.random.default_rng(check_seed(seed)), barred
         if self.on_host and self.lstm.plan.tier == "sequence" and not self.lstm.options.on():
-            return decode.by_compiled_code(self.params, self.lstm.num_layers, *what)
+            begun = decode.read(self.backend, self.logits, tokens) if self.lstm.parallel else None
+            return decode.by_compiled_code(self.params, self.lstm.num_layers, *what, begun)
         return decode.by_arrays(self.backend, self.logits, *what)

@@ -85,8 +85,12 @@ activate
 quantized_multiply
     rows hidden depth bits bytes x[rows,depth] packed:int8[bytes] bias?[4*hidden] y![rows,4*hidden] threads
 quantized_forward
-    steps batch hidden bits bytes z[steps,batch,4*hidden] packed:int8[bytes] h![steps+1,batch,hidden]
+    steps batch hidden bits bytes z![steps,batch,4*hidden] packed:int8[bytes] h![steps+1,batch,hidden]
     c![keep*steps+1,batch,hidden] lengths?:int64[batch]{0..steps} reverse keep threads split_batch
+quantized_infer
+    steps batch inputs hidden bits bytes_ih bytes_hh x[steps,batch,inputs] ih:int8[bytes_ih] bias?[4*hidden]
+    hh:int8[bytes_hh] some z![some,batch,4*hidden] h![steps+1,batch,hidden] c![1,batch,hidden]
+    around threads split_batch
 """
 
 OPTIONS = """

@@ -13,7 +13,7 @@ from gpu_lstm.native.arguments import packed
 from gpu_lstm.native.fingerprints import watch
 from gpu_lstm.native.pool import POOL
 
-Make = Callable[[np.ndarray], Any]
+Make = Callable[[Any], Any]
 """Makes something of a weight."""
 Made = Callable[[Make], Any]
 """Gives what a `Make` has made of the weight that it stands for: anew, or still."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from typing import Any, ClassVar, NoReturn
 
@@ -39,11 +38,17 @@ class NCCL(Communicator):
         self._nccl, self._host, self._backend = binding(), host, backend
         self.rank, self.size, self.ordered = host.rank, host.size, host.ordered
         self.local_rank, self.local_size = host.local_rank, host.local_size
+        self._connected: Any = None
         self._types = {name: getattr(self._nccl, f"NCCL_{name.upper()}") for name in SUMMED}
 
-    @functools.cached_property
+    @property
     def _comm(self) -> Any:
         """NCCL's own, which all ranks connect to when the first array travels."""
+        if self._connected is None:
+            self._connected = self._connect()
+        return self._connected
+
+    def _connect(self) -> Any:
         name = self._host.broadcast(self._nccl.get_unique_id() if self.rank == 0 else b"")
         try:
             return self._nccl.NcclCommunicator(self.size, name, self.rank)

@@ -21,6 +21,8 @@ from gpu_lstm.recurrence.variant import OPTIONS
 
 BATCH_TO_SPLIT = 3
 """Sequences a thread from which the threads split the batch and not the hidden units."""
+SMALL = 128
+"""Hidden units times sequences of a thread up to which they do so in any case: they'd wait longer than they work."""
 SECOND_CACHE = 1 << 20
 """Bytes of W_hh a thread from which they come from further away than the second cache at every step."""
 
@@ -109,7 +111,7 @@ def shared_out(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
     threads = compiled.threads()
     if num_steps * batch * 4 * hidden * hidden < compiled.SERIAL_WORK:
         threads = 1
-    by_batch = batch >= BATCH_TO_SPLIT * threads
+    by_batch = batch >= (1 if batch * hidden <= SMALL * threads else BATCH_TO_SPLIT) * threads
     return (min(threads, max(batch, 1)) if by_batch else threads), int(by_batch)
 
 
@@ -124,13 +126,13 @@ def _split_both(two: Sequence[Saved]) -> tuple[int, int] | None:
     first, second = two
     if (first.h.shape, first.c.shape, first.h.dtype) != (second.h.shape, second.c.shape, second.h.dtype):
         return None
-    threads, by_batch = shared_out(*first.sizes)
-    if by_batch or threads % 2:
+    (threads, _), batch = shared_out(*first.sizes), first.c.shape[1]
+    half, by_batch = threads // 2, batch >= BATCH_TO_SPLIT * (threads // 2)
+    if batch >= BATCH_TO_SPLIT * threads or threads % 2:
         return None
-    half, by_batch = threads // 2, first.c.shape[1] >= BATCH_TO_SPLIT * (threads // 2)
     if first.weight_hh.nbytes >= SECOND_CACHE * (1 if by_batch else half):
         return None
     return threads, int(by_batch)
 
 
-TIER = Tier(OPTIONS, obstacle, one_by_one, forward, backward)
+TIER = Tier(OPTIONS, obstacle, one_by_one, forward, backward, steady=True)

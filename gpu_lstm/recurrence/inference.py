@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.native import compiled, kept
 from gpu_lstm.native.kept import Made
-from gpu_lstm.recurrence import cpu
+from gpu_lstm.recurrence import cpu, quantized
+from gpu_lstm.recurrence.quantized import Quantized
 
 Infer = Callable[[Backend, Array, int, Made, Array | None, Made, Array | None, Array | None], tuple[Array, Array]]
 """As `on_cpu`."""
@@ -41,12 +42,7 @@ def on_cpu(
         After the last step.
     """
     steps, batch, inputs = x.shape
-    rows = max(CHUNK // (4 * hidden * x.itemsize), LEAST_ROWS)
-    some = max(1, min(steps, rows // max(batch, 1)))
-    shapes = (steps + 1, hidden), (1, hidden), (some, 4 * hidden)
-    h, c, z = (backend.empty((slots, batch, width), x.dtype) for slots, width in shapes)
-    h[0] = 0 if h0 is None else h0
-    c[0] = 0 if c0 is None else c0
+    some, z, h, c = _begun(backend, x, hidden, h0, c0)
     around = compiled.threads_for(steps * batch * 4 * hidden * inputs, hidden // 16)
     compiled.call(
         "infer", x.dtype, steps, batch, inputs, hidden, x, weight_ih(kept.for_product), bias,
@@ -55,5 +51,41 @@ def on_cpu(
     return h, c
 
 
-WHOLE: Mapping[object, Infer] = {cpu.forward: on_cpu}
+def quantized_on_cpu(
+    backend: Backend,
+    x: Array,
+    hidden: int,
+    weight_ih: Made,
+    bias: Array | None,
+    weight_hh: Made,
+    h0: Array | None,
+    c0: Array | None,
+) -> tuple[Array, Array]:
+    """The same with weights of few bits, as `gpu_lstm.recurrence.quantized` does it, to the last bit."""
+    steps, batch, inputs = x.shape
+    some, z, h, c = _begun(backend, x, hidden, h0, c0)
+    ih, hh = weight_ih(Quantized.packed), weight_hh(Quantized.packed)
+    compiled.call(
+        "quantized_infer" + compiled.vnni(), x.dtype, steps, batch, inputs, hidden, weight_hh(Quantized.bits), ih.size,
+        hh.size, x, ih, bias, hh, some, z, h, c, quantized.around(ih, steps * batch, hidden),
+        *quantized.shared_out(hh, batch),
+    )  # fmt: skip
+    return h, c
+
+
+def _begun(
+    backend: Backend, x: Array, hidden: int, h0: Array | None, c0: Array | None
+) -> tuple[int, Array, Array, Array]:
+    """How many steps at a time, and z of so many; h and c with the initial state."""
+    steps, batch, _ = x.shape
+    rows = max(CHUNK // (4 * hidden * x.itemsize), LEAST_ROWS)
+    some = max(1, min(steps, rows // max(batch, 1)))
+    shapes = (some, 4 * hidden), (steps + 1, hidden), (1, hidden)
+    z, h, c = (backend.empty((slots, batch, width), x.dtype) for slots, width in shapes)
+    h[0] = 0 if h0 is None else h0
+    c[0] = 0 if c0 is None else c0
+    return some, z, h, c
+
+
+WHOLE: Mapping[object, Infer] = {cpu.forward: on_cpu, quantized.COMPILED.forward: quantized_on_cpu}
 """By a tier's `forward`, so that whoever wraps a tier has what he wraps."""

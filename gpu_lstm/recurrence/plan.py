@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.errors import BackendError, InputError
@@ -45,6 +45,7 @@ class Plan:
     run: Tier
     reasons: tuple[str, ...]  # one line for each tier
     widened: bool  # it computes in float32 what is stored in 16 bits
+    over_time: tuple[Any, ...] = ()  # of the last call in parallel over time, a line for each layer and direction
 
     @property
     def takes(self) -> frozenset[str]:
@@ -52,8 +53,8 @@ class Plan:
         return self.run.takes
 
     def why(self) -> str:
-        """Explain the choice, one line a tier."""
-        return "\n".join(self.reasons)
+        """Explain the choice, one line a tier; and what came of going through time in parallel."""
+        return "\n".join([*self.reasons, *map(str, self.over_time)])
 
 
 def make_plan(

@@ -39,6 +39,8 @@ MOST = (2**31 - 1) // 127**2
 """Columns of a matrix: more, and a sum might pass 32 bits."""
 SERIAL_BYTES = 1 << 16
 """Of weights times sequences, below which a second thread takes longer to meet than it saves."""
+BYTES_TO_SPLIT = 5 << 17
+"""Of weights for each sequence of a thread, up to which the threads split the batch: caches of their own hold them."""
 
 
 class Quantized:
@@ -88,6 +90,10 @@ class Quantized:
     def weights(self) -> str:
         """Which of `BITS` it is."""
         return "bfloat16" if self.scales is None else "int8"
+
+    def bits(self) -> int:
+        """Of a weight."""
+        return BITS[self.weights]
 
     def wide(self) -> Array:
         """The matrix that it stands for, (N, K) float32."""
@@ -201,10 +207,9 @@ class CompiledProducts(Products):
         if bias is not None and columns % 4:
             bias = np.pad(bias, (0, -columns % 4))
         y = self.backend.empty((rows, 4 * hidden), a.dtype) if out is None else out
-        threads = compiled.threads_for(rows * packed.size // 4, max(rows, hidden))
         compiled.call(
-            "quantized_multiply" + compiled.vnni(), a.dtype, rows, hidden, depth, BITS[b.weights], packed.size, a,
-            packed, bias, y, threads,
+            "quantized_multiply" + compiled.vnni(), a.dtype, rows, hidden, depth, b.bits(), packed.size, a,
+            packed, bias, y, around(packed, rows, hidden),
         )  # fmt: skip
         return y[:, :columns]
 
@@ -222,14 +227,23 @@ def compiled_forward(backend: Backend, problem: Problem) -> Saved:
     h = backend.empty((num_steps + 1, batch, width // 4), z.dtype)
     c = backend.empty((num_steps + 1 if keep else 1, batch, width // 4), z.dtype)
     begin(problem, h, c)
-    threads = compiled.threads() if packed.size * batch >= SERIAL_BYTES else 1
-    by_batch = batch >= cpu.BATCH_TO_SPLIT * threads
     compiled.call(
-        "quantized_forward" + compiled.vnni(), z.dtype, num_steps, batch, width // 4, BITS[weight.weights], packed.size,
-        z, packed, h, c, lengths, int(problem.reverse), int(keep), min(threads, batch) if by_batch else threads,
-        int(by_batch),
+        "quantized_forward" + compiled.vnni(), z.dtype, num_steps, batch, width // 4, weight.bits(), packed.size,
+        z, packed, h, c, lengths, int(problem.reverse), int(keep), *shared_out(packed, batch),
     )  # fmt: skip
     return Saved(h, c, z, weight, problem.mask, problem.reverse)
+
+
+def around(packed: np.ndarray, rows: int, hidden: int) -> int:
+    """Number of threads for a product of so many rows."""
+    return compiled.threads_for(rows * packed.size // 4, max(rows, hidden))
+
+
+def shared_out(packed: np.ndarray, batch: int) -> tuple[int, int]:
+    """Number of threads for the recurrence, and 1 where they split the batch, 0 where the hidden units."""
+    threads = compiled.threads() if packed.size * batch >= SERIAL_BYTES else 1
+    by_batch = batch >= cpu.BATCH_TO_SPLIT * threads or packed.size <= batch // threads * BYTES_TO_SPLIT
+    return (min(threads, batch) if by_batch else threads), int(by_batch)
 
 
 def _backward(backend: Backend, arriving: Sequence[Arriving]) -> list[Gradients]:

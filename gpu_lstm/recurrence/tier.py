@@ -43,6 +43,7 @@ class Tier:
     # (backend, list of problems) -> list of saved, and (backend, list of arriving) -> list of gradients
     forward: Callable[[Any, Sequence[Problem]], list[Saved]]
     backward: Callable[[Any, Sequence[Arriving]], list[Gradients]]
+    steady: bool = False  # a sequence's results forward are the same to the last bit in any batch
 
 
 def one_by_one(backend: Backend, offer: Offer) -> Fit:

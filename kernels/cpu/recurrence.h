@@ -34,7 +34,7 @@ template <typename T>
 void through_gates(int64 rows, const T* a, int64 row, int64 depth, const T* panels, int64 count, T* sums,
                    bool add = false, int64 pitch = Simd<T>::panel) {
   const int64 size = depth * whole_vectors<T>(count);
-  if (rows == 1) return row_through_four(a, depth, panels, size, count, sums, add, pitch);
+  if (rows <= kFew) return few_through_four(rows, a, row, depth, panels, size, count, sums, add, rows * pitch, pitch);
   for (int64 gate = 0; gate < 4; ++gate)
     through_panel(rows, a, row, depth, panels + gate * size, count, sums + gate * rows * pitch, add, pitch);
 }
@@ -143,12 +143,12 @@ struct Backward {
   // sums (rows, units of all blocks) = dz of step t times weight_hh.
   void through_weight(int64 t, Range rows, Range of, T* sums) const {
     const T* dz = gates + (t * batch + rows.begin) * 4 * hidden;
-    const int64 depth = 4 * hidden, wide = Simd<T>::panel, pitch = first(of.end - of.begin);
+    const int64 depth = 4 * hidden, wide = Simd<T>::panel, pitch = first(of.end - of.begin), m = rows.end - rows.begin;
     for (int64 block = of.begin, n; block < of.end; block += n, sums += n * wide) {
-      n = rows.end - rows.begin == 1 && block + 4 <= of.end && count(block + 3) == wide ? 4 : 1;
+      n = m <= kFew && block + 4 <= of.end && count(block + 3) == wide ? 4 : 1;
       const T* from = panels + block * panel_size();
-      if (n == 4) row_through_four(dz, depth, from, panel_size(), wide, sums, false, wide);
-      else through_panel(rows.end - rows.begin, dz, depth, depth, from, count(block), sums, false, pitch);
+      if (n == 4) few_through_four(m, dz, depth, depth, from, panel_size(), wide, sums, false, wide, pitch);
+      else through_panel(m, dz, depth, depth, from, count(block), sums, false, pitch);
     }
   }
 

@@ -34,13 +34,8 @@ class Barrier {
 
   void wait() {
     if (members_ == 1) return;
-    const unsigned round = round_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
-      arrived_.store(0, std::memory_order_relaxed);
-      round_.store(round + 1, std::memory_order_release);
-      return;
-    }
-    for (int tries = 0; round_.load(std::memory_order_acquire) == round; ++tries) {
+    const int64 before = arrived_.fetch_add(1, std::memory_order_acq_rel), all = before - before % members_ + members_;
+    for (int tries = 0; arrived_.load(std::memory_order_acquire) < all; ++tries) {
       if (tries < kSpins)
         pause_a_moment();
       else
@@ -51,8 +46,7 @@ class Barrier {
  private:
   static constexpr int kSpins = 4000;
   const int members_;
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<unsigned> round_{0};
+  alignas(64) std::atomic<int64> arrived_{0};  // ever: one line of memory goes to and fro, once
 };
 
 struct Range {

@@ -1,55 +1,30 @@
 """Ranks with a GPU each: NCCL through CuPy's binding, each rank a thread with a device of its own."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pytest
 
 from gpu_lstm.backend import CupyBackend
 from gpu_lstm.errors import BackendError
-from gpu_lstm.parallel import Communicator
-from gpu_lstm.parallel.nccl import NCCL
+from gpu_lstm.models import LanguageModel
+from gpu_lstm.parallel import NCCL
+from gpu_lstm.training import Settings, Training
+from gpu_lstm.training.tasks import TextTask
 from tests.device.support import needs_machine
+from tests.ranks import Meeting, Threads
 
 pytestmark = needs_machine
-
-
-class Threads(Communicator):
-    """Ranks that are threads of this process, for what goes through the host."""
-
-    def __init__(self, rank, size, values, barrier):
-        self.rank = self.local_rank = rank
-        self.size = self.local_size = size
-        self._values, self._barrier = values, barrier
-
-    def gather(self, value):
-        self._values[self.rank] = value
-        self._barrier.wait()
-        found = list(self._values)
-        self._barrier.wait()
-        return found
-
-    def broadcast(self, value):
-        return self.gather(value)[0]
-
-    def exchange(self, *arguments):
-        raise NotImplementedError
-
-    join: Any = exchange
-    sum: Any = exchange
-    abort: Any = exchange
 
 
 def on_ranks(work, devices=(0, 1)):
     """What `work(communicator, backend)` gives on each rank."""
     size = len(devices)
-    values, barrier = [None] * size, threading.Barrier(size)
+    meeting = Meeting(size)
 
     def rank(number):
         backend = CupyBackend(devices[number])
-        return work(NCCL(Threads(number, size, values, barrier), backend), backend)
+        return work(NCCL(Threads(meeting, number), backend), backend)
 
     with ThreadPoolExecutor(size) as pool:
         return [each.result(60) for each in [pool.submit(rank, number) for number in range(size)]]
@@ -109,7 +84,7 @@ def test_what_is_no_array_goes_through_the_host():
 
 def test_two_ranks_on_one_device_are_refused():
     with pytest.raises(BackendError, match=r"NCCL can't connect rank . of 2 on cupy:0: .*one device; expected a GPU"):
-        on_ranks(lambda comm, backend: None, devices=(0, 0))
+        on_ranks(lambda comm, backend: comm.join(backend.asarray(np.zeros(3))), devices=(0, 0))
 
 
 def test_calls_that_differ_between_ranks_are_an_error_and_no_hang(capfd):
@@ -118,3 +93,24 @@ def test_calls_that_differ_between_ranks_are_an_error_and_no_hang(capfd):
 
     with pytest.raises(Exception, match="wanted .* bytes, and came"):
         on_ranks(work)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_two_devices_train_to_the_bits_of_one(ordered):
+    tokens = np.random.default_rng(0).integers(0, 7, 200)
+
+    def train(comm, backend):
+        if comm is not None:
+            comm.ordered = ordered
+        model = LanguageModel(7, 3, 4, backend=backend, tier="reference")
+        settings = Settings(epochs=1, learning_rate=0.01, validations=0, shares=2)
+        task = TextTask(model, tokens, batch=4, length=6, validation=0.2, seed=0)
+        Training(task, settings, parallel=comm).go(lambda event: None)
+        return {name: backend.to_numpy(array) for name, array in model.params.items()}
+
+    alone = train(None, CupyBackend(0))
+    for rank in on_ranks(train):
+        for name, array in alone.items():
+            if ordered:
+                assert (rank[name] == array).all(), name
+            assert np.allclose(rank[name], array, atol=1e-4), name

@@ -16,6 +16,11 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.models import LanguageModel, Model
 from gpu_lstm.training.tasks import bits_per_token
 
+ONE_TRACK = 1 << 16
+"""Tokens at a time of a text that is read as one sequence."""
+SCORES = 1 << 26
+"""Scores at a time, that is tokens times the size of the vocabulary."""
+
 
 def measure(model: Model, description: dict[str, Any], path: Path, other: Opened | None) -> None:
     """Bits per character, what the text has that the model doesn't know, and an n-gram model of the same tokens."""
@@ -30,6 +35,8 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: Opened
     else:
         train = trained_part(other, vocabulary)
     tracks = Tracks.fitting(tokens, settings["batch"], settings["length"])
+    if model.lstm.parallel:
+        tracks = as_one(tokens, len(vocabulary))
     counts = count_tokens(tokens, len(vocabulary))
     bits = bits_per_token(model, tracks)
     what = f"{int(counts @ vocabulary.characters_of):,} {'other' if other else 'held-out'} {vocabulary.counted}"
@@ -63,6 +70,13 @@ def trained_part(checkpoint: Opened, vocabulary: Vocabulary) -> np.ndarray:
     except InputError as error:
         print(f"what the model was trained on can't be read: {error}")
         return np.zeros(0, np.int64)
+
+
+def as_one(tokens: np.ndarray, vocabulary_size: int) -> Tracks:
+    """All tokens as one track, in chunks as long as memory for their scores allows, all of about one length."""
+    most = max(min(ONE_TRACK, SCORES // vocabulary_size), 1)
+    steps = max(len(tokens) - 1, 1)
+    return Tracks(tokens, 1, steps // -(-steps // most))
 
 
 def tell_unknown(vocabulary: Vocabulary, counts: np.ndarray, trained: np.ndarray) -> None:

@@ -29,6 +29,7 @@ struct Group {
   std::mutex mutex;
   std::condition_variable changed;
   std::map<int, int> devices;                                // of the ranks that are here
+  bool broken = false;                                       // two of them have one device
   std::map<std::pair<int, int>, std::deque<Message>> boxes;  // from, to
 };
 
@@ -180,12 +181,12 @@ int ncclCommInitRankConfig(Communicator** made, int size, Unique id, int rank, v
   }
   std::unique_lock guard(group->mutex);
   for (auto& [other, device] : group->devices)
-    if (other == rank || device == current_device())
-      return refused(INVALID_USAGE, "ranks " + std::to_string(other) + " and " + std::to_string(rank) + " on one device");
+    group->broken |= other == rank || device == current_device();
   group->devices[rank] = current_device();
   group->changed.notify_all();
-  if (!group->changed.wait_for(guard, PATIENCE, [&] { return int(group->devices.size()) == size; }))
+  if (!group->changed.wait_for(guard, PATIENCE, [&] { return group->broken || int(group->devices.size()) == size; }))
     return refused(REMOTE, "not all ranks came");
+  if (group->broken) return refused(INVALID_USAGE, "two ranks on one device");
   *made = new Communicator{group, size, rank, current_device()};
   return SUCCESS;
 }

@@ -1,0 +1,143 @@
+"""Long sequences in parallel over time, beside the same LSTM in sequence: inference, interleaved, on this machine.
+
+    python -m benchmarks.over_time --out FILE              # minutes: sizes with weights that start at random
+    python -m benchmarks.over_time --run runs/text         # and the language model of a run on its own text
+    python -m benchmarks.over_time --run runs/text --picture FILE.png     # how its seams settle; nothing is timed
+
+`ratio` is how many times as long the plain LSTM takes in sequence.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gpu_lstm
+from gpu_lstm import LSTM
+from gpu_lstm.backend import NumpyBackend
+from gpu_lstm.bench import record as records
+from gpu_lstm.bench.method import Patience, interleave, quartiles, ratio
+from gpu_lstm.data.text import SHAKESPEARE, encode_file
+from gpu_lstm.layers.strand import STEPS, round_to
+
+PROGRAM = "python -m benchmarks.over_time"
+SIZES = ((128, 16384), (256, 16384), (256, 65536), (512, 16384), (1024, 16384))
+INPUTS = 64
+
+
+def text(run: str, count: int) -> tuple[LSTM, np.ndarray]:
+    """The LSTM of a language model, and what it reads of the end of the shipped text, (count, 1, D)."""
+    model: Any = gpu_lstm.load(run, backend="numpy")
+    ids = np.asarray(encode_file(SHAKESPEARE, model.vocabulary)[-count:])
+    return model.lstm, model.embedding.forward(ids[:, None], guard=False)[0]
+
+
+def cases(options: argparse.Namespace) -> list[tuple[str, LSTM, np.ndarray]]:
+    """What is measured: a name, an LSTM, its x (T, 1, D)."""
+    rng, found = np.random.default_rng(0), []
+    for hidden, steps in [size for size in SIZES if not options.only or size[0] in options.only]:
+        lstm = LSTM(INPUTS, hidden, forget_bias=1.0, backend="numpy")
+        found.append((f"T={steps}, H={hidden}", lstm, rng.standard_normal((steps, 1, INPUTS), dtype=np.float32)))
+    if not options.only or 0 in options.only:
+        lstm = LSTM(INPUTS, 256, backend="numpy")  # forget gates of 1: a state is never forgotten
+        lstm.params["bias_l0"][256:512], lstm.params["weight_ih_l0"][256:512] = 50, 0
+        lstm.params["weight_hh_l0"][...] *= 0.01
+        found.append(("T=16384, H=256, f=1", lstm, 0.01 * rng.standard_normal((16384, 1, INPUTS), dtype=np.float32)))
+    for count in (16384, 65536) if options.run else ():
+        found.append((f"text, T={count}", *text(options.run, count)))
+    return found
+
+
+def measure(lstm: LSTM, x: np.ndarray, rounds: int) -> dict[str, Any]:
+    """Times of the plain LSTM and of the two modes, their results' differences, and what the last call said."""
+    said, results = {}, {}
+
+    def step(mode: Any) -> None:
+        lstm.parallel = mode
+        results[mode] = lstm.forward(x, keep=False)[0]
+        said[mode] = [str(report) for report in lstm.plan.over_time]
+
+    sides = {"in sequence": lambda: step(False), "exact": lambda: step("exact"), "rounded": lambda: step("rounded")}
+    times = interleave(sides, rounds, Patience(0))
+    lstm.parallel = False
+    return {
+        "seconds": {side: quartiles(seconds) for side, seconds in times.items()},
+        "all": times,
+        "ratio": {side: ratio(times[side], times["in sequence"]) for side in ("exact", "rounded")},
+        "exact differs by": float(np.abs(results["exact"] - results[False]).max()),
+        "rounding differs by": float(np.abs(results["rounded"] - results[False]).max()),
+        "said": {mode: said[mode] for mode in ("exact", "rounded")},
+    }
+
+
+def picture(lstm: LSTM, v: np.ndarray, path: Path, segments: int = 8) -> None:
+    """Draw how far the state is from that in sequence, over a segment's steps, in each pass."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    count = len(v) // segments // STEPS
+    x = v[: segments * count * STEPS, 0].reshape(segments, count, STEPS, -1)
+    right = np.zeros((2, segments, count + 1, lstm.hidden_size), np.float32)
+    state: Any = lstm.zero_state(1)
+    for p, j in np.ndindex(segments, count):
+        right[:, p, j] = [part[0, 0] for part in state]
+        _, state, _ = lstm.forward(x[p, j][:, None], state, keep=False)
+        state = tuple(round_to(np, part, 15) for part in state)
+        right[:, p, j + 1] = [part[0, 0] for part in state]
+    figure, (left, axes) = pyplot.subplots(1, 2, figsize=(9.5, 3.4), sharey=True)
+    start: Any = tuple(np.zeros((1, segments, lstm.hidden_size), np.float32) for _ in range(2))
+    for number in range(3):
+        state, apart = start, np.zeros((2, count + 1, segments))
+        for j in range(count + 1):
+            apart[:, j] = [np.abs(part[0] - right[k, :, j]).max(axis=1) for k, part in enumerate(state)]
+            if j < count:
+                _, state, _ = lstm.forward(np.ascontiguousarray(x[:, j].transpose(1, 0, 2)), state, keep=False)
+                state = tuple(round_to(np, part, 15) for part in state)
+        for place, name, k in ((left, "h", 0), (axes, "c", 1)):
+            worst = np.where(apart[k].max(axis=1) == 0, 1e-6, apart[k].max(axis=1))
+            place.semilogy(np.arange(count + 1) * STEPS, worst, marker=".", label=f"pass {number + 1}")
+            place.set_xlabel("step of a segment")
+            place.set_title(f"{name}: largest difference from the result in sequence, {segments} segments", fontsize=8)
+        print(f"pass {number + 1}: {int((apart.max(axis=(0, 1)) == 0).sum())} of {segments} right from their start on,")
+        print(f"  {int((apart[:, -1].max(axis=0) == 0).sum())} at their end; h to the bit after step")
+        print(" ", [int(np.argmax(apart[0, :, p] == 0)) * STEPS for p in range(segments)])
+        start = tuple(np.roll(part, 1, axis=1) for part in state)
+        for part in start:
+            part[:, 0] = 0
+    left.set_ylabel("0 is drawn at 1e-6")
+    left.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure, print a line a case, write the record; or draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--run", help="folder of a language model of the shipped text")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", type=int, nargs="+", metavar="H", help="of the sizes; 0: forget gates of 1")
+    parser.add_argument("--picture", type=Path)
+    options = parser.parse_args()
+    if options.picture:
+        if not options.run:
+            parser.error("--picture needs --run")
+        picture(*text(options.run, 16384), options.picture)
+        return
+    record = records.provenance(records.command_line(PROGRAM)) | {"backend": NumpyBackend().name, "cases": {}}
+    for name, lstm, x in cases(options):
+        found = record["cases"][name] = measure(lstm, x, options.rounds)
+        ratios = ", ".join(f"{side} {one['ratio']:.2f}" for side, one in found["ratio"].items())
+        print(f"{name}: times as fast as in sequence: {ratios}; rounding differs by {found['rounding differs by']:.1e}")
+        for lines in found["said"].values():
+            print("\n".join(f"  {line}" for line in lines), flush=True)
+        records.write(record, options.out)
+
+
+if __name__ == "__main__":
+    main()

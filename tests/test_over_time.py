@@ -1,0 +1,248 @@
+"""In parallel over time: the bits of the same call in sequence; what never forgets, falls back and says so."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from gpu_lstm import LSTM, InputError
+from gpu_lstm.layers import overtime, strand
+from gpu_lstm.layers.strand import round_to
+from gpu_lstm.native import compiled
+from tests.support import NUMPY
+
+needs_compiled = pytest.mark.skipif(compiled.library() is None, reason="the compiled library is not there")
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+OPTIONS = (
+    {"peepholes": True}, {"coupled": True}, {"hard_sigmoid": True}, {"clip": 1.0}, {"cell_clip": 0.5},
+    {"layer_norm": True}, {"zoneout_h": 0.1}, {"zoneout_c": 0.2}, {"learn_state": True}, {"cells": True},
+    {"heads": 2}, {"proj_size": 4}, {"bias": False}, {"cell_activation": "relu"},
+)  # fmt: skip
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Chunks of 8 steps, any number of which may be run over time, and segments that are expected to pay."""
+    for module in (overtime, strand):
+        monkeypatch.setattr(module, "STEPS", 8)
+    monkeypatch.setattr(overtime, "LEAST_STEPS", 1)
+    monkeypatch.setattr(overtime, "SEGMENTS", (3, 5))
+    monkeypatch.setattr(overtime, "TRIAL", 0.5)
+    monkeypatch.setattr(overtime, "_clocked", lambda course, segments: course.seconds * (1 + segments / 20))
+    return monkeypatch
+
+
+def run(lstm, x, **given):
+    """Outputs and the state of a call of inference, each an array of its own; and the reports."""
+    y, state, _ = lstm.forward(x, keep=False, **given)
+    return [*(y if isinstance(y, tuple) else (y,)), *state], lstm.plan.over_time
+
+
+def in_sequence(lstm, x, **given):
+    """The same call, in one piece after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overtime, "LEAST_STEPS", 1 << 60)
+        found, reports = run(lstm, x, **given)
+    assert all(report.segments == 1 for report in reports)
+    return found
+
+
+def same(found, expected):
+    return len(found) == len(expected) and all(
+        one.tobytes() == other.tobytes() for one, other in zip(found, expected, strict=True)
+    )
+
+
+def normal(rng, *shape, dtype="float32"):
+    return NUMPY.asarray(rng.standard_normal(shape), dtype)
+
+
+def at_random(seed):
+    """An LSTM and a call of it, of any kind."""
+    rng = np.random.default_rng(seed)
+    options = {}
+    for place in rng.permutation(len(OPTIONS))[: rng.integers(0, 4)]:
+        options |= OPTIONS[place]
+    if "proj_size" in options and "heads" in options:
+        options["proj_size"] = 6
+    hidden, dtype, mode = int(2 * rng.integers(4, 12)), DTYPES[rng.integers(4)], overtime.MODES[rng.integers(2)]
+    layers, both = int(rng.integers(1, 4)), bool(rng.integers(2))
+    if layers > 1 and rng.random() < 0.3:
+        options["residual"] = True
+    lstm = LSTM(
+        5, hidden, layers, bidirectional=both, backend=NUMPY, dtype=dtype, parallel=mode, seed=seed,
+        batch_first=bool(rng.integers(2)), **options,
+    )  # fmt: skip
+    steps, batch = int(rng.integers(100, 250)), int(rng.integers(1, 4))
+    shape = (batch, steps) if lstm.batch_first else (steps, batch)
+    x, given = normal(rng, *shape, 5, dtype=dtype), {}
+    if rng.random() < 0.4:
+        given["lengths"] = rng.integers(0, steps + 1, batch) if rng.random() < 0.5 else [*[steps] * (batch - 1), 60]
+    if rng.random() < 0.3:
+        given["resets"] = rng.random(shape) < 0.01
+    if rng.random() < 0.5:
+        h, c = lstm.sizes.state(batch)
+        given["state"] = normal(rng, *h, dtype=dtype), normal(rng, *c, dtype=lstm.param_dtype)
+    return lstm, x, given
+
+
+def check(seed):
+    lstm, x, given = at_random(seed)
+    expected = in_sequence(lstm, x, **given)
+    found, reports = run(lstm, x, **given)
+    assert same(found, expected), (seed, reports)
+    if lstm.parallel == "exact":
+        lstm.parallel = False
+        assert same(found, run(lstm, x, **given)[0]), (seed, reports)
+    return sum(report.segments > 1 for report in reports)
+
+
+@needs_compiled
+def test_the_bits_of_the_same_call_in_sequence(short):
+    assert sum(check(seed) for seed in range(16)) > 8
+
+
+@needs_compiled
+@pytest.mark.slow
+def test_the_bits_of_the_same_call_in_sequence_300_times(short):
+    assert sum(check(seed) for seed in range(1000, 1300)) > 200
+
+
+def never_forgets(hidden=8, seed=0, **where):
+    """An LSTM whose cells only add up what comes in, too little to saturate: f is 1."""
+    lstm = LSTM(5, hidden, backend=NUMPY, seed=seed, **where)
+    lstm.params["bias_l0"][...] = 0
+    lstm.params["bias_l0"][hidden : 2 * hidden] = 50
+    lstm.params["weight_ih_l0"][hidden : 2 * hidden] = 0
+    lstm.params["weight_hh_l0"][...] *= 0.01
+    lstm.params["weight_ih_l0"][...] *= 0.01
+    return lstm
+
+
+class Counted:
+    """Counts the steps that strands run, each as often as there are sequences in it."""
+
+    def __init__(self, patch):
+        self.calls, run = [], strand.Strand.run
+
+        def counted(one, firsts, count, rows, state, write=None):
+            self.calls.append((count, len(rows)))
+            return run(one, firsts, count, rows, state, write)
+
+        patch.setattr(strand.Strand, "run", counted)
+
+    def steps(self):
+        return sum(count for count, _ in self.calls), sum(count * rows for count, rows in self.calls)
+
+    def cost(self):
+        """Of a machine on which six sequences more take as long again."""
+        return sum(count * (rows + 5) / 6 for count, rows in self.calls)
+
+
+@needs_compiled
+@pytest.mark.parametrize("mode", overtime.MODES)
+def test_what_never_forgets_runs_in_sequence_and_says_so(monkeypatch, mode):
+    monkeypatch.setattr(overtime, "LEAST_STEPS", 1)
+    monkeypatch.setattr(overtime, "_clocked", lambda course, segments: course.seconds * (segments + 5) / 6)
+    lstm, x = never_forgets(parallel=mode), normal(np.random.default_rng(0), 20_000, 1, 5)
+    counted = Counted(monkeypatch)
+    found, (report,) = run(lstm, x)
+    assert report.segments == 1 and "a wrong state is not forgotten in" in lstm.plan.why()
+    assert counted.steps()[0] == 20_000 and counted.cost() < 20_000 * 1.04
+    assert same(found, in_sequence(lstm, x))
+
+
+@needs_compiled
+def test_what_forgets_at_first_only_goes_on_one_segment_after_the_other(short):
+    """Cells that forget while x[4] is above 0, and add up from then on."""
+    lstm, x = never_forgets(parallel="rounded"), normal(np.random.default_rng(0), 480, 1, 5)
+    x[:, :, 4], x[120:, :, 4] = 1, 0
+    lstm.params["weight_ih_l0"][8:16, 4] = -50.0
+    found, (report,) = run(lstm, x)
+    assert report.segments == 5 and report.passes > 2 and "one segment after the other" in str(report)
+    assert same(found, in_sequence(lstm, x))
+
+
+@needs_compiled
+def test_only_what_changed_runs_again(short):
+    """Steps with a reset in each segment: there the second pass meets the first."""
+    lstm, x = LSTM(5, 8, backend=NUMPY, parallel="exact"), normal(np.random.default_rng(0), 408, 1, 5)
+    resets = np.zeros((408, 1), bool)
+    resets[::20] = True
+    counted = Counted(short)
+    found, (report,) = run(lstm, x, resets=resets)
+    assert (report.segments, report.passes) == (5, 2)
+    assert counted.steps()[1] < 408 * 1.6
+    assert same(found, in_sequence(lstm, x, resets=resets))
+
+
+@needs_compiled
+def test_calls_that_are_cut_where_the_state_is_rounded():
+    lstm, x = LSTM(5, 8, backend=NUMPY, parallel="rounded"), normal(np.random.default_rng(0), 1000, 2, 5)
+    whole, _ = run(lstm, x)
+    first, state, _ = lstm.forward(x[:384], keep=False)
+    second, (h, c), _ = lstm.forward(x[384:], state, keep=False)
+    assert same([np.concatenate([first, second]), h, c], whole)
+
+
+@needs_compiled
+def test_rounding_is_small():
+    x = normal(np.random.default_rng(0), 2000, 1, 5)
+    for dtype, most in (("float32", 3e-5), ("float64", 3e-13)):
+        lstm = LSTM(5, 40, backend=NUMPY, dtype=dtype, forget_bias=1.0, parallel="rounded")
+        rounded, _ = run(lstm, x.astype(dtype))
+        lstm.parallel = False
+        plain, _ = run(lstm, x.astype(dtype))
+        assert 0 < np.abs(rounded[0] - plain[0]).max() < most
+
+
+@needs_compiled
+def test_training_is_not_touched():
+    one, other = LSTM(5, 8, backend=NUMPY, parallel="rounded"), LSTM(5, 8, backend=NUMPY)
+    x = normal(np.random.default_rng(0), 500, 1, 5)
+    found, expected = (lstm.forward(x)[0] for lstm in (one, other))
+    assert same([found], [expected]) and one.plan.over_time == ()
+
+
+@needs_compiled
+@pytest.mark.parametrize(("steps", "batch", "why"), [(500, 1, "fewer than 4,096 steps"), (5000, 9, "more than 8 seq")])
+def test_what_is_not_tried_is_said(steps, batch, why):
+    lstm = LSTM(3, 4, backend=NUMPY, parallel="exact")
+    run(lstm, normal(np.random.default_rng(0), steps, batch, 3))
+    assert why in lstm.plan.why()
+
+
+def test_a_tier_whose_bits_depend_on_the_batch(short):
+    lstm = LSTM(5, 8, backend=NUMPY, tier="reference", parallel="rounded")
+    x = normal(np.random.default_rng(0), 300, 1, 5)
+    expected = in_sequence(lstm, x)
+    found, (report,) = run(lstm, x)
+    assert report.segments == 5
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).max() < 2e-4
+    assert same(found, run(lstm, x)[0])  # nothing depends on a clock
+    with pytest.raises(InputError, match="parallel is 'exact'; expected 'rounded' or False"):
+        LSTM(5, 8, backend=NUMPY, tier="reference", parallel="exact")
+
+
+@pytest.mark.parametrize("mode", ["fast", True, 1, None])
+def test_other_modes_are_refused(mode):
+    with pytest.raises(InputError, match="parallel is .*; expected False, 'exact' or 'rounded'"):
+        LSTM(3, 4, backend=NUMPY, parallel=mode)
+    lstm = LSTM(3, 4, backend=NUMPY)
+    lstm.parallel = mode
+    with pytest.raises(InputError, match="parallel is .*; expected False, 'exact' or 'rounded'"):
+        lstm.forward(np.zeros((3, 1, 3), "float32"), keep=False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_by_value(dtype):
+    given = [0, 0.3, -0.3, 1, 1.1, 2.6, 100.3, -1000, 2.0**-5, 3e38, np.inf, -np.inf]
+    told = [0, 0.25, -0.25, 1, 1.125, 2.5, 104, -1024, 0, 3e38, np.inf, -np.inf]
+    x = np.array(given, dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = round_to(np, x, 3)
+    assert found.dtype == x.dtype and np.allclose(found, told, rtol=0.07) and found[:9].tolist() == told[:9]
+    assert np.isnan(round_to(np, np.array([np.nan], dtype), 3))
+    assert np.array_equal(round_to(np, found, 3), found)

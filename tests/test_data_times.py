@@ -228,7 +228,18 @@ def test_calendar_features_by_value():
 )
 def test_the_calendar_takes_the_cycles_that_the_step_has_and_the_times_span(step, days, cycles):
     times = np.array(["2020-01-01", np.datetime64("2020-01-01") + days], "datetime64[ns]")
-    assert calendar_names(step, times) == [f"{wave}({what})" for what in cycles for wave in ("sin", "cos")]
+    waves = [
+        what for cycle in cycles for what in (cycle, *((f"{k} {cycle}" for k in (2, 3)) if "year" in cycle else ()))
+    ]
+    assert calendar_names(step, times) == [f"{wave}({what})" for what in waves for wave in ("sin", "cos")]
+
+
+def test_waves_of_the_year_by_value():
+    times = np.array(["2023-01-01", "2023-04-02T06:00", "2023-07-02T12:00"], "datetime64[ns]")
+    found = calendar_features(times, ["sin(2 time of year)", "cos(2 time of year)", "cos(3 time of year)"])
+    np.testing.assert_allclose(found, [[0, 1, 1], [0, -1, 0], [0, 1, -1]], atol=1e-12)
+    with pytest.raises(InputError, match="calendar has no 'sin\\(2 time\\)'"):
+        calendar_features(times, ["sin(2 time)"])
 
 
 def test_the_calendar_shows_local_clocks(write):

@@ -16,6 +16,7 @@ NEEDS = {
     "gpu_lstm.interop.torch": "torch",
     "gpu_lstm.interop.onnx_export": "onnx",
     "gpu_lstm.interop.sklearn": "sklearn",
+    "gpu_lstm.interop.sklearn_forecaster": "sklearn",
 }
 WITHOUT = {"AdamW", "BackendError", "GpuLstmError", "InputError", "Model", "Padded", "TensorBoard", "TrainingError"}
 """Names of gpu_lstm that need no example of their own: AdamW is used as Adam is."""

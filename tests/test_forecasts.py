@@ -1,14 +1,16 @@
 """Forecasts beside the plain model: linear ones, inputs, quantiles and distributions, backtests, comparisons."""
 
 import math
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 
 from gpu_lstm import InputError
 from gpu_lstm.data import baselines
-from gpu_lstm.data.linear import LinearForecast, fit_linear
+from gpu_lstm.data.linear import LinearForecast
 from gpu_lstm.data.series import Series
+from gpu_lstm.data.start import fit_start
 from gpu_lstm.losses import probabilistic
 from gpu_lstm.models import Forecaster
 from gpu_lstm.models.backtest import anomalies, backtest, one_step_errors, spaced
@@ -238,12 +240,12 @@ def test_a_model_that_is_sure_of_nothing_takes_no_other_loss():
 
 def test_the_linear_forecast_is_ridge_regression():
     """Against the normal equations, at the penalty that was chosen."""
-    from gpu_lstm.data import linear as module
+    from gpu_lstm.data import start as module
 
     rng = np.random.default_rng(1)
     values = rng.standard_normal((300, 1)).cumsum(axis=0) * 0.1
     values -= values.mean()
-    found = fit_linear(values, np.zeros((300, 0)), 0, [(0, 300)], 2, [5])
+    found = fit_start(values, np.zeros((300, 0)), 0, [(0, 300)], 2, [5], None)
     assert found.lags == 5
     x = values[:, 0]
     kept = np.concatenate([b[b < b[-1] - 1] for b in np.array_split(np.arange(4, 298), module.FOLDS)])
@@ -251,7 +253,7 @@ def test_the_linear_forecast_is_ridge_regression():
     target = np.stack([x[kept + h] - x[kept] for h in (1, 2)], axis=1)
     centred = design - design.mean(axis=0)
     best = math.inf
-    for penalty in module.PENALTIES:
+    for penalty in module.PENALTIES[:-1]:
         inner = centred.T @ centred / len(kept)
         weights = np.linalg.solve(
             inner + penalty * np.diag(np.diag(inner)), centred.T @ (target - target.mean(axis=0)) / len(kept)
@@ -259,6 +261,7 @@ def test_the_linear_forecast_is_ridge_regression():
         own = np.stack([-weights[k - 1] for k in range(4, 0, -1)])  # the oldest first
         best = min(best, np.abs(found.weight[0, :, :-1].T + own).max())
     assert best < 1e-8
+    assert found.about[0] == {"mean_of": 1, "score": ANY, "scores": {"ridge on 5 lags": ANY}}
 
 
 def test_the_linear_forecast_learns_inputs_known_ahead_and_leaves_noise_alone():
@@ -267,18 +270,18 @@ def test_the_linear_forecast_learns_inputs_known_ahead_and_leaves_noise_alone():
     values = np.zeros((600, 1))
     for t in range(1, 600):
         values[t] = 0.5 * values[t - 1] + inputs[t, 1] + 0.1 * rng.standard_normal()
-    found = fit_linear(values, inputs, 1, [(0, 600)], 2, [2, 8])
+    found = fit_start(values, inputs, 1, [(0, 600)], 2, [2, 8])
     np.testing.assert_allclose(found.ahead[0, 0], 1, atol=0.05)
     assert found.unit[0, 0] < 0.2
-    noise = fit_linear(rng.standard_normal((600, 1)), np.zeros((600, 0)), 0, [(0, 600)], 2, [2, 8])
+    noise = fit_start(rng.standard_normal((600, 1)), np.zeros((600, 0)), 0, [(0, 600)], 2, [2, 8])
     assert noise.unit.max() < 1.1
 
 
 def test_no_linear_forecast_of_few_rows_and_none_across_a_break():
     values = np.arange(40.0)[:, None]
-    assert fit_linear(values, np.zeros((40, 0)), 0, [(0, 12)], 3, [4]) is None
+    assert fit_start(values, np.zeros((40, 0)), 0, [(0, 12)], 3, [4]) is None
     broken = np.concatenate([np.sin(np.arange(200.0)), 1000 + np.sin(np.arange(200.0))])[:, None]
-    found = fit_linear(broken, np.zeros((400, 0)), 0, [(0, 200), (200, 400)], 1, [4])
+    found = fit_start(broken, np.zeros((400, 0)), 0, [(0, 200), (200, 400)], 1, [4])
     assert found.unit.max() < 0.1
 
 
@@ -432,7 +435,7 @@ def test_a_comparison_is_on_the_same_origins_and_honest():
     assert errors["rmse"][0] == pytest.approx(expected)
     assert errors["by_step"].shape == (6, 2)
     ridge = next(name for name in found.forecasts if name.startswith("ridge"))
-    assert found.scores()["LSTM"] == pytest.approx(found.scores()[ridge], rel=0.02)
+    assert found.scores()["LSTM"] < 1.01 * found.scores()[ridge]
 
 
 def test_a_comparison_of_quantiles_counts_what_lies_below():

@@ -26,6 +26,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from gpu_lstm.data.baselines import persistence, rmse, truth
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.sklearn import LSTMClassifier, LSTMForecaster, LSTMRegressor
+from gpu_lstm.models import Forecaster
 from gpu_lstm.training.tasks import resampled
 from gpu_lstm.training.tasks.series import score
 
@@ -35,7 +36,8 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 CLASSIFIER = LSTMClassifier(**SMALL)
 REGRESSOR = LSTMRegressor(**SMALL | {"hidden_size": 12, "max_iter": 30, "batch_size": 16})
-FORECASTER = LSTMForecaster(**SMALL | {"horizon": 3, "window": 20, "max_iter": 5})
+BARE = {"linear": "none", "early_stopping": False}  # the LSTM alone, so that what it learns can be seen
+FORECASTER = LSTMForecaster(**SMALL | BARE | {"horizon": 3, "window": 20, "max_iter": 5})
 
 
 def expected_failures(estimator):
@@ -670,6 +672,71 @@ def test_a_series_too_short_to_learn_from_is_refused():
         model.score(wave(3))
     with pytest.raises(InputError, match="steps is 0"):
         model.predict(steps=0)
+
+
+def noisy(steps=160):
+    """A cycle of 8 with noise, and two inputs: noise that shows one step later, and noise that shows at once."""
+    rng = np.random.default_rng(0)
+    before, now = rng.standard_normal((2, steps))
+    y = (
+        3 * np.sin(np.arange(steps) * np.pi / 4)
+        + np.append(0, before[:-1])
+        + 2 * now
+        + 0.1 * rng.standard_normal(steps)
+    )
+    return np.column_stack([now, y, before])  # columns in no order of the model's
+
+
+def test_a_forecaster_begins_as_the_best_linear_forecast_and_stays_that_where_it_learns_nothing():
+    series = noisy()[:, 1:2]
+    given = {"horizon": 3, "window": 20, "hidden_size": 4, "random_state": 0, "backend": "numpy", "max_iter": 1}
+    model = LSTMForecaster(**given, learning_rate=1e-9).fit(series)
+    config = model.model_.config
+    assert set(config["linear"]) >= {"weight", "about"} and config["linear"]["about"][0]["scores"]
+    begun = Forecaster(**config, backend="numpy")
+    np.testing.assert_allclose(model.predict(), begun.forecast(series[-20:, None])[:, 0], atol=1e-6)
+    wild = LSTMForecaster(**given | {"learning_rate": 10.0}).fit(series)  # surely worse: what it began with is kept
+    np.testing.assert_allclose(wild.predict(), model.predict(), atol=1e-6)
+    ridge = LSTMForecaster(**given, linear="ridge").fit(series).model_.linear
+    assert list(ridge.about[0]["scores"]) == [f"ridge on {ridge.lags} lags"]
+    with pytest.raises(ValueError, match="linear is 'best'; expected auto, ridge or none"):
+        LSTMForecaster(linear="best").fit(series)
+
+
+def test_a_forecaster_takes_inputs_known_in_the_past_and_ahead():
+    table = noisy()
+    given = {"horizon": 1, "window": 20, "hidden_size": 4, "random_state": 0, "backend": "numpy", "max_iter": 1}
+    model = LSTMForecaster(**given, past=[2], future=[0]).fit(table[:150])
+    said = np.array([model.predict(table[:k], future=table[k : k + 1, :1])[0, 0] for k in range(150, 160)])
+    blind = LSTMForecaster(**given).fit(table[:150, 1:2])
+    other = np.array([blind.predict(table[:k, 1:2])[0, 0] for k in range(150, 160)])
+    assert rmse(said, table[150:, 1]) < 0.5 * rmse(other, table[150:, 1])
+    assert -model.score(table) < 0.5 * -blind.score(table[:, 1:2])
+    assert model.predict(future=table[150:151, :1]).shape == (1, 1)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict(future=table[150:151, :1]), model.predict(future=table[150:151, :1]))
+    many = model.predict([table[:60], table[:80]], future=[table[60:61, :1], table[80:81, :1]])
+    np.testing.assert_allclose(many[1], model.predict(table[:80], future=table[80:81, :1]), atol=1e-6)
+    with pytest.raises(InputError, match="future is not given; the model has 1 of them"):
+        model.predict()
+    with pytest.raises(ValueError, match="future is of 1 series; expected 2"):
+        model.predict([table[:60], table[:80]], future=[table[60:61, :1]])
+
+
+def test_inputs_are_named_as_the_columns_are():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(noisy(), columns=["now", "y", "before"])
+    given = {"horizon": 1, "window": 8, "hidden_size": 2, "random_state": 0, "backend": "numpy", "max_iter": 1}
+    by_name = LSTMForecaster(**given, past=["before"], future=["now"]).fit(table)
+    by_place = LSTMForecaster(**given, past=[2], future=[0]).fit(noisy())
+    ahead = [[0.5]]
+    np.testing.assert_array_equal(by_name.predict(future=ahead), by_place.predict(future=ahead))
+    with pytest.raises(ValueError, match="past has 'after'; expected a column of X"):
+        LSTMForecaster(**given, past=["after"]).fit(table)
+    with pytest.raises(ValueError, match="expected other columns, and some left to forecast"):
+        LSTMForecaster(**given, past=[0, 1], future=[2]).fit(noisy())
+    with pytest.raises(ValueError, match="expected other columns, and some left to forecast"):
+        LSTMForecaster(**given, past=[0], future=[0]).fit(noisy())
 
 
 # -- shipped data, imports, docs ------------------------------------------------------------------------------

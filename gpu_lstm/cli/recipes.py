@@ -12,7 +12,9 @@ import numpy as np
 
 from gpu_lstm.backend import Backend
 from gpu_lstm.cli.options import data_path, reading_text
-from gpu_lstm.cli.series import kept, read_again, read_new, tell_series
+from gpu_lstm.cli.series import kept, read_again, read_new, tell_series, tell_start
+from gpu_lstm.data.linear import LinearForecast
+from gpu_lstm.data.series import split_by_date
 from gpu_lstm.data.text import encode_file, read_text, text_files
 from gpu_lstm.data.tokens import Vocabulary, count_tokens, read_vocabulary
 from gpu_lstm.errors import InputError
@@ -100,6 +102,8 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
     path = data_path(plain["data"])
     data = read_new(path, plain) if known is None else read_again(path, {**known, "options": plain})
     parts = (plain["train"], plain["validation"])
+    if known is None:
+        data = split_by_date(data, parts)
     tell_series(data, parts)
     if known is not None:
         same_data(path, len(data.values), known["amount"], "steps")
@@ -109,14 +113,17 @@ def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any
         sizes = sizes_for(targets, training_ranges(data, parts)[0], plain["batch"], held_out)
         plain |= chosen(plain, sizes)
         tell_sizes(plain, sizes.periods)
-    config = {
-        **outset(data, parts, plain["horizon"], plain["length"], known is None and plain.get("linear") == "ridge"),
+        config = outset(data, parts, plain["horizon"], plain["length"], plain.get("linear", "auto"), sizes.periods)
+        if "linear" in config:
+            tell_start(LinearForecast.of(config["linear"]), np.array(config["spread"]), data.targets)
+    else:
+        config = outset(data, parts, plain["horizon"], plain["length"], "none")
+        config |= {name: known["model"][name] for name in ("linear",) if name in known["model"]}  # as it was fitted
+    config |= {
         **{n: plain[n] for n in ("memory", "hidden_size", "num_layers", "dropout")},
         **{n: plain[n] for n in ("quantiles", "distribution") if plain.get(n)},
         **family(plain),
     }
-    if known is not None and "linear" in known["model"]:
-        config["linear"] = known["model"]["linear"]  # as it was fitted
 
     def make() -> Task:
         model = Forecaster(**config, **where(plain, backend))

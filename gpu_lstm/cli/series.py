@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ import numpy as np
 from gpu_lstm.cli.tables import reading, table_options, tell_table
 from gpu_lstm.data.clock import written
 from gpu_lstm.data.gaps import TREATMENTS
+from gpu_lstm.data.linear import LinearForecast
 from gpu_lstm.data.series import Series, read_series
 
+STARTS = 8
+"""The most columns whose starts are printed."""
 OF_TIME = ("date_format", "time_zone", "missing", "missing_value")
 """Options that other data may need otherwise than those that a run was trained on."""
 
@@ -77,7 +81,7 @@ def read_new(source: Any, plain: Mapping[str, Any]) -> Series:
 def read_again(source: Any, description: Mapping[str, Any]) -> Series:
     """Read series as a run's description says."""
     plain, trained = description["options"], description.get("every")
-    data = read_series(
+    read = read_series(
         source,
         description["columns"],
         reading(plain),
@@ -85,6 +89,7 @@ def read_again(source: Any, description: Mapping[str, Any]) -> Series:
         calendar=description.get("calendar", ()),
         **_given(plain),
     )
+    data = replace(read, by_date=description.get("by_date", False))
     step = str(data.clock.step) if data.clock is not None else ""
     if trained and step and trained != step:
         data.told.append(f"the model was trained on steps of another length: {trained}; these are {step}")
@@ -110,6 +115,7 @@ def kept(data: Series) -> dict[str, Any]:
         "time": data.clock.columns if data.clock is not None else ["none"],
         "calendar": data.calendar,
         "every": str(data.clock.step) if data.clock is not None else "",
+        "by_date": data.by_date,
     }
 
 
@@ -120,7 +126,19 @@ def tell_series(data: Series, shares: Sequence[float] | None = None) -> None:
         if names:
             print(f"{what}: {', '.join(names)}")
     if shares is not None:
-        print(f"split: {split_in_words(data, shares)}", flush=True)
+        each = ", by the rows of each series" if len(set(data.ids)) > 1 else ""
+        how = ", at the same dates for all series" if data.by_date else each
+        print(f"split: {split_in_words(data, shares)}{how}", flush=True)
+        if data.filled is not None:
+            filled = data.filled[:, : len(data.targets)]
+            print(f"{filled.sum():,} of {filled.size:,} values were filled in; scores leave them out", flush=True)
+
+
+def tell_start(linear: LinearForecast, spread: np.ndarray, names: Sequence[str]) -> None:
+    """Print as which linear forecast a forecaster begins, of the first columns; nothing of one that doesn't say."""
+    lines = linear.words(spread)
+    for name, line in list(zip(names, lines, strict=False))[:STARTS]:
+        print(f"start{f' of {name}' if len(lines) > 1 else ''}: {line}", flush=True)
 
 
 def split_in_words(data: Series, shares: Sequence[float]) -> str:

@@ -152,8 +152,9 @@ def add_command(commands: Parsers) -> None:
         "--distribution", default="", choices=("gaussian", "student"), help="forecast a distribution (none)"
     )
     series.add_argument(
-        "--linear", default="ridge", choices=("ridge", "none"),
-        help="what the LSTM corrects: ridge regression on the window's values, or none: the last value",
+        "--linear", default="auto", choices=("auto", "ridge", "none"),
+        help="what the LSTM corrects: the linear forecast that cross-validation finds best, ridge regression on the "
+        "window's values, or none: the last value",
     )  # fmt: skip
     add_column_options(series)
     add_time_options(series)

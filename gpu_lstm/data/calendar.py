@@ -12,6 +12,8 @@ from gpu_lstm.errors import InputError
 CYCLES = {"day": "time of day", "week": "day of week", "year": "time of year"}
 """Cycles of a step, and what a time's place in each is called."""
 DAYS = {"day": 1.0, "week": 7.0, "year": 365.2425}
+WAVES = {"day": 1, "week": 1, "year": 3}
+"""How many waves there are of each: a year is longer than most windows, which show the shape of shorter cycles."""
 
 
 def calendar_names(step: Step, times: np.ndarray) -> list[str]:
@@ -31,7 +33,8 @@ def calendar_names(step: Step, times: np.ndarray) -> list[str]:
             f"--calendar finds no cycle in times that are {step} and span {spanned:.0f} days; expected at least two "
             "days, weeks or years, each of several steps"
         )
-    return [f"{wave}({CYCLES[name]})" for name in cycles for wave in ("sin", "cos")]
+    waves = [f"{k} " * (k > 1) + CYCLES[name] for name in cycles for k in range(1, 1 + WAVES[name])]
+    return [f"{wave}({what})" for what in waves for wave in ("sin", "cos")]
 
 
 def calendar_features(times: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -60,8 +63,10 @@ def calendar_features(times: np.ndarray, names: Sequence[str]) -> np.ndarray:
     columns = []
     for name in names:
         wave, _, what = name.removesuffix(")").partition("(")
+        times_over, _, rest = what.partition(" ")
+        count, what = (int(times_over), rest) if times_over.isdecimal() else (1, what)
         if what not in turns or wave not in ("sin", "cos"):
             raise InputError(f"calendar has no {name!r}; expected sin or cos of {', '.join(turns)}")
-        angle = 2 * np.pi * turns[what]
+        angle = 2 * np.pi * count * turns[what]
         columns.append(np.sin(angle) if wave == "sin" else np.cos(angle))
     return np.column_stack(columns) if columns else np.zeros((len(times), 0))

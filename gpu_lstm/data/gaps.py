@@ -42,6 +42,7 @@ class Treated:
     starts: np.ndarray  # (M + 1,): stretches without a break
     rows: np.ndarray  # (M,): a row of `Rows` within each stretch
     told: list[str]
+    filled: np.ndarray | None = None  # (N, S) bool: which values were missing
 
 
 def treat(values: np.ndarray, rows: Rows, how: str) -> Treated:
@@ -193,6 +194,9 @@ def _filled(values: np.ndarray, rows: Rows, jumps: np.ndarray, how: str, told: l
             block[cells[a:b] - start, s] = column[a:b]
 
     whole = gather(values, source, fill)
+    filled = np.zeros(whole.shape, bool)
+    for s, (cells, _) in enumerate(fills):
+        filled[cells, s] = True
     keep = np.zeros(len(source), bool)
     for a, b in zip(begin, end, strict=True):
         keep[a:b] = True
@@ -204,7 +208,7 @@ def _filled(values: np.ndarray, rows: Rows, jumps: np.ndarray, how: str, told: l
             None if times is None else times[keep],
         )
     lengths = end - begin
-    return Treated(whole, times, np.append(0, np.cumsum(lengths)), np.flatnonzero(rows.first), told)
+    return Treated(whole, times, np.append(0, np.cumsum(lengths)), np.flatnonzero(rows.first), told, filled[keep])
 
 
 def missing_cells_at(values: np.ndarray, source: np.ndarray) -> list[np.ndarray]:

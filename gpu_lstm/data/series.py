@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class Series:
     ids: list[str] = field(default_factory=lambda: [""])  # M: which series each stretch is of
     calendar: list[str] = field(default_factory=list)  # those of `future` that the times themselves give
     told: list[str] = field(default_factory=list)  # what people should know of times, gaps and what was filled
+    filled: np.ndarray | None = None  # (N, S or more) bool: which values, the targets first, were missing
+    by_date: bool = False  # whether `cuts` are at one date for all series
 
     def __post_init__(self) -> None:
         if not len(self.starts):
@@ -55,8 +58,15 @@ class Series:
         """Return where each share of every series ends within its stretches: for each share (M,) row numbers.
 
         Shares are counted in rows from a series' start, one after the other: with (0.7, 0.1), stretch m has the rows
-        from starts[m] to cuts[0][m] in the first share and those up to cuts[1][m] in the second.
+        from starts[m] to cuts[0][m] in the first share and those up to cuts[1][m] in the second. With `by_date`, they
+        are counted in rows of all series together, in order of their times.
         """
+        if self.by_date and self.times is not None:
+            order, stretches = np.sort(self.times), list(zip(self.starts[:-1], self.starts[1:], strict=True))
+            dates = [order[min(int(len(order) * end), len(order) - 1)] for end in np.cumsum(shares)]
+            return [
+                np.array([a + np.searchsorted(self.times[a:b], date) for a, b in stretches], np.int64) for date in dates
+            ]
         rows, first = dict.fromkeys(self.ids, 0), dict[str, int]()
         for name, start, stop in zip(self.ids, self.starts, self.starts[1:], strict=False):
             first.setdefault(name, int(start))
@@ -77,6 +87,20 @@ class Series:
         """Return the rows, ascending, at which `size` rows begin that lie within [first[m], last[m]) for some m."""
         ranges = [np.arange(a, b - size + 1) for a, b in zip(first, last, strict=True)]
         return np.concatenate([np.zeros(0, np.int64), *ranges])
+
+    def truth(self, origins: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the origins of which something that follows was measured, of every target, and what follows.
+
+        (K,) of the origins, and (K, horizon, S) with NaN where a value was filled in.
+        """
+        places = origins[:, None] + np.arange(horizon)
+        count = len(self.targets)
+        if self.filled is None:
+            return origins, np.asarray(self.values[places][..., :count], np.float64)
+        missing = np.asarray(self.filled[places][..., :count])
+        some = ~np.any(np.all(missing, axis=1), axis=1)
+        values = np.asarray(self.values[places[some]][..., :count], np.float64)
+        return origins[some], np.where(missing[some], np.nan, values)
 
     def known(self, origins: np.ndarray) -> np.ndarray:
         """Return how many rows of its own stretch come before each row."""
@@ -181,7 +205,8 @@ def read_series(
         names = [names[k] for k in picked]
         if len(counters) == len(targets):
             raise InputError(f"{table.label} has no numeric column but {', '.join(counters)}, which counts the rows")
-        treated = replace(treated, values=treated.values[:, picked])
+        filled = None if treated.filled is None else treated.filled[:, picked]
+        treated = replace(treated, values=treated.values[:, picked], filled=filled)
     found = Series(
         names,
         treated.values,
@@ -193,8 +218,21 @@ def read_series(
         treated.starts,
         [cells.ids[cells.codes[rows.order[row]]] for row in treated.rows],
         told=[*told, *about, *cells.told, *treated.told],
+        filled=treated.filled,
     )
     return with_calendar(found, calendar) if calendar else found
+
+
+def split_by_date(data: Series, shares: Sequence[float]) -> Series:
+    """Return series that are split at one date where there are many, each with rows in each of their shares by date."""
+    if data.times is None or len(set(data.ids)) < 2:
+        return data
+    dated = replace(data, by_date=True)
+    ends = [dated.starts[:-1], *dated.cuts(shares), dated.starts[1:]]
+    for low, high in pairwise(ends):
+        if {name for name, a, b in zip(data.ids, low, high, strict=True) if b > a} != set(data.ids):
+            return data
+    return dated
 
 
 def _time_columns(table: Table, time: Sequence[str] | None, asked: Sequence[str]) -> list[str]:

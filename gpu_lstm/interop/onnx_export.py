@@ -112,7 +112,7 @@ def to_onnx(model: LSTM | Reversed | Model, dtype: str | None = None, metadata: 
         raise InputError("metadata is no dictionary of str to str")
     about = {"kind": "lstm"}
     if isinstance(model, Model):
-        about = {"kind": model.kind, "config": json.dumps(model.config)}
+        about = {"kind": model.kind, "config": json.dumps(model.config, default=np.ndarray.tolist)}
     proto = graph.model(about | dict(metadata))
     onnx.checker.check_model(proto, full_check=True)
     return proto

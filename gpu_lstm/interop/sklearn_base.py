@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from gpu_lstm.training.fitting import epochs_for
 from gpu_lstm.training.tasks import Task
 
 try:
+    from sklearn import get_config
     from sklearn.base import BaseEstimator
     from sklearn.utils import check_array, check_random_state
     from sklearn.utils.validation import validate_data
@@ -138,6 +140,10 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
                 )
         return goes_on
 
+    def _epochs(self, steps: int) -> int:
+        """Return how many epochs of so many steps there are to be where `max_iter` doesn't say."""
+        return epochs_for(steps)
+
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """What was fitted before stays as it was where a fit fails."""
@@ -151,7 +157,7 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
 
     def _train(self, task: Task, more: bool) -> None:
         """Train the task's model, `max_iter` epochs or one `more`; it becomes this estimator's."""
-        asked = epochs_for(task.steps_per_epoch) if self.max_iter is None else check_size("max_iter", self.max_iter)
+        asked = self._epochs(task.steps_per_epoch) if self.max_iter is None else check_size("max_iter", self.max_iter)
         epochs = 1 if more else asked
         steps = epochs * task.steps_per_epoch
         stops_early = self.early_stopping and not more
@@ -175,7 +181,8 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         training = Training(task, settings, optimizer)
         losses: list[float] = []
         scores: list[float] = []
-        best: dict[str, np.ndarray] = {}
+        starts = math.isfinite(training.best)  # as a forecast that is to be beaten
+        best = to_host(task.model, task.model.params) if stops_early and starts else {}
 
         from tqdm import tqdm
 
@@ -247,6 +254,7 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         ValueError
             In scikit-learn's words: NaN, infinity, no numbers, other features than at `fit`, nothing in it.
         """
+        refuse_dispatched("X", X)
         X = as_sequences(X)
         for name, dtype in X.dtypes.items() if hasattr(X, "iloc") and X.ndim == 2 else ():
             if dtype.kind in "Mm":
@@ -350,11 +358,22 @@ def assign(model: Model, arrays: Mapping[str, Any], values: dict[str, np.ndarray
         arrays[name][...] = model.backend.asarray(value, str(arrays[name].dtype))
 
 
+def refuse_dispatched(name: str, array: Any) -> None:
+    """Refuse another library's array where scikit-learn's metrics would compute there: predictions are NumPy's."""
+    if get_config()["array_api_dispatch"] and not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
+        kind = f"{type(array).__module__}.{type(array).__name__}"
+        raise ValueError(
+            f"{name} is a {kind} under array_api_dispatch=True; expected a NumPy array (np.asarray({name})), "
+            f"or sklearn.config_context(array_api_dispatch=False), where it is taken as one"
+        )
+
+
 def check_y(estimator: Any, y: Any, dtype: Any = None) -> np.ndarray:
     """Return y as an array without NaN; refuse others in scikit-learn's words."""
     if y is None:
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
         )
+    refuse_dispatched("y", y)
     checked: np.ndarray = check_array(y, ensure_2d=False, dtype=dtype, input_name="y", estimator=estimator)
     return checked

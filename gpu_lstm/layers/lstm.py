@@ -208,8 +208,7 @@ class LSTM(Layer):
                 x = x + entered
         self.plan = overtime.reported(self.plan, pieces) if over_time else self.plan
         results = [x, _side_by_side(xp, ran.cells)] if self.options.cells else [x]
-        if self.batch_first:
-            results = [swapped(backend, result) for result in results]
+        results = [swapped(backend, one) for one in results] if self.batch_first else results
         h, c = (stacked(xp, [finals[member][part] for member in self.members]) for part in (0, 1))
         if guard and self._lies_on_tape(call):
             results = [copied(backend, result) for result in results]

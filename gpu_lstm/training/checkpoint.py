@@ -34,12 +34,33 @@ SEAL = rb"\"sha256\": \""
 """What comes before the checksum in a file's header, whose description is JSON within JSON."""
 
 
+OF_MODEL = "model/"
+"""What the names of arrays begin with that are arguments of a model, as ``model/linear/weight``."""
+
+
 def pack(arrays: dict[str, np.ndarray], description: dict[str, Any]) -> bytes:
-    """A checkpoint's content: host arrays and a JSON description."""
+    """A checkpoint's content: host arrays, also those among the model's arguments, and a JSON description."""
     from safetensors.numpy import save as to_bytes
 
+    if "model" in description:
+        given, plain = apart(description["model"], OF_MODEL)
+        arrays, description = arrays | given, {**description, "model": plain}
     header = {"gpu_lstm": json.dumps({"format": FORMAT, "sha256": "0" * 64, **description})}
     return seal(to_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()}, header))
+
+
+def apart(about: Mapping[str, Any], prefix: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays of nested dictionaries under joined names, and the dictionaries without them."""
+    arrays, rest = {}, dict[str, Any]()
+    for name, value in about.items():
+        if isinstance(value, np.ndarray):
+            arrays[prefix + name] = value
+        elif isinstance(value, Mapping):
+            inner, rest[name] = apart(value, f"{prefix}{name}/")
+            arrays |= inner
+        else:
+            rest[name] = value
+    return arrays, rest
 
 
 def seal(content: bytes) -> bytes:
@@ -131,6 +152,12 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     for name, array in arrays.items():
         if bad := array.size - np.count_nonzero(usable(array)):
             raise InputError(f"checkpoint {path} can't be used: {bad} of {array.size} numbers in {name} aren't finite")
+    for name in [name for name in arrays if name.startswith(OF_MODEL)]:
+        *groups, last = name.split("/")
+        inner = description
+        for group in groups:
+            inner = inner.setdefault(group, {}) if isinstance(inner, dict) else {}
+        inner[last] = arrays.pop(name)
     return arrays, description
 
 

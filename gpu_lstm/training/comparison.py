@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpu_lstm.data.baselines import autoregression, persistence, pinball_of, seasonal_mean, seasonal_naive, truth
-from gpu_lstm.data.linear import fit_linear
+from gpu_lstm.data.baselines import autoregression, persistence, pinball_of, seasonal_mean, seasonal_naive
 from gpu_lstm.data.series import Series, deviations
+from gpu_lstm.data.start import fit_start
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Forecaster
 from gpu_lstm.models.backtest import backtest, spaced
@@ -30,7 +30,7 @@ class Comparison:
 
     origins: np.ndarray  # (K,) rows
     of: int  # how many origins there are, of which K were taken
-    actual: np.ndarray  # (K, H, S)
+    actual: np.ndarray  # (K, H, S), NaN where it was filled in
     forecasts: dict[str, np.ndarray]
     scale: np.ndarray  # (S,): mean absolute error of the naive forecast before the last part, for MASE
     naive: str  # which that is
@@ -41,10 +41,10 @@ class Comparison:
     def errors(self, name: str) -> dict[str, np.ndarray]:
         """RMSE, MAE and MASE (S,), and the RMSE of each step ahead (H, S)."""
         error = self.forecasts[name] - self.actual
-        absolute = np.mean(np.abs(error), axis=(0, 1))
+        absolute = np.nanmean(np.abs(error), axis=(0, 1))
         return {
-            "rmse": np.sqrt(np.mean(error**2, axis=(0, 1))), "mae": absolute, "mase": absolute / self.scale,
-            "by_step": np.sqrt(np.mean(error**2, axis=0)),
+            "rmse": np.sqrt(np.nanmean(error**2, axis=(0, 1))), "mae": absolute, "mase": absolute / self.scale,
+            "by_step": np.sqrt(np.nanmean(error**2, axis=0)),
         }  # fmt: skip
 
     def scores(self) -> dict[str, float]:
@@ -54,8 +54,13 @@ class Comparison:
     def sureness(self) -> tuple[np.ndarray, np.ndarray]:
         """Which share of what came lies below each quantile (Q, S), and the mean pinball loss (S,)."""
         assert self.quantiles is not None, "of a model that says how sure it is"
-        below = np.mean(self.actual[..., None] <= self.quantiles, axis=(0, 1)).T
-        return below, pinball_of(self.quantiles, self.actual, np.array(self.levels)).mean(axis=(0, 1))
+        below = self.below(self.quantiles).T
+        return below, np.nanmean(pinball_of(self.quantiles, self.actual, np.array(self.levels)), axis=(0, 1))
+
+    def below(self, said: np.ndarray) -> np.ndarray:
+        """Which share of what came lies below what was said (K, H, S, ...): (S, ...)."""
+        actual = self.actual.reshape(*self.actual.shape, *(1,) * (said.ndim - 3))
+        return np.asarray(np.nanmean(np.where(np.isnan(actual), np.nan, actual <= said), axis=(0, 1)))
 
 
 def compare(model: Forecaster, data: Series, parts: tuple[float, float], length: int) -> Comparison:
@@ -71,7 +76,9 @@ def compare(model: Forecaster, data: Series, parts: tuple[float, float], length:
     origins = origins[data.known(origins) > 0]
     if not len(origins):
         raise InputError(f"series has {(ends - cut).max()} steps to evaluate on; expected at least {model.horizon}")
-    taken = spaced(origins, MOST)
+    taken, actual = data.truth(spaced(origins, MOST), model.horizon)
+    if not len(taken):
+        raise InputError("series has nothing to evaluate on that was measured: all of it was filled in")
     values = np.asarray(data.values, dtype=np.float64)
     series = values[:, : model.num_series]
     forecasts = {"LSTM": backtest(model, values, taken, length, begins)}
@@ -86,7 +93,7 @@ def compare(model: Forecaster, data: Series, parts: tuple[float, float], length:
         levels = model.outcome.quantiles or tuple(sorted({*LEVELS, *SCORED}))
         said = backtest(model, values, taken, length, begins, levels)
     return Comparison(
-        taken, len(origins), truth(series, taken, model.horizon), forecasts, np.where(scale > 0, scale, 1.0),
+        taken, len(origins), actual, forecasts, np.where(scale > 0, scale, 1.0),
         f"the value {lag} steps before" if lag > 1 else "the value before", model.unit.mean(axis=0), levels, said,
     )  # fmt: skip
 
@@ -103,7 +110,7 @@ def simple_forecasts(
     mean, spread = rows.mean(axis=0), np.array(deviations(rows))
     units = (series - mean) / spread
     nothing = np.zeros((len(values), 0))
-    ridge = fit_linear(units, nothing, 0, before, horizon, lags_up_to(length))
+    ridge = fit_start(units, nothing, 0, before, horizon, lags_up_to(length), None)
     if ridge is not None and known.min() >= ridge.lags:
         windows = np.stack([units[k - ridge.lags : k] for k in origins], axis=1)
         said = ridge(windows, np.zeros((*windows.shape[:2], 0)), ridge.lags - 1, ridge.lags)[0]

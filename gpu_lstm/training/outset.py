@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.data.baselines import periods
-from gpu_lstm.data.linear import fit_linear
 from gpu_lstm.data.series import Series, deviations
+from gpu_lstm.data.start import fit_start
 from gpu_lstm.errors import InputError
 from gpu_lstm.training.tasks.series import check_parts
 
@@ -71,15 +71,35 @@ def training_ranges(data: Series, parts: tuple[float, float]) -> tuple[list[tupl
     return known, [(b, int(e)) for b, e in zip(begins, validation, strict=True) if e > b]
 
 
-def outset(data: Series, parts: tuple[float, float], horizon: int, length: int, linear: bool = True) -> dict[str, Any]:
+def outset(
+    data: Series,
+    parts: tuple[float, float],
+    horizon: int,
+    length: int,
+    linear: str = "auto",
+    periods: Sequence[int] = (),
+) -> dict[str, Any]:
     """Arguments of a `Forecaster` that come from its data.
 
     Units are those of the training part. The linear forecast is fitted on the validation part, too, once
-    cross-validation over both has said how; what the LSTM makes of it is learned on the training part alone.
+    cross-validation over both has said how; what the LSTM makes of it is learned on the training part alone. `linear`
+    is "auto", "ridge" for that kind alone, or "none".
     """
     ranges, both = training_ranges(data, parts)
-    series, ahead = len(data.names) - len(data.past) - len(data.future), len(data.future)
     values = np.asarray(data.values, dtype=np.float64)
+    known = (len(data.targets), len(data.future), len(data.calendar))
+    return outset_of(values, known, ranges, both, horizon, length, linear, periods)
+
+
+def outset_of(
+    values: np.ndarray, known: tuple[int, int, int], ranges: Sequence[tuple[int, int]], both: Sequence[tuple[int, int]],
+    horizon: int, length: int, linear: str = "auto", periods: Sequence[int] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """`outset` of values (N, S + P + F), units from the rows in `ranges`, the linear forecast from those in `both`.
+
+    `known` is S, F, and how many of the F are the calendar's.
+    """
+    series, ahead, cycles = known
     rows = np.concatenate([values[begin:end] for begin, end in ranges])
     changes = np.concatenate([np.diff(values[begin:end, :series], axis=0) for begin, end in ranges])
     mean, spread = rows.mean(axis=0).tolist(), deviations(rows)
@@ -88,10 +108,11 @@ def outset(data: Series, parts: tuple[float, float], horizon: int, length: int, 
     }  # fmt: skip
     if len(mean) > series:
         config["inputs"] = {"mean": mean[series:], "spread": spread[series:], "ahead": ahead}
-    if linear:
+    if linear != "none":
         units = (values - mean) / spread
         lags = lags_up_to(min(length, max(end - begin for begin, end in ranges) - horizon - length // 4))
-        fitted = fit_linear(units[:, :series], units[:, series:], ahead, both, horizon, lags)
+        kinds = periods if linear == "auto" else None
+        fitted = fit_start(units[:, :series], units[:, series:], ahead, both, horizon, lags, kinds, cycles)
         if fitted is not None:
             config["linear"] = fitted.plain()
     return config

@@ -85,11 +85,8 @@ TARGET_END
 // The best instruction set of this processor: 0 baseline, 1 AVX2 with FMA, 2 AVX-512.
 EXPORTED int gpu_lstm_best_set() {
 #ifdef WITH_X86
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl"))
-    return 2;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+  const Processor has;
+  if (has.avx2) return has.avx512 ? 2 : 1;
 #endif
   return 0;
 }

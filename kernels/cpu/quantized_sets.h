@@ -71,12 +71,11 @@ namespace plain {
 EXPORTED int gpu_lstm_vnni() {
   int found = 0;
 #ifdef WITH_X86
-  __builtin_cpu_init();
+  const Processor has;
 #ifdef KNOWS_AVXVNNI
-  unsigned a, b, c, d;
-  if (__builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 16)) found |= 1;
+  if (has.avx_vnni) found |= 1;
 #endif
-  if (__builtin_cpu_supports("avx512vnni")) found |= 2;
+  if (has.avx512_vnni) found |= 2;
 #endif
   return found;
 }

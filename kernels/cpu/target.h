@@ -33,3 +33,25 @@
 #endif
 
 using int64 = std::int64_t;  // C's long has 32 bits on Windows
+
+#ifdef WITH_X86
+// What the processor has and the system keeps of its registers, from themselves: what __builtin_cpu_supports reads is
+// filled in by a compiler's own library, and by some (Zig's) it isn't.
+struct Processor {
+  Processor() {
+    unsigned a, b, c = 0, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return;
+    unsigned kept, high;
+    asm volatile("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+    const bool fma = c >> 12 & 1;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+    avx2 = (kept & 0x6) == 0x6 && fma && b >> 5 & 1;
+    const unsigned all = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
+    avx512 = avx2 && (kept & 0xe6) == 0xe6 && (b & all) == all;
+    avx512_vnni = avx512 && c >> 11 & 1;
+    avx_vnni = avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && a >> 4 & 1;
+  }
+
+  bool avx2 = false, avx512 = false, avx_vnni = false, avx512_vnni = false;  // avx2 with FMA
+};
+#endif

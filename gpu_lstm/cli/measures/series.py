@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.cli.opening import Opened
-from gpu_lstm.cli.series import read_again
+from gpu_lstm.cli.series import read_again, tell_start
 from gpu_lstm.models import Forecaster, Model
 from gpu_lstm.training.comparison import Comparison, compare, verdict
 
@@ -26,6 +26,10 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: Opened
     print(
         f"forecasts of {model.horizon} steps, from each of {some} origins in the last part; RMSE in the data's units:"
     )
+    if model.linear:
+        tell_start(model.linear, model.spread, data.targets)
+    if missing := int(np.isnan(found.actual).sum()):
+        print(f"{missing:,} of {found.actual.size:,} values that came were filled in, and don't count")
     print(f"MASE is the mean absolute error in units of that of {found.naive}, one step ahead, before the last part")
     for s, name in enumerate(data.names[: model.num_series][:SHOWN]):
         tell_errors(found, s, name)
@@ -60,5 +64,5 @@ def tell_sureness(found: Comparison, names: list[str], distribution: bool) -> No
             f"{below[b, s] - below[a, s]:.1%} of {found.levels[b] - found.levels[a]:.0%}" for a, b in shown
         )
         cost = f"CRPS {2 * loss[s]:.4g}" if distribution else f"pinball loss {loss[s]:.4g}"
-        bias = f"{np.mean(found.actual[..., s] <= found.forecasts['LSTM'][..., s]):.1%} of 50% below the median"
+        bias = f"{found.below(found.forecasts['LSTM'])[s]:.1%} of 50% below the median"
         print(f"  {name}: within the intervals lie {inside}; {bias}; {cost}")

@@ -44,6 +44,8 @@ class WindowsTask(Task):
     seed : int
     begins : (M,) integers
         Where stretches begin that no window lies across, in ascending order.
+    actual : (K, horizon, S), optional
+        What follows each origin, NaN where that doesn't count; the values if not given.
     """
 
     model: Forecaster
@@ -60,6 +62,7 @@ class WindowsTask(Task):
         loss: str | None,
         seed: int,
         begins: Sequence[int] | np.ndarray = (0,),
+        actual: np.ndarray | None = None,
     ):
         super().__init__(model, seed, max(1, -(-len(starts) // batch)), batch * length, batch)
         outcome = model.outcome
@@ -68,6 +71,7 @@ class WindowsTask(Task):
         self.values, self.length, self.loss = values, length, loss
         self.window = known_steps(length, model.linear.lags if model.linear else 0) + model.horizon
         self.starts, self.origins, self.begins = starts, spaced(origins, VALIDATED), np.asarray(begins)
+        self.actual = None if actual is None else spaced(actual, VALIDATED)
         self.skip = max(length // 4, model.linear.lags - 1 if model.linear else 0)
 
     def _batch(self, number: int) -> np.ndarray:
@@ -88,7 +92,9 @@ class WindowsTask(Task):
         """That the LSTM has not made a better forecast, where it hasn't."""
         if self._start is None or best < self._total(self._start):
             return ""
-        return "no validation was surely better than the linear forecast that the model begins as, so it is that still"
+        start = "; ".join(self.model.linear.words(self.model.spread)) if self.model.linear else ""
+        none = "no validation was surely better than the linear forecast that the model begins as, so it is that still"
+        return f"{none}: {start}" if start else none
 
     def judge(self, measured: Sequence[np.ndarray]) -> tuple[float, str]:
         """Score the forecasts, each series in units of its own, so that none drowns another; see `score`.
@@ -109,13 +115,16 @@ class WindowsTask(Task):
         origins = self.origins[rows.start : rows.stop]
         if not len(origins):
             return np.empty((0, model.num_series))
-        actual = truth(self.values[:, : model.num_series], origins, model.horizon)
+        if self.actual is None:
+            actual = truth(self.values[:, : model.num_series], origins, model.horizon)
+        else:
+            actual = self.actual[rows.start : rows.stop]
         levels = model.outcome.quantiles or SCORED
         asked = None if model.outcome.certain else levels
         said = backtest(model, self.values, origins, self.length, self.begins, asked, self.batch)
         if asked is None:
-            return np.asarray(np.mean(np.subtract(said, actual) ** 2, axis=1))
-        return np.asarray(2 * pinball_of(said, actual, np.array(levels)).mean(axis=1))
+            return np.asarray(np.nanmean(np.subtract(said, actual) ** 2, axis=1))
+        return np.asarray(2 * np.nanmean(pinball_of(said, actual, np.array(levels)), axis=1))
 
     def _total(self, errors: np.ndarray) -> float:
         whole = errors.mean(axis=0)
@@ -172,7 +181,8 @@ class SeriesTask(WindowsTask):
         loss: str | None,
         seed: int,
     ):
-        series = data if isinstance(data, Series) else Series([], data)
+        names = [str(s) for s in range(model.num_series)]
+        series = data if isinstance(data, Series) else Series(names, data)
         check_parts(parts)
         train, validation = series.cuts(parts)
         begins = series.starts[:-1]
@@ -191,7 +201,10 @@ class SeriesTask(WindowsTask):
                 f"series has {(validation - train).max()} steps to validate on; "
                 f"expected at least horizon = {model.horizon}"
             )
-        super().__init__(model, series.values, batch, length, starts, origins, loss, seed, begins)
+        origins, actual = series.truth(origins, model.horizon)
+        if not len(origins):
+            raise InputError("series has nothing to validate on that was measured: all of it was filled in")
+        super().__init__(model, series.values, batch, length, starts, origins, loss, seed, begins, actual)
 
 
 def check_parts(parts: tuple[float, float]) -> None:

@@ -26,7 +26,6 @@ author = copyright = "the gpu_lstm authors"
 version = release = gpu_lstm.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["README.md"]
 highlight_language = "none"
 default_role = "py:obj"
 
@@ -49,6 +48,7 @@ html_static_path = ["style.css"]
 html_css_files = ["style.css"]
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 pygments_dark_style = "github-dark"
+
 
 INCLUDED = {
     "CHANGELOG.md": "changelog.md",
@@ -188,7 +188,7 @@ def read_included(app: Any, path: Path, page: str, source: list[str]) -> None:
 def missing(app: Any, env: Any, node: Any, shown: Any) -> Any:
     """Leave a full name that the reference doesn't have as it is, if there is something of that name."""
     target = node["reftarget"]
-    return shown if target.startswith("gpu_lstm.") and exists(target) else None
+    return shown if target.startswith("gpu_lstm.") and exists(target.removesuffix("()")) else None
 
 
 def exists(name: str) -> bool:
@@ -203,8 +203,19 @@ def exists(name: str) -> bool:
     return False
 
 
-def setup(app: Any) -> None:
+def mend(app: Any, failure: Exception | None) -> None:
+    """Take out of source pages those ways back that viewcode gets wrong: it gives all names of a file one prefix."""
+    known = app.env.domaindata["py"]["objects"]
+    for page in (Path(app.outdir) / "_modules").rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        back = r'<a class="viewcode-back" href="[^"#]*#([^"]+)">\[docs\]</a>'
+        page.write_text(re.sub(back, lambda m: m[0] if m[1] in known else "", text), encoding="utf-8")
+
+
+def setup(app: Any) -> dict[str, bool]:
     """Connect to Sphinx."""
     app.connect("source-read", read)
     app.connect("include-read", read_included)
     app.connect("missing-reference", missing)
+    app.connect("build-finished", mend)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -65,3 +65,11 @@ def test_code_blocks_run(page, tmp_path, monkeypatch):
         for line, shorter in SHORT.items():
             block = re.sub(line, shorter, block, flags=re.M)
         exec(compile(block, page, "exec"), names)
+
+
+def test_the_reference_has_every_room_that_lists_public_names():
+    pages = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
+    rooms = {
+        path.parent.name for path in DOCS.parent.glob("gpu_lstm/*/__init__.py") if "__all__ = " in path.read_text()
+    }
+    assert rooms - {"ops"} <= set(re.findall(r"<!-- reference: (\w+) -->", pages))

@@ -243,6 +243,7 @@ TRIED = {
 TAKEN = {
     "--resume", "--backend", "--tier", "--epochs", "--patience", "--recompute", "--graph", "--dry-run", "--keep",
     "--save-minutes", "--on-nonfinite", "--sample-length", "--any-kind", "--reduce",
+    "--ranks", "--restarts",
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ held-out part.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,8 @@ def co2(seed: int) -> float:
 
     values = np.asarray(read_series(CO2).values)
     end = int(len(values) * 0.8)
-    alone = {"linear": "none", "early_stopping": False, "learning_rate": 5e-3}  # what the LSTM learns by itself
+    # What the LSTM learns by itself.
+    alone: dict[str, Any] = {"linear": "none", "early_stopping": False, "learning_rate": 5e-3}
     model = LSTMForecaster(horizon=12, window=128, memory=52, max_iter=20, **alone, random_state=seed)
     return -model.fit(values[:end]).score(values[end - 128 :])
 

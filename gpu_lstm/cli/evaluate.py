@@ -25,7 +25,8 @@ def add_command(commands: Parsers) -> None:
     parser.add_argument(
         "--parallel", choices=MODES,
         help="go through long sequences in parallel over time where that pays; a text is one sequence then. exact: to "
-        "the same bits, which small models allow; rounded: with h and c rounded every 128 steps, which others need",
+        "the same bits, which small models allow; rounded: with h and c rounded every 128 steps, which others need; "
+        "step after step if not given",
     )  # fmt: skip
     add_device(parser)
     add_time_options(parser)

@@ -82,6 +82,8 @@ class NCCL(Communicator):
         return rows
 
     def sum(self, array: Array) -> None:  # noqa: D102
+        if not array.flags.c_contiguous:
+            raise BackendError(f"array of shape {array.shape} has strides {array.strides}; expected it C-contiguous")
         if array.nbytes:
             place, kind = array.data.ptr, self._types[str(array.dtype)]
             self._comm.allReduce(place, place, array.size, kind, self._nccl.NCCL_SUM, self._stream())

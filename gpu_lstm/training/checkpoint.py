@@ -42,7 +42,7 @@ def pack(arrays: dict[str, np.ndarray], description: dict[str, Any]) -> bytes:
     """A checkpoint's content: host arrays, also those among the model's arguments, and a JSON description."""
     from safetensors.numpy import save as to_bytes
 
-    if "model" in description:
+    if isinstance(description.get("model"), Mapping):
         given, plain = apart(description["model"], OF_MODEL)
         arrays, description = arrays | given, {**description, "model": plain}
     header = {"gpu_lstm": json.dumps({"format": FORMAT, "sha256": "0" * 64, **description})}

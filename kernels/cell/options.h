@@ -18,7 +18,7 @@ struct Options {
   const S *zoneout_h, *zoneout_c;                   // (T, B, P), (T, B, H)
   const S *recurrent_mask, *live;                   // (B, P), (T, B)
 
-  static constexpr int numbers = 13;
+  static constexpr long numbers = 13;
 };
 
 // From so many numbers, and the arrays.

@@ -323,8 +323,8 @@ def test_a_signal_of_slurm_stops_a_single_run_too():
 @needs_mpi
 @pytest.mark.slow
 def test_killed_on_three_ranks_and_resumed_on_others_a_run_ends_with_the_same_bits(tmp_path):
-    counts = soak.storm(4, seed=1, base=tmp_path)  # fifty: python -m tests.soak.ranks
-    assert counts["killed"] >= 4
+    counts = soak.storm(2, seed=1, base=tmp_path)  # fifty: python -m tests.soak.ranks
+    assert counts["killed"] >= 2
 
 
 @needs_mpi

@@ -233,7 +233,7 @@ def test_what_has_no_graph_is_refused_before_it_begins(task, error, message):
 class Sequences:
     """As much of a task with sequences of different lengths as is looked at."""
 
-    steps_per_epoch, one_shape = 3, False
+    steps_per_epoch, batch, one_shape = 3, 8, False
 
     def __init__(self):
         self.model = text_task(Gpu()).model

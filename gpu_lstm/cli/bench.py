@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from gpu_lstm.bench.problem import KINDS
 from gpu_lstm.bench.sweep import Point, Sweep
 from gpu_lstm.cli import scaling
 from gpu_lstm.cli.options import RUNS, Parsers, add_parser, next_free, positive, quoted
+from gpu_lstm.cli.signals import handled
 from gpu_lstm.errors import InputError
 from gpu_lstm.recurrence import TIERS, make_plan
 from gpu_lstm.training.checkpoint import write_whole
@@ -252,9 +252,5 @@ def interrupted_by_signals() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(interrupt):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

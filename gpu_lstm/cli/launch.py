@@ -24,6 +24,7 @@ from typing import TextIO
 
 from gpu_lstm.bench import threads
 from gpu_lstm.cli.options import positive, quoted, whole
+from gpu_lstm.cli.signals import handled
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
 from gpu_lstm.parallel import mpiexec, place
@@ -208,12 +209,8 @@ class Job:
             self._process.send_signal(signal.SIGKILL if self.stopping else signal.SIGUSR1)
             self.stopping = True
 
-        before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with handled(hand_on):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def told(rank: Path, status: int, ranks: int) -> str:

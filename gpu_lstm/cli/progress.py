@@ -14,6 +14,7 @@ import numpy as np
 from gpu_lstm.cli import pictures
 from gpu_lstm.cli.options import quoted
 from gpu_lstm.cli.parallel import complain, speaks
+from gpu_lstm.cli.signals import STOP, handled
 from gpu_lstm.data.tokens import UNKNOWN, read_vocabulary
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.training import Event, Run
@@ -169,7 +170,7 @@ def shown(run: Run) -> Iterator[Callable[[Event], None]]:
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C, SIGTERM or SIGUSR1 into a request to stop after the step; a second one leaves at once."""
     asked = False
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    numbers = (*STOP, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
@@ -178,9 +179,5 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(each, signal.SIG_DFL)
         complain("\nstopping after this step; once more to leave at once")
 
-    before = {number: signal.signal(number, ask) for number in numbers}
-    try:
+    with handled(ask, numbers):
         yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -32,8 +32,8 @@ BOUNDS = {
 
 FLOORS = (
     ("errors", "page"),
-    ("backend", "native", "data"),
-    ("ops", "parallel"),
+    ("backend", "native"),
+    ("ops", "parallel", "data"),
     ("recurrence",),
     ("layers", "losses", "optimizers", "schedules"),
     ("models",),

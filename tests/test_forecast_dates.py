@@ -119,7 +119,7 @@ def test_a_forecast_is_not_measured_by_what_was_filled_in(here, capsys):
     rows = pd.read_csv("r/forecast.csv").iloc[:3]
     assert rows["sales_truth"].isna().tolist() == [False, True, False]
     rmse = np.sqrt(np.nanmean((rows["sales_forecast"] - rows["sales_truth"]) ** 2))
-    assert f"RMSE {rmse:.4g}, without the 1 values that were filled in" in capsys.readouterr().out
+    assert f"RMSE {rmse:.4g}, but for the values that were filled in, 1" in capsys.readouterr().out
     frame.loc[len(frame) - 3 :, "sales"] = [np.nan, 4, 5]
     frame.to_csv("o.csv", index=False)
     assert main(["forecast", "r", "--data", "o.csv", "--steps", "2"]) == 0

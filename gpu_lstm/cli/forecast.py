@@ -25,7 +25,6 @@ from gpu_lstm.cli.options import (
 from gpu_lstm.cli.series import add_time_options, read_again, read_otherwise
 from gpu_lstm.cli.tables import add_table_options, print_rows, reading, write_rows
 from gpu_lstm.data.ahead import inputs_ahead, last_stretches, times_ahead
-from gpu_lstm.data.baselines import rmse
 from gpu_lstm.data.clock import local, written
 from gpu_lstm.data.series import Series
 from gpu_lstm.models import Forecaster
@@ -209,10 +208,13 @@ def tell(found: list[Forecast], data: Series, unit: str, levels: Sequence[float]
     if tested:
         came = np.concatenate([one.came for one in tested])
         said = np.concatenate([one.tested for one in tested if one.tested is not None])
-        known = ~np.isnan(came)
-        but = f", without the {np.sum(~known):,} values that were filled in" if not known.all() else ""
-        score = f"RMSE {rmse(said[known], came[known]):.4g}" if known.any() else "no score"
-        print(f"the last {steps} known steps, forecast from before them: {score}{but}")
+        errors = [column[~np.isnan(column)] for column in (said - came).T]
+        scores = [f"{np.sqrt(np.mean(error**2)):.4g}" if len(error) else "none" for error in errors]
+        if len(scores) > 1:
+            scores = [f"{score} of {name}" for score, name in zip(scores, data.targets, strict=True)]
+        filled = came.size - sum(map(len, errors))
+        but = f", but for the values that were filled in, {filled:,}" if filled else ""
+        print(f"the last {steps} known steps, forecast from before them: RMSE {', '.join(scores)}{but}")
     if few := [one for one in found if one.tested is None]:
         of = f"{len(few)} of {len(found)} series have" if several else f"{len(few[0].history)} known steps are"
         print(f"no score: {of} too few to forecast the last {steps} of them from before those")

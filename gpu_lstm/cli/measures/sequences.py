@@ -71,6 +71,8 @@ def measure_classes(model: Model, description: dict[str, Any], path: Path, other
     else:
         share = float(np.mean(baseline == data.labels[picked]))
         print(f"  logistic regression on mean, deviation, extremes, ends of each feature: {share:.1%}")
+        if share > found.accuracy:
+            print("note: logistic regression is right more often than the model")
     tell_confusion(found, description["classes"])
 
 
@@ -110,9 +112,10 @@ def measure_numbers(model: Model, description: dict[str, Any], path: Path, other
         for who, said in answers.items():
             rmse, mae, explained = (values[k] for values in errors(said, targets).values())
             print(f"  {who:<30}  {rmse:>10.4g} {mae:>10.4g} {explained:>8.3f}")
-    rmses = [errors(said, targets)["RMSE"] for said in (answers["LSTM"], answers["mean of the training targets"])]
-    if np.any(rmses[0] >= rmses[1]):
-        print("note: for some target the model is no better than the mean")
+    own, *others = (errors(said, targets)["RMSE"] for said in answers.values())
+    for simple, rmse in zip(("the mean", "ridge regression"), others, strict=False):
+        if np.any(own >= rmse):
+            print(f"note: for some target the model is no better than {simple}")
     if isinstance(baseline, str):
         print(f"ridge regression on summaries: not fitted, for {baseline}")
 

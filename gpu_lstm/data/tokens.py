@@ -17,6 +17,8 @@ from gpu_lstm.errors import InputError
 
 UNKNOWN = "\ufffd"
 """Stands for every character that the characters of a model don't have; their token 0."""
+CONTINUATION = bytes(range(0x80, 0xC0))
+"""What a character in UTF-8 can have as its second to fourth byte."""
 CODE_POINTS = 0x110000 - 0x800
 """Characters that Unicode has room for: all code points but the surrogates."""
 LONGEST = 1 << 20
@@ -212,10 +214,8 @@ class Bytes(Vocabulary):
     def is_text(self, tokens: np.ndarray) -> bool:
         """Whether bytes are UTF-8, but for what is cut off at both ends; only then they have characters."""
         decoder = codecs.getincrementaldecoder("utf-8")()
-        start = 0
-        head = np.asarray(tokens[:4])
-        while start < min(3, len(head)) and head[start] & 0xC0 == 0x80:
-            start += 1
+        head = np.asarray(tokens[:3]).tobytes()
+        start = len(head) - len(head.lstrip(CONTINUATION))
         try:
             for block in _blocks_of(tokens[start:]):
                 decoder.decode(block.tobytes())

@@ -69,17 +69,28 @@ class Communicator(ABC):
         """Wait until every rank is here."""
         self.gather(None)
 
+    def every(self, work: Callable[[], Value]) -> list[Value]:
+        """Return what `work` gives on every rank, in order, as `gather`; what it raises on one of them, all raise.
+
+        So `work` may itself meet the others by this: whoever fails before is met there.
+        """
+        error, value = None, None
+        try:
+            value = work()
+        except EXPECTED as raised:
+            if getattr(raised, "agreed", False):
+                raise
+            error = raised
+        found = self.gather((error, value))
+        for rank, (other, _) in enumerate(found):
+            if other is not None:
+                raise _agreed(other if rank != self.rank or error is None else error, rank)
+        return [made for _, made in found]  # type: ignore[misc]  # None only where there is an error
+
     def each(self, work: Callable[[], Value]) -> Value:
         """Return what `work` gives here, once all ranks have done it; what it raises on one of them, all raise."""
         made: list[Value] = []
-        error: BaseException | None = None
-        try:
-            made.append(work())
-        except EXPECTED as raised:
-            error = raised
-        for rank, other in enumerate(self.gather(error)):
-            if other is not None:
-                raise _agreed(other if rank != self.rank or error is None else error, rank)
+        self.every(lambda: made.append(work()))
         return made[0]
 
     def first(self, work: Callable[[], Value]) -> Value | None:

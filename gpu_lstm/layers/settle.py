@@ -65,9 +65,9 @@ def _pass(strand: Strand, before: Both, lanes: Lanes, now: np.ndarray, again: bo
         next_.append(now[ended & ~equal] + batch)
         on = np.flatnonzero(~ended & ~equal if again else ~ended)
         now, chunk, state = now[on], chunk[on], taken(backend, state, on)
-    changed: np.ndarray = np.sort(np.concatenate(next_))
-    changed = changed[changed < len(lanes.row)]
-    return changed[lanes.steps[changed]]
+    changed: np.ndarray = np.concatenate(next_)
+    changed = np.sort(changed[changed < len(lanes.row)])
+    return np.extract(lanes.steps[changed], changed)
 
 
 def _lanes(strand: Strand, first: int, count: int, segments: int) -> Lanes:

@@ -43,11 +43,11 @@ class Communicator(ABC):
 
     @abstractmethod
     def exchange(self, rows: Array) -> Array:
-        """Send row k of (size, n) to rank k, for every k; return (size, n), what each rank has sent to this one."""
+        """Send row k of `rows` (size, n) to rank k, for every k; return (size, n), what each has sent to this one."""
 
     @abstractmethod
     def join(self, row: Array) -> Array:
-        """Return (size, n): the (n,) of every rank, in order."""
+        """Return (size, n): the `row` (n,) of every rank, in order."""
 
     @abstractmethod
     def sum(self, array: Array) -> None:
@@ -62,7 +62,7 @@ class Communicator(ABC):
         """Return what rank 0 has given: any value on the host that can be pickled."""
 
     def any(self, flag: bool) -> bool:
-        """Return whether any rank has given True."""
+        """Return whether any rank has given True as its `flag`."""
         return any(self.gather(flag))
 
     def barrier(self) -> None:
@@ -102,7 +102,7 @@ class Communicator(ABC):
 
     @contextmanager
     def guard(self, doing: str) -> Iterator[None]:
-        """Work of which the others know nothing: an error in it ends all ranks, with a line that says which one it was.
+        """Work of which the others know nothing: an error in it ends all ranks, with a line that says `doing` what.
 
         Not so an error that all ranks raise at once, and not where there is one rank.
         """
@@ -118,7 +118,7 @@ class Communicator(ABC):
 
     @abstractmethod
     def abort(self, line: str, status: int = 1) -> NoReturn:
-        """End all ranks at once, wherever they are, with one line on standard error; it never returns."""
+        """End all ranks at once, wherever they are, with a line on standard error and a `status`; it never returns."""
 
 
 class Alone(Communicator):

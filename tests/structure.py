@@ -30,10 +30,19 @@ BOUNDS = {
 }
 """The most that each may be. A function counts without its docstring; its complexity is T. McCabe's, as ruff's C901."""
 
+NONE = (
+    "imports that climb",
+    "files of the reading path that are gone",
+    "imports in a circle",
+    "asks for a backend's kind",
+    "measuring is larger than what it measures",
+)
+"""Of which there may be none."""
+
 FLOORS = (
     ("errors", "page"),
-    ("backend", "native", "data"),
-    ("ops", "parallel"),
+    ("backend", "native"),
+    ("ops", "parallel", "data"),
     ("recurrence",),
     ("layers", "losses", "optimizers", "schedules"),
     ("models",),
@@ -321,12 +330,9 @@ class Structure:
             **{f"lines of {kind} on the reading path": [Sized(count, "")] for kind, count in path.items()},
         }
         found = {what: [str(one) for one in counts[what] if one.size > most] for what, most in BOUNDS.items()}
-        found["imports that climb"] = self.climbing()
-        found["files of the reading path that are gone"] = [p for p in self.path if not (self.root / p).exists()]
-        found["imports in a circle"] = self.circles()
-        found["asks for a backend's kind"] = self.asking()
-        found["measuring is larger than what it measures"] = [f"{measuring:,} > {measured:,}"] * (measuring > measured)
-        return found
+        gone = [path for path in self.path if not (self.root / path).exists()]
+        larger = [f"{measuring:,} > {measured:,}"] * (measuring > measured)
+        return found | dict(zip(NONE, [self.climbing(), gone, self.circles(), self.asking(), larger], strict=True))
 
 
 def walked(folder: Path) -> dict[str, set[str]]:

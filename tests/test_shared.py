@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError, Linear, Pool, compose, fit
+from gpu_lstm.cli import main
 from gpu_lstm.data.sequences import UNKNOWN, Sequences
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor, Tagger
+from gpu_lstm.native import compiled
 from gpu_lstm.parallel import Alone
 from gpu_lstm.parallel.ordered import Partial, add, left_over, ordered_sum, whole
 from gpu_lstm.training import EarlyStop, Run, Settings, Training, TrainingError
@@ -279,6 +281,18 @@ def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_bytes(tmp_path, 
         assert logs[0] == logs[1]
 
 
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_run_of_any_number_of_threads_has_the_same_bytes(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(compiled, "SERIAL_WORK", 1)
+    files = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("GPU_LSTM_NUM_THREADS", threads)
+        run_in(tmp_path / threads, TASKS[kind](), epochs=1)
+        files.append({path.name: path.read_bytes() for path in (tmp_path / threads).glob("*.safetensors")})
+    assert len(files[0]) > 1
+    assert files[0] == files[1]
+
+
 def part_of_run(folder, kind, stop_after, ranks):
     run_in(folder, TASKS[kind](), ranks, stop_after, resume=stop_after is None, asks=ranks.size - 1)
 
@@ -334,6 +348,16 @@ def test_how_many_shares_there_are(asked, ranks, batch, found):
 def test_shares_that_do_not_go(asked, ranks, batch, told):
     with pytest.raises(InputError, match=told):
         shares_for(asked, ranks, batch)
+
+
+def test_what_cannot_be_cut_is_refused_before_data_are_read(tmp_path, capsys):
+    command = ["train", "text", str(tmp_path / "nowhere.txt"), "--batch", "4"]
+    for more, told in (
+        (["--shares", "8"], "shares is 8; expected at most the 4 sequences of a batch"),
+        (["--shares", "2", "--graph"], "graph is for steps that are not cut; shares is 2"),
+    ):
+        assert main([*command, *more]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_ends_all_ranks_alike():

@@ -8,31 +8,38 @@ import tomllib
 import pytest
 
 from gpu_lstm.native import compiled
-from tests.structure import BOUNDS, LISTED, ROOT, Structure, complexity, lines, walked
-
-STRUCTURE = Structure()
-OVER = STRUCTURE.over()
+from tests.structure import BOUNDS, LISTED, NONE, ROOT, Structure, complexity, lines, walked
 
 
-@pytest.mark.parametrize("what", OVER)
-def test_nothing_is_over_its_bound(what):
-    assert not OVER[what], f"at most {BOUNDS[what]}" if what in BOUNDS else what
+@pytest.fixture(scope="module")
+def structure():
+    return Structure()
 
 
-def test_a_training_step_goes_through_files_of_the_reading_path_only(tmp_path):
+@pytest.fixture(scope="module")
+def over(structure):
+    return structure.over()
+
+
+@pytest.mark.parametrize("what", [*BOUNDS, *NONE])
+def test_nothing_is_over_its_bound(over, what):
+    assert not over[what], f"at most {BOUNDS[what]}" if what in BOUNDS else what
+
+
+def test_a_training_step_goes_through_files_of_the_reading_path_only(structure, tmp_path):
     if compiled.library() is None:
         pytest.skip(compiled.missing())
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         step = walked(tmp_path)
     assert "gpu_lstm/recurrence/cpu.py" in step
-    assert not set(step) - set(STRUCTURE.path), f"they are missing in {LISTED}"
-    unread = {path for path in STRUCTURE.path if path.endswith(".py")} - set(step)
+    assert not set(step) - set(structure.path), f"they are missing in {LISTED}"
+    unread = {path for path in structure.path if path.endswith(".py")} - set(step)
     assert unread == {"gpu_lstm/recurrence/reference.py"}, "no step goes there"
 
 
-def test_the_reading_path_says_how_long_its_files_are():
-    for path, said in STRUCTURE.path.items():
-        counted = lines(STRUCTURE.root / path)
+def test_the_reading_path_says_how_long_its_files_are(structure):
+    for path, said in structure.path.items():
+        counted = lines(structure.root / path)
         assert abs(counted - said) <= max(5, counted // 10), f"{path}: python -m tests.structure --write"
 
 

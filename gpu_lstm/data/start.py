@@ -69,7 +69,8 @@ class Pick:
 
     def needs(self, longest: int) -> int:
         """How many values a window has to have: those of its lags, and those that its prior looks at."""
-        return max([self.lags, *(np.flatnonzero(self.prior.weights[:longest].any(axis=1)) + 1)])
+        looked_at = np.flatnonzero(self.prior.weights[:longest].any(axis=1))
+        return max([self.lags, *(int(lag) + 1 for lag in looked_at)])
 
 
 def fit_start(

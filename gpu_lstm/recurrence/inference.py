@@ -42,11 +42,11 @@ def on_cpu(
         After the last step.
     """
     steps, batch, inputs = x.shape
-    some, z, h, c = _begun(backend, x, hidden, h0, c0)
+    some, h, c = _begun(backend, x, hidden, h0, c0)
     around = compiled.threads_for(steps * batch * 4 * hidden * inputs, hidden // 16)
     compiled.call(
         "infer", x.dtype, steps, batch, inputs, hidden, x, weight_ih(kept.for_product), bias,
-        weight_hh(kept.for_recurrence), some, z, h, c, around, *cpu.shared_out(steps, batch, hidden),
+        weight_hh(kept.for_recurrence), some, h, c, around, *cpu.shared_out(steps, batch, hidden),
     )  # fmt: skip
     return h, c
 
@@ -63,28 +63,25 @@ def quantized_on_cpu(
 ) -> tuple[Array, Array]:
     """The same with weights of few bits, as `gpu_lstm.recurrence.quantized` does it, to the last bit."""
     steps, batch, inputs = x.shape
-    some, z, h, c = _begun(backend, x, hidden, h0, c0)
+    some, h, c = _begun(backend, x, hidden, h0, c0)
     ih, hh = weight_ih(Quantized.packed), weight_hh(Quantized.packed)
     compiled.call(
         "quantized_infer" + compiled.vnni(), x.dtype, steps, batch, inputs, hidden, weight_hh(Quantized.bits), ih.size,
-        hh.size, x, ih, bias, hh, some, z, h, c, quantized.around(ih, steps * batch, hidden),
+        hh.size, x, ih, bias, hh, some, h, c, quantized.around(ih, steps * batch, hidden),
         *quantized.shared_out(hh, batch),
     )  # fmt: skip
     return h, c
 
 
-def _begun(
-    backend: Backend, x: Array, hidden: int, h0: Array | None, c0: Array | None
-) -> tuple[int, Array, Array, Array]:
-    """How many steps at a time, and z of so many; h and c with the initial state."""
+def _begun(backend: Backend, x: Array, hidden: int, h0: Array | None, c0: Array | None) -> tuple[int, Array, Array]:
+    """How many steps at a time; h and c with the initial state."""
     steps, batch, _ = x.shape
     rows = max(CHUNK // (4 * hidden * x.itemsize), LEAST_ROWS)
     some = max(1, min(steps, rows // max(batch, 1)))
-    shapes = (some, 4 * hidden), (steps + 1, hidden), (1, hidden)
-    z, h, c = (backend.empty((slots, batch, width), x.dtype) for slots, width in shapes)
+    h, c = (backend.empty((slots, batch, hidden), x.dtype) for slots in (steps + 1, 1))
     h[0] = 0 if h0 is None else h0
     c[0] = 0 if c0 is None else c0
-    return some, z, h, c
+    return some, h, c
 
 
 WHOLE: Mapping[object, Infer] = {cpu.forward: on_cpu, quantized.COMPILED.forward: quantized_on_cpu}

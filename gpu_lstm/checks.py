@@ -32,12 +32,12 @@ class Result:
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference over the largest expected magnitude."""
+    """Return the largest difference of `actual` over the largest expected magnitude."""
     return float(np.max(np.abs(actual - expected)) / max(np.max(np.abs(expected)), 1e-30))
 
 
 def central_differences(f: Callable[[], float], array: np.ndarray, step: float = 1e-5) -> np.ndarray:
-    """Differentiate f() by every element of `array`, which is changed in place and restored.
+    """Differentiate f() by every element of `array`, which is changed in place by `step` and restored.
 
     Examples
     --------
@@ -58,7 +58,10 @@ def central_differences(f: Callable[[], float], array: np.ndarray, step: float =
 
 
 def example(dtype: str, hidden_size: int, batch: int, steps: int) -> dict[str, np.ndarray]:
-    """Draw inputs, states and arriving gradients for a two-layer bidirectional LSTM with unequal lengths."""
+    """Draw inputs, states and arriving gradients for a two-layer bidirectional LSTM with unequal lengths.
+
+    T (`steps`), B (`batch`) and H (`hidden_size`) are as in `run`; all arrays have that `dtype`, on the host.
+    """
     rng = np.random.default_rng(7)
     state = (4, batch, hidden_size)
     shapes = {
@@ -74,7 +77,7 @@ def example(dtype: str, hidden_size: int, batch: int, steps: int) -> dict[str, n
 
 
 def run(lstm: LSTM, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return all outputs and gradients of an LSTM on an example, on the host."""
+    """Return all outputs and gradients of `lstm` on `data`, an example, on the host."""
     backend = lstm.backend
     x, h0, dy, dh = (backend.asarray(data[k], lstm.dtype) for k in ("x", "h0", "dy", "dh"))
     c0, dc = (backend.asarray(data[k], lstm.param_dtype) for k in ("c0", "dc"))

@@ -16,21 +16,21 @@ def constant() -> Schedule:
 
 
 def cosine(steps: int, floor: float = 0.0) -> Schedule:
-    """Return half a cosine, from 1 at step 0 to `floor` at step `steps` and after (Loshchilov, Hutter: SGDR, 2017)."""
+    """Return half a cosine, from 1 to `floor` at `steps` (Loshchilov, Hutter: SGDR, 2017); InputError below 1 step."""
     if steps < 1:
         raise InputError(f"steps is {steps}; expected at least 1")
     return lambda step: floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
 
 
 def warm_up(steps: int, then: Schedule) -> Schedule:
-    """Rise linearly, 1/steps, 2/steps, ..., 1, over the first `steps` steps, then follow `then` from its start."""
+    """Rise by 1/steps to 1 over `steps` steps, then follow `then` from its start; InputError below 0 steps."""
     if steps < 0:
         raise InputError(f"steps is {steps}; expected at least 0")
     return lambda step: (step + 1) / steps if step < steps else then(step - steps)
 
 
 def make_schedule(name: str, steps: int, warm_up_steps: int = 0) -> Schedule:
-    """Return the schedule called `name` (constant or cosine) over `steps` steps, after a warm-up."""
+    """Return schedule `name` (constant, cosine, else InputError) over `steps`, `warm_up_steps` of them warming up."""
     rest = max(steps - warm_up_steps, 1)
     makers: dict[str, Callable[[], Schedule]] = {"constant": constant, "cosine": lambda: cosine(rest, 0.02)}
     if name not in makers:

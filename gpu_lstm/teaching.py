@@ -45,7 +45,7 @@ class Activator(Protocol):
     """An elementwise activation function; works on arrays of any backend."""
 
     def forward(self, weighted_input: Array) -> Array:
-        """Return the activation, of any shape."""
+        """Return the activation of `weighted_input`, of any shape."""
 
     def backward(self, output: Array) -> Array:
         """Return the derivative, written in terms of the activation's `output`."""
@@ -55,11 +55,11 @@ class SigmoidActivator:
     """y = 1 / (1 + exp(-x)), as tanh(x/2)/2 + 1/2: nothing overflows."""
 
     def forward(self, weighted_input: Array) -> Array:
-        """Return the activation, of any shape."""
+        """Return the activation of `weighted_input`, of any shape."""
         return 0.5 * _namespace(weighted_input).tanh(0.5 * weighted_input) + 0.5
 
     def backward(self, output: Array) -> Array:
-        """Return y (1 - y)."""
+        """Return y (1 - y) of y, the `output`."""
         return output * (1 - output)
 
 
@@ -67,11 +67,11 @@ class TanhActivator:
     """y = tanh(x)."""
 
     def forward(self, weighted_input: Array) -> Array:
-        """Return the activation, of any shape."""
+        """Return the activation of `weighted_input`, of any shape."""
         return _namespace(weighted_input).tanh(weighted_input)
 
     def backward(self, output: Array) -> Array:
-        """Return 1 - y^2."""
+        """Return 1 - y^2 of y, the `output`."""
         return 1 - output * output
 
 
@@ -79,11 +79,11 @@ class IdentityActivator:
     """y = x."""
 
     def forward(self, weighted_input: Array) -> Array:
-        """Return the input itself."""
+        """Return the `weighted_input` itself."""
         return weighted_input
 
     def backward(self, output: Array) -> Array:
-        """Return 1."""
+        """Return 1, like the `output`."""
         return _namespace(output).ones_like(output)
 
 
@@ -91,12 +91,12 @@ class ReluActivator:
     """y = max(0, x)."""
 
     def forward(self, weighted_input: Array) -> Array:
-        """Return the activation, of any shape."""
+        """Return the activation of `weighted_input`, of any shape."""
         xp = _namespace(weighted_input)
         return xp.where(weighted_input < 0, xp.zeros_like(weighted_input), weighted_input)
 
     def backward(self, output: Array) -> Array:
-        """Return 1 where y > 0, else 0."""
+        """Return 1 where the `output` is above 0, else 0."""
         xp = _namespace(output)
         return xp.where(output > 0, xp.ones_like(output), xp.zeros_like(output))
 
@@ -354,7 +354,7 @@ class LstmLayer:
 
 
 def data_set(backend: str | Backend | None = None, dtype: str = "float64") -> tuple[list[Array], list[Array]]:
-    """Return two inputs and the outputs they should give.
+    """Return two inputs and the outputs they should give, of `dtype`.
 
     Returns
     -------

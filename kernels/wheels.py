@@ -1,7 +1,7 @@
 """Wheels for every platform from any one machine: ``python -m kernels.wheels [OUT] [--only NAME ...]``.
 
-Needs ``pip install ziglang setuptools``: the Clang that comes with Zig compiles for each of them, against an old C
-library where that matters, with C++'s own linked in.
+Needs ``pip install ziglang "setuptools>=77"``: the Clang that comes with Zig compiles for each of them, against an old
+C library where that matters, with C++'s own linked in.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ NONE = (
 
 FLOORS = (
     ("errors", "page"),
-    ("backend", "native", "data"),
-    ("ops", "parallel"),
+    ("backend", "native"),
+    ("ops", "parallel", "data"),
     ("recurrence",),
     ("layers", "losses", "optimizers", "schedules"),
     ("models",),

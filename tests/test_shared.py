@@ -10,6 +10,7 @@ import pytest
 from gpu_lstm import LSTM, InputError, Linear, Pool, compose, fit
 from gpu_lstm.data.sequences import UNKNOWN, Sequences
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor, Tagger
+from gpu_lstm.native import compiled
 from gpu_lstm.parallel import Alone
 from gpu_lstm.parallel.ordered import Partial, add, left_over, ordered_sum, whole
 from gpu_lstm.training import EarlyStop, Run, Settings, Training, TrainingError
@@ -277,6 +278,18 @@ def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_bytes(tmp_path, 
             assert (folder / path.name).read_bytes() == path.read_bytes()
         logs = [read_log(one / "log.jsonl") for one in (folder, tmp_path / "whole")]
         assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_run_of_any_number_of_threads_has_the_same_bytes(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(compiled, "SERIAL_WORK", 1)
+    files = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("GPU_LSTM_NUM_THREADS", threads)
+        run_in(tmp_path / threads, TASKS[kind](), epochs=1)
+        files.append({path.name: path.read_bytes() for path in (tmp_path / threads).glob("*.safetensors")})
+    assert len(files[0]) > 1
+    assert files[0] == files[1]
 
 
 def part_of_run(folder, kind, stop_after, ranks):

@@ -1,7 +1,7 @@
-"""The numbers and pictures of ``lstm.md``, computed by the project's own code.
+"""The numbers and pictures of ``lstm.md`` and ``bptt.md``, computed by the project's own code.
 
     python docs/learn/make.py            # write them
-    python docs/learn/make.py --check    # exit status 1 if the page or a picture is not what the code gives
+    python docs/learn/make.py --check    # exit status 1 if a page or a picture is not what the code gives
 
 Marks in the text say what goes where; what is between them is replaced:
 
@@ -25,7 +25,7 @@ from gpu_lstm import teaching
 from gpu_lstm.recurrence import reference
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE / "lstm.md"
+PAGES = [HERE / "lstm.md", HERE / "bptt.md"]
 
 GATES = "ifgo"
 W = {"i": 2.0, "f": 0.5, "g": 1.5, "o": 0.5}
@@ -512,12 +512,12 @@ def made(text: str, e: Example) -> str:
 
 
 def main() -> int:
-    """Write the page and its pictures, or check them."""
+    """Write the pages and their pictures, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if something differs")
     options = parser.parse_args()
     example = Example()
-    wanted = {PAGE: made(PAGE.read_text(encoding="utf-8"), example)}
+    wanted = {page: made(page.read_text(encoding="utf-8"), example) for page in PAGES}
     wanted |= {HERE / name: svg for name, svg in pictures(example).items()}
     wrong = 0
     for path, text in wanted.items():

@@ -41,7 +41,7 @@ class Backend:
     records: ClassVar[bool] = False  # whether it has `record`
 
     def asarray(self, value: Any, dtype: str | None = None) -> Array:
-        """Return an array of this backend made of host data (numbers, lists, NumPy arrays) or of one of its own."""
+        """Return an array of this backend made of `value`, host data or one of its own, in `dtype`."""
         if value in self:
             return value if dtype is None else self.xp.astype(value, self.dtype(dtype), copy=False)
         host = np.asarray(value)
@@ -105,7 +105,7 @@ class Backend:
         return getattr(self.xp, name)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return an array whose elements are not set; `dtype` is one of the namespace's."""
+        """Return an array of `shape` whose elements are not set; `dtype` is one of the namespace's."""
         return self.xp.empty(shape, dtype=dtype)
 
     def matmul(self, a: Array, b: Array, out: Array, add: bool = False) -> Array:
@@ -115,7 +115,7 @@ class Backend:
         return out
 
     def read(self, *scalars: Array) -> tuple[float, ...]:
-        """Return the numbers of some arrays of shape (): the one place where a training step waits for its device.
+        """Return the numbers of `scalars`, arrays of shape (): the one place where a step waits for its device.
 
         Without arrays it waits until everything asked of the device is done. Raises InputError where a number that was
         to be in a range since the last `read` (a token, a target) is outside of it.

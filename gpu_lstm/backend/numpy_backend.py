@@ -13,7 +13,7 @@ from gpu_lstm.native.pool import POOL
 
 
 class NumpyBackend(Backend):
-    """Arrays are ``numpy.ndarray`` in host memory."""
+    """Arrays are ``numpy.ndarray`` in host memory; `why` it was chosen is what it says of itself."""
 
     name = "numpy"
     kernels = "cpu"

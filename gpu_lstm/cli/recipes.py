@@ -15,11 +15,12 @@ from gpu_lstm.cli.options import data_path, reading_text
 from gpu_lstm.cli.series import kept, read_again, read_new, tell_series, tell_start
 from gpu_lstm.data.linear import LinearForecast
 from gpu_lstm.data.series import split_by_date
-from gpu_lstm.data.text import encode_file, read_text, text_files
+from gpu_lstm.data.text import Tracks, encode_file, read_text, text_files
 from gpu_lstm.data.tokens import Vocabulary, count_tokens, read_vocabulary
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.options import Options
 from gpu_lstm.models import Forecaster, LanguageModel
+from gpu_lstm.parallel import Communicator
 from gpu_lstm.training.outset import chosen, outset, sizes_for, training_ranges
 from gpu_lstm.training.tasks import (
     SeriesTask,
@@ -46,21 +47,32 @@ class Recipe:
     epochs: int = 1  # how many there are to be, where none were asked for
 
 
-def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
-    """A language model, from its options; `known` is the description of a run to go on with, or to begin from."""
+def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None, ranks: Communicator) -> Recipe:
+    """A language model, from its options; `known` is the description of a run to go on with, or to begin from.
+
+    Each of some ranks has the tokens of its own tracks, or all where lines are shuffled.
+    """
+    validation, shuffled = check_share("validation", plain["validation"]), plain.get("shuffle_lines")
+
+    def parts(tokens: Any) -> list[Any]:
+        """What this rank reads of the tokens, or of the range of their numbers: to train on, and held out."""
+        tracks = Tracks.split(tokens, plain["batch"], plain["length"], validation)
+        return [one.tokens[one.span(ranks.rank, ranks.size)] for one in tracks]
+
     path, how = data_path(plain["data"]), reading_text(plain)
+    among: Any = {"ranks": ranks, "needs": lambda total: [range(total)] if shuffled else parts(range(total)), **how}
     if known is None:
-        tokens, vocabulary = read_text(path, plain.get("tokens", "characters"), plain.get("vocabulary", 0), **how)
+        tokens, vocabulary = read_text(path, plain.get("tokens", "characters"), plain.get("vocabulary", 0), **among)
         if len(vocabulary) < 2:
             raise InputError(f"text {path} has no characters")
     else:
         vocabulary = read_vocabulary(known["vocabulary"])
-        tokens = encode_file(path, vocabulary, **how)
+        tokens = encode_file(path, vocabulary, **among)
         same_data(path, len(tokens), known["amount"], vocabulary.tokens)
-    if plain.get("shuffle_lines") and vocabulary.newline is None:
+    if shuffled and vocabulary.newline is None:
         raise InputError(f"text {path} has no lines to shuffle")
-    cut = len(tokens) - int(len(tokens) * check_share("validation", plain["validation"]))
-    counts = [count_tokens(part, len(vocabulary)) for part in (tokens[:cut], tokens[cut:])]
+    own = ranks.every(lambda: [count_tokens(part, len(vocabulary)) for part in parts(tokens)])
+    counts = list(np.sum(own, axis=0))
     tell_text(path, how["include"], vocabulary, counts)
     share = unknown_share(vocabulary, counts)
     if known is not None and known["amount"] is None and share > MOST_UNKNOWN:
@@ -70,9 +82,9 @@ def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] 
 
     def make() -> Task:
         model = LanguageModel(**config, **where(plain, backend))
-        newline = vocabulary.newline if plain.get("shuffle_lines") else None
-        parts = plain["batch"], plain["length"], plain["validation"], plain["seed"]
-        task = TextTask(model, tokens, *parts, newline, (vocabulary.rate(counts[0]), vocabulary.rate(counts[1])))
+        newline = vocabulary.newline if shuffled else None
+        sizes = plain["batch"], plain["length"], validation, plain["seed"]
+        task = TextTask(model, tokens, *sizes, newline, (vocabulary.rate(counts[0]), vocabulary.rate(counts[1])))
         task.item, task.unit = vocabulary.unit, task.unit if vocabulary.counted == "characters" else "bits/byte"
         return task
 
@@ -97,7 +109,9 @@ def unknown_share(vocabulary: Vocabulary, counts: list[np.ndarray]) -> float:
     return sum(int(part[0]) for part in counts) / sum(map(np.sum, counts)) if vocabulary.added else 0.0
 
 
-def prepare_series(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None) -> Recipe:
+def prepare_series(
+    plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None, ranks: Communicator
+) -> Recipe:
     """A forecaster, from its options; what they leave to the data is filled in."""
     path = data_path(plain["data"])
     data = read_new(path, plain) if known is None else read_again(path, {**known, "options": plain})

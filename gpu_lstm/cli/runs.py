@@ -82,7 +82,7 @@ def begin(options: argparse.Namespace, ranks: Communicator) -> Run | None:
         raise InputError(f"gpu-lstm train {options.kind} needs data: gpu-lstm train {options.kind} FILE")
     plain["data"] = full_name(options.data or KINDS[options.kind])
     folder = new_folder(options)
-    recipe = RECIPES[options.kind](plain, backend, origin and origin.description)
+    recipe = RECIPES[options.kind](plain, backend, origin and origin.description, ranks)
     if origin is not None:
         origin.agree(recipe, plain)
     if options.epochs is None:
@@ -90,7 +90,7 @@ def begin(options: argparse.Namespace, ranks: Communicator) -> Run | None:
         settings = replace(settings, epochs=recipe.epochs)
     if not fits(options, plain, recipe, backend, shares_for(settings.shares, ranks.size, plain["batch"])):
         return None
-    known = {"options": plain, **recipe.extra, "fingerprint": marked(plain)}
+    known = {"options": plain, **recipe.extra, "fingerprint": ranks.first(lambda: marked(plain))}
     run = Run(recipe.make(), settings, folder, known, tell, options.graph, nearest(ranks, backend))
     if origin is not None:
         origin.begin(run.task.model)
@@ -129,12 +129,12 @@ def resume(options: argparse.Namespace, ranks: Communicator) -> Run | None:
         if known is None:
             tell(f"{path} is of an older gpu_lstm and has no fingerprint of its data; only their amount is compared")
         elif "data" in changes:
-            check_unchanged(data_path(plain["data"]), known, plain.get("include") or ())
-        recipe = RECIPES[kind](plain, backend, description)
+            ranks.first(lambda: check_unchanged(data_path(plain["data"]), known, plain.get("include") or ()))
+        recipe = RECIPES[kind](plain, backend, description, ranks)
         recipe.config.update(description["model"])  # what it has of data is of those that it began with
         if not fits(options, plain, recipe, backend, shares_for(shares, ranks.size, plain["batch"])):
             return None
-        about = {"options": plain, **recipe.extra, "fingerprint": known or marked(plain)}
+        about = {"options": plain, **recipe.extra, "fingerprint": known or ranks.first(lambda: marked(plain))}
         near = nearest(ranks, backend)
         run = Run(recipe.make(), Settings.read(settings, path), folder, about, tell, options.graph, near)
     except (KeyError, TypeError, AttributeError) as error:

@@ -19,6 +19,7 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.checks import check_share
 from gpu_lstm.models import Classifier, Model, Regressor, Tagger
+from gpu_lstm.parallel import Communicator
 from gpu_lstm.training.fitting import balanced, epochs_for, frames_for, pooling_for
 from gpu_lstm.training.tasks import ClassifyTask, LabelTask, RegressTask, Task, plan_of, split_sequences
 
@@ -28,7 +29,9 @@ RULES = 2
 """How sequences are split, framed and put into batches; a run without the number keeps to the rules before these."""
 
 
-def prepare(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None, kind: str) -> Recipe:
+def prepare(
+    plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None, ranks: Communicator, kind: str
+) -> Recipe:
     """A model of sequences, from its options; `known` is the description of a run to go on with."""
     path = data_path(plain["data"])
     columns = known["columns"] if known else plain["columns"]

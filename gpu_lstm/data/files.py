@@ -16,6 +16,7 @@ import numpy as np
 from gpu_lstm.errors import InputError
 
 SHIPPED = Path(__file__).parent / "shipped"
+PACKED = (".xz", ".gz")
 BLOCK = 1 << 20
 """Bytes or rows read at a time."""
 IN_MEMORY = 1 << 26
@@ -152,6 +153,17 @@ class Spool:
             for waiting in self._blocks:
                 write_all(self._file, waiting)
             self._blocks.clear()
+
+    def skip(self, count: int) -> None:
+        """Leave out so many numbers, which nobody will read: they are zeros, and take no room in a file."""
+        size = count * self._dtype.itemsize
+        self._bytes += size
+        if self._file is None and self._bytes <= IN_MEMORY:
+            self._blocks.append(np.zeros(count, self._dtype))
+        else:
+            self.add(np.empty(0))
+            assert self._file is not None, "it is that long"
+            self._file.truncate(self._file.seek(size, os.SEEK_CUR))
 
     def finish(self) -> np.ndarray:
         """Return the whole array; too large for memory, in a file: `Stored`, or mapped where it has rows."""

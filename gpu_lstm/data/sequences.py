@@ -55,18 +55,18 @@ class Sequences:
         return np.diff(self.starts)
 
     def rows(self, picked: np.ndarray) -> np.ndarray:
-        """Return all steps of some sequences, (steps, D)."""
+        """Return all steps of the `picked` sequences, (steps, D)."""
         return np.concatenate([self.values[self.starts[n] : self.starts[n + 1]] for n in picked])
 
     def labels_of(self, picked: np.ndarray) -> np.ndarray:
-        """Return the labels of some sequences, or of all of their steps that have one."""
+        """Return the labels of the `picked` sequences, or of all of their steps that have one."""
         if not self.of_steps:
             return np.asarray(self.labels[picked])
         found = np.concatenate([self.labels[self.starts[n] : self.starts[n + 1]] for n in picked])
         return np.asarray(found[found != UNKNOWN])
 
     def batch(self, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return some sequences, padded with zeros: x (T, B, D) with T the longest, lengths (B,), labels.
+        """Return the `picked` sequences, padded with zeros: x (T, B, D) with T the longest, lengths (B,), labels.
 
         Labels are (B,), (B, K) or, of steps, (T, B) with -1 where there is none.
         """

@@ -55,7 +55,7 @@ class Series:
         return self.names[: len(self.names) - len(self.past) - len(self.future)]
 
     def cuts(self, shares: Sequence[float]) -> list[np.ndarray]:
-        """Return where each share of every series ends within its stretches: for each share (M,) row numbers.
+        """Return where each of `shares` of every series ends within its stretches: for each share (M,) row numbers.
 
         Shares are counted in rows from a series' start, one after the other: with (0.7, 0.1), stretch m has the rows
         from starts[m] to cuts[0][m] in the first share and those up to cuts[1][m] in the second. With `by_date`, they
@@ -103,12 +103,12 @@ class Series:
         return origins[some], np.where(missing[some], np.nan, values)
 
     def known(self, origins: np.ndarray) -> np.ndarray:
-        """Return how many rows of its own stretch come before each row."""
+        """Return how many rows of its own stretch come before each of `origins`."""
         return np.asarray(origins - self.starts[np.searchsorted(self.starts, origins, "right") - 1])
 
 
 def with_calendar(data: Series, names: bool | Sequence[str]) -> Series:
-    """Return series with what the calendar says of their times among the inputs that are known ahead.
+    """Return `data` with what the calendar (by `names`) says of their times among the inputs that are known ahead.
 
     Raises InputError where there are no times, or the calendar says nothing at this step.
     """

@@ -6,23 +6,40 @@ import codecs
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 
-from gpu_lstm.data.files import BLOCK, SHIPPED, UNREADABLE, Spool, Stored, find_file, open_bytes, write_all
-from gpu_lstm.data.tokens import KINDS, UNKNOWN, Bytes, Characters, Subwords, Vocabulary
+from gpu_lstm.data.files import BLOCK, PACKED, SHIPPED, UNREADABLE, Spool, Stored, find_file, open_bytes, write_all
+from gpu_lstm.data.tokens import CONTINUATION, KINDS, LONGEST, UNKNOWN, Bytes, Characters, Subwords, Vocabulary
 from gpu_lstm.errors import InputError
+from gpu_lstm.parallel import Alone, Communicator
 
 SHAKESPEARE = SHIPPED / "shakespeare.txt.xz"
 UTF8 = "utf-8"
+ALONE = Alone()
+Needs = Callable[[int], Sequence[range]]
+"""Which parts are needed of so many tokens."""
+
+
+class Unit(NamedTuple):
+    """What can be read of a text by itself: about a megabyte of lines of a plain file, or else all of a file.
+
+    It begins with the first line, or without one for a megabyte the first character, from byte `start` on.
+    """
+
+    path: Path
+    start: int = 0
+    stop: int | None = None
 
 
 def read_text(
-    path: str | Path, tokens: str = "characters", size: int = 1024, encoding: str = UTF8, include: Sequence[str] = ()
-) -> tuple[np.ndarray, Vocabulary]:
+    path: str | Path, tokens: str = "characters", size: int = 1024, encoding: str = UTF8, include: Sequence[str] = (),
+    ranks: Communicator = ALONE, needs: Needs = lambda total: [range(total)],
+) -> tuple[np.ndarray, Vocabulary]:  # fmt: skip
     """Read a file, or all files of a folder, as tokens (N,) and the vocabulary made from them.
 
     A file is plain, ``.xz`` or ``.gz``; a folder's files (not the hidden ones) are taken in the order of their names,
@@ -41,6 +58,9 @@ def read_text(
     include : sequence of str
         Patterns as ``*.txt`` or ``letters/*``, of the files to take of a folder, in their names or in their paths
         within it; all of them if there are none.
+    ranks, needs
+        Ranks that read the text together. Each reads its share of the units (`Unit`) to make the vocabulary with the
+        others, but that of subwords, for which rank 0 reads all; then what it needs. The other tokens are zeros.
 
     Raises
     ------
@@ -58,36 +78,68 @@ def read_text(
     ((8,), 'Dear Ada')
     """
     vocabulary: Vocabulary
+    own = _own(units_of(path, UTF8 if tokens == "bytes" else encoding, include), ranks)
     if tokens == "bytes":
-        vocabulary = Bytes()
+        decoded = ranks.every(lambda: all(Bytes().is_text(_spooled([one], Bytes())) for one in own))
+        vocabulary = Bytes(text=all(decoded))
     elif tokens == "subwords":
-        vocabulary = Subwords.learn(_all_blocks(path, encoding, include), size)
+        learned = ranks.first(lambda: Subwords.learn(_all_blocks(path, encoding, include), size))
+        vocabulary = Subwords(ranks.every(lambda: learned and learned.content)[0] or "")
     elif tokens == "characters":
-        seen = np.zeros(sys.maxunicode + 1, dtype=bool)
-        for block in _all_blocks(path, encoding, include):
-            seen[np.frombuffer(block.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)] = True
-        seen[ord(UNKNOWN)] = False
+        seen = np.any(ranks.every(lambda: _seen(block for one in own for block in _blocks(one, encoding))), axis=0)
         vocabulary = Characters(UNKNOWN + "".join(map(chr, np.flatnonzero(seen).tolist())))
     else:
         raise InputError(f"tokens is {tokens!r}; expected one of {', '.join(KINDS)}")
-    found = encode_file(path, vocabulary, encoding, include)
-    return found, Bytes(text=False) if isinstance(vocabulary, Bytes) and not vocabulary.is_text(found) else vocabulary
+    return encode_file(path, vocabulary, encoding, include, ranks, needs), vocabulary
+
+
+def _seen(blocks: Iterable[str]) -> np.ndarray:
+    """Which code points there are in a text, but for that which stands for the unknown."""
+    seen = np.zeros(sys.maxunicode + 1, dtype=bool)
+    for block in blocks:
+        seen[np.frombuffer(block.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)] = True
+    seen[ord(UNKNOWN)] = False
+    return seen
 
 
 def encode_file(
-    path: str | Path, vocabulary: Vocabulary, encoding: str = UTF8, include: Sequence[str] = ()
-) -> np.ndarray:
+    path: str | Path, vocabulary: Vocabulary, encoding: str = UTF8, include: Sequence[str] = (),
+    ranks: Communicator = ALONE, needs: Needs = lambda total: [range(total)],
+) -> np.ndarray:  # fmt: skip
     """Read a file or folder as tokens of an existing vocabulary; see `read_text`."""
-    spool = Spool(vocabulary.dtype)
-    for file in text_files(path, include):
-        found: Iterator[np.ndarray]
-        if isinstance(vocabulary, Bytes):
-            found = map(vocabulary.encode, _raw(file))
+    units = units_of(path, UTF8 if isinstance(vocabulary, Bytes) else encoding, include)
+    if ranks.size == 1:
+        return _spooled(units, vocabulary, encoding)
+    counts = ranks.every(lambda: [sum(map(len, _encoded(one, vocabulary, encoding))) for one in _own(units, ranks)])
+    ends = np.cumsum([count for of_rank in counts for count in of_rank]).tolist()
+    needed, spool = needs(ends[-1]), Spool(vocabulary.dtype)
+    for unit, start, stop in zip(units, [0, *ends], ends, strict=False):
+        if any(start < part.stop and part.start < stop for part in needed):
+            for block in _encoded(unit, vocabulary, encoding):
+                spool.add(block)
         else:
-            found = vocabulary.encoded(_blocks(file, encoding))
-        for block in found:
+            spool.skip(stop - start)
+    return spool.finish()
+
+
+def _spooled(units: Iterable[Unit], vocabulary: Vocabulary, encoding: str = UTF8) -> np.ndarray:
+    spool = Spool(vocabulary.dtype)
+    for unit in units:
+        for block in _encoded(unit, vocabulary, encoding):
             spool.add(block)
     return spool.finish()
+
+
+def _encoded(unit: Unit, vocabulary: Vocabulary, encoding: str) -> Iterator[np.ndarray]:
+    if isinstance(vocabulary, Bytes):
+        return map(vocabulary.encode, _raw(unit))
+    return vocabulary.encoded(_blocks(unit, encoding))
+
+
+def _own(units: list[Unit], ranks: Communicator) -> list[Unit]:
+    """A rank's share."""
+    first, last = (len(units) * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1))
+    return units[first:last]
 
 
 def read_part(path: str | Path, start: int, length: int, encoding: str = UTF8, include: Sequence[str] = ()) -> str:
@@ -134,28 +186,57 @@ def _is_included(name: Path, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name.as_posix(), one) or fnmatchcase(name.name, one) for one in patterns)
 
 
+def units_of(path: str | Path, encoding: str = UTF8, include: Sequence[str] = ()) -> list[Unit]:
+    """Return what a text can be read in, in order: packed files, and those of other encodings, as they are."""
+    plain = check_encoding(encoding) == UTF8
+    found: list[Unit] = []
+    for file in text_files(path, include):
+        size = file.stat().st_size
+        cut = plain and file.suffix not in PACKED
+        found += [Unit(file, at, at + BLOCK) for at in range(0, size, BLOCK)] if cut else [Unit(file)]
+    return found
+
+
 def _all_blocks(path: str | Path, encoding: str, include: Sequence[str]) -> Iterator[str]:
-    return (block for file in text_files(path, include) for block in _blocks(file, encoding))
+    return (block for unit in units_of(path, encoding, include) for block in _blocks(unit, encoding))
 
 
-def _raw(path: Path) -> Iterator[bytes]:
-    """Yield the file's bytes, a megabyte at a time."""
+def _raw(unit: Unit) -> Iterator[bytes]:
+    """Yield the unit's bytes, a megabyte at a time."""
     try:
-        with open_bytes(path) as raw:
-            while block := raw.read(BLOCK):
+        with open_bytes(unit.path) as raw:
+            left = sys.maxsize
+            if unit.stop is not None:
+                left = _line(raw, unit.stop)
+                left -= raw.seek(_line(raw, unit.start))
+            while block := raw.read(min(BLOCK, left)):
                 yield block
+                left -= len(block)
     except UNREADABLE as error:
-        raise InputError(f"{path} can't be read: {error}") from None
+        raise InputError(f"{unit.path} can't be read: {error}") from None
 
 
-def _blocks(path: Path, encoding: str) -> Iterator[str]:
-    """Yield the file's text, about a megabyte at a time; a byte order mark is dropped."""
-    name = check_encoding(encoding)
+def _line(file: IO[bytes], place: int) -> int:
+    """Return where the first line begins from a place on, or where there is none for long the first character."""
+    if place == 0:
+        return 0
+    file.seek(place - 1)
+    line = file.readline(LONGEST)
+    if line.endswith(b"\n"):
+        return place - 1 + len(line)
+    file.seek(place)
+    head = file.read(3)
+    return place + len(head) - len(head.lstrip(CONTINUATION))
+
+
+def _blocks(unit: Unit, encoding: str) -> Iterator[str]:
+    """Yield the unit's text, about a megabyte at a time; a byte order mark is dropped."""
+    path, name = unit.path, check_encoding(encoding)
     plain = name == UTF8
-    decoder = codecs.getincrementaldecoder("utf-8-sig" if plain else name)()
-    done = 0
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if plain and unit.start == 0 else name)()
+    done = unit.start
     try:
-        for block in _raw(path):
+        for block in _raw(unit):
             text = decoder.decode(block)
             if plain and 4 * text.count("\0") > len(text):
                 raise _undecodable(path, encoding, "too many bytes are 0")
@@ -275,8 +356,19 @@ class Tracks:
         """Make as many tracks as there are tokens for, at most `batch`."""
         return cls(tokens, max(1, min(batch, len(tokens) // (length + 1))), length)
 
+    @classmethod
+    def split(cls, tokens: np.ndarray, batch: int, length: int, validation: float) -> tuple[Tracks, Tracks]:
+        """Tracks to train on, and of the share at the end that is held out."""
+        cut = len(tokens) - int(len(tokens) * validation)
+        return cls(tokens[:cut], batch, length), cls.fitting(tokens[cut:], batch, length)
+
     def __len__(self) -> int:
         return (self.track - 1) // self.length
+
+    def span(self, part: int, parts: int) -> slice:
+        """Where one of so many parts of the tracks lies in the tokens; what no track has is of the last."""
+        first, last = (self.batch * one // parts * self.track for one in (part, part + 1))
+        return slice(first, len(self.tokens) if part + 1 == parts else last)
 
     def chunk(self, number: int, tracks: range | None = None) -> np.ndarray:
         """Return chunk `number` of all or some tracks with the token after it, (T + 1, B) int64, contiguous."""

@@ -17,6 +17,8 @@ from gpu_lstm.errors import InputError
 
 UNKNOWN = "\ufffd"
 """Stands for every character that the characters of a model don't have; their token 0."""
+CONTINUATION = bytes(range(0x80, 0xC0))
+"""What a character in UTF-8 can have as its second to fourth byte."""
 CODE_POINTS = 0x110000 - 0x800
 """Characters that Unicode has room for: all code points but the surrogates."""
 LONGEST = 1 << 20
@@ -103,7 +105,7 @@ class Vocabulary(ABC):
         yield decoder.decode(b"", final=True)
 
     def rate(self, counts: np.ndarray) -> Rate:
-        """Characters of a token, and bits added to one, of a text that has so many of each token, (V,)."""
+        """Characters of a token, and bits added to one, of a text with `counts` (V,) of each token."""
         tokens, characters = int(counts.sum()), int(counts @ self.characters_of)
         return Rate(characters / tokens, self.added * int(counts[0]) / tokens) if tokens and characters else Rate()
 
@@ -210,12 +212,10 @@ class Bytes(Vocabulary):
         return {"tokens": self.tokens} | ({} if self.text else {"text": False})
 
     def is_text(self, tokens: np.ndarray) -> bool:
-        """Whether bytes are UTF-8, but for what is cut off at both ends; only then they have characters."""
+        """Whether `tokens` are UTF-8, but for what is cut off at both ends; only then they have characters."""
         decoder = codecs.getincrementaldecoder("utf-8")()
-        start = 0
-        head = np.asarray(tokens[:4])
-        while start < min(3, len(head)) and head[start] & 0xC0 == 0x80:
-            start += 1
+        head = np.asarray(tokens[:3]).tobytes()
+        start = len(head) - len(head.lstrip(CONTINUATION))
         try:
             for block in _blocks_of(tokens[start:]):
                 decoder.decode(block.tobytes())
@@ -249,7 +249,10 @@ class Subwords(Vocabulary):
 
     @classmethod
     def learn(cls, blocks: Iterable[str], size: int) -> Subwords:
-        """Find the subwords of a text, `size` at most, the 256 bytes among them."""
+        """Find the subwords of a text that comes in `blocks`, `size` at most, the 256 bytes among them.
+
+        Raises InputError where `size` is below 257.
+        """
         if size < 257:
             raise InputError(f"vocabulary is {size}; expected at least 257: the 256 bytes and what is made of them")
         library = _library()

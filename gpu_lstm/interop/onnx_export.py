@@ -38,7 +38,7 @@ def export(
     dtype: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a model as an ONNX file, whole or not at all; see `to_onnx`.
+    """Write a model as an ONNX file at `path`, whole or not at all; see `to_onnx`.
 
     Examples
     --------

@@ -55,7 +55,7 @@ def load(
     dtype: str | None = None,
     tier: str = "auto",
 ) -> Loaded:
-    """Read the LSTM of an ONNX file; see `from_onnx`."""
+    """Read the LSTM of an ONNX file at `path`; see `from_onnx`, also for InputError."""
     onnx, path = require_onnx(), check_path(path)
     if not path.is_file():
         raise InputError(f"ONNX file {path} does not exist")

@@ -221,18 +221,18 @@ class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the likeliest class of each sequence, (N,)."""
+        """Return the likeliest class of each sequence of X, (N,)."""
         scores = self._say(X, Classifier.logits)
         chosen: np.ndarray = self.classes_[scores.argmax(axis=1)]
         return chosen
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probability of each class, (N, number of classes), in the order of `classes_`."""
+        """Return the probability of each class for X, (N, number of classes), in the order of `classes_`."""
         shares: np.ndarray = np.exp(self.predict_log_proba(X))
         return shares
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Return the logarithm of `predict_proba`."""
+        """Return the logarithm of `predict_proba` of X."""
         scores = self._say(X, Classifier.logits).astype(np.float64)
         scores -= scores.max(axis=1, keepdims=True)
         logs: np.ndarray = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
@@ -285,19 +285,19 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SequenceEstimator):  # typ
     loss: str = "mse"
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train on sequences X with targets y, (N,) or (N, K); all else as `LSTMClassifier.fit`."""
+        """Train on sequences X with targets y, (N,) or (N, K); `sample_weight` and all else as `LSTMClassifier.fit`."""
         with self._all_or_nothing():
             self._fit(X, self._targets(y, self._goes_on(False)), sample_weight, more=False)
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train one epoch more, at a constant learning rate; the first call settles the scales."""
+        """Train one epoch more, as `LSTMRegressor.fit`, at a constant rate; the first call settles the scales."""
         with self._all_or_nothing():
             self._fit(X, self._targets(y, self._goes_on(True)), sample_weight, more=True)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the targets (N,) or (N, K), as `fit` saw them."""
+        """Return the targets (N,) or (N, K) of X, as `fit` saw them."""
         said = self._say(X, Regressor.predict)
         return said[:, 0] if self._one_target else said
 

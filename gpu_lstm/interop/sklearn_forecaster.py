@@ -98,7 +98,7 @@ class LSTMForecaster(LSTMEstimator):
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Train one epoch more on X alone, at a constant learning rate; the first call settles the units."""
+        """Train one epoch more on X, whatever y is, at a constant learning rate; the first call settles the units."""
         with self._all_or_nothing():
             self._fit(X, more=True)
         return self
@@ -173,7 +173,7 @@ class LSTMForecaster(LSTMEstimator):
         return np.stack(said) if many else np.asarray(said[0])
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Return minus the RMSE of forecasts over all `horizon` steps ahead, in the data's own units; 0 is perfect.
+        """Return minus the RMSE of forecasts over all `horizon` steps ahead, in X's own units; y isn't used.
 
         Forecasts are made from every step of X that has `window` steps before it, or half of what X has where that is
         shorter.

@@ -316,7 +316,7 @@ def from_torch(
 
 
 def to_torch(lstm: layers.LSTM) -> nn.LSTM:
-    """Make a ``torch.nn.LSTM`` with the options and copies of the parameters of a `gpu_lstm.LSTM`, on its device.
+    """Make a ``torch.nn.LSTM`` with options and copies of the parameters of `lstm`, a `gpu_lstm.LSTM`, on its device.
 
     Our one bias becomes PyTorch's ``bias_ih``; ``bias_hh`` is zero.
 
@@ -333,7 +333,7 @@ def to_torch(lstm: layers.LSTM) -> nn.LSTM:
 
 
 def to_module(lstm: layers.LSTM) -> LSTM:
-    """Make an `LSTM` of this file with the options and copies of the parameters of a `gpu_lstm.LSTM`, on its device."""
+    """Make an `LSTM` of this file with the options of `lstm`, a `gpu_lstm.LSTM`, and copies of its parameters."""
     options = lstm.options.on()
     if lstm.tier != "auto":
         options["tier"] = lstm.tier

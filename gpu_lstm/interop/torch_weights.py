@@ -16,7 +16,7 @@ from gpu_lstm.layers.options import torch_names
 
 
 def state_dict(lstm: layers.LSTM) -> dict[str, Tensor]:
-    """Copy the parameters, under PyTorch's names, on the layer's device; ``bias_hh`` is zero."""
+    """Copy the parameters of `lstm`, under PyTorch's names, on the layer's device; ``bias_hh`` is zero."""
     found = {}
     for name, array in lstm.params.items():
         first, *second = torch_names(name)

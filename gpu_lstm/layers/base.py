@@ -129,11 +129,11 @@ class Layer:
         self._params.replace(arrays)
 
     def add(self, name: str, values: np.ndarray) -> None:
-        """Add a parameter; drawn on the host so that all backends start equal."""
+        """Add the parameter `name` with `values` drawn on the host, so that all backends start equal."""
         self._params.add(name, self.backend.asarray(values.astype(self.param_dtype), self.param_dtype))
 
     def over(self, params: Mapping[str, Array]) -> Self:
-        """Return a twin of this layer that works with these arrays, which are not checked."""
+        """Return a twin of this layer that works with `params`, which are not checked."""
         twin = object.__new__(type(self))
         twin.__dict__ |= {**self.__dict__, "_params": dict(params)}
         return twin
@@ -165,9 +165,9 @@ class Layer:
         return self
 
     def kept(self, params: Mapping[str, Array], keep: bool) -> dict[str, Made]:
-        """For inference, what kernels make of weights that products take, which may be there from a call before.
+        """For inference, what kernels make of those of `params` that products take; it may be there from a call before.
 
-        Where backward will follow there is nothing, and from then on nothing is left: weights are about to change.
+        Where backward will follow (`keep`) there is nothing, nor afterwards: weights are about to change.
         """
         if keep:
             self._kept.clear()

@@ -41,7 +41,7 @@ class Dropout(Layer):
         return y, Tape(self, (again, tuple(x.shape)))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
-        """Return the gradient dx from dy, through the same mask."""
+        """Return the gradient dx from dy, through the tape's mask."""
         again, shape = self.read(tape)
         dy = self.backend.require("dy", dy, shape, self.dtype)
         tape.spend()

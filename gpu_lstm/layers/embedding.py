@@ -67,7 +67,7 @@ class Embedding(Layer):
         return xp.reshape(y, (*ids.shape, self.embedding_dim)), Tape(self, (flat, tuple(ids.shape)))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[None, Params]:
-        """Return the table's gradient from dy (..., embedding_dim); ids have none."""
+        """Return the table's gradient from the tape and dy (..., embedding_dim); ids have none."""
         flat, shape = self.read(tape)
         dy = self.backend.require("dy", dy, (*shape, f"embedding_dim={self.embedding_dim}"), self.dtype)
         tape.spend()

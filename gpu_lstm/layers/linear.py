@@ -81,7 +81,7 @@ class Linear(Layer):
         return xp.reshape(y, (*x.shape[:-1], self.output_size)), tape
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
-        """Return gradients from dy (..., output_size): dx (..., input_size) and those of the parameters."""
+        """Return gradients from the tape and dy (..., output_size): dx (..., input_size) and the parameters'."""
         rows, shape, weight = self.read(tape)
         xp = self.backend.xp
         dy = self.backend.require("dy", dy, (*shape[:-1], f"output_size={self.output_size}"), self.output_dtype)

@@ -274,7 +274,7 @@ class LSTM(Layer):
         return dy, (dh0, dc0), {name: gradients[name] for name in params}
 
     def needed(self, params: Params | None = None) -> Params:
-        """The parameters that `backward` reads themselves; with 16 bits it has copies of the weights."""
+        """Those of `params` that `backward` reads themselves; with 16 bits it has copies of the weights."""
         apart = ("h0", "c0", *["bias"] * (not self.recompute), *["weight"] * (self.dtype != self.param_dtype))
         given = self.params if params is None else params
         return {name: array for name, array in given.items() if not name.startswith(apart)}

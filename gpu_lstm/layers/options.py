@@ -153,7 +153,7 @@ class Options:
 
     @classmethod
     def of(cls, named: Mapping[str, Any]) -> Options:
-        """Make options by name, from a model's description.
+        """Make the `named` options, from a model's description.
 
         Raises
         ------
@@ -192,7 +192,7 @@ class Options:
         return ", ".join(f"{row.name}={row.metadata['kind'].placeholder}".rstrip("=") for row in fields(cls))
 
     def check_sizes(self, hidden_size: int, num_layers: int, forget_bias: float | None) -> None:
-        """Refuse what doesn't go together.
+        """Refuse what doesn't go together with `hidden_size`, `num_layers` and `forget_bias`.
 
         Raises InputError where two of them don't go together, or one with a size.
         """
@@ -217,7 +217,7 @@ class Options:
         return OPTIONS & set(self.on())
 
     def parameters(self, hidden_size: int, input_size: int) -> dict[str, tuple[int, ...]]:
-        """Return shape of every parameter of one layer and direction, by the beginning of its name."""
+        """Return shapes of all parameters of a layer (`hidden_size`, `input_size`) and direction, by name."""
         gates, out = 4 * hidden_size, self.proj_size or hidden_size
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, input_size), "weight_hh": (gates, out // self.heads)}
         if self.bias:

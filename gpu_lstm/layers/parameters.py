@@ -30,7 +30,7 @@ class Parameters(MutableMapping[str, Array]):
         self._places: dict[str, list[Any]] = {}  # an array and its shape, which all have who hold that parameter
 
     def add(self, name: str, array: Array) -> None:
-        """Add a parameter."""
+        """Add the parameter `name`, an `array`."""
         self._places[name] = [array, tuple(array.shape)]
 
     def renamed(self, names: Mapping[str, str]) -> Self:
@@ -49,7 +49,7 @@ class Parameters(MutableMapping[str, Array]):
         return whole
 
     def replace(self, arrays: Mapping[str, Any]) -> None:
-        """Assign all parameters at once; raises InputError where the names aren't these, or an array is refused."""
+        """Assign `arrays` to all parameters at once; raises InputError where the names are others or one is refused."""
         odd = sorted(arrays.keys() ^ self.keys())
         if odd:
             raise InputError(f"params has not the names of these parameters; these are on one side only: {odd}")
@@ -91,7 +91,7 @@ class Parameters(MutableMapping[str, Array]):
         return dict(self)
 
     def update(self, /, *arrays: Any, **more: Any) -> None:
-        """Assign as ``dict.update`` does, all of them or, where one is refused, none."""
+        """Assign `arrays` as ``dict.update`` does, all of them or, where one is refused by an InputError, none."""
         kept = {}
         for name, value in dict(*arrays, **more).items():
             if name not in self._places:

@@ -86,7 +86,7 @@ class Pool(Layer):
         return backend.asarray(y, self.dtype), Tape(self, (share, tuple(x.shape)) if keep else None)
 
     def backward(self, tape: Tape, dy: Array) -> tuple[Array, Params]:
-        """Return the gradient dx (T, B, D) from dy (B, D)."""
+        """Return the gradient dx (T, B, D) from dy (B, D) and the tape."""
         share, (num_steps, batch, width) = self.read(tape)
         backend, xp = self.backend, self.backend.xp
         dy = widened(backend, backend.require("dy", dy, (batch, f"D={width}"), self.dtype))
@@ -174,7 +174,7 @@ class Concat(Layer):
         return xp.concat(taken, axis=-1), Tape(self, (shapes, rows))
 
     def backward(self, tape: Tape, dy: Array) -> tuple[list[Array], Params]:
-        """Return the gradient of each array from dy."""
+        """Return the gradient of each array from dy and the tape."""
         shapes, rows = self.read(tape)
         backend, width = self.backend, sum(shape[-1] for shape in shapes)
         dy = backend.require("dy", dy, (*rows, f"D={width}"), self.dtype)

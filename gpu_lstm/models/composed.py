@@ -192,7 +192,7 @@ class Composed(Model):
         return y, Tapes(tapes, lengths)
 
     def backward(self, tapes: Tapes, dy: Array) -> tuple[dict[str, Array], Params]:
-        """Backpropagate from dy, like y, through all parts.
+        """Backpropagate from `tapes` and dy, like y, through all parts.
 
         Returns
         -------
@@ -243,7 +243,7 @@ class Composed(Model):
         return value, self.backward(tapes, self.backend.xp.astype(dprediction, y.dtype, copy=False))[1]
 
     def evaluate(self, inputs: Any, target: Any, loss: Criterion = "mse") -> tuple[float, np.ndarray, np.ndarray]:
-        """Mean loss of a batch, without dropout, and prediction and target of all that counts, on the host.
+        """Mean loss of a batch of `inputs`, without dropout, and prediction and target of all that counts, on the host.
 
         Arguments are as of `loss`.
         """
@@ -255,7 +255,7 @@ class Composed(Model):
         return self.backend.read(value)[0], to_numpy(prediction), to_numpy(aim)
 
     def samples(self, x: Any, y: Any = None) -> Samples:
-        """Data, sample first: arrays, lists of sequences, or a mapping of the inputs' names to such; see `Samples`."""
+        """Data x and y, sample first: arrays, lists of sequences, or mappings of names to such; see `Samples`."""
         return Samples.of(x if isinstance(x, Mapping) else {self.inputs[0]: x}, y)
 
     def arranged(self, samples: Samples) -> dict[str, Any]:

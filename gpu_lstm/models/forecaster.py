@@ -186,6 +186,11 @@ class Forecaster(Model):
             Of a model that says values alone; "mse" if not given.
         seed : int or tuple of int, optional
             Seeds dropout; None turns it off.
+
+        Raises
+        ------
+        InputError
+            The values or the loss can't be used.
         """
         seed = training_seed(seed)
 
@@ -253,8 +258,8 @@ class Forecaster(Model):
     ) -> np.ndarray:
         """Quantiles (horizon, B, Q, S) of what comes next, those of `levels` (Q,), by default the model's own.
 
-        A distribution has any, by default 0.1, 0.5 and 0.9. All else is as of `forecast`. There are none beyond the
-        horizon: forecasts that are fed back are taken for certain, and intervals would be too narrow.
+        A distribution has any, by default 0.1, 0.5 and 0.9. The rest (history, past, future) is as of `forecast`. There
+        are none beyond the horizon: forecasts that are fed back are taken for certain, intervals would be too narrow.
         """
         if levels is None:
             levels = self.outcome.quantiles or LEVELS

@@ -105,7 +105,7 @@ class LanguageModel(Model):
         return self.head.forward(h, keep=False)[0], state
 
     def evaluate(self, tokens: Array, state: State | None = None) -> tuple[float, State]:
-        """Mean loss in nats of a chunk (T + 1, B), without dropout, and the state after it."""
+        """Mean loss in nats of a chunk of `tokens` (T + 1, B), without dropout, and the state after it."""
         tokens = self.backend.require("tokens", tokens, ("T + 1", "B"))
         logits, state = self.logits(tokens[:-1, :], state)
         loss, _ = softmax_cross_entropy(self.backend, logits, tokens[1:, :], overwrite=True)

@@ -76,6 +76,11 @@ class Regressor(SequenceModel):
         loss : {"mse", "mae", "huber"}
         seed : int or tuple of int, optional
             Seeds dropout; None turns it off.
+
+        Raises
+        ------
+        InputError
+            The loss is none of these, or an array doesn't fit.
         """
         if loss not in REGRESSION:
             raise InputError(f"loss is {loss!r}; expected one of {', '.join(REGRESSION)}")

@@ -85,7 +85,10 @@ class Tagger(SequenceModel):
         return self._loss(x, lengths, self._criterion(labels, class_weights, PADDING), seed)
 
     def logits(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Scores (T, B, num_classes) of a batch x (T, B, D) with lengths (B,), on the host; nothing beyond the ends."""
+        """Scores (T, B, num_classes) of a batch x (T, B, D) with lengths (B,), on the host; nothing beyond the ends.
+
+        Raises InputError where an array doesn't fit, or a length is 0.
+        """
         if check_host("lengths", lengths, ("B",), whole=True).min() < 1:
             raise InputError("lengths has a 0; expected at least 1")
         return self._outputs(x, lengths)

@@ -58,7 +58,7 @@ pack
 infer
     steps batch inputs hidden x[steps,batch,inputs] kept_ih[~packed(4*hidden,inputs)] bias?[4*hidden]
     kept_hh[~packed(4*hidden,hidden)] some h![steps+1,batch,hidden] c![1,batch,hidden]
-    around threads split_batch
+    around threads split_batch every places
 weight_gradients
     rows outputs dy[rows,outputs] count columns*count x*count[rows,columns[n]] dw!*count[outputs,columns[n]]
     db![outputs] threads
@@ -90,7 +90,7 @@ quantized_forward
 quantized_infer
     steps batch inputs hidden bits bytes_ih bytes_hh x[steps,batch,inputs] ih:int8[bytes_ih] bias?[4*hidden]
     hh:int8[bytes_hh] some h![steps+1,batch,hidden] c![1,batch,hidden]
-    around threads split_batch
+    around threads split_batch every places
 """
 
 OPTIONS = """

@@ -23,7 +23,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam"
 
 
 def make_optimizer(name: str, backend: Backend, params: Params, learning_rate: float, **options: float) -> Optimizer:
-    """Return the optimizer called `name`: sgd, rmsprop, adam or adamw.
+    """Return the optimizer of `params` called `name`: sgd, rmsprop, adam or adamw; else it raises InputError.
 
     Examples
     --------

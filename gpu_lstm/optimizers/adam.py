@@ -13,7 +13,7 @@ from gpu_lstm.optimizers.given import HasParams
 
 
 class Adam(Optimizer):
-    """Adam (D. Kingma and J. Ba, 2015), with both moments' bias corrected.
+    """Adam (D. Kingma and J. Ba, 2015): moments decay by beta1, beta2, with bias corrected; eps is added to the root.
 
     Examples
     --------

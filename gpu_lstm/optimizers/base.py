@@ -18,7 +18,7 @@ Move = TypeVar("Move", bound=Callable[..., None])
 
 
 def compiled_as(rule: str) -> Callable[[Move], Move]:
-    """Mark a `move` that compiled code does, too, under that name."""
+    """Mark a `move` that compiled code does, too, under the name `rule`."""
 
     def mark(move: Move) -> Move:
         move.rule = rule  # type: ignore[attr-defined]
@@ -149,7 +149,7 @@ class Optimizer(metaclass=Kind):
         raise NotImplementedError
 
     def move(self, param: Array, gradient: Array, state: Sequence[Array], numbers: Sequence[float]) -> None:
-        """Update one parameter and its state in place."""
+        """Update `param` and its state in place, by its `gradient` and what `numbers` gave."""
         raise NotImplementedError
 
 

@@ -42,7 +42,7 @@ class SGD(Optimizer):
 
 
 class RMSProp(Optimizer):
-    """p -= rate gradient / (sqrt(mean of squares) + eps) (T. Tieleman and G. Hinton, 2012).
+    """p -= rate gradient / (sqrt(mean of squares, by `decay`) + eps) (T. Tieleman and G. Hinton, 2012).
 
     Examples
     --------

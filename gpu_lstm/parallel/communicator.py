@@ -43,11 +43,11 @@ class Communicator(ABC):
 
     @abstractmethod
     def exchange(self, rows: Array) -> Array:
-        """Send row k of (size, n) to rank k, for every k; return (size, n), what each rank has sent to this one."""
+        """Send row k of `rows` (size, n) to rank k, for every k; return (size, n), what each has sent to this one."""
 
     @abstractmethod
     def join(self, row: Array) -> Array:
-        """Return (size, n): the (n,) of every rank, in order."""
+        """Return (size, n): the `row` (n,) of every rank, in order."""
 
     @abstractmethod
     def sum(self, array: Array) -> None:
@@ -62,24 +62,35 @@ class Communicator(ABC):
         """Return what rank 0 has given: any value on the host that can be pickled."""
 
     def any(self, flag: bool) -> bool:
-        """Return whether any rank has given True."""
+        """Return whether any rank has given True as its `flag`."""
         return any(self.gather(flag))
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
         self.gather(None)
 
+    def every(self, work: Callable[[], Value]) -> list[Value]:
+        """Return what `work` gives on every rank, in order, as `gather`; what it raises on one of them, all raise.
+
+        So `work` may itself meet the others by this: whoever fails before is met there.
+        """
+        error, value = None, None
+        try:
+            value = work()
+        except EXPECTED as raised:
+            if getattr(raised, "agreed", False):
+                raise
+            error = raised
+        found = self.gather((error, value))
+        for rank, (other, _) in enumerate(found):
+            if other is not None:
+                raise _agreed(other if rank != self.rank or error is None else error, rank)
+        return [made for _, made in found]  # type: ignore[misc]  # None only where there is an error
+
     def each(self, work: Callable[[], Value]) -> Value:
         """Return what `work` gives here, once all ranks have done it; what it raises on one of them, all raise."""
         made: list[Value] = []
-        error: BaseException | None = None
-        try:
-            made.append(work())
-        except EXPECTED as raised:
-            error = raised
-        for rank, other in enumerate(self.gather(error)):
-            if other is not None:
-                raise _agreed(other if rank != self.rank or error is None else error, rank)
+        self.every(lambda: made.append(work()))
         return made[0]
 
     def first(self, work: Callable[[], Value]) -> Value | None:
@@ -91,7 +102,7 @@ class Communicator(ABC):
 
     @contextmanager
     def guard(self, doing: str) -> Iterator[None]:
-        """Work of which the others know nothing: an error in it ends all ranks, with a line that says which one it was.
+        """Work of which the others know nothing: an error in it ends all ranks, with a line that says `doing` what.
 
         Not so an error that all ranks raise at once, and not where there is one rank.
         """
@@ -107,7 +118,7 @@ class Communicator(ABC):
 
     @abstractmethod
     def abort(self, line: str, status: int = 1) -> NoReturn:
-        """End all ranks at once, wherever they are, with one line on standard error; it never returns."""
+        """End all ranks at once, wherever they are, with a line on standard error and a `status`; it never returns."""
 
 
 class Alone(Communicator):

@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place | None:
-    """Return which rank this process is; None where no launcher says that there is more than one."""
+    """Return which rank this process is, by the `environment`; None where no launcher says that there are more."""
     for names in LAUNCHERS:
         size, rank, local_size, local_rank = (_whole(environment.get(name)) for name in names)
         if size is not None and rank is not None and size > 1:

@@ -114,7 +114,7 @@ def make_plan(
 def runnable_tiers(
     backend: Backend, hidden_size: int | None = None, dtype: str = "float32", options: frozenset[str] = frozenset()
 ) -> list[str]:
-    """The tiers that run on this backend and machine, with those options, the fastest last."""
+    """The tiers that run on this backend and machine with `hidden_size`, `dtype` and options, the fastest last."""
     return [name for name in TIERS if not obstacle(backend, name, hidden_size, dtype, options)]
 
 

@@ -29,7 +29,7 @@ from gpu_lstm.recurrence.variant import OPTIONS
 
 
 def forward(backend: Backend, problem: Problem) -> Saved:
-    """Run the recurrence over all steps.
+    """Run the recurrence of a `problem` over all steps.
 
     Per step, with z_t the input's share of the pre-activations::
 
@@ -62,7 +62,7 @@ def forward(backend: Backend, problem: Problem) -> Saved:
 
 
 def backward(backend: Backend, arriving: Arriving) -> Gradients:
-    """Backpropagate through all steps, along h and along c; dz lies in the memory of ``saved.gates``.
+    """Backpropagate what is `arriving` through all steps, along h and c; dz lies in the memory of ``saved.gates``.
 
     With a variant, or with gradients of c at every step, `gpu_lstm.recurrence.family` runs.
     """
@@ -94,9 +94,9 @@ def backward(backend: Backend, arriving: Arriving) -> Gradients:
 
 
 def cell_forward(backend: Backend, z: Array, c_before: Array, c: Array, h: Array, scale: Array, shift: Array) -> None:
-    """One cell: z (B, 4H) becomes the activated gates, c and h (B, H) are written.
+    """One cell: from c_before and z (B, 4H), which becomes the activated gates, c and h (B, H) are written.
 
-    sigmoid(z) = tanh(z/2)/2 + 1/2, so that one tanh does all four gates and nothing can overflow.
+    sigmoid(z) = tanh(z/2)/2 + 1/2, so one tanh does all four gates (scale, shift) and nothing can overflow.
     """
     z *= scale
     into(backend, backend.xp.tanh, z, out=z)
@@ -141,7 +141,7 @@ def cell_backward(backend: Backend, gates: Array, c_before: Array, c: Array, h: 
 
 
 def gate_constants(backend: Backend, batch: int, width: int, dtype: Any) -> tuple[Array, Array]:
-    """(B, 4H) each, to treat the four gates alike: activation = scale tanh(scale z) + shift.
+    """Two (`batch`, `width` = 4H) in `dtype`, to treat the gates alike: activation = scale tanh(scale z) + shift.
 
     Full size, because NumPy multiplies equal shapes twice as fast as a matrix by a row.
     """

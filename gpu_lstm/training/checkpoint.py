@@ -203,13 +203,13 @@ def description_of(model: Model, **more: Any) -> dict[str, Any]:
 
 
 def versions(model: Model) -> dict[str, str]:
-    """What the bytes of a run depend on besides its description: libraries, device, tier and threads."""
+    """What the bytes of a run depend on besides its description: libraries, device and tier; but not threads."""
     from gpu_lstm import __version__
 
     tier = model.lstm.plan.tier
     found = {"gpu_lstm": __version__, "python": platform.python_version(), **model.backend.describe(), "tier": tier}
     if tier != "reference" and model.on_host:
-        found["compiled"] = compiled.words()
+        found["compiled"] = compiled.SETS[compiled.instruction_set()]
     return found
 
 

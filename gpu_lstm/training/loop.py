@@ -27,7 +27,7 @@ MOST_SKIPS = 50
 
 
 class Training:
-    """Steps of a task by an optimizer, with validation and early stop; nothing is written.
+    """Steps of a task by an optimizer, as `settings` say, with validation and early stop; nothing is written.
 
     The optimizer may be one to go on with. With `graph`, each step is replayed as a CUDA graph, see `Replayed`; with
     `parallel`, ranks train together, see `Shared`.

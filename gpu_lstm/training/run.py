@@ -167,7 +167,7 @@ class Run(Training):
         folder.save(self.folder, folder.resume_name(self.step), content, self.step, self.settings.keep)
 
     def resume(self, arrays: dict[str, np.ndarray], description: dict[str, Any]) -> None:
-        """Go on from what `save` wrote: the next step will be what it would have been.
+        """Go on from what `save` wrote with this `description`: the next step will be what it would have been.
 
         Raises
         ------

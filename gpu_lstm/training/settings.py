@@ -75,7 +75,7 @@ class Settings:
 
     @classmethod
     def read(cls, saved: Any, path: Path) -> Settings:
-        """From a checkpoint's description.
+        """From the description of a checkpoint at `path`.
 
         Raises
         ------

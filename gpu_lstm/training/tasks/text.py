@@ -32,9 +32,7 @@ class TextTask(Task):
         self, model: LanguageModel, tokens: np.ndarray, batch: int, length: int, validation: float, seed: int,
         newline: int | None = None, rates: tuple[Rate, Rate] = (Rate(), Rate()),
     ):  # fmt: skip
-        cut = len(tokens) - int(len(tokens) * check_share("validation", validation))
-        self.train = Tracks(tokens[:cut], batch, length)
-        self.held_out = Tracks.fitting(tokens[cut:], batch, length)
+        self.train, self.held_out = Tracks.split(tokens, batch, length, check_share("validation", validation))
         super().__init__(model, seed, len(self.train), batch * length, batch)
         self.newline, self.rates = newline, rates
         self._order: dict[int, Tracks] = {}  # the lines of an epoch

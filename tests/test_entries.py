@@ -86,7 +86,7 @@ NUMBERS = dict(
     steps=3, batch=2, hidden=8, size=8, heads=2, reverse=0, keep=1, threads=1, split_batch=1,
     rows=5, columns=6, depth=4, outputs=3, count=2, vocabulary=7, embedding_size=3, layers=2, given_count=2, rule=2,
     inputs=5, around=1, tanh_instead=1, temperature=1.0, scale=0.5, options=len(packed.numbers(Variant(), "float32")),
-    bits=8, some=2,
+    bits=8, some=2, every=2, places=15,
 )  # fmt: skip
 LISTS = dict(columns=[600, 5], sizes=[12, 9], reverse=[0, 1])
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError
-from gpu_lstm.layers import overtime, strand
+from gpu_lstm.layers import overtime, settle, strand
 from gpu_lstm.layers.strand import round_to
+from gpu_lstm.models import quantize
 from gpu_lstm.native import compiled
+from gpu_lstm.recurrence.inference import on_cpu
 from tests.support import NUMPY
 
 needs_compiled = pytest.mark.skipif(compiled.library() is None, reason="the compiled library is not there")
@@ -23,7 +25,7 @@ OPTIONS = (
 @pytest.fixture
 def short(monkeypatch):
     """Chunks of 8 steps, any number of which may be run over time, and segments that are expected to pay."""
-    for module in (overtime, strand):
+    for module in (overtime, settle, strand):
         monkeypatch.setattr(module, "STEPS", 8)
     monkeypatch.setattr(overtime, "LEAST_STEPS", 1)
     monkeypatch.setattr(overtime, "SEGMENTS", (3, 5))
@@ -153,14 +155,27 @@ def test_what_never_forgets_runs_in_sequence_and_says_so(monkeypatch, mode):
 
 
 @needs_compiled
-def test_what_forgets_at_first_only_goes_on_one_segment_after_the_other(short):
+def test_what_forgets_at_first_only_goes_on_in_sequence(short):
     """Cells that forget while x[4] is above 0, and add up from then on."""
     lstm, x = never_forgets(parallel="rounded"), normal(np.random.default_rng(0), 480, 1, 5)
     x[:, :, 4], x[120:, :, 4] = 1, 0
     lstm.params["weight_ih_l0"][8:16, 4] = -50.0
+    counted = Counted(short)
     found, (report,) = run(lstm, x)
-    assert report.segments == 5 and report.passes > 2 and "one segment after the other" in str(report)
+    assert (report.segments, report.passes) == (5, 2) and "on in sequence" in str(report)
+    assert counted.calls[-1][1] == 1 and counted.calls[-1][0] > 200  # in one call
     assert same(found, in_sequence(lstm, x))
+
+
+@needs_compiled
+def test_one_that_ends_amid_the_segments_beside_one_that_never_forgets(short):
+    """Its state after its own end is that of its last segment, though the rest runs in sequence from one further on."""
+    lstm, x = never_forgets(parallel="rounded"), normal(np.random.default_rng(0), 480, 2, 5)
+    x[:, :, 4], x[120:, 0, 4] = 1, 0
+    lstm.params["weight_ih_l0"][8:16, 4] = -50.0
+    found, (report,) = run(lstm, x, lengths=[480, 350])
+    assert report.segments == 5 and "on in sequence" in str(report)
+    assert same(found, in_sequence(lstm, x, lengths=[480, 350]))
 
 
 @needs_compiled
@@ -183,6 +198,46 @@ def test_calls_that_are_cut_where_the_state_is_rounded():
     first, state, _ = lstm.forward(x[:384], keep=False)
     second, (h, c), _ = lstm.forward(x[384:], state, keep=False)
     assert same([np.concatenate([first, second]), h, c], whole)
+
+
+@needs_compiled
+@pytest.mark.parametrize("make", [LSTM, lambda *a, **k: quantize(LSTM(*a, **k), "int8")], ids=["float32", "int8"])
+def test_compiled_code_rounds_to_the_same_bits(monkeypatch, make):
+    """One call for all steps, and one for each chunk whose state is then rounded by NumPy."""
+    lstm, x = make(5, 24, backend=NUMPY, parallel="rounded", seed=1), normal(np.random.default_rng(0), 500, 2, 5)
+    found, _ = run(lstm, x)
+    monkeypatch.setattr(strand, "WHOLE", {})
+    assert same(found, run(lstm, x)[0])
+
+
+@needs_compiled
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_compiled_code_rounds_any_number_as_numpy_does(dtype):
+    """The state before a step whose gates are shut, o and f open: it stays what it is but for the rounding."""
+    rng, places = np.random.default_rng(0), overtime.PLACES[dtype]
+    c = (rng.standard_normal((3, 64)) * 10.0 ** rng.integers(-8, 6, (3, 64))).astype(dtype)
+    c[0, :6] = 0, -0.0, -(2.0 ** -(places + 2)), 1, 1 + 2.0**-places, 3 * 2.0 ** -(places + 1)
+    lstm = LSTM(1, 64, backend=NUMPY, dtype=dtype)
+    for name, array in lstm.params.items():
+        array[...] = np.repeat([-1e4, 1e4, 0, 1e4], 64) if name == "bias_l0" else 0
+    kept, x = lstm.kept(lstm.params, False), np.zeros((1, 3, 1), dtype)
+    weights = kept["weight_ih_l0"], lstm.params["bias_l0"], kept["weight_hh_l0"]
+    h, (plain,) = on_cpu(NUMPY, x, 64, *weights, np.zeros_like(c), c)
+    rounded, (found,) = on_cpu(NUMPY, x, 64, *weights, np.zeros_like(c), c, rounding=(1, places))
+    assert same([plain], [c + 0.0]) and same([found, rounded[1]], [round_to(np, a, places) for a in (c, h[1])])
+    assert same(on_cpu(NUMPY, x, 64, *weights, np.zeros_like(c), c, rounding=(2, places)), (h, plain[None]))
+
+
+@needs_compiled
+@pytest.mark.parametrize("both", [False, True])
+def test_outputs_are_rounded_with_the_state(both):
+    lstm, x = (
+        LSTM(5, 8, backend=NUMPY, bidirectional=both, parallel="rounded"),
+        normal(np.random.default_rng(0), 256, 2, 5),
+    )
+    y, h, _ = run(lstm, x)[0]
+    ends = [y[-1, :, :8]] + [y[0, :, 8:]] * both
+    assert same(ends, list(h)) and all(same([end], [round_to(np, end, 15)]) for end in ends)
 
 
 @needs_compiled

@@ -11,6 +11,7 @@ last bit makes several others. So "rounded" rounds the state every `STEPS` steps
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,21 +21,24 @@ import numpy as np
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.call import Member, Pair, Work
-from gpu_lstm.layers.schedule import ONE_SEGMENT, Pass
-from gpu_lstm.layers.strand import STEPS, Both, Strand, same
+from gpu_lstm.layers.schedule import Pass
+from gpu_lstm.layers.settle import settle
+from gpu_lstm.layers.strand import STEPS, Both, Strand, joined, same, taken
 from gpu_lstm.layers.walk import Ran
 from gpu_lstm.recurrence import Plan, Tier
 
 MODES = ("exact", "rounded")
-BITS = {"float32": 15, "float64": 42}
+PLACES = {"float32": 15, "float64": 42}
 """Binary places of h and c that are left when the state is rounded; of c above 1 as many fewer as it is larger."""
+EXACT = {"float32": 2.0**-26, "float64": 2.0**-55}
+"""How close runs come that are yet to become equal without being rounded: half a last bit of numbers up to 1/2."""
 LEAST_STEPS = 4096
 """Steps below which nothing is tried."""
 MOST_SEQUENCES = 8
 """Sequences above which nothing is tried: a batch as large leaves too little to gain."""
 SEGMENTS = (4, 8, 16, 32, 64)
-TRIAL = 0.03
-"""Share of the time in sequence that finding out may take."""
+TRIAL = 0.06
+"""Share of the steps beside which a run from a wrong state may go: each takes up to half as long again for it."""
 GAIN = 0.9
 """Share of the time in sequence that has to be expected at most."""
 
@@ -81,12 +85,12 @@ def reported(plan: Plan, pieces: list[tuple[Any, Any, list[Report]]]) -> Plan:
 
 def forward(work: Work, pass_: Pass, x: Array, states: dict[Member, Pair]) -> tuple[Ran, list[Report]]:
     """Run a pass over x (T, B, .), as `walk.forward` does for inference, and report on each of its members."""
-    bits = BITS[work.sizes.param_dtype] if check(work.parallel, work.tier) else 0
+    places = PLACES[work.sizes.param_dtype] if check(work.parallel, work.tier) else 0
     ran, reports = Ran({}, {}, {}), []
     for member in pass_.members:
         above = member.layer > pass_.first_layer
         entering = ran.outputs[member.direction] if above else x
-        strand = Strand(work, member, entering, bits)
+        strand = Strand(work, member, entering, places)
         ran.states[member], report = _over_time(strand, *states[member])
         reports.append(report)
         ran.outputs[member.direction] = strand.y + entering if work.options.residual and above else strand.y
@@ -97,191 +101,120 @@ def forward(work: Work, pass_: Pass, x: Array, states: dict[Member, Pair]) -> tu
 
 @dataclass
 class Course:
-    """A strand on its way: how far it is, in chunks of `STEPS`, and what was found out of it."""
+    """A strand on its way in sequence: how far it is, in chunks, and what was found out of it."""
 
     strand: Strand
     state: Both
-    done: int = 0  # chunks
-    seconds: float = 0.0  # that a step in sequence takes
+    done: int = 0
+    seconds: float = 0.0  # that a step takes
     forgets: int = 0  # chunks until a wrong state is forgotten; 0: unknown
 
-    def __post_init__(self) -> None:
-        steps = self.strand.work.call.steps
-        borders = np.arange(0, steps, STEPS)
-        # In the order in which they run; in time they are multiples of `STEPS`.
-        self.edges = np.append(borders, steps) if not self.strand.reverse else np.append(0, steps - borders[::-1])
-        self.rows = np.arange(self.strand.work.call.batch)
-
     @property
-    def chunks(self) -> int:
-        """How many are whole, from `done` on, and can run beside each other."""
-        return len(self.edges) - 1 - self.done - int(self.edges[-1] - self.edges[-2] < STEPS)
+    def left(self) -> int:
+        """Chunks that are left and whole; the short one, if there is one, is the first or the last in time."""
+        edges = self.strand.edges
+        return len(edges) - 1 - self.done - int(edges[-1] - edges[-2] < STEPS)
 
     def along(self, stop: int) -> None:
-        """Run in sequence up to chunk `stop`."""
-        most = 1 if self.strand.bits else max(ONE_SEGMENT // len(self.rows) // STEPS, 1)
-        while self.done < stop:
-            after = min(self.done + most, stop)
-            first, count = self.edges[self.done], int(self.edges[after] - self.edges[self.done])
-            self.state = self.strand.run(np.full(len(self.rows), first), count, self.rows, self.state)
-            self.done = after
+        """Run in sequence up to a chunk."""
+        self.state = self.strand.along(self.done, stop, self.state)
+        self.done = stop
 
 
 def _over_time(strand: Strand, h: Array | None, c: Array | None) -> tuple[Both, Report]:
     """Run a strand from a state to its end."""
     began, steps, batch = time.perf_counter(), strand.work.call.steps, strand.work.call.batch
     course = Course(strand, strand.begin(h, c))
-    first, segments, passes, expected, why = course.state, 1, 1, 1.0, ""
+    segments, passes, expected, had = 1, 1, 1.0, 1.0
     if steps < LEAST_STEPS:
         why = f"fewer than {LEAST_STEPS:,} steps"
     elif batch > MOST_SEQUENCES:
         why = f"more than {MOST_SEQUENCES} sequences"
     else:
-        segments, expected, why = _find_out(course, first)
-        if segments > 1:
-            passes, why = _relay(course, segments)
-    course.along(len(course.edges) - 1)
-    had = steps * course.seconds / (time.perf_counter() - began) if segments > 1 else 1.0
+        segments, expected, why = _choose(course)
+    if segments > 1:
+        course.done, course.state, passes, why = settle(strand, course.state, course.done, course.left, segments)
+    course.along(len(strand.edges) - 1)
+    if segments > 1:
+        had = steps * course.seconds / (time.perf_counter() - began)
     return course.state, Report(strand.member, steps, segments, passes, course.forgets * STEPS, expected, had, why)
 
 
-def _clocked(course: Course, segments: int, again: int = 3, count: int = 8) -> float:
+def _choose(course: Course) -> tuple[int, float, str]:
+    """Go so far in sequence that it is known into how many segments to cut the rest, how much it gains, or why not."""
+    wrong = course.state
+    course.along(1)
+    most = max(int(course.left * TRIAL), 2)
+    tried, apart = _forget(course, wrong, most)
+    if apart > 0:
+        told = f"a wrong state is not forgotten in {tried * STEPS:,} steps, after which {apart:.0e} is left of it"
+        return 1, 1.0, f"{told}, nor to be in {most * STEPS:,}, the most that would pay to look for"
+    began, course.forgets = time.perf_counter(), tried
+    course.along(course.done + 1)
+    course.seconds = (time.perf_counter() - began) / STEPS
+    shares = _shares(course)
+    best = min(shares, key=lambda segments: shares[segments])
+    if shares[best] > GAIN:
+        told = f"a wrong state is forgotten in {tried * STEPS:,} steps"
+        return 1, 1.0, f"{told}, and {best} segments would take {shares[best]:.2f} of the time"
+    return best, 1 / shares[best], ""
+
+
+def _forget(course: Course, wrong: Both, most: int) -> tuple[int, float]:
+    """Go on in sequence, and beside it from a wrong state, until both are the same or it is seen that they won't be.
+
+    Returns the chunks that took, at most `most`, and how far apart they are then, of c above 1 as a share of it.
+    """
+    strand, backend = course.strand, course.strand.work.sizes.backend
+    full, batch = np.flatnonzero(strand.lengths == strand.work.call.steps), strand.work.call.batch
+    rows, tiny = np.append(np.arange(batch), full), 2.0**-strand.places if strand.places else EXACT[str(strand.dtype)]
+    state, apart = joined(backend, [course.state, taken(backend, wrong, full)]), [math.inf]
+    for number in range(1, most + 1 if len(full) else 0):
+        state = strand.run(np.full(len(rows), strand.edges[course.done]), STEPS, rows, state, write=batch)
+        course.state, course.done = taken(backend, state, np.arange(batch)), course.done + 1
+        right, other = taken(backend, state, full), taken(backend, state, np.arange(batch, len(rows)))
+        if same(backend.xp, right, other).all():
+            return number, 0.0
+        apart.append(
+            max(_distance(backend.to_numpy(r), backend.to_numpy(o)) for r, o in zip(right, other, strict=True))
+        )
+        half = (number + 1) // 2
+        closer = min(apart[number] / apart[half], 1.0) ** (1 / max(number - half, 1))  # in a chunk
+        if number > 1 and apart[number] * closer ** (most - number) > tiny:
+            break
+    return len(apart) - 1, apart[-1]
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest between numbers of two arrays, of those above 1 as a share of them; above 0 in any case."""
+    apart = float((np.abs(one - other) / np.maximum(np.abs(one), 1)).max())
+    return max(apart, 1e-30) if apart < math.inf else math.inf
+
+
+def _shares(course: Course) -> dict[int, float]:
+    """What the steps that are left would take in so many segments, of their time in sequence."""
+    clocked, one, shares = course.strand.work.tier.steady, 0.0, {1: 1.0}
+    for segments in SEGMENTS:
+        length, rate = -(-course.left // segments), 1.0
+        if course.left // segments < max(course.forgets, 2):
+            break
+        # Where the last bits depend on the batch, what is chosen must not depend on a clock.
+        if clocked:
+            one = one or _clocked(course, 1)
+            rate += max(_clocked(course, segments) - one, 0.0) / course.seconds
+        shares[segments] = rate * (length + course.forgets) / course.left
+        if shares[segments] > min(shares.values()):
+            break
+    return shares
+
+
+def _clocked(course: Course, segments: int, again: int = 2, count: int = 8) -> float:
     """Seconds a step takes with so many segments at once in a call of a few steps, the least of some tries."""
-    batch, xp = segments * len(course.rows), course.strand.work.sizes.backend.xp
-    firsts = course.edges[course.done] + np.arange(batch) // len(course.rows) * (course.chunks // segments) * STEPS
-    rows, seconds = np.tile(course.rows, segments), []
-    state = tuple(xp.concat([part] * segments, axis=0) for part in course.state)
+    strand, batch, seconds = course.strand, course.strand.work.call.batch, []
+    rows, state = np.tile(np.arange(batch), segments), joined(strand.work.sizes.backend, [course.state] * segments)
+    firsts = strand.edges[course.done + np.arange(len(rows)) // batch * (course.left // segments)]
     for _ in range(again):
         began = time.perf_counter()
-        course.strand.run(firsts, count, rows, state, write=0)
+        strand.run(firsts, count, rows, state, write=0)
         seconds.append((time.perf_counter() - began) / count)
     return min(seconds)
-
-
-def _find_out(course: Course, first: Both) -> tuple[int, float, str]:
-    """Go so far in sequence that it is known into how many segments to cut the rest, how much it gains, or why not."""
-    began = time.perf_counter()
-    course.along(2)
-    course.seconds = (time.perf_counter() - began) / int(course.edges[2])
-    left, steady = course.chunks, course.strand.work.tier.steady
-    until = time.perf_counter() + left * STEPS * course.seconds * TRIAL / 2
-    one = _clocked(course, 1) if steady else 0.0
-
-    def rate(segments: int) -> float:
-        """Of a step of so many segments, as many times as that of one."""
-        # Where the last bits depend on the batch, what is chosen must not depend on a clock.
-        return 1 + max(_clocked(course, segments) - one, 0.0) / course.seconds if steady else 1.0
-
-    rates: dict[int, float] = {}
-    for segments in SEGMENTS:
-        if left < 2 * segments or time.perf_counter() > until:
-            break
-        rates[segments] = rate(segments)
-
-    def share(segments: int, forgets: int) -> float:
-        """Of the time in sequence."""
-        return (-(-left // segments) + forgets) * rates[segments] / left
-
-    most = max((int(left * GAIN / r) - -(-left // p) for p, r in rates.items()), default=0)
-    if most < 2:
-        told = ", ".join(f"{p} take {r:.1f} times as long as one" for p, r in rates.items())
-        return 1, 1.0, f"no segments would pay: {told}"
-    beside = max(min(rate(2), *rates.values()) - 1, 0.05) if steady else 0.5
-    most = min(most, max(int(left * TRIAL / beside), 2))
-    if not _probe(course, first, most):
-        return 1, 1.0, f"a wrong state is not forgotten in {most * STEPS:,} steps, the most that would pay to look for"
-    best = min(rates, key=lambda segments: share(segments, course.forgets + 1))
-    if share(best, course.forgets + 1) > GAIN:
-        told = f"a wrong state is forgotten in {course.forgets * STEPS:,} steps"
-        return 1, 1.0, f"{told}, and {best} segments would take {share(best, course.forgets + 1):.2f} of the time"
-    return best, 1 / share(best, course.forgets + 1), ""
-
-
-def _probe(course: Course, wrong: Both, most: int) -> bool:
-    """Go on in sequence, and beside it from a wrong state, until both are the same, at most so many chunks."""
-    strand, xp = course.strand, course.strand.work.sizes.backend.xp
-    full = np.flatnonzero(strand.lengths == strand.work.call.steps)
-    batch, rows = len(course.rows), np.append(course.rows, full)
-    chosen = strand.work.sizes.backend.asarray(full, "int64")
-    state = tuple(xp.concat([r, w[chosen, ...]], axis=0) for r, w in zip(course.state, wrong, strict=True))
-    for number in range(1, most + 1 if len(full) else 0):
-        state = strand.run(np.full(len(rows), course.edges[course.done]), STEPS, rows, state, write=batch)
-        course.state, course.done = tuple(part[:batch, ...] for part in state), course.done + 1
-        if same(xp, tuple(p[chosen, ...] for p in course.state), tuple(p[batch:, ...] for p in state)).all():
-            course.forgets = number
-            return True
-    return False
-
-
-def _relay(course: Course, segments: int) -> tuple[int, str]:
-    """Run all whole chunks that are left as so many segments, in passes until no start of one changes any more.
-
-    Returns the number of passes, and what is to be said of them.
-    """
-    strand, xp, batch = course.strand, course.strand.work.sizes.backend.xp, len(course.rows)
-    sizes = np.full(segments, course.chunks // segments) + (np.arange(segments) < course.chunks % segments)
-    begins = course.edges[course.done + np.append(0, np.cumsum(sizes))[:-1]]
-    sizes, begins, rows = np.repeat(sizes, batch), np.repeat(begins, batch), np.tile(course.rows, segments)
-    # Where a sequence has no step in a segment, its state stays what it is: nothing runs.
-    time_of = strand.work.call.steps - begins - sizes * STEPS if strand.reverse else begins
-    runs = strand.lengths[rows] > time_of
-    starts = tuple(xp.concat([part] * segments, axis=0) for part in course.state)
-    ends = tuple(xp.asarray(part, copy=True) for part in starts)
-    seen: list[Both] = []  # of each chunk of a segment, the state after it
-    waiting, passes, why, alone, last = runs.copy(), 0, "", False, 0.0
-    while waiting.any():
-        passes += 1
-        pairs = np.flatnonzero(waiting)
-        if alone:  # of each sequence the first that waits, which starts from what is right
-            pairs = pairs[np.unique(rows[pairs], return_index=True)[1]]
-        waiting[pairs] = False
-        ended = _pass(strand, seen, starts, ends, (pairs, sizes, begins, rows))
-        after = ended + batch
-        ended, after = ended[after < len(rows)], after[after < len(rows)]
-        ended, after = ended[runs[after]], after[runs[after]]
-        waiting[after] = True
-        moved = 0.0
-        for start, end in zip(starts, ends, strict=True) if len(after) else ():
-            before, now = start[_index(strand, after), ...], end[_index(strand, ended), ...]
-            moved = max(moved, float(xp.max(xp.abs(now - before))))
-            start[_index(strand, after), ...] = now
-        if passes > 1 and not alone and len(after) and not moved <= last / 2:
-            alone = True
-            why = f"; from pass {passes + 1} on one segment after the other, for they did not come closer together"
-        last = moved
-    for row in course.rows:
-        final = np.flatnonzero(runs & (rows == row))[-1:]
-        for part, end in zip(course.state, ends, strict=True) if len(final) else ():
-            part[row, ...] = end[int(final[0]), ...]
-    course.done += course.chunks
-    return passes, why
-
-
-def _pass(strand: Strand, seen: list[Both], starts: Both, ends: Both, pairs: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Run pairs of a segment and a sequence until each meets its earlier run; return those that went to their end."""
-    (now, sizes, begins, rows), xp = pairs, strand.work.sizes.backend.xp
-    state = tuple(start[_index(strand, now), ...] for start in starts)
-    ended = []
-    for number in range(int(sizes[now].max())):
-        state = strand.run(begins[now] + number * STEPS, STEPS, rows[now], state)
-        place, met = _index(strand, now), np.zeros(len(now), bool)
-        if number == len(seen):
-            seen.append(tuple(xp.zeros_like(start) for start in starts))
-        else:
-            met = same(xp, state, tuple(part[place, ...] for part in seen[number]))
-        over = ~met & (sizes[now] == number + 1)
-        for part, before, end in zip(state, seen[number], ends, strict=True):
-            before[place, ...] = part
-            end[_index(strand, now[over]), ...] = part[_index(strand, np.flatnonzero(over)), ...]
-        ended.append(now[over])
-        on = ~met & ~over
-        if not on.any():
-            break
-        if not on.all():
-            kept = _index(strand, np.flatnonzero(on))
-            now, state = now[on], tuple(part[kept, ...] for part in state)
-    return np.sort(np.concatenate(ended))
-
-
-def _index(strand: Strand, places: np.ndarray) -> Array:
-    return strand.work.sizes.backend.asarray(places, "int64")

@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Array
+from gpu_lstm.backend import Array, Backend
 from gpu_lstm.layers import beyond
 from gpu_lstm.layers import member as members
 from gpu_lstm.layers.arguments import valid
 from gpu_lstm.layers.call import Member, Work
+from gpu_lstm.layers.schedule import ONE_SEGMENT
 from gpu_lstm.recurrence import Mask, Problem
-from gpu_lstm.recurrence.inference import WHOLE
+from gpu_lstm.recurrence.inference import NEVER, WHOLE
 
 STEPS = 128
-"""Steps after which the state is rounded, and may be found to be that of an earlier run; counted from step 0 on."""
+"""Steps of a chunk, after which the state is rounded, and may be found to be that of an earlier run."""
 
 Both = tuple[Array, Array]
 """h and c, (n, P) and (n, H), of n sequences, in the dtype of sums."""
 
 
 class Strand:
-    """A member's recurrence over all steps, which runs over a range of them for any sequence, in any order."""
+    """A member's recurrence over all steps, which runs over a range of them for any sequence, in any order.
 
-    def __init__(self, work: Work, member: Member, x: Array, bits: int):
+    Steps are counted in the order in which they run, in chunks of `STEPS`, `edges` (N+1,) apart. In time, chunks begin
+    at multiples of `STEPS`, so that in reverse the first one may be the short one.
+    """
+
+    def __init__(self, work: Work, member: Member, x: Array, places: int):
         kept = {name: _once(made) for name, made in work.kept.items()}
-        self.work, self.member, self.x, self.bits = replace(work, kept=kept), member, x, bits
-        sizes, call, xp = work.sizes, work.call, work.sizes.backend.xp
-        self.reverse, self.dtype = member.direction == 1, sizes.backend.dtype(sizes.param_dtype)
+        self.work, self.member, self.x, self.places = replace(work, kept=kept), member, x, places
+        sizes, call, backend = work.sizes, work.call, work.sizes.backend
+        self.reverse, self.dtype = member.direction == 1, backend.dtype(sizes.param_dtype)
         self.lengths = np.full(call.batch, call.steps) if call.mask is None else call.mask.lengths
+        borders = np.arange(0, call.steps, STEPS)
+        self.edges = np.append(0, call.steps - borders[::-1]) if self.reverse else np.append(borders, call.steps)
         self.variant = None
         if call.resets is not None or not work.plain:
             self.variant = beyond.variant(work, member, 0, call.steps)
-        make = xp.empty if call.mask is None else xp.zeros
-        self.y = make((call.steps, call.batch, sizes.output_size), dtype=sizes.backend.dtype(sizes.dtype))
+        # h of every step, with a slot before the first one, where compiled code finds the state.
+        make = backend.empty if call.mask is None else backend.xp.zeros
+        self.slots = make((call.steps + 1, call.batch, sizes.output_size), dtype=backend.dtype(sizes.dtype))
         self.cells = None
         if work.gives_cells(member):
             self.cells = make((call.steps, call.batch, sizes.hidden_size), dtype=self.dtype)
+        simple = self.variant is None and call.mask is None and not self.reverse and self.cells is None
+        self.whole = WHOLE.get(work.tier.forward) if simple else None  # any number of steps, which it rounds
+
+    @property
+    def y(self) -> Array:
+        """Its outputs, (T, B, P)."""
+        return self.slots[1:, ...]
 
     def begin(self, h: Array | None, c: Array | None) -> Both:
         """Return the initial state, (B, P) and (B, H), in the dtype of sums."""
@@ -49,42 +64,52 @@ class Strand:
         h, c = (xp.zeros(s, dtype=self.dtype) if a is None else xp.astype(a, self.dtype, copy=True) for a, s in pairs)
         return h, c
 
+    def along(self, chunk: int, stop: int, state: Both) -> Both:
+        """Run all sequences from one chunk to another; return the state after."""
+        rows = np.arange(self.work.call.batch)
+        most = 1 if self.places else max(ONE_SEGMENT // len(rows) // STEPS, 1)
+        while chunk < stop:
+            after = stop if self.whole else min(chunk + most, stop)
+            count = int(self.edges[after] - self.edges[chunk])
+            state, chunk = self.run(np.full(len(rows), self.edges[chunk]), count, rows, state), after
+        return state
+
     def run(self, firsts: np.ndarray, count: int, rows: np.ndarray, state: Both, write: int | None = None) -> Both:
         """Run `count` steps, from the `firsts` (n,) of them on, of the sequences `rows` (n,); return the state after.
 
-        Steps are counted in the order in which they run. `write`: the outputs of so many of them are kept, all if None.
+        `write`: the outputs of so many of them are kept, all if None. Where the state is rounded, `firsts` are edges.
         """
         starts = self.work.call.steps - firsts - count if self.reverse else firsts
-        backend, xp, member = self.work.sizes.backend, self.work.sizes.backend.xp, self.member
         where = self._places(starts, count, rows)
-        x, mask = self.x[where], self._mask(starts, count, rows)
-        infer, name = WHOLE.get(self.work.tier.forward), member.name
-        if infer and self.variant is None and mask is None and not self.reverse and self.cells is None:
-            kept, bias = self.work.kept, self.work.params.get(f"bias_{name}")
-            weights = kept[f"weight_ih_{name}"], bias, kept[f"weight_hh_{name}"]
-            h, c = infer(backend, x, self.work.sizes.hidden_size, *weights, *state)
-            y, cells, last = h[1:, ...], None, (h[-1, ...], c[0, ...])
+        if self.whole is None:
+            y, cells, last = self._by_tier(where, self._mask(starts, count, rows), state)
+            last = self._rounded(starts, count, rows, y, cells, last)
         else:
-            z, weight = members.enter(self.work, member, x).z, f"weight_hh_{name}"
-            variant = self.variant
-            if variant is not None and variant.live is not None:
-                variant = replace(variant, live=variant.live[where])
-            problem = Problem(
-                z, self.work.params[weight], *state, mask, self.reverse, self.cells is not None, variant,
-                kept=self.work.kept.get(weight),
-            )  # fmt: skip
-            (saved,) = self.work.tier.forward(backend, [problem])
-            y, last = valid(xp, mask, saved.outputs), saved.last
-            cells = None if self.cells is None else valid(xp, mask, saved.c_after)
-        for whole, part in ((self.y, y), (self.cells, cells)):
-            if whole is None or part is None or write == 0:
-                continue
-            if write is None:
-                whole[where] = part
-            else:
-                whole[self._places(starts[:write], count, rows[:write])] = part[:, :write, ...]
-        h, c = (xp.astype(part, self.dtype, copy=True) for part in last)
-        return (h, c) if self.bits == 0 else self._rounded(starts, count, rows, (h, c))
+            sizes, kept, name, h = self.work.sizes, self.work.kept, self.member.name, None
+            if write is None and isinstance(where, slice):
+                h = self.slots[where.start : where.stop + 1, ...]
+            weights = kept[f"weight_ih_{name}"], self.work.params.get(f"bias_{name}"), kept[f"weight_hh_{name}"]
+            rounding = (STEPS, self.places) if self.places else NEVER
+            found, c = self.whole(sizes.backend, self.x[where], sizes.hidden_size, *weights, *state, h, rounding)
+            y, cells, last = None if found is h else found[1:, ...], None, (found[-1, ...], c[0, ...])
+        if write is not None:
+            where = self._places(starts[:write], count, rows[:write])
+        for all_, part in ((self.y, y), (self.cells, cells)):
+            if all_ is not None and part is not None and write != 0:
+                all_[where] = part[:, :write, ...]
+        return last
+
+    def _by_tier(self, where: Any, mask: Mask | None, state: Both) -> tuple[Array, Array | None, Both]:
+        """Outputs, c where it is handed out, and the state after, by the tier."""
+        work, xp, weight, variant = self.work, self.work.sizes.backend.xp, f"weight_hh_{self.member.name}", self.variant
+        if variant is not None and variant.live is not None:
+            variant = replace(variant, live=variant.live[where])
+        z, keep = members.enter(work, self.member, self.x[where]).z, self.cells is not None
+        weights = work.params[weight], work.kept.get(weight)
+        problem = Problem(z, weights[0], *state, mask, self.reverse, keep, variant, kept=weights[1])
+        (saved,) = work.tier.forward(work.sizes.backend, [problem])
+        h, c = (xp.astype(part, self.dtype, copy=True) for part in saved.last)  # those are views of all steps
+        return valid(xp, mask, saved.outputs), valid(xp, mask, saved.c_after) if keep else None, (h, c)
 
     def _places(self, starts: np.ndarray, count: int, rows: np.ndarray) -> Any:
         """An index of arrays (T, B, .): a view where all sequences are at one place, else a copy."""
@@ -101,27 +126,28 @@ class Strand:
         inside = np.arange(count)[:, None, None] < lengths[None, :, None]
         return Mask(lengths.astype(np.int64), self.work.sizes.backend.asarray(inside, "bool"))
 
-    def _rounded(self, starts: np.ndarray, count: int, rows: np.ndarray, state: Both) -> Both:
-        """Round the state of those sequences that are at a multiple of `STEPS`, and not beyond their end."""
-        border = starts if self.reverse else starts + count
+    def _rounded(
+        self, starts: np.ndarray, count: int, rows: np.ndarray, y: Array, cells: Array | None, state: Both
+    ) -> Both:
+        """Round the state, and the last outputs with it, of sequences that are at an edge and not beyond their end."""
+        sizes, border = self.work.sizes, starts if self.reverse else starts + count
         inside = self.lengths[rows] > border if self.reverse else self.lengths[rows] >= border
-        chosen = inside & (border % STEPS == 0)
-        if not chosen.any():
-            return state
-        xp = self.work.sizes.backend.xp
-        h, c = (round_to(xp, part, self.bits) for part in state)
-        if chosen.all():
-            return h, c
-        chosen = self.work.sizes.backend.asarray(chosen[:, None], "bool")
-        return xp.where(chosen, h, state[0]), xp.where(chosen, c, state[1])
+        chosen = np.flatnonzero(inside & (border % STEPS == 0))
+        if self.places and len(chosen):
+            at, end = sizes.backend.asarray(chosen, "int64"), 0 if self.reverse else -1
+            for part, out, dtype in zip(state, (y, cells), (sizes.dtype, sizes.param_dtype), strict=True):
+                part[at, ...] = round_to(sizes.backend.xp, part[at, ...], self.places)
+                if out is not None:
+                    out[end, at, ...] = sizes.backend.asarray(part[at, ...], dtype)
+        return state
 
 
-def round_to(xp: Any, x: Array, bits: int) -> Array:
+def round_to(xp: Any, x: Array, places: int) -> Array:
     """Round x to so many binary places; beyond ±1 to as many fewer as it is larger. What is no number stays."""
     whole, exponent = {4: ("int32", 0x7F800000), 8: ("int64", 0x7FF0000000000000)}[x.itemsize]
     finite, ones = xp.isfinite(x), xp.ones_like(x)
-    scale = xp.where(finite, xp.maximum((x.view(whole) & exponent).view(x.dtype), ones), ones) * 2.0**-bits
-    return xp.where(finite, xp.round(x / scale) * scale, x)
+    scale = xp.where(finite, xp.maximum((x.view(whole) & exponent).view(x.dtype), ones), ones) * 2.0**-places
+    return xp.where(finite, xp.round(x / scale) * scale + 0.0, x)  # without -0.0, which has other bits than 0.0
 
 
 def same(xp: Any, first: Both, second: Both) -> np.ndarray:
@@ -131,6 +157,19 @@ def same(xp: Any, first: Both, second: Both) -> np.ndarray:
         whole = f"int{8 * one.itemsize}"
         found.append(xp.all(one.view(whole) == other.view(whole), axis=1))
     return np.asarray((found[0] & found[1]).tolist())
+
+
+def taken(backend: Backend, state: Both, places: np.ndarray) -> Both:
+    """Some rows of a state, copied."""
+    at = backend.asarray(places, "int64")
+    h, c = (part[at, ...] for part in state)
+    return h, c
+
+
+def joined(backend: Backend, states: Sequence[Both]) -> Both:
+    """States below each other."""
+    h, c = (backend.xp.concat(parts, axis=0) for parts in zip(*states, strict=True))
+    return h, c
 
 
 def _once(made: Callable[[Any], Any]) -> Callable[[Any], Any]:

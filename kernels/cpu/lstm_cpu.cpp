@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <type_traits>
 #include <utility>
 
 #include "target.h"  // first: what is int64
+#include "rounded.h"
 #include "scratch.h"
 #include "team.h"
 

@@ -378,19 +378,21 @@ ENTRY(quantized_forward)(int64 steps, int64 batch, int64 hidden, int64 bits, int
 // As `infer` of inference.h, the bits of the two above.
 ENTRY(quantized_infer)(int64 steps, int64 batch, int64 inputs, int64 hidden, int64 bits, int64 bytes_ih, int64 bytes_hh,
                        const float* x, const signed char* ih, const float* bias, const signed char* hh, int64 some,
-                       float* z, float* h, float* c, int64 around, int64 threads, int64 split_batch) {
+                       float* h, float* c, int64 around, int64 threads, int64 split_batch, int64 every, int64 places) {
   return guarded([&] {
-    if (some < 1) throw Refused();
+    if (some < 1 || every < 1) throw Refused();
+    float* z = scratch<float, 1>(least(some, steps) * batch * 4 * hidden);
     by_bits(bits, [&](auto kind) {
       using W = decltype(kind);
       const auto weight_ih = matrix<W>(hidden, inputs, bytes_ih, ih);
       const auto weight_hh = matrix<W>(hidden, hidden, bytes_hh, hh);
-      for (int64 t = 0; t < steps; t += some) {
-        const int64 n = least(some, steps - t);
+      for (int64 t = 0, n; t < steps; t += n) {
+        n = least(least(some, steps - t), every - t % every);
         multiply_quantized(QuantizedProduct<W>{weight_ih, n * batch, x + t * batch * inputs, bias, z, nullptr}, around);
         float* h_before = h + t * batch * hidden;
         const Forward<float> of{n, batch, hidden, z, h_before, c, nullptr, nullptr, false, false, nullptr};
         forward_quantized(QuantizedForward<W>{weight_hh, of, nullptr}, threads, split_batch != 0);
+        round_state(t + n, every, places, batch * hidden, h, c);
       }
     });
   });

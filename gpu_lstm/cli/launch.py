@@ -24,11 +24,11 @@ from typing import TextIO
 
 from gpu_lstm.bench import threads
 from gpu_lstm.cli.options import positive, quoted, whole
-from gpu_lstm.cli.signals import handled
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
 from gpu_lstm.parallel import mpiexec, place
 from gpu_lstm.training.folder import is_run
+from gpu_lstm.training.signals import handled
 
 FOLDER = "GPU_LSTM_RANKS_FOLDER"
 """Environment variable of ranks that `launch` started: where they leave their ids, and find its terminals."""

@@ -2,6 +2,7 @@
 
     python -m benchmarks.over_time --out FILE              # minutes: sizes with weights that start at random
     python -m benchmarks.over_time --run runs/text         # and the language model of a run on its own text
+    python -m benchmarks.over_time --run runs/text --bits 1000000         # whether both modes give the bits in sequence
     python -m benchmarks.over_time --run runs/text --picture FILE.png     # how its seams settle; nothing is timed
 
 `ratio` is how many times as long the plain LSTM takes in sequence.
@@ -21,6 +22,7 @@ from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.bench import record as records
 from gpu_lstm.bench.method import Patience, interleave, quartiles, ratio
 from gpu_lstm.data.text import SHAKESPEARE, encode_file
+from gpu_lstm.layers import overtime
 from gpu_lstm.layers.strand import STEPS, round_to
 
 PROGRAM = "python -m benchmarks.over_time"
@@ -73,6 +75,23 @@ def measure(lstm: LSTM, x: np.ndarray, rounds: int) -> dict[str, Any]:
     }
 
 
+def bits(lstm: LSTM, x: np.ndarray) -> dict[str, Any]:
+    """Of each mode, whether its outputs and its state have the bits of the same call in sequence; and what it said."""
+    found = {}
+    for mode in overtime.MODES:
+        lstm.parallel = mode
+        y, state, _ = lstm.forward(x, keep=False)
+        said = [str(report) for report in lstm.plan.over_time]
+        least, overtime.LEAST_STEPS = overtime.LEAST_STEPS, len(x) + 1
+        lstm.parallel = False if mode == "exact" else mode
+        expected, last, _ = lstm.forward(x, keep=False)
+        overtime.LEAST_STEPS = least
+        pairs = zip((y, *state), (expected, *last), strict=True)
+        found[mode] = {"same bits": all(one.tobytes() == other.tobytes() for one, other in pairs), "said": said}
+    lstm.parallel = False
+    return found
+
+
 def picture(lstm: LSTM, v: np.ndarray, path: Path, segments: int = 8) -> None:
     """Draw how far the state is from that in sequence, over a segment's steps, in each pass."""
     import matplotlib
@@ -122,12 +141,17 @@ def main() -> None:
     parser.add_argument("--run", help="folder of a language model of the shipped text")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", type=int, nargs="+", metavar="H", help="of the sizes; 0: forget gates of 1")
+    parser.add_argument("--bits", type=int, metavar="T", help="of so many steps of the text; nothing is timed")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
+    if (options.picture or options.bits) and not options.run:
+        parser.error("--picture and --bits need --run")
     if options.picture:
-        if not options.run:
-            parser.error("--picture needs --run")
         picture(*text(options.run, 16384), options.picture)
+        return
+    if options.bits:
+        for mode, one in bits(*text(options.run, options.bits)).items():
+            print(f"{mode}: {'the' if one['same bits'] else 'NOT the'} bits in sequence", *one["said"], sep="\n  ")
         return
     record = records.provenance(records.command_line(PROGRAM)) | {"backend": NumpyBackend().name, "cases": {}}
     for name, lstm, x in cases(options):

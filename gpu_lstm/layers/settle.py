@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpu_lstm.backend import Array, Backend
 from gpu_lstm.layers.strand import STEPS, Both, Strand, same, taken
 
 
@@ -36,7 +37,7 @@ def settle(strand: Strand, state: Both, first: int, count: int, segments: int) -
     """
     backend, batch, why, passes = strand.work.sizes.backend, strand.work.call.batch, "", 0
     lanes, done = _lanes(strand, first, count, segments), first + count
-    before: Both = tuple(backend.xp.concat([part] * (done + 1), axis=0) for part in state)  # chunk by chunk
+    before = _repeated(backend, state[0], done + 1), _repeated(backend, state[1], done + 1)  # by chunk, by sequence
     now = np.flatnonzero(lanes.steps)
     while len(now):
         passes, ran = passes + 1, len(now)
@@ -49,6 +50,13 @@ def settle(strand: Strand, state: Both, first: int, count: int, segments: int) -
     ends = np.full(batch, done)
     ends[lanes.row[lanes.steps]] = np.minimum(lanes.stop[lanes.steps], done)
     return done, taken(backend, before, ends * batch + np.arange(batch)), passes, why
+
+
+def _repeated(backend: Backend, part: Array, times: int) -> Array:
+    """Rows (B, .) so many times below each other."""
+    whole = backend.empty((times, *part.shape), part.dtype)
+    whole[...] = part
+    return backend.xp.reshape(whole, (-1, part.shape[1]))
 
 
 def _pass(strand: Strand, before: Both, lanes: Lanes, now: np.ndarray, again: bool) -> np.ndarray:

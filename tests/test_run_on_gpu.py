@@ -1,6 +1,5 @@
 """The nine minutes of a GPU, rehearsed without one: parts that hang or crash, a command that is killed, every part."""
 
-import collections
 import dataclasses
 import importlib
 import json
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -414,8 +414,8 @@ def test_one_sequence_over_time_and_bits_that_do_not_repeat(tmp_path, monkeypatc
     assert item["seconds"].keys() == {"plain", "rounded in sequence", "rounded"} and item["over_time"]
     assert item["apart"] == 0 and item["ratio"] > 0
     assert before == (overtime.STEPS, overtime.TRIAL, overtime.LEAST_STEPS)
-    taken = iter(range(9))
-    monkeypatch.setattr(overtime, "PLACES", collections.defaultdict(lambda: 12 + next(taken)))
+    places = iter(range(12, 15))
+    monkeypatch.setattr(overtime, "PLACES", mock.MagicMock(__getitem__=lambda *_: next(places)))
     with pytest.raises(RuntimeError, match="bits repeat: False"):
         speed_on_gpu.one_sequence(log, 512, 8, "float32")
 

@@ -120,6 +120,12 @@ class Course:
         self.state = self.strand.along(self.done, stop, self.state)
         self.done = stop
 
+    def timed(self) -> float:
+        """Run a chunk in sequence; return the seconds that a step took."""
+        began, first = time.perf_counter(), self.strand.edges[self.done]
+        self.along(self.done + 1)
+        return (time.perf_counter() - began) / int(self.strand.edges[self.done] - first)
+
 
 def _over_time(strand: Strand, h: Array | None, c: Array | None) -> tuple[Both, Report]:
     """Run a strand from a state to its end."""
@@ -142,19 +148,14 @@ def _over_time(strand: Strand, h: Array | None, c: Array | None) -> tuple[Both, 
 
 def _choose(course: Course) -> tuple[int, float, str]:
     """Go so far in sequence that it is known into how many segments to cut the rest, how much it gains, or why not."""
-    wrong = course.state
-    course.along(1)
+    wrong, seconds = course.state, course.timed()
     most = max(int(course.left * TRIAL), 2)
     tried, apart = _forget(course, wrong, most)
     if apart > 0:
         told = f"a wrong state is not forgotten in {tried * STEPS:,} steps, after which {apart:.0e} is left of it"
         return 1, 1.0, f"{told}, nor to be in {most * STEPS:,}, the most that would pay to look for"
-    course.forgets, times = tried, []
-    for _ in range(2):  # of which the other work of a machine may disturb one
-        began = time.perf_counter()
-        course.along(course.done + 1)
-        times.append(time.perf_counter() - began)
-    course.seconds = min(times) / STEPS
+    course.forgets = tried
+    course.seconds = min(seconds, course.timed())  # the other work of a machine may disturb one of them
     shares = _shares(course)
     best = min(shares, key=lambda segments: shares[segments])
     if shares[best] > GAIN:
@@ -205,8 +206,9 @@ def _shares(course: Course) -> dict[int, float]:
         if clocked:
             one = one or _clocked(course, 1)
             rate += max(_clocked(course, segments) - one, 0.0) / course.seconds
-        shares[segments] = rate * (length + course.forgets) / course.left
-        if shares[segments] > min(shares.values()):
+        before = min(shares.values())
+        shares[segments] = rate * (length + course.forgets + 1) / course.left  # some take a chunk more to forget
+        if shares[segments] > GAIN * before:
             break
     return shares
 

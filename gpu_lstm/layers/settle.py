@@ -67,7 +67,9 @@ def _pass(strand: Strand, before: Both, lanes: Lanes, now: np.ndarray, again: bo
         state = strand.run(strand.edges[chunk], STEPS, lanes.row[now], state)
         chunk = chunk + 1
         place, ended = chunk * batch + lanes.row[now], chunk == lanes.stop[now]
-        equal = same(backend.xp, state, taken(backend, before, place))
+        equal = np.zeros(len(now), bool)
+        if again or ended.any():
+            equal = same(backend.xp, state, taken(backend, before, place))
         for part, found in zip(before, state, strict=True):
             part[backend.asarray(place, "int64"), ...] = found
         next_.append(now[ended & ~equal] + batch)

@@ -63,7 +63,7 @@ def measure(lstm: LSTM, x: np.ndarray, rounds: int) -> dict[str, Any]:
         said[mode] = [str(report) for report in lstm.plan.over_time]
 
     sides = {"in sequence": lambda: step(False), "exact": lambda: step("exact"), "rounded": lambda: step("rounded")}
-    times = interleave(sides, rounds, Patience(0))
+    times = interleave(sides, rounds * max(1024 // lstm.hidden_size, 1), Patience(0))  # short ones vary more
     lstm.parallel = False
     return {
         "seconds": {side: quartiles(seconds) for side, seconds in times.items()},
@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--run", help="folder of a language model of the shipped text")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4, help="of 1,024 units; of fewer as many more")
     parser.add_argument("--only", type=int, nargs="+", metavar="H", help="of the sizes; 0: forget gates of 1")
     parser.add_argument("--bits", type=int, metavar="T", help="of so many steps of the text; nothing is timed")
     parser.add_argument("--picture", type=Path)

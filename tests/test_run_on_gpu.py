@@ -417,7 +417,7 @@ def test_one_sequence_over_time_and_bits_that_do_not_repeat(tmp_path, monkeypatc
     places = iter(range(12, 15))
     monkeypatch.setattr(overtime, "PLACES", mock.MagicMock(__getitem__=lambda *_: next(places)))
     with pytest.raises(RuntimeError, match="bits repeat: False"):
-        speed_on_gpu.one_sequence(log, 512, 8, "float32")
+        speed_on_gpu.one_sequence(log, 1024, 8, "float32")
 
 
 def test_the_most_telling_cases_come_first():

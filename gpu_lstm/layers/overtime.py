@@ -36,7 +36,7 @@ LEAST_STEPS = 4096
 """Steps below which nothing is tried."""
 MOST_SEQUENCES = 8
 """Sequences above which nothing is tried: a batch as large leaves too little to gain."""
-SEGMENTS = (4, 8, 16, 32, 64)
+SEGMENTS = (8, 16, 32, 64)
 TRIAL = 0.06
 """Share of the steps beside which a run from a wrong state may go: each takes up to half as long again for it."""
 GAIN = 0.9
@@ -206,20 +206,19 @@ def _shares(course: Course) -> dict[int, float]:
         if clocked:
             one = one or _clocked(course, 1)
             rate += max(_clocked(course, segments) - one, 0.0) / course.seconds
-        before = min(shares.values())
         shares[segments] = rate * (length + course.forgets + 1) / course.left  # some take a chunk more to forget
-        if shares[segments] > GAIN * before:
+        if shares[segments] > min(shares.values()):
             break
     return shares
 
 
-def _clocked(course: Course, segments: int, again: int = 2, count: int = 8) -> float:
-    """Seconds a step takes with so many segments at once in a call of a few steps, the least of some tries."""
-    strand, batch, seconds = course.strand, course.strand.work.call.batch, []
+def _clocked(course: Course, segments: int, count: int = 8) -> float:
+    """Seconds a step takes with so many segments at once in a call of a few steps, if that is short the less of two."""
+    strand, batch, seconds = course.strand, course.strand.work.call.batch, [0.0]
     rows, state = np.tile(np.arange(batch), segments), joined(strand.work.sizes.backend, [course.state] * segments)
     firsts = strand.edges[course.done + np.arange(len(rows)) // batch * (course.left // segments)]
-    for _ in range(again):
+    while len(seconds) < 3 and seconds[-1] < 1e-3:
         began = time.perf_counter()
         strand.run(firsts, count, rows, state, write=0)
-        seconds.append((time.perf_counter() - began) / count)
-    return min(seconds)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:]) / count

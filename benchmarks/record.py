@@ -55,6 +55,7 @@ MORE = {
     ],
     "cpu_recompute": [*BENCH, "--grid", "T=100000,B=1,D=64,H=256", "--peers", "none", "--train", "--set", "recompute"],
     "cpu_ranks": ["-m", "benchmarks.ranks"],
+    "cpu_scaling": ["-m", "gpu_lstm", "bench", "--ranks", "1", "2"],
     "cpu_full_grid": [*BENCH, "--grid", "full"],
 }
 """What is made where it is named: half an hour."""

@@ -453,7 +453,11 @@ def one_sequence(log: Log, steps: int, hidden: int, dtype: str) -> Record:
             return lstm.forward(x, keep=False)[0]
 
     least = 1 if log.rehearse else overtime.LEAST_STEPS
-    sides = {"plain": (False, least), "rounded in sequence": ("rounded", steps + 1), "rounded": ("rounded", least)}
+    sides: dict[str, tuple[str | bool, int]] = {
+        "plain": (False, least),
+        "rounded in sequence": ("rounded", steps + 1),
+        "rounded": ("rounded", least),
+    }
     with contextlib.ExitStack() as tiny:
         for module in (overtime, settle, strand) if log.rehearse else ():
             tiny.enter_context(changed(module, STEPS=32))

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +102,24 @@ def test_a_reader_that_went_away_and_an_output_that_is_closed_or_full_are_no_tra
             assert run(["check"], stdout=full) == (2, "gpu-lstm: No space left on device\n")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="limits of a process are POSIX's")
+def test_a_disk_that_is_full_leaves_the_predictions_of_before(here):
+    write_sequences(here / "t.csv")
+    assert main([*CLASSIFY, "--out", "r"]) == 0
+    assert main(["predict", "r", "--data", "t.csv"]) == 0
+    before = (here / "r" / "predictions.csv").read_bytes()
+    files = sorted(os.listdir(here / "r"))
+
+    def full():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    status, error = run(["predict", "r", "--data", "t.csv", "--json"], stdout=subprocess.DEVNULL, preexec_fn=full)
+    assert (status, error) == (2, f"gpu-lstm: File too large: {Path('r') / 'predictions.csv'}\n")
+    assert (here / "r" / "predictions.csv").read_bytes() == before and sorted(os.listdir(here / "r")) == files
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are any bytes on Linux")
 def test_names_of_files_that_are_no_text(here, capsysbinary):
     folder = os.fsdecode(b"r\xff")
@@ -151,8 +170,8 @@ def test_the_next_line_of_a_series_evaluates_where_something_is_left_to(here, ca
     write_series(here / "t.csv", ["a$b$", "$x^$"])
     following = next_commands(told(capsys, [*SERIES, *shares, "--out", "a run"]))
     assert [command[0] for command in following] == ["forecast", "evaluate"][:commands]
-    for command in following:
-        assert main(command) == 0
+    printed = "".join(told(capsys, command) for command in following)
+    assert re.search(r"forecast from before them: RMSE [0-9.e-]+ of a\$b\$, [0-9.e-]+ of \$x\^\$$", printed, re.M)
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("train",)])
@@ -166,6 +185,24 @@ def test_the_next_line_of_a_classifier_evaluates_where_there_are_test_sequences(
     if not following:
         assert "no sequences are called test; gpu-lstm evaluate r --data FILE measures" in printed
         assert main(["evaluate", "r", "--data", "t.csv"]) == 0
+
+
+@pytest.mark.parametrize(("kind", "name"), [("classify", "logistic"), ("regress", "ridge")])
+def test_a_linear_model_of_what_was_trained_on_stands_beside_the_errors_on_other_data(here, capsys, kind, name):
+    pytest.importorskip("sklearn")
+    rows = [f"{n},{n % 2 + k},{n % 2}" for n in range(12) for k in range(3)]
+    for file in ("t.csv", "o.csv"):
+        (here / file).write_text("\n".join(["series,x,y", *rows]), encoding="utf-8")
+    asked = ["--label" if kind == "classify" else "--target", "y"]
+    told(capsys, ["train", kind, "t.csv", *SMALL, *asked, "--out", "r"])
+    printed = told(capsys, ["evaluate", "r", "--data", "o.csv"])
+    assert re.search(rf"{name} regression on .*(100\.0%|1\.000)$", printed, re.M)
+    better = {"ridge": "for some target the model is no better than ridge", "logistic": "logistic"}[name]
+    assert (f"note: {better} regression" in printed) == (kind == "regress" or "accuracy 100.0%" not in printed)
+    (here / "t.csv").unlink()
+    printed = told(capsys, ["evaluate", "r", "--data", "o.csv"])
+    assert "what the model was trained on can't be read" in printed
+    assert f"{name} regression on summaries: not fitted, for that needs what the model was trained on" in printed
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

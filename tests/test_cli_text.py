@@ -46,6 +46,7 @@ def test_every_command_takes_every_kind_of_token(here, capsys, tokens):
     printed = told(capsys, "evaluate", "r")
     assert bits(printed) == pytest.approx(best, abs=2e-3)
     assert bits(printed, r"of an interpolated 4-gram model of the same " + tokens) < best
+    assert "note: the model is no better than the 4-gram model" in printed
     assert len(told(capsys, "sample", "r", "--prompt", "the ", "--length", "9", "--top-k", "5")) == 4 + 9 + 1
     resumed = told(capsys, "train", "--resume", "r", "--epochs", "2")
     assert "going on with r after step" in resumed

@@ -149,6 +149,15 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(form, dtype, tmp_path)
         fit(small(dtype, num_layers=2), data, "mse", out=tmp_path / "parted", resume=True, **more)
 
 
+@pytest.fixture
+def sigint():
+    """What a shell gives a command in the background is to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint")
 @pytest.mark.parametrize("in_a_run", [False, True])
 def test_ctrl_c_ends_after_the_step_with_the_best_parameters_and_a_run_that_goes_on(in_a_run, tmp_path):
     def press(event):

@@ -108,6 +108,24 @@ def test_other_data_are_read_as_those_of_the_run_or_as_said(here, capsys):
     assert "trained on steps of another length: every month; these are every day" in capsys.readouterr().out
 
 
+def test_a_forecast_is_not_measured_by_what_was_filled_in(here, capsys):
+    frame = months()
+    frame.to_csv("m.csv", index=False)
+    assert main([*TRAIN, "m.csv", "--target", "sales", "--missing", "interpolate", "--out", "r"]) == 0
+    frame.loc[len(frame) - 2, "sales"] = np.nan
+    frame.to_csv("o.csv", index=False)
+    capsys.readouterr()
+    assert main(["forecast", "r", "--data", "o.csv", "--steps", "3"]) == 0
+    rows = pd.read_csv("r/forecast.csv").iloc[:3]
+    assert rows["sales_truth"].isna().tolist() == [False, True, False]
+    rmse = np.sqrt(np.nanmean((rows["sales_forecast"] - rows["sales_truth"]) ** 2))
+    assert f"RMSE {rmse:.4g}, but for the values that were filled in, 1" in capsys.readouterr().out
+    frame.loc[len(frame) - 3 :, "sales"] = [np.nan, 4, 5]
+    frame.to_csv("o.csv", index=False)
+    assert main(["forecast", "r", "--data", "o.csv", "--steps", "2"]) == 0
+    assert "filled in" not in capsys.readouterr().out.splitlines()[-2]
+
+
 def test_a_run_resumes_over_filled_series_and_its_page_shows_one_stretch(here, capsys):
     frame = months(shops="ab")
     frame.loc[30, "sales"] = np.nan

@@ -401,7 +401,8 @@ def test_one_step_errors_are_those_of_forecasts(make):
     model = stirred(make())
     values = RNG.standard_normal((40, model.num_columns))
     errors = one_step_errors(model, values, 8)
-    assert np.isnan(errors[0]).all() and np.isfinite(errors[1 : 38 if model.num_ahead else 40]).all()
+    early = model.linear.lags if model.linear else 1
+    assert np.isnan(errors[:early]).all() and np.isfinite(errors[early : 38 if model.num_ahead else 40]).all()
     said = backtest(model, values, np.array([20]), 12)[0, 0]  # step 20 is in the block from 17 on, known from 9 on
     np.testing.assert_allclose(errors[20], values[20, :2] - backtest(model, values, np.array([20]), 20 - 8)[0, 0])
     assert said.shape == (2,)
@@ -417,7 +418,7 @@ def test_an_anomaly_stands_out():
     changed[550, 0] += 2
     scores, threshold = anomalies(model, changed, 32, slice(360, 480))
     assert scores.shape == (600, 2) and scores[550, 0] > threshold[0] > np.nanmax(scores[360:480, 0]) * 0.5
-    assert scores[550, 1] < threshold[1]
+    assert scores[550, 1] < threshold[1] and np.isnan(scores[: model.linear.lags]).all()
     with pytest.raises(InputError, match="normal has 10 rows"):
         anomalies(model, changed, 32, slice(360, 370))
 

@@ -1,6 +1,7 @@
 """In parallel over time: the bits of the same call in sequence; what never forgets, falls back and says so."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,7 +192,7 @@ def test_only_what_changed_runs_again(short):
     assert same(found, in_sequence(lstm, x, resets=resets))
 
 
-WHERE = {"hidden_size": 12, "backend": NUMPY, "parallel": "rounded", "seed": 3}
+WHERE: dict[str, Any] = {"hidden_size": 12, "backend": NUMPY, "parallel": "rounded", "seed": 3}
 PLAIN, RNG = ([0.0] * 3, [1.0] * 3), np.random.default_rng(0)
 TOKENS, SERIES = RNG.integers(0, 20, (401, 1)), RNG.standard_normal((400, 1, 1)).cumsum(axis=0)
 BATCH = RNG.standard_normal((400, 2, 3)), np.array([400, 333])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpu_lstm import LSTM, InputError, Linear, Pool, compose, fit
+from gpu_lstm.cli import main
 from gpu_lstm.data.sequences import UNKNOWN, Sequences
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor, Tagger
 from gpu_lstm.native import compiled
@@ -347,6 +348,16 @@ def test_how_many_shares_there_are(asked, ranks, batch, found):
 def test_shares_that_do_not_go(asked, ranks, batch, told):
     with pytest.raises(InputError, match=told):
         shares_for(asked, ranks, batch)
+
+
+def test_what_cannot_be_cut_is_refused_before_data_are_read(tmp_path, capsys):
+    command = ["train", "text", str(tmp_path / "nowhere.txt"), "--batch", "4"]
+    for more, told in (
+        (["--shares", "8"], "shares is 8; expected at most the 4 sequences of a batch"),
+        (["--shares", "2", "--graph"], "graph is for steps that are not cut; shares is 2"),
+    ):
+        assert main([*command, *more]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_ends_all_ranks_alike():

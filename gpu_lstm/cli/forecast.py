@@ -25,7 +25,6 @@ from gpu_lstm.cli.options import (
 from gpu_lstm.cli.series import add_time_options, read_again, read_otherwise
 from gpu_lstm.cli.tables import add_table_options, print_rows, reading, write_rows
 from gpu_lstm.data.ahead import inputs_ahead, last_stretches, times_ahead
-from gpu_lstm.data.baselines import rmse
 from gpu_lstm.data.clock import local, written
 from gpu_lstm.data.series import Series
 from gpu_lstm.models import Forecaster
@@ -58,7 +57,8 @@ class Forecast:
 
     id: str
     history: np.ndarray  # (N, S): its last stretch
-    tested: np.ndarray | None  # (K, S): its last K steps, as forecast from those before; None: it has too few
+    came: np.ndarray  # (K, S): its last K steps, NaN where a value was filled in
+    tested: np.ndarray | None  # (K, S): these, as forecast from those before; None: it has too few
     future: np.ndarray  # (K, S)
     times: np.ndarray | None  # (N + K,) datetime64 as `Series.times`
     first: int  # number of the first row
@@ -133,7 +133,9 @@ def forecasts(
         following = times_ahead(data, stop - 1, steps)
         times = None if data.times is None or following is None else np.append(data.times[start:stop], following)
         sure = None if model.outcome.certain else continued(len(values), quantiles=True)[:steps]
-        yield Forecast(name, values[:, :targets], tested, continued(len(values)), times, start, sure)
+        filled = False if data.filled is None else data.filled[start:stop, :targets][-steps:]
+        came = np.where(filled, np.nan, values[-steps:, :targets])
+        yield Forecast(name, values[:, :targets], came, tested, continued(len(values)), times, start, sure)
 
 
 def sure_of(one: Forecast, k: int) -> list[str]:
@@ -165,9 +167,9 @@ def rows_of(
         known, who = len(one.history), [one.id] if several else []
         for k in range(steps if one.tested is not None else 0):
             assert one.tested is not None
-            row = known - steps + k
-            row_of = [*who, called[row], *one.tested[k].tolist(), *one.history[row].tolist()]
-            rows.append(row_of + [""] * len(levels) * len(names))
+            came = ["" if np.isnan(value) else value for value in one.came[k].tolist()]
+            rows.append([*who, called[known - steps + k], *one.tested[k].tolist(), *came])
+            rows[-1] += [""] * len(levels) * len(names)
         for k in range(steps):
             sure = [""] * len(levels) * len(names)
             if one.quantiles is not None and k < len(one.quantiles):
@@ -204,9 +206,15 @@ def tell(found: list[Forecast], data: Series, unit: str, levels: Sequence[float]
     print_rows([*names, *(f"{name} {level:g}" for level in levels for name in data.targets)], lines, PRINTED)
     steps, tested = len(found[0].future), [one for one in found if one.tested is not None]
     if tested:
-        came = np.concatenate([one.history[-steps:] for one in tested])
+        came = np.concatenate([one.came for one in tested])
         said = np.concatenate([one.tested for one in tested if one.tested is not None])
-        print(f"the last {steps} known steps, forecast from before them: RMSE {rmse(said, came):.4g}")
+        errors = [column[~np.isnan(column)] for column in (said - came).T]
+        scores = [f"{np.sqrt(np.mean(error**2)):.4g}" if len(error) else "none" for error in errors]
+        if len(scores) > 1:
+            scores = [f"{score} of {name}" for score, name in zip(scores, data.targets, strict=True)]
+        filled = came.size - sum(map(len, errors))
+        but = f", but for the values that were filled in, {filled:,}" if filled else ""
+        print(f"the last {steps} known steps, forecast from before them: RMSE {', '.join(scores)}{but}")
     if few := [one for one in found if one.tested is None]:
         of = f"{len(few)} of {len(found)} series have" if several else f"{len(few[0].history)} known steps are"
         print(f"no score: {of} too few to forecast the last {steps} of them from before those")

@@ -55,7 +55,7 @@ def _limit(axis: Any, losses: np.ndarray, scores: np.ndarray) -> None:
     shown = np.concatenate([losses, scores])
     if len(shown):
         low, high = shown.min(), max([*tops, *scores.tolist()])
-        margin = 0.08 * (high - low) or 0.5 * abs(high) or 0.5
+        margin = max(0.08 * (high - low), 0.01 * abs(high)) or 0.5  # what is all but the same looks so
         axis.set_ylim(low - margin, high + margin)
 
 

@@ -77,6 +77,7 @@ def begin(options: argparse.Namespace, ranks: Communicator) -> Run | None:
         **{name: value for name in KEEPING if (value := getattr(options, name)) is not None},
     )
     check_seed(options.seed, "--seed")
+    shares = shares_for(settings.shares, ranks.size, options.batch, options.graph)
     plain = {k: v for k, v in vars(options).items() if k not in NOT_OF_THE_TASK}
     if not (options.data or KINDS[options.kind]):
         raise InputError(f"gpu-lstm train {options.kind} needs data: gpu-lstm train {options.kind} FILE")
@@ -88,7 +89,7 @@ def begin(options: argparse.Namespace, ranks: Communicator) -> Run | None:
     if options.epochs is None:
         plain["epochs"] = recipe.epochs
         settings = replace(settings, epochs=recipe.epochs)
-    if not fits(options, plain, recipe, backend, shares_for(settings.shares, ranks.size, plain["batch"])):
+    if not fits(options, plain, recipe, backend, shares):
         return None
     known = {"options": plain, **recipe.extra, "fingerprint": ranks.first(lambda: marked(plain))}
     run = Run(recipe.make(), settings, folder, known, tell, options.graph, nearest(ranks, backend))
@@ -122,6 +123,7 @@ def resume(options: argparse.Namespace, ranks: Communicator) -> Run | None:
         check_changes(changes, {**plain, "out": folder, "shares": shares})
         plain |= {name: value for name, value in changes.items() if name in plain}
         settings = {name: changes.get(name, value) for name, value in description["settings"].items()}
+        shares = shares_for(shares, ranks.size, plain["batch"], options.graph)
         backend = announce(options, ranks)
         checkpoint.check_amounts(arrays, description, path)
         known = description.get("fingerprint")
@@ -132,7 +134,7 @@ def resume(options: argparse.Namespace, ranks: Communicator) -> Run | None:
             ranks.first(lambda: check_unchanged(data_path(plain["data"]), known, plain.get("include") or ()))
         recipe = RECIPES[kind](plain, backend, description, ranks)
         recipe.config.update(description["model"])  # what it has of data is of those that it began with
-        if not fits(options, plain, recipe, backend, shares_for(shares, ranks.size, plain["batch"])):
+        if not fits(options, plain, recipe, backend, shares):
             return None
         about = {"options": plain, **recipe.extra, "fingerprint": known or ranks.first(lambda: marked(plain))}
         near = nearest(ranks, backend)

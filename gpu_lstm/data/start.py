@@ -67,6 +67,11 @@ class Pick:
         drawn = f" about {self.prior.name}" if self.prior.kind != "ridge" else ""
         return f"AR({self.lags})" if self.prior.iterated else f"ridge on {self.lags} lags{drawn}"
 
+    def needs(self, longest: int) -> int:
+        """How many values a window has to have: those of its lags, and those that its prior looks at."""
+        looked_at = np.flatnonzero(self.prior.weights[:longest].any(axis=1))
+        return max([self.lags, *(int(lag) + 1 for lag in looked_at)])
+
 
 def fit_start(
     values: np.ndarray,
@@ -104,26 +109,30 @@ def fit_start(
     """
     series, most = values.shape[1], max((end - begin for begin, end in ranges), default=0)
     windows = {n: sum(max(0, end - begin - n - horizon + 1) for begin, end in ranges) for n in lags}
-    tried = sorted(n for n in set(lags) if n >= 2 and 3 * n <= most and windows[n] >= 4 * FOLDS)
+    tried = sorted(n for n in set(lags) if n >= 2 and 5 * n <= most and windows[n] >= 4 * FOLDS)
     if not tried:
         return None
     longest, ahead = tried[-1], slice(inputs.shape[1] - num_ahead, inputs.shape[1] - cycles)
-    origins = np.concatenate([np.arange(begin + longest - 1, end - horizon) for begin, end in ranges])
-    origins = origins[:: -(-len(origins) // ROWS)]
     shared = series > 1 and series * horizon * longest > SHARED
     groups = [list(range(series))] if shared else [[s] for s in range(series)]
     priors = list(priors_of(longest, longest + 1 + inputs.shape[1] + num_ahead - cycles, horizon, periods))
     fitted, unit, about = [], np.empty((horizon, series)), []
     for group in groups:
-        sums = [sums_of(values[:, s], inputs, ahead, origins, longest, horizon) for s in group]
-        blocks = [add_up(parts) for parts in zip(*sums, strict=True)]
+
+        def blocks_of(known: int, group: list[int] = group) -> list[Sums]:
+            origins = spread_out(ranges, known, horizon)
+            sums = [sums_of(values[:, s], inputs, ahead, origins, longest, horizon) for s in group]
+            return [add_up(parts) for parts in zip(*sums, strict=True)]
+
+        blocks = blocks_of(longest)
         picks = best_of_each(blocks, priors, tried, longest)[: None if periods is not None else 1]
         errors = [squared_error(held_out, means_of(picks, rest, longest)) for rest, held_out in left_out(blocks)]
-        every = add_up(blocks)
-        total = np.sum(errors, axis=0) / every.count  # (J, H)
+        total = np.sum(errors, axis=0) / sum(block.count for block in blocks)  # (J, H)
         first = int(np.argmin(total.sum(axis=1)))  # so many and one: their mean is the best one
         unit[:, group] = np.sqrt(total[first])[:, None]
-        fitted.append(means_of(picks, every, longest)[:, first].T)
+        taken = [(pick, pick.needs(longest)) for pick in picks[: first + 1]]
+        every = {known: add_up(blocks_of(known)) for known in {known for _, known in taken}}
+        fitted.append(np.mean([means_of([pick], every[known], longest)[:, 0] for pick, known in taken], axis=0).T)
         about.append(told(picks, first + 1, float(np.sqrt(total[first].mean()))))
     found = as_forecast(np.stack(fitted), longest, inputs.shape[1], np.where(unit > 0, unit, 1.0), about)
     return replace(found, ahead=np.pad(found.ahead, ((0, 0), (0, 0), (0, cycles))))
@@ -182,6 +191,12 @@ def seasonal(period: int, count: int, size: int, horizon: int, moved: bool) -> n
             if moved:
                 weights[lag + h, h - 1] -= 1 / count
     return weights
+
+
+def spread_out(ranges: Sequence[tuple[int, int]], known: int, horizon: int) -> np.ndarray:
+    """The last known rows of windows of so many values, at most `ROWS` of them."""
+    origins = np.concatenate([np.arange(begin + known - 1, end - horizon) for begin, end in ranges])
+    return origins[:: -(-len(origins) // ROWS)]
 
 
 def sums_of(

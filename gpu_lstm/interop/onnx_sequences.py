@@ -42,7 +42,7 @@ def frames(graph: Graph, x: str, lengths: str, model: SequenceModel) -> tuple[st
 
 
 def summary(graph: Graph, model: SequenceModel, y: str, lengths: str) -> str:
-    """Add `gpu_lstm.models.summaries.summed_up` of y (T, B, W), whose sequences have lengths (B,) int32."""
+    """Add the `gpu_lstm.layers.Pool`s of y (T, B, W), whose sequences have lengths (B,) int32."""
     parts = []
     own = graph.add("Cast", [lengths], "summary.lengths", to=INT64)
     if "mean" in model.pooling:

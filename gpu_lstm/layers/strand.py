@@ -15,7 +15,7 @@ from gpu_lstm.layers.arguments import valid
 from gpu_lstm.layers.call import Member, Work
 from gpu_lstm.layers.schedule import ONE_SEGMENT
 from gpu_lstm.recurrence import Mask, Problem
-from gpu_lstm.recurrence.inference import NEVER, WHOLE, room
+from gpu_lstm.recurrence.inference import NEVER, WHOLE
 
 STEPS = 128
 """Steps of a chunk, after which the state is rounded, and may be found to be that of an earlier run."""
@@ -50,7 +50,6 @@ class Strand:
             self.cells = make((call.steps, call.batch, sizes.hidden_size), dtype=self.dtype)
         simple = self.variant is None and call.mask is None and not self.reverse and self.cells is None
         self.whole = WHOLE.get(work.tier.forward) if simple else None  # any number of steps, which it rounds
-        self.z = room(backend, sizes.hidden_size, np.dtype(self.dtype)) if self.whole else None
 
     @property
     def y(self) -> Array:
@@ -91,9 +90,7 @@ class Strand:
                 h = self.slots[where.start : where.stop + 1, ...]
             weights = kept[f"weight_ih_{name}"], self.work.params.get(f"bias_{name}"), kept[f"weight_hh_{name}"]
             rounding = (STEPS, self.places) if self.places else NEVER
-            found, c = self.whole(
-                sizes.backend, self.x[where], sizes.hidden_size, *weights, *state, h, self.z, rounding
-            )
+            found, c = self.whole(sizes.backend, self.x[where], sizes.hidden_size, *weights, *state, h, rounding)
             y, cells, last = None if found is h else found[1:, ...], None, (found[-1, ...], c[0, ...])
         if write is not None:
             where = self._places(starts[:write], count, rows[:write])

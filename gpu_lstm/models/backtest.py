@@ -102,11 +102,13 @@ def one_step_errors(model: Forecaster, values: np.ndarray, length: int) -> np.nd
     Returns
     -------
     (N, S)
-        NaN for the first step, and for the last `horizon` ones but one where inputs are known ahead.
+        NaN for the first step, and for as many as the model's linear forecast looks back to; and for the last `horizon`
+        ones but one where inputs are known ahead.
     """
     values = check_host("values", values, ("N", f"S+P+F={model.num_columns}"))
     errors = np.full((len(values), model.num_series), np.nan)
     last = len(values) - (model.horizon if model.num_ahead else 1)
+    early = model.linear.lags if model.linear else 1
     for start in range(0, max(last, 0), length):
         begin = max(0, start - length)
         stop = min(start + length, last)
@@ -115,6 +117,7 @@ def one_step_errors(model: Forecaster, values: np.ndarray, length: int) -> np.nd
         ahead = values[begin : stop + model.horizon, None, columns] if model.num_ahead else None
         said = model.outcome.middle(model.says(window, ahead, start - begin))[:, 0, 0]
         errors[start + 1 : stop + 1] = values[start + 1 : stop + 1, : model.num_series] - said
+    errors[:early] = np.nan  # of which less is known than of all others
     return errors
 
 

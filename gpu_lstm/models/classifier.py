@@ -9,14 +9,15 @@ import numpy as np
 
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers import LSTM, Dropout, Linear, Params
-from gpu_lstm.layers.base import training_seed
+from gpu_lstm.layers import LSTM, Dropout, Linear, Params, Pool
+from gpu_lstm.layers.arguments import copied
+from gpu_lstm.layers.base import Tape, training_seed
 from gpu_lstm.layers.checks import check_size
 from gpu_lstm.losses.cross_entropy import softmax_cross_entropy
 from gpu_lstm.losses.weighted import weighted_cross_entropy
 from gpu_lstm.models.arguments import Where, arguments, check_host, numbers
 from gpu_lstm.models.base import Model, gather
-from gpu_lstm.models.summaries import Pooled, check_pooling, framed, summed_up, taken_apart
+from gpu_lstm.models.summaries import check_pooling, framed
 
 
 class SequenceModel(Model):
@@ -36,7 +37,7 @@ class SequenceModel(Model):
     lstm : dict, optional
         Options of the LSTM family by name, as `gpu_lstm.LSTM` takes them.
     pooling : some of {"mean", "max", "last"}
-        What is made of the outputs over each sequence's own steps, see `gpu_lstm.models.summaries`.
+        What is made of the outputs over each sequence's own steps, see `gpu_lstm.layers.Pool`.
     frames : (window, stride)
         Steps that the LSTM reads as one, and how far one such frame is from the next: fewer steps of a long sequence.
     where : dict
@@ -73,6 +74,7 @@ class SequenceModel(Model):
         sizes = len(self.mean) * self.window, hidden_size, num_layers
         self.lstm = LSTM(*sizes, bidirectional=bidirectional, dropout=dropout, **of_lstm, seed=seeds[0])
         self.dropout = Dropout(dropout, **of_all)
+        self.pools = [Pool(how, self.lstm.num_directions, **of_all) for how in self.pooling]
         width = self.lstm.output_size * self.lstm.num_directions
         self.head = Linear(width * len(self.pooling), num_outputs, wide=True, **of_all, seed=seeds[1])
         super().__init__({"lstm": self.lstm, "head": self.head}, config)
@@ -89,22 +91,21 @@ class SequenceModel(Model):
         seeds = [None if drawn is None else (*drawn, place) for place in range(3)]
         inputs, lengths = self._inputs(x, lengths)
         inputs, _ = self.dropout.forward(inputs, seeds[0])
-        y, state, lstm_tape = self.lstm.forward(inputs, None, lengths, seed=seeds[1], guard=False)
-        pooled = self._summary(y, state[0], lengths)
-        summary, dropout_tape = self.dropout.forward(pooled.summary, seeds[2])
+        y, _, lstm_tape = self.lstm.forward(inputs, None, lengths, seed=seeds[1], guard=False)
+        summary, tapes = self._summary(y, lengths)
+        summary, dropout_tape = self.dropout.forward(summary, seeds[2])
         outputs, head_tape = self.head.forward(summary, guard=False)
         loss, doutputs = criterion(outputs)
         dsummary, head = self.head.backward(head_tape, self.scaled(doutputs))
         dsummary, _ = self.dropout.backward(dropout_tape, dsummary)
-        dh = self.backend.xp.zeros_like(state[0]) if "last" in self.pooling else None
-        _, _, lstm = self.lstm.backward(lstm_tape, self._apart(pooled, dsummary, y, dh), (dh, None))
+        _, _, lstm = self.lstm.backward(lstm_tape, self._apart(tapes, dsummary))
         return loss, gather({"lstm": lstm, "head": head})
 
     def _outputs(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """What the head says (B, num_outputs) of a batch x (T, B, D) with lengths (B,), on the host."""
         inputs, lengths = self._inputs(x, lengths)
-        y, (h, _), _ = self.lstm.forward(inputs, None, lengths, keep=False)
-        return self.backend.to_numpy(self.head.forward(self._summary(y, h, lengths).summary, keep=False)[0])
+        y, _, _ = self.lstm.forward(inputs, None, lengths, keep=False)
+        return self.backend.to_numpy(self.head.forward(self._summary(y, lengths, keep=False)[0], keep=False)[0])
 
     def _inputs(self, x: np.ndarray, lengths: np.ndarray) -> tuple[Array, np.ndarray]:
         """Frames of features in units of their spread, and how many each sequence has."""
@@ -113,14 +114,17 @@ class SequenceModel(Model):
         frames, count = framed((x - self.mean) / self.spread, lengths, self.window, self.stride)
         return self.backend.asarray(frames.astype(self.param_dtype), self.dtype), count
 
-    def _summary(self, y: Array, h: Array, lengths: np.ndarray) -> Pooled:
-        last, dtypes = h[-self.lstm.num_directions :], (self.dtype, self.param_dtype)
-        return summed_up(self.backend, self.pooling, y, last, lengths, dtypes)
+    def _summary(self, y: Array, lengths: np.ndarray, keep: bool = True) -> tuple[Array, list[Tape]]:
+        """What the head gets of outputs y (T, B, W), and each summary's tape."""
+        found, tapes = zip(*(pool.forward(y, lengths, keep) for pool in self.pools), strict=True)
+        return found[0] if len(found) == 1 else self.backend.xp.concat(found, axis=1), list(tapes)
 
-    def _apart(self, pooled: Pooled, dsummary: Array, y: Array, dh: Array | None) -> Array:
-        """The gradient of y from that of `_summary`; of the last outputs it goes into dh."""
-        dlast = None if dh is None else dh[-self.lstm.num_directions :]
-        return taken_apart(self.backend, self.pooling, pooled, dsummary, y, dlast, self.dtype)
+    def _apart(self, tapes: list[Tape], dsummary: Array) -> Array:
+        """The gradient of y from that of `_summary`."""
+        width = dsummary.shape[1] // len(tapes)
+        parts = [copied(self.backend, dsummary[:, k * width : (k + 1) * width]) for k in range(len(tapes))]
+        first, *others = (pool.backward(*one)[0] for pool, *one in zip(self.pools, tapes, parts, strict=True))
+        return sum(others, start=first)
 
     def _criterion(
         self, labels: np.ndarray, class_weights: np.ndarray | None, ignored: int | None = None

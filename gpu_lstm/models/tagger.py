@@ -10,9 +10,9 @@ import numpy as np
 from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
+from gpu_lstm.layers.base import Tape
 from gpu_lstm.models.arguments import Where, check_host
 from gpu_lstm.models.classifier import SequenceModel
-from gpu_lstm.models.summaries import Pooled
 
 PADDING = -1
 """Label of a step without one, as after a sequence's end: it neither counts nor gets a gradient."""
@@ -93,8 +93,8 @@ class Tagger(SequenceModel):
             raise InputError("lengths has a 0; expected at least 1")
         return self._outputs(x, lengths)
 
-    def _summary(self, y: Array, h: Array, lengths: np.ndarray) -> Pooled:
-        return Pooled(y, None, None)
+    def _summary(self, y: Array, lengths: np.ndarray, keep: bool = True) -> tuple[Array, list[Tape]]:
+        return y, []
 
-    def _apart(self, pooled: Pooled, dsummary: Array, y: Array, dh: Array | None) -> Array:
+    def _apart(self, tapes: list[Tape], dsummary: Array) -> Array:
         return dsummary

@@ -13,7 +13,7 @@ import numpy as np
 from gpu_lstm.errors import BackendError, InputError
 from gpu_lstm.native import refused
 from gpu_lstm.native.arguments import Argument, Limits, Shape, int64s
-from gpu_lstm.native.library import SETS, SUFFIXES, function_of, instruction_set, library, missing
+from gpu_lstm.native.library import SETS, SUFFIXES, function_of, instruction_set, library, missing, vnni_sets
 
 __all__ = ["SETS", "SUFFIXES", "function_of", "instruction_set", "library", "missing"]
 
@@ -54,9 +54,7 @@ def vnni() -> str:
 
     GPU_LSTM_VNNI=0 says that it has not: the same results to the last bit, for tests and measurements.
     """
-    loaded, which = library(), instruction_set()
-    there = loaded is not None and which > 0 and loaded.gpu_lstm_vnni() & which
-    return "_vnni" if there and os.environ.get("GPU_LSTM_VNNI") != "0" else ""
+    return "_vnni" if vnni_sets() & instruction_set() and os.environ.get("GPU_LSTM_VNNI") != "0" else ""
 
 
 def call(name: str, dtype: np.dtype, *arguments: Any) -> None:

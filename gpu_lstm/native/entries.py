@@ -57,7 +57,7 @@ pack
     gates rows depth weight[rows,depth] panels![~packed(rows,depth)]
 infer
     steps batch inputs hidden x[steps,batch,inputs] kept_ih[~packed(4*hidden,inputs)] bias?[4*hidden]
-    kept_hh[~packed(4*hidden,hidden)] some z![some,batch,4*hidden] h![steps+1,batch,hidden] c![1,batch,hidden]
+    kept_hh[~packed(4*hidden,hidden)] some h![steps+1,batch,hidden] c![1,batch,hidden]
     around threads split_batch every places
 weight_gradients
     rows outputs dy[rows,outputs] count columns*count x*count[rows,columns[n]] dw!*count[outputs,columns[n]]
@@ -89,7 +89,7 @@ quantized_forward
     c![keep*steps+1,batch,hidden] lengths?:int64[batch]{0..steps} reverse keep threads split_batch
 quantized_infer
     steps batch inputs hidden bits bytes_ih bytes_hh x[steps,batch,inputs] ih:int8[bytes_ih] bias?[4*hidden]
-    hh:int8[bytes_hh] some z![some,batch,4*hidden] h![steps+1,batch,hidden] c![1,batch,hidden]
+    hh:int8[bytes_hh] some h![steps+1,batch,hidden] c![1,batch,hidden]
     around threads split_batch every places
 """
 

@@ -69,6 +69,13 @@ def instruction_set() -> int:
 
 
 @functools.cache
+def vnni_sets() -> int:
+    """Return the numbers of instruction sets for which this processor has VNNI, added up."""
+    loaded = library()
+    return int(loaded.gpu_lstm_vnni()) if loaded else 0
+
+
+@functools.cache
 def function_of(name: str, dtype: np.dtype, instructions: str) -> tuple[Any, Entry, np.dtype]:
     """The library's function for a dtype and an instruction set, its row, and that dtype in native byte order."""
     loaded = library()

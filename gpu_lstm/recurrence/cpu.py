@@ -21,8 +21,8 @@ from gpu_lstm.recurrence.variant import OPTIONS
 
 BATCH_TO_SPLIT = 3
 """Sequences a thread from which the threads split the batch and not the hidden units."""
-SMALL = 128
-"""Hidden units times sequences of a thread up to which they do so in any case: they'd wait longer than they work."""
+SMALL = 64
+"""Hidden units up to which they do so in any case, one sequence each: else they'd wait longer than they work."""
 SECOND_CACHE = 1 << 20
 """Bytes of W_hh a thread from which they come from further away than the second cache at every step."""
 
@@ -111,7 +111,7 @@ def shared_out(num_steps: int, batch: int, hidden: int) -> tuple[int, int]:
     threads = compiled.threads()
     if num_steps * batch * 4 * hidden * hidden < compiled.SERIAL_WORK:
         threads = 1
-    by_batch = batch >= (1 if batch * hidden <= SMALL * threads else BATCH_TO_SPLIT) * threads
+    by_batch = batch >= (1 if hidden <= SMALL else BATCH_TO_SPLIT) * threads
     return (min(threads, max(batch, 1)) if by_batch else threads), int(by_batch)
 
 

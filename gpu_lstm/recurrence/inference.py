@@ -7,7 +7,6 @@ for many, whose x W_ih^T needn't be kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.native import compiled, kept
@@ -35,13 +34,12 @@ def on_cpu(
     h0: Array | None,
     c0: Array | None,
     h: Array | None = None,
-    z: Array | None = None,
     rounding: tuple[int, int] = NEVER,
 ) -> tuple[Array, Array]:
     """Run a layer over x (T, B, D), as `gpu_lstm.ops` and the tier do, to the last bit.
 
-    `h` is a place for what comes back, `z` one from `room`. `rounding`: after how many steps h and c are rounded, each
-    time, and to how many binary places.
+    `h` is a place for what comes back. `rounding`: after how many steps h and c are rounded, each time, and to how many
+    binary places.
 
     Returns
     -------
@@ -51,11 +49,11 @@ def on_cpu(
         After the last step.
     """
     steps, batch, inputs = x.shape
-    some, z, h, c = _begun(backend, x, hidden, h0, c0, h, z)
+    some, h, c = _begun(backend, x, hidden, h0, c0, h)
     around = compiled.threads_for(steps * batch * 4 * hidden * inputs, hidden // 16)
     compiled.call(
         "infer", x.dtype, steps, batch, inputs, hidden, x, weight_ih(kept.for_product), bias,
-        weight_hh(kept.for_recurrence), some, z, h, c, around, *cpu.shared_out(steps, batch, hidden), *rounding,
+        weight_hh(kept.for_recurrence), some, h, c, around, *cpu.shared_out(steps, batch, hidden), *rounding,
     )  # fmt: skip
     return h, c
 
@@ -70,43 +68,32 @@ def quantized_on_cpu(
     h0: Array | None,
     c0: Array | None,
     h: Array | None = None,
-    z: Array | None = None,
     rounding: tuple[int, int] = NEVER,
 ) -> tuple[Array, Array]:
     """The same with weights of few bits, as `gpu_lstm.recurrence.quantized` does it, to the last bit."""
     steps, batch, inputs = x.shape
-    some, z, h, c = _begun(backend, x, hidden, h0, c0, h, z)
+    some, h, c = _begun(backend, x, hidden, h0, c0, h)
     ih, hh = weight_ih(Quantized.packed), weight_hh(Quantized.packed)
     compiled.call(
         "quantized_infer" + compiled.vnni(), x.dtype, steps, batch, inputs, hidden, weight_hh(Quantized.bits), ih.size,
-        hh.size, x, ih, bias, hh, some, z, h, c, quantized.around(ih, steps * batch, hidden),
+        hh.size, x, ih, bias, hh, some, h, c, quantized.around(ih, steps * batch, hidden),
         *quantized.shared_out(hh, batch), *rounding,
     )  # fmt: skip
     return h, c
 
 
-def room(backend: Backend, hidden: int, dtype: Any) -> Array:
-    """Memory for z of as many rows as are computed at a time, for calls one after the other."""
-    return backend.empty((_rows(hidden, dtype), 4 * hidden), dtype)
-
-
-def _rows(hidden: int, dtype: Any) -> int:
-    return max(CHUNK // (4 * hidden * int(dtype.itemsize)), LEAST_ROWS)
-
-
 def _begun(
-    backend: Backend, x: Array, hidden: int, h0: Array | None, c0: Array | None, h: Array | None, z: Array | None
-) -> tuple[int, Array, Array, Array]:
-    """How many steps at a time, and z of so many; h and c with the initial state."""
+    backend: Backend, x: Array, hidden: int, h0: Array | None, c0: Array | None, h: Array | None
+) -> tuple[int, Array, Array]:
+    """How many steps at a time; h and c with the initial state."""
     steps, batch, _ = x.shape
-    some = max(1, min(steps, _rows(hidden, x.dtype) // max(batch, 1)))
-    if z is None or some * batch > len(z):
-        z = backend.empty((some * batch, 4 * hidden), x.dtype)
+    rows = max(CHUNK // (4 * hidden * x.itemsize), LEAST_ROWS)
+    some = max(1, min(steps, rows // max(batch, 1)))
     h = backend.empty((steps + 1, batch, hidden), x.dtype) if h is None else h
-    z, c = z[: some * batch].reshape(some, batch, 4 * hidden), backend.empty((1, batch, hidden), x.dtype)
+    c = backend.empty((1, batch, hidden), x.dtype)
     h[0] = 0 if h0 is None else h0
     c[0] = 0 if c0 is None else c0
-    return some, z, h, c
+    return some, h, c
 
 
 WHOLE: Mapping[object, Infer] = {cpu.forward: on_cpu, quantized.COMPILED.forward: quantized_on_cpu}

@@ -1,6 +1,6 @@
 // Few sequences: four panels at once, or two, where the sums of one are fewer than multiply-adds are in flight.
 
-constexpr int64 kFew = TILE_VECTORS < 4 ? 3 : 1;  // rows up to which that is so
+constexpr int64 kFew = TILE_VECTORS < 4 ? 3 : 2;  // rows up to which that is so
 
 // through_panel() of M rows with four panels, `apart` from one another, N vectors of columns each, whose sums are `next`
 // from one another: the same sums in the same order.
@@ -42,9 +42,8 @@ __attribute__((noinline)) void rows_through_four(const T* a, int64 row, int64 de
 template <typename T>
 void few_through_four(int64 rows, const T* a, int64 row, int64 depth, const T* panels, int64 apart, int64 count, T* sums,
                       bool add, int64 next, int64 pitch) {
-  if constexpr (kFew > 1) {
-    if (rows == 2) return rows_through_four<T, 2>(a, row, depth, panels, apart, count, sums, add, next, pitch);
+  if (rows == 2) return rows_through_four<T, 2>(a, row, depth, panels, apart, count, sums, add, next, pitch);
+  if constexpr (kFew > 2)
     if (rows == 3) return rows_through_four<T, 3>(a, row, depth, panels, apart, count, sums, add, next, pitch);
-  }
   rows_through_four<T, 1>(a, row, depth, panels, apart, count, sums, add, next, pitch);
 }

@@ -22,10 +22,11 @@ ENTRY(pack)(int64 gates, int64 rows, int64 depth, const T* weight, T* panels) {
 // A layer in one direction: z = x W_ih^T + b, then the recurrence, so many steps at a time that z stays in cache; the bits
 // of multiply and forward. After every `every` steps, h and c are rounded to so many places, where these are not 0.
 ENTRY(infer)(int64 steps, int64 batch, int64 inputs, int64 hidden, const T* x, const T* kept_ih, const T* bias,
-             const T* kept_hh, int64 some, T* z, T* h, T* c, int64 around, int64 threads, int64 split_batch,
-             int64 every, int64 places) {
+             const T* kept_hh, int64 some, T* h, T* c, int64 around, int64 threads, int64 split_batch, int64 every,
+             int64 places) {
   return guarded([&] {
     if (some < 1 || every < 1) throw Refused();
+    T* z = scratch<T, 1>(least(some, steps) * batch * 4 * hidden);
     for (int64 t = 0; t < steps; t += some) {
       const int64 n = least(some, steps - t);
       multiply<T>({n * batch, inputs, x + t * batch * inputs, inputs, 1, {{nullptr, 1, inputs, 4 * hidden, z}, {}}, 1,

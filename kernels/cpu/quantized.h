@@ -378,10 +378,10 @@ ENTRY(quantized_forward)(int64 steps, int64 batch, int64 hidden, int64 bits, int
 // As `infer` of inference.h, the bits of the two above.
 ENTRY(quantized_infer)(int64 steps, int64 batch, int64 inputs, int64 hidden, int64 bits, int64 bytes_ih, int64 bytes_hh,
                        const float* x, const signed char* ih, const float* bias, const signed char* hh, int64 some,
-                       float* z, float* h, float* c, int64 around, int64 threads, int64 split_batch,
-                       int64 every, int64 places) {
+                       float* h, float* c, int64 around, int64 threads, int64 split_batch, int64 every, int64 places) {
   return guarded([&] {
     if (some < 1 || every < 1) throw Refused();
+    float* z = scratch<float, 1>(least(some, steps) * batch * 4 * hidden);
     by_bits(bits, [&](auto kind) {
       using W = decltype(kind);
       const auto weight_ih = matrix<W>(hidden, inputs, bytes_ih, ih);

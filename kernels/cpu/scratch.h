@@ -34,8 +34,8 @@ class Scratch {
   std::size_t size_ = 0;
 };
 
-// `count` numbers of the calling thread, until its next call.
-template <typename T>
+// `count` numbers of the calling thread, until its next call; `of` tells what two take who work in one call.
+template <typename T, int of = 0>
 T* scratch(int64 count) {
   thread_local Scratch memory;
   return static_cast<T*>(memory.at_least(sizeof(T) * std::size_t(count)));

@@ -10,6 +10,7 @@ ranks must end with the bytes of a run that was never killed: model, last checkp
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import shutil
@@ -97,15 +98,15 @@ def kill_one(base: Path, rng: random.Random, lasts: float, number: int) -> tuple
     return folder, "in training" if saved else "as it started"
 
 
-def storm(kills: int, seed: int, base: Path) -> Counter[str]:
-    """Kill so often; counts where, and on how many ranks runs went on, each to the same end."""
+def storm(kills: int, seed: int, base: Path, minutes: float = math.inf) -> Counter[str]:
+    """Kill so often, or for so long; counts where, and on how many ranks runs went on, each to the same end."""
     rng, counts = random.Random(seed), Counter[str]()
     begun = time.monotonic()
     status, said = Command(base, *settings(base, base / "whole"), "--ranks", str(RANKS)).wait(600)
     assert status == 0, said
     lasts, expected = time.monotonic() - begun, outcome(base / "whole")
     number = 0
-    while counts["killed"] < kills:
+    while counts["killed"] < kills and time.monotonic() - begun < 60 * minutes:
         number += 1
         folder, where = kill_one(base, rng, lasts, number)
         counts[where] += 1
@@ -129,9 +130,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no kill after so many; another seed goes on")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as base:
-        counts = storm(options.kills, options.seed, Path(base))
+        counts = storm(options.kills, options.seed, Path(base), options.minutes)
     print(f"killed {counts['killed']} times, and each run went on to the same last bit")
     for name, count in sorted(counts.items()):
         print(f"  {count:4} {name}")

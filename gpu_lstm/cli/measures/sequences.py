@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpu_lstm.cli.opening import Opened
+from gpu_lstm.cli.options import data_path
 from gpu_lstm.cli.sequences import TARGETS, parted
 from gpu_lstm.cli.tables import reading
 from gpu_lstm.data.scores import Confusion, errors, summaries
 from gpu_lstm.data.sequences import UNKNOWN, Sequences, read_sequences
+from gpu_lstm.data.splits import truncated
 from gpu_lstm.errors import InputError
 from gpu_lstm.models import Classifier, Model, Regressor, Tagger
 from gpu_lstm.training.tasks import class_scores, in_blocks, step_scores, steps_in_blocks
@@ -20,49 +22,64 @@ LISTED = 20
 """Classes of which the confusion is printed whole."""
 
 
-def measured(
-    model: Model, description: dict[str, Any], path: Path, other: Opened | None
-) -> tuple[Sequences, np.ndarray]:
-    """The sequences, and the numbers of those to measure on: all others, or those called test.
+class Measured(NamedTuple):
+    """What is measured on, and what simple models are fitted on."""
 
-    Raises InputError where there are none.
-    """
+    data: Sequences
+    picked: np.ndarray  # numbers of the sequences to measure on: all others, or those called test
+    known: Sequences | None  # those called test aren't fitted on; None where they can't be read any more
+
+
+def measured(model: Model, description: dict[str, Any], path: Path, other: Opened | None) -> Measured:
+    """Read the sequences. Raises InputError where there are none to measure on."""
+    data, plain = read(model, description, path), description["options"]
+    if other is None:
+        data = parted(data, plain)
+        if not data.test.any():
+            raise InputError(f"{path} has no test sequences (column 'split'); give other data with --data")
+        return Measured(data, np.flatnonzero(data.test), data)
+    known = None
+    try:
+        known = parted(read(model, other.description, data_path(other.data(None))), other.description["options"])
+    except InputError as error:
+        print(f"what the model was trained on can't be read: {error}")
+    data = truncated(data, plain["truncate"]) if plain.get("truncate") else data
+    return Measured(data, np.arange(len(data)), known)
+
+
+def read(model: Model, description: dict[str, Any], path: Path) -> Sequences:
+    """All sequences of a table, with what the model tells of them."""
     plain, classes = description["options"], description.get("classes") or None
-    data = read_sequences(
+    return read_sequences(
         path, plain["label"], plain["series"], description["columns"], target=TARGETS[model.kind],
         reading=reading(plain), classes=classes,
     )  # fmt: skip
-    data = parted(data, plain)
-    picked = np.arange(len(data)) if other else np.flatnonzero(data.test)
-    if not len(picked):
-        raise InputError(f"{path} has no test sequences (column 'split'); give other data with --data")
-    return data, picked
 
 
 def measure_classes(model: Model, description: dict[str, Any], path: Path, other: Opened | None) -> None:
     """Accuracy beside that of the largest class and of logistic regression; what is taken for what."""
     assert isinstance(model, Classifier)
-    data, picked = measured(model, description, path, other)
+    data, picked, known = measured(model, description, path, other)
     loss, _ = class_scores(model, data, picked)
     said = in_blocks(model.logits, data, picked).argmax(axis=1)
     found = Confusion.of(data.labels[picked], said, len(description["classes"]))
     right = int(np.trace(found.counts))
     print(f"accuracy {found.accuracy:.1%}: {right} of {len(picked)} sequences right; loss {loss:.4f} nats")
     tell_majority(found, description["classes"])
-    if other:
-        print("  logistic regression on summaries: not fitted, for the data are others than those trained on")
-    elif (baseline := fitted(data, picked)) is None:
-        print("  logistic regression on summaries: not fitted, for that needs scikit-learn")
+    if isinstance(baseline := fitted(data, picked, known), str):
+        print(f"  logistic regression on summaries: not fitted, for {baseline}")
     else:
         share = float(np.mean(baseline == data.labels[picked]))
         print(f"  logistic regression on mean, deviation, extremes, ends of each feature: {share:.1%}")
+        if share > found.accuracy:
+            print("note: logistic regression is right more often than the model")
     tell_confusion(found, description["classes"])
 
 
 def measure_steps(model: Model, description: dict[str, Any], path: Path, other: Opened | None) -> None:
     """The same over all steps that have a label."""
     assert isinstance(model, Tagger)
-    data, picked = measured(model, description, path, other)
+    data, picked, _ = measured(model, description, path, other)
     labels = np.concatenate([data.labels[data.starts[n] : data.starts[n + 1]] for n in picked])
     known = labels != UNKNOWN
     if not known.any():
@@ -82,11 +99,12 @@ def measure_steps(model: Model, description: dict[str, Any], path: Path, other: 
 def measure_numbers(model: Model, description: dict[str, Any], path: Path, other: Opened | None) -> None:
     """Errors of each target in its own unit, beside those of the training targets' mean and of ridge regression."""
     assert isinstance(model, Regressor)
-    data, picked = measured(model, description, path, other)
+    data, picked, known = measured(model, description, path, other)
     targets = data.labels[picked]
     answers = {"LSTM": in_blocks(model.predict, data, picked)}
     answers["mean of the training targets"] = np.broadcast_to(model.target_mean, targets.shape)
-    if not other and (baseline := fitted(data, picked)) is not None:
+    baseline = fitted(data, picked, known)
+    if not isinstance(baseline, str):
         answers["ridge regression on summaries"] = baseline
     print(f"{len(picked)} sequences")
     for k, name in enumerate(description.get("targets") or [f"target {k + 1}" for k in range(targets.shape[1])]):
@@ -94,12 +112,12 @@ def measure_numbers(model: Model, description: dict[str, Any], path: Path, other
         for who, said in answers.items():
             rmse, mae, explained = (values[k] for values in errors(said, targets).values())
             print(f"  {who:<30}  {rmse:>10.4g} {mae:>10.4g} {explained:>8.3f}")
-    rmses = [errors(said, targets)["RMSE"] for said in (answers["LSTM"], answers["mean of the training targets"])]
-    if np.any(rmses[0] >= rmses[1]):
-        print("note: for some target the model is no better than the mean")
-    if "ridge regression on summaries" not in answers:
-        why = "the data are others than those trained on" if other else "that needs scikit-learn"
-        print(f"ridge regression on summaries: not fitted, for {why}")
+    own, *others = (errors(said, targets)["RMSE"] for said in answers.values())
+    for simple, rmse in zip(("the mean", "ridge regression"), others, strict=False):
+        if np.any(own >= rmse):
+            print(f"note: for some target the model is no better than {simple}")
+    if isinstance(baseline, str):
+        print(f"ridge regression on summaries: not fitted, for {baseline}")
 
 
 def tell_majority(found: Confusion, classes: list[str]) -> None:
@@ -128,20 +146,22 @@ def tell_confusion(found: Confusion, classes: list[str]) -> None:
         print(f"{name:<{width}}  {found.members[k]:>8,} {shares[0]:>7} {shares[1]:>9}{gap}{row}")
 
 
-def fitted(data: Sequences, picked: np.ndarray) -> np.ndarray | None:
-    """What a linear model of scikit-learn says of some sequences, fitted on summaries of those not called test.
+def fitted(data: Sequences, picked: np.ndarray, known: Sequences | None) -> np.ndarray | str:
+    """What a linear model of scikit-learn says of some sequences, fitted on summaries of those known, not called test.
 
-    Logistic regression of classes; ridge regression of numbers, whose penalty is chosen by leaving one out. None where
-    scikit-learn is not installed.
+    Logistic regression of classes; ridge regression of numbers, whose penalty is chosen by leaving one out. Else why
+    there is none.
     """
     try:
         from sklearn.linear_model import LogisticRegression, RidgeCV
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
     except ImportError:
-        return None
-    train = np.flatnonzero(~data.test)
-    linear = LogisticRegression(max_iter=5000) if data.classes else RidgeCV(np.logspace(-3, 3, 13))
+        return "that needs scikit-learn"
+    if known is None:
+        return "that needs what the model was trained on"
+    train = np.flatnonzero(~known.test)
+    linear = LogisticRegression(max_iter=5000) if known.classes else RidgeCV(np.logspace(-3, 3, 13))
     model = make_pipeline(StandardScaler(), linear)
-    model.fit(summaries(data, train), data.labels[train])
+    model.fit(summaries(known, train), known.labels[train])
     return np.asarray(model.predict(summaries(data, picked))).reshape(data.labels[picked].shape)

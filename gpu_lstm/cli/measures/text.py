@@ -39,10 +39,11 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: Opened
         tracks = as_one(tokens, len(vocabulary))
     counts = count_tokens(tokens, len(vocabulary))
     bits = bits_per_token(model, tracks)
+    own = vocabulary.rate(counts).bits(bits)
     what = f"{int(counts @ vocabulary.characters_of):,} {'other' if other else 'held-out'} {vocabulary.counted}"
     if vocabulary.tokens != vocabulary.counted:
         what += f", {len(tokens):,} {vocabulary.tokens}"
-    print(f"{vocabulary.rate(counts).bits(bits):.3f} bits per {vocabulary.counted[:-1]} on {what}")
+    print(f"{own:.3f} bits per {vocabulary.counted[:-1]} on {what}")
     if isinstance(vocabulary, Bytes) and vocabulary.text:
         print(f"{bits:.3f} bits per byte" + ("" if vocabulary.is_text(tokens) else ", which is what counts: no UTF-8"))
     tell_unknown(vocabulary, counts, count_tokens(train, len(vocabulary)) if len(train) else counts)
@@ -54,6 +55,8 @@ def measure(model: Model, description: dict[str, Any], path: Path, other: Opened
     part = f", the last {ngram.MOST:,} of them" if len(train) > ngram.MOST else ""
     bits = simple.bits(ngram.bits_of_ngrams(train, tokens, len(vocabulary)))
     print(f"{bits:.3f} of an interpolated {order}-gram model of the same {vocabulary.tokens}{part}")
+    if bits <= own:
+        print(f"note: the model is no better than the {order}-gram model")
 
 
 def parted(tokens: np.ndarray, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -92,9 +92,7 @@ class WindowsTask(Task):
         """That the LSTM has not made a better forecast, where it hasn't."""
         if self._start is None or best < self._total(self._start):
             return ""
-        start = "; ".join(self.model.linear.words(self.model.spread)) if self.model.linear else ""
-        none = "no validation was surely better than the linear forecast that the model begins as, so it is that still"
-        return f"{none}: {start}" if start else none
+        return "no validation was surely better than the linear forecast that the model begins as, so it is that still"
 
     def judge(self, measured: Sequence[np.ndarray]) -> tuple[float, str]:
         """Score the forecasts, each series in units of its own, so that none drowns another; see `score`.

@@ -69,15 +69,11 @@ class Shared(Task):
         Raises
         ------
         InputError
-            The shares don't go by the ranks or by the batch, or there are several and steps are to be recorded.
+            As `shares_for`.
         """
-        shares = shares_for(settings.shares, communicator.size, task.batch)
+        shares = shares_for(settings.shares, communicator.size, task.batch, graph)
         settings = replace(settings, shares=shares)
-        if shares == 1:
-            return task, settings
-        if graph:
-            raise InputError(f"graph is for steps that are not cut; shares is {shares}")
-        return cls(task, communicator, shares), settings
+        return (task if shares == 1 else cls(task, communicator, shares)), settings
 
     def _batch(self, number: int) -> list[Any]:
         return [part._batch(number) for part in self.parts]
@@ -171,17 +167,20 @@ class Shared(Task):
             part.undo()
 
 
-def shares_for(asked: int, ranks: int, batch: int) -> int:
+def shares_for(asked: int, ranks: int, batch: int, graph: bool = False) -> int:
     """Into how many shares each batch is cut: as asked, or (0) one without ranks, else the multiple of them from 8 on.
 
     Raises
     ------
     InputError
-        They are no multiple of the ranks, or more than the batch has sequences.
+        They are no multiple of the ranks, or more than the batch has sequences; or there are several, and steps are to
+        be recorded.
     """
     shares = asked or (1 if ranks == 1 else max(ranks, min(-(-SHARES // ranks), batch // ranks) * ranks))
     if shares % ranks:
         raise InputError(f"shares is {shares}; expected a multiple of the {ranks} ranks")
     if shares > batch:
         raise InputError(f"shares is {shares}; expected at most the {batch} sequences of a batch")
+    if graph and shares > 1:
+        raise InputError(f"graph is for steps that are not cut; shares is {shares}")
     return shares

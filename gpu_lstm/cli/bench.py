@@ -16,10 +16,10 @@ from gpu_lstm.bench.problem import KINDS
 from gpu_lstm.bench.sweep import Point, Sweep
 from gpu_lstm.cli import scaling
 from gpu_lstm.cli.options import RUNS, Parsers, add_parser, next_free, positive, quoted
-from gpu_lstm.cli.signals import handled
 from gpu_lstm.errors import InputError
 from gpu_lstm.recurrence import TIERS, make_plan
 from gpu_lstm.training.checkpoint import write_whole
+from gpu_lstm.training.signals import handled
 
 WRITTEN = ("record.json", "record.csv", "report.html", "compare.html")
 """Names of results."""

@@ -24,11 +24,11 @@ from typing import TextIO
 
 from gpu_lstm.bench import threads
 from gpu_lstm.cli.options import positive, quoted, whole
-from gpu_lstm.cli.signals import handled
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
 from gpu_lstm.parallel import mpiexec, place
 from gpu_lstm.training.folder import is_run
+from gpu_lstm.training.signals import handled
 
 FOLDER = "GPU_LSTM_RANKS_FOLDER"
 """Environment variable of ranks that `launch` started: where they leave their ids, and find its terminals."""
@@ -226,7 +226,10 @@ def told(rank: Path, status: int, ranks: int) -> str:
 
 def environment(ranks: int) -> dict[str, str]:
     """The environment of the ranks: each has its share of the cores, unless the user says how many threads."""
-    found = {"HYDRA_LAUNCHER": "fork", "HYDRA_RMK": "user"}  # this machine, also within a job of more
+    found = {
+        **{"HYDRA_LAUNCHER": "fork", "HYDRA_RMK": "user"},  # MPICH: this machine, also within a job of more
+        **{"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"},  # Open MPI: more ranks than cores, as asked
+    }
     if not any(os.environ.get(variable) for variable in compiled.THREADS_VARIABLES):
         threads.set_variables(max(1, compiled.threads() // ranks), found)
     return found | os.environ

@@ -7,18 +7,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
 from gpu_lstm.cli import pictures
 from gpu_lstm.cli.options import quoted
 from gpu_lstm.cli.parallel import complain, speaks
-from gpu_lstm.cli.signals import STOP, handled
 from gpu_lstm.data.tokens import UNKNOWN, read_vocabulary
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.training import Event, Run
 from gpu_lstm.training.folder import BEST, LOG, PICTURE, read_log
+from gpu_lstm.training.signals import STOP, noted
 from gpu_lstm.training.tasks import SequencesTask, SeriesTask, TextTask
 
 EVERY = 60.0
@@ -166,18 +166,8 @@ def shown(run: Run) -> Iterator[Callable[[Event], None]]:
         yield report
 
 
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
+def stop_on_signal() -> AbstractContextManager[Callable[[], bool]]:
     """Turn the first Ctrl-C, SIGTERM or SIGUSR1 into a request to stop after the step; a second one leaves at once."""
-    asked = False
     numbers = (*STOP, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
-
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        asked = True
-        for each in numbers:  # the system's own handling: nothing can hold it up, and files survive it
-            signal.signal(each, signal.SIG_DFL)
-        complain("\nstopping after this step; once more to leave at once")
-
-    with handled(ask, numbers):
-        yield lambda: asked
+    # The system's own handling is next: nothing can hold it up, and files survive it.
+    return noted(numbers, signal.SIG_DFL, lambda: complain("\nstopping after this step; once more to leave at once"))

@@ -27,6 +27,7 @@ from gpu_lstm.training.events import Event, Outcome
 from gpu_lstm.training.loop import Training
 from gpu_lstm.training.run import Run
 from gpu_lstm.training.settings import Settings
+from gpu_lstm.training.signals import noted
 from gpu_lstm.training.tasks.own import Metrics, OwnTask
 
 CHANGEABLE = ("epochs", "validations", "patience", "keep", "save_minutes", "on_nonfinite")
@@ -330,21 +331,11 @@ def _go(training: Training, callbacks: Sequence[Callback], verbose: bool) -> His
 @contextmanager
 def _interrupted() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C was pressed, which is raised at the end; only a second one at once. Other handlers are let be."""
-    pressed = False
-
-    def note(number: int, frame: object) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: False
         return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if pressed:
+    with noted((signal.SIGINT,), signal.default_int_handler) as pressed:
+        yield pressed
+    if pressed():
         raise KeyboardInterrupt

@@ -103,6 +103,7 @@ struct Entries;
     ENTRY(backward, suffix) \
     ENTRY(multiply, suffix) \
     ENTRY(pack, suffix) \
+    ENTRY(infer, suffix) \
     ENTRY(family_forward, suffix) \
     ENTRY(family_backward, suffix) \
     ENTRY(generate, suffix) \
@@ -119,6 +120,123 @@ ENTRIES_OF(float, f32)
 #if HAS(1) || HAS(3) || HAS(5)
 ENTRIES_OF(double, f64)
 #endif
+
+#if HAS(0) || HAS(2) || HAS(4)
+// Those of weights of few bits, without VNNI and with it.
+#define WITHOUT(set, name) set::plain::gpu_lstm_##name##_f32_##set
+#define WITH(set, name) set::vnni::gpu_lstm_##name##_vnni_f32_##set
+#ifdef KNOWS_AVXVNNI
+#define BOTH_avx2(name) WITHOUT(avx2, name), WITH(avx2, name)
+#else
+#define BOTH_avx2(name) WITHOUT(avx2, name), WITHOUT(avx2, name)
+#endif
+#define BOTH_avx512(name) WITHOUT(avx512, name), WITH(avx512, name)
+#define BOTH_baseline(name) WITHOUT(baseline, name), WITHOUT(baseline, name)
+#if defined(PART) && PART == 4
+#define ENTRY_OF_BITS(name) constexpr std::array name{BOTH_avx512(name)};
+#elif defined(PART) && PART == 2
+#define ENTRY_OF_BITS(name) constexpr std::array name{BOTH_avx2(name)};
+#elif defined(PART) || !defined(WITH_X86)
+#define ENTRY_OF_BITS(name) constexpr std::array name{BOTH_baseline(name)};
+#else
+#define ENTRY_OF_BITS(name) constexpr std::array name{BOTH_baseline(name), BOTH_avx2(name), BOTH_avx512(name)};
+#endif
+ENTRY_OF_BITS(quantized_multiply)
+ENTRY_OF_BITS(quantized_forward)
+ENTRY_OF_BITS(quantized_infer)
+
+#ifdef PART
+int64 number_of(int64) { return PART / 2; }
+#else
+int64 number_of(int64 set) { return set; }
+#endif
+
+bool has_vnni([[maybe_unused]] int64 set) {
+#ifdef WITH_X86
+  const Processor has;
+  return number_of(set) == 2 ? has.avx512_vnni : number_of(set) == 1 && has.avx_vnni;
+#else
+  return false;
+#endif
+}
+
+// A matrix (4H, depth) of random weights, as quantized.h takes it.
+std::vector<signed char> packed_bits(int64 set, int64 bits, int64 hidden, int64 depth, unsigned seed) {
+  const auto weights = random_numbers<float>(4 * hidden * depth, seed);
+  const int64 width = 4 << number_of(set), group = bits == 8 ? 4 : 1, groups = (depth + group - 1) / group;
+  std::vector<signed char> all;
+  auto add = [&](auto number) {
+    const auto* bytes = reinterpret_cast<const signed char*>(&number);
+    all.insert(all.end(), bytes, bytes + sizeof number);
+  };
+  for (int64 first = 0; first < hidden; first += width) {
+    auto at = [&](int64 gate, int64 n, int64 k) {
+      return first + n < hidden && k < depth ? weights[(gate * hidden + first + n) * depth + k] : 0.0f;
+    };
+    auto whole = [&](int64 gate, int64 n, int64 k) { return int(std::lrint(127 * at(gate, n, k))); };
+    for (int64 row = 0; bits == 8 && row < 4 * width; ++row) {
+      int sum = 0;
+      for (int64 k = 0; k < depth; ++k) sum += whole(row / width, row % width, k);
+      add(-128 * sum);
+    }
+    for (int64 row = 0; bits == 8 && row < 4 * width; ++row) add(float(1 + (first + row % width) % 3) / 256);
+    for (int64 k = 0; k < groups; ++k)
+      for (int64 gate = 0; gate < 4; gate += bits == 8 ? 1 : 2)
+        for (int64 n = 0; n < width; ++n)
+          if (bits == 8) {
+            for (int64 j = 0; j < 4; ++j) add((signed char)whole(gate, n, 4 * k + j));
+          } else {
+            for (int64 j = 0; j < 2; ++j) {  // the upper half of a float
+              unsigned number;
+              const float weight = at(gate + j, n, k);
+              std::memcpy(&number, &weight, sizeof number);
+              add((unsigned short)(number >> 16));
+            }
+          }
+  }
+  return all;
+}
+
+// A layer with weights of few bits: product and recurrence, then both in one call.
+std::vector<float> few_bits(int64 set, bool vnni, int64 bits, int64 batch, int64 inputs, int64 hidden, bool lengths,
+                            bool keep, int64 threads, bool split_batch) {
+  const int64 steps = 4, entry = 2 * set + vnni;
+  const auto ih = packed_bits(set, bits, hidden, inputs, 1), hh = packed_bits(set, bits, hidden, hidden, 2);
+  const auto x = random_numbers<float>(steps * batch * inputs, 3), bias = random_numbers<float>(4 * hidden, 4);
+  auto z = random_numbers<float>(steps * batch * 4 * hidden, 5);
+  auto h = random_numbers<float>((steps + 1) * batch * hidden, 6), h_whole = h;
+  auto c = random_numbers<float>((keep ? steps + 1 : 1) * batch * hidden, 7);
+  std::vector<float> c_whole(c.begin(), c.begin() + batch * hidden);
+  std::vector<int64> ends(batch);
+  for (int64 b = 0; b < batch; ++b) ends[b] = 1 + (b * 5 + 2) % steps;
+  call(quantized_multiply, entry, steps * batch, hidden, inputs, bits, int64(ih.size()), x.data(), ih.data(),
+       bias.data(), z.data(), threads);
+  std::vector<float> all(z);
+  call(quantized_forward, entry, steps, batch, hidden, bits, int64(hh.size()), z.data(), hh.data(), h.data(), c.data(),
+       lengths ? ends.data() : nullptr, keep, keep, threads, split_batch);
+  call(quantized_infer, entry, steps, batch, inputs, hidden, bits, int64(ih.size()), int64(hh.size()), x.data(),
+       ih.data(), bias.data(), hh.data(), 3, h_whole.data(), c_whole.data(), threads, threads, split_batch, 2, 20);
+  for (const auto* part : {&z, &h, &c, &h_whole, &c_whole}) all.insert(all.end(), part->begin(), part->end());
+  return all;
+}
+#endif
+
+// A layer's inference in one call, some steps at a time, its state rounded on the way.
+template <typename T>
+std::vector<T> layer(int64 set, int64 batch, int64 inputs, int64 hidden, int64 threads, bool split_batch) {
+  const int64 steps = 5;
+  auto weight_ih = random_numbers<T>(4 * hidden * inputs, 1), weight_hh = random_numbers<T>(4 * hidden * hidden, 2);
+  auto x = random_numbers<T>(steps * batch * inputs, 3), bias = random_numbers<T>(4 * hidden, 4);
+  auto h = random_numbers<T>((steps + 1) * batch * hidden, 5), c = random_numbers<T>(batch * hidden, 6);
+  const int64 rows = (4 * hidden + 63) / 64 * 64;
+  std::vector<T> ih(rows * inputs), hh(rows * hidden);
+  call(Entries<T>::pack, set, 0, 4 * hidden, inputs, weight_ih.data(), ih.data());
+  call(Entries<T>::pack, set, 1, 4 * hidden, hidden, weight_hh.data(), hh.data());
+  call(Entries<T>::infer, set, steps, batch, inputs, hidden, x.data(), ih.data(), bias.data(), hh.data(), 3, h.data(),
+       c.data(), threads, threads, split_batch, 2, 20);
+  h.insert(h.end(), c.begin(), c.end());
+  return h;
+}
 
 // All results of forward and backward of one recurrence, or of two at once, which go in opposite directions.
 template <typename T>
@@ -311,16 +429,19 @@ double worst[2] = {};
 std::FILE* records = nullptr;  // results of all checks in their order, in float64
 bool recording = false;
 
-// Writes results, or holds them to those that were written: NaN to NaN, others within some thousand rounding errors.
+// Within some thousand rounding errors.
 template <typename T>
-void hold(const char* what, const std::vector<T>& results) {
+constexpr double kError = sizeof(T) == 4 ? 1e-4 : 1e-12;
+
+// Writes results, or holds them to those that were written: NaN to NaN, others within `most`.
+template <typename T>
+void hold(const char* what, const std::vector<T>& results, double most) {
   std::vector<double> those(results.begin(), results.end());
   if (recording) {
     if (std::fwrite(those.data(), sizeof(double), those.size(), records) != those.size()) ++failures;
     return;
   }
   if (std::fread(those.data(), sizeof(double), those.size(), records) != those.size()) ++failures;
-  const double most = sizeof(T) == 4 ? 1e-4 : 1e-12;
   for (std::size_t k = 0; k < those.size(); ++k) {
     const double error = std::fabs(results[k] - those[k]) / (1 + std::fabs(those[k]));
     worst[sizeof(T) == 4] = std::max(worst[sizeof(T) == 4], error);
@@ -332,9 +453,10 @@ void hold(const char* what, const std::vector<T>& results) {
 
 // `compute` gives the same on `threads` threads as on one, and from two callers at once.
 template <typename T>
-void check(const char* what, int64 threads, const std::function<std::vector<T>(int64 threads)>& compute) {
+void check(const char* what, int64 threads, const std::function<std::vector<T>(int64 threads)>& compute,
+           double most = kError<T>) {
   const auto expected = compute(1);
-  if (records) hold(what, expected);
+  if (records) hold(what, expected, most);
   if (recording) return;
   std::vector<T> from_other;
   std::thread other([&] { from_other = compute(threads); });
@@ -391,10 +513,37 @@ void check_all_failures(int64 set) {
   }
   for (int64 rows : {7, 700})
     check_failures<T>("product", [&](int64 threads) { return product<T>(set, rows, 17, 300, false, threads); });
+  check_failures<T>("layer", [&](int64 threads) { return layer<T>(set, 5, 9, 17, threads, false); });
   check_failures<T>("gradients", [&](int64 threads) { return gradients<T>(set, 300, 20, threads); });
   check_failures<T>("training", [&](int64 threads) { return training<T>(set, 9, 83, threads); });
   check_failures<T>("tokens", [&](int64 threads) { return tokens<T>(set, 19, 6, 40, 2, threads); });
 }
+
+#if HAS(0) || HAS(2) || HAS(4)
+// The same with VNNI as without it.
+void check_few_bits(int64 set) {
+  for (bool vnni : {false, true})
+    for (int64 bits : {8, 16})
+      for (int64 hidden : {1, 17, 70})
+        for (int64 batch : {1, 2, 8})
+          for (int64 option = 0; option < 4; ++option)
+            for (bool split_batch : {false, true})
+              if (!vnni || (has_vnni(set) && !records))
+                check<float>("few bits", 1 + batch % 3, [&](int64 threads) {
+                  return few_bits(set, vnni && threads > 1, bits, batch, hidden / 2 + 3, hidden, option & 1, option & 2,
+                                  split_batch && threads > batch ? batch : threads, split_batch);
+                }, bits == 8 ? 1e-2 : kError<float>);  // h that is off by little may become another whole number
+}
+
+void check_failures_of_few_bits(int64 set) {
+  check_failures<float>("few bits", [&](int64 threads) {
+    return few_bits(set, false, 8, 5, 9, 17, true, true, threads, false);
+  });
+}
+#else
+void check_few_bits(int64) {}
+void check_failures_of_few_bits(int64) {}
+#endif
 
 template <typename T>
 void check_all(int64 set) {
@@ -417,6 +566,12 @@ void check_all(int64 set) {
                                option & 16, option & 2, option & 4, !(option & 8),
                                split_batch && threads > batch ? batch : threads, split_batch);
             });
+  for (int64 hidden : {5, 35})
+    for (int64 batch : {1, 3, 8})
+      for (bool split_batch : {false, true})
+        check<T>("layer", 1 + batch % 3, [&](int64 threads) {
+          return layer<T>(set, batch, hidden / 2 + 3, hidden, split_batch && threads > batch ? batch : threads, split_batch);
+        });
   for (bool transposed : {false, true})
     for (int64 rows : {1, 7, 70})
       for (int64 columns : {1, 17, 130})
@@ -455,6 +610,7 @@ void check_sets() {
   for (int64 set = 0; set <= last_set(); ++set) {
     if (records) std::rewind(records);
     check_all<T>(set);
+    if constexpr (std::is_same_v<T, float>) check_few_bits(set);
   }
 }
 
@@ -462,12 +618,16 @@ int main(int count, char** arguments) {
   const std::string mode = count == 3 ? arguments[1] : "";
   recording = mode == "record";
   if constexpr (kFloats)
-    for (int64 set = 0; mode.empty() && set <= last_set(); ++set) check_all_failures<float>(set);  // before there are threads
+    for (int64 set = 0; mode.empty() && set <= last_set(); ++set) {  // before there are threads
+      check_all_failures<float>(set);
+      check_failures_of_few_bits(set);
+    }
   if (!mode.empty() && !(records = std::fopen(arguments[2], recording ? "wb" : "rb"))) return EXIT_FAILURE;
   if constexpr (kDoubles) {
     if (recording) check_all<double>(0);
     else check_sets<double>();
   }
+  if (recording) check_few_bits(0);
   if constexpr (kFloats)
     if (!recording) check_sets<float>();
   if (records && std::fclose(records)) ++failures;

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -162,7 +163,10 @@ def test_anomalies_of_a_series_come_first_with_their_times(wave, capsys):
         rows = list(csv.DictReader(file))
     assert len(rows) == 300
     assert rows[0]["time"] == "2026-01-11T10:00" and rows[0]["anomaly"] == "yes"
-    assert "usual is what the first 210 of 300 rows have" in capsys.readouterr().out
+    early = sum(row["anomaly"] == "" for row in rows)
+    assert early > 1 and all((row["v unexpected"] == "") == (row["anomaly"] == "") for row in rows)
+    said = capsys.readouterr().out
+    assert "usual is what the first 210 of 300 rows have" in said and f"{early} steps are not judged" in said
     assert main([*asked[:-2], "--normal", "1.5", "--out", str(wave / "p.csv")]) == 2
     assert "--normal is 1.5" in capsys.readouterr().err
 
@@ -171,7 +175,11 @@ def test_a_forecaster_says_what_comes_after(wave, capsys):
     asked = ["predict", str(wave / "r"), "--data", str(wave / "s.csv"), "--steps", "6", "--json"]
     assert main([*asked, "--out", str(wave / "f.csv")]) == 0
     assert len(json.loads((wave / "f.json").read_text())) == 12  # the last 6 known, and the next 6
-    assert "2026-01-13T17:00" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2026-01-13T17:00" in said and "looks back" not in said
+    (wave / "few.csv").write_text("\n".join((wave / "s.csv").read_text().splitlines()[:4]))
+    assert main(["forecast", str(wave / "r"), "--data", str(wave / "few.csv"), "--csv", str(wave / "f.csv")]) == 0
+    assert re.search(r"note: 3 known steps, and the forecast looks back to \d+", capsys.readouterr().out)
 
 
 def test_anomalies_are_of_series(runs, capsys):

@@ -99,6 +99,11 @@ def foretell(
     drawn = [outlook for one in found for outlook in outlooks(one, data, several)]
     pictures.forecast(drawn[:DRAWN], picture, unit)
     tell(found, data, unit, levels)
+    lags = model.linear.lags if model.linear else 0
+    if short := [one for one in found if len(one.history) < lags]:
+        who = f" {', '.join(one.id for one in short[:DRAWN])}{', ...' if len(short) > DRAWN else ''}:" * several
+        least = min(len(one.history) for one in short)
+        print(f"note:{who} {least} known steps, and the forecast looks back to {lags}: those before count as the first")
     if len(drawn) > DRAWN:
         print(f"{picture} has the first {DRAWN} of {len(drawn)} series")
     print(f"wrote {' and '.join(map(str, [*files, picture]))}")

@@ -156,12 +156,14 @@ def unexpected(model: Model, description: dict[str, Any], path: Path, normal: fl
     step, when = "step", [str(k) for k in range(len(values))]
     if data.times is not None and data.clock is not None:
         step, when = data.clock.name, written(data.times, data.clock.zone)
+    judged = ~np.isnan(scores).all(axis=1)
+    print(f"{np.sum(~judged):,} steps are not judged: too little is known before them (or ahead)")
     several = len(set(data.ids)) > 1
     who = np.repeat(data.ids, np.diff(data.starts)).tolist() if several else []
     rows = []
     for k, moment in enumerate(when):
         known = [None if np.isnan(score) else float(score) for score in scores[k]]
-        rows.append([*who[k : k + 1], moment, *known, "yes" if above[k].any() else "no"])
-    rows.sort(key=lambda row: str(row[-1]) == "no")  # anomalies first, else in order
+        rows.append([*who[k : k + 1], moment, *known, ("yes" if above[k].any() else "no") if judged[k] else ""])
+    rows.sort(key=lambda row: row[-1] != "yes")  # anomalies first, else in order
     names = [*(["series"] if several else []), step, *(f"{name} unexpected" for name in data.targets), "anomaly"]
     return Said(names, rows)

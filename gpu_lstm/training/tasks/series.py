@@ -19,8 +19,8 @@ from gpu_lstm.training.tasks.base import Task
 
 VALIDATED = 2000
 """The most origins that are validated on, evenly spaced."""
-SURE = 2.0
-"""So many standard errors a gain over the linear forecast has to have."""
+SURE = 3.0
+"""So many standard errors a gain over the linear forecast has to have: a run looks some ten times."""
 
 
 class WindowsTask(Task):
@@ -97,7 +97,7 @@ class WindowsTask(Task):
     def judge(self, measured: Sequence[np.ndarray]) -> tuple[float, str]:
         """Score the forecasts, each series in units of its own, so that none drowns another; see `score`.
 
-        A model that starts as a linear forecast is no better than that until its gain is twice its standard error:
+        A model that starts as a linear forecast is no better than that until its gain is `SURE` of its standard errors:
         else chance would choose among the scores of a run. What is told is the score as it is.
         """
         model, errors = self.model, np.concatenate(measured)

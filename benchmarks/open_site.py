@@ -2,10 +2,11 @@
 
     python -m benchmarks.open_site site [--require]
 
-The start page, a page of the reference and the search are opened as narrow as Chromium's window gets, 500 pixels, in
-dark mode: no script error, nothing wider than the page, a dark background, and a search that finds `LSTM`. Every link
-and image of every page leads to a file that is there, an anchor to a place in it. Exit status 1 if something is wrong,
-0 if nothing is or there is no Chromium here (which is said); ``--require`` makes that 2.
+The start page, a page of the reference and the search are opened as narrow as a telephone, in a frame of 390 pixels for
+Chromium's window gets no narrower than 500, in dark mode: no script error, nothing wider than the page, a dark
+background, and a search that finds `LSTM`. Every link and image of every page leads to a file that is there, an anchor
+to a place in it. Exit status 1 if something is wrong, 0 if nothing is or there is no Chromium here (which is said);
+``--require`` makes that 2.
 """
 
 from __future__ import annotations
@@ -24,17 +25,23 @@ from benchmarks.open_page import NAMES, OPTIONS, browser
 
 OPENED = {"start.html": "start", "reference/layers.html": "LSTM", "search.html?q=LSTM": "search finished"}
 """Pages to open, and a word of each that is there once it has loaded."""
-NARROW = ("--blink-settings=preferredColorScheme=0", "--window-size=500,900")
+DARK = "--blink-settings=preferredColorScheme=0"
 PROBE = """<script>
-addEventListener("error", event => document.documentElement.setAttribute("data-error", event.message));
+const tell = noted => parent.postMessage(noted, "*");
+addEventListener("error", event => tell({error: event.message}));
 addEventListener("load", () => setTimeout(() => {
-  const root = document.documentElement, style = getComputedStyle(document.body);
-  root.setAttribute("data-width", root.scrollWidth + "/" + root.clientWidth);
-  root.setAttribute("data-ground", style.backgroundColor);
-  root.setAttribute("data-found", document.querySelectorAll("#search-results li").length);
+  const root = document.documentElement;
+  tell({width: root.scrollWidth + "/" + root.clientWidth, ground: getComputedStyle(document.body).backgroundColor,
+        found: document.querySelectorAll("#search-results li").length, text: document.body.innerText});
 }, 3000));
 </script>"""
-"""What a page notes on its root element, for a look at it from outside; it is put into copies of the pages."""
+"""What a page tells the frame that it is in; it is put into copies of the pages."""
+FRAME = """<!doctype html><html><script>
+addEventListener("message", event => {
+  for (const name in event.data) document.documentElement.setAttribute("data-" + name, event.data[name]);
+});
+</script><iframe src="%s" style="width: 390px; height: 800px; border: 0"></iframe></html>"""
+"""A page with a telephone's width in it, which notes on its root element what that tells."""
 
 
 @cache
@@ -67,17 +74,17 @@ def wrong_with(site: Path, page: str, word: str, program: str) -> str:
     path = site / name
     if not path.is_file():
         return "it isn't there"
-    copy = path.with_name(f"opened-{path.name}")
+    copy, frame = path.with_name(f"opened-{path.name}"), path.with_name(f"frame-{path.name}")
     copy.write_text(path.read_text(encoding="utf-8").replace("<head>", "<head>" + PROBE, 1), encoding="utf-8")
+    frame.write_text(FRAME % (copy.name + ("?" + question if question else "")), encoding="utf-8")
     try:
         with tempfile.TemporaryDirectory() as profile:
-            address = copy.resolve().as_uri() + ("?" + question if question else "")
-            command = [program, *OPTIONS, *NARROW, f"--user-data-dir={profile}", "--dump-dom", address]
+            command = [program, *OPTIONS, DARK, f"--user-data-dir={profile}", "--dump-dom", frame.resolve().as_uri()]
             shown = subprocess.run(command, capture_output=True, text=True, timeout=180).stdout
     finally:
         copy.unlink()
-    root = re.search(r"<html[^>]*>", shown)
-    noted = dict(re.findall(r'data-(error|width|ground|found)="([^"]*)"', root[0])) if root else {}
+        frame.unlink()
+    noted = dict(re.findall(r'data-(error|width|ground|found|text)="([^"]*)"', shown))
     if "error" in noted:
         return f"a script error: {noted['error']}"
     if "width" not in noted:
@@ -86,7 +93,7 @@ def wrong_with(site: Path, page: str, word: str, program: str) -> str:
     red = int((re.findall(r"\d+", noted["ground"]) or ["255"])[0])
     wrong = [f"it is {wide} wide on a screen of {width}"] * (wide > width)
     wrong += [f"its ground is {noted['ground']} in dark mode"] * (red > 60)
-    wrong += [f"{word!r} isn't on it"] * (word.lower() not in shown.lower())
+    wrong += [f"{word!r} isn't on it"] * (word.lower() not in noted["text"].lower())
     wrong += ["the search finds nothing"] * (name == "search.html" and noted["found"] == "0")
     return "; ".join(wrong)
 

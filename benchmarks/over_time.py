@@ -2,6 +2,7 @@
 
     python -m benchmarks.over_time --out FILE              # minutes: sizes with weights that start at random
     python -m benchmarks.over_time --run runs/text         # and the language model of a run on its own text
+    python -m benchmarks.over_time --run runs/text --bits 1000000         # whether both modes give the bits in sequence
     python -m benchmarks.over_time --run runs/text --picture FILE.png     # how its seams settle; nothing is timed
 
 `ratio` is how many times as long the plain LSTM takes in sequence.
@@ -21,6 +22,7 @@ from gpu_lstm.backend import NumpyBackend
 from gpu_lstm.bench import record as records
 from gpu_lstm.bench.method import Patience, interleave, quartiles, ratio
 from gpu_lstm.data.text import SHAKESPEARE, encode_file
+from gpu_lstm.layers import overtime
 from gpu_lstm.layers.strand import STEPS, round_to
 
 PROGRAM = "python -m benchmarks.over_time"
@@ -61,7 +63,7 @@ def measure(lstm: LSTM, x: np.ndarray, rounds: int) -> dict[str, Any]:
         said[mode] = [str(report) for report in lstm.plan.over_time]
 
     sides = {"in sequence": lambda: step(False), "exact": lambda: step("exact"), "rounded": lambda: step("rounded")}
-    times = interleave(sides, rounds, Patience(0))
+    times = interleave(sides, rounds * max(1024 // lstm.hidden_size, 1), Patience(0))  # short ones vary more
     lstm.parallel = False
     return {
         "seconds": {side: quartiles(seconds) for side, seconds in times.items()},
@@ -71,6 +73,23 @@ def measure(lstm: LSTM, x: np.ndarray, rounds: int) -> dict[str, Any]:
         "rounding differs by": float(np.abs(results["rounded"] - results[False]).max()),
         "said": {mode: said[mode] for mode in ("exact", "rounded")},
     }
+
+
+def bits(lstm: LSTM, x: np.ndarray) -> dict[str, Any]:
+    """Of each mode, whether its outputs and its state have the bits of the same call in sequence; and what it said."""
+    found = {}
+    for mode in overtime.MODES:
+        lstm.parallel = mode
+        y, state, _ = lstm.forward(x, keep=False)
+        said = [str(report) for report in lstm.plan.over_time]
+        least, overtime.LEAST_STEPS = overtime.LEAST_STEPS, len(x) + 1
+        lstm.parallel = False if mode == "exact" else mode
+        expected, last, _ = lstm.forward(x, keep=False)
+        overtime.LEAST_STEPS = least
+        pairs = zip((y, *state), (expected, *last), strict=True)
+        found[mode] = {"same bits": all(one.tobytes() == other.tobytes() for one, other in pairs), "said": said}
+    lstm.parallel = False
+    return found
 
 
 def picture(lstm: LSTM, v: np.ndarray, path: Path, segments: int = 8) -> None:
@@ -120,14 +139,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--run", help="folder of a language model of the shipped text")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4, help="of 1,024 units; of fewer as many more")
     parser.add_argument("--only", type=int, nargs="+", metavar="H", help="of the sizes; 0: forget gates of 1")
+    parser.add_argument("--bits", type=int, metavar="T", help="of so many steps of the text; nothing is timed")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
+    if (options.picture or options.bits) and not options.run:
+        parser.error("--picture and --bits need --run")
     if options.picture:
-        if not options.run:
-            parser.error("--picture needs --run")
         picture(*text(options.run, 16384), options.picture)
+        return
+    if options.bits:
+        for mode, one in bits(*text(options.run, options.bits)).items():
+            print(f"{mode}: {'the' if one['same bits'] else 'NOT the'} bits in sequence", *one["said"], sep="\n  ")
         return
     record = records.provenance(records.command_line(PROGRAM)) | {"backend": NumpyBackend().name, "cases": {}}
     for name, lstm, x in cases(options):

@@ -95,7 +95,8 @@ SECOND: dict[str, Part] = {
     "shapes": Part(speed_on_gpu.over(speed_on_gpu.shapes), "shapes", 105),
     "nccl": Part(right_on_gpu.nccl, "options", 10),
     "options": Part(speed_on_gpu.options, "options", 55),
-    "models": Part(speed_on_gpu.models, "models", 95),
+    "models": Part(speed_on_gpu.models, "models", 75),
+    "over_time": Part(speed_on_gpu.over_time, "options", 20),
     "sanitizer": Part(right_on_gpu.sanitizer, "sanitizer", LAST),
 }
 """In their order. The last has all the time that is left."""

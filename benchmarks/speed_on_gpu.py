@@ -8,10 +8,11 @@ Beside each time stand the layout, and the step that the model expects beside th
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -27,7 +28,7 @@ from gpu_lstm.bench import peers, sweep
 from gpu_lstm.bench.grid import STANDARD, Size
 from gpu_lstm.bench.peers import Side
 from gpu_lstm.bench.problem import KINDS, TOLERANCE, Problem, Step, parse_options
-from gpu_lstm.layers import LSTM
+from gpu_lstm.layers import LSTM, overtime, settle, strand
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.native import kernels
 from gpu_lstm.recurrence import runnable_tiers
@@ -422,3 +423,63 @@ def one_model(backend: Any, log: Log, config: dict[str, int], batch: int, length
     found |= {"alone": lacking} if torch is None else {"ratio": medians["torch"] / medians["ours"]}
     said = ", ".join(f"{side} {speed:,.0f}" for side, speed in speeds.items())
     return found | {"said": f"characters per second: {said}"}
+
+
+# -- in parallel over time --------------------------------------------------------------------------------------------
+
+
+def over_time(backend: Any, log: Log) -> None:
+    """Inference on one long sequence in parallel over time, and rounded and plain in sequence."""
+    sizes = [(16384, 256, "bfloat16"), (16384, 256, "float32"), (16384, 1024, "bfloat16"), (65536, 256, "bfloat16")]
+    for steps, hidden, dtype in [(1024, 8, "float32")] if log.rehearse else sizes:
+        log.item(f"T={steps} H={hidden} {dtype}", one_sequence, log, steps, hidden, dtype)
+
+
+def one_sequence(log: Log, steps: int, hidden: int, dtype: str) -> Record:
+    """One of them; in a rehearsal, of 1,024 steps, in chunks of 32.
+
+    Raises
+    ------
+    RuntimeError
+        The same call gives other bits the next time, or is further from the one in sequence than rounding explains.
+    """
+    backend, rng = log.backend, np.random.default_rng(0)
+    lstm = LSTM(64, hidden, backend=backend, dtype=dtype, forget_bias=1.0)
+    x = backend.asarray(rng.standard_normal((steps, 1, 64), dtype=np.float32), dtype)
+
+    def forward(mode: str | bool, least: int) -> Array:
+        lstm.parallel = mode
+        with changed(overtime, LEAST_STEPS=least):
+            return lstm.forward(x, keep=False)[0]
+
+    least = 1 if log.rehearse else overtime.LEAST_STEPS
+    sides: dict[str, tuple[str | bool, int]] = {
+        "plain": (False, least),
+        "rounded in sequence": ("rounded", steps + 1),
+        "rounded": ("rounded", least),
+    }
+    with contextlib.ExitStack() as tiny:
+        for module in (overtime, settle, strand) if log.rehearse else ():
+            tiny.enter_context(changed(module, STEPS=32))
+        if log.rehearse:
+            tiny.enter_context(changed(overtime, TRIAL=0.5))
+        first, again = (backend.to_numpy(forward(*sides["rounded"])) for _ in range(2))
+        said = [str(report) for report in lstm.plan.over_time]
+        expected = backend.to_numpy(forward(*sides["rounded in sequence"]))
+        apart = float(np.abs(first.astype(np.float32) - expected.astype(np.float32)).max())
+        if first.tobytes() != again.tobytes() or not apart < (1e-3 if dtype == "float32" else 3e-2):
+            raise RuntimeError(f"bits repeat: {first.tobytes() == again.tobytes()}; {apart:.1e} from that in sequence")
+        times, medians = log.alternate({name: partial(forward, *side) for name, side in sides.items()})
+    ratio = medians["plain"] / medians["rounded"]
+    return {"over_time": said, "apart": apart, **times, "ratio": ratio, "said": f"{ratio:.1f} times as fast; {said[0]}"}
+
+
+@contextlib.contextmanager
+def changed(module: Any, **values: float) -> Iterator[None]:
+    """Constants of a module are others meanwhile."""
+    before = {name: getattr(module, name) for name in values}
+    vars(module).update(values)
+    try:
+        yield
+    finally:
+        vars(module).update(before)

@@ -227,7 +227,7 @@ def test_calendar_features_by_value():
     ],
 )
 def test_the_calendar_takes_the_cycles_that_the_step_has_and_the_times_span(step, days, cycles):
-    times = np.array(["2020-01-01", np.datetime64("2020-01-01") + days], "datetime64[ns]")
+    times = np.array(["2020-01-01", np.datetime64("2020-01-01") + np.timedelta64(days, "D")], "datetime64[ns]")
     waves = [
         what for cycle in cycles for what in (cycle, *((f"{k} {cycle}" for k in (2, 3)) if "year" in cycle else ()))
     ]

@@ -29,7 +29,7 @@ def step_of(times, starts=(0,)):
         (DAYS[::7], "every week"),
         (DAYS[np.is_busday(DAYS)], "every business day"),
         (MONTHS, "every month"),
-        ((MONTHS + 1).astype("datetime64[D]") - np.timedelta64(1, "D"), "every month"),
+        ((MONTHS + np.timedelta64(1, "M")).astype("datetime64[D]") - np.timedelta64(1, "D"), "every month"),
         (MONTHS[::3], "every quarter"),
         (np.arange("1700", "1800", dtype="datetime64[Y]"), "every year"),
         (np.arange("2020-01-01", "2023-01-01", 28, dtype="datetime64[D]"), "every 28 days"),

@@ -1,6 +1,7 @@
 """In parallel over time: the bits of the same call in sequence; what never forgets, falls back and says so."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from gpu_lstm import LSTM, InputError
 from gpu_lstm.layers import overtime, settle, strand
 from gpu_lstm.layers.strand import round_to
-from gpu_lstm.models import quantize
+from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor, Tagger, quantize
 from gpu_lstm.native import compiled
 from gpu_lstm.recurrence.inference import on_cpu
 from tests.support import NUMPY
@@ -27,7 +28,7 @@ def short(monkeypatch):
     """Chunks of 8 steps, any number of which may be run over time, and segments that are expected to pay."""
     for module in (overtime, settle, strand):
         monkeypatch.setattr(module, "STEPS", 8)
-    monkeypatch.setattr(overtime, "LEAST_STEPS", 1)
+    monkeypatch.setattr(overtime, "LEAST_STEPS", 64)
     monkeypatch.setattr(overtime, "SEGMENTS", (3, 5))
     monkeypatch.setattr(overtime, "TRIAL", 0.5)
     monkeypatch.setattr(overtime, "_clocked", lambda course, segments: course.seconds * (1 + segments / 20))
@@ -189,6 +190,41 @@ def test_only_what_changed_runs_again(short):
     assert (report.segments, report.passes) == (5, 2)
     assert counted.steps()[1] < 408 * 1.6
     assert same(found, in_sequence(lstm, x, resets=resets))
+
+
+WHERE: dict[str, Any] = {"hidden_size": 12, "backend": NUMPY, "parallel": "rounded", "seed": 3}
+PLAIN, RNG = ([0.0] * 3, [1.0] * 3), np.random.default_rng(0)
+TOKENS, SERIES = RNG.integers(0, 20, (401, 1)), RNG.standard_normal((400, 1, 1)).cumsum(axis=0)
+BATCH = RNG.standard_normal((400, 2, 3)), np.array([400, 333])
+
+
+@needs_compiled
+@pytest.mark.parametrize(
+    ("model", "call"),
+    [
+        (LanguageModel(20, 6, **WHERE), lambda model: [model.evaluate(TOKENS)[0]]),
+        (
+            LanguageModel(20, 6, num_layers=2, **WHERE),
+            lambda model: [model.logits(TOKENS)[0], *model.logits(TOKENS)[1]],
+        ),
+        (LanguageModel(20, 6, **WHERE), lambda model: list(model.sample(TOKENS[:, 0], 9))),
+        (LanguageModel(20, 6, lstm={"peepholes": True}, **WHERE), lambda model: list(model.sample(TOKENS[:, 0], 9))),
+        (Classifier(*PLAIN, 4, **WHERE), lambda model: [model.logits(*BATCH)]),
+        (Regressor(*PLAIN, [0.0], [1.0], **WHERE), lambda model: [model.predict(*BATCH)]),
+        (Tagger(*PLAIN, 4, **WHERE), lambda model: [model.logits(*BATCH)]),
+        (Forecaster([0.0], [1.0], [1.0], 3, **WHERE), lambda model: [model.forecast(SERIES, 3)]),
+    ],
+    ids=["evaluate", "logits", "sample", "sample by arrays", "Classifier", "Regressor", "Tagger", "Forecaster"],
+)
+def test_models_give_the_bits_of_the_same_call_in_sequence(short, model, call):
+    segments, forward = [], overtime.forward
+    short.setattr(overtime, "forward", lambda *a: (found := forward(*a), segments.extend(found[1]))[0])
+    found = call(model)
+    assert any(report.segments > 1 for report in segments)
+    segments.clear()
+    short.setattr(overtime, "LEAST_STEPS", 1 << 60)
+    assert same(*([np.asarray(one) for one in results] for results in (found, call(model))))
+    assert segments and all(report.segments == 1 for report in segments)
 
 
 @needs_compiled

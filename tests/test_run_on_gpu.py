@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from gpu_lstm.backend import CupyBackend, NumpyBackend
 from gpu_lstm.bench import peers
+from gpu_lstm.layers import overtime
 from gpu_lstm.native.launch import Device
 from gpu_lstm.recurrence.cuda import planner
 from gpu_lstm.recurrence.cuda.beside import beside
@@ -314,7 +316,7 @@ def test_all_of_it_runs(tmp_path, second):
     assert {name.split("/")[1] for name in lacking} <= waiting
     count = {name: sum(key.startswith(f"{name}/") for key in items.keys() - lacking) for name in parts}
     if second:
-        assert min(count[name] for name in ("grid", "shapes", "options", "models")) == 1
+        assert min(count[name] for name in ("grid", "shapes", "options", "models", "over_time")) == 1
         return
     expected = {
         "forms": 5,
@@ -402,6 +404,20 @@ def test_models_are_trained_beside_pytorch_in_every_dtype(torch, tmp_path, monke
     monkeypatch.setattr(model, "torch_training", lambda *task: lambda: 2 * real(*task)())
     with pytest.raises(RuntimeError, match="first losses differ"):
         speed_on_gpu.one_model(NUMPY, log, *size)
+
+
+def test_one_sequence_over_time_and_bits_that_do_not_repeat(tmp_path, monkeypatch):
+    before = overtime.STEPS, overtime.TRIAL, overtime.LEAST_STEPS
+    log = on_gpu.Log(tmp_path / "a.json", "over_time", NUMPY, rehearse=True)
+    speed_on_gpu.over_time(NUMPY, log)
+    (item,) = log.results()
+    assert item["seconds"].keys() == {"plain", "rounded in sequence", "rounded"} and item["over_time"]
+    assert item["apart"] == 0 and item["ratio"] > 0
+    assert before == (overtime.STEPS, overtime.TRIAL, overtime.LEAST_STEPS)
+    places = iter(range(12, 15))
+    monkeypatch.setattr(overtime, "PLACES", mock.MagicMock(__getitem__=lambda *_: next(places)))
+    with pytest.raises(RuntimeError, match="bits repeat: False"):
+        speed_on_gpu.one_sequence(log, 1024, 8, "float32")
 
 
 def test_the_most_telling_cases_come_first():

@@ -54,7 +54,7 @@ def calendar_features(times: np.ndarray, names: Sequence[str]) -> np.ndarray:
     day = times.astype("datetime64[D]")
     of_day = (times - day) / np.timedelta64(1, "D")
     first = day.astype("datetime64[Y]").astype("datetime64[D]")
-    length = (day.astype("datetime64[Y]") + 1).astype("datetime64[D]") - first
+    length = (day.astype("datetime64[Y]") + np.timedelta64(1, "Y")).astype("datetime64[D]") - first
     turns = {
         "time of day": of_day,
         "day of week": (day.astype(np.int64) + 3) % 7 / 7,

@@ -53,9 +53,9 @@ class Step:
         elif self.unit == "business days":
             following = np.busday_offset(day, ahead, roll="backward") + clock
         else:
-            months = day.astype("datetime64[M]") + ahead * self.count
-            length = ((months + 1).astype("datetime64[D]") - months.astype("datetime64[D]")).astype(np.int64)
-            following = months.astype("datetime64[D]") + (np.minimum(self.day, length) - 1) + clock
+            months = day.astype("datetime64[M]") + (ahead * self.count).astype("timedelta64[M]")
+            into = np.minimum(self.day, _days(months)) - 1
+            following = months.astype("datetime64[D]") + into.astype("timedelta64[D]") + clock
         return np.asarray(following, "datetime64[ns]")
 
 
@@ -122,6 +122,12 @@ def most(numbers: np.ndarray) -> int:
     return int(found[np.argmax(counts)])
 
 
+def _days(months: np.ndarray) -> np.ndarray:
+    """How many days each month has, of datetime64[M]."""
+    days: np.ndarray = (months + np.timedelta64(1, "M")).astype("datetime64[D]") - months.astype("datetime64[D]")
+    return days.astype(np.int64)
+
+
 def _months(days: np.ndarray, apart: np.ndarray, within: np.ndarray) -> tuple[Step, np.ndarray, list[str]] | None:
     """Return the step where all times are whole months apart, on about the same day of each; None elsewhere."""
     months = days.astype("datetime64[M]")
@@ -129,10 +135,10 @@ def _months(days: np.ndarray, apart: np.ndarray, within: np.ndarray) -> tuple[St
     count = most(ahead[within])
     if count < 1 or (ahead[within] % count).any() or (ahead[within] < 1).any():
         return None
-    length = (months + 1).astype("datetime64[D]") - months.astype("datetime64[D]")
+    length = _days(months)
     day = (days - months.astype("datetime64[D]")).astype(np.int64) + 1
-    step = Step(count, "months", 31 if (day == length.astype(np.int64)).all() else int(day.max()))
-    if (day == np.minimum(step.day, length.astype(np.int64))).all():
+    step = Step(count, "months", 31 if (day == length).all() else int(day.max()))
+    if (day == np.minimum(step.day, length)).all():
         return step, ahead // count, []
     if np.ptp(apart[within]) == 0 or np.ptp(day) > 7:
         return None

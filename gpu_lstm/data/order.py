@@ -92,7 +92,7 @@ def in_order(cells: Cells, time_zone: str | None) -> tuple[Rows, str, list[str]]
     codes = cells.codes
     order = np.argsort(codes, kind="stable")
     if times is not None:
-        back = np.flatnonzero((np.diff(times[order]) < 0) & (np.diff(codes[order]) == 0))
+        back = np.flatnonzero((np.diff(times[order]).astype(np.int64) < 0) & (np.diff(codes[order]) == 0))
         if len(back):
             if len(back) == np.count_nonzero(np.diff(codes[order]) == 0):
                 told.append("rows stand from the last time to the first: turned round")
@@ -158,7 +158,7 @@ def _once(cells: Cells, order: np.ndarray, times: np.ndarray, zone: str) -> tupl
 
     Raises InputError where two rows of one series have the same time and other values.
     """
-    again = 1 + np.flatnonzero((np.diff(times[order]) == np.timedelta64(0)) & (np.diff(cells.codes[order]) == 0))
+    again = 1 + np.flatnonzero((np.diff(times[order]).astype(np.int64) == 0) & (np.diff(cells.codes[order]) == 0))
     if not len(again):
         return order, []
     for k in again:

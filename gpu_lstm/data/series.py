@@ -178,7 +178,7 @@ def read_series(
     Examples
     --------
     >>> from gpu_lstm.data.series import read_series
-    >>> hours = np.datetime64("2024-01-01T00") + np.arange(48)
+    >>> hours = np.arange("2024-01-01", "2024-01-03", dtype="datetime64[h]")
     >>> data = read_series({"time": hours, "load": np.arange(48.0), "wind": np.ones(48)}, ["load"], past=["wind"])
     >>> data.names, data.values.shape
     (['load', 'wind'], (48, 2))

@@ -36,7 +36,7 @@ LEAST_STEPS = 4096
 """Steps below which nothing is tried."""
 MOST_SEQUENCES = 8
 """Sequences above which nothing is tried: a batch as large leaves too little to gain."""
-SEGMENTS = (4, 8, 16, 32, 64)
+SEGMENTS = (8, 16, 32, 64)
 TRIAL = 0.06
 """Share of the steps beside which a run from a wrong state may go: each takes up to half as long again for it."""
 GAIN = 0.9
@@ -120,6 +120,12 @@ class Course:
         self.state = self.strand.along(self.done, stop, self.state)
         self.done = stop
 
+    def timed(self) -> float:
+        """Run a chunk in sequence; return the seconds that a step took."""
+        began, first = time.perf_counter(), self.strand.edges[self.done]
+        self.along(self.done + 1)
+        return (time.perf_counter() - began) / int(self.strand.edges[self.done] - first)
+
 
 def _over_time(strand: Strand, h: Array | None, c: Array | None) -> tuple[Both, Report]:
     """Run a strand from a state to its end."""
@@ -142,16 +148,14 @@ def _over_time(strand: Strand, h: Array | None, c: Array | None) -> tuple[Both, 
 
 def _choose(course: Course) -> tuple[int, float, str]:
     """Go so far in sequence that it is known into how many segments to cut the rest, how much it gains, or why not."""
-    wrong = course.state
-    course.along(1)
+    wrong, seconds = course.state, course.timed()
     most = max(int(course.left * TRIAL), 2)
     tried, apart = _forget(course, wrong, most)
     if apart > 0:
         told = f"a wrong state is not forgotten in {tried * STEPS:,} steps, after which {apart:.0e} is left of it"
         return 1, 1.0, f"{told}, nor to be in {most * STEPS:,}, the most that would pay to look for"
-    began, course.forgets = time.perf_counter(), tried
-    course.along(course.done + 1)
-    course.seconds = (time.perf_counter() - began) / STEPS
+    course.forgets = tried
+    course.seconds = min(seconds, course.timed())  # the other work of a machine may disturb one of them
     shares = _shares(course)
     best = min(shares, key=lambda segments: shares[segments])
     if shares[best] > GAIN:
@@ -202,19 +206,19 @@ def _shares(course: Course) -> dict[int, float]:
         if clocked:
             one = one or _clocked(course, 1)
             rate += max(_clocked(course, segments) - one, 0.0) / course.seconds
-        shares[segments] = rate * (length + course.forgets) / course.left
+        shares[segments] = rate * (length + course.forgets + 1) / course.left  # some take a chunk more to forget
         if shares[segments] > min(shares.values()):
             break
     return shares
 
 
-def _clocked(course: Course, segments: int, again: int = 2, count: int = 8) -> float:
-    """Seconds a step takes with so many segments at once in a call of a few steps, the least of some tries."""
-    strand, batch, seconds = course.strand, course.strand.work.call.batch, []
+def _clocked(course: Course, segments: int, count: int = 8) -> float:
+    """Seconds a step takes with so many segments at once in a call of a few steps, if that is short the less of two."""
+    strand, batch, seconds = course.strand, course.strand.work.call.batch, [0.0]
     rows, state = np.tile(np.arange(batch), segments), joined(strand.work.sizes.backend, [course.state] * segments)
     firsts = strand.edges[course.done + np.arange(len(rows)) // batch * (course.left // segments)]
-    for _ in range(again):
+    while len(seconds) < 3 and seconds[-1] < 1e-3:
         began = time.perf_counter()
         strand.run(firsts, count, rows, state, write=0)
-        seconds.append((time.perf_counter() - began) / count)
-    return min(seconds)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:]) / count

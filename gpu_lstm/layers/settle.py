@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpu_lstm.backend import Array, Backend
 from gpu_lstm.layers.strand import STEPS, Both, Strand, same, taken
 
 
@@ -36,7 +37,7 @@ def settle(strand: Strand, state: Both, first: int, count: int, segments: int) -
     """
     backend, batch, why, passes = strand.work.sizes.backend, strand.work.call.batch, "", 0
     lanes, done = _lanes(strand, first, count, segments), first + count
-    before: Both = tuple(backend.xp.concat([part] * (done + 1), axis=0) for part in state)  # chunk by chunk
+    before = _repeated(backend, state[0], done + 1), _repeated(backend, state[1], done + 1)  # by chunk, by sequence
     now = np.flatnonzero(lanes.steps)
     while len(now):
         passes, ran = passes + 1, len(now)
@@ -51,6 +52,13 @@ def settle(strand: Strand, state: Both, first: int, count: int, segments: int) -
     return done, taken(backend, before, ends * batch + np.arange(batch)), passes, why
 
 
+def _repeated(backend: Backend, part: Array, times: int) -> Array:
+    """Rows (B, .) so many times below each other."""
+    whole = backend.empty((times, *part.shape), part.dtype)
+    whole[...] = part
+    return backend.xp.reshape(whole, (-1, part.shape[1]))
+
+
 def _pass(strand: Strand, before: Both, lanes: Lanes, now: np.ndarray, again: bool) -> np.ndarray:
     """Run the lanes `now` until each is over; return those that have to run next."""
     backend, batch, chunk, next_ = strand.work.sizes.backend, strand.work.call.batch, lanes.first[now], []
@@ -59,7 +67,9 @@ def _pass(strand: Strand, before: Both, lanes: Lanes, now: np.ndarray, again: bo
         state = strand.run(strand.edges[chunk], STEPS, lanes.row[now], state)
         chunk = chunk + 1
         place, ended = chunk * batch + lanes.row[now], chunk == lanes.stop[now]
-        equal = same(backend.xp, state, taken(backend, before, place))
+        equal = np.zeros(len(now), bool)
+        if again or ended.any():
+            equal = same(backend.xp, state, taken(backend, before, place))
         for part, found in zip(before, state, strict=True):
             part[backend.asarray(place, "int64"), ...] = found
         next_.append(now[ended & ~equal] + batch)

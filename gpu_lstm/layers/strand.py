@@ -108,8 +108,7 @@ class Strand:
         weights = work.params[weight], work.kept.get(weight)
         problem = Problem(z, weights[0], *state, mask, self.reverse, keep, variant, kept=weights[1])
         (saved,) = work.tier.forward(work.sizes.backend, [problem])
-        h, c = (xp.astype(part, self.dtype, copy=True) for part in saved.last)  # those are views of all steps
-        return valid(xp, mask, saved.outputs), valid(xp, mask, saved.c_after) if keep else None, (h, c)
+        return valid(xp, mask, saved.outputs), valid(xp, mask, saved.c_after) if keep else None, saved.last
 
     def _places(self, starts: np.ndarray, count: int, rows: np.ndarray) -> Any:
         """An index of arrays (T, B, .): a view where all sequences are at one place, else a copy."""
@@ -129,25 +128,31 @@ class Strand:
     def _rounded(
         self, starts: np.ndarray, count: int, rows: np.ndarray, y: Array, cells: Array | None, state: Both
     ) -> Both:
-        """Round the state, and the last outputs with it, of sequences that are at an edge and not beyond their end."""
-        sizes, border = self.work.sizes, starts if self.reverse else starts + count
+        """A copy of the state, of sequences that are at an edge and not beyond their end rounded, as y is there."""
+        sizes, xp, border = self.work.sizes, self.work.sizes.backend.xp, starts if self.reverse else starts + count
         inside = self.lengths[rows] > border if self.reverse else self.lengths[rows] >= border
-        chosen = np.flatnonzero(inside & (border % STEPS == 0))
-        if self.places and len(chosen):
-            at, end = sizes.backend.asarray(chosen, "int64"), 0 if self.reverse else -1
-            for part, out, dtype in zip(state, (y, cells), (sizes.dtype, sizes.param_dtype), strict=True):
-                part[at, ...] = round_to(sizes.backend.xp, part[at, ...], self.places)
-                if out is not None:
-                    out[end, at, ...] = sizes.backend.asarray(part[at, ...], dtype)
-        return state
+        chosen, end = inside & (border % STEPS == 0) & (self.places > 0), 0 if self.reverse else -1
+        if not chosen.any():
+            h, c = (xp.astype(part, self.dtype, copy=True) for part in state)
+            return h, c
+        found, these = [], sizes.backend.asarray(chosen[:, None], "bool")
+        for part, out, dtype in zip(state, (y, cells), (sizes.dtype, sizes.param_dtype), strict=True):
+            rounded = round_to(xp, xp.astype(part, self.dtype, copy=False), self.places)
+            found.append(rounded if chosen.all() else xp.where(these, rounded, part))
+            if out is not None:
+                last = sizes.backend.asarray(rounded, dtype)
+                out[end, ...] = last if chosen.all() else xp.where(these, last, out[end, ...])
+        return found[0], found[1]
 
 
 def round_to(xp: Any, x: Array, places: int) -> Array:
-    """Round x to so many binary places; beyond ±1 to as many fewer as it is larger. What is no number stays."""
-    whole, exponent = {4: ("int32", 0x7F800000), 8: ("int64", 0x7FF0000000000000)}[x.itemsize]
-    finite, ones = xp.isfinite(x), xp.ones_like(x)
-    scale = xp.where(finite, xp.maximum((x.view(whole) & exponent).view(x.dtype), ones), ones) * 2.0**-places
-    return xp.where(finite, xp.round(x / scale) * scale + 0.0, x)  # without -0.0, which has other bits than 0.0
+    """Round x to so many binary places; beyond ±1 to as many fewer as it is larger. What is no number stays.
+
+    A sum with 1.5 times the number whose last bit is the last one wanted rounds to it, and leaves no -0.0.
+    """
+    whole, exponent, mantissa = {4: ("int32", 0x7F800000, 23), 8: ("int64", 0x7FF0000000000000, 52)}[x.itemsize]
+    shift = xp.clip((x.view(whole) & exponent).view(x.dtype), 1.0, 2.0**100) * (1.5 * 2.0 ** (mantissa - places))
+    return (x + shift) - shift
 
 
 def same(xp: Any, first: Both, second: Both) -> np.ndarray:

@@ -27,13 +27,16 @@ ENTRY(infer)(int64 steps, int64 batch, int64 inputs, int64 hidden, const T* x, c
   return guarded([&] {
     if (some < 1 || every < 1) throw Refused();
     T* z = scratch<T, 1>(least(some, steps) * batch * 4 * hidden);
-    for (int64 t = 0, n; t < steps; t += n) {
-      n = least(least(some, steps - t), every - t % every);
+    for (int64 t = 0; t < steps; t += some) {
+      const int64 n = least(some, steps - t);
       multiply<T>({n * batch, inputs, x + t * batch * inputs, inputs, 1, {{nullptr, 1, inputs, 4 * hidden, z}, {}}, 1,
                    bias, nullptr, kept_ih}, around);
-      Forward<T> of{n, batch, hidden, z, h + t * batch * hidden, c, nullptr, nullptr, false, false, kept_hh};
-      run<T>(&of, 1, n, threads, split_batch != 0);
-      round_state(t + n, every, places, batch * hidden, h, c);
+      for_stretches(t, n, every, [&](int64 from, int64 count) {
+        Forward<T> of{count, batch, hidden, z + (from - t) * batch * 4 * hidden, h + from * batch * hidden, c, nullptr,
+                      nullptr, false, false, kept_hh};
+        run<T>(&of, 1, count, threads, split_batch != 0);
+        round_state(from + count, every, places, batch * hidden, h, c);
+      });
     }
   });
 }

@@ -386,13 +386,15 @@ ENTRY(quantized_infer)(int64 steps, int64 batch, int64 inputs, int64 hidden, int
       using W = decltype(kind);
       const auto weight_ih = matrix<W>(hidden, inputs, bytes_ih, ih);
       const auto weight_hh = matrix<W>(hidden, hidden, bytes_hh, hh);
-      for (int64 t = 0, n; t < steps; t += n) {
-        n = least(least(some, steps - t), every - t % every);
+      for (int64 t = 0; t < steps; t += some) {
+        const int64 n = least(some, steps - t);
         multiply_quantized(QuantizedProduct<W>{weight_ih, n * batch, x + t * batch * inputs, bias, z, nullptr}, around);
-        float* h_before = h + t * batch * hidden;
-        const Forward<float> of{n, batch, hidden, z, h_before, c, nullptr, nullptr, false, false, nullptr};
-        forward_quantized(QuantizedForward<W>{weight_hh, of, nullptr}, threads, split_batch != 0);
-        round_state(t + n, every, places, batch * hidden, h, c);
+        for_stretches(t, n, every, [&](int64 from, int64 count) {
+          float *here = z + (from - t) * batch * 4 * hidden, *before = h + from * batch * hidden;
+          const Forward<float> of{count, batch, hidden, here, before, c, nullptr, nullptr, false, false, nullptr};
+          forward_quantized(QuantizedForward<W>{weight_hh, of, nullptr}, threads, split_batch != 0);
+          round_state(from + count, every, places, batch * hidden, h, c);
+        });
       }
     });
   });

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-export work TSAN_OPTIONS=halt_on_error=1 ASAN_OPTIONS=detect_stack_use_after_return=1
+export work TSAN_OPTIONS="halt_on_error=1 atexit_sleep_ms=0" ASAN_OPTIONS=detect_stack_use_after_return=1
 has() { grep -qw "$1" /proc/cpuinfo; }
 parts="0 1"
 if has avx2; then parts="2 3 $parts"; fi

@@ -124,7 +124,8 @@ def most(numbers: np.ndarray) -> int:
 
 def _days(months: np.ndarray) -> np.ndarray:
     """How many days each month has, of datetime64[M]."""
-    return ((months + np.timedelta64(1, "M")).astype("datetime64[D]") - months.astype("datetime64[D]")).astype(np.int64)
+    days: np.ndarray = (months + np.timedelta64(1, "M")).astype("datetime64[D]") - months.astype("datetime64[D]")
+    return days.astype(np.int64)
 
 
 def _months(days: np.ndarray, apart: np.ndarray, within: np.ndarray) -> tuple[Step, np.ndarray, list[str]] | None:

@@ -246,7 +246,7 @@ def test_a_dry_run_prints_the_parts_and_trains_nothing(kind, tmp_path, monkeypat
 
 def test_what_does_not_fit_is_refused_before_anything_is_allocated(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("t.txt").write_text("to be or not to be\n" * 60)
+    Path("t.txt").write_text("to be or not to be\n" * 600)
     sizes = ["--hidden-size", str(10**9), "--num-layers", str(10**9)]
     assert main(["train", "text", "t.txt", *sizes]) == 2
     assert "a smaller --hidden-size is needed" in capsys.readouterr().err

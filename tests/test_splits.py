@@ -13,6 +13,7 @@ from gpu_lstm.data.sequences import Sequences
 from gpu_lstm.data.splits import drawn, truncated, with_test_part
 from gpu_lstm.losses.weighted import weighted_cross_entropy
 from gpu_lstm.models import MODELS, Classifier, Tagger
+from gpu_lstm.parallel import Alone
 from gpu_lstm.training import Settings
 from gpu_lstm.training.fitting import balanced, epochs_for, frames_for, pooling_for
 from gpu_lstm.training.memory import Job, predict
@@ -140,7 +141,7 @@ def test_one_long_sequence_does_not_ask_for_gigabytes(tmp_path):
     }  # fmt: skip
 
     def peak(**more):
-        recipe = prepare(plain | more, NUMPY, None, "classify")
+        recipe = prepare(plain | more, NUMPY, None, Alone(), "classify")
         return predict(Job("classify", recipe.config, "float32", "adamw", recipe.steps, recipe.batch)).peak
 
     assert 1.5e9 < peak(rules=1) < 5e9

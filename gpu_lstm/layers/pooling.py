@@ -114,7 +114,7 @@ class Pool(Layer):
         """The largest numbers of a sequence's steps, and where each is, (T, B, D); the first one of several."""
         xp = self.backend.xp
         wide = self._read(x, ends)
-        wide = xp.where(self._valid(x, ends), wide, xp.full_like(wide, -xp.inf))
+        wide = xp.where(self._valid(x, ends), wide, xp.full((), -xp.inf, dtype=wide.dtype))
         share = xp.arange(x.shape[0])[:, None, None] == xp.argmax(wide, axis=0)[None, ...]
         return xp.max(wide, axis=0), self._number(share)
 
@@ -125,7 +125,7 @@ class Pool(Layer):
     def _read(self, x: Array, ends: Array) -> Array:
         """x in the dtype of sums, zero after each sequence's end, whatever it holds there."""
         wide = widened(self.backend, x)
-        return self.backend.xp.where(self._valid(x, ends), wide, self.backend.xp.zeros_like(wide))
+        return self.backend.xp.where(self._valid(x, ends), wide, self.backend.xp.zeros((), dtype=wide.dtype))
 
     def _number(self, array: Array) -> Array:
         return self.backend.xp.astype(array, self.backend.dtype(self.param_dtype))

@@ -122,9 +122,11 @@ class SequenceModel(Model):
     def _apart(self, tapes: list[Tape], dsummary: Array) -> Array:
         """The gradient of y from that of `_summary`."""
         width = dsummary.shape[1] // len(tapes)
-        parts = [copied(self.backend, dsummary[:, k * width : (k + 1) * width]) for k in range(len(tapes))]
-        first, *others = (pool.backward(*one)[0] for pool, *one in zip(self.pools, tapes, parts, strict=True))
-        return sum(others, start=first)
+        dy = None
+        for k, (pool, tape) in enumerate(zip(self.pools, tapes, strict=True)):
+            part, _ = pool.backward(tape, copied(self.backend, dsummary[:, k * width : (k + 1) * width]))
+            dy = part if dy is None else dy + part
+        return dy
 
     def _criterion(
         self, labels: np.ndarray, class_weights: np.ndarray | None, ignored: int | None = None

@@ -225,11 +225,11 @@ def _sequences(job: Job) -> list[float]:
     read, states = _read(job, directions)
     lstm = _lstm(job, len(job.config["mean"]) * job.config.get("frames", (1, 1))[0], directions)
     kept = lstm.kept + read + states
-    summed = states * job.wide // job.item * (2 if job.short else 1)  # a product, or what is inside, of widened states
-    dy = ("mean" in pooling) * 2 * states  # made of a product and of zeros
-    if "max" in pooling:
-        dy = max(dy, ("mean" in pooling) * states + 2 * states)
-    return [kept + summed, kept + dy, kept + states + lstm.backward]
+    wide, largest = states * job.wide // job.item, "max" in pooling
+    summed = 2 * wide * (pooling != ["last"])  # what is inside, and a product of it or the largest
+    dy = wide * (1 + largest) + states * (len(pooling) > 1)  # where the largest were, a product, and what others gave
+    freed = wide if job.short else 0  # a wide gradient, whose memory the heap keeps beside what comes
+    return [kept + summed, kept + dy, kept + states + freed + lstm.backward]
 
 
 def _label(job: Job) -> list[float]:

@@ -1,4 +1,4 @@
-"""A few hundred files from strangers; the recorded 100,000 are those of `python -m tests.soak.fuzz`."""
+"""Some files from strangers; the recorded 100,000 are those of `python -m tests.soak.fuzz`."""
 
 import pytest
 
@@ -7,6 +7,6 @@ from tests.soak import fuzz
 
 @pytest.mark.slow
 def test_no_file_brings_anything_but_our_own_error(tmp_path):
-    counts = fuzz.fuzz(600, tmp_path)
-    assert counts.total() >= 500
-    assert min(counts["valid"], counts["refused"]) > 30
+    counts = fuzz.fuzz(250, tmp_path)
+    assert counts.total() >= 200
+    assert min(counts["valid"], counts["refused"]) > 12

@@ -1,6 +1,7 @@
 """The docstring of every public name, of all that the reference pages have, says what a caller must know."""
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import re
@@ -39,9 +40,11 @@ def public():
             if isinstance(thing, type) and ours(thing):
                 found[f"{module.__name__}.{name}"] = thing, thing
                 for member in dir(thing):
-                    method = inspect.getattr_static(thing, member)
+                    method, bound = inspect.getattr_static(thing, member), getattr(thing, member)
+                    if isinstance(method, functools.cached_property):
+                        method = bound = property(method.func)
                     if member[0] != "_" and ours(getattr(method, "__func__", getattr(method, "fget", method))):
-                        found[f"{module.__name__}.{name}.{member}"] = getattr(thing, member), thing
+                        found[f"{module.__name__}.{name}.{member}"] = bound, thing
             elif inspect.isroutine(thing):
                 found[f"{module.__name__}.{name}"] = thing, None
     return found

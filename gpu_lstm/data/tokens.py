@@ -171,7 +171,8 @@ class Characters(Vocabulary):
         return "\n" if "\n" in self.characters else self.characters[1]
 
     @functools.cached_property
-    def characters_of(self) -> np.ndarray:  # noqa: D102
+    def characters_of(self) -> np.ndarray:
+        """One character a token, (V,)."""
         return np.ones(len(self), np.int64)
 
     def lacks(self, text: str) -> list[str]:  # noqa: D102
@@ -200,7 +201,8 @@ class Bytes(Vocabulary):
         return 256
 
     @functools.cached_property
-    def characters_of(self) -> np.ndarray:  # noqa: D102
+    def characters_of(self) -> np.ndarray:
+        """How many characters each byte begins, (V,); one where bytes are no text."""
         return super().characters_of if self.text else np.ones(256, np.int64)
 
     def encode(self, text: str | bytes) -> np.ndarray:  # noqa: D102
@@ -282,7 +284,8 @@ class Subwords(Vocabulary):
         return map(self.encode, _by_lines(blocks))
 
     @functools.cached_property
-    def pieces(self) -> list[bytes]:  # noqa: D102
+    def pieces(self) -> list[bytes]:
+        """The bytes of each subword."""
         bytes_of = {letter: byte for byte, letter in enumerate(_letters())}
         names = [self._tokenizer.id_to_token(token) for token in range(len(self))]
         try:

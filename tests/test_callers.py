@@ -5,6 +5,7 @@ With the GIL threads change often here; a free-threaded Python runs the same at 
 
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -25,24 +26,14 @@ def often():
 
 def at_once(work):
     """What `work` gives to each of some threads, which begin together; what one raises is raised."""
-    begin, given = threading.Barrier(CALLERS), {}
+    begin = threading.Barrier(CALLERS)
 
     def call(caller):
         begin.wait()
-        try:
-            given[caller] = work(caller)
-        except Exception as error:
-            given[caller] = error
+        return work(caller)
 
-    threads = [threading.Thread(target=call, args=(caller,)) for caller in range(CALLERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for one in given.values():
-        if isinstance(one, Exception):
-            raise one
-    return [given[caller] for caller in range(CALLERS)]
+    with ThreadPoolExecutor(CALLERS) as pool:
+        return list(pool.map(call, range(CALLERS)))
 
 
 def trained(caller):

@@ -226,7 +226,7 @@ def _sequences(job: Job) -> list[float]:
     lstm = _lstm(job, len(job.config["mean"]) * job.config.get("frames", (1, 1))[0], directions)
     kept = lstm.kept + read + states
     wide, largest = states * job.wide // job.item, "max" in pooling
-    summed = 2 * wide * (pooling != ["last"])  # what is inside, and a product of it or the largest
+    summed = 2 * wide * (set(pooling) != {"last"})  # what is inside, and a product of it or the largest
     dy = wide * (1 + largest) + states * (len(pooling) > 1)  # where the largest were, a product, and what others gave
     freed = wide if job.short else 0  # a wide gradient, whose memory the heap keeps beside what comes
     return [kept + summed, kept + dy, kept + states + freed + lstm.backward]

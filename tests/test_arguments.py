@@ -236,3 +236,12 @@ def test_a_distribution_is_as_wide_in_any_unit(name, unit):
         model.params["head.weight"] = weight
         found.append(model.forecast_quantiles(history * one) / one)
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
+def test_lengths_and_labels_of_few_bits_do_not_wrap_around():
+    model, x = classifier(frames=(3, 2)), np.random.default_rng(0).standard_normal((200, 2, 2))
+    lengths, labels = np.array([200, 141]), np.array([0, 2])
+    expected = model.loss(x, lengths, labels)[0], *model.logits(x, lengths).ravel()
+    for kind in ("uint8", "int16", "uint64"):
+        few = lengths.astype(kind)
+        assert (model.loss(x, few, labels.astype(kind))[0], *model.logits(x, few).ravel()) == expected

@@ -70,7 +70,7 @@ def plain(value: Any) -> Any:
 
 
 def check_host(name: str, value: Any, shape: tuple[int | str, ...], whole: bool = False) -> np.ndarray:
-    """A host array of (whole) numbers and of that shape; ``"T"`` stands for any size, ``"S=3"`` for 3.
+    """A host array of numbers, or of whole ones in 64 bits, and of that shape; ``"T"`` is any size, ``"S=3"`` is 3.
 
     Raises InputError where `value` has another shape, or holds something else than (whole) numbers.
     """
@@ -85,4 +85,4 @@ def check_host(name: str, value: Any, shape: tuple[int | str, ...], whole: bool 
     fits = len(sizes) == array.ndim and all(w is None or w == s for w, s in zip(sizes, array.shape, strict=True))
     if not fits or 0 in array.shape:
         raise InputError(f"{name} has shape {array.shape}; expected ({', '.join(map(str, shape))}), none of them 0")
-    return array
+    return array.astype(np.int64) if whole else array  # sums of few bits would wrap around

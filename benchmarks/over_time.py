@@ -5,9 +5,9 @@
     python -m benchmarks.over_time --run runs/text --bits 1000000         # whether both modes give the bits in sequence
     python -m benchmarks.over_time --run runs/text --picture FILE.png     # how its seams settle; nothing is timed
 
-`ratio` is how many times as long the plain LSTM takes in sequence: the median over rounds, whose sides run in turned order,
-each after an untimed run of its own, and between what the true median lies, 95 times of 100. A case whose interval holds
-0.97, which no side may be below, has more rounds until its time is over.
+`ratio` is how many times as long the plain LSTM takes in sequence: the median over rounds, whose sides run in turned
+order, each after an untimed run of its own, and between what the true median lies, 95 times of 100. A case whose
+interval holds 0.97, which no side may be below, has more rounds until its time is over.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ def main() -> None:
         return
     record = records.provenance(records.command_line(PROGRAM)) | {"backend": NumpyBackend().name, "cases": {}}
     for name, lstm, x in cases(options):
-        found = record["cases"][name] = measure(lstm, x, options.rounds * max(1024 // lstm.hidden_size, 1), options.seconds)
+        rounds = options.rounds * max(1024 // lstm.hidden_size, 1)  # short ones vary more
+        found = record["cases"][name] = measure(lstm, x, rounds, options.seconds)
         ratios = ", ".join("{} {ratio:.2f} ({low:.2f} to {high:.2f})".format(k, **v) for k, v in found["ratio"].items())
         print(f"{name}: times as fast as in sequence: {ratios}; rounding differs by {found['rounding differs by']:.1e}")
         for lines in found["said"].values():

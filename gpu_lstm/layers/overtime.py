@@ -265,9 +265,10 @@ def _clocked(course: Course, segments: int, count: int) -> float:
     """Seconds that steps take with so many segments at once, in one call; they are yet to run where they belong."""
     backend, rows = course.strand.work.sizes.backend, np.tile(np.arange(course.strand.work.call.batch), segments)
     firsts = course.strand.edges[course.done + np.arange(segments) * (course.left // segments)]
-    state, seconds = joined(backend, [course.state] * segments), list[float]()
-    while len(seconds) < 2 or sum(seconds) < 1e-3:  # the first one takes memory, too
+    firsts, state, seconds = np.repeat(firsts, len(rows) // segments), joined(backend, [course.state] * segments), [0.0]
+    course.strand.run(firsts, 1, rows, state)  # the first one takes memory, too
+    while sum(seconds) < 1e-3:
         began = time.perf_counter()
-        course.strand.run(np.repeat(firsts, len(rows) // segments), count, rows, state)
+        course.strand.run(firsts, count, rows, state)
         seconds.append(time.perf_counter() - began)
-    return min(seconds)
+    return min(seconds[1:])

@@ -18,6 +18,7 @@ from gpu_lstm.layers.checks import check_probability, check_size
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import STARTS, Given, Options
 from gpu_lstm.recurrence import Plan, make_plan
+from gpu_lstm.recurrence.inference import NEVER
 
 
 class LSTM(Layer):
@@ -181,7 +182,9 @@ class LSTM(Layer):
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, ("h0", "c0"), state, call.batch)
         given = h0 is not None, c0 is not None
-        self.plan, rounding, tried = overtime.planned(self.plan, self.parallel, self.sizes, self.members, call)
+        rounding, tried = NEVER, False
+        if self.parallel is not False and not keep and call.seed is None:
+            self.plan, rounding, tried = overtime.planned(self.plan, self.parallel, self.sizes, self.members, call)
         if not keep and not tried and self._plain and inference.fits(self.plan.run, call):
             kept = self.kept(self.params, keep)
             found = inference.run(self.sizes, self.plan.run, self.members, self.params, kept, x, (h0, c0), rounding)

@@ -92,8 +92,6 @@ def planned(
 
     If not, the plan that is returned with it says why.
     """
-    if parallel is False or call.keep or call.seed is not None:
-        return plan, NEVER, False
     rounding = (STEPS, PLACES[sizes.param_dtype]) if check(parallel, plan.run) else NEVER
     if why := _refusal(plan.run, sizes, call):
         plan = replace(plan, over_time=tuple(Report(member, call.steps, 1, 1, 0, 1.0, 1.0, why) for member in members))

@@ -10,6 +10,7 @@ from gpu_lstm.layers.call import Call, Member, Sizes, State
 from gpu_lstm.layers.schedule import ONE_SEGMENT
 from gpu_lstm.native.kept import Made
 from gpu_lstm.recurrence import Tier
+from gpu_lstm.recurrence.inference import NEVER as NEVER
 from gpu_lstm.recurrence.inference import WHOLE
 
 

@@ -18,7 +18,6 @@ from gpu_lstm.layers.checks import check_flag, check_probability, check_size
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import STARTS, Given, Options
 from gpu_lstm.recurrence import Plan, make_plan
-from gpu_lstm.recurrence.inference import NEVER
 
 
 class LSTM(Layer):
@@ -183,7 +182,7 @@ class LSTM(Layer):
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, "state", state, call.batch)
         given = h0 is not None, c0 is not None
-        rounding, tried = NEVER, False
+        rounding, tried = inference.NEVER, False
         if self.parallel is not False and not keep and call.seed is None:
             self.plan, rounding, tried = overtime.planned(self.plan, self.parallel, self.sizes, self.members, call)
         if not keep and not tried and self._plain and inference.fits(self.plan.run, call):

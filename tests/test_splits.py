@@ -227,7 +227,7 @@ def test_a_weighted_loss_of_a_classifier_is_that_of_repeated_sequences():
     assert float(loss) == pytest.approx(float(repeated))
     for name, gradient in expected.items():
         np.testing.assert_allclose(found[name], gradient, atol=1e-12)
-    with pytest.raises(InputError, match="targets has values 0..2; expected 0..V-1=1"):
+    with pytest.raises(InputError, match="labels has values 0..2; expected 0..num_classes-1=1"):
         model.loss(*data.batch(np.arange(3))[:2], np.array([0, 2, 1]), class_weights=np.ones(2))
 
 

@@ -188,6 +188,11 @@ def test_options_and_inputs_of_a_model_are_refused_by_name():
     refused(forecaster, "distribution", [["student"], "cauchy", 3])
 
 
+def test_a_composed_model_without_inputs_is_refused():
+    with pytest.raises(InputError, match="x has no inputs"):
+        gpu_lstm.compose(lstm=lstm()).predict({})
+
+
 def test_class_weights_are_numbers_of_at_least_0():
     x, lengths, labels = np.zeros((3, 2, 2)), [3, 3], np.array([0, 1])
     for wrong in ([1, 1, -1], [1, math.nan, 1], [1, 1], "x"):

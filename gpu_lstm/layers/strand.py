@@ -15,7 +15,7 @@ from gpu_lstm.layers.arguments import valid
 from gpu_lstm.layers.call import Member, Work
 from gpu_lstm.layers.schedule import ONE_SEGMENT
 from gpu_lstm.recurrence import Mask, Problem
-from gpu_lstm.recurrence.inference import NEVER, WHOLE
+from gpu_lstm.recurrence.inference import NEVER, WHOLE, begun
 
 STEPS = 128
 """Steps of a chunk, after which the state is rounded, and may be found to be that of an earlier run."""
@@ -88,9 +88,11 @@ class Strand:
             sizes, kept, name, h = self.work.sizes, self.work.kept, self.member.name, None
             if write is None and isinstance(where, slice):
                 h = self.slots[where.start : where.stop + 1, ...]
+            x = self.x[where]
             weights = kept[f"weight_ih_{name}"], self.work.params.get(f"bias_{name}"), kept[f"weight_hh_{name}"]
             rounding = (STEPS, self.places) if self.places else NEVER
-            found, c = self.whole(sizes.backend, self.x[where], sizes.hidden_size, *weights, *state, h, rounding)
+            found, c = begun(sizes.backend, (len(x) + 1, x.shape[1], sizes.hidden_size), x.dtype, *state, h)
+            self.whole(x, found, c, *weights, rounding)(x, found, c)
             y, cells, last = None if found is h else found[1:, ...], None, (found[-1, ...], c[0, ...])
         if write is not None:
             where = self._places(starts[:write], count, rows[:write])

@@ -66,8 +66,13 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
     Nothing was written where it raises InputError, for an array can't be taken, see `Argument.fit`, or two that are
     written share memory; or MemoryError.
     """
+    run(name, *passed_of(name, dtype, arguments))
+
+
+def passed_of(name: str, dtype: np.dtype, arguments: Sequence[Any]) -> tuple[Any, tuple[Any, ...], list[np.ndarray]]:
+    """Check a call; return the function, what it takes, and the arrays that must live until it is over."""
     function, entry, dtype = function_of(name, dtype, SETS[instruction_set()])
-    taken: list[np.ndarray] = []  # which live until the call is over
+    taken: list[np.ndarray] = []
     spans: list[Span] = []
 
     def take(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> int:
@@ -111,12 +116,12 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
         if first.written and second.written:
             told = f"{first.name} shares memory with {second.name}"
             raise InputError(f"{told}; expected arrays of their own, for both are written")
-        return call(name, dtype, *map(Argument.copied, entry.arguments, arguments))
-    run(name, function, passed)
+        return passed_of(name, dtype, list(map(Argument.copied, entry.arguments, arguments)))
+    return function, passed, taken
 
 
-def run(name: str, function: Callable[..., int], passed: Sequence[Any]) -> None:
-    """Run an entry; what its pointers point into must live until it is over."""
+def run(name: str, function: Callable[..., int], passed: Sequence[Any], live: Sequence[np.ndarray] = ()) -> None:
+    """Run an entry; what its pointers point into must `live` until it is over."""
     status = function(*passed)
     if status == NO_MEMORY:
         raise MemoryError(f"the compiled library's {name} needs more memory than there is")
@@ -132,10 +137,12 @@ def _reach(array: np.ndarray) -> tuple[int, int]:
 
 def address(array: Any) -> int:
     """Where an array's first element lies."""
-    try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the time of array.ctypes
-    except (TypeError, ValueError):  # read-only, gaps, nothing in it
-        return int(array.ctypes.data)
+    if array.flags.writeable:
+        try:
+            return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the time of array.ctypes
+        except (TypeError, ValueError):  # gaps, nothing in it
+            pass
+    return int(array.ctypes.data)
 
 
 def _shared(spans: list[Span]) -> tuple[Argument, Argument] | None:

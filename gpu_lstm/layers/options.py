@@ -233,6 +233,10 @@ class Options:
         return shapes
 
 
+NOISE = tuple(row.name for row in fields(Options) if row.metadata["kind"] is _PROBABILITY)
+"""Options that draw random numbers while training."""
+
+
 def for_model(named: Mapping[str, Any] | None, forget_bias: float | None) -> dict[str, Any]:
     """Return arguments of a model's LSTM: options by name, and a forget gate's bias where there is one to set.
 

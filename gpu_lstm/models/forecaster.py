@@ -194,8 +194,10 @@ class Forecaster(Model):
         """
         seed = training_seed(seed)
 
+        columns = f"S+P+F={self.num_columns}" if self.num_inputs else f"S={self.num_series}"
+
         def given() -> np.ndarray:
-            return self._checked("values", values() if callable(values) else values)
+            return check_host("values", values() if callable(values) else values, ("T", "B", columns))
 
         num_values = given().shape[0]
         steps = num_values - self.horizon
@@ -326,11 +328,6 @@ class Forecaster(Model):
                 raise InputError(f"{name} has {len(array)} steps; expected {least}")
             parts.append(array.astype(np.float64))
         return np.concatenate([part[:steps] for part in parts], axis=2), parts[2]
-
-    def _checked(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Host array (T, B, S + P + F); raises InputError where it is none."""
-        columns = f"S+P+F={self.num_columns}" if self.num_inputs else f"S={self.num_series}"
-        return check_host(name, values, ("T", "B", columns))
 
 
 def slow_mean(values: np.ndarray, memory: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from gpu_lstm.layers import beyond, inference, overtime, schedule, walk
 from gpu_lstm.layers.arguments import check_dy, check_forward, check_state, copied, stacked, swapped, valid
 from gpu_lstm.layers.base import Layer, Params, Tape, check_seed, training_seed
 from gpu_lstm.layers.call import Call, Member, Pair, Sizes, State, Work
-from gpu_lstm.layers.checks import check_probability, check_size
+from gpu_lstm.layers.checks import check_flag, check_probability, check_size
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import STARTS, Given, Options
 from gpu_lstm.recurrence import Plan, make_plan
@@ -91,18 +91,19 @@ class LSTM(Layer):
         parallel: str | bool = False, seed: int | tuple[int, ...] = 0, **options: Unpack[Given],
     ):  # fmt: skip
         super().__init__(backend, dtype)
-        self.recompute, self.parallel, self.tier = recompute, parallel, tier
+        self.recompute, self.parallel, self.tier = check_flag("recompute", recompute), parallel, tier
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
-        self.num_directions, self.batch_first = 2 if bidirectional else 1, batch_first
+        self.num_directions = 2 if check_flag("bidirectional", bidirectional) else 1
+        self.batch_first = check_flag("batch_first", batch_first)
         self.dropout = Dropout(check_probability("dropout", dropout), backend=self.backend, dtype=dtype)
         self.options = Options(**options)
         self.options.check_sizes(self.hidden_size, self.num_layers, forget_bias)
         self.output_size = self.options.proj_size or self.hidden_size
         self.sizes = Sizes(
             self.backend, self.dtype, self.param_dtype, self.input_size, self.hidden_size, self.output_size,
-            self.num_layers, self.num_directions, batch_first,
+            self.num_layers, self.num_directions, self.batch_first,
         )  # fmt: skip
         self.members = [Member(*one) for one in np.ndindex(self.num_layers, self.num_directions)]
         self._choose_tier()
@@ -186,7 +187,7 @@ class LSTM(Layer):
         elif self._ready is not None and self._ready.fits(x, self.params):
             return *self._ready.run(x, check_state(self.sizes, ("h0", "c0"), state, x.shape[1])), Tape(self, None)
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
-        h0, c0 = check_state(self.sizes, ("h0", "c0"), state, call.batch)
+        h0, c0 = check_state(self.sizes, "state", state, call.batch)
         given = h0 is not None, c0 is not None
         over_time = self.parallel is not False and not keep and call.seed is None
         if not keep and not over_time and self._plain and inference.fits(self.plan.run, call):
@@ -255,7 +256,7 @@ class LSTM(Layer):
         backend, xp = self.backend, self.backend.xp
         kept, call, given, params = self.read(tape)
         dy, dc = check_dy(self.sizes, self.options.cells, dy, call)
-        last = check_state(self.sizes, ("dh", "dc"), dstate, call.batch)
+        last = check_state(self.sizes, "dstate", dstate, call.batch)
         tape.spend()
         work = self._work(params, call)
         if self.options.residual and dy is not None:

@@ -11,7 +11,8 @@ from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.backend.finding import backend_of
 from gpu_lstm.errors import InputError
-from gpu_lstm.optimizers.given import HasParams, Kind
+from gpu_lstm.layers.checks import check_positive
+from gpu_lstm.optimizers.given import HasParams, Kind, by_name
 
 Params = Mapping[str, Array]
 Move = TypeVar("Move", bound=Callable[..., None])
@@ -52,9 +53,8 @@ class Optimizer(metaclass=Kind):
     slots: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params: Params | HasParams, learning_rate: float, *, backend: Backend | None = None):
-        if not (learning_rate > 0 and math.isfinite(learning_rate)):
-            raise InputError(f"learning_rate is {learning_rate!r}; expected a number above 0")
-        params = params if isinstance(params, Mapping) else params.params
+        learning_rate = check_positive("learning_rate", learning_rate)
+        params = by_name(params)
         self.backend = backend = backend or backend_of(*params.values())
         self.params = params
         self.learning_rate = self.rate = learning_rate
@@ -105,6 +105,8 @@ class Optimizer(metaclass=Kind):
             if given.keys() != self._kinds.keys():
                 odd = sorted(given.keys() ^ self._kinds.keys())
                 raise InputError(f"{what} has not the parameters' names; these are on one side only: {odd}")
+        if not (math.isfinite(factor) and 0 < loss_scale < math.inf):
+            raise InputError(f"factor is {factor!r}, loss_scale {loss_scale!r}; expected numbers, the second above 0")
         if max_norm is not None:
             check_max_norm(max_norm)
         taken = []

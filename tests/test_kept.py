@@ -119,9 +119,7 @@ def test_what_is_ready_of_a_call_before_gives_the_same_for_another_x_and_state(l
     lstm, calls = LSTM(6, 5, layers), []
     if frozen:
         lstm.freeze()
-    monkeypatch.setattr(
-        inference, "prepare", lambda *rest, old=inference.prepare: (calls.append(rest[0]), old(*rest))[1]
-    )
+    monkeypatch.setattr(inference, "prepare", lambda *rest, old=prepare: (calls.append(rest[0]), old(*rest))[1])
     wide = np.random.default_rng(0).standard_normal((3, 2, 12)).astype("float32")
     fixed = wide[..., 6:].copy()
     fixed.flags.writeable = False

@@ -127,9 +127,7 @@ class LSTM(Layer):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the tier, which is chosen again where the state arrives."""
-        return {
-            name: value for name, value in self.__dict__.items() if name not in ("plan", "_plain", "_ops", "_ready")
-        }
+        return {name: value for name, value in vars(self).items() if name not in ("plan", "_plain", "_ops", "_ready")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -182,18 +180,17 @@ class LSTM(Layer):
             The named tier doesn't take resets.
         """
         backend, xp, guard = self.backend, self.backend.xp, guard and keep
-        if keep or self.parallel is not False or lengths is not None or seed is not None or resets is not None:
-            self._ready = None
-        elif self._ready is not None and self._ready.fits(x, self.params):
-            return *self._ready.run(x, check_state(self.sizes, ("h0", "c0"), state, x.shape[1])), Tape(self, None)
+        plain = not keep and self.parallel is False and lengths is None and seed is None and resets is None
+        if plain and self._ready is not None and self._ready.fits(x, self.params):
+            return *self._ready.run(x, check_state(self.sizes, "state", state, x.shape[1])), Tape(self, None)
+        self._ready = None
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, "state", state, call.batch)
         given = h0 is not None, c0 is not None
         over_time = self.parallel is not False and not keep and call.seed is None
         if not keep and not over_time and self._plain and inference.fits(self.plan.run, call):
-            kept = self.kept(self.params, keep)
-            ready = inference.Ready(self.sizes, self.plan.run, self.members, self.params, kept, x)
-            self._ready = ready
+            params = self.params, self.kept(self.params, keep)
+            self._ready = ready = inference.Ready(self.sizes, self.plan.run, self.members, *params, x)
             return *ready.run(x, (h0, c0)), Tape(self, None)
         if guard and self.recompute:  # which begins with them again
             h0, c0 = (None if s is None else xp.asarray(s, copy=True) for s in (h0, c0))

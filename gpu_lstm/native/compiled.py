@@ -137,11 +137,8 @@ def _reach(array: np.ndarray) -> tuple[int, int]:
 
 def address(array: Any) -> int:
     """Where an array's first element lies."""
-    if array.flags.writeable:
-        try:
-            return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the time of array.ctypes
-        except (TypeError, ValueError):  # gaps, nothing in it
-            pass
+    if array.flags.carray and array.size:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the time of array.ctypes
     return int(array.ctypes.data)
 
 

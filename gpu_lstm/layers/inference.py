@@ -14,6 +14,7 @@ from gpu_lstm.layers.schedule import ONE_SEGMENT
 from gpu_lstm.native import compiled
 from gpu_lstm.native.kept import Made, Make
 from gpu_lstm.recurrence import Tier
+from gpu_lstm.recurrence.inference import NEVER as NEVER
 from gpu_lstm.recurrence.inference import WHOLE, Infer, begun
 
 
@@ -26,12 +27,12 @@ def fits(tier: Tier, call: Call) -> bool:
 class Ready:
     """Inference over arrays like `x` (T, B, D), with all that it takes looked up and checked once.
 
-    The same for another x as long as it `fits`.
+    `rounding` as in `gpu_lstm.recurrence.inference`. The same for another x as long as it `fits`.
     """
 
     def __init__(
         self, sizes: Sizes, tier: Tier, members: Sequence[Member], params: Mapping[str, Array],
-        kept: Mapping[str, Made], x: Array,
+        kept: Mapping[str, Made], x: Array, rounding: tuple[int, int] = NEVER,
     ):  # fmt: skip
         self.sizes, self.shape, self.dtype, self.params = sizes, x.shape, x.dtype, list(params.values())
         self.slots = x.shape[0] + 1, x.shape[1], sizes.hidden_size
@@ -41,7 +42,8 @@ class Ready:
         for name in (member.name for member in members):
             h, c = begun(sizes.backend, self.slots, x.dtype)
             weight_ih, weight_hh = (partial(self._noted, kept[f"weight_{part}_{name}"]) for part in ("ih", "hh"))
-            self.layers.append(WHOLE[tier.forward](x, h, c, weight_ih, params.get(f"bias_{name}"), weight_hh))
+            bias = params.get(f"bias_{name}")
+            self.layers.append(WHOLE[tier.forward](x, h, c, weight_ih, bias, weight_hh, rounding))
             x = h[1:, ...]
 
     def _noted(self, made: Made, make: Make) -> Any:

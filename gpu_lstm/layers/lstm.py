@@ -187,14 +187,17 @@ class LSTM(Layer):
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, "state", state, call.batch)
         given = h0 is not None, c0 is not None
-        over_time = self.parallel is not False and not keep and call.seed is None
-        if not keep and not over_time and self._plain and inference.fits(self.plan.run, call):
+        rounding, tried = inference.NEVER, False
+        if self.parallel is not False and not keep and call.seed is None:
+            self.plan, rounding, tried = overtime.planned(self.plan, self.parallel, self.sizes, self.members, call)
+        if not keep and not tried and self._plain and inference.fits(self.plan.run, call):
             params = self.params, self.kept(self.params, keep)
-            self._ready = ready = inference.Ready(self.sizes, self.plan.run, self.members, *params, x)
+            ready = inference.Ready(self.sizes, self.plan.run, self.members, *params, x, rounding)
+            self._ready = ready if plain else None
             return *ready.run(x, (h0, c0)), Tape(self, None)
         if guard and self.recompute:  # which begins with them again
             h0, c0 = (None if s is None else xp.asarray(s, copy=True) for s in (h0, c0))
-        work = self._work(self.rounded(), call)
+        work, over_time = self._work(self.rounded(), call), tried or rounding[1] > 0
         pieces, finals = list[Any](), dict[Member, Pair]()
         # Now, because what is guarded is read next in any case: it is in the cache.
         copies = call.mask is not None or self.batch_first

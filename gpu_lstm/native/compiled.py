@@ -25,7 +25,6 @@ NO_MEMORY = 1
 Span = tuple[int, int, Argument]
 """From where to where an array reaches, and which one it is."""
 _START = operator.itemgetter(0)
-_ONE = ctypes.c_void_p * 1
 
 
 def words() -> str:
@@ -75,40 +74,34 @@ def passed_of(name: str, dtype: np.dtype, arguments: Sequence[Any]) -> tuple[Any
     taken: list[np.ndarray] = []
     spans: list[Span] = []
 
-    def take(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> int:
-        array = argument.fit(array, shape, dtype, limits, n)
-        if array is None:
-            return 0
-        taken.append(array)
-        place, size = address(array), array.nbytes
-        if size:
-            spans.append((place, place + size, argument))
-        return place
-
-    def take_apart(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> Any:
-        array = argument.fit(array, shape, dtype, limits, n)
-        if array is None:
-            return (0,) * (1 + len(argument.gaps))
+    def lend(argument: Argument, array: np.ndarray) -> int:
         taken.append(array)
         place, low, size = address(array), 0, array.nbytes
         if size and not array.flags.c_contiguous:
             low, size = _reach(array)
         if size:
             spans.append((place + low, place + size, argument))
-        return place, *argument.apart(array)
+        return place
+
+    def take(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> int:
+        array = argument.fit(array, shape, dtype, limits, n)
+        return 0 if array is None else lend(argument, array)
+
+    def take_apart(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> Any:
+        array = argument.fit(array, shape, dtype, limits, n)
+        return (0,) * (1 + len(argument.gaps)) if array is None else (lend(argument, array), *argument.apart(array))
 
     def take_all(argument: Argument, arrays: Sequence[Any], shapes: Sequence[Shape], limits: Limits) -> list[Any]:
         if len(arrays) != len(shapes):
             raise InputError(f"{argument.name} has {len(arrays)} arrays; expected {len(shapes)}")
+        take_one: Callable[..., Any] = take_apart if argument.gaps else take
+        numbers = [None] if len(arrays) == 1 else range(len(arrays))
+        found = [
+            take_one(argument, x, shapes[k], limits, n) for k, (x, n) in enumerate(zip(arrays, numbers, strict=True))
+        ]
         if argument.gaps:
-            one = len(arrays) == 1
-            found = [take_apart(argument, x, shapes[n], limits, None if one else n) for n, x in enumerate(arrays)]
             return [(ctypes.c_void_p * len(found))(*[one[0] for one in found]), int64s([one[1] for one in found])]
-        if len(arrays) == 1:
-            nothing = arrays[0] is None and argument.optional
-            return [_ONE(0 if nothing else take(argument, arrays[0], shapes[0], limits))]
-        places = [take(argument, array, shapes[n], limits, n) for n, array in enumerate(arrays)]
-        return [(ctypes.c_void_p * len(places))(*places)]
+        return [(ctypes.c_void_p * len(found))(*found)]
 
     passed = entry.passed(take, take_apart, take_all, *arguments)
     if shared := _shared(spans):

@@ -44,7 +44,7 @@ def choose(name: str | Backend | None = None) -> Backend:
     source = "backend"
     if name is None:
         name, source = os.environ.get(VARIABLE) or "auto", f"environment variable {VARIABLE}"
-    kind, colon, device = name.partition(":")
+    kind, colon, device = str(name).partition(":")
     if kind == "cupy" and (not colon or device.isdecimal()):
         return CupyBackend(int(device or 0))
     if name == "numpy":

@@ -14,7 +14,7 @@ from gpu_lstm.layers import beyond, inference, overtime, schedule, walk
 from gpu_lstm.layers.arguments import check_dy, check_forward, check_state, copied, stacked, swapped, valid
 from gpu_lstm.layers.base import Layer, Params, Tape, check_seed, training_seed
 from gpu_lstm.layers.call import Call, Member, Pair, Sizes, State, Work
-from gpu_lstm.layers.checks import check_probability, check_size
+from gpu_lstm.layers.checks import check_flag, check_probability, check_size
 from gpu_lstm.layers.dropout import Dropout
 from gpu_lstm.layers.options import STARTS, Given, Options
 from gpu_lstm.recurrence import Plan, make_plan
@@ -91,11 +91,12 @@ class LSTM(Layer):
         parallel: str | bool = False, seed: int | tuple[int, ...] = 0, **options: Unpack[Given],
     ):  # fmt: skip
         super().__init__(backend, dtype)
-        self.recompute, self.parallel, self.tier = recompute, parallel, tier
+        self.recompute, self.parallel, self.tier = check_flag("recompute", recompute), parallel, tier
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
-        self.num_directions, self.batch_first = 2 if bidirectional else 1, batch_first
+        self.num_directions = 1 + check_flag("bidirectional", bidirectional)
+        self.batch_first = check_flag("batch_first", batch_first)
         self.dropout = Dropout(check_probability("dropout", dropout), backend=self.backend, dtype=dtype)
         self.options = Options(**options)
         self.options.check_sizes(self.hidden_size, self.num_layers, forget_bias)

@@ -7,6 +7,7 @@ import math
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import any_shape
+from gpu_lstm.layers.checks import check_number
 from gpu_lstm.losses.cross_entropy import is_float
 
 
@@ -44,8 +45,7 @@ def huber(backend: Backend, prediction: Array, target: Array, delta: float = 1.0
     >>> huber([[1.0, 3.0]], [[1.5, 1.0]])
     (np.float64(0.8125), array([[-0.25,  0.5 ]]))
     """
-    if not delta > 0:
-        raise InputError(f"delta is {delta!r}; expected a number above 0")
+    check_number("delta", delta, "a number above 0", lambda number: number > 0)
     error = _error(backend, prediction, target)
     inside = backend.xp.clip(error, -delta, delta)
     return backend.xp.mean(inside * (error - inside / 2)), inside / _count(error)

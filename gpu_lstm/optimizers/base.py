@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
+
+import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.backend.finding import backend_of
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.checks import check_positive
 from gpu_lstm.optimizers.given import HasParams, Kind
 
 Params = Mapping[str, Array]
@@ -52,8 +54,7 @@ class Optimizer(metaclass=Kind):
     slots: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params: Params | HasParams, learning_rate: float, *, backend: Backend | None = None):
-        if not (learning_rate > 0 and math.isfinite(learning_rate)):
-            raise InputError(f"learning_rate is {learning_rate!r}; expected a number above 0")
+        check_positive("learning_rate", learning_rate)
         params = params if isinstance(params, Mapping) else params.params
         self.backend = backend = backend or backend_of(*params.values())
         self.params = params
@@ -159,7 +160,7 @@ def check_writeable(name: str, array: Array) -> None:
         raise InputError(f"{name} is read-only; expected an array to write to")
 
 
-def check_max_norm(max_norm: float) -> None:
-    """Refuse a largest norm that is not above 0."""
-    if not max_norm > 0:
+def check_max_norm(max_norm: Any) -> None:
+    """Refuse a largest norm that is no number above 0."""
+    if not (isinstance(max_norm, int | float | np.number) and max_norm > 0):
         raise InputError(f"max_norm is {max_norm!r}; expected a number above 0")

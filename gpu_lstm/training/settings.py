@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.checks import check_size
+from gpu_lstm.layers.checks import check_number, check_positive, check_size
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_size("epochs", self.epochs)
-        for name in ("validations", "patience", "warm_up"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least 0")
+        for name in ("validations", "patience", "warm_up", "save_minutes"):
+            check_number(name, getattr(self, name), "at least 0", lambda number: number >= 0)
         if self.warm_up >= 1 and self.warm_up != int(self.warm_up):
             raise InputError(f"warm_up is {self.warm_up}; expected a share below 1, or a whole number of steps")
-        if not (self.clip > 0 and math.isfinite(self.clip)):
-            raise InputError(f"clip is {self.clip!r}; expected a number above 0")
+        check_positive("clip", self.clip)
         check_size("keep", self.keep)
-        if not self.save_minutes >= 0:
-            raise InputError(f"save_minutes is {self.save_minutes!r}; expected at least 0")
-        if not self.shares >= 0:
-            raise InputError(f"shares is {self.shares!r}; expected at least 1")
+        check_number("shares", self.shares, "at least 1", lambda shares: shares >= 0)
         if self.on_nonfinite not in ("stop", "skip"):
             raise InputError(f"on_nonfinite is {self.on_nonfinite!r}; expected stop or skip")
 

@@ -1,6 +1,6 @@
 """The shipped language model end to end against the same model in PyTorch: a training step, drawing text; streaming.
 
-    python -m benchmarks.model --rounds 9 --out benchmarks/results/cpu_model.json
+    python -m benchmarks.model --rounds 9 --out model.json
 
 On a GPU, `benchmarks.run_on_gpu` compares training steps of larger ones too, in 16 bits with PyTorch's autocast.
 

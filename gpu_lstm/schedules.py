@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from gpu_lstm.errors import InputError
+from gpu_lstm.layers.checks import check_choice, check_number, check_size
 
 Schedule = Callable[[int], float]
 
@@ -17,22 +17,18 @@ def constant() -> Schedule:
 
 def cosine(steps: int, floor: float = 0.0) -> Schedule:
     """Return half a cosine, from 1 to `floor` at `steps` (Loshchilov, Hutter: SGDR, 2017); InputError below 1 step."""
-    if steps < 1:
-        raise InputError(f"steps is {steps}; expected at least 1")
+    steps, floor = check_size("steps", steps), check_number("floor", floor)
     return lambda step: floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
 
 
 def warm_up(steps: int, then: Schedule) -> Schedule:
     """Rise by 1/steps to 1 over `steps` steps, then follow `then` from its start; InputError below 0 steps."""
-    if steps < 0:
-        raise InputError(f"steps is {steps}; expected at least 0")
+    steps = check_size("steps", steps, 0)
     return lambda step: (step + 1) / steps if step < steps else then(step - steps)
 
 
 def make_schedule(name: str, steps: int, warm_up_steps: int = 0) -> Schedule:
     """Return schedule `name` (constant, cosine, else InputError) over `steps`, `warm_up_steps` of them warming up."""
-    rest = max(steps - warm_up_steps, 1)
+    rest = max(check_size("steps", steps, 0) - check_size("warm_up_steps", warm_up_steps, 0), 1)
     makers: dict[str, Callable[[], Schedule]] = {"constant": constant, "cosine": lambda: cosine(rest, 0.02)}
-    if name not in makers:
-        raise InputError(f"schedule is {name!r}; expected one of {', '.join(makers)}")
-    return warm_up(warm_up_steps, makers[name]())
+    return warm_up(warm_up_steps, makers[check_choice("schedule", name, makers)]())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_lstm.cli import main
+from gpu_lstm.cli import check, main
 from gpu_lstm.data import sequences
 
 SMALL = ["--hidden-size", "4", "--epochs", "1", "--validations", "1"]
@@ -253,3 +253,33 @@ def test_shipped_sequences_take_all_numbers():
     data = sequences.read_sequences(sequences.JAPANESE_VOWELS)
     assert len(data.names) == 12
     assert data.left == {}
+
+
+@pytest.mark.parametrize(
+    "module, package", [("pandas", "pandas"), ("pandas._libs", "pandas"), ("dateutil", "python-dateutil")]
+)
+def test_a_package_that_is_missing_is_one_line(here, monkeypatch, capsys, module, package):
+    def missing(options):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(check, "choose", missing)
+    assert main(["check"]) == 2
+    assert capsys.readouterr().err == f"gpu-lstm: needs {package}: pip install {package} (No module named {module!r})\n"
+
+
+@pytest.mark.parametrize("module", ["", "gpu_lstm.gone", "sqlite3"])
+def test_what_pip_does_not_install_is_no_package_that_is_missing(here, monkeypatch, module):
+    def missing(options):
+        raise ModuleNotFoundError("No module", name=module)
+
+    monkeypatch.setattr(check, "choose", missing)
+    with pytest.raises(ModuleNotFoundError):
+        main(["check"])
+
+
+def test_training_without_matplotlib_keeps_the_model(here, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    write_text(here / "t.txt", "abcd\n")
+    assert main([*TEXT, "--out", "run"]) == 2
+    assert "gpu-lstm: needs matplotlib: pip install matplotlib" in capsys.readouterr().err
+    assert main(["sample", "run", "--length", "5"]) == 0

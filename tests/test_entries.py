@@ -16,7 +16,7 @@ from gpu_lstm import ops
 from gpu_lstm.errors import InputError
 from gpu_lstm.native import compiled
 from gpu_lstm.native.arguments import OTHERS
-from gpu_lstm.native.entries import ENTRIES
+from gpu_lstm.native.entries import ENTRIES, INTERFACE
 from gpu_lstm.recurrence import packed
 from gpu_lstm.recurrence.quantized import Quantized
 from gpu_lstm.recurrence.variant import Variant
@@ -66,6 +66,30 @@ def entries_in_table():
 
 def test_the_table_has_the_arguments_of_every_entry():
     assert entries_in_table() == entries_in_cpp()
+
+
+def test_the_library_has_the_number_of_the_table():
+    found = re.search(r"gpu_lstm_interface\(\) { return (\w+);", (SOURCES / "kernels/cpu/lstm_cpu.cpp").read_text())
+    assert int(found[1], 16) == INTERFACE, f"write {INTERFACE:#010x} there"
+
+
+OTHER_TABLE = """
+from gpu_lstm.native import library
+library.INTERFACE += 1
+from gpu_lstm.cli import check, main
+check.gradient_check, check.parity_check = tuple, lambda backend: ()
+main(["info"]), main(["check"])
+"""
+
+
+@needs_library
+def test_a_library_of_another_table_is_refused_by_name_in_every_place():
+    done = subprocess.run([sys.executable, "-c", OTHER_TABLE], capture_output=True, text=True, check=True)
+    refused = r"(.+)_cpu\.\w+ was compiled from other sources than these; pip install -e \. compiles it again\n"
+    assert re.fullmatch(refused, done.stderr)  # said once
+    assert [found.split("/")[0] for found in re.findall(refused, done.stdout)] == [
+        "  tier sequence: can't run: ", "compiled library: "
+    ]  # fmt: skip
 
 
 def test_pointers_are_passed_in_one_place():

@@ -207,7 +207,7 @@ def test_other_features_or_another_form_than_at_fit_are_refused():
         ({"warm_start": 0}, "warm_start is 0; expected True or False"),
         ({"learning_rate": "fast"}, "learning_rate is 'fast'; expected a number above 0"),
         ({"clip": None}, "clip is None; expected a number above 0"),
-        ({"weight_decay": float("nan")}, "weight_decay is nan; expected at least 0"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan; expected a number of at least 0"),
         ({"backend": 3}, "backend is 3; expected auto, numpy"),
     ],
 )

@@ -339,10 +339,3 @@ def test_bad_gradients_are_refused():
 def test_bad_options_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         LSTM(**{"input_size": 2, "hidden_size": 3, "backend": NUMPY} | arguments)
-
-
-@pytest.mark.parametrize("name", ["bidirectional", "batch_first", "recompute"])
-@pytest.mark.parametrize("value", ["no", 0, None])
-def test_what_is_neither_true_nor_false_is_refused(name, value):
-    with pytest.raises(InputError, match=f"{name} is {value!r}; expected True or False"):
-        LSTM(3, 4, **{name: value})

@@ -393,7 +393,11 @@ def test_a_history_of_another_shape_is_refused(shape):
 
 @pytest.mark.parametrize(
     ("skip", "loss", "message"),
-    [(7, "mse", "values has 10 steps"), (-1, "mse", "values has 10 steps"), (0, "mape", "loss is 'mape'; expected")],
+    [
+        (7, "mse", "values has 10 steps"),
+        (-1, "mse", "skip is -1; expected a whole number of at least 0"),
+        (0, "mape", "loss is 'mape'; expected"),
+    ],
 )
 def test_a_loss_that_can_not_be_taken_is_refused(skip, loss, message):
     with pytest.raises(InputError, match=message):
@@ -480,8 +484,9 @@ def test_features_are_measured_in_the_training_data_s_spread():
 
 @pytest.mark.parametrize("label", [-1, 4])
 def test_a_label_outside_the_classes_is_refused(label):
-    with pytest.raises(InputError, match="targets has values"):
-        classifier().loss(numbers(5, 3, 3), LENGTHS, np.array([0, label, 1]))
+    for weights in (None, np.ones(4)):
+        with pytest.raises(InputError, match="labels has values"):
+            classifier().loss(numbers(5, 3, 3), LENGTHS, np.array([0, label, 1]), class_weights=weights)
 
 
 def test_a_classifier_learns_which_half_is_larger():

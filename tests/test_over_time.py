@@ -1,11 +1,13 @@
 """In parallel over time: the bits of the same call in sequence; what never forgets, falls back and says so."""
 
 import warnings
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import over_time
 from gpu_lstm import LSTM, InputError
 from gpu_lstm.layers import overtime, settle, strand
 from gpu_lstm.layers.strand import round_to
@@ -29,9 +31,10 @@ def short(monkeypatch):
     for module in (overtime, settle, strand):
         monkeypatch.setattr(module, "STEPS", 8)
     monkeypatch.setattr(overtime, "LEAST_STEPS", 64)
+    monkeypatch.setattr(overtime, "LEAST_WORK", 0)
     monkeypatch.setattr(overtime, "SEGMENTS", (3, 5))
     monkeypatch.setattr(overtime, "TRIAL", 0.5)
-    monkeypatch.setattr(overtime, "_clocked", lambda course, segments: course.seconds * (1 + segments / 20))
+    monkeypatch.setattr(overtime, "_clocked", lambda course, segments, n: course.chunk * (1 + segments / 20) * n / 8)
     return monkeypatch
 
 
@@ -128,9 +131,9 @@ class Counted:
     def __init__(self, patch):
         self.calls, run = [], strand.Strand.run
 
-        def counted(one, firsts, count, rows, state, write=None):
-            self.calls.append((count, len(rows)))
-            return run(one, firsts, count, rows, state, write)
+        def counted(one, firsts, count, rows, state):
+            self.calls.append((count, one.work.call.batch if rows is None else len(rows)))
+            return run(one, firsts, count, rows, state)
 
         patch.setattr(strand.Strand, "run", counted)
 
@@ -145,8 +148,8 @@ class Counted:
 @needs_compiled
 @pytest.mark.parametrize("mode", overtime.MODES)
 def test_what_never_forgets_runs_in_sequence_and_says_so(monkeypatch, mode):
-    monkeypatch.setattr(overtime, "LEAST_STEPS", 1)
-    monkeypatch.setattr(overtime, "_clocked", lambda course, segments: course.seconds * (segments + 5) / 6)
+    monkeypatch.setattr(overtime, "LEAST_WORK", 0)
+    monkeypatch.setattr(overtime, "_clocked", lambda course, segments, n: course.chunk * (segments + 5) / 6 * n / 128)
     lstm, x = never_forgets(parallel=mode), normal(np.random.default_rng(0), 20_000, 1, 5)
     counted = Counted(monkeypatch)
     found, (report,) = run(lstm, x)
@@ -224,7 +227,7 @@ def test_models_give_the_bits_of_the_same_call_in_sequence(short, model, call):
     segments.clear()
     short.setattr(overtime, "LEAST_STEPS", 1 << 60)
     assert same(*([np.asarray(one) for one in results] for results in (found, call(model))))
-    assert segments and all(report.segments == 1 for report in segments)
+    assert all(report.segments == 1 for report in segments)
 
 
 @needs_compiled
@@ -296,11 +299,66 @@ def test_training_is_not_touched():
 
 
 @needs_compiled
-@pytest.mark.parametrize(("steps", "batch", "why"), [(500, 1, "fewer than 4,096 steps"), (5000, 9, "more than 8 seq")])
-def test_what_is_not_tried_is_said(steps, batch, why):
-    lstm = LSTM(3, 4, backend=NUMPY, parallel="exact")
-    run(lstm, normal(np.random.default_rng(0), steps, batch, 3))
-    assert why in lstm.plan.why()
+@pytest.mark.parametrize("mode", overtime.MODES)
+@pytest.mark.parametrize(
+    ("steps", "batch", "why"),
+    [(500, 1, "fewer than 4,096 steps"), (5000, 9, "more than 8 seq"), (5000, 1, "fewer than 4e+09 multiply-adds")],
+)
+def test_what_is_not_tried_is_said_and_runs_as_without(monkeypatch, mode, steps, batch, why):
+    monkeypatch.setattr(overtime, "_choose", None)
+    lstm = LSTM(3, 4, 2, backend=NUMPY, parallel=mode)
+    x = normal(np.random.default_rng(0), steps, batch, 3)
+    found, reports = run(lstm, x)
+    assert [report.segments for report in reports] == [1, 1] and lstm.plan.why().count(why) == 2
+    if mode == "exact":
+        lstm.parallel = False
+        assert same(found, run(lstm, x)[0])
+
+
+@needs_compiled
+@pytest.mark.parametrize(
+    ("each", "segments"),
+    [(0.0, 32), (0.1, 16), (0.3, 8), (0.5, 4), (1.0, 1)],
+    ids=["free", "cheap", "as here", "dear", "no gain"],
+)
+def test_as_many_segments_as_the_clock_says(monkeypatch, each, segments):
+    """A segment more takes so much of the time of one, a call nothing; of 130 chunks, one is enough to forget."""
+    asked = []
+
+    def clocked(course, count, steps):
+        asked.append(count)
+        return course.chunk * (1 + (count - 1) * each) * steps / 128
+
+    monkeypatch.setattr(overtime, "LEAST_WORK", 0)
+    monkeypatch.setattr(overtime, "_clocked", clocked)
+    lstm = LSTM(5, 8, backend=NUMPY, forget_bias=-3.0, parallel="rounded")
+    _, (report,) = run(lstm, normal(np.random.default_rng(0), 128 * 130, 1, 5))
+    assert (report.segments, report.forgets) == (segments, 128)
+    assert max(asked) <= 2 * segments or segments == 1  # what can't gain by a line through those before isn't clocked
+
+
+def test_a_ratio_by_pairs():
+    theirs = [2.0, 2.2, 1.8, 2.0, 9.0] * 8
+    found = over_time.ratio_of_pairs([1.0, 1.0, 1.0, 1.0, 1.0] * 8, theirs)
+    assert found == {"ratio": 2.0, "low": 2.0, "high": 2.2}
+    assert over_time.ratio_of_pairs([1.0, 2.0], [3.0, 2.0]) == {"ratio": 2.0, "low": 1.0, "high": 3.0}
+
+
+@needs_compiled
+def test_a_case_near_the_bound_has_more_rounds(monkeypatch):
+    """One side's first round is a slow one, the second like the plain LSTM, all others twice as fast."""
+    seconds = {"in sequence": repeat(1.0), "exact": chain([1.1, 1.0], repeat(0.5)), "rounded": repeat(0.5)}
+
+    def turn(sides, *_):
+        for step in sides.values():
+            step()
+        return {side: [next(seconds[side])] for side in sides}
+
+    monkeypatch.setattr(over_time, "interleave", turn)
+    lstm, x = LSTM(3, 4, backend=NUMPY), normal(np.random.default_rng(0), 20, 1, 3)
+    found = over_time.measure(lstm, x, 2, 60.0)
+    assert len(found["all"]["exact"]) == 8 and found["ratio"]["exact"] == {"ratio": 2.0, "low": 1.0, "high": 2.0}
+    assert found["rounding differs by"] == found["exact differs by"] == 0
 
 
 def test_a_tier_whose_bits_depend_on_the_batch(short):

@@ -44,12 +44,12 @@ def choose(name: str | Backend | None = None) -> Backend:
     source = "backend"
     if name is None:
         name, source = os.environ.get(VARIABLE) or "auto", f"environment variable {VARIABLE}"
-    kind, colon, device = str(name).partition(":")
+    kind, colon, device = name.partition(":") if isinstance(name, str) else ("", "", "")
     if kind == "cupy" and (not colon or device.isdecimal()):
         return CupyBackend(int(device or 0))
-    if name == "numpy":
+    if kind == "numpy" and not colon:
         return NumpyBackend("numpy (chosen by name)")
-    if name == "auto":
+    if kind == "auto" and not colon:
         try:
             return CupyBackend()
         except BackendError as error:

@@ -153,19 +153,13 @@ class Backend:
         return {"backend": self.name, "namespace": self.xp.__name__}
 
     def __reduce__(self) -> Any:
-        return _chosen, (self.name,)
+        return importlib.import_module("gpu_lstm.backend").choose, (self.name,)  # above this file, which it imports
 
     def __copy__(self) -> Backend:
         return self
 
     def __deepcopy__(self, memo: Any) -> Backend:
         return self
-
-
-def _chosen(name: str) -> Backend:
-    """The backend of that name where a pickled one arrives; the choice is above this file, which it imports."""
-    found: Backend = importlib.import_module("gpu_lstm.backend").choose(name)
-    return found
 
 
 def widened(backend: Backend, x: Array) -> Array:

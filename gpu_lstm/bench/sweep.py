@@ -13,7 +13,7 @@ from gpu_lstm.backend import Backend
 from gpu_lstm.bench import limits, memory, threads, trace
 from gpu_lstm.bench.grid import Size, line
 from gpu_lstm.bench.machine import Machine
-from gpu_lstm.bench.method import Clock, Patience, clock_for, interleave, on_gpu, quartiles
+from gpu_lstm.bench.method import Patience, clock_for, interleave, on_gpu, quartiles
 from gpu_lstm.bench.peers import Side, our_sides
 from gpu_lstm.bench.problem import TOLERANCE, Problem, Step, parse_options
 from gpu_lstm.optimizers import Adam
@@ -69,7 +69,7 @@ class Sweep:
         """One point: check, time, rate, phases."""
         sides = our_sides(problem.backend, self.tiers) + [peer for peer in self.peers if peer.fits(problem)]
         results, steps = check(problem, sides)
-        clocks = clocks_of(problem, sides)
+        clocks = {side.name: clock_for(problem.backend, side.own_stream) for side in sides}
         times = interleave(steps, self.rounds, self.patience, clocks)
         ceilings = machine.ceilings()
         waits = waits_of(problem.backend)
@@ -96,11 +96,6 @@ class Sweep:
         if ours and problem.kind == "training":
             point["phases"] = phases(problem, ours[0], self.rounds)
         return point
-
-
-def clocks_of(problem: Problem, sides: list[Side]) -> dict[str, Clock]:
-    """The clock of each side."""
-    return {side.name: clock_for(problem.backend, side.own_stream) for side in sides}
 
 
 def check(problem: Problem, sides: list[Side]) -> tuple[dict[str, Point], dict[str, Step]]:

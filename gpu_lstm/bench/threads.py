@@ -26,11 +26,6 @@ def count() -> int:
     return compiled.threads()
 
 
-def are_set(number: int) -> bool:
-    """Whether every library was told, before it loaded, to use `number` threads."""
-    return all(os.environ.get(variable) == str(number) for variable in VARIABLES)
-
-
 def set_variables(number: int, environment: MutableMapping[str, str]) -> None:
     """Write the variables."""
     environment.update({variable: str(number) for variable in VARIABLES})
@@ -38,7 +33,7 @@ def set_variables(number: int, environment: MutableMapping[str, str]) -> None:
 
 def ensure(number: int, arguments: Sequence[str]) -> None:
     """Return if the variables are set; else start ``python ARGUMENTS`` with them in the place of this process."""
-    if are_set(number):
+    if all(os.environ.get(variable) == str(number) for variable in VARIABLES):
         return
     set_variables(number, os.environ)
     sys.stdout.flush()

@@ -31,6 +31,8 @@ from gpu_lstm.cli.launch import attach
 from gpu_lstm.errors import GpuLstmError
 
 COMMANDS = (train, sample, forecast, predict, evaluate, inspect, export, quantize, check, info, bench, profile)
+PACKAGES = {"PIL": "pillow", "dateutil": "python-dateutil", "sklearn": "scikit-learn"}
+"""What installs a module, where that has another name."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -118,6 +120,13 @@ def command(arguments: list[str]) -> int:
         return 2
     except MemoryError as error:
         parallel.complain(f"gpu-lstm: out of memory: {error or 'no size told'}")
+        return 2
+    except ImportError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in {"", "gpu_lstm", *sys.stdlib_module_names}:
+            raise
+        package = PACKAGES.get(module, module)
+        parallel.complain(f"gpu-lstm: needs {package}: pip install {package} ({error})")
         return 2
     except KeyboardInterrupt:
         parallel.complain("gpu-lstm: interrupted")

@@ -8,6 +8,7 @@ from itertools import chain
 from gpu_lstm.backend import NumpyBackend, choose
 from gpu_lstm.checks import gradient_check, parity_check
 from gpu_lstm.cli.options import Parsers, add_device, add_parser
+from gpu_lstm.native import compiled
 
 
 def add_command(commands: Parsers) -> None:
@@ -23,6 +24,7 @@ def run(options: argparse.Namespace) -> int:
     chosen = choose(options.backend)
     backends = {backend.name: backend for backend in (NumpyBackend(), chosen)}
     print(f"backend: {chosen.why}")
+    print(f"compiled library: {compiled.missing() or compiled.words()}")
     print(f"{'check':<52} {'relative error':>14} {'limit':>8}")
     failed = total = 0
     for result in chain(gradient_check(), *(parity_check(backend) for backend in backends.values())):

@@ -104,7 +104,14 @@ def summary(model: LanguageModel | Forecaster, data: np.ndarray, features: Mappi
     return {
         "layers": layers, "options": model.lstm.options.on(), "hidden": hidden, "steps": steps,
         "cells": [[cell // hidden, cell % hidden] for cell in kept], **packed,
-        "tracked": [[about_cell(row, hidden) for row in rows] for rows in tracked],
+        "tracked": [
+            [
+                {"feature": row.feature, "layer": row.cell // hidden, "cell": row.cell % hidden,
+                 "chosen": round(row.chosen, 3), "r": round(row.r, 3)}
+                for row in rows
+            ]
+            for rows in tracked
+        ],
         "features": {name: short(features[name]) for name in features if name in shown},
         "still": [name for name in features if name not in shown], "reach": None if lags is None else reach_chart(lags),
     }  # fmt: skip
@@ -148,17 +155,6 @@ def pack(found: Mapping[str, np.ndarray], tracked: list[list[Tracked]]) -> tuple
         count = max(1, min(count - 1, int(count * 0.98 * BUDGET / size)))
     data = base64.b64encode(packed).decode()
     return kept, {"data": data, "scale": {name: short(scale[kept]) for name, scale in scales.items()}}
-
-
-def about_cell(row: Tracked, hidden: int) -> dict[str, Any]:
-    """A tracking cell for the page."""
-    return {
-        "feature": row.feature,
-        "layer": row.cell // hidden,
-        "cell": row.cell % hidden,
-        "chosen": round(row.chosen, 3),
-        "r": round(row.r, 3),
-    }
 
 
 def reach_chart(lags: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -23,12 +23,10 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.interop.torch_autograd import PLAIN, Call, Recurrence, backend_of, core, nothing, untraced
 from gpu_lstm.interop.torch_checks import check_call, check_rank, computed_in, name_of, recorded, tracing
 from gpu_lstm.interop.torch_weights import load_state_dict, state_dict, weights_of
-from gpu_lstm.layers.options import Options, torch_names
+from gpu_lstm.layers.options import NOISE, Options, torch_names
 
 __all__ = ["LSTM", "from_torch", "load_state_dict", "state_dict", "to_module", "to_torch"]
 
-NOISE = ("dropout", "zoneout_h", "zoneout_c", "input_dropout", "recurrent_dropout", "weight_dropout")
-"""Options that draw random numbers while training."""
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Options)}
 """Of the options that change what is computed."""
 
@@ -231,7 +229,7 @@ class LSTM(nn.LSTM):
         dtype = computed_in(kept_dtype)
         lstm, names = core(backend_of(x.device), name_of(dtype), *self._arguments())
         call = Call(lstm, names, lengths, None if resets is None else resets.clone())
-        noisy = any(self.options.get(name) or getattr(self, name, 0) for name in NOISE)
+        noisy = bool(self.dropout) or any(map(self.options.get, NOISE))
         if self.training and noisy:
             call.seed = (_draw_seed(),)
         h0, c0 = (None, None) if hx is None else (state.to(dtype) for state in hx)

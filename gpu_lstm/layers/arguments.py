@@ -32,11 +32,12 @@ def check_forward(
     return valid(backend.xp, mask, x), Call(num_steps, batch, mask, begins, seed, keep)
 
 
-def check_state(sizes: Sizes, names: tuple[str, str], state: Any, batch: int) -> tuple[Array | None, Array | None]:
-    """A pair of state arrays, either of which may be None, as may be the pair."""
+def check_state(sizes: Sizes, name: str, state: Any, batch: int) -> tuple[Array | None, Array | None]:
+    """A pair of arrays, ``state`` or ``dstate``, either of which may be None, as may be the pair."""
+    names = ("dh", "dc") if name == "dstate" else ("h0", "c0")
     state = (None, None) if state is None else state
     if not isinstance(state, tuple | list) or len(state) != 2:
-        raise InputError(f"state is {type(state).__name__}; expected a pair ({', '.join(names)})")
+        raise InputError(f"{name} is {type(state).__name__}; expected a pair ({', '.join(names)})")
     kinds = zip(names, state, sizes.state(batch), (sizes.dtype, sizes.param_dtype), strict=True)
     h, c = (None if given[1] is None else sizes.backend.require(*given) for given in kinds)
     return h, c

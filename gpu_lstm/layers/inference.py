@@ -10,6 +10,7 @@ from gpu_lstm.layers.call import Call, Member, Sizes, State
 from gpu_lstm.layers.schedule import ONE_SEGMENT
 from gpu_lstm.native.kept import Made
 from gpu_lstm.recurrence import Tier
+from gpu_lstm.recurrence.inference import NEVER as NEVER
 from gpu_lstm.recurrence.inference import WHOLE
 
 
@@ -27,13 +28,14 @@ def run(
     kept: Mapping[str, Made],
     x: Array,
     state: tuple[Array | None, Array | None],
+    rounding: tuple[int, int],
 ) -> tuple[Array, State]:
-    """Run all layers of an LSTM over x (T, B, D); either of a State that is None is zero."""
+    """Run all layers over x (T, B, D), `rounding` as `on_cpu` does; either of a State that is None is zero."""
     infer, last = WHOLE[tier.forward], []
     for layer, member in enumerate(members):
         weights = kept[f"weight_ih_{member.name}"], params.get(f"bias_{member.name}"), kept[f"weight_hh_{member.name}"]
         first = (None if array is None else array[layer, ...] for array in state)
-        h, c = infer(sizes.backend, x, sizes.hidden_size, *weights, *first)
+        h, c = infer(sizes.backend, x, sizes.hidden_size, *weights, *first, rounding=rounding)
         x = h[1:, ...]
         last.append((h[-1, ...], c[0, ...]))
     h, c = (stacked(sizes.backend.xp, arrays) for arrays in zip(*last, strict=True))

@@ -95,7 +95,7 @@ class LSTM(Layer):
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.num_layers = check_size("num_layers", num_layers)
-        self.num_directions = 1 + check_flag("bidirectional", bidirectional)
+        self.num_directions = 2 if check_flag("bidirectional", bidirectional) else 1
         self.batch_first = check_flag("batch_first", batch_first)
         self.dropout = Dropout(check_probability("dropout", dropout), backend=self.backend, dtype=dtype)
         self.options = Options(**options)
@@ -103,7 +103,7 @@ class LSTM(Layer):
         self.output_size = self.options.proj_size or self.hidden_size
         self.sizes = Sizes(
             self.backend, self.dtype, self.param_dtype, self.input_size, self.hidden_size, self.output_size,
-            self.num_layers, self.num_directions, batch_first,
+            self.num_layers, self.num_directions, self.batch_first,
         )  # fmt: skip
         self.members = [Member(*one) for one in np.ndindex(self.num_layers, self.num_directions)]
         self._choose_tier()
@@ -180,16 +180,18 @@ class LSTM(Layer):
         """
         backend, xp, guard = self.backend, self.backend.xp, guard and keep
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
-        h0, c0 = check_state(self.sizes, ("h0", "c0"), state, call.batch)
+        h0, c0 = check_state(self.sizes, "state", state, call.batch)
         given = h0 is not None, c0 is not None
-        over_time = self.parallel is not False and not keep and call.seed is None
-        if not keep and not over_time and self._plain and inference.fits(self.plan.run, call):
+        rounding, tried = inference.NEVER, False
+        if self.parallel is not False and not keep and call.seed is None:
+            self.plan, rounding, tried = overtime.planned(self.plan, self.parallel, self.sizes, self.members, call)
+        if not keep and not tried and self._plain and inference.fits(self.plan.run, call):
             kept = self.kept(self.params, keep)
-            found = inference.run(self.sizes, self.plan.run, self.members, self.params, kept, x, (h0, c0))
+            found = inference.run(self.sizes, self.plan.run, self.members, self.params, kept, x, (h0, c0), rounding)
             return *found, Tape(self, None)
         if guard and self.recompute:  # which begins with them again
             h0, c0 = (None if s is None else xp.asarray(s, copy=True) for s in (h0, c0))
-        work = self._work(self.rounded(), call)
+        work, over_time = self._work(self.rounded(), call), tried or rounding[1] > 0
         pieces, finals = list[Any](), dict[Member, Pair]()
         # Now, because what is guarded is read next in any case: it is in the cache.
         copies = call.mask is not None or self.batch_first
@@ -248,7 +250,7 @@ class LSTM(Layer):
         backend, xp = self.backend, self.backend.xp
         kept, call, given, params = self.read(tape)
         dy, dc = check_dy(self.sizes, self.options.cells, dy, call)
-        last = check_state(self.sizes, ("dh", "dc"), dstate, call.batch)
+        last = check_state(self.sizes, "dstate", dstate, call.batch)
         tape.spend()
         work = self._work(params, call)
         if self.options.residual and dy is not None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.checks import check_number, is_number
 from gpu_lstm.recurrence.variant import ACTIVATIONS, OPTIONS
 
 
@@ -22,13 +23,9 @@ class Kind(NamedTuple):
     placeholder: str = "NUMBER"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _whole(least: int) -> Kind:
     def fits(value: Any) -> bool:
-        return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
     return Kind(f"a whole number of at least {least}", fits, int)
 
@@ -39,7 +36,7 @@ _SWITCH = Kind(
     lambda text: {"": True, "true": True, "false": False}.get(text.lower(), text),
     "",
 )
-_PROBABILITY = Kind("a probability in [0, 1)", lambda value: _is_number(value) and 0 <= value < 1, float)
+_PROBABILITY = Kind("a probability in [0, 1)", lambda value: is_number(value) and 0 <= value < 1, float)
 _ACTIVATION = Kind(
     f"one of {', '.join(map(repr, ACTIVATIONS))}",
     lambda value: isinstance(value, str) and value in ACTIVATIONS,
@@ -47,7 +44,7 @@ _ACTIVATION = Kind(
     "NAME",
 )
 _LIMIT = Kind(
-    "a number above 0, or None", lambda value: value is None or (_is_number(value) and 0 < value < math.inf), float
+    "a number above 0, or None", lambda value: value is None or (is_number(value) and 0 < value < math.inf), float
 )
 
 
@@ -148,6 +145,9 @@ class Options:
     def __post_init__(self) -> None:
         for row in fields(self):
             value, kind = getattr(self, row.name), row.metadata["kind"]
+            if isinstance(value, np.generic):  # arithmetic of its few bits would wrap around
+                value = value.item()
+                object.__setattr__(self, row.name, value)
             if not kind.fits(value):
                 raise InputError(f"{row.name} is {value!r}; expected {kind.expected}")
 
@@ -196,6 +196,8 @@ class Options:
 
         Raises InputError where two of them don't go together, or one with a size.
         """
+        if forget_bias is not None:
+            check_number("forget_bias", forget_bias)
         if self.proj_size >= hidden_size:
             raise InputError(f"proj_size is {self.proj_size}; expected less than hidden_size={hidden_size}")
         for name, size in (("hidden_size", hidden_size), ("proj_size", self.proj_size)):
@@ -233,11 +235,17 @@ class Options:
         return shapes
 
 
+NOISE = tuple(row.name for row in fields(Options) if row.metadata["kind"] is _PROBABILITY)
+"""Options that draw random numbers while training."""
+
+
 def for_model(named: Mapping[str, Any] | None, forget_bias: float | None) -> dict[str, Any]:
     """Return arguments of a model's LSTM: options by name, and a forget gate's bias where there is one to set.
 
     Raises InputError where an option has no such name or value, or is none for a model.
     """
+    if not isinstance(named, Mapping | None):
+        raise InputError(f"lstm is {named!r}; expected options by name")
     options = Options.of(named or {})
     if options.cells:
         raise InputError("cells is True; expected False, a model takes h only")

@@ -18,14 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from gpu_lstm.backend import Array
+from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.call import Member, Pair, Work
+from gpu_lstm.layers.call import Call, Member, Pair, Sizes, Work
 from gpu_lstm.layers.schedule import Pass
 from gpu_lstm.layers.settle import settle
 from gpu_lstm.layers.strand import STEPS, Both, Strand, joined, same, taken
 from gpu_lstm.layers.walk import Ran
 from gpu_lstm.recurrence import Plan, Tier
+from gpu_lstm.recurrence.inference import NEVER
 
 MODES = ("exact", "rounded")
 PLACES = {"float32": 15, "float64": 42}
@@ -34,13 +35,19 @@ EXACT = {"float32": 2.0**-26, "float64": 2.0**-55}
 """How close runs come that are yet to become equal without being rounded: half a last bit of numbers up to 1/2."""
 LEAST_STEPS = 4096
 """Steps below which nothing is tried."""
+LEAST_WORK = 1 << 32
+"""Multiply-adds with W_hh, some 100 ms, below which nothing is tried on a CPU: to find out what pays takes 1 or 2."""
 MOST_SEQUENCES = 8
 """Sequences above which nothing is tried: a batch as large leaves too little to gain."""
-SEGMENTS = (8, 16, 32, 64)
+SEGMENTS = (4, 8, 16, 32, 64)
+CLOCKED = 8, 2e-4
+"""Steps, and what they take of one sequence, at least, by which it is found out how long they take with segments."""
 TRIAL = 0.06
 """Share of the steps beside which a run from a wrong state may go: each takes up to half as long again for it."""
 GAIN = 0.9
 """Share of the time in sequence that has to be expected at most."""
+MORE = 0.95
+"""Share of the time with half as many segments that has to be expected at most, for what runs again costs more."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,30 @@ def check(mode: Any, tier: Tier) -> bool:
     return mode == "rounded"
 
 
+def planned(
+    plan: Plan, parallel: str | bool, sizes: Sizes, members: list[Member], call: Call
+) -> tuple[Plan, tuple[int, int], bool]:
+    """Return how a call goes through time: after how many steps and to what it rounds, and whether segments are tried.
+
+    If not, the plan that is returned with it says why.
+    """
+    rounding = (STEPS, PLACES[sizes.param_dtype]) if check(parallel, plan.run) else NEVER
+    if why := _refusal(plan.run, sizes, call):
+        plan = replace(plan, over_time=tuple(Report(member, call.steps, 1, 1, 0, 1.0, 1.0, why) for member in members))
+    return plan, rounding, not why
+
+
+def _refusal(tier: Tier, sizes: Sizes, call: Call) -> str:
+    """Why segments are not tried; empty if they are."""
+    if call.steps < LEAST_STEPS:
+        return f"fewer than {LEAST_STEPS:,} steps"
+    if call.batch > MOST_SEQUENCES:
+        return f"more than {MOST_SEQUENCES} sequences"
+    if tier.steady and call.steps * call.batch * 4 * sizes.hidden_size * sizes.output_size < LEAST_WORK:
+        return f"fewer than {LEAST_WORK:.0e} multiply-adds with W_hh"
+    return ""
+
+
 def reported(plan: Plan, pieces: list[tuple[Any, Any, list[Report]]]) -> Plan:
     """Return the plan with what came of a call over time, pass by pass."""
     return replace(plan, over_time=tuple(report for *_, reports in pieces for report in reports))
@@ -85,7 +116,7 @@ def reported(plan: Plan, pieces: list[tuple[Any, Any, list[Report]]]) -> Plan:
 
 def forward(work: Work, pass_: Pass, x: Array, states: dict[Member, Pair]) -> tuple[Ran, list[Report]]:
     """Run a pass over x (T, B, .), as `walk.forward` does for inference, and report on each of its members."""
-    places = PLACES[work.sizes.param_dtype] if check(work.parallel, work.tier) else 0
+    places = PLACES[work.sizes.param_dtype] if work.parallel == "rounded" else 0
     ran, reports = Ran({}, {}, {}), []
     for member in pass_.members:
         above = member.layer > pass_.first_layer
@@ -106,7 +137,8 @@ class Course:
     strand: Strand
     state: Both
     done: int = 0
-    seconds: float = 0.0  # that a step takes
+    chunk: float = 0.0  # seconds that one takes, with what is around a call
+    around: float = 0.0  # and seconds of these that a chunk more in the same call wouldn't take
     forgets: int = 0  # chunks until a wrong state is forgotten; 0: unknown
 
     @property
@@ -121,47 +153,52 @@ class Course:
         self.done = stop
 
     def timed(self) -> float:
-        """Run a chunk in sequence; return the seconds that a step took."""
-        began, first = time.perf_counter(), self.strand.edges[self.done]
+        """Run a chunk in sequence; return the seconds that took."""
+        began = time.perf_counter()
         self.along(self.done + 1)
-        return (time.perf_counter() - began) / int(self.strand.edges[self.done] - first)
+        return time.perf_counter() - began
+
+    def alone(self) -> float:
+        """Seconds that a chunk takes in sequence."""
+        return self.chunk - (self.around if self.strand.whole else 0.0)
+
+    def share(self, segments: int, more: float) -> float:
+        """Of the time in sequence, if a segment beside the first one takes so many seconds more for a chunk."""
+        chunks = -(-self.left // segments) + self.forgets + 1  # some take a chunk more to forget
+        return chunks * (self.chunk + (segments - 1) * more) / (self.left * self.alone())
 
 
 def _over_time(strand: Strand, h: Array | None, c: Array | None) -> tuple[Both, Report]:
     """Run a strand from a state to its end."""
-    began, steps, batch = time.perf_counter(), strand.work.call.steps, strand.work.call.batch
+    began, work = time.perf_counter(), strand.work
+    steps, why = work.call.steps, _refusal(work.tier, work.sizes, work.call)
     course = Course(strand, strand.begin(h, c))
     segments, passes, expected, had = 1, 1, 1.0, 1.0
-    if steps < LEAST_STEPS:
-        why = f"fewer than {LEAST_STEPS:,} steps"
-    elif batch > MOST_SEQUENCES:
-        why = f"more than {MOST_SEQUENCES} sequences"
-    else:
+    if not why:
         segments, expected, why = _choose(course)
     if segments > 1:
         course.done, course.state, passes, why = settle(strand, course.state, course.done, course.left, segments)
     course.along(len(strand.edges) - 1)
     if segments > 1:
-        had = steps * course.seconds / (time.perf_counter() - began)
+        had = steps / STEPS * course.alone() / (time.perf_counter() - began)
     return course.state, Report(strand.member, steps, segments, passes, course.forgets * STEPS, expected, had, why)
 
 
 def _choose(course: Course) -> tuple[int, float, str]:
     """Go so far in sequence that it is known into how many segments to cut the rest, how much it gains, or why not."""
-    wrong, seconds = course.state, course.timed()
+    wrong, chunk = course.state, course.timed()
     most = max(int(course.left * TRIAL), 2)
     tried, apart = _forget(course, wrong, most)
     if apart > 0:
         told = f"a wrong state is not forgotten in {tried * STEPS:,} steps, after which {apart:.0e} is left of it"
         return 1, 1.0, f"{told}, nor to be in {most * STEPS:,}, the most that would pay to look for"
     course.forgets = tried
-    course.seconds = min(seconds, course.timed())  # the other work of a machine may disturb one of them
-    shares = _shares(course)
-    best = min(shares, key=lambda segments: shares[segments])
-    if shares[best] > GAIN:
+    course.chunk = min(chunk, course.timed())  # the other work of a machine may disturb one of them
+    segments, share = _segments(course)
+    if share > GAIN:
         told = f"a wrong state is forgotten in {tried * STEPS:,} steps"
-        return 1, 1.0, f"{told}, and {best} segments would take {shares[best]:.2f} of the time"
-    return best, 1 / shares[best], ""
+        return 1, 1.0, f"{told}, and {segments} segments would take {share:.2f} of the time"
+    return segments, 1 / share, ""
 
 
 def _forget(course: Course, wrong: Both, most: int) -> tuple[int, float]:
@@ -174,14 +211,14 @@ def _forget(course: Course, wrong: Both, most: int) -> tuple[int, float]:
     rows, tiny = np.append(np.arange(batch), full), 2.0**-strand.places if strand.places else EXACT[str(strand.dtype)]
     state, apart = joined(backend, [course.state, taken(backend, wrong, full)]), [math.inf]
     for number in range(1, most + 1 if len(full) else 0):
-        state = strand.run(np.full(len(rows), strand.edges[course.done]), STEPS, rows, state, write=batch)
-        course.state, course.done = taken(backend, state, np.arange(batch)), course.done + 1
-        right, other = taken(backend, state, full), taken(backend, state, np.arange(batch, len(rows)))
-        if same(backend.xp, right, other).all():
+        state = strand.run(int(strand.edges[course.done]), STEPS, rows, state)
+        h, c = state
+        course.state, course.done = (h[:batch, ...], c[:batch, ...]), course.done + 1
+        right, other = taken(backend, state, full), (h[batch:, ...], c[batch:, ...])
+        apart.append(_distance(backend, right, other))
+        if apart[-1] == 0 and same(backend.xp, right, other).all():
             return number, 0.0
-        apart.append(
-            max(_distance(backend.to_numpy(r), backend.to_numpy(o)) for r, o in zip(right, other, strict=True))
-        )
+        apart[-1] = max(apart[-1], 1e-30)
         half = (number + 1) // 2
         closer = min(apart[number] / apart[half], 1.0) ** (1 / max(number - half, 1))  # in a chunk
         if number > 1 and apart[number] * closer ** (most - number) > tiny:
@@ -189,36 +226,47 @@ def _forget(course: Course, wrong: Both, most: int) -> tuple[int, float]:
     return len(apart) - 1, apart[-1]
 
 
-def _distance(one: np.ndarray, other: np.ndarray) -> float:
-    """The largest between numbers of two arrays, of those above 1 as a share of them; above 0 in any case."""
-    apart = float((np.abs(one - other) / np.maximum(np.abs(one), 1)).max())
-    return max(apart, 1e-30) if apart < math.inf else math.inf
+def _distance(backend: Backend, one: Both, other: Both) -> float:
+    """The largest between numbers of two states, of those above 1 as a share of them."""
+    found = 0.0
+    for pair in zip(one, other, strict=True):
+        a, b = (backend.to_numpy(part) for part in pair)
+        apart = float((np.abs(a - b) / np.maximum(np.abs(a), 1)).max())
+        found = max(found, apart if apart < math.inf else math.inf)
+    return found
 
 
-def _shares(course: Course) -> dict[int, float]:
-    """What the steps that are left would take in so many segments, of their time in sequence."""
-    clocked, one, shares = course.strand.work.tier.steady, 0.0, {1: 1.0}
+def _segments(course: Course) -> tuple[int, float]:
+    """Into how many segments to cut the steps that are left, and the share that takes of their time in sequence."""
+    # Where the last bits depend on the batch, what is chosen must not depend on a clock.
+    clocked, best, share, more = course.strand.work.tier.steady, 1, 1.0, 0.0
+    if clocked:
+        count = min(max(CLOCKED[0], math.ceil(CLOCKED[1] / course.chunk * STEPS)), STEPS // 2)
+        one = _clocked(course, 1, count)
+        around = (one * STEPS - course.chunk * count) / (STEPS - count)
+        course.around = min(max(around, 0.0), course.chunk / 2)
     for segments in SEGMENTS:
-        length, rate = -(-course.left // segments), 1.0
         if course.left // segments < max(course.forgets, 2):
             break
-        # Where the last bits depend on the batch, what is chosen must not depend on a clock.
+        if best > 1 and course.share(segments, more) > share * MORE:
+            break  # by what each of fewer took, which saves clocking it
         if clocked:
-            one = one or _clocked(course, 1)
-            rate += max(_clocked(course, segments) - one, 0.0) / course.seconds
-        shares[segments] = rate * (length + course.forgets + 1) / course.left  # some take a chunk more to forget
-        if shares[segments] > min(shares.values()):
+            more = max(_clocked(course, segments, count) - one, 0.0) / (segments - 1) * STEPS / count
+        found = course.share(segments, more)
+        if best > 1 and found > share * MORE:
             break
-    return shares
+        best, share = segments, found
+    return best, share
 
 
-def _clocked(course: Course, segments: int, count: int = 8) -> float:
-    """Seconds a step takes with so many segments at once in a call of a few steps, if that is short the less of two."""
-    strand, batch, seconds = course.strand, course.strand.work.call.batch, [0.0]
-    rows, state = np.tile(np.arange(batch), segments), joined(strand.work.sizes.backend, [course.state] * segments)
-    firsts = strand.edges[course.done + np.arange(len(rows)) // batch * (course.left // segments)]
-    while len(seconds) < 3 and seconds[-1] < 1e-3:
+def _clocked(course: Course, segments: int, count: int) -> float:
+    """Seconds that steps take with so many segments at once, in one call; they are yet to run where they belong."""
+    backend, rows = course.strand.work.sizes.backend, np.tile(np.arange(course.strand.work.call.batch), segments)
+    firsts = course.strand.edges[course.done + np.arange(segments) * (course.left // segments)]
+    firsts, state, seconds = np.repeat(firsts, len(rows) // segments), joined(backend, [course.state] * segments), [0.0]
+    course.strand.run(firsts, 1, rows, state)  # the first one takes memory, too
+    while sum(seconds) < 1e-3:
         began = time.perf_counter()
-        strand.run(firsts, count, rows, state, write=0)
+        course.strand.run(firsts, count, rows, state)
         seconds.append(time.perf_counter() - began)
-    return min(seconds[1:]) / count
+    return min(seconds[1:])

@@ -44,6 +44,8 @@ class Reversed(Layer):
     """
 
     def __init__(self, lstm: LSTM):
+        if not isinstance(lstm, LSTM):
+            raise InputError(f"lstm is a {type(lstm).__name__}; expected an LSTM")
         if lstm.num_directions != 1:
             raise InputError("lstm is bidirectional; expected one of one direction, as it already reads backwards too")
         if lstm.options.cells:

@@ -129,7 +129,7 @@ class Stack(Layer):
         """
         tapes, batch = self.read(tape)
         arriving = [
-            check_state(lstm.sizes, ("dh", "dc"), one, batch)
+            check_state(lstm.sizes, "dstate", one, batch)
             for lstm, one in zip(self._lstms, self._check_states("dstate", dstate), strict=True)
         ]
         for _, inner in tapes:

@@ -66,71 +66,76 @@ class Strand:
 
     def along(self, chunk: int, stop: int, state: Both) -> Both:
         """Run all sequences from one chunk to another; return the state after."""
-        rows = np.arange(self.work.call.batch)
-        most = 1 if self.places else max(ONE_SEGMENT // len(rows) // STEPS, 1)
+        most = 1 if self.places else max(ONE_SEGMENT // self.work.call.batch // STEPS, 1)
         while chunk < stop:
             after = stop if self.whole else min(chunk + most, stop)
-            count = int(self.edges[after] - self.edges[chunk])
-            state, chunk = self.run(np.full(len(rows), self.edges[chunk]), count, rows, state), after
+            first, end = int(self.edges[chunk]), int(self.edges[after])
+            state, chunk = self.run(first, end - first, None, state), after
         return state
 
-    def run(self, firsts: np.ndarray, count: int, rows: np.ndarray, state: Both, write: int | None = None) -> Both:
-        """Run `count` steps, from the `firsts` (n,) of them on, of the sequences `rows` (n,); return the state after.
+    def run(self, firsts: int | np.ndarray, count: int, rows: np.ndarray | None, state: Both) -> Both:
+        """Run `count` steps of some sequences, and return the state after; where that is rounded, from edges on.
 
-        `write`: the outputs of so many of them are kept, all if None. Where the state is rounded, `firsts` are edges.
+        `firsts`: of each of the sequences `rows` (n,) the first step. Or one for all: then `rows` begin with all
+        sequences, in order, what is beyond these is not kept, and None is nothing beyond.
         """
         starts = self.work.call.steps - firsts - count if self.reverse else firsts
-        where = self._places(starts, count, rows)
+        at, more = self._places(starts, count, rows)
         if self.whole is None:
-            y, cells, last = self._by_tier(where, self._mask(starts, count, rows), state)
+            y, cells, last = self._by_tier(at, more, self._mask(starts, count, rows), state)
             last = self._rounded(starts, count, rows, y, cells, last)
         else:
             sizes, kept, name, h = self.work.sizes, self.work.kept, self.member.name, None
-            if write is None and isinstance(where, slice):
-                h = self.slots[where.start : where.stop + 1, ...]
+            if isinstance(at, slice) and more is None:
+                h = self.slots[at.start : at.stop + 1, ...]
             weights = kept[f"weight_ih_{name}"], self.work.params.get(f"bias_{name}"), kept[f"weight_hh_{name}"]
             rounding = (STEPS, self.places) if self.places else NEVER
-            found, c = self.whole(sizes.backend, self.x[where], sizes.hidden_size, *weights, *state, h, rounding)
+            x = self._read(self.x, at, more)
+            found, c = self.whole(sizes.backend, x, sizes.hidden_size, *weights, *state, h, rounding)
             y, cells, last = None if found is h else found[1:, ...], None, (found[-1, ...], c[0, ...])
-        if write is not None:
-            where = self._places(starts[:write], count, rows[:write])
         for all_, part in ((self.y, y), (self.cells, cells)):
-            if all_ is not None and part is not None and write != 0:
-                all_[where] = part[:, :write, ...]
+            if all_ is not None and part is not None:
+                all_[at] = part if more is None else part[:, : self.work.call.batch, ...]
         return last
 
-    def _by_tier(self, where: Any, mask: Mask | None, state: Both) -> tuple[Array, Array | None, Both]:
+    def _by_tier(self, at: Any, more: Any, mask: Mask | None, state: Both) -> tuple[Array, Array | None, Both]:
         """Outputs, c where it is handed out, and the state after, by the tier."""
         work, xp, weight, variant = self.work, self.work.sizes.backend.xp, f"weight_hh_{self.member.name}", self.variant
         if variant is not None and variant.live is not None:
-            variant = replace(variant, live=variant.live[where])
-        z, keep = members.enter(work, self.member, self.x[where]).z, self.cells is not None
+            variant = replace(variant, live=self._read(variant.live, at, more))
+        z, keep = members.enter(work, self.member, self._read(self.x, at, more)).z, self.cells is not None
         weights = work.params[weight], work.kept.get(weight)
         problem = Problem(z, weights[0], *state, mask, self.reverse, keep, variant, kept=weights[1])
         (saved,) = work.tier.forward(work.sizes.backend, [problem])
         return valid(xp, mask, saved.outputs), valid(xp, mask, saved.c_after) if keep else None, saved.last
 
-    def _places(self, starts: np.ndarray, count: int, rows: np.ndarray) -> Any:
-        """An index of arrays (T, B, .): a view where all sequences are at one place, else a copy."""
-        if len(rows) == self.work.call.batch and (starts == starts[0]).all() and (np.diff(rows) == 1).all():
-            return slice(int(starts[0]), int(starts[0]) + count)
+    def _places(self, starts: Any, count: int, rows: np.ndarray | None) -> tuple[Any, Any]:
+        """An index of arrays (T, B, .), and the sequences to take of what it gives; None: all."""
         asarray = self.work.sizes.backend.asarray
-        return asarray(starts + np.arange(count)[:, None], "int64"), asarray(rows[None, :], "int64")
+        if isinstance(starts, int):
+            return slice(starts, starts + count), None if rows is None else asarray(rows, "int64")
+        assert rows is not None
+        return (asarray(starts + np.arange(count)[:, None], "int64"), asarray(rows[None, :], "int64")), None
 
-    def _mask(self, starts: np.ndarray, count: int, rows: np.ndarray) -> Mask | None:
+    def _read(self, array: Array, at: Any, more: Any) -> Array:
+        """What `_places` name of an array: a view where that is all sequences beside each other."""
+        return array[at] if more is None else self.work.sizes.backend.xp.take(array[at], more, axis=1)
+
+    def _mask(self, starts: Any, count: int, rows: np.ndarray | None) -> Mask | None:
         """Return which of those steps belong to the sequences."""
-        lengths = np.clip(self.lengths[rows] - starts, 0, count)
+        lengths = np.clip((self.lengths if rows is None else self.lengths[rows]) - starts, 0, count)
         if lengths.min() == count:
             return None
         inside = np.arange(count)[:, None, None] < lengths[None, :, None]
         return Mask(lengths.astype(np.int64), self.work.sizes.backend.asarray(inside, "bool"))
 
     def _rounded(
-        self, starts: np.ndarray, count: int, rows: np.ndarray, y: Array, cells: Array | None, state: Both
+        self, starts: Any, count: int, rows: np.ndarray | None, y: Array, cells: Array | None, state: Both
     ) -> Both:
         """A copy of the state, of sequences that are at an edge and not beyond their end rounded, as y is there."""
         sizes, xp, border = self.work.sizes, self.work.sizes.backend.xp, starts if self.reverse else starts + count
-        inside = self.lengths[rows] > border if self.reverse else self.lengths[rows] >= border
+        lengths = self.lengths if rows is None else self.lengths[rows]
+        inside = lengths > border if self.reverse else lengths >= border
         chosen, end = inside & (border % STEPS == 0) & (self.places > 0), 0 if self.reverse else -1
         if not chosen.any():
             h, c = (xp.astype(part, self.dtype, copy=True) for part in state)

@@ -6,6 +6,7 @@ from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import any_shape
+from gpu_lstm.layers.checks import check_size
 
 
 def softmax_cross_entropy(
@@ -41,6 +42,8 @@ def softmax_cross_entropy(
     >>> round(float(loss), 4), dlogits[0].tolist()
     (1.3863, [0.125, 0.125, 0.125, -0.375])
     """
+    if ignore_index is not None:
+        check_size("ignore_index", ignore_index, -(2**31))
     xp = backend.xp
     logits = backend.require("logits", logits, (*any_shape(logits)[1:], "V"))
     vocabulary = logits.shape[-1]

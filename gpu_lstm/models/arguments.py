@@ -48,13 +48,29 @@ def arguments(
     return of_all, of_lstm, [(*first, 4 * last + k) for k in range(4)]
 
 
-def numbers(values: Sequence[float]) -> list[float]:
-    """Numbers as a checkpoint's description keeps them."""
-    return [float(value) for value in values]
+def numbers(name: str, values: Sequence[float], like: Sequence[float] | None = None) -> list[float]:
+    """Numbers as a checkpoint's description keeps them; with `like`, spreads, as many as it has.
+
+    Raises InputError where `values` are not finite, or spreads not above 0 or not as many.
+    """
+    array = check_host(name, values, ("D",) if like is None else (len(like),))
+    if not np.isfinite(array).all() or (like is not None and array.min() <= 0):
+        raise InputError(f"{name} is {array.tolist()}; expected finite numbers{'' if like is None else ' above 0'}")
+    found: list[float] = array.astype(np.float64).tolist()
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Nested values as a checkpoint's description keeps them: NumPy's numbers and arrays are Python's."""
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_host(name: str, value: Any, shape: tuple[int | str, ...], whole: bool = False) -> np.ndarray:
-    """A host array of (whole) numbers and of that shape; ``"T"`` stands for any size, ``"S=3"`` for 3.
+    """A host array of numbers, or of whole ones in 64 bits, and of that shape; ``"T"`` is any size, ``"S=3"`` is 3.
 
     Raises InputError where `value` has another shape, or holds something else than (whole) numbers.
     """
@@ -69,4 +85,4 @@ def check_host(name: str, value: Any, shape: tuple[int | str, ...], whole: bool 
     fits = len(sizes) == array.ndim and all(w is None or w == s for w, s in zip(sizes, array.shape, strict=True))
     if not fits or 0 in array.shape:
         raise InputError(f"{name} has shape {array.shape}; expected ({', '.join(map(str, shape))}), none of them 0")
-    return array
+    return array.astype(np.int64) if whole else array  # sums of few bits would wrap around

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.layers import LSTM, Layer, Parameters
+from gpu_lstm.models.arguments import plain
 
 
 class Model:
@@ -38,7 +39,7 @@ class Model:
     def __init__(self, layers: Mapping[str, Layer], config: dict[str, Any]):
         self.layers = dict(layers)
         self._params = Parameters.joined({name: layer.params for name, layer in layers.items()})
-        self.config = {name: value for name, value in config.items() if name != "lstm" or value}
+        self.config = {name: plain(value) for name, value in config.items() if name != "lstm" or value}
 
     def __repr__(self) -> str:
         lines = [f"  {name}: {layer!r}" for name, layer in self.layers.items()]

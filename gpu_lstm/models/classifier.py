@@ -60,10 +60,12 @@ class SequenceModel(Model):
         where: Where,
     ):
         self.pooling = check_pooling(pooling)
-        self.window, self.stride = (check_size(name, frames[k]) for k, name in enumerate(("window", "stride")))
+        if not isinstance(frames, list | tuple | np.ndarray) or len(frames) != 2:
+            raise InputError(f"frames is {frames!r}; expected (window, stride)")
+        self.window, self.stride = (check_size("frames", part) for part in frames)
         config: dict[str, Any] = {
-            "mean": numbers(mean), "spread": numbers(spread), **own, "hidden_size": hidden_size,
-            "num_layers": num_layers, "bidirectional": bidirectional, "dropout": dropout, "lstm": dict(lstm or {}),
+            "mean": numbers("mean", mean), "spread": numbers("spread", spread, mean), **own, "hidden_size": hidden_size,
+            "num_layers": num_layers, "bidirectional": bidirectional, "dropout": dropout, "lstm": lstm or {},
         }  # fmt: skip
         if self.pooling != ("mean",):  # what a checkpoint doesn't say is as it was before there was a choice
             config["pooling"] = list(self.pooling)
@@ -132,7 +134,10 @@ class SequenceModel(Model):
         self, labels: np.ndarray, class_weights: np.ndarray | None, ignored: int | None = None
     ) -> Callable[[Array], tuple[Array, Array]]:
         """What takes scores of classes to the loss and their gradient; labels are on the host."""
-        backend, target = self.backend, self.backend.asarray(labels)
+        backend, target, least = self.backend, self.backend.asarray(labels), 0 if ignored is None else ignored
+        if labels.min() < least or labels.max() >= self.config["num_classes"]:
+            wanted = f"{least}..num_classes-1={self.config['num_classes'] - 1}"
+            raise InputError(f"labels has values {labels.min()}..{labels.max()}; expected {wanted}")
         if class_weights is None:
             return lambda y: softmax_cross_entropy(backend, y, target, ignored, overwrite=True)
         weights = backend.asarray(row_weights(labels, class_weights, self.config["num_classes"]), self.param_dtype)
@@ -173,7 +178,7 @@ class Classifier(SequenceModel):
         frames: tuple[int, int] = (1, 1),
         **where: Unpack[Where],
     ):
-        own = {"num_classes": num_classes}
+        own = {"num_classes": check_size("num_classes", num_classes)}
         super().__init__(
             mean, spread, own, num_classes, hidden_size, num_layers, bidirectional, dropout, lstm, pooling, frames,
             where,
@@ -212,10 +217,10 @@ class Classifier(SequenceModel):
 def row_weights(labels: np.ndarray, class_weights: np.ndarray, num_classes: int) -> np.ndarray:
     """How much each row counts, (...), by the weight (num_classes,) of its class; one of label -1 doesn't.
 
-    So that a mean over all rows is one over those that count. Raises InputError where a label is out of range.
+    So that a mean over all rows is one over those that count. Raises InputError where a weight is below 0 or no number.
     """
     given = check_host("class_weights", class_weights, (f"num_classes={num_classes}",))
-    if labels.min() < -1 or labels.max() >= num_classes or labels.max() < 0:
-        raise InputError(f"targets has values {labels.min()}..{labels.max()}; expected 0..V-1={num_classes - 1}")
+    if not (np.isfinite(given).all() and given.min() >= 0):
+        raise InputError(f"class_weights is {given.tolist()}; expected finite numbers of at least 0")
     counts = labels >= 0
-    return np.where(counts, given[labels] * (labels.size / counts.sum()), 0.0)
+    return np.where(counts, given[labels] * (labels.size / max(1, counts.sum())), 0.0)

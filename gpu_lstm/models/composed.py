@@ -350,9 +350,9 @@ class Composed(Model):
 
 def _known(loss: Criterion) -> Loss[Any] | None:
     """The loss of that name; None for a function."""
-    if not isinstance(loss, str):
+    if callable(loss):
         return None
-    if loss not in LOSSES:
+    if not isinstance(loss, str) or loss not in LOSSES:
         raise InputError(f"loss is {loss!r}; expected one of {', '.join(LOSSES)}, or a function")
     return LOSSES[loss]
 

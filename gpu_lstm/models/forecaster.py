@@ -13,9 +13,10 @@ from gpu_lstm.errors import InputError
 from gpu_lstm.layers import LSTM, Dropout, Linear, Params
 from gpu_lstm.layers.base import training_seed
 from gpu_lstm.layers.checks import check_size
+from gpu_lstm.losses.probabilistic import LOG_SCALES
 from gpu_lstm.models.arguments import Where, arguments, check_host, numbers
 from gpu_lstm.models.base import Model, gather
-from gpu_lstm.models.outcome import LEVELS, Outcome
+from gpu_lstm.models.outcome import LEVELS, Outcome, check_levels
 
 
 class Forecaster(Model):
@@ -80,17 +81,20 @@ class Forecaster(Model):
         **where: Unpack[Where],
     ):
         config: dict[str, Any] = {
-            "mean": numbers(mean), "spread": numbers(spread), "step_spread": numbers(step_spread), "horizon": horizon,
+            "mean": numbers("mean", mean), "spread": numbers("spread", spread, mean),
+            "step_spread": numbers("step_spread", step_spread, mean), "horizon": check_size("horizon", horizon),
             "memory": memory, "hidden_size": hidden_size, "num_layers": num_layers, "dropout": dropout,
-            "lstm": dict(lstm or {}),
+            "lstm": lstm or {},
         }  # fmt: skip
+        inputs = _checked_inputs(inputs) if inputs else None
+        check_levels("quantiles", quantiles)
         more = {"linear": linear, "inputs": inputs, "quantiles": list(quantiles), "distribution": distribution}
         config |= {name: value for name, value in more.items() if value}
         self.mean, self.spread, self.step_spread = (
             np.array(config[name]) for name in ("mean", "spread", "step_spread")
         )
         self.num_series = len(self.mean)
-        self.horizon, self.memory = check_size("horizon", horizon), check_size("memory", memory)
+        self.horizon, self.memory = config["horizon"], check_size("memory", memory)
         self.outcome = Outcome(tuple(quantiles), distribution)
         self.linear = LinearForecast.of(linear) if linear else None
         self.unit = np.tile(self.spread, (horizon, 1))  # (horizon, S): of what the head says
@@ -100,7 +104,7 @@ class Forecaster(Model):
             self.unit = self.spread * (even if self.outcome.certain else unit)
         given = inputs or {"mean": [], "spread": [], "ahead": 0}
         self.input_mean, self.input_spread = np.array(given["mean"]), np.array(given["spread"])
-        self.num_inputs, self.num_ahead = len(self.input_mean), int(given["ahead"])
+        self.num_inputs, self.num_ahead = len(self.input_mean), given["ahead"]
         of_all, of_lstm, seeds = arguments(lstm, **where)
         width = 2 * self.num_series + self.num_inputs + self.num_ahead * horizon
         self.lstm = LSTM(width, hidden_size, num_layers, dropout=dropout, **of_lstm, seed=seeds[0])
@@ -194,12 +198,14 @@ class Forecaster(Model):
         """
         seed = training_seed(seed)
 
+        columns = f"S+P+F={self.num_columns}" if self.num_inputs else f"S={self.num_series}"
+
         def given() -> np.ndarray:
-            return self._checked("values", values() if callable(values) else values)
+            return check_host("values", values() if callable(values) else values, ("T", "B", columns))
 
         num_values = given().shape[0]
         steps = num_values - self.horizon
-        if not 0 <= skip < steps:
+        if check_size("skip", skip, 0) >= steps:
             raise InputError(f"values has {num_values} steps; expected more than skip + horizon")
         x = self.backend.asarray(self.backend.upload(lambda: self._features(given(), steps)), self.dtype)
         h, _, lstm_tape = self.lstm.forward(x, seed=seed, guard=False)
@@ -295,7 +301,8 @@ class Forecaster(Model):
         simple = self.simple(known, start, steps).transpose(0, 2, 1, 3)[:, :, :, None, :]
         unit = self.unit[:, None, None, :]
         if self.outcome.distribution:
-            both = [simple + said[..., :1, :] * unit, said[..., 1:, :] + np.log(unit)]
+            held = np.clip(said[..., 1:, :], *LOG_SCALES)  # as the loss takes them, before they are in the data's units
+            both = [simple + said[..., :1, :] * unit, held + np.log(unit)]
             found = np.concatenate(both, axis=3)
         else:
             found = simple + said * unit
@@ -327,10 +334,15 @@ class Forecaster(Model):
             parts.append(array.astype(np.float64))
         return np.concatenate([part[:steps] for part in parts], axis=2), parts[2]
 
-    def _checked(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Host array (T, B, S + P + F); raises InputError where it is none."""
-        columns = f"S+P+F={self.num_columns}" if self.num_inputs else f"S={self.num_series}"
-        return check_host(name, values, ("T", "B", columns))
+
+def _checked_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model is told of its inputs; raises InputError where something is missing or doesn't fit."""
+    if not isinstance(inputs, Mapping) or inputs.keys() != {"mean", "spread", "ahead"}:
+        raise InputError(f"inputs is {inputs!r}; expected mean, spread and ahead by name")
+    mean, ahead = numbers("inputs mean", inputs["mean"]), check_size("inputs ahead", inputs["ahead"], 0)
+    if ahead > len(mean):
+        raise InputError(f"inputs ahead is {ahead}; expected at most {len(mean)}, as many as mean has")
+    return {"mean": mean, "spread": numbers("inputs spread", inputs["spread"], mean), "ahead": ahead}
 
 
 def slow_mean(values: np.ndarray, memory: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from gpu_lstm.backend import Array
 from gpu_lstm.data.tokens import Vocabulary, read_vocabulary
 from gpu_lstm.layers import LSTM, Dropout, Embedding, Linear, Params, State
 from gpu_lstm.layers.base import check_seed, training_seed
+from gpu_lstm.layers.checks import check_size
 from gpu_lstm.losses.cross_entropy import softmax_cross_entropy
 from gpu_lstm.models import decode
 from gpu_lstm.models.arguments import Where, arguments
@@ -48,13 +49,14 @@ class LanguageModel(Model):
         dropout: float = 0.0, forget_bias: float = 1.0, lstm: Mapping[str, Any] | None = None, **where: Unpack[Where],
     ):  # fmt: skip
         of_all, of_lstm, seeds = arguments(lstm, forget_bias, **where)
+        check_size("vocabulary_size", vocabulary_size)
         self.embedding = Embedding(vocabulary_size, embedding_size, **of_all, seed=seeds[0])
         self.lstm = LSTM(embedding_size, hidden_size, num_layers, dropout=dropout, **of_lstm, seed=seeds[1])
         self.dropout = Dropout(dropout, **of_all)
         self.head = Linear(self.lstm.output_size, vocabulary_size, wide=True, **of_all, seed=seeds[2])
         config = {
             "vocabulary_size": vocabulary_size, "embedding_size": embedding_size, "hidden_size": hidden_size,
-            "num_layers": num_layers, "dropout": dropout, "forget_bias": forget_bias, "lstm": dict(lstm or {}),
+            "num_layers": num_layers, "dropout": dropout, "forget_bias": forget_bias, "lstm": lstm or {},
         }  # fmt: skip
         super().__init__({"embedding": self.embedding, "lstm": self.lstm, "head": self.head}, config)
 

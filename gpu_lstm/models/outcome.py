@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from gpu_lstm.backend import Array, Backend
 from gpu_lstm.errors import InputError
+from gpu_lstm.layers.checks import check_choice, is_number
 from gpu_lstm.losses import REGRESSION
 from gpu_lstm.losses.probabilistic import DISTRIBUTIONS, normal_quantile, pinball
 
@@ -28,8 +30,8 @@ class Outcome:
     def __post_init__(self) -> None:
         if self.quantiles and self.distribution:
             raise InputError(f"quantiles and distribution={self.distribution!r} are given; expected one of them")
-        if self.distribution and self.distribution not in DISTRIBUTIONS:
-            raise InputError(f"distribution is {self.distribution!r}; expected one of {', '.join(DISTRIBUTIONS)}")
+        if self.distribution:
+            check_choice("distribution", self.distribution, DISTRIBUTIONS)
         check_levels("quantiles", self.quantiles)
         if self.quantiles and 0.5 not in self.quantiles:
             raise InputError(f"quantiles is {list(self.quantiles)}; expected 0.5 among them, which is the forecast")
@@ -55,10 +57,7 @@ class Outcome:
         `loss` is for values alone, by default "mse"; raises InputError where it is unknown or doesn't apply.
         """
         if self.certain:
-            name = loss or "mse"
-            if name not in REGRESSION:
-                raise InputError(f"loss is {name!r}; expected one of {', '.join(REGRESSION)}")
-            return REGRESSION[name](backend, prediction, target)
+            return REGRESSION[check_choice("loss", loss or "mse", REGRESSION)](backend, prediction, target)
         if loss is not None:
             what = f"distribution={self.distribution!r}" if self.distribution else f"quantiles={list(self.quantiles)}"
             raise InputError(f"loss is {loss!r}; expected none, as {what} have their own")
@@ -90,13 +89,12 @@ class Outcome:
             if unknown:
                 raise InputError(f"levels has {unknown}; expected some of {list(self.quantiles)}, which the model has")
             return np.sort(parts, axis=-2)[..., [self.quantiles.index(level) for level in levels], :]
-        standard: Callable[[float], float] = DISTRIBUTIONS[self.distribution][1]
-        scale = np.exp(np.clip(parts[..., 1:, :], -7, 7))
-        return np.asarray(parts[..., :1, :] + scale * np.array([standard(level) for level in levels])[:, None])
+        standard = np.array([DISTRIBUTIONS[self.distribution][1](level) for level in levels])
+        return np.asarray(parts[..., :1, :] + np.exp(parts[..., 1:, :]) * standard[:, None])
 
 
 def check_levels(name: str, levels: Sequence[float]) -> None:
     """Raise InputError where levels are not ascending numbers within (0, 1)."""
-    inside = all(isinstance(level, int | float) and 0 < level < 1 for level in levels)
-    if not inside or list(levels) != sorted(set(levels)):
-        raise InputError(f"{name} is {list(levels)}; expected ascending numbers above 0 and below 1")
+    given: list[Any] = list(levels) if isinstance(levels, list | tuple | np.ndarray) else [None]
+    if not all(is_number(level) and 0 < level < 1 for level in given) or given != sorted(set(given)):
+        raise InputError(f"{name} is {levels!r}; expected ascending numbers above 0 and below 1")

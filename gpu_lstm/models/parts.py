@@ -140,8 +140,9 @@ def _flow(part: Part, given: list[Flow]) -> Flow:
     if type(layer).__name__ not in KINDS:  # one of a user's own
         return Flow()
     if isinstance(layer, Concat):
-        widths = [flow.width for flow in given]
-        return Flow(None if None in widths else sum(w or 0 for w in widths), _any_steps(given))
+        widths, steps = [flow.width for flow in given], {flow.steps for flow in given}
+        any_steps = True if True in steps else None if None in steps else False
+        return Flow(None if None in widths else sum(w or 0 for w in widths), any_steps)
     if len(part.takes) != 1:
         raise InputError(f"{part.name} takes {', '.join(part.takes)}; expected one thing (Concat makes one of several)")
     expected = getattr(layer, "input_size", None)
@@ -159,11 +160,6 @@ def _flow(part: Part, given: list[Flow]) -> Flow:
     if isinstance(layer, Dropout):
         return first
     return Flow(getattr(layer, "output_size", getattr(layer, "embedding_dim", None)), first.steps)
-
-
-def _any_steps(given: list[Flow]) -> bool | None:
-    steps = {flow.steps for flow in given}
-    return True if True in steps else None if None in steps else False
 
 
 def _flow_of_lstm(part: Part) -> Flow:

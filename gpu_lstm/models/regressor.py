@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 
 from gpu_lstm.backend import Array
-from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
+from gpu_lstm.layers.checks import check_choice
 from gpu_lstm.losses import REGRESSION
 from gpu_lstm.models.arguments import Where, check_host, numbers
 from gpu_lstm.models.classifier import SequenceModel
@@ -49,7 +49,10 @@ class Regressor(SequenceModel):
         frames: tuple[int, int] = (1, 1),
         **where: Unpack[Where],
     ):
-        own = {"target_mean": numbers(target_mean), "target_spread": numbers(target_spread)}
+        own = {
+            "target_mean": numbers("target_mean", target_mean),
+            "target_spread": numbers("target_spread", target_spread, target_mean),
+        }
         self.target_mean, self.target_spread = np.array(own["target_mean"]), np.array(own["target_spread"])
         super().__init__(
             mean, spread, own, len(target_mean), hidden_size, num_layers, bidirectional, dropout, lstm, pooling, frames,
@@ -82,8 +85,7 @@ class Regressor(SequenceModel):
         InputError
             The loss is none of these, or an array doesn't fit.
         """
-        if loss not in REGRESSION:
-            raise InputError(f"loss is {loss!r}; expected one of {', '.join(REGRESSION)}")
+        check_choice("loss", loss, REGRESSION)
         lengths = check_host("lengths", lengths, ("B",), whole=True)
         targets = check_host("targets", targets, (f"B={len(lengths)}", f"K={len(self.target_mean)}"))
         units = ((targets - self.target_mean) / self.target_spread).astype(self.param_dtype)

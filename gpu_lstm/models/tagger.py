@@ -11,6 +11,7 @@ from gpu_lstm.backend import Array
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers import Params
 from gpu_lstm.layers.base import Tape
+from gpu_lstm.layers.checks import check_size
 from gpu_lstm.models.arguments import Where, check_host
 from gpu_lstm.models.classifier import SequenceModel
 
@@ -50,7 +51,7 @@ class Tagger(SequenceModel):
         lstm: Mapping[str, Any] | None = None,
         **where: Unpack[Where],
     ):
-        own = {"num_classes": num_classes}
+        own = {"num_classes": check_size("num_classes", num_classes)}
         super().__init__(
             mean, spread, own, num_classes, hidden_size, num_layers, bidirectional, dropout, lstm, ("mean",), (1, 1),
             where,

@@ -18,12 +18,14 @@ A row of `TABLE` has the arguments in C++'s order (``kernels/cpu/entries.h``, ``
 ===================================  =====================================================================
 
 An array that is read and doesn't fit (dtype, byte order, gaps, alignment) is copied; one that is written is refused, as
-a wrong shape always is.
+a wrong shape always is. A library compiled for other rows is refused whole, by `INTERFACE`; so an array whose elements
+come to mean something else takes another name.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +100,8 @@ OPTIONS = """
     zoneout_h?[steps,batch,size] zoneout_c?[steps,batch,hidden] recurrent_mask?[batch,size] live?[steps,batch,1]
 """
 """Those of the family, as ``kernels/cell/options.h`` has them."""
+INTERFACE = zlib.crc32(" ".join((TABLE + OPTIONS).split()).encode()) & 0x7FFFFFFF
+"""A number of all rows, which the library must have, too: in ``kernels/cpu/lstm_cpu.cpp``."""
 
 _TOKEN = re.compile(
     r"(?P<name>\w+)(?P<marks>[!?]*)(?:\*(?P<many>[^:[]+))?(?::(?P<dtype>\w+))?(?:\[(?P<shape>.*)\])?"

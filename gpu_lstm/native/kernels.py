@@ -99,13 +99,9 @@ def watchdog() -> int:
 
 def flags() -> tuple[str, ...]:
     """For the compiler, with those that the environment asks for."""
-    asked = [option for name, option in ((LINES, "-lineinfo"), (RELEASED, f"-D{RELEASED}")) if _asked_for(name)]
+    switches = {LINES: "-lineinfo", RELEASED: f"-D{RELEASED}"}
+    asked = [option for name, option in switches.items() if os.environ.get(name, "0") not in ("", "0")]
     return (*FLAGS, *asked, *[f"-D{WATCHDOG}={looks}" for looks in [watchdog()] if looks])
-
-
-def _asked_for(name: str) -> bool:
-    """Whether that environment variable is set to another thing than 0."""
-    return os.environ.get(name, "0") not in ("", "0")
 
 
 dtype_name: Callable[[Any], str] = functools.cache(str)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.machinery
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.native.entries import ENTRIES, Entry
+from gpu_lstm.native.entries import ENTRIES, INTERFACE, Entry
 
 OFF_VARIABLE = "GPU_LSTM_COMPILED"
 SETS = ("baseline", "avx2", "avx512")
@@ -48,10 +49,13 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if path.exists():
         try:
             loaded = ctypes.CDLL(str(path))
-            loaded.gpu_lstm_best_set.restype = ctypes.c_int
-            return loaded, ""
-        except (OSError, AttributeError) as error:
+        except OSError as error:
             return None, f"the compiled library can't be loaded: {error}"
+        if getattr(loaded, "gpu_lstm_interface", int)() == INTERFACE:
+            return loaded, ""
+        refused = f"{path} was compiled from other sources than these; pip install -e . compiles it again"
+        logging.getLogger(__name__).warning("%s", refused)
+        return None, refused
     return None, "not compiled: a bare checkout, or no C++17 compiler when it was installed (pip install . builds it)"
 
 

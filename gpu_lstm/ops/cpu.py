@@ -10,9 +10,9 @@ import numpy as np
 
 from gpu_lstm.backend import Array, widened
 from gpu_lstm.errors import InputError
-from gpu_lstm.native import compiled, fingerprints
+from gpu_lstm.native import compiled
 from gpu_lstm.native.arguments import WRITABLE, blocks
-from gpu_lstm.native.kept import Made, for_product
+from gpu_lstm.native.kept import Made, for_product, in_bytes, watch
 from gpu_lstm.ops.arrays import Arrays, Many, Numbers, Rule
 
 RULES = ("sgd", "rmsprop", "adam")
@@ -127,7 +127,7 @@ class Cpu(Arrays):
 
     def watch(self, arrays: Sequence[Array]) -> Callable[[], int | None]:  # noqa: D102
         if compiled.library() is not None:
-            return fingerprints.watch(arrays)
+            return watch(arrays)
         before = [_digest(array) for array in arrays]
         return lambda: next((place for place, array in enumerate(arrays) if _digest(array) != before[place]), None)
 
@@ -158,4 +158,4 @@ def plain_memory(*arrays: np.ndarray) -> bool:
 
 def _digest(array: np.ndarray) -> bytes:
     """Of all bytes of an array in its order."""
-    return hashlib.blake2b(fingerprints.in_bytes(array).data).digest()
+    return hashlib.blake2b(in_bytes(array).data).digest()

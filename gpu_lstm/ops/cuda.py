@@ -77,7 +77,9 @@ class Cuda(Arrays):
             )
 
     def dropout(self, x: Array, p: float, seed: tuple[int, ...]) -> tuple[Array, Callable[[Array], Array]]:  # noqa: D102
-        words = partial(_words, seed)
+        def words() -> np.ndarray:
+            return seed_sequence(seed).generate_state(2)
+
         key = self.backend.upload(words) if self.backend.recording else None
         low, high = words()
         drop = partial(self._drop, p, key, low, high)
@@ -279,11 +281,6 @@ def _blocks(items: int, each: int) -> int:
 def _warps(width: int) -> int:
     """Threads for a row of that width: whole warps, 32..256."""
     return min(max(_blocks(width, 32) * 32, 32), kernels.BLOCK)
-
-
-def _words(seed: tuple[int, ...]) -> np.ndarray:
-    """Of which dropout makes its mask."""
-    return seed_sequence(seed).generate_state(2)
 
 
 def _grid(name: str, blocks: int, largest: int = _LARGEST_GRID) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Backend
-from gpu_lstm.errors import InputError
+from gpu_lstm.layers.checks import check_choice
 from gpu_lstm.optimizers.adam import Adam, AdamW
 from gpu_lstm.optimizers.base import Optimizer, Params, check_max_norm, check_writeable, compiled_as
 from gpu_lstm.optimizers.descent import SGD, RMSProp
@@ -31,9 +31,7 @@ def make_optimizer(name: str, backend: Backend, params: Params, learning_rate: f
     >>> make_optimizer("adamw", choose("numpy"), {"w": np.zeros(2)}, 0.001, weight_decay=0.1).learning_rate
     0.001
     """
-    if name not in OPTIMIZERS:
-        raise InputError(f"optimizer is {name!r}; expected one of {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[name](params, learning_rate, **options, backend=backend)
+    return OPTIMIZERS[check_choice("optimizer", name, OPTIMIZERS)](params, learning_rate, **options, backend=backend)
 
 
 def clip_by_global_norm(backend: Backend, gradients: Params, max_norm: float) -> float:

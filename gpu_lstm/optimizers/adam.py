@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers.checks import check_number, check_positive, check_probability
+from gpu_lstm.layers.checks import check_least, check_probability
 from gpu_lstm.optimizers.base import Optimizer, Params, compiled_as
 from gpu_lstm.optimizers.given import HasParams
 
@@ -32,7 +32,7 @@ class Adam(Optimizer):
         super().__init__(params, learning_rate, backend=backend)
         self.beta1 = check_probability("beta1", beta1, "number")
         self.beta2 = check_probability("beta2", beta2, "number")
-        self.eps = check_positive("eps", eps)
+        self.eps = check_least("eps", eps)
 
     def numbers(self) -> tuple[float, ...]:
         """Return the numbers of `move`; step size and the second moment's root hold both biases' corrections."""
@@ -67,4 +67,4 @@ class AdamW(Adam):
         eps: float = 1e-8, weight_decay: float = 0.01, *, backend: Backend | None = None,
     ):  # fmt: skip
         super().__init__(params, learning_rate, beta1, beta2, eps, backend=backend)
-        self.weight_decay = check_number("weight_decay", weight_decay, "at least 0", lambda decay: decay >= 0)
+        self.weight_decay = check_least("weight_decay", weight_decay)

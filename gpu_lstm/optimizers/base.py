@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
-
-import numpy as np
 
 from gpu_lstm import ops
 from gpu_lstm.backend import Array, Backend
@@ -13,7 +12,7 @@ from gpu_lstm.backend.exchange import foreign
 from gpu_lstm.backend.finding import backend_of
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.checks import check_positive
-from gpu_lstm.optimizers.given import HasParams, Kind
+from gpu_lstm.optimizers.given import HasParams, Kind, by_name
 
 Params = Mapping[str, Array]
 Move = TypeVar("Move", bound=Callable[..., None])
@@ -54,8 +53,8 @@ class Optimizer(metaclass=Kind):
     slots: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params: Params | HasParams, learning_rate: float, *, backend: Backend | None = None):
-        check_positive("learning_rate", learning_rate)
-        params = params if isinstance(params, Mapping) else params.params
+        learning_rate = check_positive("learning_rate", learning_rate)
+        params = by_name(params)
         self.backend = backend = backend or backend_of(*params.values())
         self.params = params
         self.learning_rate = self.rate = learning_rate
@@ -106,6 +105,8 @@ class Optimizer(metaclass=Kind):
             if given.keys() != self._kinds.keys():
                 odd = sorted(given.keys() ^ self._kinds.keys())
                 raise InputError(f"{what} has not the parameters' names; these are on one side only: {odd}")
+        if not (math.isfinite(factor) and 0 < loss_scale < math.inf):
+            raise InputError(f"factor is {factor!r}, loss_scale {loss_scale!r}; expected numbers, the second above 0")
         if max_norm is not None:
             check_max_norm(max_norm)
         taken = []
@@ -160,7 +161,7 @@ def check_writeable(name: str, array: Array) -> None:
         raise InputError(f"{name} is read-only; expected an array to write to")
 
 
-def check_max_norm(max_norm: Any) -> None:
-    """Refuse a largest norm that is no number above 0."""
-    if not (isinstance(max_norm, int | float | np.number) and max_norm > 0):
+def check_max_norm(max_norm: float) -> None:
+    """Refuse a largest norm that is not above 0."""
+    if not max_norm > 0:
         raise InputError(f"max_norm is {max_norm!r}; expected a number above 0")

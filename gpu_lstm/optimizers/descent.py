@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpu_lstm.backend import Array, Backend
-from gpu_lstm.layers.checks import check_positive, check_probability
+from gpu_lstm.layers.checks import check_least, check_probability
 from gpu_lstm.optimizers.base import Optimizer, Params, compiled_as
 from gpu_lstm.optimizers.given import HasParams
 
@@ -60,7 +60,7 @@ class RMSProp(Optimizer):
     ):  # fmt: skip
         super().__init__(params, learning_rate, backend=backend)
         self.decay = check_probability("decay", decay, "number")
-        self.eps = check_positive("eps", eps)
+        self.eps = check_least("eps", eps)
 
     def numbers(self) -> tuple[float, ...]:  # noqa: D102
         return self.rate, self.decay, 1 - self.decay, self.eps

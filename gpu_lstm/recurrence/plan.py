@@ -85,7 +85,7 @@ def make_plan(
     BackendError
         The named tier doesn't run on this backend or this machine: nothing falls back in silence.
     """
-    if tier != "auto" and tier not in TIERS:
+    if not isinstance(tier, str) or tier not in ("auto", *TIERS):
         raise InputError(f"tier is {tier!r}; expected auto, {', '.join(TIERS)}")
     obstacles = {name: obstacle(backend, name, hidden_size, dtype, options) for name in TIERS}
     if tier != "auto" and obstacles[tier]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.checks import check_number, check_positive, check_size
+from gpu_lstm.layers.checks import check_choice, check_least, check_positive, check_size
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,15 @@ class Settings:
     shares: int = 0
 
     def __post_init__(self) -> None:
-        check_size("epochs", self.epochs)
-        for name in ("validations", "patience", "warm_up", "save_minutes"):
-            check_number(name, getattr(self, name), "at least 0", lambda number: number >= 0)
+        for name, least in (("epochs", 1), ("keep", 1), ("validations", 0), ("patience", 0), ("shares", 0)):
+            check_size(name, getattr(self, name), least)
+        for name in ("warm_up", "save_minutes"):
+            check_least(name, getattr(self, name))
+        for name in ("learning_rate", "clip"):
+            check_positive(name, getattr(self, name))
+        check_choice("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         if self.warm_up >= 1 and self.warm_up != int(self.warm_up):
             raise InputError(f"warm_up is {self.warm_up}; expected a share below 1, or a whole number of steps")
-        check_positive("clip", self.clip)
-        check_size("keep", self.keep)
-        check_number("shares", self.shares, "at least 1", lambda shares: shares >= 0)
-        if self.on_nonfinite not in ("stop", "skip"):
-            raise InputError(f"on_nonfinite is {self.on_nonfinite!r}; expected stop or skip")
 
     @classmethod
     def read(cls, saved: Any, path: Path) -> Settings:

@@ -49,6 +49,7 @@ int64 at_most(int64 count) { return count < 1 || count > kMost ? throw Refused()
 #if defined(WITH_X86) && (HAS(2) || HAS(3))
 TARGET("avx2,fma")
 #define SET avx2
+#define VNNI "avx2,fma,avxvnni"
 #define VECTOR_BYTES 32
 #define TILE_ROWS 6
 #define TILE_VECTORS 2
@@ -60,6 +61,7 @@ TARGET_END
 #if defined(WITH_X86) && (HAS(4) || HAS(5))
 TARGET("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
 #define SET avx512
+#define VNNI "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,avx512vnni"
 #define VECTOR_BYTES 64
 #define TILE_ROWS 6
 #define TILE_VECTORS 4
@@ -82,8 +84,10 @@ TARGET_END
 #include "set.h"
 #endif
 
-#include "quantized_sets.h"
 #if HAS(0)
+// Of the entries' arguments: gpu_lstm/native/entries.py has the same number, or the library is refused.
+EXPORTED int gpu_lstm_interface() { return 0x09b08019; }
+
 // The best instruction set of this processor: 0 baseline, 1 AVX2 with FMA, 2 AVX-512.
 EXPORTED int gpu_lstm_best_set() {
 #ifdef WITH_X86

@@ -1,6 +1,6 @@
 // Weights of 8 bits, or of bfloat16, for inference: the product of some rows with them, and the recurrence.
 //
-// Included for each instruction set, without and with VNNI (quantized_sets.h). A packed matrix (4H, depth) has blocks of
+// Included for each instruction set, without and with VNNI (quantized_set.h). A packed matrix (4H, depth) has blocks of
 // `width` units, as `Packed` in gpu_lstm/recurrence/quantized.py makes them: [k / group][gate][unit][k % group]; of 8
 // bits, before that -128 times each row's sum and its scale, [gate][unit] each.
 //

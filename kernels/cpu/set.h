@@ -5,6 +5,7 @@
 //   TILE_ROWS, TILE_VECTORS      a tile of sums in registers: rows by vectors of a panel; their product, the vectors of
 //                                the panel and a number of A fill the registers
 //   PART_OF_FLOATS               the part that has its floats; the next one has its doubles
+//   VNNI                         features, with VNNI among them
 
 namespace SET {
 #include "simd.h"
@@ -31,10 +32,12 @@ using T = double;
 #include "entries.h"
 }  // namespace f64
 #endif
+#include "quantized_set.h"
 }  // namespace SET
 
 #undef CELL
 #undef SET
+#undef VNNI
 #undef VECTOR_BYTES
 #undef TILE_ROWS
 #undef TILE_VECTORS

@@ -26,6 +26,7 @@ from gpu_lstm import (
     huber,
     softmax_cross_entropy,
 )  # fmt: skip
+from gpu_lstm.cli import main
 from gpu_lstm.optimizers import clip_by_global_norm, make_optimizer
 from gpu_lstm.schedules import cosine, make_schedule, warm_up
 from gpu_lstm.training import Settings
@@ -187,6 +188,11 @@ def test_options_and_inputs_of_a_model_are_refused_by_name():
     refused(forecaster, "distribution", [["student"], "cauchy", 3])
 
 
+def test_a_composed_model_without_inputs_is_refused():
+    with pytest.raises(InputError, match="x has no inputs"):
+        gpu_lstm.compose(lstm=lstm()).predict({})
+
+
 def test_class_weights_are_numbers_of_at_least_0():
     x, lengths, labels = np.zeros((3, 2, 2)), [3, 3], np.array([0, 1])
     for wrong in ([1, 1, -1], [1, math.nan, 1], [1, 1], "x"):
@@ -245,3 +251,13 @@ def test_lengths_and_labels_of_few_bits_do_not_wrap_around():
     for kind in ("uint8", "int16", "uint64"):
         few = lengths.astype(kind)
         assert (model.loss(x, few, labels.astype(kind))[0], *model.logits(x, few).ravel()) == expected
+
+
+@pytest.mark.parametrize(
+    "words", ["--validation nan", "--dropout 0_1", "--batch 1_0", "--quantiles 0.5 nan", "--patience -1"]
+)
+def test_a_command_takes_numbers_as_people_write_them(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "series", "data.csv", *words.split()])
+    assert ended.value.code == 2
+    assert f"argument {words.split()[0]}: " in capsys.readouterr().err

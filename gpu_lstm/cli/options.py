@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import functools
+import math
 import shutil
 import sys
 import tempfile
@@ -127,20 +128,25 @@ def place_for(option: str, given: Path | None, folder: Path, name: str, *read: s
     return given
 
 
+def number(text: str) -> float:
+    """Argument type: a number, which nan is not, nor 1_0: Python would read 10."""
+    value = float(text.replace("_", "no digit"))
+    if math.isnan(value):
+        raise ValueError(text)
+    return value
+
+
+def whole(text: str, least: int = 0) -> int:
+    """Argument type: a whole number of at least 0."""
+    value = int(text.replace("_", "no digit"))
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
+    return value
+
+
 def positive(text: str) -> int:
     """Argument type: a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
-
-
-def whole(text: str) -> int:
-    """Argument type: a whole number of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
-    return value
+    return whole(text, 1)
 
 
 positive.__name__ = whole.__name__ = "whole number"

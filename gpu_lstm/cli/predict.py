@@ -17,6 +17,7 @@ from gpu_lstm.cli.options import (
     add_run,
     announce,
     data_path,
+    number,
     place_for,
     positive,
 )
@@ -54,7 +55,7 @@ def add_command(commands: Parsers) -> None:
         help="say how unexpected each step is, by the error of its forecast, instead of what comes after the last (no)",
     )  # fmt: skip
     series.add_argument(
-        "--normal", type=float, default=0.5, metavar="SHARE",
+        "--normal", type=number, default=0.5, metavar="SHARE",
         help="share of the data, at its start, that is as it should be: it says what errors are usual",
     )  # fmt: skip
     series.add_argument("--steps", type=positive, help="how far to forecast; the model's horizon if not given")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpu_lstm.backend import DTYPES
 from gpu_lstm.bench import record, threads, trace
-from gpu_lstm.cli.options import Parsers, add_device, add_parser, announce, data_path, place_for, positive
+from gpu_lstm.cli.options import Parsers, add_device, add_parser, announce, data_path, number, place_for, positive
 from gpu_lstm.data.text import read_text
 from gpu_lstm.models import LanguageModel
 from gpu_lstm.native.kernels import LINES
@@ -29,7 +29,7 @@ def add_command(commands: Parsers) -> None:
     parser.add_argument("--embedding-size", type=positive, default=64, help="numbers that stand for a token")
     parser.add_argument("--hidden-size", type=positive, default=256, help="units of each LSTM layer")
     parser.add_argument("--num-layers", type=positive, default=1, help="LSTM layers, one on top of the other")
-    parser.add_argument("--dropout", type=float, default=0.1, help="share of outputs of a layer that are put to 0")
+    parser.add_argument("--dropout", type=number, default=0.1, help="share of outputs of a layer that are put to 0")
     parser.add_argument("--batch", type=positive, default=64, help="sequences per step")
     parser.add_argument("--length", type=positive, default=64, help="time steps of a chunk")
     parser.add_argument("--data", default="shakespeare", help="a UTF-8 text, or the name of the shipped one")

@@ -7,7 +7,7 @@ import sys
 
 from gpu_lstm.backend import choose
 from gpu_lstm.cli.opening import opened
-from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, positive
+from gpu_lstm.cli.options import Parsers, add_device, add_parser, add_run, number, positive, whole
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.models import LanguageModel
@@ -19,10 +19,10 @@ def add_command(commands: Parsers) -> None:
     add_run(parser)
     parser.add_argument("--prompt", help="text to go on from; a new line if not given")
     parser.add_argument("--length", type=positive, default=500, help="characters to write")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 always the likeliest, 1 as learned")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest tokens; 0 all")
+    parser.add_argument("--temperature", type=number, default=0.8, help="0 always the likeliest, 1 as learned")
+    parser.add_argument("--top-k", type=whole, default=0, metavar="K", help="draw among the K likeliest tokens; 0 all")
     parser.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P",
+        "--top-p", type=number, default=1.0, metavar="P",
         help="draw among the likeliest tokens that have a share P of the probability together; 1 all",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpu_lstm.backend import DTYPES
 from gpu_lstm.cli.launch import add_ranks
-from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, positive
+from gpu_lstm.cli.options import RUNS, Parsers, add_device, add_parser, number, positive, whole
 from gpu_lstm.cli.parallel import ORDERS
 from gpu_lstm.cli.runs import KINDS, run
 from gpu_lstm.cli.sequences import RULES
@@ -49,25 +49,25 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
         "--hidden-size", type=positive, help="units of each LSTM layer (without a default: as the data need it)"
     )
     parser.add_argument("--num-layers", type=positive, default=1, help="LSTM layers, one on top of the other")
-    parser.add_argument("--dropout", type=float, help="share of outputs of a layer that are put to 0 in training")
+    parser.add_argument("--dropout", type=number, help="share of outputs of a layer that are put to 0 in training")
     parser.add_argument(
         "--lstm", nargs="+", default=[], metavar="OPTION",
         help=f"of the LSTM family: {Options.words()}; the plain LSTM if not given",
     )  # fmt: skip
     parser.add_argument("--batch", type=positive, help="sequences per step")
     parser.add_argument("--epochs", type=positive, help="times through all data (without a default: as they need it)")
-    parser.add_argument("--learning-rate", type=float, help="of the optimizer, at the schedule's highest")
+    parser.add_argument("--learning-rate", type=number, help="of the optimizer, at the schedule's highest")
     parser.add_argument("--optimizer", choices=("adam", "adamw", "sgd", "rmsprop"), help="how parameters move")
     parser.add_argument(
         "--schedule", default="cosine", choices=("cosine", "constant"), help="of the learning rate, after its warm-up"
     )
     parser.add_argument(
-        "--warm-up", type=float, default=50, metavar="STEPS",
+        "--warm-up", type=number, default=50, metavar="STEPS",
         help="over which the learning rate rises; below 1 a share of all steps",
     )  # fmt: skip
-    parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")
+    parser.add_argument("--clip", type=number, default=1.0, help="largest norm of the gradients")
     parser.add_argument("--validations", type=positive, default=10, help="how often to validate in the whole run")
-    parser.add_argument("--patience", type=int, default=0, help="validations without gain before it stops; 0 never")
+    parser.add_argument("--patience", type=whole, default=0, help="validations without gain before it stops; 0 never")
     parser.add_argument(
         "--recompute", action="store_true", help="compute activations twice: far less memory for long sequences"
     )
@@ -78,7 +78,7 @@ def add_parser_for(kinds: Parsers, kind: str, about: str) -> argparse.ArgumentPa
     add_rank_options(parser)
     parser.add_argument("--dry-run", action="store_true", help="only say how much memory it would take")
     parser.add_argument("--keep", type=positive, help="how many of the last checkpoints to keep (3)")
-    parser.add_argument("--save-minutes", type=float, help="save at least so often, besides at validations (10)")
+    parser.add_argument("--save-minutes", type=number, help="save at least so often, besides at validations (10)")
     parser.add_argument(
         "--on-nonfinite", choices=("stop", "skip"), help="what to do with a step whose loss or gradient is NaN (stop)"
     )
@@ -127,9 +127,9 @@ def add_command(commands: Parsers) -> None:
     )  # fmt: skip
     text.add_argument("--embedding-size", type=positive, default=64, help="numbers that stand for a token")
     text.add_argument("--length", type=positive, default=64, help="steps of a chunk; the state is carried on")
-    text.add_argument("--validation", type=float, default=0.1, help="share of the text held out, at its end")
+    text.add_argument("--validation", type=number, default=0.1, help="share of the text held out, at its end")
     text.add_argument("--shuffle-lines", action="store_true", help="take the lines in a new order in every epoch")
-    text.add_argument("--sample-length", type=int, default=160, help="tokens of sample at each validation")
+    text.add_argument("--sample-length", type=whole, default=160, help="tokens of sample at each validation")
     text.set_defaults(
         hidden_size=256, dropout=0.1, batch=64, epochs=10, learning_rate=4e-3, optimizer="adam", validations=8
     )
@@ -137,13 +137,13 @@ def add_command(commands: Parsers) -> None:
     series.add_argument("--horizon", type=positive, help="steps ahead (the data's shortest period, else 12)")
     series.add_argument("--length", type=positive, help="known steps of a window (by the data's periods, 128 or more)")
     series.add_argument("--memory", type=positive, help="steps of the slow mean that inputs refer to (a period)")
-    series.add_argument("--train", type=float, default=0.7, help="share of the series to train on, at its start")
-    series.add_argument("--validation", type=float, default=0.1, help="share after that; the rest is for evaluate")
+    series.add_argument("--train", type=number, default=0.7, help="share of the series to train on, at its start")
+    series.add_argument("--validation", type=number, default=0.1, help="share after that; the rest is for evaluate")
     series.add_argument("--loss", choices=("mse", "mae", "huber"), help="of values alone (mse)")
     series.add_argument(
         "--quantiles",
         nargs="+",
-        type=float,
+        type=number,
         default=[],
         metavar="Q",
         help="forecast these quantiles, as 0.1 0.5 0.9; none if not given",
@@ -184,9 +184,9 @@ def add_sequence_kinds(kinds: Parsers) -> None:
                 help="balanced: each class counts alike in the loss, whatever its size",
             )  # fmt: skip
         parser.add_argument("--series", default="series", help="column that tells the sequences apart")
-        parser.add_argument("--validation", type=float, default=0.2, help="share of the training sequences held out")
+        parser.add_argument("--validation", type=number, default=0.2, help="share of the training sequences held out")
         parser.add_argument(
-            "--test", type=float, default=None, metavar="SHARE",
+            "--test", type=number, default=None, metavar="SHARE",
             help="of data without a column 'split': share kept for gpu-lstm evaluate (0.2)",
         )  # fmt: skip
         parser.add_argument(

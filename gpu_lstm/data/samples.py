@@ -83,6 +83,8 @@ class Samples:
         Raises InputError as `column`, or where there are more of one than of another.
         """
         named = x if isinstance(x, Mapping) else {"x": x}
+        if not named:
+            raise InputError("x has no inputs; expected one at least")
         inputs = {str(name): column(str(name), value) for name, value in named.items()}
         samples = cls(inputs, None if y is None else column("y", y))
         counts = {name: len(part) for name, part in [*inputs.items(), ("y", samples.target)] if part is not None}

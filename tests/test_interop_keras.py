@@ -167,7 +167,7 @@ class Layer:
     def __init__(self, weights, **settings):
         self.weights, self.settings = weights, settings
         kind = "Bidirectional" if "merge_mode" in settings else "LSTM"
-        self.__class__ = type(kind, (Layer,), {"__module__": "keras.layers"})
+        self.__class__ = type(kind, (Layer,), {"__module__": "tensorflow.keras.layers"})
 
     def get_weights(self):
         return self.weights

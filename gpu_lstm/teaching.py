@@ -27,7 +27,7 @@ import numpy as np
 from gpu_lstm.backend import PARAM_DTYPES, Array, Backend, choose
 from gpu_lstm.errors import InputError
 from gpu_lstm.layers.base import check_seed
-from gpu_lstm.layers.checks import check_dtype, check_size
+from gpu_lstm.layers.checks import check_dtype, check_positive, check_size
 from gpu_lstm.ops.expressions import sum_rows
 from gpu_lstm.recurrence import reference
 from gpu_lstm.recurrence.problem import Problem, split_gates
@@ -168,9 +168,7 @@ class LstmLayer:
         self.dtype = check_dtype(dtype, PARAM_DTYPES)
         self.input_width = check_size("input_width", input_width)
         self.state_width = check_size("state_width", state_width)
-        if not (learning_rate > 0 and math.isfinite(learning_rate)):
-            raise InputError(f"learning_rate is {learning_rate!r}; expected a number above 0")
-        self.learning_rate = learning_rate
+        self.learning_rate = check_positive("learning_rate", learning_rate)
         rng = np.random.default_rng(check_seed(seed))
         self.Wfh, self.Wfx, self.bf = self._start(rng)
         self.Wih, self.Wix, self.bi = self._start(rng)

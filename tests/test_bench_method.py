@@ -56,6 +56,7 @@ class Silent(method.Patience):
 
 def test_sides_take_turns_and_each_timed_step_follows_an_untimed_one(monkeypatch):
     monkeypatch.setattr(method, "WARM", 0)
+    monkeypatch.setattr(method, "SHORT", 0)
     calls = []
     steps = {name: lambda name=name: calls.append(name) for name in "ab"}
     patience = Silent()
@@ -84,7 +85,21 @@ def test_each_side_is_timed_by_its_own_clock():
     assert max(times["a"]) < 42
 
 
-def test_wall_clock_waits_for_the_device_before_and_after():
+def test_short_steps_are_timed_again_and_their_median_is_taken(monkeypatch):
+    monkeypatch.setattr(method, "SHORT", 0.02)
+    naps = iter([0.001, 0.012, *[0.002] * 99])
+    taken = []
+
+    def step():
+        taken.append(next(naps))
+        time.sleep(taken[-1])
+
+    assert 0.002 <= method.WallClock().seconds(step) < 0.012
+    assert len(taken) > 2 and sum(taken[:-1]) < 0.02
+
+
+def test_wall_clock_waits_for_the_device_before_and_after(monkeypatch):
+    monkeypatch.setattr(method, "SHORT", 0)
     calls = []
     clock = method.WallClock(lambda: calls.append("synchronize"))
     assert clock.seconds(lambda: calls.append("step")) >= 0

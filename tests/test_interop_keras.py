@@ -166,6 +166,8 @@ class Layer:
 
     def __init__(self, weights, **settings):
         self.weights, self.settings = weights, settings
+        kind = "Bidirectional" if "merge_mode" in settings else "LSTM"
+        self.__class__ = type(kind, (Layer,), {"__module__": "tensorflow.keras.layers"})
 
     def get_weights(self):
         return self.weights
@@ -173,7 +175,7 @@ class Layer:
     def get_config(self):
         plain = {"activation": "tanh", "recurrent_activation": "sigmoid", "go_backwards": False}
         if "merge_mode" in self.settings:
-            return {"merge_mode": self.settings["merge_mode"], "layer": {"config": plain}}
+            return {"merge_mode": self.settings["merge_mode"], "layer": {"class_name": "LSTM", "config": plain}}
         return plain | self.settings
 
 
@@ -184,6 +186,7 @@ class Layer:
         ({"recurrent_activation": "linear"}, "recurrent_activation='linear'; expected sigmoid or hard_sigmoid"),
         ({"go_backwards": True}, "go_backwards=True"),
         ({"merge_mode": "sum"}, "merge_mode='sum'; expected 'concat'"),
+        ({"scale": 2.0}, r"scale=2\.0; expected settings of Keras's LSTM alone"),
     ],
 )
 def test_settings_of_a_layer_that_we_can_not_express_are_refused(settings, message):

@@ -111,14 +111,40 @@ def test_settings_that_can_not_be_expressed_are_refused_by_name(settings, messag
             from_keras(source)
 
 
-def test_a_setting_that_is_not_keras_s_own_is_refused():
-    class Own(K.LSTM):
-        def get_config(self):
-            return {**super().get_config(), "scale": 2.0}
+class Own(K.LSTM):  # type: ignore[name-defined]
+    """A layer of the user's own, which may compute anything."""
 
-    model = sequential(Own(5))
-    with pytest.raises(InputError, match=r"layer has scale=2\.0; expected settings of Keras's LSTM alone"):
-        from_keras(model.layers[0])
+
+class OwnCell(K.LSTMCell):  # type: ignore[name-defined]
+    """The same of a cell."""
+
+
+@pytest.mark.parametrize("place", ["alone", "LSTM by name", "cell", "cells", "Bidirectional", "backward"])
+def test_a_class_of_the_user_s_own_is_refused(place, tmp_path):
+    layer = {
+        "alone": lambda: Own(5, return_sequences=True),
+        "LSTM by name": lambda: type("LSTM", (K.LSTM,), {})(5, return_sequences=True),
+        "cell": lambda: K.RNN(OwnCell(5), return_sequences=True),
+        "cells": lambda: K.RNN([K.LSTMCell(5), K.LSTMCell(5)], return_sequences=True),
+        "Bidirectional": lambda: type("Bidirectional", (K.Bidirectional,), {})(lstm()),
+        "backward": lambda: K.Bidirectional(lstm(), backward_layer=Own(5, return_sequences=True, go_backwards=True)),
+    }[place]()
+    model = sequential(layer)
+    kind = {"alone": "custom Own", "cell": "RNN of custom OwnCell", "cells": "RNN of StackedRNNCells"}
+    with pytest.raises(InputError, match=f"is a {kind.get(place, 'custom ')}.*; expected Keras's own LSTM"):
+        from_keras(layer)
+    model.save(tmp_path / "model.keras")
+    for source in (model, tmp_path / "model.keras"):
+        with pytest.raises(InputError, match=r"Keras's own LSTM|no LSTM layer|say with layers"):
+            from_keras(source)
+
+
+@pytest.mark.parametrize("kind", ["GRU", "SimpleRNN", "Dense"])
+def test_other_layers_are_refused_by_what_they_are(kind):
+    layer = getattr(K, kind)(5)
+    layer.build((3, 6, 4))
+    with pytest.raises(InputError, match=f"layer is a {kind}; expected Keras's own LSTM"):
+        from_keras(layer)
 
 
 def test_states_and_the_last_output_are_those_of_return_state_and_return_sequences():
@@ -130,6 +156,14 @@ def test_states_and_the_last_output_are_those_of_return_state_and_return_sequenc
         y, state, _ = ours.forward(X, state)
         for mine, theirs in ((y[:, -1], last), (state[0][0], h), (state[1][0], c)):
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=2e-6)
+
+
+def test_the_last_output_of_a_bidirectional_is_its_last_states():
+    layer = K.Bidirectional(lstm(return_sequences=False))
+    layer.build((3, 6, 4))
+    y, (h, _), _ = from_keras(layer).forward(X)
+    np.testing.assert_allclose(np.concatenate(list(h), axis=1), numbers(layer(X)), rtol=0, atol=2e-6)
+    np.testing.assert_array_equal(np.concatenate([y[:, -1, :5], y[:, 0, 5:]], axis=1), np.concatenate(list(h), axis=1))
 
 
 @pytest.mark.parametrize(
@@ -430,7 +464,7 @@ def test_damaged_whole_models_are_refused(tmp_path):
 def test_layers_in_a_list_are_all_taken_or_refused():
     model = sequential(lstm(8), K.Dropout(0.1), lstm(5), K.Dense(2))
     same(from_keras(model.layers[:3]), keras.Sequential(model.layers[:3])(X))
-    with pytest.raises(InputError, match="layer 3 is a Dense; expected an LSTM layer"):
+    with pytest.raises(InputError, match="layer 3 is a Dense; expected Keras's own LSTM"):
         from_keras(model.layers)
     encoder = sequential(lstm(4, return_sequences=False), K.RepeatVector(6), lstm(4))
     with pytest.raises(InputError, match="layer 0 has return_sequences=False; expected True"):

@@ -753,6 +753,15 @@ def test_arrays_of_another_shape_are_refused(name):
         from_onnx(node_model(arrays, {"hidden_size": 5}, ("W", "R", "B", "initial_h")))
 
 
+@pytest.mark.parametrize("name", ["initial_h", "initial_c"])
+def test_a_state_of_zeros_has_the_shape_of_a_state(name):
+    """As PyTorch's exporter writes an LSTM with a projection, which it leaves out: ONNX Runtime refuses that file."""
+    arrays = choose(node_arrays(np.random.default_rng(0)), ["P"])
+    arrays[name] = np.zeros((1, 3, 6), np.float32)
+    with pytest.raises(InputError, match="LSTM node 'node' has an initial state of shape"):
+        from_onnx(node_model(arrays, {"hidden_size": 5}, ("W", "R", "B", "initial_h", "initial_c")))
+
+
 def test_files_without_an_lstm_or_no_files_at_all_are_refused(tmp_path):
     with pytest.raises(InputError, match="no LSTM node"):
         from_onnx(wrap([("Relu", ["x"], ["y"], {})], [("x", [2])], [("y", [2])], {}))

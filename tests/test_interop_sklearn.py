@@ -203,6 +203,12 @@ def test_other_features_or_another_form_than_at_fit_are_refused():
         ({"backend": "tpu"}, "backend is 'tpu'"),
         ({"early_stopping": True, "validation_fraction": 1.0}, "validation_fraction is 1.0"),
         ({"early_stopping": True, "n_iter_no_change": 0}, "n_iter_no_change is 0"),
+        ({"early_stopping": "no"}, "early_stopping is 'no'; expected True or False"),
+        ({"warm_start": 0}, "warm_start is 0; expected True or False"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast'; expected a number above 0"),
+        ({"clip": None}, "clip is None; expected a number above 0"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan; expected a number of at least 0"),
+        ({"backend": 3}, "backend is 3; expected auto, numpy"),
     ],
 )
 @pytest.mark.parametrize("estimator", [CLASSIFIER, REGRESSOR, FORECASTER])
@@ -797,3 +803,9 @@ def test_data_frames_hold_numbers_or_their_column_is_named():
     dated = frames[0].assign(c=pandas.date_range("2024-01-01", periods=4))
     with pytest.raises(ValueError, match="X has a column 'c' of datetime64.*; expected numbers"):
         LSTMForecaster(max_iter=1).fit(dated)
+
+
+@pytest.mark.parametrize("weights", [{0: -1, 1: 1}, {0: 0, 1: 0}, {0: float("nan"), 1: 1}], ids=str)
+def test_class_weights_that_weigh_nothing_are_refused(weights):
+    with pytest.raises(ValueError, match=r"class_weight is \{.*; expected weights of at least 0, some above"):
+        LSTMClassifier(class_weight=weights).fit(np.eye(4), [0, 1, 0, 1])

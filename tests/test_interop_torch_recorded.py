@@ -197,3 +197,25 @@ def test_quantisation_is_refused_where_it_asks_for_the_module():
     model.qconfig = torch.ao.quantization.get_default_qconfig("x86")
     with pytest.raises(InputError, match="LSTM of gpu_lstm can't be quantised"):
         torch.ao.quantization.prepare(model)
+
+
+def test_whatever_comes_from_the_tracer_of_fx_makes_a_step_of_the_graph():
+    class Goes(nn.Module):
+        def __init__(self, lstm):
+            super().__init__()
+            self.lstm, self.x = lstm, steps()
+
+        def forward(self, h, c):
+            y, state = self.lstm(self.x, (h, c))
+            return self.lstm(self.x, state)[0] + y
+
+    class Padded(Goes):
+        def forward(self, lengths):
+            return self.lstm(self.x, lengths=lengths)[0]
+
+    lstm, state = door.LSTM(4, 6), (torch.ones(1, 3, 6), torch.ones(1, 3, 6))
+    torch.testing.assert_close(torch.fx.symbolic_trace(Goes(lstm))(*state), Goes(lstm)(*state), rtol=0, atol=0)
+    lengths = torch.tensor([7, 2, 5])
+    torch.testing.assert_close(torch.fx.symbolic_trace(Padded(lstm))(lengths), Padded(lstm)(lengths), rtol=0, atol=0)
+    with pytest.raises(torch.fx.proxy.TraceError):  # alone it is no step, and its insides can't be traced: as PyTorch's
+        torch.fx.symbolic_trace(lstm)

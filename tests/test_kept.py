@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from gpu_lstm import LSTM, InputError, LSTMCell
 from gpu_lstm.layers import Linear
 from gpu_lstm.native import compiled, kept
 from gpu_lstm.native import library as native
+from gpu_lstm.native.prepared import prepare
 from gpu_lstm.optimizers import Adam
+from gpu_lstm.recurrence import inference
 from tests.support import STRICT
 
 pytestmark = pytest.mark.skipif(compiled.library() is None, reason=f"no compiled library: {compiled.missing()}")
@@ -108,6 +111,72 @@ def test_copies_go_their_own_ways(twin, frozen):
     assert same(other, x)
     other.params = {name: array * 2 for name, array in other.params.items()}
     assert same(other, x) and same(lstm, x)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_is_ready_of_a_call_before_gives_the_same_for_another_x_and_state(layers, frozen, monkeypatch):
+    lstm, calls = LSTM(6, 5, layers), []
+    if frozen:
+        lstm.freeze()
+    monkeypatch.setattr(inference, "prepare", lambda *rest, old=prepare: (calls.append(rest[0]), old(*rest))[1])
+    wide = np.random.default_rng(0).standard_normal((3, 2, 12)).astype("float32")
+    fixed = wide[..., 6:].copy()
+    fixed.flags.writeable = False
+    state = tuple(data(layers, 2, 5) * n for n in (1, 2))
+    other = LSTM(6, 5, layers)
+    other.params = lstm.params
+    for x in (wide[..., :6].copy(), wide[..., ::2], fixed):
+        for given in (None, state, (None, state[1])):
+            found, expected = lstm.forward(x, given, keep=False), other.forward(x, given)
+            for a, b in zip((found[0], *found[1]), (expected[0], *expected[1]), strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert calls == ["infer"] * layers
+
+
+def test_what_is_ready_is_made_anew_for_another_shape_or_number_of_threads(monkeypatch):
+    lstm, calls = LSTM(64, 64).freeze(), []
+
+    def noted(name, function, passed, *rest, run=compiled.run):
+        calls.extend([passed[-4]] * (name == "infer"))
+        run(name, function, passed, *rest)
+
+    monkeypatch.setattr(compiled, "run", noted)
+    for threads in (1, 2):
+        monkeypatch.setenv("GPU_LSTM_NUM_THREADS", str(threads))
+        calls.clear()
+        assert same(lstm, data(30, 1, 64)) and calls == [threads]
+    for shape in ((30, 3, 64), (7, 1, 64), (30, 1, 64)):
+        assert same(lstm, data(*shape))
+    with pytest.raises(InputError, match=r"x has shape \(30, 1, 63\); expected \(T, B, input_size=64\)"):
+        lstm.forward(data(30, 1, 63), keep=False)
+    with pytest.raises(InputError, match="x has dtype float64; expected float32"):
+        lstm.forward(data(30, 1, 64, "float64"), keep=False)
+    with pytest.raises(InputError, match="h0 has shape"):
+        lstm.forward(data(30, 1, 64), (np.zeros((1, 2, 64), "float32"), None), keep=False)
+
+
+def test_what_is_ready_holds_no_array_of_the_caller_and_gives_arrays_of_his_own():
+    lstm, x = LSTM(6, 5).freeze(), data(3, 2, 6)
+    seen = weakref.ref(x)
+    first = lstm.forward(x, keep=False)
+    kept_, before = lstm.forward(x + 1, keep=False), first[0].copy()
+    del x
+    assert seen() is None
+    kept_[0][...], kept_[1][0][...], kept_[1][1][...] = 7, 7, 7
+    np.testing.assert_array_equal(first[0], before)
+    assert first[1][0].base is None  # not a view of y
+
+
+def test_a_prepared_call_refuses_arrays_of_another_kind():
+    n, weight = np.zeros(9, "float32"), np.zeros((4, 3), "float32")
+    pack = prepare("pack", n.dtype, ("weight", "panels"), 0, 4, 3, weight, np.empty(64 * 3, "float32"))
+    with pytest.raises(InputError, match=r"weight has shape \(3, 4\); expected \(rows=4,depth=3\)|weight has shape"):
+        pack(weight.T, np.empty(64 * 3, "float32"))
+    with pytest.raises(InputError, match="panels is read-only"):
+        pack(weight, np.broadcast_to(n[:1], 64 * 3))
+    with pytest.raises(InputError, match="weight has dtype complex64; expected float32"):
+        pack(weight.astype("complex64"), np.empty(64 * 3, "float32"))
 
 
 def test_many_threads_at_once():

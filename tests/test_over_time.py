@@ -13,7 +13,7 @@ from gpu_lstm.layers import overtime, settle, strand
 from gpu_lstm.layers.strand import round_to
 from gpu_lstm.models import Classifier, Forecaster, LanguageModel, Regressor, Tagger, quantize
 from gpu_lstm.native import compiled
-from gpu_lstm.recurrence.inference import on_cpu
+from gpu_lstm.recurrence import inference
 from tests.support import NUMPY
 
 needs_compiled = pytest.mark.skipif(compiled.library() is None, reason="the compiled library is not there")
@@ -261,10 +261,16 @@ def test_compiled_code_rounds_any_number_as_numpy_does(dtype):
         array[...] = np.repeat([-1e4, 1e4, 0, 1e4], 64) if name == "bias_l0" else 0
     kept, x = lstm.kept(lstm.params, False), np.zeros((1, 3, 1), dtype)
     weights = kept["weight_ih_l0"], lstm.params["bias_l0"], kept["weight_hh_l0"]
-    h, (plain,) = on_cpu(NUMPY, x, 64, *weights, np.zeros_like(c), c)
-    rounded, (found,) = on_cpu(NUMPY, x, 64, *weights, np.zeros_like(c), c, rounding=(1, places))
+
+    def inferred(rounding=inference.NEVER):
+        h, after = inference.begun(NUMPY, (2, *c.shape), dtype, None, c)
+        inference.on_cpu(x, h, after, *weights, rounding)(x, h, after)
+        return h, after
+
+    h, (plain,) = inferred()
+    rounded, (found,) = inferred((1, places))
     assert same([plain], [c + 0.0]) and same([found, rounded[1]], [round_to(np, a, places) for a in (c, h[1])])
-    assert same(on_cpu(NUMPY, x, 64, *weights, np.zeros_like(c), c, rounding=(2, places)), (h, plain[None]))
+    assert same(inferred((2, places)), (h, plain[None]))
 
 
 @needs_compiled

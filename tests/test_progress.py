@@ -12,7 +12,7 @@ SMALL = ["--hidden-size", "4", "--epochs", "2", "--validations", "3", "--batch",
 ARGUMENTS = {
     "text": ["t.txt", "--length", "8", "--embedding-size", "2", "--sample-length", "0"],
     "series": ["t.csv", "--length", "16", "--horizon", "4"],
-    "classify": ["c.csv"],
+    "classify": ["c.csv", "--validation", "0.2"],
 }
 
 

@@ -14,7 +14,7 @@ from gpu_lstm.data.splits import drawn, truncated, with_test_part
 from gpu_lstm.losses.weighted import weighted_cross_entropy
 from gpu_lstm.models import MODELS, Classifier, Tagger
 from gpu_lstm.parallel import Alone
-from gpu_lstm.training import Settings
+from gpu_lstm.training import Settings, checkpoint
 from gpu_lstm.training.fitting import balanced, epochs_for, frames_for, pooling_for
 from gpu_lstm.training.memory import Job, predict
 from gpu_lstm.training.tasks import ClassifyTask, LabelTask, class_scores, in_blocks, split_sequences, steps_in_blocks
@@ -63,6 +63,57 @@ def test_validation_is_alike_in_all_classes_and_never_test():
     assert sorted([*train, *held_out]) == np.flatnonzero(~data.test).tolist()
     with pytest.raises(InputError, match="one of each class to train and validate on"):
         split_sequences(sequences([3, 3], [0, 1]), 0.5, 0, alike=True)
+
+
+@pytest.mark.parametrize(("count", "held"), [(199, 0), (200, 40)])
+def test_of_few_sequences_all_are_trained_on_where_no_share_is_asked_for(count, held):
+    data = sequences([2] * count, np.arange(count) % 2)
+    train, held_out = split_sequences(data, None, 0, alike=True)
+    assert (len(train), len(held_out)) == (count - held, held)
+    assert [len(part) for part in split_sequences(data, 0, 0)] == [count, 0]
+
+
+def test_labels_of_steps_count_one_by_one():
+    steps = sequences([20] * 15, of_steps=True)  # 15 sequences, 300 labels but for those unknown
+    assert len(steps.labels_of(np.arange(15))) >= 200
+    assert len(split_sequences(steps, None, 0)[1]) == 3
+
+
+def run_of(folder, *options):
+    """The files of a run on 24 sequences, made without and with a break in the middle."""
+    rows = "\n".join(f"{n},{'ab'[n % 2]},{n % 2 + k / 9}" for n in range(24) for k in range(3))
+    (folder / "c.csv").write_text(f"series,label,v\n{rows}\n", encoding="utf-8")
+    small = ["--hidden-size", "4", "--epochs", "3", "--batch", "8", "--backend", "numpy", "--out", str(folder / "r")]
+    return main(["train", "classify", str(folder / "c.csv"), *small, *options])
+
+
+def test_a_run_that_holds_nothing_out_has_the_last_weights_and_goes_on_as_any(tmp_path, capsys):
+    assert run_of(tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "19 to train on, none held out (--validation), 5 for gpu-lstm evaluate" in told
+    assert "all steps done; nothing was held out" in told
+    log = (tmp_path / "r" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(log) == 6 and not any("score" in line for line in log)
+    best, _ = checkpoint.load(tmp_path / "r" / "model.safetensors")
+    last, description = checkpoint.load(tmp_path / "r" / "resume-00000006.safetensors")
+    assert all(np.array_equal(best[name], last[name]) for name in best)
+    assert description["settings"]["validations"] == 0 and description["options"]["validation"] is None
+    more = ["--epochs", "4", "--backend", "numpy"]
+    assert main(["train", "classify", "--resume", str(tmp_path / "r"), *more]) == 0
+    assert "all steps done; nothing was held out" in capsys.readouterr().out
+    after, about = checkpoint.load(tmp_path / "r" / "model.safetensors")
+    assert about["step"] == 8 and not all(np.array_equal(after[name], best[name]) for name in best)
+
+
+def test_a_model_that_holds_nothing_out_and_is_no_better_than_the_largest_class_says_so(tmp_path, capsys):
+    assert run_of(tmp_path, "--learning-rate", "1e-9", "--seed", "1") == 0
+    assert "note: the model is no better than the largest class alone" in capsys.readouterr().out
+
+
+def test_stopping_early_needs_something_held_out(tmp_path, capsys):
+    assert run_of(tmp_path, "--patience", "2") == 2
+    assert "--patience is 2, and nothing is held out; expected --validation 0.2, or 0" in capsys.readouterr().err
+    assert run_of(tmp_path, "--patience", "2", "--validation", "0.3") == 0
 
 
 @pytest.mark.parametrize("of_steps", [False, True])
@@ -176,7 +227,7 @@ def test_a_weighted_loss_of_a_classifier_is_that_of_repeated_sequences():
     assert float(loss) == pytest.approx(float(repeated))
     for name, gradient in expected.items():
         np.testing.assert_allclose(found[name], gradient, atol=1e-12)
-    with pytest.raises(InputError, match="targets has values 0..2; expected 0..V-1=1"):
+    with pytest.raises(InputError, match="labels has values 0..2; expected 0..num_classes-1=1"):
         model.loss(*data.batch(np.arange(3))[:2], np.array([0, 2, 1]), class_weights=np.ones(2))
 
 

@@ -106,6 +106,21 @@ def test_a_parquet_file_is_read_by_pieces_or_asks_for_pyarrow(tmp_path, monkeypa
         read_series(path)
 
 
+@pytest.mark.parametrize("name", [None, "when"])
+def test_a_frame_s_index_is_read_from_parquet_as_from_memory(tmp_path, name, monkeypatch):
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(sources, "CELLS", 8)
+    times = pd.date_range("2024-03-30", periods=12, freq="D", tz="Europe/Berlin", name=name)
+    frame = pd.DataFrame({"a": V}, index=times)
+    frame.to_parquet(tmp_path / "a.parquet")
+    found, same = read_series(tmp_path / "a.parquet"), read_series(frame)
+    assert found.names == same.names == ["a"]
+    assert found.values.tolist() == same.values.tolist() == V[:, None].tolist()
+    assert found.clock.columns == same.clock.columns == [name or "index"]
+    frame.reset_index(drop=True).iloc[3:].to_parquet(tmp_path / "b.parquet")  # numbers of rows are no column
+    assert read_series(tmp_path / "b.parquet").names == ["a"]
+
+
 def test_sequences_come_from_data_frames_with_and_without_labels():
     frame = pd.DataFrame({"who": [1, 1, 2, 2, 2], "what": ["a", "a", "b", "b", "b"], "x": [1, 2, 3, 4, 5.5]})
     data = read_sequences(frame, "what", "who")

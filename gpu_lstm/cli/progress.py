@@ -56,7 +56,8 @@ def finish(run: Run) -> int:
         )
         return 130
     why = "no better score for long" if outcome.end == "early" else "all steps done"
-    print(f"{why}; best score on held-out data: {outcome.best:.4g} {score_unit(run)}")
+    best = f"best score on held-out data: {outcome.best:.4g} {score_unit(run)}"
+    print(f"{why}; {best if run.settings.validations else 'nothing was held out'}")
     if remark := run.task.remark(outcome.best):
         tell(remark)
     if outcome.skipped:

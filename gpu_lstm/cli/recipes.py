@@ -45,6 +45,7 @@ class Recipe:
     extra: dict[str, Any]  # what the run's description gets
     batch: int | None = None  # B of the training step of those steps, where it isn't what was asked for
     epochs: int = 1  # how many there are to be, where none were asked for
+    validates: bool = True  # whether something is held out
 
 
 def prepare_text(plain: dict[str, Any], backend: Backend, known: dict[str, Any] | None, ranks: Communicator) -> Recipe:

@@ -89,6 +89,8 @@ def begin(options: argparse.Namespace, ranks: Communicator) -> Run | None:
     if options.epochs is None:
         plain["epochs"] = recipe.epochs
         settings = replace(settings, epochs=recipe.epochs)
+    if not recipe.validates:
+        settings = replace(settings, validations=0)
     if not fits(options, plain, recipe, backend, shares):
         return None
     known = {"options": plain, **recipe.extra, "fingerprint": ranks.first(lambda: marked(plain))}

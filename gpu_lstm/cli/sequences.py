@@ -47,7 +47,9 @@ def prepare(
     train, held_out = split_sequences(data, plain["validation"], plain["seed"], alike=rules >= 2)
     if rules >= 2:
         tell_parts(data, train, held_out, plain, kind)
-    if data.of_steps and not (len(data.labels_of(train)) and len(data.labels_of(held_out))):
+    if plain.get("patience") and not len(held_out):
+        raise InputError(f"--patience is {plain['patience']}, and nothing is held out; expected --validation 0.2, or 0")
+    if data.of_steps and not all(len(data.labels_of(part)) for part in (train, held_out) if len(part)):
         raise InputError(f"{path} has no labelled step among the sequences to train on, or to validate on")
     rows = data.rows(train)
     config: dict[str, Any] = {
@@ -80,8 +82,9 @@ def prepare(
         extra["targets"] = data.targets
     each = len(train) // min(plain["batch"], len(train)) if plan is None else len(plan.parts)
     return Recipe(
-        kind, config, -(-steps // config.get("frames", (1, 1))[1]), make, extra, batch=batch, epochs=epochs_for(each)
-    )
+        kind, config, -(-steps // config.get("frames", (1, 1))[1]), make, extra, batch=batch, epochs=epochs_for(each),
+        validates=bool(len(held_out)),
+    )  # fmt: skip
 
 
 MAKERS: dict[str, Callable[..., Model]] = {"classify": Classifier, "regress": Regressor, "label": Tagger}
@@ -123,7 +126,8 @@ def tell_parts(data: Sequences, train: np.ndarray, held_out: np.ndarray, plain: 
     who = "by column 'split'" if data.split else f"drawn by --seed {seed}, --test {0.2 if share is None else share}"
     test = int(data.test.sum())
     print(
-        f"sequences: {len(train)} to train on, {len(held_out)} held out to choose the best model by"
+        f"sequences: {len(train)} to train on, "
+        + (f"{len(held_out)} held out to choose the best model by" if len(held_out) else "none held out (--validation)")
         + (f", {test} for gpu-lstm evaluate ({who})" if test else "; none for gpu-lstm evaluate")
         + f"; {data.lengths.min()} to {data.lengths.max()} steps",
         flush=True,

@@ -15,7 +15,7 @@ from gpu_lstm.cli.series import add_column_options, add_time_options
 from gpu_lstm.cli.tables import add_table_options
 from gpu_lstm.data.tokens import KINDS as KINDS_OF_TOKENS
 from gpu_lstm.layers.options import Options
-from gpu_lstm.training.fitting import DROPOUT, LEARNING_RATE, WARM_UP
+from gpu_lstm.training.fitting import DROPOUT, FEW, HELD_OUT, LEARNING_RATE, WARM_UP
 
 
 def with_kind(arguments: list[str]) -> list[str]:
@@ -184,7 +184,10 @@ def add_sequence_kinds(kinds: Parsers) -> None:
                 help="balanced: each class counts alike in the loss, whatever its size",
             )  # fmt: skip
         parser.add_argument("--series", default="series", help="column that tells the sequences apart")
-        parser.add_argument("--validation", type=number, default=0.2, help="share of the training sequences held out")
+        parser.add_argument(
+            "--validation", type=number, metavar="SHARE",
+            help=f"of the training sequences held out, which choose the best model ({HELD_OUT}; 0 below {FEW} labels)",
+        )  # fmt: skip
         parser.add_argument(
             "--test", type=number, default=None, metavar="SHARE",
             help="of data without a column 'split': share kept for gpu-lstm evaluate (0.2)",

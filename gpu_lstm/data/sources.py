@@ -176,11 +176,12 @@ class Frame:
 
         def pieces(size: int) -> Iterator[pd.DataFrame]:
             with readable():
-                yield from (batch.to_pandas() for batch in file.iter_batches(size))
+                yield from (_frame(batch.to_pandas(), str(path)) for batch in file.iter_batches(size))
 
         with readable():
             file = pyarrow.parquet.ParquetFile(path)
-            return cls(str(path), file.schema_arrow.names, pieces)
+            empty = file.schema_arrow.empty_table().to_pandas()
+            return cls(str(path), _frame(empty, str(path)).columns, pieces)
 
     def at(self, row: int) -> str:
         """Return the number of a row, from 0."""

@@ -221,10 +221,9 @@ def check_direction(arrays: Sequence[Any], name: str) -> Direction:
 
 def from_layer(layer: Any, name: str) -> Part:
     """Return an LSTM layer of Keras, its settings checked."""
-    settings = layer.get_config()
-    if not any(key in settings for key in ("recurrent_activation", "layer", "cell")):
-        raise InputError(f"{name} is a {type(layer).__name__}; expected an LSTM layer")
-    return Part(name, layer.get_weights(), gate(settings, name), made_by_old(layer))
+    kind = type(layer)
+    described = {"class_name": kind.__name__, "module": kind.__module__, "config": layer.get_config()}
+    return Part(name, layer.get_weights(), gate(described, name), made_by_old(layer))
 
 
 def made_by_old(source: Any) -> bool:

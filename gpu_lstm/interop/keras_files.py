@@ -185,7 +185,9 @@ def select(content: Content, layers: Sequence[str] | None, source: str) -> list[
         chosen = [find(content, node) or node.name for node in found]
         left = [path for path in weights if path not in chosen]
         if left := left or [node.path for node in inner if node.is_lstm and node not in model]:
-            raise InputError(f"{source} has the LSTM layers {listed}; {left[0]} is within another layer; {ask}")
+            top = next((node for node in model if find(content, node) == left[0]), None)
+            what = f"a {top.kind}, not of Keras's own LSTM" if top else "within another layer"
+            raise InputError(f"{source} has the LSTM layers {listed}; {left[0]} is {what}; {ask}")
     else:
         if (why := doubt(content)) and len(weights) > 1:
             raise InputError(f"{source} has the LSTM layers {listed}; {ask}: {why}")
@@ -199,9 +201,7 @@ def select(content: Content, layers: Sequence[str] | None, source: str) -> list[
 
 def part(content: Content, path: str, node: Node) -> Part:
     """Return an LSTM layer of a model that is described, its settings checked."""
-    if not node.is_lstm:
-        raise InputError(f"{node.name} is a {node.kind}; expected an LSTM")
-    found = gate(node.config, node.name)
+    found = gate({"class_name": node.kind, "config": node.config}, node.name)
     first: Mapping[str, Any] = node.config["layer"]["config"] if "layer" in node.config else node.config
     units = (first["cell"]["config"] if "cell" in first else first)["units"]
     if len(content.weights[path][1]) != units:

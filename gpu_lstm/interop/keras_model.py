@@ -48,11 +48,20 @@ class Node(NamedTuple):
 
 
 def is_lstm(layer: Mapping[str, Any]) -> bool:
-    """Return whether a layer, as Keras describes it, is an LSTM, or one within Bidirectional or RNN."""
-    kind, config = layer["class_name"], layer["config"]
+    """Return whether a layer, as Keras describes it, is an LSTM, or one within Bidirectional or RNN.
+
+    A class of somebody's own is none, whatever its name: it may compute something else.
+    """
+    kind, config = own_kind(layer), layer["config"]
     if kind == "Bidirectional":
         return is_lstm(config["layer"])
-    return bool(kind == "LSTM" or (kind == "RNN" and config["cell"]["class_name"] == "LSTMCell"))
+    return bool(kind == "LSTM" or (kind == "RNN" and own_kind(config["cell"]) == "LSTMCell"))
+
+
+def own_kind(layer: Mapping[str, Any]) -> str:
+    """Return the class of a layer as Keras describes it; another word where it isn't Keras's own."""
+    module, kind = layer.get("module") or layer.get("registered_name") or "keras", layer["class_name"]
+    return str(kind if module.partition(".")[0] in ("keras", "tf_keras", "tensorflow") else f"custom {kind}")
 
 
 def nodes(config: Any) -> list[Node]:
@@ -69,7 +78,7 @@ def nodes(config: Any) -> list[Node]:
             calls = [list(sources(call)) for call in layer["inbound_nodes"]]
         else:  # one after the other
             calls = [[found[-1].name]] if found else []
-        found.append(Node(str(own.get("name") or layer.get("name")), kind, own, path, calls))
+        found.append(Node(str(own.get("name") or layer.get("name")), own_kind(layer), own, path, calls))
     return found
 
 
@@ -148,17 +157,18 @@ def ancestors(node: Node, by_name: Mapping[str, Node]) -> list[str]:
     return seen
 
 
-def gate(config: Mapping[str, Any], name: str) -> str:
-    """Return a Keras layer's recurrent activation, if its other settings are such that we compute the same.
+def gate(layer: Mapping[str, Any], name: str) -> str:
+    """Return the recurrent activation of a layer as Keras describes it, if it is an LSTM and we compute the same.
 
-    Raises InputError where a setting is one that we can't express; the message names it.
+    Raises InputError where it is something else, or a setting is one that we can't express; the message names it.
     """
-    if "layer" not in config:
-        return direction_gate(config, name, backwards=False)
+    config = layer["config"]
+    if own_kind(layer) != "Bidirectional":
+        return direction_gate(layer, name, backwards=False)
     if config.get("merge_mode") != "concat":
         raise InputError(f"{name} has merge_mode={config.get('merge_mode')!r}; expected 'concat'")
-    forward = config["layer"]["config"]
-    backward = (config.get("backward_layer") or {"config": {**forward, "go_backwards": True}})["config"]
+    forward = config["layer"]
+    backward = config.get("backward_layer") or {**forward, "config": {**forward["config"], "go_backwards": True}}
     gates = [
         direction_gate(forward, f"{name}'s forward layer", backwards=False),
         direction_gate(backward, f"{name}'s backward layer", backwards=True),
@@ -168,10 +178,14 @@ def gate(config: Mapping[str, Any], name: str) -> str:
     return gates[0]
 
 
-def direction_gate(config: Mapping[str, Any], name: str, backwards: bool) -> str:
+def direction_gate(layer: Mapping[str, Any], name: str, backwards: bool) -> str:
     """Return what `gate` does of one direction, which runs backwards or doesn't."""
-    if "cell" in config:
+    config, kind = layer["config"], own_kind(layer)
+    if kind == "RNN":
+        kind += f" of {own_kind(config['cell'])}"
         config = {**config, **config["cell"]["config"]}
+    if not is_lstm(layer):
+        raise InputError(f"{name} is a {kind}; expected Keras's own LSTM; the weights alone are get_weights()")
     wanted = {"activation": ("tanh",), "recurrent_activation": ("sigmoid", "hard_sigmoid")}
     for key, values in wanted.items():
         if config.get(key) not in values:

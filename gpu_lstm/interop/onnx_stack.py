@@ -286,6 +286,11 @@ def one_state(trace: Trace, run: Run, part: int, whole: bool) -> tuple[str, np.n
     array, kind = value.array, "fixed"
     if value.kind != "unknown" and array.ndim != 3:
         raise InputError(f"LSTM node {run.label!r} has an initial state of shape {array.shape}; expected three axes")
+    if (
+        value.kind in ("constant", "sizes") and array.shape[::2] != run.h.shape[::2]
+    ):  # of zeros, too: it is no LSTM then
+        shape = (run.h.shape[0], array.shape[1], run.h.shape[2])
+        raise InputError(f"LSTM node {run.label!r} has an initial state of shape {array.shape}; expected {shape}")
     if value.kind == "elements" and array.size:
         block = trace.origin(array)
         if block.what != "input":

@@ -257,6 +257,8 @@ class LSTMClassifier(ClassifierMixin, SequenceEstimator):  # type: ignore[misc]
         if self.class_weight is not None:
             present = self.classes_[np.unique(labels)]
             found = compute_class_weight(self.class_weight, classes=present, y=self.classes_[labels])
+            if not (np.isfinite(found).all() and found.min() >= 0 and found.any()):
+                raise ValueError(f"class_weight is {self.class_weight!r}; expected weights of at least 0, some above")
             by_class = np.ones(len(self.classes_))
             by_class[np.unique(labels)] = found
         return ClassifyTask(model, data, self.batch_size, parts, seed, weights, class_weights=by_class)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from gpu_lstm.errors import InputError
-from gpu_lstm.layers.checks import check_size
+from gpu_lstm.layers.checks import check_flag, check_size
 from gpu_lstm.models import MODELS, Model
 from gpu_lstm.optimizers import OPTIMIZERS, make_optimizer
 from gpu_lstm.training import Event, Settings, Training
@@ -157,6 +157,8 @@ class LSTMEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
 
     def _train(self, task: Task, more: bool) -> None:
         """Train the task's model, `max_iter` epochs or one `more`; it becomes this estimator's."""
+        for name in (field.name for field in fields(self) if field.type == "bool" and field.name != "verbose"):
+            check_flag(name, getattr(self, name))
         asked = self._epochs(task.steps_per_epoch) if self.max_iter is None else check_size("max_iter", self.max_iter)
         epochs = 1 if more else asked
         steps = epochs * task.steps_per_epoch

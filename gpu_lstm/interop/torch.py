@@ -21,7 +21,7 @@ from gpu_lstm import layers
 from gpu_lstm.backend import Backend, NumpyBackend
 from gpu_lstm.errors import InputError
 from gpu_lstm.interop.torch_autograd import PLAIN, Call, Recurrence, backend_of, core, nothing, untraced
-from gpu_lstm.interop.torch_checks import check_call, check_rank, computed_in, name_of, recorded
+from gpu_lstm.interop.torch_checks import check_call, check_rank, computed_in, name_of, recorded, tracing
 from gpu_lstm.interop.torch_weights import load_state_dict, state_dict, weights_of
 from gpu_lstm.layers.options import NOISE, Options, torch_names
 
@@ -165,10 +165,11 @@ class LSTM(nn.LSTM):
             With ``cells=True`` the pair of that and c of each step.
         hx : (h, c)
         """
-        if isinstance(input, torch.fx.Proxy):  # one step of the graph, as PyTorch's own modules are
-            further = {"hx": hx, "lengths": lengths, "resets": resets}
-            further = {name: value for name, value in further.items() if value is not None}
-            return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input,), further)
+        further = {"hx": hx, "lengths": lengths, "resets": resets}
+        further = {name: value for name, value in further.items() if value is not None}
+        if tracer := tracing((input, hx, *(hx if isinstance(hx, list | tuple) else ()), lengths, resets), self):
+            # One step of the graph, as PyTorch's own modules are.
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), further)
         packed = isinstance(input, PackedSequence)
         if recorded((input.data if packed else input, *(hx or ()), *self._parameters.values())):
             self._check_plain("recorded or transformed", lengths=lengths, resets=resets)
@@ -259,7 +260,8 @@ class LSTM(nn.LSTM):
 
 def named(module: nn.LSTM) -> dict[str, Any]:
     """Return the arguments of a ``torch.nn.LSTM`` that `gpu_lstm.LSTM` takes by the same name, sizes aside."""
-    return {name: getattr(module, name) for name in ("bidirectional", "dropout", "bias", "proj_size")}
+    flags = {name: bool(getattr(module, name)) for name in ("bidirectional", "bias")}
+    return flags | {name: getattr(module, name) for name in ("dropout", "proj_size")}
 
 
 def _draw_seed() -> int:
@@ -305,7 +307,7 @@ def from_torch(
     further = module.options if isinstance(module, LSTM) else {}
     options = named(module) | {name: value for name, value in further.items() if name in DEFAULTS}
     lstm = layers.LSTM(
-        module.input_size, module.hidden_size, module.num_layers, batch_first=module.batch_first, **options,
+        module.input_size, module.hidden_size, module.num_layers, batch_first=bool(module.batch_first), **options,
         backend=backend_of(weight.device) if backend is None else backend, dtype=name_of(computed_in(weight.dtype)),
         tier=tier, recompute=recompute,
     )  # fmt: skip

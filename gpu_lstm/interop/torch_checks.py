@@ -30,6 +30,12 @@ def recorded(tensors: Iterable[Any]) -> bool:
     )
 
 
+def tracing(given: Iterable[Any], module: nn.Module) -> Any:
+    """Return the tracer of ``torch.fx`` that an argument is from; None without one, or where the module is its root."""
+    found = next((value.tracer for value in given if isinstance(value, torch.fx.Proxy)), None)
+    return None if found is None or found.root is module else found
+
+
 def computed_in(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype that the recurrence computes in, for parameters of a dtype."""
     return torch.float64 if dtype == torch.float64 else torch.float32

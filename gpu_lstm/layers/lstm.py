@@ -116,6 +116,7 @@ class LSTM(Layer):
                 self.params[f"bias_{member.name}"][self.hidden_size : 2 * self.hidden_size] = float(forget_bias)
 
     def _choose_tier(self) -> None:
+        self._ready: inference.Ready | None = None
         self._recurrent = self.options.recurrent()
         self.plan: Plan = make_plan(self.backend, self.tier, self.hidden_size, self.dtype, self._recurrent)
         overtime.check(self.parallel, self.plan.run)
@@ -126,7 +127,7 @@ class LSTM(Layer):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the tier, which is chosen again where the state arrives."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("plan", "_plain", "_ops")}
+        return {name: value for name, value in vars(self).items() if name not in ("plan", "_plain", "_ops", "_ready")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -179,6 +180,10 @@ class LSTM(Layer):
             The named tier doesn't take resets.
         """
         backend, xp, guard = self.backend, self.backend.xp, guard and keep
+        plain = not keep and self.parallel is False and lengths is None and seed is None and resets is None
+        if plain and self._ready is not None and self._ready.fits(x, self.params):
+            return *self._ready.run(x, check_state(self.sizes, "state", state, x.shape[1])), Tape(self, None)
+        self._ready = None
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, "state", state, call.batch)
         given = h0 is not None, c0 is not None
@@ -186,9 +191,10 @@ class LSTM(Layer):
         if self.parallel is not False and not keep and call.seed is None:
             self.plan, rounding, tried = overtime.planned(self.plan, self.parallel, self.sizes, self.members, call)
         if not keep and not tried and self._plain and inference.fits(self.plan.run, call):
-            kept = self.kept(self.params, keep)
-            found = inference.run(self.sizes, self.plan.run, self.members, self.params, kept, x, (h0, c0), rounding)
-            return *found, Tape(self, None)
+            params = self.params, self.kept(self.params, keep)
+            ready = inference.Ready(self.sizes, self.plan.run, self.members, *params, x, rounding)
+            self._ready = ready if plain else None
+            return *ready.run(x, (h0, c0)), Tape(self, None)
         if guard and self.recompute:  # which begins with them again
             h0, c0 = (None if s is None else xp.asarray(s, copy=True) for s in (h0, c0))
         work, over_time = self._work(self.rounded(), call), tried or rounding[1] > 0

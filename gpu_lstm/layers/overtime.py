@@ -263,10 +263,9 @@ def _clocked(course: Course, segments: int, count: int) -> float:
     """Seconds that steps take with so many segments at once, in one call; they are yet to run where they belong."""
     backend, rows = course.strand.work.sizes.backend, np.tile(np.arange(course.strand.work.call.batch), segments)
     firsts = course.strand.edges[course.done + np.arange(segments) * (course.left // segments)]
-    firsts, state, seconds = np.repeat(firsts, len(rows) // segments), joined(backend, [course.state] * segments), [0.0]
-    course.strand.run(firsts, 1, rows, state)  # the first one takes memory, too
-    while sum(seconds) < 1e-3:
+    state, seconds = joined(backend, [course.state] * segments), list[float]()
+    while len(seconds) < 2 or sum(seconds) < 1e-3:  # the first takes memory, too, and others may disturb one
         began = time.perf_counter()
-        course.strand.run(firsts, count, rows, state)
+        course.strand.run(np.repeat(firsts, len(rows) // segments), count, rows, state)
         seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
+    return min(seconds)

@@ -42,7 +42,7 @@ class QuantizedLSTM(LSTM):
     backward = refuse_training
 
     def _choose_tier(self) -> None:
-        weights = self.params["weight_hh_l0"].weights
+        self._ready, weights = None, self.params["weight_hh_l0"].weights
         self.plan, self._ops = quantized.make_plan(self.backend, self.tier, weights, self.options.recurrent())
         self._recurrent = self.options.recurrent()
         self._plain = not (self.options.on().keys() - {"bias"} or self.num_directions > 1 or self.batch_first)

@@ -15,7 +15,7 @@ from gpu_lstm.layers.arguments import valid
 from gpu_lstm.layers.call import Member, Work
 from gpu_lstm.layers.schedule import ONE_SEGMENT
 from gpu_lstm.recurrence import Mask, Problem
-from gpu_lstm.recurrence.inference import NEVER, WHOLE
+from gpu_lstm.recurrence.inference import NEVER, WHOLE, begun
 
 STEPS = 128
 """Steps of a chunk, after which the state is rounded, and may be found to be that of an earlier run."""
@@ -91,7 +91,8 @@ class Strand:
             weights = kept[f"weight_ih_{name}"], self.work.params.get(f"bias_{name}"), kept[f"weight_hh_{name}"]
             rounding = (STEPS, self.places) if self.places else NEVER
             x = self._read(self.x, at, more)
-            found, c = self.whole(sizes.backend, x, sizes.hidden_size, *weights, *state, h, rounding)
+            found, c = begun(sizes.backend, (len(x) + 1, x.shape[1], sizes.hidden_size), x.dtype, *state, h)
+            self.whole(x, found, c, *weights, rounding)(x, found, c)
             y, cells, last = None if found is h else found[1:, ...], None, (found[-1, ...], c[0, ...])
         for all_, part in ((self.y, y), (self.cells, cells)):
             if all_ is not None and part is not None:

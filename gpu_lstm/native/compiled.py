@@ -25,7 +25,6 @@ NO_MEMORY = 1
 Span = tuple[int, int, Argument]
 """From where to where an array reaches, and which one it is."""
 _START = operator.itemgetter(0)
-_ONE = ctypes.c_void_p * 1
 
 
 def words() -> str:
@@ -66,44 +65,43 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
     Nothing was written where it raises InputError, for an array can't be taken, see `Argument.fit`, or two that are
     written share memory; or MemoryError.
     """
+    run(name, *passed_of(name, dtype, arguments))
+
+
+def passed_of(name: str, dtype: np.dtype, arguments: Sequence[Any]) -> tuple[Any, tuple[Any, ...], list[np.ndarray]]:
+    """Check a call; return the function, what it takes, and the arrays that must live until it is over."""
     function, entry, dtype = function_of(name, dtype, SETS[instruction_set()])
-    taken: list[np.ndarray] = []  # which live until the call is over
+    taken: list[np.ndarray] = []
     spans: list[Span] = []
 
-    def take(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> int:
-        array = argument.fit(array, shape, dtype, limits, n)
-        if array is None:
-            return 0
-        taken.append(array)
-        place, size = address(array), array.nbytes
-        if size:
-            spans.append((place, place + size, argument))
-        return place
-
-    def take_apart(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> Any:
-        array = argument.fit(array, shape, dtype, limits, n)
-        if array is None:
-            return (0,) * (1 + len(argument.gaps))
+    def lend(argument: Argument, array: np.ndarray) -> int:
         taken.append(array)
         place, low, size = address(array), 0, array.nbytes
         if size and not array.flags.c_contiguous:
             low, size = _reach(array)
         if size:
             spans.append((place + low, place + size, argument))
-        return place, *argument.apart(array)
+        return place
+
+    def take(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> int:
+        array = argument.fit(array, shape, dtype, limits, n)
+        return 0 if array is None else lend(argument, array)
+
+    def take_apart(argument: Argument, array: Any, shape: Shape, limits: Limits, n: int | None = None) -> Any:
+        array = argument.fit(array, shape, dtype, limits, n)
+        return (0,) * (1 + len(argument.gaps)) if array is None else (lend(argument, array), *argument.apart(array))
 
     def take_all(argument: Argument, arrays: Sequence[Any], shapes: Sequence[Shape], limits: Limits) -> list[Any]:
         if len(arrays) != len(shapes):
             raise InputError(f"{argument.name} has {len(arrays)} arrays; expected {len(shapes)}")
+        take_one: Callable[..., Any] = take_apart if argument.gaps else take
+        numbers = [None] if len(arrays) == 1 else range(len(arrays))
+        found = [
+            take_one(argument, x, shapes[k], limits, n) for k, (x, n) in enumerate(zip(arrays, numbers, strict=True))
+        ]
         if argument.gaps:
-            one = len(arrays) == 1
-            found = [take_apart(argument, x, shapes[n], limits, None if one else n) for n, x in enumerate(arrays)]
             return [(ctypes.c_void_p * len(found))(*[one[0] for one in found]), int64s([one[1] for one in found])]
-        if len(arrays) == 1:
-            nothing = arrays[0] is None and argument.optional
-            return [_ONE(0 if nothing else take(argument, arrays[0], shapes[0], limits))]
-        places = [take(argument, array, shapes[n], limits, n) for n, array in enumerate(arrays)]
-        return [(ctypes.c_void_p * len(places))(*places)]
+        return [(ctypes.c_void_p * len(found))(*found)]
 
     passed = entry.passed(take, take_apart, take_all, *arguments)
     if shared := _shared(spans):
@@ -111,12 +109,12 @@ def call(name: str, dtype: np.dtype, *arguments: Any) -> None:
         if first.written and second.written:
             told = f"{first.name} shares memory with {second.name}"
             raise InputError(f"{told}; expected arrays of their own, for both are written")
-        return call(name, dtype, *map(Argument.copied, entry.arguments, arguments))
-    run(name, function, passed)
+        return passed_of(name, dtype, list(map(Argument.copied, entry.arguments, arguments)))
+    return function, passed, taken
 
 
-def run(name: str, function: Callable[..., int], passed: Sequence[Any]) -> None:
-    """Run an entry; what its pointers point into must live until it is over."""
+def run(name: str, function: Callable[..., int], passed: Sequence[Any], live: Sequence[np.ndarray] = ()) -> None:
+    """Run an entry; what its pointers point into must `live` until it is over."""
     status = function(*passed)
     if status == NO_MEMORY:
         raise MemoryError(f"the compiled library's {name} needs more memory than there is")
@@ -132,10 +130,9 @@ def _reach(array: np.ndarray) -> tuple[int, int]:
 
 def address(array: Any) -> int:
     """Where an array's first element lies."""
-    try:
+    if array.flags.carray and array.size:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the time of array.ctypes
-    except (TypeError, ValueError):  # read-only, gaps, nothing in it
-        return int(array.ctypes.data)
+    return int(array.ctypes.data)
 
 
 def _shared(spans: list[Span]) -> tuple[Argument, Argument] | None:

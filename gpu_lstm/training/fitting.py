@@ -17,6 +17,15 @@ WARM_UP = 0.1
 DROPOUT, LEARNING_RATE, WEIGHT_DECAY = 0.2, 3e-3, 0.1
 
 
+HELD_OUT, FEW = 0.2, 200
+"""Share held out to choose the best model by, and below how many labels all are trained on."""
+
+
+def share_for(labels: int) -> float:
+    """Which share of so many labels is held out: few are worth more in training than in choosing when to stop."""
+    return 0.0 if labels < FEW else HELD_OUT
+
+
 def epochs_for(steps_per_epoch: int) -> int:
     """How many epochs there are to be."""
     return max(EPOCHS, -(-LEAST_UPDATES // steps_per_epoch))

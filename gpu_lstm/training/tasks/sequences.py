@@ -17,6 +17,7 @@ from gpu_lstm.layers import Params
 from gpu_lstm.layers.base import check_seed
 from gpu_lstm.layers.checks import check_share
 from gpu_lstm.models import Classifier, Regressor, Tagger
+from gpu_lstm.training.fitting import share_for
 from gpu_lstm.training.tasks.base import Task
 
 Parts = float | tuple[np.ndarray, np.ndarray]
@@ -94,8 +95,8 @@ class SequencesTask(Task):
     data : Sequences
     batch : int
     validation : float or (train, held_out)
-        Share in (0, 1), drawn at random from those that the file doesn't call test; or the numbers of the sequences to
-        train and to validate on.
+        Share, see `split_sequences`, drawn at random from those that the file doesn't call test; or the numbers of the
+        sequences to train and to validate on.
     seed : int
     weights : one number for each of `train`, optional
         How often each is taken in an epoch, as far as whole numbers go, in proportion; then lengths don't matter.
@@ -170,12 +171,22 @@ class ClassifyTask(SequencesTask):
         return loss, f"{loss:.4f} nats, accuracy {accuracy:.1%} {self.of}"
 
     def remark(self, best: float) -> str:
-        """That the best model until now is no better than the largest class alone, where it isn't."""
-        largest = np.bincount(self.data.labels_of(self.held_out)).max() / len(self.data.labels_of(self.held_out))
-        if self.best[1] > largest or not math.isfinite(self.best[0]):
+        """That the model is no better than the largest class alone, where it isn't.
+
+        It is the best one, or where nothing is held out the last, which is judged by what it was trained on.
+        """
+        picked, of, right = self.held_out, self.of, self.best[1]
+        if not len(picked):
+            picked, of = self.train, self.of.replace("held-out", "its training")
+            right = means(self._sums(self.model, self.data, picked, self.batch, None))[1]
+        elif not math.isfinite(self.best[0]):
+            return ""
+        labels = self.data.labels_of(picked)
+        largest = np.bincount(labels).max() / len(labels)
+        if right > largest:
             return ""
         return (
-            f"the best model is no better than the largest class alone: {self.best[1]:.1%} right {self.of}, "
+            f"the model is no better than the largest class alone: {right:.1%} right {of}, "
             f"where {largest:.1%} are of that class"
         )
 
@@ -233,19 +244,23 @@ def plan_of(lengths: np.ndarray, batch: int) -> ByLength | None:
 
 
 def split_sequences(
-    data: Sequences, validation: float, seed: int, alike: bool = False
+    data: Sequences, validation: float | None, seed: int, alike: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the sequences to train on and to validate on: a random draw from those not called test.
 
-    With `alike`, of each class the same share as far as whole numbers go, and never the last one of a class.
+    With `alike`, of each class the same share as far as whole numbers go, and never the last one of a class. A share of
+    0 holds nothing out; None is `share_for` so many labels.
 
     Raises
     ------
     InputError
-        The share is not in (0, 1), or there are fewer than two sequences.
+        The share is not in [0, 1), or there are fewer than two sequences.
     """
-    share, rng = check_share("validation", validation), np.random.default_rng((*check_seed(seed), 0))
-    usable = np.flatnonzero(~data.test)
+    rng, usable = np.random.default_rng((*check_seed(seed), 0)), np.flatnonzero(~data.test)
+    share = share_for(len(data.labels_of(usable))) if validation is None else validation
+    if share == 0 and len(usable):
+        return usable, usable[:0]
+    share = check_share("validation", share)
     if len(usable) < 2:
         raise InputError(f"sequences has {len(usable)} to train and validate on; expected at least 2")
     if alike:

@@ -100,6 +100,7 @@ CPU = [
         "a training step's part of a large product's rate, H >= 256, B >= 32", "training_step",
         "shares.numpy.training_large", ".0%", STANDARD,
     ),
+    ("PyTorch's part of it", "training_step", "shares.numpy.training_large_torch", ".0%", STANDARD),
     ("training step over `reference`", "training_step", "summary.numpy.training.reference", ".2f", STANDARD),
     ("1, 2, 4 sequences over ONNX Runtime", "few", "summary.numpy.inference.onnxruntime", ".2f", FEW),
     ("8-bit weights over ONNX Runtime's", "few", "summary.numpy.inference_int8.onnxruntime-int8", ".2f", FEW),

@@ -138,6 +138,7 @@ def test_the_summary_has_8_bits_over_8_bits_and_shares_of_the_large_product():
     assert said["training"] == {}
     shares = report.shares_of_product(found)["numpy"]
     assert (shares["inference"]["least"], shares["inference_large"]["most"]) == (1 / 8, 1 / 8)
+    assert shares["inference_large_torch"]["mean"] == pytest.approx(1 / 4)
 
 
 def test_a_busy_machine_is_told_of_at_the_end_and_at_the_head_of_the_page(here, monkeypatch, capsys):

@@ -330,13 +330,16 @@ def spread(some: list[float]) -> dict[str, float]:
 
 
 def shares_of_product(record: Record) -> dict[str, dict[str, dict[str, float]]]:
-    """Our part of the large product's rate, by backend and kind; ``KIND_large``: at H >= 256 and B >= 32."""
+    """Part of the large product's rate of each backend, kind; ``_torch``: PyTorch's; ``_large``: H >= 256, B >= 32."""
     found: dict[str, dict[str, list[float]]] = {}
     for point in (point for point in record["points"] if point.get("ours")):
         kinds = found.setdefault(point["backend"], {})
         _, batch, _, hidden = point["size"]
-        for kind in [point["kind"], f"{point['kind']}_large"][: 1 + (batch >= 32 and hidden >= 256)]:
-            kinds.setdefault(kind, []).append(point["sides"][point["ours"]]["share_of_product"])
+        sides = {"": point["sides"][point["ours"]], "_torch": point["sides"].get("torch", {})}
+        for size in ["", "_large"][: 1 + (batch >= 32 and hidden >= 256)]:
+            for name, side in sides.items():
+                if "share_of_product" in side:
+                    kinds.setdefault(point["kind"] + size + name, []).append(side["share_of_product"])
     return {backend: {kind: spread(some) for kind, some in kinds.items()} for backend, kinds in found.items()}
 
 

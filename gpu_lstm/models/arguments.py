@@ -85,4 +85,5 @@ def check_host(name: str, value: Any, shape: tuple[int | str, ...], whole: bool 
     fits = len(sizes) == array.ndim and all(w is None or w == s for w, s in zip(sizes, array.shape, strict=True))
     if not fits or 0 in array.shape:
         raise InputError(f"{name} has shape {array.shape}; expected ({', '.join(map(str, shape))}), none of them 0")
-    return array.astype(np.int64) if whole else array  # sums of few bits would wrap around
+    # Sums of few bits, and negatives of unsigned ones, would wrap around; what 64 bits don't hold is out of any range.
+    return array.astype(np.int64) if whole and array.max() < 2**63 else array

@@ -7,7 +7,7 @@ On a GPU, `benchmarks.run_on_gpu` compares training steps of larger ones too, in
 Training: embedding, LSTM, linear, cross-entropy, clipping, Adam, on the shipped text, the state carried along. Both
 sides start with the same weights and see the same chunks; their first losses must be equal up to rounding. Drawing: one
 sequence, a token at a time; the likeliest tokens are compared first, then tokens are drawn at temperature 1. Streaming:
-`LSTM` and `LSTMCell` by themselves, one step a call.
+`LSTM` and `LSTMCell` by themselves, frozen, one step a call.
 """
 
 from __future__ import annotations
@@ -155,6 +155,8 @@ def streaming(size: int = STREAMED) -> dict[str, Callable[[], Any]]:
         layer.load_state_dict({name + end: array for name, array in arrays.items()})
     for name, array in zip(cell.params, lstm.params.values(), strict=True):
         cell.params[name][...] = array
+    lstm.freeze()
+    cell.freeze()
     x = np.random.default_rng(0).standard_normal((TOKENS, 1, size), dtype=np.float32)
     x_theirs = torch.from_numpy(x)
 

@@ -183,7 +183,7 @@ def test_forecasts_with_inputs_are_those_of_the_joined_columns_and_say_what_is_m
     assert not np.allclose(found, model.forecast(values[:7, :, :2], past=known["past"], future=changed[:, :, 3:]))
     with pytest.raises(InputError, match="future is not given; the model has 2 of them"):
         model.forecast(values[:7, :, :2], past=known["past"])
-    with pytest.raises(InputError, match="future has 9 steps; expected 10"):
+    with pytest.raises(InputError, match="future has 9 steps; expected 10, 3 of them after the history's 7"):
         model.forecast(values[:7, :, :2], past=known["past"], future=values[:9, :, 3:])
     with pytest.raises(InputError, match="steps is above horizon = 3, and some inputs are known in the past only"):
         model.forecast(values[:7, :, :2], 4, **known)

@@ -524,7 +524,7 @@ def test_frames_put_steps_beside_each_other_and_repeat_the_last_one():
         framed(x, np.array([5, 0]), 3, 2)
 
 
-@pytest.mark.parametrize("pooling", [[], ["median"], "mean"])
+@pytest.mark.parametrize("pooling", [[], ["median"], "mean", None, 3, [None], np.array(["mean"])])
 def test_an_unknown_summary_is_refused(pooling):
     with pytest.raises(InputError, match=r"pooling is .*; expected some of mean, max, last"):
         classifier(pooling=pooling)

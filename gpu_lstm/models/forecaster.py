@@ -330,7 +330,8 @@ class Forecaster(Model):
                 continue
             array = check_host(name, array, ("T", f"B={batch}", f"{name}={sizes[name]}"))
             if len(array) < least:
-                raise InputError(f"{name} has {len(array)} steps; expected {least}")
+                ahead = f", {least - steps} of them after the history's {steps}" if name == "future" else ""
+                raise InputError(f"{name} has {len(array)} steps; expected {least}{ahead}")
             parts.append(array.astype(np.float64))
         return np.concatenate([part[:steps] for part in parts], axis=2), parts[2]
 

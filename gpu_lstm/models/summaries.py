@@ -17,8 +17,8 @@ def check_pooling(pooling: Sequence[str]) -> tuple[str, ...]:
 
     Raises InputError where there is none, or one that isn't known.
     """
-    unknown = [name for name in pooling if name not in POOLING]
-    if isinstance(pooling, str) or unknown or not pooling:
+    several = isinstance(pooling, list | tuple) and len(pooling) > 0
+    if not several or any(not isinstance(name, str) or name not in POOLING for name in pooling):
         raise InputError(f"pooling is {pooling!r}; expected some of {', '.join(POOLING)}")
     return tuple(name for name in POOLING if name in pooling)
 

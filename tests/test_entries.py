@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import os
 import re
 import subprocess
 import sys
@@ -83,8 +84,10 @@ main(["info"]), main(["check"])
 
 
 @needs_library
-def test_a_library_of_another_table_is_refused_by_name_in_every_place():
-    done = subprocess.run([sys.executable, "-c", OTHER_TABLE], capture_output=True, text=True, check=True)
+def test_a_library_of_another_table_is_refused_by_name_in_every_place(tmp_path):
+    # From another folder: that of a checkout without a library would go before the installed package.
+    where = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(Path(gpu_lstm.__file__).parent.parent)}}
+    done = subprocess.run([sys.executable, "-c", OTHER_TABLE], capture_output=True, text=True, check=True, **where)
     refused = r"(.+)_cpu\.\w+ was compiled from other sources than these; pip install -e \. compiles it again\n"
     assert re.fullmatch(refused, done.stderr)  # said once
     assert [found.split("/")[0] for found in re.findall(refused, done.stdout)] == [

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import os
 import re
 import subprocess
 import sys

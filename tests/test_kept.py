@@ -90,6 +90,15 @@ def test_a_changed_weight_is_noticed(name, change):
     assert same(lstm, x)
 
 
+def test_a_changed_bias_is_noticed():
+    lstm, x = LSTM(6, 5), data(3, 2, 6)
+    lstm.forward(x, keep=False)
+    lstm.params["bias_l0"][3] += 1
+    assert same(lstm, x)
+    lstm.params["bias_l0"] = lstm.params["bias_l0"] * 2
+    assert same(lstm, x)
+
+
 def test_an_optimizer_step_is_noticed():
     lstm, x = LSTM(6, 5), data(3, 2, 6)
     before = lstm.forward(x, keep=False)[0]

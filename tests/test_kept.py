@@ -1,8 +1,11 @@
 """Packed weights that inference keeps from call to call: the same bits, and never those of a changed weight."""
 
 import copy
+import gc
 import pickle
+import sys
 import threading
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -165,6 +168,19 @@ def test_what_is_ready_is_made_anew_for_another_shape_or_number_of_threads(monke
         lstm.forward(data(30, 1, 64), (np.zeros((1, 2, 64), "float32"), None), keep=False)
 
 
+def test_what_is_ready_holds_no_copy_of_an_array_with_gaps():
+    lstm, x = LSTM(6, 5), data(3000, 2, 12)
+    lstm.forward(x[..., ::2], keep=False)
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    lstm.forward(x[:2999, :, ::2], keep=False)
+    gc.collect()
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < x[:2999, :, ::2].nbytes
+
+
 def test_what_is_ready_holds_no_array_of_the_caller_and_gives_arrays_of_his_own():
     lstm, x = LSTM(6, 5).freeze(), data(3, 2, 6)
     seen = weakref.ref(x)
@@ -189,18 +205,20 @@ def test_a_prepared_call_refuses_arrays_of_another_kind():
 
 
 def test_many_threads_at_once():
-    lstm, x = LSTM(40, 33), data(5, 2, 40)
-    expected = lstm.forward(x)[0]
+    lstm, xs = LSTM(40, 33), [data(5 + n % 2, 2, 40) for n in range(4)]
     right = []
 
-    def run():
+    def run(x, expected):
         right.extend(np.array_equal(lstm.forward(x, keep=False)[0], expected) for _ in range(50))
 
-    threads = [threading.Thread(target=run) for _ in range(4)]
+    threads = [threading.Thread(target=run, args=(x, lstm.forward(x)[0])) for x in xs]
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    sys.setswitchinterval(often)
     assert right == [True] * 200
 
 

@@ -181,8 +181,9 @@ class LSTM(Layer):
         """
         backend, xp, guard = self.backend, self.backend.xp, guard and keep
         plain = not keep and self.parallel is False and lengths is None and seed is None and resets is None
-        if plain and self._ready is not None and self._ready.fits(x, self.params):
-            return *self._ready.run(x, check_state(self.sizes, "state", state, x.shape[1])), Tape(self, None)
+        ready = self._ready  # of several threads at once, another may put something else there
+        if plain and ready is not None and ready.fits(x, self.params):
+            return *ready.run(x, check_state(self.sizes, "state", state, x.shape[1])), Tape(self, None)
         self._ready = None
         x, call = check_forward(self.sizes, x, lengths, resets, training_seed(seed), keep)
         h0, c0 = check_state(self.sizes, "state", state, call.batch)

@@ -20,7 +20,8 @@ def prepare(name: str, dtype: np.dtype, free: Sequence[str], *arguments: Any) ->
     function, passed, taken = compiled.passed_of(name, dtype, arguments)
     row = enumerate(zip(ENTRIES[name.removesuffix("_vnni")].arguments, arguments, strict=True))
     places = [(place, argument, array.shape) for place, (argument, array) in row if argument.name in free]
-    stay = [array for array in taken if all(array is not arguments[place] for place, _, _ in places)]
+    gone = {passed[place] for place, _, _ in places}  # those given here, or copies of them
+    stay = [array for array in taken if compiled.address(array) not in gone]
 
     def again(*arrays: np.ndarray) -> None:
         now, live = list(passed), list(stay)

@@ -98,8 +98,10 @@ def test_a_reader_that_went_away_and_an_output_that_is_closed_or_full_are_no_tra
     assert run([*TEXT, "--out", "closed"], preexec_fn=lambda: os.close(1)) == (0, "")
     assert (here / "closed" / "model.safetensors").exists()
     if os.path.exists("/dev/full"):
-        with open("/dev/full", "wb") as full:
-            assert run(["check"], stdout=full) == (2, "gpu-lstm: No space left on device\n")
+        for unbuffered in ("", "1"):
+            environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+            with open("/dev/full", "wb") as full:
+                assert run(["check"], stdout=full, env=environment) == (2, "gpu-lstm: No space left on device\n")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="limits of a process are POSIX's")

@@ -51,16 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     make_printable()
     attach()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    status = 0
     try:
         try:
             with notes():
-                return command(arguments)
+                status = command(arguments)
         finally:
             sys.stdout.flush()
+        return status
     except BrokenPipeError:
         status = 141
     except OSError as error:
-        print(f"gpu-lstm: can't print: {error.strerror}", file=sys.stderr)
+        if status == 0:  # else the command has said so
+            print(f"gpu-lstm: can't print: {error.strerror}", file=sys.stderr)
         status = 2
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to print as it ends
     return status

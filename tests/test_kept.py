@@ -102,6 +102,16 @@ def test_a_changed_bias_is_noticed():
     assert same(lstm, x)
 
 
+def test_a_twin_with_other_parameters_is_not_what_is_ready():
+    lstm, x = LSTM(6, 5).freeze(), data(3, 2, 6)
+    y = lstm.forward(x, keep=False)[0]
+    twin = lstm.over({name: array * 2 for name, array in lstm.params.items()})
+    assert not np.array_equal(twin.forward(x, keep=False)[0], y)
+    with pytest.raises(KeyError):
+        lstm.over({}).forward(x, keep=False)
+    np.testing.assert_array_equal(lstm.forward(x, keep=False)[0], y)
+
+
 def test_an_optimizer_step_is_noticed():
     lstm, x = LSTM(6, 5), data(3, 2, 6)
     before = lstm.forward(x, keep=False)[0]

@@ -57,7 +57,7 @@ class Ready:
             return False
         if compiled.threads() != self.threads or compiled.vnni() != self.vnni:
             return False
-        same = all(map(operator.is_, params.values(), self.params))
+        same = len(params) == len(self.params) and all(map(operator.is_, params.values(), self.params))
         return same and all(made(make) is found for made, make, found in self.made)
 
     def run(self, x: Array, state: tuple[Array | None, Array | None]) -> tuple[Array, State]:
